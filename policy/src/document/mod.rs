@@ -1,0 +1,1 @@
+//! Files as written, and their way to consistent types.

@@ -1,0 +1,323 @@
+//! The fabric: sites, nodes, links and people, consistent by construction.
+//!
+//! A [`Fabric`] comes only out of [`crate::document`], which reports every mistake of a file at
+//! once; later code needs no check. Collections keep the order of the file, because places in it
+//! are identities: link N has the routing table 7100+N and nexthop ids derived from N.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::id::{ClusterId, Generation, LinkId, NodeId, RuleId, Selector, SiteId};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fabric {
+    pub name: String,
+    pub generation: Generation,
+    /// SHA-256 of the file's meaning: equal files with other comments or layout have equal hashes.
+    pub hash: String,
+    /// Every VIP lies in one of these.
+    pub vip_ranges: Vec<IpNet>,
+    pub anchors: Vec<IpAddr>,
+    pub unknown_client: UnknownClient,
+    pub zone: Zone,
+    /// In file order; `rank` is unique.
+    pub sites: Vec<Site>,
+    /// In file order. A node's *place* is its index here plus one.
+    pub nodes: Vec<Node>,
+    pub clusters: Vec<Cluster>,
+    pub clients: Vec<ClientPrefix>,
+    /// In file order, at most 127. A link's *index* is its index here plus one.
+    pub links: Vec<Link>,
+    pub operators: Vec<Operator>,
+    pub bus: BusKeys,
+    pub safety: Vec<SafetyRule>,
+}
+
+/// Where clients in no `[[client]]` prefix and no site prefix belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownClient {
+    Primary,
+    Nearest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// Fully qualified, lower case, with the final dot.
+    pub name: String,
+    /// RNAME of the SOA record, as a domain name with the final dot (RFC 1035 section 3.3.13).
+    pub hostmaster: String,
+    pub ns: Vec<NameServer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameServer {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    pub id: SiteId,
+    pub region: Option<String>,
+    /// 1 is highest; breaks ties between commands of equal epoch and orders the leafnode tree.
+    pub rank: u32,
+    pub capacity: u32,
+    pub prefixes: Vec<IpNet>,
+    /// Client URLs of the site's nats-server.
+    pub nats: Vec<String>,
+    /// Leafnode URLs of the site's nats-server.
+    pub leaf: Vec<String>,
+    /// Public nkey of the site's leafnode connection.
+    pub leaf_key: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Has the ends of inter-site links.
+    Border,
+    /// Stands between the site's hosts and its borders.
+    Route,
+    /// Votes, forwards nothing.
+    Witness,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub id: NodeId,
+    pub site: SiteId,
+    pub role: Role,
+    /// Addresses towards the other nodes of the site; the gateway others use to reach it.
+    pub addresses: Vec<IpAddr>,
+    /// The interface towards the site (border: towards the route nodes; route node: towards hosts).
+    pub core: String,
+    /// Route nodes: the interface towards the site's borders. Empty on borders, whose outer
+    /// interfaces are the ends of their links.
+    pub outer: Option<String>,
+    /// Public nkey (`U...`) of the node's agent.
+    pub key: String,
+    pub voter: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    pub id: ClusterId,
+    pub site: SiteId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientPrefix {
+    pub prefix: IpNet,
+    pub site: SiteId,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub id: LinkId,
+    /// Lower is preferred; links of equal cost share the load.
+    pub cost: u32,
+    /// Bits per second.
+    pub capacity_bps: Option<u64>,
+    pub risk: Vec<String>,
+    pub a: LinkEnd,
+    pub b: LinkEnd,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkEnd {
+    pub node: NodeId,
+    pub interface: String,
+    /// Own addresses with prefix length; at most one per family is used as the far end's gateway.
+    pub addresses: Vec<IpNet>,
+    /// The next hop towards the far end, where a provider routes in between; else the far end's
+    /// own address of that family.
+    pub gateway: Vec<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    pub name: String,
+    /// Public nkey (`U...`).
+    pub key: String,
+    pub roles: Vec<OperatorRole>,
+    /// Which services the operator may touch; everything when empty.
+    pub services: Vec<Selector>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OperatorRole {
+    Operator,
+    Approver,
+    Gate,
+    Viewer,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BusKeys {
+    pub admin: Option<String>,
+    pub system: Option<String>,
+    pub ca: Option<String>,
+}
+
+/// At least `at_least` of the sites `of` stay in service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SafetyRule {
+    pub id: RuleId,
+    pub at_least: u32,
+    pub of: Vec<SiteId>,
+    pub owner: String,
+}
+
+/// One link as one of its two nodes sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkView<'a> {
+    /// 1 to 127.
+    pub index: u8,
+    pub link: &'a Link,
+    pub near: &'a LinkEnd,
+    pub far: &'a LinkEnd,
+    pub far_site: &'a SiteId,
+}
+
+impl LinkView<'_> {
+    /// The gateway towards the far end in the family of `like`, if the link carries that family.
+    pub fn gateway(&self, family: Family) -> Option<IpAddr> {
+        let stated = self
+            .near
+            .gateway
+            .iter()
+            .copied()
+            .find(|a| Family::of(*a) == family);
+        let far = || {
+            self.far
+                .addresses
+                .iter()
+                .map(|n| n.addr())
+                .find(|a| Family::of(*a) == family)
+        };
+        stated.or_else(far)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
+    }
+
+    pub fn of_net(net: IpNet) -> Self {
+        Self::of(net.addr())
+    }
+
+    /// `0.0.0.0/0` or `::/0`.
+    pub fn default_route(self) -> IpNet {
+        let zero: IpAddr = match self {
+            Self::V4 => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        };
+        IpNet::new(zero, 0).expect("0 is a valid prefix length")
+    }
+}
+
+/// The time a service's established flows get before the old site stops accepting it, when the
+/// service does not say: DATAPLANE calls it the connection idle time.
+pub const DEFAULT_STICKY: Duration = Duration::from_secs(300);
+
+// === impl Fabric ===
+
+impl Fabric {
+    pub fn site(&self, id: &SiteId) -> Option<&Site> {
+        self.sites.iter().find(|s| s.id == *id)
+    }
+
+    pub fn node(&self, id: &NodeId) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.id == *id)
+    }
+
+    /// The node's place in the file, 1 to 127.
+    pub fn place_of(&self, id: &NodeId) -> Option<u8> {
+        let at = self.nodes.iter().position(|n| n.id == *id)?;
+        u8::try_from(at + 1).ok()
+    }
+
+    pub fn operator_by_key(&self, key: &str) -> Option<&Operator> {
+        self.operators.iter().find(|o| o.key == key)
+    }
+
+    pub fn rank(&self, site: &SiteId) -> u32 {
+        self.site(site).map_or(u32::MAX, |s| s.rank)
+    }
+
+    pub fn nodes_of<'a>(&'a self, site: &'a SiteId, role: Role) -> impl Iterator<Item = &'a Node> {
+        self.nodes
+            .iter()
+            .filter(move |n| n.site == *site && n.role == role)
+    }
+
+    pub fn other_sites<'a>(&'a self, site: &'a SiteId) -> impl Iterator<Item = &'a Site> {
+        self.sites.iter().filter(move |s| s.id != *site)
+    }
+
+    /// The links that end at `node`, in file order.
+    pub fn links_of<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = LinkView<'a>> {
+        self.links
+            .iter()
+            .zip(1u8..)
+            .filter_map(move |(link, index)| {
+                let (near, far) = match (link.a.node == *node, link.b.node == *node) {
+                    (true, _) => (&link.a, &link.b),
+                    (false, true) => (&link.b, &link.a),
+                    (false, false) => return None,
+                };
+                let far_site = &self
+                    .node(&far.node)
+                    .expect("checked: links join known nodes")
+                    .site;
+                Some(LinkView {
+                    index,
+                    link,
+                    near,
+                    far,
+                    far_site,
+                })
+            })
+    }
+
+    /// The interfaces on which traffic from outside the node's part of the site arrives: link ends
+    /// on a border, the border-facing interface on a route node. Sorted, without repeats.
+    pub fn outer_interfaces(&self, node: &Node) -> Vec<String> {
+        let mut names: Vec<String> = match node.role {
+            Role::Border => self
+                .links_of(&node.id)
+                .map(|v| v.near.interface.clone())
+                .collect(),
+            Role::Route => node.outer.iter().cloned().collect(),
+            Role::Witness => Vec::new(),
+        };
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The cheapest way between two sites, or `None` when no link joins them.
+    pub fn link_cost(&self, from: &SiteId, to: &SiteId) -> Option<u32> {
+        let site_of = |end: &LinkEnd| self.node(&end.node).map(|n| &n.site);
+        let joins = |l: &&Link| {
+            let (a, b) = (site_of(&l.a), site_of(&l.b));
+            (a == Some(from) && b == Some(to)) || (a == Some(to) && b == Some(from))
+        };
+        self.links.iter().filter(joins).map(|l| l.cost).min()
+    }
+}

@@ -1,0 +1,27 @@
+//! The pure core of Nett.
+//!
+//! Everything here is a function of its arguments: no async, no IO, no clock, no randomness and no
+//! environment. `now` is an argument and deadlines are results, so the same input gives the same
+//! bytes on every node. The agent owns the shell around it; `nettctl plan` and the agent that acts
+//! call the same code.
+//!
+//! The way through the crate, from files and log entries to kernel operations:
+//!
+//! ```text
+//! document ─> Fabric, Catalog ─┐
+//!                              ├─> place ─> Traffic ─> lower ─> NodeState ─> plan ─> Plan
+//! log: Entry ─> fold ─> Intent ┘             (and task: the steps between two traffic states)
+//! ```
+
+pub mod document;
+pub mod explain;
+pub mod fabric;
+pub mod id;
+pub mod log;
+pub mod lower;
+pub mod place;
+pub mod plan;
+pub mod safety;
+pub mod service;
+pub mod task;
+pub mod traffic;

@@ -1,0 +1,3 @@
+//! The intent log: entries, and the fold over any set of them.
+
+pub mod entry;

@@ -1,0 +1,320 @@
+//! Kernel objects in Nett's own types: what a node should have, and what a readback found.
+//!
+//! Ordered and comparable, so that desired and actual are plain sets. Identifier layout and fixed
+//! metrics: see [`Layout`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::answers::ServiceAnswers;
+use crate::fabric::Family;
+use crate::id::{ServiceId, Weight};
+
+/// Id of a nexthop object (`nhmsg`, linux/nexthop.h). Ours lie in [`Layout::NEXTHOP_IDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NexthopId(pub u32);
+
+/// Number of a routing table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Table(pub u32);
+
+/// The numbers Nett owns on a node; all but the nexthop id range are configurable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Route, rule and nexthop protocol.
+    pub protocol: u8,
+    /// `nett-svc`, the first of the four service tables: VIP routes.
+    pub table_svc: Table,
+    /// `nett-in`: what may be delivered when it comes from outside the node's part of the site.
+    pub table_in: Table,
+    /// `nett-guard`: `unreachable` for own-site aggregates.
+    pub table_guard: Table,
+    /// `nett-xs`: remote-site prefixes.
+    pub table_xs: Table,
+    /// `nett-core`: VIPs whose split a route node of the site has already decided.
+    pub table_core: Table,
+    /// `nett-ret-N` is this plus N, N in 1 to 127.
+    pub table_return_base: u32,
+    /// Rules use this priority and the 99 above it.
+    pub rule_base: u32,
+    /// The bits of packet and connection mark that are ours.
+    pub mark_mask: u32,
+    /// `return = "strict"`: a reply never falls through to another exit.
+    pub strict_return: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nexthop {
+    /// Always sent with `onlink` and an explicit device.
+    Single { gateway: IpAddr, interface: String },
+    /// A standard multipath group. Members are singles of the same family.
+    Group {
+        family: Family,
+        members: BTreeMap<NexthopId, Weight>,
+    },
+}
+
+/// What identifies a route: the kernel's IPv4 key is prefix, tos and metric (tos is always 0 here).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    pub table: Table,
+    pub destination: IpNet,
+    pub metric: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteTarget {
+    Nexthop(NexthopId),
+    Unreachable,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    pub priority: u32,
+    pub family: Family,
+    pub iif: Option<String>,
+    /// Value and mask.
+    pub fwmark: Option<(u32, u32)>,
+    pub from: Option<IpNet>,
+    pub to: Option<IpNet>,
+    pub action: RuleAction,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleAction {
+    Lookup {
+        table: Table,
+        suppress_prefixlength: Option<u32>,
+    },
+    Unreachable,
+}
+
+/// The inputs of the nft table `inet nett`. The program around them is fixed per [`GuardKind`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Guard {
+    pub kind: GuardKind,
+    pub mark_mask: u32,
+    /// Outer interfaces with the link index (border) or the border's place (route node) that
+    /// flows from there are marked with.
+    pub marks: BTreeSet<GuardMark>,
+    pub outer: BTreeSet<String>,
+    pub site: BTreeSet<IpNet>,
+    pub remote: BTreeSet<IpNet>,
+    /// VIP ranges.
+    pub vips: BTreeSet<IpNet>,
+    /// VIPs that nobody serves now: TCP is reset in prerouting.
+    pub drained: BTreeSet<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GuardKind {
+    Border,
+    Route,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GuardMark {
+    pub interface: String,
+    /// Packets from this border's address only (route nodes with several borders on one interface).
+    pub index: u8,
+}
+
+/// Everything one node should have, or has. `guard` is `None` when the table is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeState {
+    pub nexthops: BTreeMap<NexthopId, Nexthop>,
+    pub routes: BTreeMap<RouteKey, RouteTarget>,
+    pub rules: BTreeSet<Rule>,
+    pub guard: Option<Guard>,
+    pub answers: BTreeMap<ServiceId, ServiceAnswers>,
+}
+
+// === impl Layout ===
+
+impl Layout {
+    pub const NEXTHOP_IDS: std::ops::RangeInclusive<u32> = 0x4E65_0000..=0x4E65_FFFF;
+    /// Class bits of the mark: 1 = we sent this flow out, 2 = it came from outside.
+    pub const MARK_CLASS: u32 = 0x3000;
+    pub const MARK_SENT: u32 = 0x1000;
+    pub const MARK_CAME: u32 = 0x2000;
+    pub const METRIC_ACTIVE: u32 = 100;
+    pub const METRIC_FLOOR: u32 = u32::MAX;
+
+    /// All tables that are ours.
+    pub fn owns_table(&self, table: Table) -> bool {
+        let fixed = [
+            self.table_svc,
+            self.table_in,
+            self.table_guard,
+            self.table_xs,
+            self.table_core,
+        ];
+        let base = self.table_return_base;
+        fixed.contains(&table) || (base + 1..=base + 127).contains(&table.0)
+    }
+
+    pub fn owns_priority(&self, priority: u32) -> bool {
+        (self.rule_base..self.rule_base + 100).contains(&priority)
+    }
+
+    pub fn table_return(&self, index: u8) -> Table {
+        Table(self.table_return_base + u32::from(index))
+    }
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            protocol: 217,
+            table_svc: Table(7000),
+            table_in: Table(7001),
+            table_guard: Table(7002),
+            table_xs: Table(7003),
+            table_core: Table(7004),
+            table_return_base: 7100,
+            rule_base: 4400,
+            mark_mask: 0x0000_307f,
+            strict_return: true,
+        }
+    }
+}
+
+// === impl NexthopId ===
+
+impl NexthopId {
+    const BASE: u32 = *Layout::NEXTHOP_IDS.start();
+
+    fn of(offset: u32) -> Self {
+        let id = Self::BASE + offset;
+        assert!(
+            Layout::NEXTHOP_IDS.contains(&id),
+            "nexthop offsets are bounded by the fabric check"
+        );
+        Self(id)
+    }
+
+    fn v6(family: Family) -> u32 {
+        u32::from(family == Family::V6)
+    }
+
+    /// The way over link `index` (1 to 127).
+    pub fn link(index: u8, family: Family) -> Self {
+        Self::of(0x1000 + 16 * u32::from(index) + Self::v6(family))
+    }
+
+    /// Another node of the site, by its place in the fabric file.
+    pub fn node(place: u8, family: Family) -> Self {
+        Self::of(0x2000 + 2 * u32::from(place) + Self::v6(family))
+    }
+
+    /// A backend, by its place in the site's sorted backend addresses (at most 4096).
+    pub fn backend(index: u32) -> Self {
+        Self::of(0x3000 + index)
+    }
+
+    /// The group that `nett-svc` uses for a steering class (at most 2048 classes).
+    pub fn class(class: u32, family: Family) -> Self {
+        Self::of(0x4000 + 4 * class + Self::v6(family))
+    }
+
+    /// The group that `nett-in` uses for a steering class: local delivery.
+    pub fn class_in(class: u32, family: Family) -> Self {
+        Self::of(0x4000 + 4 * class + 2 + Self::v6(family))
+    }
+
+    /// The inter-site group towards the site at `index` of the fabric file.
+    pub fn site(index: u32, family: Family) -> Self {
+        Self::of(0x6000 + 2 * index + Self::v6(family))
+    }
+
+    /// The group that `nett-core` uses for a split steering class: the remote shares.
+    pub fn class_core(class: u32, family: Family) -> Self {
+        Self::of(0x8000 + 2 * class + Self::v6(family))
+    }
+}
+
+impl fmt::Display for NexthopId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl Nexthop ===
+
+impl fmt::Display for Nexthop {
+    /// In iproute2's words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Single { gateway, interface } => {
+                write!(f, "via {gateway} dev {interface} onlink")
+            }
+            Self::Group { members, .. } => {
+                let parts: Vec<String> = members
+                    .iter()
+                    .map(|(id, weight)| format!("{id},{weight}"))
+                    .collect();
+                write!(f, "group {}", parts.join("/"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for RouteTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nexthop(id) => write!(f, "nhid {id}"),
+            Self::Unreachable => f.write_str("unreachable"),
+        }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} table {} metric {}",
+            self.destination, self.table, self.metric
+        )
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = if self.family == Family::V4 { "" } else { "-6 " };
+        write!(f, "{family}pref {}", self.priority)?;
+        if let Some(from) = self.from {
+            write!(f, " from {from}")?;
+        }
+        if let Some(to) = self.to {
+            write!(f, " to {to}")?;
+        }
+        if let Some((value, mask)) = self.fwmark {
+            write!(f, " fwmark {value:#x}/{mask:#x}")?;
+        }
+        if let Some(iif) = &self.iif {
+            write!(f, " iif {iif}")?;
+        }
+        match self.action {
+            RuleAction::Unreachable => f.write_str(" unreachable"),
+            RuleAction::Lookup {
+                table,
+                suppress_prefixlength,
+            } => {
+                write!(f, " lookup {table}")?;
+                match suppress_prefixlength {
+                    Some(length) => write!(f, " suppress_prefixlength {length}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}

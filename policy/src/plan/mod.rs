@@ -1,0 +1,146 @@
+//! The difference between two states of a node, as a value: ordered, printable, comparable.
+//!
+//! A plan is made over the union of the keys of both sides. Its order is safe to stop at any
+//! point: nexthops, groups, floors, routes, guard, rules; removal runs the other way round.
+
+mod diff;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+pub use diff::plan;
+
+use crate::id::ServiceId;
+use crate::lower::answers::ServiceAnswers;
+use crate::lower::object::{Guard, Nexthop, NexthopId, RouteKey, RouteTarget, Rule};
+
+/// Operations on one node, in the order in which they are carried out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub ops: Vec<Op>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    AddNexthop(NexthopId, Nexthop),
+    ReplaceNexthop {
+        id: NexthopId,
+        from: Nexthop,
+        to: Nexthop,
+    },
+    DeleteNexthop(NexthopId, Nexthop),
+    AddRoute(RouteKey, RouteTarget),
+    ReplaceRoute {
+        key: RouteKey,
+        from: RouteTarget,
+        to: RouteTarget,
+    },
+    DeleteRoute(RouteKey, RouteTarget),
+    AddRule(Rule),
+    DeleteRule(Rule),
+    /// The whole nft table in one transaction; `from` is what it takes the place of.
+    LoadGuard {
+        from: Option<Guard>,
+        to: Guard,
+    },
+    DeleteGuard(Guard),
+    /// Elements of the sets `drained4` and `drained6`, in one transaction.
+    Drained {
+        add: BTreeSet<IpAddr>,
+        delete: BTreeSet<IpAddr>,
+    },
+    /// The zone's answers for one service; all services of a plan change in one swap.
+    Answers {
+        service: ServiceId,
+        from: Option<Box<ServiceAnswers>>,
+        to: Option<Box<ServiceAnswers>>,
+    },
+}
+
+// === impl Plan ===
+
+impl Plan {
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ops.iter().try_for_each(|op| writeln!(f, "{op}"))
+    }
+}
+
+// === impl Op ===
+
+impl fmt::Display for Op {
+    /// `+` adds, `~` replaces, `-` deletes; objects in iproute2's and nft's words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddNexthop(id, nexthop) => write!(f, "+ nexthop id {id} {nexthop}"),
+            Self::ReplaceNexthop { id, from, to } => {
+                write!(f, "~ nexthop id {id} {to}  (was {from})")
+            }
+            Self::DeleteNexthop(id, nexthop) => write!(f, "- nexthop id {id} {nexthop}"),
+            Self::AddRoute(key, target) => write!(f, "+ route {key} {target}"),
+            Self::ReplaceRoute { key, from, to } => write!(f, "~ route {key} {to}  (was {from})"),
+            Self::DeleteRoute(key, target) => write!(f, "- route {key} {target}"),
+            Self::AddRule(rule) => write!(f, "+ rule {rule}"),
+            Self::DeleteRule(rule) => write!(f, "- rule {rule}"),
+            Self::LoadGuard { from: None, .. } => f.write_str("+ nft table inet nett"),
+            Self::LoadGuard { from: Some(_), .. } => f.write_str("~ nft table inet nett"),
+            Self::DeleteGuard(_) => f.write_str("- nft table inet nett"),
+            Self::Drained { add, delete } => drained(f, add, delete),
+            Self::Answers { service, from, to } => {
+                answers(f, service, from.as_deref(), to.as_deref())
+            }
+        }
+    }
+}
+
+fn drained(
+    f: &mut fmt::Formatter<'_>,
+    add: &BTreeSet<IpAddr>,
+    delete: &BTreeSet<IpAddr>,
+) -> fmt::Result {
+    let set = |address: &IpAddr| {
+        if address.is_ipv4() {
+            "drained4"
+        } else {
+            "drained6"
+        }
+    };
+    let lines = add
+        .iter()
+        .map(|a| ('+', a))
+        .chain(delete.iter().map(|a| ('-', a)));
+    for (nth, (sign, address)) in lines.enumerate() {
+        let separator = if nth == 0 { "" } else { "\n" };
+        write!(
+            f,
+            "{separator}{sign} nft element inet nett {} {{ {address} }}",
+            set(address)
+        )?;
+    }
+    Ok(())
+}
+
+fn answers(
+    f: &mut fmt::Formatter<'_>,
+    service: &ServiceId,
+    from: Option<&ServiceAnswers>,
+    to: Option<&ServiceAnswers>,
+) -> fmt::Result {
+    let name = service.dns_name();
+    match (from, to) {
+        (Some(from), Some(to)) => write!(
+            f,
+            "~ dns {name} {} epoch {}  (was {} epoch {})",
+            to.spread, to.epoch, from.spread, from.epoch
+        ),
+        (None, Some(to)) => write!(f, "+ dns {name} {} epoch {}", to.spread, to.epoch),
+        (Some(from), None) => write!(f, "- dns {name} {} epoch {}", from.spread, from.epoch),
+        (None, None) => Ok(()),
+    }
+}

@@ -1,0 +1,237 @@
+//! A service: what moves between sites, and under which rules.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::fabric::Family;
+use crate::id::{ClusterId, ServiceId, SiteId, Weight};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub id: ServiceId,
+    pub category: Category,
+    pub mode: Mode,
+    pub vips: Vec<IpAddr>,
+    /// Next hops inside each site that own the VIPs there.
+    pub backends: BTreeMap<SiteId, Vec<Backend>>,
+    /// What DNS answers for a site instead of the VIPs.
+    pub addresses: BTreeMap<SiteId, Vec<IpAddr>>,
+    pub handover: Handover,
+    pub isolation: Isolation,
+    pub trigger: Trigger,
+    /// 0 to 2.
+    pub approvals: u8,
+    /// Regions outside which traffic is never placed; anywhere when empty.
+    pub residency: Vec<String>,
+    /// Shares of the new site in percent, each held for `ramp_dwell`; one step of 100 when empty.
+    pub ramp: Vec<u8>,
+    pub ramp_dwell: Duration,
+    /// How long the old site goes on accepting what is still on its way to it.
+    pub sticky: Duration,
+    pub prefer: Prefer,
+    pub all_down: AllDown,
+    pub ttl: Duration,
+    pub ports: Vec<Port>,
+    pub health: Option<Health>,
+    pub hold_down: Duration,
+    pub drain: Drain,
+    /// Gates named for `failover` and `failback`.
+    pub gates: BTreeMap<String, Vec<String>>,
+}
+
+/// How important a service is. The order is the order in which sites are evacuated backwards:
+/// C first, A last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Category {
+    A,
+    B,
+    C,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    ActivePassive {
+        primary: SiteId,
+        standby: Vec<Standby>,
+    },
+    ActiveActive {
+        active: Vec<SiteId>,
+        readmit: Readmit,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standby {
+    pub site: SiteId,
+    pub min_healthy: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readmit {
+    Manual,
+    Auto,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    pub address: IpAddr,
+    pub cluster: Option<ClusterId>,
+    pub weight: Weight,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Handover {
+    MakeBeforeBreak,
+    BreakBeforeMake,
+}
+
+/// What a site that is cut off from the others does with the service. `lease` and `exclusive` are
+/// known to the file format and refused as not in this release: they are never run as `static`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    Static,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    Manual,
+    Approve,
+    Auto,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefer {
+    Nearest,
+    Local,
+    Primary,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllDown {
+    LastOrder,
+    Refuse,
+    Fallback(IpAddr),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    pub name: String,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub tcp: Option<u16>,
+    pub interval: Duration,
+    pub fall: u32,
+    pub rise: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// Packets per second below which a site counts as drained.
+    pub pps: u32,
+    pub dwell: Duration,
+}
+
+/// All services of a fabric, by id. A service's *index* is its place in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalog {
+    services: BTreeMap<ServiceId, Service>,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// The sites that may serve, in failover order.
+    pub fn sites(&self) -> Vec<SiteId> {
+        match &self.mode {
+            Mode::ActivePassive { primary, standby } => std::iter::once(primary)
+                .chain(standby.iter().map(|s| &s.site))
+                .cloned()
+                .collect(),
+            Mode::ActiveActive { active, readmit: _ } => active.clone(),
+        }
+    }
+
+    pub fn primary(&self) -> Option<&SiteId> {
+        match &self.mode {
+            Mode::ActivePassive { primary, .. } => Some(primary),
+            Mode::ActiveActive { .. } => None,
+        }
+    }
+
+    pub fn is_active_active(&self) -> bool {
+        matches!(self.mode, Mode::ActiveActive { .. })
+    }
+
+    pub fn vips(&self, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
+        self.vips
+            .iter()
+            .copied()
+            .filter(move |a| Family::of(*a) == family)
+    }
+
+    pub fn backends(&self, site: &SiteId, family: Family) -> impl Iterator<Item = &Backend> {
+        let at_site = self
+            .backends
+            .get(site)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        at_site
+            .iter()
+            .filter(move |b| Family::of(b.address) == family)
+    }
+
+    /// What DNS answers for `site`: per family its addresses, else the VIPs of that family.
+    pub fn answers(&self, site: &SiteId, family: Family) -> Vec<IpAddr> {
+        let own = self
+            .addresses
+            .get(site)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let own: Vec<IpAddr> = own
+            .iter()
+            .copied()
+            .filter(|a| Family::of(*a) == family)
+            .collect();
+        if own.is_empty() {
+            self.vips(family).collect()
+        } else {
+            own
+        }
+    }
+}
+
+// === impl Catalog ===
+
+impl Catalog {
+    /// Later services of an id replace earlier ones; [`crate::document`] refuses repeats before.
+    pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
+        Self {
+            services: services.into_iter().map(|s| (s.id.clone(), s)).collect(),
+        }
+    }
+
+    pub fn get(&self, id: &ServiceId) -> Option<&Service> {
+        self.services.get(id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// Services with their index.
+    pub fn indexed(&self) -> impl Iterator<Item = (u32, &Service)> {
+        (0u32..).zip(self.services.values())
+    }
+
+    pub fn len(&self) -> usize {
+        self.services.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+}

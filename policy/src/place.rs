@@ -44,9 +44,7 @@ pub enum Reason {
 
 pub fn place(world: World<'_>, intent: &Intent) -> Placement {
     let placed = |service: &Service| (service.id.clone(), place_one(world, intent, service));
-    Placement {
-        services: world.catalog.iter().map(placed).collect(),
-    }
+    Placement { services: world.catalog.iter().map(placed).collect() }
 }
 
 pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed {
@@ -54,20 +52,12 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
     let mover = intent.mover(&service.id);
     let epoch = mover.map_or(Epoch(0), |m| m.epoch);
     match mover.filter(|m| m.progress != Progress::Done) {
-        Some(mover) => Placed {
-            traffic: mover.traffic.clone(),
-            epoch,
-            reason: Reason::UnderWay,
-            drained,
-        },
+        Some(mover) => {
+            Placed { traffic: mover.traffic.clone(), epoch, reason: Reason::UnderWay, drained }
+        }
         None => {
             let (spread, reason) = target(world, intent, service);
-            Placed {
-                traffic: Traffic::settled(spread),
-                epoch,
-                reason,
-                drained,
-            }
+            Placed { traffic: Traffic::settled(spread), epoch, reason, drained }
         }
     }
 }
@@ -76,11 +66,7 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
 pub fn target(world: World<'_>, intent: &Intent, service: &Service) -> (Spread, Reason) {
     let eligible = eligible(world, intent, service);
     let next = |wanted: &SiteId| {
-        let passed = service
-            .sites()
-            .into_iter()
-            .filter(|s| !eligible.contains(s))
-            .collect();
+        let passed = service.sites().into_iter().filter(|s| !eligible.contains(s)).collect();
         match eligible.first() {
             Some(site) if site == wanted => (Spread::one(site.clone()), Reason::Nominal),
             Some(site) => (Spread::one(site.clone()), Reason::NextInOrder { passed }),
@@ -110,10 +96,7 @@ pub fn target(world: World<'_>, intent: &Intent, service: &Service) -> (Spread, 
             if eligible.is_empty() {
                 return (Spread::Nowhere, Reason::NoSite);
             }
-            (
-                Spread::Nearest(eligible.into_iter().collect()),
-                Reason::Nominal,
-            )
+            (Spread::Nearest(eligible.into_iter().collect()), Reason::Nominal)
         }
     }
 }
@@ -132,11 +115,7 @@ pub fn resides(world: World<'_>, service: &Service, site: &SiteId) -> bool {
 }
 
 fn drained_sites(intent: &Intent, service: &Service) -> BTreeSet<SiteId> {
-    service
-        .sites()
-        .into_iter()
-        .filter(|s| intent.is_drained_at(&service.id, s))
-        .collect()
+    service.sites().into_iter().filter(|s| intent.is_drained_at(&service.id, s)).collect()
 }
 
 impl fmt::Display for Reason {
@@ -146,11 +125,7 @@ impl fmt::Display for Reason {
             Self::Directed => f.write_str("sent there by an operator"),
             Self::NextInOrder { passed } => {
                 let names: Vec<&str> = passed.iter().map(SiteId::as_str).collect();
-                write!(
-                    f,
-                    "next in failover order; drained or not allowed: {}",
-                    names.join(", ")
-                )
+                write!(f, "next in failover order; drained or not allowed: {}", names.join(", "))
             }
             Self::NoSite => f.write_str("no site may serve it"),
             Self::UnderWay => f.write_str("a task is under way"),

@@ -38,21 +38,11 @@ pub fn check(
 fn directed(present: Present<'_>, verb: &Verb, after: &Intent) -> Result<(), Refusal> {
     match verb {
         Verb::Failover { services, to } => {
-            let named = present
-                .world
-                .catalog
-                .iter()
-                .filter(|s| services.matches(&s.id));
-            named
-                .into_iter()
-                .try_for_each(|service| may_serve(present, after, service, to))
+            let named = present.world.catalog.iter().filter(|s| services.matches(&s.id));
+            named.into_iter().try_for_each(|service| may_serve(present, after, service, to))
         }
         Verb::Steer { services, to } => {
-            let named = present
-                .world
-                .catalog
-                .iter()
-                .filter(|s| services.matches(&s.id));
+            let named = present.world.catalog.iter().filter(|s| services.matches(&s.id));
             for service in named {
                 if service.handover == Handover::BreakBeforeMake && to.len() > 1 {
                     let message =
@@ -60,8 +50,7 @@ fn directed(present: Present<'_>, verb: &Verb, after: &Intent) -> Result<(), Ref
                     return Err(Refusal::rule("one-site-at-a-time", message)
                         .hint("steer it to one site, or use `failover`"));
                 }
-                to.keys()
-                    .try_for_each(|site| may_serve(present, after, service, site))?;
+                to.keys().try_for_each(|site| may_serve(present, after, service, site))?;
             }
             Ok(())
         }
@@ -91,10 +80,8 @@ fn may_serve(
         return Err(Refusal::rule("residency", message).hint("residency cannot be overridden"));
     }
     if after.is_drained_at(id, site) {
-        return Err(
-            Refusal::rule("drained", format!("{site} is drained for {id}"))
-                .hint(undrain_hint(after, service, site)),
-        );
+        return Err(Refusal::rule("drained", format!("{site} is drained for {id}"))
+            .hint(undrain_hint(after, service, site)));
     }
     Ok(())
 }
@@ -103,10 +90,7 @@ fn undrain_hint(after: &Intent, service: &Service, site: &SiteId) -> String {
     if after.is_drained(&Object::Site(site.clone())) {
         format!("`nettctl undrain site {site} --reason ...` first")
     } else {
-        format!(
-            "`nettctl undrain service {} --at {site} --reason ...` first",
-            service.id
-        )
+        format!("`nettctl undrain service {} --at {site} --reason ...` first", service.id)
     }
 }
 
@@ -117,20 +101,13 @@ fn last_eligible_site(present: Present<'_>, after: &Intent, moves: &[Move]) -> O
         eligible(world, after, service).is_empty()
             && !eligible(world, present.intent, service).is_empty()
     };
-    let nowhere = moves
-        .iter()
-        .find(|m| m.to.spread == Spread::Nowhere)
-        .map(|m| &m.service);
-    let service = world
-        .catalog
-        .iter()
-        .find(emptied)
-        .map(|s| &s.id)
-        .or(nowhere)?;
+    let nowhere = moves.iter().find(|m| m.to.spread == Spread::Nowhere).map(|m| &m.service);
+    let service = world.catalog.iter().find(emptied).map(|s| &s.id).or(nowhere)?;
     let message = format!("no site could serve {service} after this change");
-    Some(Refusal::rule(LAST_ELIGIBLE_SITE, message).hint(format!(
-        "built-in rule; to pass over it: --override {LAST_ELIGIBLE_SITE}"
-    )))
+    Some(
+        Refusal::rule(LAST_ELIGIBLE_SITE, message)
+            .hint(format!("built-in rule; to pass over it: --override {LAST_ELIGIBLE_SITE}")),
+    )
 }
 
 fn configured_rules(present: Present<'_>, after: &Intent) -> Vec<Refusal> {
@@ -149,10 +126,7 @@ fn configured_rules(present: Present<'_>, after: &Intent) -> Vec<Refusal> {
                 rule.at_least,
                 of.join(", "),
             );
-            let hint = format!(
-                "owner: {}; to pass over it: --override {}",
-                rule.owner, rule.id
-            );
+            let hint = format!("owner: {}; to pass over it: --override {}", rule.owner, rule.id);
             broken.push(Refusal::rule(rule.id.as_str(), message).hint(hint));
         }
     }

@@ -46,10 +46,7 @@ pub struct TaskRecord {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    Effective {
-        approvals: Vec<EntryId>,
-        effect: Effect,
-    },
+    Effective { approvals: Vec<EntryId>, effect: Effect },
     Step(StepFact),
     End(EndFact),
 }
@@ -63,15 +60,8 @@ impl Fold {
             Body::Command(command) => {
                 let task = command.request.id.clone();
                 if let Some(effect) = &command.effect {
-                    let slot = Slot {
-                        task: task.clone(),
-                        term: 0,
-                        index: 0,
-                    };
-                    let fact = Fact::Effective {
-                        approvals: Vec::new(),
-                        effect: effect.clone(),
-                    };
+                    let slot = Slot { task: task.clone(), term: 0, index: 0 };
+                    let fact = Fact::Effective { approvals: Vec::new(), effect: effect.clone() };
                     self.join_fact(&slot, written(entry, fact));
                 }
                 self.join_verdict(&task, written(entry, Verdict::Accepted(command.clone())));
@@ -83,10 +73,7 @@ impl Fold {
             Body::Wish(wish) => self.join_wish(written(entry, wish.request.clone())),
             Body::Effective(fact) => {
                 let approvals = fact.approvals.clone();
-                let effective = Fact::Effective {
-                    approvals,
-                    effect: fact.effect.clone(),
-                };
+                let effective = Fact::Effective { approvals, effect: fact.effect.clone() };
                 self.join_fact(&fact.slot, written(entry, effective));
             }
             Body::Step(fact) => {
@@ -116,12 +103,10 @@ impl Fold {
 
     /// All accepted commands, by task id.
     pub fn commands(&self) -> impl Iterator<Item = (&EntryId, &Written<Verdict>, &Command)> {
-        self.verdicts
-            .iter()
-            .filter_map(|(id, written)| match &written.what {
-                Verdict::Accepted(command) => Some((id, written, command)),
-                Verdict::Refused(_) => None,
-            })
+        self.verdicts.iter().filter_map(|(id, written)| match &written.what {
+            Verdict::Accepted(command) => Some((id, written, command)),
+            Verdict::Refused(_) => None,
+        })
     }
 
     pub fn task(&self, task: &EntryId) -> Option<&TaskRecord> {
@@ -193,8 +178,6 @@ impl TaskRecord {
 
     /// The effect, once the task is effective.
     pub fn effect(&self) -> Option<&Written<Fact>> {
-        self.facts
-            .get(&(0, 0))
-            .filter(|w| matches!(w.what, Fact::Effective { .. }))
+        self.facts.get(&(0, 0)).filter(|w| matches!(w.what, Fact::Effective { .. }))
     }
 }

@@ -75,9 +75,7 @@ impl PartialOrd for Order {
 impl Ord for Order {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         let low = |o: &Self| (o.rank, o.site.clone(), o.task.clone());
-        self.epoch
-            .cmp(&other.epoch)
-            .then_with(|| low(other).cmp(&low(self)))
+        self.epoch.cmp(&other.epoch).then_with(|| low(other).cmp(&low(self)))
     }
 }
 
@@ -101,26 +99,14 @@ impl Intent {
                 Some(Outcome::Done) => Progress::Done,
                 Some(_) | None => Progress::Step(reading.started),
             };
-            intent.apply(
-                world,
-                &Doing {
-                    task,
-                    site: &written.site,
-                    effect,
-                    progress,
-                },
-            );
+            intent.apply(world, &Doing { task, site: &written.site, effect, progress });
         }
         intent
     }
 
     /// Lets an effect win what it wins. Also used to ask "what if" for a plan.
     pub fn apply(&mut self, world: World<'_>, doing: &Doing<'_>) {
-        let Effect {
-            rank,
-            writes,
-            moves,
-        } = doing.effect;
+        let Effect { rank, writes, moves } = doing.effect;
         let order = |epoch: Epoch| Order {
             epoch,
             rank: *rank,
@@ -128,10 +114,7 @@ impl Intent {
             task: doing.task.clone(),
         };
         for write in writes {
-            let held = Held {
-                order: order(write.epoch),
-                change: write.change.clone(),
-            };
+            let held = Held { order: order(write.epoch), change: write.change.clone() };
             match self.registers.get(&write.change.subject()) {
                 Some(old) if old.order > held.order => {}
                 Some(_) | None => drop(self.registers.insert(write.change.subject(), held)),
@@ -140,11 +123,7 @@ impl Intent {
         let steps: Vec<Step> = steps(moves, world);
         for a_move in moves {
             let order = order(a_move.epoch);
-            if self
-                .movers
-                .get(&a_move.service)
-                .is_some_and(|old| old.order > order)
-            {
+            if self.movers.get(&a_move.service).is_some_and(|old| old.order > order) {
                 continue;
             }
             let at = match doing.progress {
@@ -152,12 +131,7 @@ impl Intent {
                 Progress::Done => u32::MAX,
             };
             let (traffic, epoch) = traffic_at(&steps, a_move, at);
-            let mover = Mover {
-                order,
-                progress: doing.progress,
-                traffic,
-                epoch,
-            };
+            let mover = Mover { order, progress: doing.progress, traffic, epoch };
             self.movers.insert(a_move.service.clone(), mover);
         }
     }
@@ -171,10 +145,7 @@ impl Intent {
     }
 
     pub fn directive(&self, service: &ServiceId) -> &Directive {
-        match self
-            .held(&Subject::Service(service.clone()))
-            .map(|h| &h.change)
-        {
+        match self.held(&Subject::Service(service.clone())).map(|h| &h.change) {
             Some(Change::Service(_, directive)) => directive,
             Some(Change::Drained(..)) | None => &Directive::Nominal,
         }

@@ -21,14 +21,8 @@ pub(super) fn guard(place: Place<'_>, placement: &Placement) -> Guard {
         mark_mask: place.layout.mark_mask,
         marks: marks(place),
         outer: fabric.outer_interfaces(place.node).into_iter().collect(),
-        site: own
-            .flat_map(|s| &s.prefixes)
-            .map(ipnet::IpNet::trunc)
-            .collect(),
-        remote: remote
-            .flat_map(|s| &s.prefixes)
-            .map(ipnet::IpNet::trunc)
-            .collect(),
+        site: own.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
+        remote: remote.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
         vips: fabric.vip_ranges.iter().map(ipnet::IpNet::trunc).collect(),
         drained: drained(place, placement),
     }
@@ -52,9 +46,7 @@ fn marks(place: Place<'_>) -> BTreeSet<GuardMark> {
             let border = fabric.nodes_of(&node.site, Role::Border).next();
             let index = border.and_then(|b| fabric.place_of(&b.id));
             let mark = index.zip(node.outer.clone());
-            mark.map(|(index, interface)| GuardMark { interface, index })
-                .into_iter()
-                .collect()
+            mark.map(|(index, interface)| GuardMark { interface, index }).into_iter().collect()
         }
         Role::Witness => BTreeSet::new(),
     }
@@ -66,11 +58,5 @@ fn drained(place: Place<'_>, placement: &Placement) -> BTreeSet<IpAddr> {
         let placed = placement.services.get(&service.id);
         placed.is_some_and(|p| p.traffic.spread == Spread::Nowhere && p.traffic.accept.is_empty())
     };
-    place
-        .world
-        .catalog
-        .iter()
-        .filter(nobody)
-        .flat_map(|s| s.vips.iter().copied())
-        .collect()
+    place.world.catalog.iter().filter(nobody).flat_map(|s| s.vips.iter().copied()).collect()
 }

@@ -47,9 +47,7 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
     }
     for service in place.world.catalog.iter() {
         if let Some(placed) = placement.services.get(&service.id) {
-            state
-                .answers
-                .insert(service.id.clone(), answers_of(service, placed));
+            state.answers.insert(service.id.clone(), answers_of(service, placed));
         }
     }
     state
@@ -71,10 +69,7 @@ fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
         };
         let families = crate::fabric::Family::BOTH;
         SiteAnswers {
-            addresses: families
-                .into_iter()
-                .flat_map(|f| service.answers(&site, f))
-                .collect(),
+            addresses: families.into_iter().flat_map(|f| service.answers(&site, f)).collect(),
             weight: spread.percent(&site),
             health: SiteHealth::Unknown,
             state,

@@ -101,12 +101,8 @@ pub(super) fn inter_site(place: Place<'_>, state: &mut NodeState) {
     let layout = place.layout;
     for (index, site) in (0u32..).zip(&fabric.sites) {
         for family in Family::BOTH {
-            let prefixes: Vec<IpNet> = site
-                .prefixes
-                .iter()
-                .copied()
-                .filter(|p| Family::of_net(*p) == family)
-                .collect();
+            let prefixes: Vec<IpNet> =
+                site.prefixes.iter().copied().filter(|p| Family::of_net(*p) == family).collect();
             if prefixes.is_empty() {
                 continue;
             }
@@ -142,9 +138,7 @@ fn returns(place: Place<'_>, state: &mut NodeState) {
             continue;
         }
         for border in fabric.nodes_of(&place.node.site, Role::Border) {
-            let index = fabric
-                .place_of(&border.id)
-                .expect("a node of the fabric has a place");
+            let index = fabric.place_of(&border.id).expect("a node of the fabric has a place");
             let table = place.layout.table_return(index);
             floor(table, &default, state);
             if let Some(id) = ways::neighbour(place, border, family, state) {
@@ -166,20 +160,14 @@ fn group(id: NexthopId, family: Family, members: Members, state: &mut NodeState)
     if members.is_empty() {
         return RouteTarget::Unreachable;
     }
-    state
-        .nexthops
-        .insert(id, Nexthop::Group { family, members });
+    state.nexthops.insert(id, Nexthop::Group { family, members });
     RouteTarget::Nexthop(id)
 }
 
 fn routes(table: Table, to: &[IpNet], target: RouteTarget, state: &mut NodeState) {
     for destination in to {
         let destination = destination.trunc();
-        let key = RouteKey {
-            table,
-            destination,
-            metric: Layout::METRIC_ACTIVE,
-        };
+        let key = RouteKey { table, destination, metric: Layout::METRIC_ACTIVE };
         state.routes.insert(key, target);
     }
 }
@@ -187,11 +175,7 @@ fn routes(table: Table, to: &[IpNet], target: RouteTarget, state: &mut NodeState
 fn floor(table: Table, to: &[IpNet], state: &mut NodeState) {
     for destination in to {
         let destination = destination.trunc();
-        let key = RouteKey {
-            table,
-            destination,
-            metric: Layout::METRIC_FLOOR,
-        };
+        let key = RouteKey { table, destination, metric: Layout::METRIC_FLOOR };
         state.routes.insert(key, RouteTarget::Unreachable);
     }
 }

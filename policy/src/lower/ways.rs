@@ -29,10 +29,7 @@ pub(super) fn local(
     for backend in service.backends(&place.node.site, family) {
         let id = ids[&backend.address];
         let interface = place.node.core.clone();
-        let single = Nexthop::Single {
-            gateway: backend.address,
-            interface,
-        };
+        let single = Nexthop::Single { gateway: backend.address, interface };
         state.nexthops.insert(id, single);
         members.insert(id, backend.weight);
     }
@@ -58,11 +55,8 @@ pub(super) fn remote(
     });
     let usable: Vec<_> = usable.collect();
     let cheapest = usable.iter().map(|view| view.link.cost).min();
-    let best = usable
-        .iter()
-        .filter(|view| Some(view.link.cost) == cheapest);
-    best.map(|view| (link(view, family, state), Weight::ONE))
-        .collect()
+    let best = usable.iter().filter(|view| Some(view.link.cost) == cheapest);
+    best.map(|view| (link(view, family, state), Weight::ONE)).collect()
 }
 
 /// The single nexthop over a link. Every link that is up has one, so that a flip needs no
@@ -73,13 +67,9 @@ pub(super) fn link(
     state: &mut NodeState,
 ) -> NexthopId {
     let id = NexthopId::link(view.index, family);
-    let gateway = view
-        .gateway(family)
-        .expect("the caller asked for links with this family");
+    let gateway = view.gateway(family).expect("the caller asked for links with this family");
     let interface = view.near.interface.clone();
-    state
-        .nexthops
-        .insert(id, Nexthop::Single { gateway, interface });
+    state.nexthops.insert(id, Nexthop::Single { gateway, interface });
     id
 }
 
@@ -107,30 +97,19 @@ pub(super) fn neighbour(
     family: Family,
     state: &mut NodeState,
 ) -> Option<NexthopId> {
-    let gateway = other
-        .addresses
-        .iter()
-        .copied()
-        .find(|a| Family::of(*a) == family)?;
+    let gateway = other.addresses.iter().copied().find(|a| Family::of(*a) == family)?;
     let index = place.world.fabric.place_of(&other.id)?;
     let id = NexthopId::node(index, family);
     let interface = match place.node.role {
         Role::Route => place.node.outer.clone()?,
         Role::Border | Role::Witness => place.node.core.clone(),
     };
-    state
-        .nexthops
-        .insert(id, Nexthop::Single { gateway, interface });
+    state.nexthops.insert(id, Nexthop::Single { gateway, interface });
     Some(id)
 }
 
 pub(super) fn has_route_nodes(place: Place<'_>) -> bool {
-    place
-        .world
-        .fabric
-        .nodes_of(&place.node.site, Role::Route)
-        .next()
-        .is_some()
+    place.world.fabric.nodes_of(&place.node.site, Role::Route).next().is_some()
 }
 
 /// Weighted members of several parts in one group: a part's weight is shared by its members.
@@ -160,10 +139,7 @@ fn scale(shares: &BTreeMap<NexthopId, f64>) -> Members {
     let total: f64 = shares.values().sum();
     let rounded = |top: u32| -> BTreeMap<NexthopId, u32> {
         let factor = f64::from(top) / greatest;
-        shares
-            .iter()
-            .map(|(id, s)| (*id, ((s * factor).round() as u32).clamp(1, 256)))
-            .collect()
+        shares.iter().map(|(id, s)| (*id, ((s * factor).round() as u32).clamp(1, 256))).collect()
     };
     let close = |weights: &BTreeMap<NexthopId, u32>| {
         let sum: u32 = weights.values().sum();
@@ -171,10 +147,7 @@ fn scale(shares: &BTreeMap<NexthopId, f64>) -> Members {
             (f64::from(weights[id]) / f64::from(sum) - share / total).abs() < 0.005
         })
     };
-    let best = (1..=256)
-        .map(rounded)
-        .find(close)
-        .unwrap_or_else(|| rounded(256));
+    let best = (1..=256).map(rounded).find(close).unwrap_or_else(|| rounded(256));
     let weight = |w: u32| Weight::new(w).expect("clamped to the range");
     best.into_iter().map(|(id, w)| (id, weight(w))).collect()
 }
@@ -184,8 +157,5 @@ fn backend_ids(place: Place<'_>, site: &SiteId) -> BTreeMap<IpAddr, NexthopId> {
     let services = place.world.catalog.iter();
     let at_site = services.filter_map(|s| s.backends.get(site));
     let addresses: BTreeSet<IpAddr> = at_site.flatten().map(|b| b.address).collect();
-    addresses
-        .into_iter()
-        .zip((0..).map(NexthopId::backend))
-        .collect()
+    addresses.into_iter().zip((0..).map(NexthopId::backend)).collect()
 }

@@ -41,23 +41,10 @@ pub struct NodeViews<'a> {
 }
 
 pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>) -> Preview {
-    let task: EntryId = "plan.00000000000000000000000000"
-        .parse()
-        .expect("a valid id");
-    let Present {
-        world,
-        intent,
-        home,
-        ..
-    } = present;
+    let task: EntryId = "plan.00000000000000000000000000".parse().expect("a valid id");
+    let Present { world, intent, home, .. } = present;
     let effect = &proposal.effect;
-    let course = Course {
-        world,
-        before: intent,
-        task: &task,
-        site: home,
-        effect,
-    };
+    let course = Course { world, before: intent, task: &task, site: home, effect };
     let mut states = node_states(present, intent, views);
     let mut preview = Preview { steps: Vec::new() };
     let on_effect = node_states(present, &course.intent_at(0), views);
@@ -82,9 +69,7 @@ pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>)
         });
         states = after;
     }
-    preview
-        .steps
-        .retain(|step| step.number > 0 || !step.nodes.is_empty());
+    preview.steps.retain(|step| step.number > 0 || !step.nodes.is_empty());
     preview
 }
 
@@ -96,12 +81,7 @@ fn node_states(
     let placement = place(present.world, intent);
     let state = |node: &Node| {
         let links_up = &(views.links_up)(&node.id);
-        let at = Place {
-            world: present.world,
-            layout: views.layout,
-            node,
-            links_up,
-        };
+        let at = Place { world: present.world, layout: views.layout, node, links_up };
         (node.id.clone(), lower(at, &placement))
     };
     present.world.fabric.nodes.iter().map(state).collect()

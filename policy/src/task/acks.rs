@@ -51,22 +51,8 @@ impl Course<'_> {
     pub fn intent_at(&self, number: u32) -> Intent {
         let mut intent = self.before.clone();
         let progress = Progress::Step(number);
-        let Self {
-            world,
-            task,
-            site,
-            effect,
-            ..
-        } = *self;
-        intent.apply(
-            world,
-            &Doing {
-                task,
-                site,
-                effect,
-                progress,
-            },
-        );
+        let Self { world, task, site, effect, .. } = *self;
+        intent.apply(world, &Doing { task, site, effect, progress });
         intent
     }
 
@@ -76,12 +62,7 @@ impl Course<'_> {
         let layout = Layout::default();
         let links_up = &all_links(self.world);
         let state = |node: &Node| {
-            let at = Place {
-                world: self.world,
-                layout: &layout,
-                node,
-                links_up,
-            };
+            let at = Place { world: self.world, layout: &layout, node, links_up };
             (node.id.clone(), lower::lower(at, &placement))
         };
         self.world.fabric.nodes.iter().map(state).collect()
@@ -108,11 +89,7 @@ impl Course<'_> {
         if node.role != Role::Border {
             return Vec::new();
         }
-        let moves = self
-            .effect
-            .moves
-            .iter()
-            .filter(|m| step.states.contains_key(&m.service));
+        let moves = self.effect.moves.iter().filter(|m| step.states.contains_key(&m.service));
         let mut targets = Vec::new();
         for a_move in moves {
             let new = a_move.to.accept.difference(&a_move.from.accept);
@@ -134,11 +111,7 @@ impl Course<'_> {
         };
         let health = service.health.as_ref().and_then(|h| h.tcp);
         let port = health.or_else(|| service.ports.first().map(|p| p.port));
-        let links = self
-            .world
-            .fabric
-            .links_of(&node.id)
-            .filter(|view| view.far_site == site);
+        let links = self.world.fabric.links_of(&node.id).filter(|view| view.far_site == site);
         let mut targets = Vec::new();
         for view in links {
             for vip in &service.vips {

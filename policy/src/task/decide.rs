@@ -78,24 +78,15 @@ impl Refusal {
     }
 
     pub fn usage(name: &str, message: impl Into<String>) -> Self {
-        Self {
-            kind: RefusalKind::Usage,
-            ..Self::rule(name, message)
-        }
+        Self { kind: RefusalKind::Usage, ..Self::rule(name, message) }
     }
 
     pub fn changed(name: &str, message: impl Into<String>) -> Self {
-        Self {
-            kind: RefusalKind::Changed,
-            ..Self::rule(name, message)
-        }
+        Self { kind: RefusalKind::Changed, ..Self::rule(name, message) }
     }
 
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Self { hint: Some(hint.into()), ..self }
     }
 }
 
@@ -104,57 +95,37 @@ pub fn admit(present: Present<'_>, request: &Request, now: WallMs) -> Result<(),
     let skew = u64::try_from(CLOCK_SKEW.as_millis()).expect("a few seconds");
     if now.0 > request.expires_at.0 + skew {
         let late = (now.0 - request.expires_at.0) / 1000;
-        return Err(
-            Refusal::rule("expired", format!("the request expired {late} s ago"))
-                .hint("send it again; check the clocks of both machines if it was just signed"),
-        );
+        return Err(Refusal::rule("expired", format!("the request expired {late} s ago"))
+            .hint("send it again; check the clocks of both machines if it was just signed"));
     }
     if request.issued_at.0 > now.0 + skew {
-        return Err(
-            Refusal::rule("issued-in-the-future", "the request was issued after now")
-                .hint("check the clocks of both machines"),
-        );
+        return Err(Refusal::rule("issued-in-the-future", "the request was issued after now")
+            .hint("check the clocks of both machines"));
     }
     if request.site != *present.home {
         return Err(Refusal::usage(
             "other-site",
-            format!(
-                "the request is for site {}, this is {}",
-                request.site, present.home
-            ),
+            format!("the request is for site {}, this is {}", request.site, present.home),
         ));
     }
-    let operator = present
-        .world
-        .fabric
-        .operator_by_key(&request.person.key)
-        .ok_or_else(|| Refusal::rule("operator", "the key belongs to no operator of the fabric"))?;
+    let operator =
+        present.world.fabric.operator_by_key(&request.person.key).ok_or_else(|| {
+            Refusal::rule("operator", "the key belongs to no operator of the fabric")
+        })?;
     let needed = match &request.ask {
         Ask::Command { .. } => OperatorRole::Operator,
         Ask::Wish { .. } => OperatorRole::Approver,
     };
     if !operator.roles.contains(&needed) {
-        let role = if needed == OperatorRole::Operator {
-            "operator"
-        } else {
-            "approver"
-        };
-        return Err(Refusal::rule(
-            "role",
-            format!("{} has not the role {role}", operator.name),
-        ));
+        let role = if needed == OperatorRole::Operator { "operator" } else { "approver" };
+        return Err(Refusal::rule("role", format!("{} has not the role {role}", operator.name)));
     }
     Ok(())
 }
 
 /// Judges a command, its author's services and its plan hash included.
 pub fn judge(present: Present<'_>, request: &Request) -> Result<Proposal, Refusal> {
-    let Ask::Command {
-        verb,
-        plan_hash,
-        overrides,
-    } = &request.ask
-    else {
+    let Ask::Command { verb, plan_hash, overrides } = &request.ask else {
         return Err(Refusal::usage("not-a-command", "a wish opens no task"));
     };
     let proposal = propose(present, verb, overrides)?;
@@ -182,26 +153,18 @@ pub fn judge_wish(present: Present<'_>, request: &Request) -> Result<(), Refusal
         .ok_or_else(|| Refusal::usage("unknown-task", format!("no task {task} is known here")))?;
     let state = read(present.fold, task).state();
     if state != TaskState::WaitingApproval {
-        let message = format!(
-            "task {task} does not wait for approval: it is {}",
-            state.as_str()
-        );
+        let message = format!("task {task} does not wait for approval: it is {}", state.as_str());
         return Err(Refusal::changed("not-waiting", message));
     }
     let WishKind::Approve { plan_hash } = kind else {
         return Ok(());
     };
     if command.request.person.key == request.person.key {
-        return Err(
-            Refusal::rule("four-eyes", "who issued a command cannot approve it")
-                .hint("another operator with the role approver must approve"),
-        );
+        return Err(Refusal::rule("four-eyes", "who issued a command cannot approve it")
+            .hint("another operator with the role approver must approve"));
     }
     if *plan_hash != command.plan_hash {
-        return Err(Refusal::changed(
-            "plan-hash",
-            "the approval is for another plan",
-        ));
+        return Err(Refusal::changed("plan-hash", "the approval is for another plan"));
     }
     Ok(())
 }
@@ -218,36 +181,22 @@ pub fn propose(
     let after = after_writes(present, &writes);
     let moves = moves(present, &after, &named);
     if writes.iter().all(|w| w.change == w.before) && moves.is_empty() {
-        return Err(Refusal::rule(
-            "no-change",
-            "everything named is in that state already",
-        ));
+        return Err(Refusal::rule("no-change", "everything named is in that state already"));
     }
     refuse_open_tasks(present, &writes, &moves)?;
     safety::check(present, verb, &after, &moves, overrides)?;
 
-    let services: BTreeSet<ServiceId> = named
-        .into_iter()
-        .chain(moves.iter().map(|m| m.service.clone()))
-        .collect();
+    let services: BTreeSet<ServiceId> =
+        named.into_iter().chain(moves.iter().map(|m| m.service.clone())).collect();
     let rank = present.world.fabric.rank(present.home);
-    let effect = Effect {
-        rank,
-        writes,
-        moves,
-    };
+    let effect = Effect { rank, writes, moves };
     let plan_hash = plan_hash(present, verb, &effect);
     let approvals = services.iter().filter_map(|s| present.world.catalog.get(s));
     let mut approvals_needed = approvals.map(|s| s.approvals).max().unwrap_or(0);
     if !overrides.is_empty() {
         approvals_needed = approvals_needed.max(1);
     }
-    Ok(Proposal {
-        effect,
-        plan_hash,
-        approvals_needed,
-        services,
-    })
+    Ok(Proposal { effect, plan_hash, approvals_needed, services })
 }
 
 fn changes(present: Present<'_>, verb: &Verb) -> Result<Vec<Change>, Refusal> {
@@ -273,18 +222,11 @@ fn changes(present: Present<'_>, verb: &Verb) -> Result<Vec<Change>, Refusal> {
 }
 
 fn select<'a>(present: Present<'a>, selector: &Selector) -> Result<Vec<&'a Service>, Refusal> {
-    let matching = present
-        .world
-        .catalog
-        .iter()
-        .filter(|s| selector.matches(&s.id));
+    let matching = present.world.catalog.iter().filter(|s| selector.matches(&s.id));
     let services: Vec<&Service> = matching.collect();
     if services.is_empty() {
-        return Err(Refusal::usage(
-            "unknown-service",
-            format!("no service matches `{selector}`"),
-        )
-        .hint("`nettctl service list` names them all"));
+        return Err(Refusal::usage("unknown-service", format!("no service matches `{selector}`"))
+            .hint("`nettctl service list` names them all"));
     }
     Ok(services)
 }
@@ -293,17 +235,9 @@ fn known_site(present: Present<'_>, site: &SiteId) -> Result<(), Refusal> {
     if present.world.fabric.site(site).is_some() {
         return Ok(());
     }
-    let known: Vec<&str> = present
-        .world
-        .fabric
-        .sites
-        .iter()
-        .map(|s| s.id.as_str())
-        .collect();
-    Err(
-        Refusal::usage("unknown-site", format!("there is no site `{site}`"))
-            .hint(format!("the sites are {}", known.join(", "))),
-    )
+    let known: Vec<&str> = present.world.fabric.sites.iter().map(|s| s.id.as_str()).collect();
+    Err(Refusal::usage("unknown-site", format!("there is no site `{site}`"))
+        .hint(format!("the sites are {}", known.join(", "))))
 }
 
 fn drained(present: Present<'_>, object: &Object, value: bool) -> Result<Change, Refusal> {
@@ -311,10 +245,7 @@ fn drained(present: Present<'_>, object: &Object, value: bool) -> Result<Change,
         Object::Site(site) => known_site(present, site)?,
         Object::ServiceAt(service, site) => {
             known_site(present, site)?;
-            let selector: Selector = service
-                .as_str()
-                .parse()
-                .expect("a service id is a selector");
+            let selector: Selector = service.as_str().parse().expect("a service id is a selector");
             let found = select(present, &selector)?;
             if !found.iter().any(|s| s.sites().contains(site)) {
                 let message = format!("{service} has no part at site {site}");
@@ -332,10 +263,8 @@ fn revert(present: Present<'_>, task: &EntryId) -> Result<Vec<Change>, Refusal> 
     match read(present.fold, task).state() {
         TaskState::Ended(_) => {}
         TaskState::WaitingApproval => {
-            return Err(
-                Refusal::rule("not-effective", "the task waits for approval")
-                    .hint(format!("`nettctl reject {task}` ends it")),
-            );
+            return Err(Refusal::rule("not-effective", "the task waits for approval")
+                .hint(format!("`nettctl reject {task}` ends it")));
         }
         TaskState::Running => {
             return Err(Refusal::rule("task-open", "the task is still running")
@@ -345,10 +274,7 @@ fn revert(present: Present<'_>, task: &EntryId) -> Result<Vec<Change>, Refusal> 
     let fact = present.fold.task(task).and_then(|record| record.effect());
     let Some(Fact::Effective { effect, .. }) = fact.map(|w| &w.what) else {
         let verb = command.request.ask.verb_name();
-        return Err(Refusal::rule(
-            "not-effective",
-            format!("the {verb} never took effect"),
-        ));
+        return Err(Refusal::rule("not-effective", format!("the {verb} never took effect")));
     };
     for write in &effect.writes {
         let held = present.intent.held(&write.change.subject());
@@ -390,12 +316,7 @@ fn writes(present: Present<'_>, changes: Vec<Change>) -> Vec<Write> {
             Subject::Drained(_) => present.intent.epoch(&subject).next(),
         };
         let prev = present.intent.held(&subject).map(|h| h.order.task.clone());
-        Write {
-            epoch,
-            prev,
-            before: present.intent.value(&subject),
-            change,
-        }
+        Write { epoch, prev, before: present.intent.value(&subject), change }
     };
     changes.into_iter().map(write).collect()
 }
@@ -403,23 +324,14 @@ fn writes(present: Present<'_>, changes: Vec<Change>) -> Vec<Write> {
 /// One more than the highest epoch known of the service, whether it moved or was only directed.
 fn next_epoch(present: Present<'_>, service: &ServiceId) -> Epoch {
     let directed = present.intent.epoch(&Subject::Service(service.clone()));
-    let moved = present
-        .intent
-        .mover(service)
-        .map_or(Epoch(0), |m| m.order.epoch);
+    let moved = present.intent.mover(service).map_or(Epoch(0), |m| m.order.epoch);
     directed.max(moved).next()
 }
 
 fn after_writes(present: Present<'_>, writes: &[Write]) -> Intent {
-    let task: EntryId = "plan.00000000000000000000000000"
-        .parse()
-        .expect("a valid id");
+    let task: EntryId = "plan.00000000000000000000000000".parse().expect("a valid id");
     let rank = present.world.fabric.rank(present.home);
-    let effect = Effect {
-        rank,
-        writes: writes.to_vec(),
-        moves: Vec::new(),
-    };
+    let effect = Effect { rank, writes: writes.to_vec(), moves: Vec::new() };
     let mut after = present.intent.clone();
     after.apply(
         present.world,
@@ -477,14 +389,10 @@ fn refuse_open_tasks(
         let shared = touched.subjects.intersection(&subjects).next().is_some()
             || touched.services.iter().any(|s| services.contains(s));
         if shared {
-            let message = format!(
-                "task {task} by {} is {}",
-                command.request.person.name,
-                state.as_str()
-            );
-            return Err(Refusal::rule("task-open", message).hint(format!(
-                "`nettctl task show {task}` tells what it waits for"
-            )));
+            let message =
+                format!("task {task} by {} is {}", command.request.person.name, state.as_str());
+            return Err(Refusal::rule("task-open", message)
+                .hint(format!("`nettctl task show {task}` tells what it waits for")));
         }
     }
     Ok(())
@@ -505,10 +413,7 @@ fn touched(present: Present<'_>, task: &EntryId, command: &crate::log::entry::Co
         };
     }
     let Ask::Command { verb, .. } = &command.request.ask else {
-        return Touched {
-            subjects: BTreeSet::new(),
-            services: BTreeSet::new(),
-        };
+        return Touched { subjects: BTreeSet::new(), services: BTreeSet::new() };
     };
     let changes = changes(present, verb).unwrap_or_default();
     Touched {
@@ -533,43 +438,18 @@ fn check_services(operator: &Operator, proposal: &Proposal) -> Result<(), Refusa
 
 /// A hash over the meaning: epochs are not in it, the writes they follow are.
 fn plan_hash(present: Present<'_>, verb: &Verb, effect: &Effect) -> String {
-    let mut text = format!(
-        "fabric {}\nverb {}\n",
-        present.world.fabric.hash,
-        verb.name()
-    );
+    let mut text = format!("fabric {}\nverb {}\n", present.world.fabric.hash, verb.name());
     let mut line = |words: std::fmt::Arguments<'_>| {
         writeln!(text, "{words}").expect("writing to a string cannot fail");
     };
-    for Write {
-        epoch: _,
-        prev,
-        change,
-        before,
-    } in &effect.writes
-    {
-        line(format_args!(
-            "write {change:?} over {before:?} after {prev:?}"
-        ));
+    for Write { epoch: _, prev, change, before } in &effect.writes {
+        line(format_args!("write {change:?} over {before:?} after {prev:?}"));
     }
-    for Move {
-        service,
-        epoch: _,
-        prev_epoch: _,
-        from,
-        to,
-        handover,
-    } in &effect.moves
-    {
-        line(format_args!(
-            "move {service} {from:?} to {to:?} {handover:?}"
-        ));
+    for Move { service, epoch: _, prev_epoch: _, from, to, handover } in &effect.moves {
+        line(format_args!("move {service} {from:?} to {to:?} {handover:?}"));
     }
     for step in steps(&effect.moves, present.world) {
-        line(format_args!(
-            "step {} {} after {:?}",
-            step.number, step.kind, step.delay
-        ));
+        line(format_args!("step {} {} after {:?}", step.number, step.kind, step.delay));
     }
     sha256_hex(text.as_bytes())
 }
@@ -579,14 +459,8 @@ impl Ask {
     pub fn verb_name(&self) -> &'static str {
         match self {
             Self::Command { verb, .. } => verb.name(),
-            Self::Wish {
-                kind: WishKind::Approve { .. },
-                ..
-            } => "approve",
-            Self::Wish {
-                kind: WishKind::Reject,
-                ..
-            } => "reject",
+            Self::Wish { kind: WishKind::Approve { .. }, .. } => "approve",
+            Self::Wish { kind: WishKind::Reject, .. } => "reject",
         }
     }
 }

@@ -49,11 +49,7 @@ pub fn next(present: Present<'_>, task: &EntryId, seen: &Seen<'_>) -> Next {
         return Next::Wait(None);
     };
     let reading = read(present.fold, task);
-    let slot = Slot {
-        task: task.clone(),
-        term: 0,
-        index: reading.next_index,
-    };
+    let slot = Slot { task: task.clone(), term: 0, index: reading.next_index };
     match reading.state() {
         TaskState::Ended(_) => Next::Wait(None),
         TaskState::WaitingApproval => waiting(present, command, written.at, slot, seen),
@@ -75,11 +71,7 @@ fn waiting(
     }
     let waited = Duration::from_millis(seen.now.0.saturating_sub(accepted.0));
     if waited >= APPROVAL_TIMEOUT {
-        return end(
-            slot,
-            Outcome::Expired,
-            "not approved within 15 minutes".to_owned(),
-        );
+        return end(slot, Outcome::Expired, "not approved within 15 minutes".to_owned());
     }
     let given = approvals(present.fold, command);
     if given.len() < usize::from(command.approvals_needed) {
@@ -87,28 +79,14 @@ fn waiting(
     }
     // The plan is made again from what is known now: another hash, or a rule that refuses, and the
     // approval does not fit any more.
-    match judge(
-        Present {
-            fold: &without(present, task),
-            ..present
-        },
-        &command.request,
-    ) {
+    match judge(Present { fold: &without(present, task), ..present }, &command.request) {
         Ok(proposal) if proposal.plan_hash == command.plan_hash => {
             let approvals = given.into_iter().map(|g| g.id).collect();
             let effect = proposal.effect;
-            let fact = EffectiveFact {
-                slot,
-                approvals,
-                effect,
-            };
+            let fact = EffectiveFact { slot, approvals, effect };
             Next::Write(Box::new(Body::Effective(fact)))
         }
-        Ok(_) => end(
-            slot,
-            Outcome::Failed,
-            "the state changed since the plan".to_owned(),
-        ),
+        Ok(_) => end(slot, Outcome::Failed, "the state changed since the plan".to_owned()),
         Err(refusal) => {
             let reason = format!("refused when it was to take effect: {refusal}");
             end(slot, Outcome::Failed, reason)
@@ -136,13 +114,7 @@ fn running(
         return Next::Wait(None);
     };
     let site = present.home;
-    let course = Course {
-        world: present.world,
-        before: present.intent,
-        task,
-        site,
-        effect,
-    };
+    let course = Course { world: present.world, before: present.intent, task, site, effect };
     let steps = course.steps();
     let at = |number: u32| steps.iter().find(|s| s.number == number);
     if let Some(step) = reading.open_step().and_then(at) {
@@ -193,10 +165,7 @@ fn open_step(
         Some(_) | None => {
             let names: Vec<&str> = missing.into_iter().map(NodeId::as_str).collect();
             let seconds = STEP_TIMEOUT.as_secs();
-            let reason = format!(
-                "no acknowledgement in {seconds} s from {}",
-                names.join(", ")
-            );
+            let reason = format!("no acknowledgement in {seconds} s from {}", names.join(", "));
             fact_of(slot, step.number, StepState::Failed { reason })
         }
     }
@@ -207,9 +176,5 @@ fn fact_of(slot: Slot, step: u32, state: StepState) -> Next {
 }
 
 fn end(slot: Slot, outcome: Outcome, reason: String) -> Next {
-    Next::Write(Box::new(Body::End(EndFact {
-        slot,
-        outcome,
-        reason,
-    })))
+    Next::Write(Box::new(Body::End(EndFact { slot, outcome, reason })))
 }

@@ -78,19 +78,8 @@ struct Part {
 }
 
 fn add(phases: &mut BTreeMap<(u8, u8), Step>, group: u8, a_move: &Move, parts: Vec<Part>) {
-    for Part {
-        phase,
-        kind,
-        state,
-        delay,
-    } in parts
-    {
-        let empty = Step {
-            number: 0,
-            kind,
-            states: BTreeMap::new(),
-            delay: Duration::ZERO,
-        };
+    for Part { phase, kind, state, delay } in parts {
+        let empty = Step { number: 0, kind, states: BTreeMap::new(), delay: Duration::ZERO };
         let step = phases.entry((group, phase)).or_insert(empty);
         step.states.insert(a_move.service.clone(), state);
         step.delay = step.delay.max(delay);
@@ -98,15 +87,8 @@ fn add(phases: &mut BTreeMap<(u8, u8), Step>, group: u8, a_move: &Move, parts: V
 }
 
 fn make_before_break(a_move: &Move, world: World<'_>) -> Vec<Part> {
-    let Move {
-        service, from, to, ..
-    } = a_move;
-    let now = |phase, kind, state| Part {
-        phase,
-        kind,
-        state,
-        delay: Duration::ZERO,
-    };
+    let Move { service, from, to, .. } = a_move;
+    let now = |phase, kind, state| Part { phase, kind, state, delay: Duration::ZERO };
     let mut parts = Vec::new();
     let both: BTreeSet<SiteId> = from.accept.union(&to.accept).cloned().collect();
     let mut state = from.clone();
@@ -115,26 +97,14 @@ fn make_before_break(a_move: &Move, world: World<'_>) -> Vec<Part> {
         parts.push(now(0, StepKind::Activate, state.clone()));
         parts.push(now(1, StepKind::Verify, state.clone()));
     }
-    state = Traffic {
-        spread: to.spread.clone(),
-        answers: to.answers.clone(),
-        accept: both,
-    };
+    state = Traffic { spread: to.spread.clone(), answers: to.answers.clone(), accept: both };
     if state != *from {
         parts.push(now(2, StepKind::Shift, state.clone()));
     }
     if state != *to {
-        let sticky = world
-            .catalog
-            .get(service)
-            .map_or(Duration::ZERO, |s| s.sticky);
+        let sticky = world.catalog.get(service).map_or(Duration::ZERO, |s| s.sticky);
         let delay = sticky;
-        parts.push(Part {
-            phase: 3,
-            kind: StepKind::Withdraw,
-            state: to.clone(),
-            delay,
-        });
+        parts.push(Part { phase: 3, kind: StepKind::Withdraw, state: to.clone(), delay });
     }
     parts
 }
@@ -149,23 +119,14 @@ fn must_accept_first(from: &Traffic, to: &Traffic, world: World<'_>) -> bool {
         Deliver::Local | Deliver::Drained => false,
     };
     let sites = || world.fabric.sites.iter().map(|s| &s.id);
-    new.into_iter()
-        .any(|target| sites().any(|sender| sends_to(sender, target)))
+    new.into_iter().any(|target| sites().any(|sender| sends_to(sender, target)))
 }
 
 fn break_before_make(a_move: &Move) -> Vec<Part> {
     let Move { from, to, .. } = a_move;
-    let now = |phase, kind, state| Part {
-        phase,
-        kind,
-        state,
-        delay: Duration::ZERO,
-    };
-    let nowhere = Traffic {
-        spread: Spread::Nowhere,
-        accept: BTreeSet::new(),
-        answers: from.answers.clone(),
-    };
+    let now = |phase, kind, state| Part { phase, kind, state, delay: Duration::ZERO };
+    let nowhere =
+        Traffic { spread: Spread::Nowhere, accept: BTreeSet::new(), answers: from.answers.clone() };
     let mut parts = Vec::new();
     let ends_nowhere = to.spread == Spread::Nowhere;
     let stopped = if ends_nowhere { to.clone() } else { nowhere };

@@ -46,14 +46,7 @@ impl Reading {
     pub fn of(record: &TaskRecord) -> Self {
         let mut reading = Self::default();
         for fact in record.facts() {
-            let Written {
-                entry,
-                site,
-                node,
-                at,
-                seq,
-                what,
-            } = fact;
+            let Written { entry, site, node, at, seq, what } = fact;
             reading.next_index += 1;
             reading.last = Some(Written {
                 entry: entry.clone(),
@@ -107,15 +100,8 @@ pub fn start_slot(fold: &Fold, task: &EntryId, step: u32) -> Option<Slot> {
         Fact::Step(fact) if fact.step == step => matches!(fact.state, StepState::Started),
         Fact::Step(_) | Fact::Effective { .. } | Fact::End(_) => false,
     };
-    let index = facts
-        .zip(0u32..)
-        .find(|(fact, _)| starts(fact))
-        .map(|(_, index)| index)?;
-    Some(Slot {
-        task: task.clone(),
-        term: 0,
-        index,
-    })
+    let index = facts.zip(0u32..).find(|(fact, _)| starts(fact)).map(|(_, index)| index)?;
+    Some(Slot { task: task.clone(), term: 0, index })
 }
 
 /// The approvals that count for a task: bound to its plan, and from two different people neither of
@@ -135,9 +121,7 @@ pub fn approvals(fold: &Fold, command: &Command) -> Vec<Given> {
 
 /// The rejection of a task, if there is one.
 pub fn rejection(fold: &Fold, task: &EntryId) -> Option<Given> {
-    wishes(fold, task)
-        .into_iter()
-        .find(|given| given.kind == WishKind::Reject)
+    wishes(fold, task).into_iter().find(|given| given.kind == WishKind::Reject)
 }
 
 fn wishes(fold: &Fold, task: &EntryId) -> Vec<Given> {

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The agent: everything that touches this host, the network, the operator or the clock.
+
+pub mod bus;

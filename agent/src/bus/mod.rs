@@ -1,0 +1,3 @@
+//! stub
+pub mod subject;
+pub mod wire;

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The agent on each site's border and route nodes, and `nettctl`.
+
+pub mod api;

@@ -1,3 +1,5 @@
 //! The agent: everything that touches this host, the network, the operator or the clock.
 
+pub mod api;
 pub mod bus;
+pub mod controller;

@@ -238,7 +238,7 @@ impl Controller {
         TURN * u32::try_from(place).unwrap_or(u32::MAX)
     }
 
-    fn ack_of(&self, node: &NodeId, slot: &Slot) -> Option<Ack> {
+    pub(super) fn ack_of(&self, node: &NodeId, slot: &Slot) -> Option<Ack> {
         if *node == self.setting.node.id {
             return self.doing.own_ack(slot);
         }

@@ -92,6 +92,7 @@ enum OutcomeDoc {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EffectDoc {
+    rank: u32,
     writes: Vec<WriteDoc>,
     moves: Vec<MoveDoc>,
 }
@@ -132,6 +133,7 @@ enum DirectiveDoc {
 struct MoveDoc {
     service: String,
     epoch: u64,
+    prev_epoch: u64,
     from: TrafficDoc,
     to: TrafficDoc,
     handover: HandoverDoc,
@@ -379,16 +381,18 @@ impl OutcomeDoc {
 
 impl EffectDoc {
     fn write(effect: &Effect) -> Self {
-        let Effect { writes, moves } = effect;
+        let Effect { rank, writes, moves } = effect;
         Self {
+            rank: *rank,
             writes: writes.iter().map(WriteDoc::write).collect(),
             moves: moves.iter().map(MoveDoc::write).collect(),
         }
     }
 
     fn read(self) -> Result<Effect, OpenError> {
-        let Self { writes, moves } = self;
+        let Self { rank, writes, moves } = self;
         Ok(Effect {
+            rank,
             writes: writes
                 .into_iter()
                 .map(WriteDoc::read)
@@ -492,6 +496,7 @@ impl MoveDoc {
         let Move {
             service,
             epoch,
+            prev_epoch,
             from,
             to,
             handover,
@@ -499,6 +504,7 @@ impl MoveDoc {
         Self {
             service: service.to_string(),
             epoch: epoch.0,
+            prev_epoch: prev_epoch.0,
             from: TrafficDoc::write(from),
             to: TrafficDoc::write(to),
             handover: match handover {
@@ -512,6 +518,7 @@ impl MoveDoc {
         let Self {
             service,
             epoch,
+            prev_epoch,
             from,
             to,
             handover,
@@ -519,6 +526,7 @@ impl MoveDoc {
         Ok(Move {
             service: id("move.service", &service)?,
             epoch: Epoch(epoch),
+            prev_epoch: Epoch(prev_epoch),
             from: from.read()?,
             to: to.read()?,
             handover: match handover {

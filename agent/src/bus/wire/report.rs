@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
-use nett_policy::log::entry::{FabricRef, Slot};
+use nett_policy::log::entry::FabricRef;
+pub use nett_policy::task::next::Ack;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -46,15 +47,6 @@ pub struct Head {
     pub seq: u64,
     /// The hash of the entry there.
     pub hash: String,
-}
-
-/// A node's word that it did its part of a step, or could not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ack {
-    /// The slot of the fact that started the step.
-    pub slot: Slot,
-    pub ok: bool,
-    pub evidence: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,3 +3,5 @@
 pub mod api;
 pub mod bus;
 pub mod controller;
+pub mod journal;
+pub mod probe;

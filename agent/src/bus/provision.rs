@@ -103,10 +103,7 @@ pub fn streams(fabric: &Fabric, site: &SiteId) -> Vec<StreamPlan> {
     for what in Replicated::ALL {
         plans.push(StreamPlan {
             purpose: format!("the {} of site {site}", noun(what)),
-            config: Config {
-                subjects: vec![what.subjects(site)],
-                ..replicated(what, site)
-            },
+            config: Config { subjects: vec![what.subjects(site)], ..replicated(what, site) },
         });
     }
     plans.extend(commands(fabric, site));
@@ -114,10 +111,7 @@ pub fn streams(fabric: &Fabric, site: &SiteId) -> Vec<StreamPlan> {
         purpose: "observations of the last hour".to_owned(),
         config: Config {
             name: subject::observation_stream(site),
-            subjects: vec![
-                format!("nett.l.obs.{site}.>"),
-                format!("nett.l.fact.{site}.>"),
-            ],
+            subjects: vec![format!("nett.l.obs.{site}.>"), format!("nett.l.fact.{site}.>")],
             storage: StorageType::Memory,
             max_age: Duration::from_secs(3600),
             max_bytes: 32 * MIB,
@@ -137,10 +131,7 @@ pub fn streams(fabric: &Fabric, site: &SiteId) -> Vec<StreamPlan> {
             };
             plans.push(StreamPlan {
                 purpose: format!("mirror of the {} of site {}", noun(what), peer.id),
-                config: Config {
-                    mirror: Some(origin),
-                    ..replicated(what, &peer.id)
-                },
+                config: Config { mirror: Some(origin), ..replicated(what, &peer.id) },
             });
         }
     }
@@ -189,12 +180,9 @@ fn replicated(what: Replicated, site: &SiteId) -> Config {
             deny_delete: true,
             ..base()
         },
-        Replicated::State => Config {
-            name,
-            max_bytes: 16 * MIB,
-            max_messages_per_subject: 1,
-            ..base()
-        },
+        Replicated::State => {
+            Config { name, max_bytes: 16 * MIB, max_messages_per_subject: 1, ..base() }
+        }
     }
 }
 
@@ -202,10 +190,7 @@ fn replicated(what: Replicated, site: &SiteId) -> Config {
 /// fits the peer's permissions. `None` for a fabric of one site.
 fn commands(fabric: &Fabric, site: &SiteId) -> Option<StreamPlan> {
     let from = |peer: &SiteId| {
-        [
-            format!("nett.x.cmd.{site}.{peer}.>"),
-            format!("nett.x.coord.{site}.{peer}.>"),
-        ]
+        [format!("nett.x.cmd.{site}.{peer}.>"), format!("nett.x.coord.{site}.{peer}.>")]
     };
     let subjects: Vec<String> = fabric.other_sites(site).flat_map(|p| from(&p.id)).collect();
     (!subjects.is_empty()).then(|| StreamPlan {
@@ -282,11 +267,7 @@ async fn walk(
             }
             None => Outcome::Missing,
         };
-        findings.push(Finding {
-            stream,
-            purpose,
-            outcome,
-        });
+        findings.push(Finding { stream, purpose, outcome });
     }
     Ok(findings)
 }
@@ -295,10 +276,9 @@ async fn walk(
 async fn check_domain(context: &Context, site: &SiteId) -> Result<(), ProvisionError> {
     let found = context.client().server_info().domain;
     match found {
-        Some(found) if found != site.as_str() => Err(ProvisionError::Domain {
-            site: site.clone(),
-            found,
-        }),
+        Some(found) if found != site.as_str() => {
+            Err(ProvisionError::Domain { site: site.clone(), found })
+        }
         _ => Ok(()),
     }
 }
@@ -313,10 +293,7 @@ async fn existing(context: &Context, stream: &str) -> Result<Option<Config>, Pro
             {
                 Ok(None)
             }
-            _ => Err(ProvisionError::Look {
-                stream: stream.to_owned(),
-                source: error,
-            }),
+            _ => Err(ProvisionError::Look { stream: stream.to_owned(), source: error }),
         },
     }
 }
@@ -359,41 +336,13 @@ fn differences(existing: &Config, wanted: &Config) -> Vec<String> {
         subjects
     };
     let (is, should) = (existing, wanted);
-    compare(
-        "subjects",
-        format!("{:?}", sorted(is)),
-        format!("{:?}", sorted(should)),
-    );
-    compare(
-        "mirror",
-        format!("{:?}", origin(is)),
-        format!("{:?}", origin(should)),
-    );
-    compare(
-        "storage",
-        format!("{:?}", is.storage),
-        format!("{:?}", should.storage),
-    );
-    compare(
-        "discard",
-        format!("{:?}", is.discard),
-        format!("{:?}", should.discard),
-    );
-    compare(
-        "max_bytes",
-        is.max_bytes.to_string(),
-        should.max_bytes.to_string(),
-    );
-    compare(
-        "max_age",
-        format!("{:?}", is.max_age),
-        format!("{:?}", should.max_age),
-    );
-    compare(
-        "deny_delete",
-        is.deny_delete.to_string(),
-        should.deny_delete.to_string(),
-    );
+    compare("subjects", format!("{:?}", sorted(is)), format!("{:?}", sorted(should)));
+    compare("mirror", format!("{:?}", origin(is)), format!("{:?}", origin(should)));
+    compare("storage", format!("{:?}", is.storage), format!("{:?}", should.storage));
+    compare("discard", format!("{:?}", is.discard), format!("{:?}", should.discard));
+    compare("max_bytes", is.max_bytes.to_string(), should.max_bytes.to_string());
+    compare("max_age", format!("{:?}", is.max_age), format!("{:?}", should.max_age));
+    compare("deny_delete", is.deny_delete.to_string(), should.deny_delete.to_string());
     compare(
         "max_msgs_per_subject",
         is.max_messages_per_subject.to_string(),

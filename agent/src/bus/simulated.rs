@@ -70,11 +70,7 @@ struct Agent {
 impl SimulatedNet {
     /// Servers for every site, all reachable; `seed` decides orders.
     pub fn new(fabric: Arc<Fabric>, seed: u64) -> Self {
-        let logs = fabric
-            .sites
-            .iter()
-            .map(|s| (s.id.clone(), Vec::new()))
-            .collect();
+        let logs = fabric.sites.iter().map(|s| (s.id.clone(), Vec::new())).collect();
         let state = State {
             fabric,
             logs,
@@ -87,9 +83,7 @@ impl SimulatedNet {
             reorder: false,
             random: seed | 1,
         };
-        Self {
-            state: Arc::new(Mutex::new(state)),
-        }
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Connects an agent that reads each log from `start` (1 where missing). `capacity` bounds the
@@ -108,10 +102,7 @@ impl SimulatedNet {
             site: site.clone(),
             node: node.clone(),
             events,
-            read: start
-                .iter()
-                .map(|(site, seq)| (site.clone(), begin(seq)))
-                .collect(),
+            read: start.iter().map(|(site, seq)| (site.clone(), begin(seq))).collect(),
             caught_up: BTreeSet::new(),
             reports: BTreeMap::new(),
             connected: false,
@@ -119,22 +110,13 @@ impl SimulatedNet {
         let place = state.agents.len() - 1;
         state.deliver();
         drop(state);
-        let bus = SimulatedBus {
-            net: self.clone(),
-            place,
-            site: site.clone(),
-            node: node.clone(),
-        };
+        let bus = SimulatedBus { net: self.clone(), place, site: site.clone(), node: node.clone() };
         (bus, receiver)
     }
 
     /// Cuts two sites apart, or joins them again.
     pub fn cut(&self, a: &SiteId, b: &SiteId, cut: bool) {
-        let pair = if a < b {
-            (a.clone(), b.clone())
-        } else {
-            (b.clone(), a.clone())
-        };
+        let pair = if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
         let mut state = self.lock();
         if cut {
             state.cuts.insert(pair);
@@ -174,10 +156,7 @@ impl SimulatedNet {
     /// Stores bytes in a site's stream as they are: forged, old, damaged.
     pub fn inject(&self, site: &SiteId, subject: &str, bytes: &[u8]) {
         let mut state = self.lock();
-        let stored = Stored {
-            subject: subject.to_owned(),
-            bytes: bytes.into(),
-        };
+        let stored = Stored { subject: subject.to_owned(), bytes: bytes.into() };
         state.logs.entry(site.clone()).or_default().push(stored);
         state.deliver();
     }
@@ -192,26 +171,13 @@ impl SimulatedNet {
     ) -> Option<oneshot::Receiver<Vec<u8>>> {
         let mut state = self.lock();
         let of_site = |(_, a): &(usize, &Agent)| a.site == *site && a.connected;
-        let places: Vec<usize> = state
-            .agents
-            .iter()
-            .enumerate()
-            .filter(of_site)
-            .map(|(n, _)| n)
-            .collect();
-        let pick = if state.reorder {
-            state.next_random()
-        } else {
-            0
-        };
+        let places: Vec<usize> =
+            state.agents.iter().enumerate().filter(of_site).map(|(n, _)| n).collect();
+        let pick = if state.reorder { state.next_random() } else { 0 };
         let place = *places.get(pick.checked_rem(places.len())?)?;
         let (reply, answer) = Responder::channel();
         let (bytes, subject) = (bytes.into(), subject.to_owned());
-        let event = BusEvent::Request {
-            bytes,
-            subject,
-            reply,
-        };
+        let event = BusEvent::Request { bytes, subject, reply };
         state.agents[place].events.try_send(event).ok()?;
         Some(answer)
     }
@@ -224,26 +190,16 @@ impl SimulatedNet {
         bytes: &[u8],
     ) -> Option<oneshot::Receiver<Vec<u8>>> {
         let state = self.lock();
-        let agent = state
-            .agents
-            .iter()
-            .rev()
-            .find(|a| a.node == *node && a.connected)?;
+        let agent = state.agents.iter().rev().find(|a| a.node == *node && a.connected)?;
         let (reply, answer) = Responder::channel();
         let subject = subject::rpc(&agent.site, node, operation);
-        let event = BusEvent::Rpc {
-            bytes: bytes.into(),
-            subject,
-            reply,
-        };
+        let event = BusEvent::Rpc { bytes: bytes.into(), subject, reply };
         agent.events.try_send(event).ok()?;
         Some(answer)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("no code panics while it holds this lock")
+        self.state.lock().expect("no code panics while it holds this lock")
     }
 }
 
@@ -263,11 +219,7 @@ impl State {
     }
 
     fn joined(&self, a: &SiteId, b: &SiteId) -> bool {
-        let pair = if a < b {
-            (a.clone(), b.clone())
-        } else {
-            (b.clone(), a.clone())
-        };
+        let pair = if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
         a == b || (self.up(a) && self.up(b) && !self.cuts.contains(&pair))
     }
 
@@ -314,11 +266,7 @@ impl State {
         let up = self.up(&self.agents[place].site);
         let agent = &mut self.agents[place];
         if agent.connected != up {
-            let event = if up {
-                BusEvent::Connected
-            } else {
-                BusEvent::Disconnected
-            };
+            let event = if up { BusEvent::Connected } else { BusEvent::Disconnected };
             if agent.events.try_send(event).is_err() {
                 return false;
             }
@@ -331,11 +279,7 @@ impl State {
 
     fn entries(&mut self, place: usize, site: &SiteId) {
         let agent = &mut self.agents[place];
-        let held = self
-            .mirrors
-            .get(&(agent.site.clone(), site.clone()))
-            .copied()
-            .unwrap_or(0);
+        let held = self.mirrors.get(&(agent.site.clone(), site.clone())).copied().unwrap_or(0);
         let log = &self.logs[site];
         let read = agent.read.entry(site.clone()).or_default();
         while *read < held {
@@ -371,11 +315,7 @@ impl State {
                 Ok(report) => BusEvent::Report(report),
                 Err(error) => {
                     let (site, subject) = (site.clone(), subject.clone());
-                    BusEvent::BadReport {
-                        site,
-                        subject,
-                        error,
-                    }
+                    BusEvent::BadReport { site, subject, error }
                 }
             };
             if agent.events.try_send(event).is_ok() {
@@ -388,20 +328,10 @@ impl State {
 fn event(stored: &Stored, site: &SiteId, stream_seq: u64, fabric: &Fabric) -> BusEvent {
     let site = site.clone();
     match Sealed::open(&stored.bytes, &stored.subject, fabric) {
-        Ok(sealed) => BusEvent::Entry {
-            sealed,
-            stream_seq,
-            site,
-        },
+        Ok(sealed) => BusEvent::Entry { sealed, stream_seq, site },
         Err(error) => {
             let (subject, bytes) = (stored.subject.clone(), Arc::clone(&stored.bytes));
-            BusEvent::BadEntry {
-                site,
-                stream_seq,
-                subject,
-                bytes,
-                error,
-            }
+            BusEvent::BadEntry { site, stream_seq, subject, bytes, error }
         }
     }
 }

@@ -145,11 +145,7 @@ fn about(verb: &Verb) -> String {
 
 /// The id of the one service a selector names, or `many`: the members are in the body.
 fn selector_token(selector: &Selector) -> String {
-    if selector.is_exact() {
-        selector.as_str().replace('/', "~")
-    } else {
-        "many".to_owned()
-    }
+    if selector.is_exact() { selector.as_str().replace('/', "~") } else { "many".to_owned() }
 }
 
 /// The kind of an entry, as written in its envelope, its subject and its header.
@@ -169,11 +165,7 @@ pub fn entry_kind(body: &Body) -> &'static str {
 
 /// Where an entry is stored: `nett.r.log.SITE.KIND.SUBJECT`.
 pub fn entry(site: &SiteId, body: &Body) -> String {
-    format!(
-        "nett.r.log.{site}.{}.{}",
-        entry_kind(body),
-        entry_about(body)
-    )
+    format!("nett.r.log.{site}.{}.{}", entry_kind(body), entry_about(body))
 }
 
 fn entry_about(body: &Body) -> String {

@@ -106,11 +106,7 @@ impl Follower {
                 }),
                 Stop::Replaced { found } => {
                     let site = self.site.clone();
-                    Some(BusEvent::LogReplaced {
-                        site,
-                        read: last,
-                        found,
-                    })
+                    Some(BusEvent::LogReplaced { site, read: last, found })
                 }
             };
             if let Some(event) = event.filter(|_| !told) {
@@ -143,9 +139,7 @@ impl Follower {
         let found = stream.cached_info().state.last_sequence;
         let deliver_policy = match self.what {
             What::Log { .. } if found < last => return Err(Stop::Replaced { found }),
-            What::Log { .. } => DeliverPolicy::ByStartSequence {
-                start_sequence: last + 1,
-            },
+            What::Log { .. } => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
             What::State => DeliverPolicy::LastPerSubject,
         };
         let client = self.context.client();
@@ -166,18 +160,10 @@ impl Follower {
             memory_storage: true,
             ..push::Config::default()
         };
-        let consumer = self
-            .context
-            .create_consumer_on_stream(config, &self.stream)
-            .await;
+        let consumer = self.context.create_consumer_on_stream(config, &self.stream).await;
         let consumer = consumer.map_err(|error| Stop::Missing(describe(&error)))?;
         let waiting = consumer.cached_info().num_pending;
-        Ok(Reading {
-            messages,
-            delivered: 0,
-            waiting,
-            caught_up: false,
-        })
+        Ok(Reading { messages, delivered: 0, waiting, caught_up: false })
     }
 
     /// The server refuses a last-per-subject consumer without a filter.
@@ -250,10 +236,7 @@ impl Follower {
         reading: &mut Reading,
         last: &mut u64,
     ) -> Result<(), Stop> {
-        let message = jetstream::Message {
-            message,
-            context: self.context.clone(),
-        };
+        let message = jetstream::Message { message, context: self.context.clone() };
         let Ok(info) = message.info() else {
             return Err(Stop::Again("a message without numbers"));
         };
@@ -274,29 +257,15 @@ impl Follower {
         let (site, subject) = (self.site.clone(), message.subject.to_string());
         match self.what {
             What::Log { .. } => match Sealed::open(&message.payload, &subject, &self.fabric) {
-                Ok(sealed) => BusEvent::Entry {
-                    sealed,
-                    stream_seq,
-                    site,
-                },
+                Ok(sealed) => BusEvent::Entry { sealed, stream_seq, site },
                 Err(error) => {
                     let bytes = message.payload.as_ref().into();
-                    BusEvent::BadEntry {
-                        site,
-                        stream_seq,
-                        subject,
-                        bytes,
-                        error,
-                    }
+                    BusEvent::BadEntry { site, stream_seq, subject, bytes, error }
                 }
             },
             What::State => match open_report(&message.payload, &subject, &self.fabric) {
                 Ok(report) => BusEvent::Report(report),
-                Err(error) => BusEvent::BadReport {
-                    site,
-                    subject,
-                    error,
-                },
+                Err(error) => BusEvent::BadReport { site, subject, error },
             },
         }
     }

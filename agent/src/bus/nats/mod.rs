@@ -117,10 +117,7 @@ impl NatsBus {
         if fabric.site(&config.site).is_none() {
             return Err(StartError::UnknownSite(config.site));
         }
-        let (link_sender, link) = watch::channel(Link {
-            up: false,
-            generation: 0,
-        });
+        let (link_sender, link) = watch::channel(Link { up: false, generation: 0 });
         let client = connect(&config, link_sender).await?;
         let context = jetstream::context::ContextBuilder::new()
             .timeout(REQUEST_DEADLINE)
@@ -130,11 +127,7 @@ impl NatsBus {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(tell_link(link.clone(), events.clone()));
-        tasks.spawn(take_requests(
-            client.clone(),
-            config.site.clone(),
-            events.clone(),
-        ));
+        tasks.spawn(take_requests(client.clone(), config.site.clone(), events.clone()));
         let rpc = subject::rpc_of(&config.site, &config.node);
         tasks.spawn(take_rpc(client.clone(), rpc, events.clone()));
         for site in fabric.sites.iter().map(|s| s.id.clone()) {
@@ -153,16 +146,7 @@ impl NatsBus {
             }
         }
         let NatsConfig { site, node, .. } = config;
-        Ok((
-            Self {
-                client,
-                context,
-                site,
-                node,
-                _tasks: tasks,
-            },
-            receiver,
-        ))
+        Ok((Self { client, context, site, node, _tasks: tasks }, receiver))
     }
 
     async fn publish(&self, subject: String, message: PublishMessage) -> Result<u64, AppendError> {
@@ -248,9 +232,7 @@ fn append_error(error: &jetstream::context::PublishError) -> AppendError {
         | PublishErrorKind::MaxAckPending
         | PublishErrorKind::MaxPayloadExceeded => AppendError::Refused(text()),
         PublishErrorKind::Other => {
-            let code = error
-                .source()
-                .and_then(|s| s.downcast_ref::<jetstream::Error>());
+            let code = error.source().and_then(|s| s.downcast_ref::<jetstream::Error>());
             match code.map(|e| e.error_code().0) {
                 Some(FULL) => AppendError::Refused("the stream of the log is full".to_owned()),
                 _ => AppendError::Refused(text()),
@@ -272,10 +254,7 @@ async fn connect(config: &NatsConfig, link: watch::Sender<Link>) -> Result<Clien
             note(&link, &event);
             std::future::ready(())
         });
-    options
-        .connect(config.urls.clone())
-        .await
-        .map_err(StartError::Connect)
+    options.connect(config.urls.clone()).await.map_err(StartError::Connect)
 }
 
 /// What all of Nett's connections share: key, certificate, deadlines.
@@ -290,10 +269,8 @@ pub(super) fn options(seed: &str, tls: Option<&TlsFiles>) -> Result<ConnectOptio
         .reconnect_delay_callback(reconnect_delay);
     if let Some(TlsFiles { ca, cert, key }) = tls {
         for path in [ca, cert, key] {
-            std::fs::metadata(path).map_err(|source| StartError::File {
-                path: path.clone(),
-                source,
-            })?;
+            std::fs::metadata(path)
+                .map_err(|source| StartError::File { path: path.clone(), source })?;
         }
         options = options
             .require_tls(true)
@@ -318,10 +295,7 @@ fn reconnect_delay(attempts: usize) -> Duration {
 fn note(link: &watch::Sender<Link>, event: &Event) {
     match event {
         Event::Connected => link.send_modify(|l| {
-            *l = Link {
-                up: true,
-                generation: l.generation + 1,
-            };
+            *l = Link { up: true, generation: l.generation + 1 };
         }),
         Event::Disconnected | Event::Closed => link.send_modify(|l| l.up = false),
         Event::ServerError(error) => {
@@ -340,10 +314,7 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
 /// Tells the controller about each change of the connection; two changes in quick succession may
 /// be told as one.
 async fn tell_link(mut link: watch::Receiver<Link>, events: mpsc::Sender<BusEvent>) {
-    let mut told = Link {
-        up: false,
-        generation: 0,
-    };
+    let mut told = Link { up: false, generation: 0 };
     loop {
         let now = *link.borrow_and_update();
         let other = now.generation != told.generation;
@@ -367,11 +338,7 @@ async fn take_requests(client: Client, site: SiteId, events: mpsc::Sender<BusEve
     let (subject, group) = (subject::commands(&site), subject::QUEUE_GROUP.to_owned());
     let subscribe = || client.queue_subscribe(subject.clone(), group.clone());
     while let Ok(subscription) = subscribe().await {
-        let wrap = |bytes, subject, reply| BusEvent::Request {
-            bytes,
-            subject,
-            reply,
-        };
+        let wrap = |bytes, subject, reply| BusEvent::Request { bytes, subject, reply };
         take(subscription, &client, &events, wrap).await;
         if events.is_closed() {
             return;
@@ -381,11 +348,7 @@ async fn take_requests(client: Client, site: SiteId, events: mpsc::Sender<BusEve
 
 async fn take_rpc(client: Client, subject: String, events: mpsc::Sender<BusEvent>) {
     while let Ok(subscription) = client.subscribe(subject.clone()).await {
-        let wrap = |bytes, subject, reply| BusEvent::Rpc {
-            bytes,
-            subject,
-            reply,
-        };
+        let wrap = |bytes, subject, reply| BusEvent::Rpc { bytes, subject, reply };
         take(subscription, &client, &events, wrap).await;
         if events.is_closed() {
             return;
@@ -409,10 +372,7 @@ async fn take(
         if message.payload.len() > MAX_BYTES {
             continue;
         }
-        let reply = Responder::nats(Reply {
-            client: client.clone(),
-            to,
-        });
+        let reply = Responder::nats(Reply { client: client.clone(), to });
         let bytes: Arc<[u8]> = message.payload.as_ref().into();
         match events.try_send(wrap(bytes, message.subject.to_string(), reply)) {
             Ok(()) => {}

@@ -82,9 +82,7 @@ pub fn render(
     site: &SiteId,
     options: &RenderOptions,
 ) -> Result<String, RenderError> {
-    let own = fabric
-        .site(site)
-        .ok_or_else(|| RenderError::UnknownSite(site.clone()))?;
+    let own = fabric.site(site).ok_or_else(|| RenderError::UnknownSite(site.clone()))?;
     let tls = tls(&options.tls)?;
     let mut out = String::new();
     let to_string = "writing to a string cannot fail";
@@ -171,19 +169,9 @@ fn accounts(
     let to_string = "writing to a string cannot fail";
     out.push_str("accounts {\n");
     if let Some(system) = &fabric.bus.system {
-        writeln!(
-            out,
-            "  SYS {{ users: [ {{ nkey: {} }} ] }}",
-            quoted(system)?
-        )
-        .expect(to_string);
+        writeln!(out, "  SYS {{ users: [ {{ nkey: {} }} ] }}", quoted(system)?).expect(to_string);
     }
-    let Limits {
-        file,
-        memory,
-        streams,
-        consumers,
-    } = limits;
+    let Limits { file, memory, streams, consumers } = limits;
     writeln!(
         out,
         "  NETT {{\n    jetstream: {{ max_mem: {memory}, max_file: {file}, \
@@ -197,20 +185,12 @@ fn accounts(
     out.push_str("      # the agents of this site\n");
     for node in fabric.nodes.iter().filter(|n| n.site == own.id) {
         let Node { id: _, key, .. } = node;
-        user(
-            out,
-            &format!("nkey: {}", quoted(key)?),
-            &permissions::agent(node),
-        );
+        user(out, &format!("nkey: {}", quoted(key)?), &permissions::agent(node));
     }
     out.push_str("      # operators: commands and questions only\n");
     for operator in &fabric.operators {
         let permissions = permissions::operator(operator, &own.id);
-        user(
-            out,
-            &format!("nkey: {}", quoted(&operator.key)?),
-            &permissions,
-        );
+        user(out, &format!("nkey: {}", quoted(&operator.key)?), &permissions);
     }
     let lower = fabric.sites.iter().filter(|s| s.rank > own.rank);
     for site in lower {
@@ -231,21 +211,13 @@ fn accounts(
 }
 
 fn user(out: &mut String, login: &str, permissions: &Permissions) {
-    let Permissions {
-        publish,
-        subscribe,
-        subscribe_deny,
-        responses,
-    } = permissions;
+    let Permissions { publish, subscribe, subscribe_deny, responses } = permissions;
     let deny = match subscribe_deny.as_slice() {
         [] => String::new(),
         denied => format!(", deny: {}", list(denied)),
     };
-    let responses = if *responses {
-        ",\n        allow_responses: { max: 4, expires: \"30s\" }"
-    } else {
-        ""
-    };
+    let responses =
+        if *responses { ",\n        allow_responses: { max: 4, expires: \"30s\" }" } else { "" };
     writeln!(
         out,
         "      {{ {login}, permissions: {{\n        publish: {{ allow: {} }},\n        \
@@ -260,11 +232,7 @@ fn leaf_login(site: &Site, options: &RenderOptions) -> Result<String, RenderErro
     match options.server {
         ServerLine::V2_9 => {
             let secret = secret(&site.id, options)?;
-            Ok(format!(
-                "user: \"leaf-{}\", password: {}",
-                site.id,
-                quoted(secret)?
-            ))
+            Ok(format!("user: \"leaf-{}\", password: {}", site.id, quoted(secret)?))
         }
         ServerLine::V2_10 => {
             let key = site.leaf_key.as_ref();
@@ -340,10 +308,7 @@ fn leaf_url(
     quoted(url)?;
     let rest = url
         .strip_prefix("tls://")
-        .ok_or_else(|| RenderError::LeafUrl {
-            site: to.id.clone(),
-            url: url.to_owned(),
-        })?;
+        .ok_or_else(|| RenderError::LeafUrl { site: to.id.clone(), url: url.to_owned() })?;
     Ok(match options.server {
         ServerLine::V2_9 => format!("tls://leaf-{from}:{}@{rest}", secret(from, options)?),
         ServerLine::V2_10 => url.to_owned(),
@@ -353,12 +318,7 @@ fn leaf_url(
 fn tls(files: &TlsFiles) -> Result<String, RenderError> {
     let TlsFiles { ca, cert, key } = files;
     let path = |p: &PathBuf| quoted(&p.to_string_lossy());
-    Ok(format!(
-        "cert_file: {}, key_file: {}, ca_file: {}",
-        path(cert)?,
-        path(key)?,
-        path(ca)?
-    ))
+    Ok(format!("cert_file: {}, key_file: {}, ca_file: {}", path(cert)?, path(key)?, path(ca)?))
 }
 
 /// A text in quotes, if it means itself there.

@@ -14,16 +14,8 @@ use crate::bus::subject::{self, LOCAL_BUCKET, Replicated};
 pub(super) const SITE_LOCAL: [&str; 4] = ["nett.l.>", "nett.r.>", "$KV.>", "$OBJ.>"];
 
 /// Replies, mirrors, flow control and loop detection on a leaf connection.
-const LEAF_PLUMBING: [&str; 8] = [
-    "_INBOX.>",
-    "_R_.>",
-    "$JSC.R.>",
-    "$JS.M.>",
-    "$JS.S.>",
-    "$JS.FC.>",
-    "$JS.ACK.>",
-    "$LDS.>",
-];
+const LEAF_PLUMBING: [&str; 8] =
+    ["_INBOX.>", "_R_.>", "$JSC.R.>", "$JS.M.>", "$JS.S.>", "$JS.FC.>", "$JS.ACK.>", "$LDS.>"];
 
 /// What a mirror asks of its origin.
 const MIRROR_API: [&str; 6] = [
@@ -70,10 +62,7 @@ pub(super) fn agent(node: &Node) -> Permissions {
 
 /// An operator at this site: commands (not for viewers), questions, and how the streams are.
 pub(super) fn operator(operator: &Operator, site: &SiteId) -> Permissions {
-    let may_ask = operator
-        .roles
-        .iter()
-        .any(|role| *role != OperatorRole::Viewer);
+    let may_ask = operator.roles.iter().any(|role| *role != OperatorRole::Viewer);
     let mut publish = Vec::new();
     if may_ask {
         publish.push(subject::commands(site));
@@ -82,10 +71,7 @@ pub(super) fn operator(operator: &Operator, site: &SiteId) -> Permissions {
     publish.push("$JS.API.STREAM.INFO.*".to_owned());
     Permissions {
         publish,
-        subscribe: vec![
-            format!("{}.>", subject::OPERATOR_INBOX),
-            format!("nett.l.evt.{site}.>"),
-        ],
+        subscribe: vec![format!("{}.>", subject::OPERATOR_INBOX), format!("nett.l.evt.{site}.>")],
         subscribe_deny: Vec::new(),
         responses: false,
     }
@@ -94,10 +80,8 @@ pub(super) fn operator(operator: &Operator, site: &SiteId) -> Permissions {
 /// Another site's leaf connection, as accepted here: may speak as any site but this one, because
 /// in a tree it relays for others; signatures stop it from using that.
 pub(super) fn leaf(fabric: &Fabric, own: &SiteId) -> Permissions {
-    let mut publish: Vec<String> = fabric
-        .other_sites(own)
-        .map(|s| format!("nett.x.*.*.{}.>", s.id))
-        .collect();
+    let mut publish: Vec<String> =
+        fabric.other_sites(own).map(|s| format!("nett.x.*.*.{}.>", s.id)).collect();
     let mut subscribe = vec!["nett.x.>".to_owned()];
     let mut shared: Vec<String> = LEAF_PLUMBING.map(str::to_owned).to_vec();
     for site in &fabric.sites {
@@ -109,12 +93,7 @@ pub(super) fn leaf(fabric: &Fabric, own: &SiteId) -> Permissions {
     }
     publish.extend(shared.iter().cloned());
     subscribe.extend(shared);
-    Permissions {
-        publish,
-        subscribe,
-        subscribe_deny: Vec::new(),
-        responses: false,
-    }
+    Permissions { publish, subscribe, subscribe_deny: Vec::new(), responses: false }
 }
 
 /// A list as the server's file format writes it. Subjects are made of ids and need no escapes.

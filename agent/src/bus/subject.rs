@@ -5,7 +5,7 @@
 //! here from ids that are valid tokens by construction, and nowhere else.
 
 use nett_policy::id::{NodeId, Selector, SiteId};
-use nett_policy::log::entry::{Ask, Body, Effect, Object, Request, Slot, Verb, WishKind};
+use nett_policy::log::entry::{Ask, Body, Object, Request, Slot, Verb, WishKind};
 
 /// Commands to the agents of a site share this queue group: one of them answers.
 pub const QUEUE_GROUP: &str = "nett";
@@ -145,11 +145,7 @@ fn about(verb: &Verb) -> String {
 
 /// The id of the one service a selector names, or `many`: the members are in the body.
 fn selector_token(selector: &Selector) -> String {
-    if selector.is_exact() {
-        selector.as_str().replace('/', "~")
-    } else {
-        "many".to_owned()
-    }
+    if selector.is_exact() { selector.as_str().replace('/', "~") } else { "many".to_owned() }
 }
 
 /// The kind of an entry, as written in its envelope, its subject and its header.
@@ -169,11 +165,7 @@ pub fn entry_kind(body: &Body) -> &'static str {
 
 /// Where an entry is stored: `nett.r.log.SITE.KIND.SUBJECT`.
 pub fn entry(site: &SiteId, body: &Body) -> String {
-    format!(
-        "nett.r.log.{site}.{}.{}",
-        entry_kind(body),
-        entry_about(body)
-    )
+    format!("nett.r.log.{site}.{}.{}", entry_kind(body), entry_about(body))
 }
 
 fn entry_about(body: &Body) -> String {
@@ -194,9 +186,12 @@ fn request_about(request: &Request) -> String {
     id.to_owned()
 }
 
-/// The highest epoch an effect writes.
-pub fn highest_epoch(effect: &Effect) -> Option<u64> {
-    let mut epochs: Vec<u64> = effect.writes.iter().map(|w| w.epoch.0).collect();
-    epochs.sort_unstable();
-    epochs.pop()
+/// The highest epoch an entry writes.
+pub fn entry_epoch(body: &Body) -> Option<u64> {
+    let effect = match body {
+        Body::Command(command) => command.effect.as_ref()?,
+        Body::Effective(fact) => &fact.effect,
+        Body::Refused(_) | Body::Wish(_) | Body::Step(_) | Body::End(_) => return None,
+    };
+    effect.writes.iter().map(|write| write.epoch.0).max()
 }

@@ -110,14 +110,8 @@ struct WriteDoc {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "register", rename_all = "lowercase", deny_unknown_fields)]
 enum ChangeDoc {
-    Service {
-        service: String,
-        directive: DirectiveDoc,
-    },
-    Drained {
-        object: ObjectDoc,
-        drained: bool,
-    },
+    Service { service: String, directive: DirectiveDoc },
+    Drained { object: ObjectDoc, drained: bool },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -166,32 +160,18 @@ enum SpreadDoc {
 pub(super) fn write(body: &Body) -> Result<Map<String, Value>, WireError> {
     match body {
         Body::Command(command) => {
-            let Command {
-                request: _,
-                plan_hash,
-                approvals_needed,
-                effect,
-            } = command;
+            let Command { request: _, plan_hash, approvals_needed, effect } = command;
             json::object(&CommandDoc {
                 plan_hash: plan_hash.clone(),
                 approvals_needed: *approvals_needed,
                 effect: effect.as_ref().map(EffectDoc::write),
             })
         }
-        Body::Refused(Refused {
-            request: _,
-            refused_by,
-            message,
-        }) => json::object(&RefusedDoc {
-            refused_by: refused_by.clone(),
-            message: message.clone(),
-        }),
+        Body::Refused(Refused { request: _, refused_by, message }) => {
+            json::object(&RefusedDoc { refused_by: refused_by.clone(), message: message.clone() })
+        }
         Body::Wish(Wish { request: _ }) => json::object(&WishDoc {}),
-        Body::Effective(EffectiveFact {
-            slot,
-            approvals,
-            effect,
-        }) => json::object(&EffectiveDoc {
+        Body::Effective(EffectiveFact { slot, approvals, effect }) => json::object(&EffectiveDoc {
             slot: SlotDoc::write(slot),
             approvals: approvals.iter().map(EntryId::to_string).collect(),
             effect: EffectDoc::write(effect),
@@ -201,11 +181,7 @@ pub(super) fn write(body: &Body) -> Result<Map<String, Value>, WireError> {
             step: *step,
             state: StateDoc::write(state),
         }),
-        Body::End(EndFact {
-            slot,
-            outcome,
-            reason,
-        }) => json::object(&EndDoc {
+        Body::End(EndFact { slot, outcome, reason }) => json::object(&EndDoc {
             slot: SlotDoc::write(slot),
             outcome: OutcomeDoc::write(*outcome),
             reason: reason.clone(),
@@ -228,11 +204,7 @@ pub(super) fn read(
     };
     match (kind, request) {
         ("command", Some(request)) => {
-            let CommandDoc {
-                plan_hash,
-                approvals_needed,
-                effect,
-            } = json::read(body)?;
+            let CommandDoc { plan_hash, approvals_needed, effect } = json::read(body)?;
             let effect = effect.map(EffectDoc::read).transpose()?;
             if approvals_needed > 2 || effect.is_some() != (approvals_needed == 0) {
                 return Err(OpenError::Value {
@@ -241,34 +213,18 @@ pub(super) fn read(
                     expected: "0 with an effect, or 1 or 2 without",
                 });
             }
-            Ok(Body::Command(Command {
-                request,
-                plan_hash,
-                approvals_needed,
-                effect,
-            }))
+            Ok(Body::Command(Command { request, plan_hash, approvals_needed, effect }))
         }
         ("refused", Some(request)) => {
-            let RefusedDoc {
-                refused_by,
-                message,
-            } = json::read(body)?;
-            Ok(Body::Refused(Refused {
-                request,
-                refused_by,
-                message,
-            }))
+            let RefusedDoc { refused_by, message } = json::read(body)?;
+            Ok(Body::Refused(Refused { request, refused_by, message }))
         }
         ("approve" | "reject", Some(request)) => {
             let WishDoc {} = json::read(body)?;
             Ok(Body::Wish(Wish { request }))
         }
         ("effective", None) => {
-            let EffectiveDoc {
-                slot,
-                approvals,
-                effect,
-            } = json::read(body)?;
+            let EffectiveDoc { slot, approvals, effect } = json::read(body)?;
             let approvals = approvals.iter().map(|a| id("body.approvals", a));
             Ok(Body::Effective(EffectiveFact {
                 slot: slot.read()?,
@@ -278,27 +234,13 @@ pub(super) fn read(
         }
         ("step", None) => {
             let StepDoc { slot, step, state } = json::read(body)?;
-            Ok(Body::Step(StepFact {
-                slot: slot.read()?,
-                step,
-                state: state.read(),
-            }))
+            Ok(Body::Step(StepFact { slot: slot.read()?, step, state: state.read() }))
         }
         ("end", None) => {
-            let EndDoc {
-                slot,
-                outcome,
-                reason,
-            } = json::read(body)?;
-            Ok(Body::End(EndFact {
-                slot: slot.read()?,
-                outcome: outcome.read(),
-                reason,
-            }))
+            let EndDoc { slot, outcome, reason } = json::read(body)?;
+            Ok(Body::End(EndFact { slot: slot.read()?, outcome: outcome.read(), reason }))
         }
-        (_, Some(_)) => Err(wrong(
-            "command, refused, approve or reject beside a request",
-        )),
+        (_, Some(_)) => Err(wrong("command, refused, approve or reject beside a request")),
         (_, None) => Err(wrong("effective, step or end without a request")),
     }
 }
@@ -308,20 +250,12 @@ pub(super) fn read(
 impl SlotDoc {
     pub(super) fn write(slot: &Slot) -> Self {
         let Slot { task, term, index } = slot;
-        Self {
-            task: task.to_string(),
-            term: *term,
-            index: *index,
-        }
+        Self { task: task.to_string(), term: *term, index: *index }
     }
 
     pub(super) fn read(self) -> Result<Slot, OpenError> {
         let Self { task, term, index } = self;
-        Ok(Slot {
-            task: id("slot.task", &task)?,
-            term,
-            index,
-        })
+        Ok(Slot { task: id("slot.task", &task)?, term, index })
     }
 }
 
@@ -331,12 +265,8 @@ impl StateDoc {
     fn write(state: &StepState) -> Self {
         match state {
             StepState::Started => Self::Started {},
-            StepState::Done { evidence } => Self::Done {
-                evidence: evidence.clone(),
-            },
-            StepState::Failed { reason } => Self::Failed {
-                reason: reason.clone(),
-            },
+            StepState::Done { evidence } => Self::Done { evidence: evidence.clone() },
+            StepState::Failed { reason } => Self::Failed { reason: reason.clone() },
         }
     }
 
@@ -393,14 +323,8 @@ impl EffectDoc {
         let Self { rank, writes, moves } = self;
         Ok(Effect {
             rank,
-            writes: writes
-                .into_iter()
-                .map(WriteDoc::read)
-                .collect::<Result<_, _>>()?,
-            moves: moves
-                .into_iter()
-                .map(MoveDoc::read)
-                .collect::<Result<_, _>>()?,
+            writes: writes.into_iter().map(WriteDoc::read).collect::<Result<_, _>>()?,
+            moves: moves.into_iter().map(MoveDoc::read).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -409,12 +333,7 @@ impl EffectDoc {
 
 impl WriteDoc {
     fn write(write: &Write) -> Self {
-        let Write {
-            epoch,
-            prev,
-            change,
-            before,
-        } = write;
+        let Write { epoch, prev, change, before } = write;
         Self {
             epoch: epoch.0,
             prev: prev.as_ref().map(EntryId::to_string),
@@ -424,12 +343,7 @@ impl WriteDoc {
     }
 
     fn read(self) -> Result<Write, OpenError> {
-        let Self {
-            epoch,
-            prev,
-            change,
-            before,
-        } = self;
+        let Self { epoch, prev, change, before } = self;
         Ok(Write {
             epoch: Epoch(epoch),
             prev: prev.map(|p| id("prev", &p)).transpose()?,
@@ -448,10 +362,9 @@ impl ChangeDoc {
                 service: service.to_string(),
                 directive: DirectiveDoc::write(directive),
             },
-            Change::Drained(object, drained) => Self::Drained {
-                object: ObjectDoc::write(object),
-                drained: *drained,
-            },
+            Change::Drained(object, drained) => {
+                Self::Drained { object: ObjectDoc::write(object), drained: *drained }
+            }
         }
     }
 
@@ -471,12 +384,8 @@ impl DirectiveDoc {
     fn write(directive: &Directive) -> Self {
         match directive {
             Directive::Nominal => Self::Nominal {},
-            Directive::Failover(site) => Self::Failover {
-                to: site.to_string(),
-            },
-            Directive::Steer(weights) => Self::Steer {
-                to: write_weights(weights),
-            },
+            Directive::Failover(site) => Self::Failover { to: site.to_string() },
+            Directive::Steer(weights) => Self::Steer { to: write_weights(weights) },
         }
     }
 
@@ -493,14 +402,7 @@ impl DirectiveDoc {
 
 impl MoveDoc {
     fn write(one: &Move) -> Self {
-        let Move {
-            service,
-            epoch,
-            prev_epoch,
-            from,
-            to,
-            handover,
-        } = one;
+        let Move { service, epoch, prev_epoch, from, to, handover } = one;
         Self {
             service: service.to_string(),
             epoch: epoch.0,
@@ -515,14 +417,7 @@ impl MoveDoc {
     }
 
     fn read(self) -> Result<Move, OpenError> {
-        let Self {
-            service,
-            epoch,
-            prev_epoch,
-            from,
-            to,
-            handover,
-        } = self;
+        let Self { service, epoch, prev_epoch, from, to, handover } = self;
         Ok(Move {
             service: id("move.service", &service)?,
             epoch: Epoch(epoch),
@@ -549,11 +444,7 @@ fn read_sites(sites: &BTreeSet<String>) -> Result<BTreeSet<SiteId>, OpenError> {
 
 impl TrafficDoc {
     fn write(traffic: &Traffic) -> Self {
-        let Traffic {
-            spread,
-            accept,
-            answers,
-        } = traffic;
+        let Traffic { spread, accept, answers } = traffic;
         Self {
             spread: SpreadDoc::write(spread),
             accept: write_sites(accept),
@@ -562,11 +453,7 @@ impl TrafficDoc {
     }
 
     fn read(self) -> Result<Traffic, OpenError> {
-        let Self {
-            spread,
-            accept,
-            answers,
-        } = self;
+        let Self { spread, accept, answers } = self;
         Ok(Traffic {
             spread: spread.read()?,
             accept: read_sites(&accept)?,
@@ -581,12 +468,8 @@ impl SpreadDoc {
     fn write(spread: &Spread) -> Self {
         match spread {
             Spread::Nowhere => Self::Nowhere {},
-            Spread::Weighted(weights) => Self::Weighted {
-                weights: write_weights(weights),
-            },
-            Spread::Nearest(sites) => Self::Nearest {
-                sites: write_sites(sites),
-            },
+            Spread::Weighted(weights) => Self::Weighted { weights: write_weights(weights) },
+            Spread::Nearest(sites) => Self::Nearest { sites: write_sites(sites) },
         }
     }
 

@@ -75,18 +75,7 @@ pub(super) struct FabricDoc {
 
 /// Signs an entry with the key of the agent that writes it.
 pub fn seal_entry(draft: Draft, key: &KeyPair) -> Result<(Vec<u8>, Entry), WireError> {
-    let Draft {
-        id,
-        site,
-        node,
-        fabric,
-        at,
-        boot,
-        seq,
-        prev_hash,
-        body,
-        request_verbatim,
-    } = draft;
+    let Draft { id, site, node, fabric, at, boot, seq, prev_hash, body, request_verbatim } = draft;
     let request = verbatim(&body, request_verbatim.as_deref())?;
     let document = EntryDoc {
         v: VERSION,
@@ -107,24 +96,8 @@ pub fn seal_entry(draft: Draft, key: &KeyPair) -> Result<(Vec<u8>, Entry), WireE
         request,
     };
     let (bytes, hash) = sign::seal(json::object(&document)?, Signer::Agent, key)?;
-    let position = Position {
-        boot,
-        seq,
-        prev_hash,
-        hash,
-    };
-    Ok((
-        bytes,
-        Entry {
-            id,
-            site,
-            node,
-            position,
-            fabric,
-            at,
-            body,
-        },
-    ))
+    let position = Position { boot, seq, prev_hash, hash };
+    Ok((bytes, Entry { id, site, node, position, fabric, at, body }))
 }
 
 /// The request a body embeds.
@@ -148,11 +121,7 @@ fn verbatim(body: &Body, bytes: Option<&[u8]>) -> Result<Option<Map<String, Valu
         (Some(expected), Some(bytes)) => {
             let (request, map) =
                 read(bytes).map_err(|error| WireError::VerbatimForm(Box::new(error)))?;
-            if request == *expected {
-                Ok(Some(map))
-            } else {
-                Err(WireError::Verbatim)
-            }
+            if request == *expected { Ok(Some(map)) } else { Err(WireError::Verbatim) }
         }
         _ => Err(WireError::Verbatim),
     }
@@ -199,16 +168,11 @@ fn open(bytes: &[u8], arrived: Option<&str>, fabric: &Fabric) -> Result<Entry, O
         if actual == site.as_str() {
             return Ok(());
         }
-        Err(OpenError::Site {
-            expected: site.to_string(),
-            actual,
-        })
+        Err(OpenError::Site { expected: site.to_string(), actual })
     };
     expect_site(entry_id.site().to_string())?;
     expect_site(lane)?;
-    let request = request
-        .map(|map| request::open_map(map, None, fabric))
-        .transpose()?;
+    let request = request.map(|map| request::open_map(map, None, fabric)).transpose()?;
     if let Some(request) = &request {
         expect_site(request.site.to_string())?;
     }
@@ -222,21 +186,13 @@ fn open(bytes: &[u8], arrived: Option<&str>, fabric: &Fabric) -> Result<Entry, O
     let body = body::read(&kind, body, request)?;
     let expected = subjects::entry(&site, &body);
     if expected != subject {
-        return Err(OpenError::Subject {
-            signed: expected,
-            arrived: subject,
-        });
+        return Err(OpenError::Subject { signed: expected, arrived: subject });
     }
     Ok(Entry {
         id: entry_id,
         node: id("node", &node)?,
         site,
-        position: Position {
-            boot,
-            seq,
-            prev_hash,
-            hash,
-        },
+        position: Position { boot, seq, prev_hash, hash },
         fabric: fabric_ref.read(),
         at: json::read_time("issued_at", &issued_at)?,
         body,
@@ -262,9 +218,7 @@ pub(super) fn open_header(
     }
     let (site, node) = (text(&signed.map, "site")?, text(&signed.map, "node")?);
     let known = fabric.nodes.iter().find(|n| n.id.as_str() == node);
-    let known = known.ok_or_else(|| OpenError::UnknownNode {
-        node: node.to_owned(),
-    })?;
+    let known = known.ok_or_else(|| OpenError::UnknownNode { node: node.to_owned() })?;
     if known.site.as_str() != site {
         let (expected, actual) = (known.site.to_string(), site.to_owned());
         return Err(OpenError::Site { expected, actual });
@@ -274,11 +228,7 @@ pub(super) fn open_header(
         return Err(OpenError::NodeKey { node, key });
     }
     signed.verify()?;
-    check_versions(
-        number(&signed.map, "v")?,
-        number(&signed.map, "min_reader")?,
-        subject,
-    )?;
+    check_versions(number(&signed.map, "v")?, number(&signed.map, "min_reader")?, subject)?;
     Ok(signed)
 }
 
@@ -287,18 +237,12 @@ pub(super) fn open_header(
 impl FabricDoc {
     pub(super) fn write(fabric: &FabricRef) -> Self {
         let FabricRef { generation, hash } = fabric;
-        Self {
-            generation: generation.0,
-            hash: hash.clone(),
-        }
+        Self { generation: generation.0, hash: hash.clone() }
     }
 
     pub(super) fn read(self) -> FabricRef {
         let Self { generation, hash } = self;
-        FabricRef {
-            generation: Generation(generation),
-            hash,
-        }
+        FabricRef { generation: Generation(generation), hash }
     }
 }
 
@@ -308,28 +252,19 @@ impl Sealed {
     /// As [`seal_entry`].
     pub fn seal(draft: Draft, key: &KeyPair) -> Result<Self, WireError> {
         let (bytes, entry) = seal_entry(draft, key)?;
-        Ok(Self {
-            entry,
-            bytes: bytes.into(),
-        })
+        Ok(Self { entry, bytes: bytes.into() })
     }
 
     /// As [`open_entry`].
     pub fn open(bytes: &[u8], subject: &str, fabric: &Fabric) -> Result<Self, OpenError> {
         let entry = open_entry(bytes, subject, fabric)?;
-        Ok(Self {
-            entry,
-            bytes: bytes.into(),
-        })
+        Ok(Self { entry, bytes: bytes.into() })
     }
 
     /// As [`open_stored_entry`].
     pub fn open_stored(bytes: &[u8], fabric: &Fabric) -> Result<Self, OpenError> {
         let entry = open_stored_entry(bytes, fabric)?;
-        Ok(Self {
-            entry,
-            bytes: bytes.into(),
-        })
+        Ok(Self { entry, bytes: bytes.into() })
     }
 
     /// Where it is stored on the bus.

@@ -27,15 +27,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>, OpenError> {
         return Err(OpenError::TooLarge { size: bytes.len() });
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { depth: MAX_DEPTH }
-        .deserialize(&mut reader)
-        .map_err(OpenError::Json)?;
+    let value = Strict { depth: MAX_DEPTH }.deserialize(&mut reader).map_err(OpenError::Json)?;
     reader.end().map_err(OpenError::Json)?;
     match value {
         Value::Object(map) => Ok(map),
-        _ => Err(OpenError::Json(serde_json::Error::custom(
-            "an object is expected",
-        ))),
+        _ => Err(OpenError::Json(serde_json::Error::custom("an object is expected"))),
     }
 }
 

@@ -61,11 +61,7 @@ pub enum OpenError {
         source: IdError,
     },
     #[error("`{field}` is `{value}`; expected {expected}")]
-    Value {
-        field: &'static str,
-        value: String,
-        expected: &'static str,
-    },
+    Value { field: &'static str, value: String, expected: &'static str },
     #[error("`sig` must be a list with one signature of the right signer: by, key, value")]
     SignatureForm,
 
@@ -152,18 +148,14 @@ fn id<T: std::str::FromStr<Err = IdError>>(
     field: &'static str,
     text: &str,
 ) -> Result<T, OpenError> {
-    text.parse()
-        .map_err(|source| OpenError::Id { field, source })
+    text.parse().map_err(|source| OpenError::Id { field, source })
 }
 
 /// Refuses what only a newer reader understands. Called once the signature is known to be good.
 fn check_versions(v: u32, min_reader: u32, subject: &str) -> Result<(), OpenError> {
     if min_reader > READER {
         let subject = subject.to_owned();
-        return Err(OpenError::NeedsUpgrade {
-            min_reader,
-            subject,
-        });
+        return Err(OpenError::NeedsUpgrade { min_reader, subject });
     }
     if v < min_reader || min_reader == 0 {
         return Err(OpenError::Value {

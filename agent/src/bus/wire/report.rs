@@ -93,18 +93,7 @@ struct AckDoc {
 
 /// Signs a report with the key of its node.
 pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError> {
-    let Report {
-        site,
-        node,
-        at,
-        fabric,
-        heads,
-        acks,
-        links,
-        dns_serial,
-        drift,
-        degraded,
-    } = report;
+    let Report { site, node, at, fabric, heads, acks, links, dns_serial, drift, degraded } = report;
     let document = ReportDoc {
         v: VERSION,
         min_reader: VERSION,
@@ -114,15 +103,9 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         node: node.to_string(),
         fabric: FabricDoc::write(fabric),
         issued_at: json::write_time("issued_at", *at)?,
-        heads: heads
-            .iter()
-            .map(|(site, head)| (site.to_string(), HeadDoc::write(head)))
-            .collect(),
+        heads: heads.iter().map(|(site, head)| (site.to_string(), HeadDoc::write(head))).collect(),
         acks: acks.iter().map(AckDoc::write).collect(),
-        links: links
-            .iter()
-            .map(|(link, up)| (link.to_string(), *up))
-            .collect(),
+        links: links.iter().map(|(link, up)| (link.to_string(), *up)).collect(),
         dns_serial: *dns_serial,
         drift: drift.clone(),
         degraded: degraded.clone(),
@@ -152,27 +135,17 @@ pub fn open_report(bytes: &[u8], subject: &str, fabric: &Fabric) -> Result<Repor
     let (site, node): (SiteId, NodeId) = (id("site", &site)?, id("node", &node)?);
     let expected = subjects::report(&site, &node);
     if expected != named {
-        return Err(OpenError::Subject {
-            signed: expected,
-            arrived: named,
-        });
+        return Err(OpenError::Subject { signed: expected, arrived: named });
     }
-    let heads = heads
-        .into_iter()
-        .map(|(site, head)| Ok((id("heads", &site)?, head.read())));
-    let links = links
-        .into_iter()
-        .map(|(link, up)| Ok((id("links", &link)?, up)));
+    let heads = heads.into_iter().map(|(site, head)| Ok((id("heads", &site)?, head.read())));
+    let links = links.into_iter().map(|(link, up)| Ok((id("links", &link)?, up)));
     Ok(Report {
         site,
         node,
         at: json::read_time("issued_at", &issued_at)?,
         fabric: fabric_ref.read(),
         heads: heads.collect::<Result<_, OpenError>>()?,
-        acks: acks
-            .into_iter()
-            .map(AckDoc::read)
-            .collect::<Result<_, _>>()?,
+        acks: acks.into_iter().map(AckDoc::read).collect::<Result<_, _>>()?,
         links: links.collect::<Result<_, OpenError>>()?,
         dns_serial,
         drift,
@@ -199,19 +172,11 @@ impl HeadDoc {
 impl AckDoc {
     fn write(ack: &Ack) -> Self {
         let Ack { slot, ok, evidence } = ack;
-        Self {
-            slot: SlotDoc::write(slot),
-            ok: *ok,
-            evidence: evidence.clone(),
-        }
+        Self { slot: SlotDoc::write(slot), ok: *ok, evidence: evidence.clone() }
     }
 
     fn read(self) -> Result<Ack, OpenError> {
         let Self { slot, ok, evidence } = self;
-        Ok(Ack {
-            slot: slot.read()?,
-            ok,
-            evidence,
-        })
+        Ok(Ack { slot: slot.read()?, ok, evidence })
     }
 }

@@ -59,26 +59,12 @@ struct TermsDoc {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "lowercase", deny_unknown_fields)]
 enum VerbDoc {
-    Failover {
-        services: String,
-        to: String,
-    },
-    Failback {
-        services: String,
-    },
-    Steer {
-        services: String,
-        to: BTreeMap<String, u32>,
-    },
-    Drain {
-        object: ObjectDoc,
-    },
-    Undrain {
-        object: ObjectDoc,
-    },
-    Revert {
-        task: String,
-    },
+    Failover { services: String, to: String },
+    Failback { services: String },
+    Steer { services: String, to: BTreeMap<String, u32> },
+    Drain { object: ObjectDoc },
+    Undrain { object: ObjectDoc },
+    Revert { task: String },
 }
 
 /// A site, or with `service` that service at the site.
@@ -107,15 +93,7 @@ pub fn request_subject(request: &Request) -> String {
 
 /// Signs a request for one subject. `key` must be the seed of the person the request names.
 pub fn seal_request(request: &Request, subject: &str, key: &KeyPair) -> Result<Vec<u8>, WireError> {
-    let Request {
-        id,
-        site,
-        person,
-        reason,
-        issued_at,
-        expires_at,
-        ask,
-    } = request;
+    let Request { id, site, person, reason, issued_at, expires_at, ask } = request;
     if person.key != key.public_key() {
         let (expected, actual) = (person.key.clone(), key.public_key());
         return Err(WireError::WrongKey { expected, actual });
@@ -156,18 +134,11 @@ pub(super) fn open_map(
         let (signed, arrived) = (named.to_owned(), arrived.to_owned());
         return Err(OpenError::Subject { signed, arrived });
     }
-    let operator =
-        fabric
-            .operator_by_key(&signed.key)
-            .ok_or_else(|| OpenError::UnknownOperator {
-                key: signed.key.clone(),
-            })?;
+    let operator = fabric
+        .operator_by_key(&signed.key)
+        .ok_or_else(|| OpenError::UnknownOperator { key: signed.key.clone() })?;
     signed.verify()?;
-    check_versions(
-        number(&signed.map, "v")?,
-        number(&signed.map, "min_reader")?,
-        named,
-    )?;
+    check_versions(number(&signed.map, "v")?, number(&signed.map, "min_reader")?, named)?;
     let key = signed.key.clone();
     let (request, subject) = read_document(signed.map)?;
     if request.person.name != operator.name || request.person.key != key {
@@ -216,10 +187,7 @@ fn read_document(map: Map<String, Value>) -> Result<(Request, String), OpenError
 /// Subject, site, id and body must tell the same story: server permissions are by subject.
 fn check_place(request: &Request, subject: &str, fabric: &Fabric) -> Result<(), OpenError> {
     let site = &request.site;
-    let site_error = |actual: String| OpenError::Site {
-        expected: site.to_string(),
-        actual,
-    };
+    let site_error = |actual: String| OpenError::Site { expected: site.to_string(), actual };
     if fabric.site(site).is_none() {
         return Err(OpenError::Value {
             field: "site",
@@ -249,16 +217,9 @@ fn check_place(request: &Request, subject: &str, fabric: &Fabric) -> Result<(), 
 
 fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
     match ask {
-        Ask::Command {
-            verb,
-            plan_hash,
-            overrides,
-        } => {
+        Ask::Command { verb, plan_hash, overrides } => {
             let mut body = json::object(&VerbDoc::write(verb))?;
-            let terms = TermsDoc {
-                plan_hash: plan_hash.clone(),
-                overrides: overrides.clone(),
-            };
+            let terms = TermsDoc { plan_hash: plan_hash.clone(), overrides: overrides.clone() };
             body.extend(json::object(&terms)?);
             Ok((KindDoc::Command, body))
         }
@@ -283,16 +244,9 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
             terms.insert(name, value);
         }
     }
-    let TermsDoc {
-        plan_hash,
-        overrides,
-    } = json::read(Value::Object(terms))?;
+    let TermsDoc { plan_hash, overrides } = json::read(Value::Object(terms))?;
     let verb: VerbDoc = json::read(Value::Object(body))?;
-    Ok(Ask::Command {
-        verb: verb.read()?,
-        plan_hash,
-        overrides,
-    })
+    Ok(Ask::Command { verb: verb.read()?, plan_hash, overrides })
 }
 
 fn read_wish(body: Map<String, Value>) -> Result<Ask, OpenError> {
@@ -300,10 +254,7 @@ fn read_wish(body: Map<String, Value>) -> Result<Ask, OpenError> {
         WishDoc::Approve { task, plan_hash } => (task, WishKind::Approve { plan_hash }),
         WishDoc::Reject { task } => (task, WishKind::Reject),
     };
-    Ok(Ask::Wish {
-        task: id("task", &task)?,
-        kind,
-    })
+    Ok(Ask::Wish { task: id("task", &task)?, kind })
 }
 
 /// A text member of a header, before the shape of the whole is judged.
@@ -311,24 +262,18 @@ pub(super) fn text<'a>(
     map: &'a Map<String, Value>,
     field: &'static str,
 ) -> Result<&'a str, OpenError> {
-    let missing = || OpenError::Value {
-        field,
-        value: String::new(),
-        expected: "a text",
-    };
+    let missing = || OpenError::Value { field, value: String::new(), expected: "a text" };
     map.get(field).and_then(Value::as_str).ok_or_else(missing)
 }
 
 /// A small number of a header, before the shape of the whole is judged.
 pub(super) fn number(map: &Map<String, Value>, field: &'static str) -> Result<u32, OpenError> {
     let value = map.get(field).and_then(Value::as_u64);
-    value
-        .and_then(|n| u32::try_from(n).ok())
-        .ok_or_else(|| OpenError::Value {
-            field,
-            value: String::new(),
-            expected: "a number",
-        })
+    value.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| OpenError::Value {
+        field,
+        value: String::new(),
+        expected: "a number",
+    })
 }
 
 /// Weights by site, for requests and for entries.
@@ -357,11 +302,7 @@ pub(super) fn write_weights(
 impl OperatorDoc {
     pub(super) fn write(person: &Person, reason: &str) -> Self {
         let Person { name, key } = person;
-        Self {
-            name: name.clone(),
-            key: key.clone(),
-            reason: reason.to_owned(),
-        }
+        Self { name: name.clone(), key: key.clone(), reason: reason.to_owned() }
     }
 
     pub(super) fn of(request: &Request) -> Self {
@@ -374,14 +315,10 @@ impl OperatorDoc {
 impl ObjectDoc {
     pub(super) fn write(object: &Object) -> Self {
         match object {
-            Object::Site(site) => Self {
-                site: site.to_string(),
-                service: None,
-            },
-            Object::ServiceAt(service, site) => Self {
-                site: site.to_string(),
-                service: Some(service.to_string()),
-            },
+            Object::Site(site) => Self { site: site.to_string(), service: None },
+            Object::ServiceAt(service, site) => {
+                Self { site: site.to_string(), service: Some(service.to_string()) }
+            }
         }
     }
 
@@ -399,51 +336,31 @@ impl ObjectDoc {
 impl VerbDoc {
     fn write(verb: &Verb) -> Self {
         match verb {
-            Verb::Failover { services, to } => Self::Failover {
-                services: services.to_string(),
-                to: to.to_string(),
-            },
-            Verb::Failback { services } => Self::Failback {
-                services: services.to_string(),
-            },
-            Verb::Steer { services, to } => Self::Steer {
-                services: services.to_string(),
-                to: write_weights(to),
-            },
-            Verb::Drain { object } => Self::Drain {
-                object: ObjectDoc::write(object),
-            },
-            Verb::Undrain { object } => Self::Undrain {
-                object: ObjectDoc::write(object),
-            },
-            Verb::Revert { task } => Self::Revert {
-                task: task.to_string(),
-            },
+            Verb::Failover { services, to } => {
+                Self::Failover { services: services.to_string(), to: to.to_string() }
+            }
+            Verb::Failback { services } => Self::Failback { services: services.to_string() },
+            Verb::Steer { services, to } => {
+                Self::Steer { services: services.to_string(), to: write_weights(to) }
+            }
+            Verb::Drain { object } => Self::Drain { object: ObjectDoc::write(object) },
+            Verb::Undrain { object } => Self::Undrain { object: ObjectDoc::write(object) },
+            Verb::Revert { task } => Self::Revert { task: task.to_string() },
         }
     }
 
     fn read(self) -> Result<Verb, OpenError> {
         Ok(match self {
-            Self::Failover { services, to } => Verb::Failover {
-                services: id("services", &services)?,
-                to: id("to", &to)?,
-            },
-            Self::Failback { services } => Verb::Failback {
-                services: id("services", &services)?,
-            },
-            Self::Steer { services, to } => Verb::Steer {
-                services: id("services", &services)?,
-                to: read_weights("to", to)?,
-            },
-            Self::Drain { object } => Verb::Drain {
-                object: object.read()?,
-            },
-            Self::Undrain { object } => Verb::Undrain {
-                object: object.read()?,
-            },
-            Self::Revert { task } => Verb::Revert {
-                task: id("task", &task)?,
-            },
+            Self::Failover { services, to } => {
+                Verb::Failover { services: id("services", &services)?, to: id("to", &to)? }
+            }
+            Self::Failback { services } => Verb::Failback { services: id("services", &services)? },
+            Self::Steer { services, to } => {
+                Verb::Steer { services: id("services", &services)?, to: read_weights("to", to)? }
+            }
+            Self::Drain { object } => Verb::Drain { object: object.read()? },
+            Self::Undrain { object } => Verb::Undrain { object: object.read()? },
+            Self::Revert { task } => Verb::Revert { task: id("task", &task)? },
         })
     }
 }

@@ -51,21 +51,13 @@ impl Signed {
             return Err(OpenError::SignatureForm);
         };
         let canonical = json::canonical(&map).map_err(|_| OpenError::NotCanonical)?;
-        Ok(Self {
-            map,
-            canonical,
-            key,
-            signature,
-        })
+        Ok(Self { map, canonical, key, signature })
     }
 
     pub(super) fn verify(&self) -> Result<(), OpenError> {
-        let refused = || OpenError::Signature {
-            key: self.key.clone(),
-        };
+        let refused = || OpenError::Signature { key: self.key.clone() };
         let key = KeyPair::from_public_key(&self.key).map_err(|_| refused())?;
-        key.verify(&self.canonical, &self.signature)
-            .map_err(|_| refused())
+        key.verify(&self.canonical, &self.signature).map_err(|_| refused())
     }
 
     /// The SHA-256 that links entries.

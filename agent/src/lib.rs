@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The library behind `nett-agent` and `nettctl`.
+
+pub mod kernel;

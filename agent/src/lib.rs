@@ -4,4 +4,5 @@ pub mod api;
 pub mod bus;
 pub mod controller;
 pub mod journal;
+pub mod kernel;
 pub mod probe;

@@ -6,3 +6,5 @@ pub mod controller;
 pub mod journal;
 pub mod kernel;
 pub mod probe;
+pub mod reconcile;
+pub mod zone;

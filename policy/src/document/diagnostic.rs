@@ -117,15 +117,9 @@ impl fmt::Display for Diagnostic {
             writeln!(f, "{:gutter$} = hint: {}", "", printable(hint))?;
         }
         for related in &self.related {
-            let Place {
-                file, line, column, ..
-            } = &related.place;
+            let Place { file, line, column, .. } = &related.place;
             let message = printable(&related.message);
-            writeln!(
-                f,
-                "{:gutter$} = note: {file}:{line}:{column}: {message}",
-                ""
-            )?;
+            writeln!(f, "{:gutter$} = note: {file}:{line}:{column}: {message}", "")?;
         }
         Ok(())
     }
@@ -152,20 +146,12 @@ impl Place {
             })
             .count()
             .max(1);
-        let from = if characters.len() > WIDTH {
-            at.saturating_sub(WIDTH / 3)
-        } else {
-            0
-        };
+        let from = if characters.len() > WIDTH { at.saturating_sub(WIDTH / 3) } else { 0 };
         let shown: String = characters.iter().skip(from).take(WIDTH).collect();
-        let indent: String = characters[from..at]
-            .iter()
-            .map(|c| if *c == '\t' { '\t' } else { ' ' })
-            .collect();
+        let indent: String =
+            characters[from..at].iter().map(|c| if *c == '\t' { '\t' } else { ' ' }).collect();
         let underline = "^".repeat(length.min(WIDTH - (at - from)).max(1));
-        let Self {
-            file, line, column, ..
-        } = self;
+        let Self { file, line, column, .. } = self;
         writeln!(f, "{:gutter$}--> {file}:{line}:{column}", "")?;
         writeln!(f, "{:gutter$} |", "")?;
         writeln!(f, "{line} | {}", printable(&shown).trim_end())?;
@@ -177,11 +163,7 @@ impl Place {
 /// A file must not be able to write control sequences to the reader's terminal.
 fn printable(text: &str) -> String {
     let safe = |c: char| {
-        if c.is_control() && c != '\t' {
-            '\u{fffd}'
-        } else {
-            c
-        }
+        if c.is_control() && c != '\t' { '\u{fffd}' } else { c }
     };
     text.chars().map(safe).collect()
 }

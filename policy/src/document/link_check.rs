@@ -54,20 +54,13 @@ fn known_border(r: &Reader<'_>, doc: &FabricDoc, end: &EndDoc) {
                 None => format!("borders: {}", borders().collect::<Vec<_>>().join(", ")),
             };
             let message = format!("there is no node `{id}`");
-            r.report(
-                r.mistake(Code::UnknownNode, end.node.span, message)
-                    .hint(hint),
-            );
+            r.report(r.mistake(Code::UnknownNode, end.node.span, message).hint(hint));
         }
         None => {}
     }
 }
 
-fn interface<'d>(
-    r: &Reader<'_>,
-    used: &mut BTreeMap<(&'d str, &'d str), Span>,
-    end: &'d EndDoc,
-) {
+fn interface<'d>(r: &Reader<'_>, used: &mut BTreeMap<(&'d str, &'d str), Span>, end: &'d EndDoc) {
     let Some(interface) = &end.interface else {
         return;
     };
@@ -93,10 +86,8 @@ fn inside_one_site(r: &Reader<'_>, doc: &FabricDoc, link: &LinkDoc) {
         return;
     };
     if a.site.value == b.site.value {
-        let message = format!(
-            "the link `{}` joins two nodes of site `{}`",
-            link.id.value, a.site.value
-        );
+        let message =
+            format!("the link `{}` joins two nodes of site `{}`", link.id.value, a.site.value);
         r.report(
             r.mistake(Code::LinkInsideSite, link.b.node.span, message)
                 .related(r.place(link.a.node.span), "the other end")
@@ -112,11 +103,8 @@ fn gateways(r: &Reader<'_>, link: &LinkDoc, near: &EndDoc, far: &EndDoc) {
         return;
     }
     for family in Family::BOTH {
-        let mut own = near
-            .addresses
-            .iter()
-            .filter(|a| Family::of_net(a.value) == family)
-            .peekable();
+        let mut own =
+            near.addresses.iter().filter(|a| Family::of_net(a.value) == family).peekable();
         let Some(first) = own.peek().copied() else {
             continue;
         };
@@ -133,10 +121,7 @@ fn gateways(r: &Reader<'_>, link: &LinkDoc, near: &EndDoc, far: &EndDoc) {
                     link.id.value
                 );
                 let hint = format!("give `{to}` an address of that family, or `gateway` here");
-                r.report(
-                    r.mistake(Code::LinkFamilyOneEnd, first.span, message)
-                        .hint(hint),
-                );
+                r.report(r.mistake(Code::LinkFamilyOneEnd, first.span, message).hint(hint));
             }
             Some(far) if own.any(|a| a.value.contains(&far.value.addr())) => {}
             Some(far) => {

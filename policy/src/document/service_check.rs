@@ -115,10 +115,8 @@ fn backends(r: &Reader<'_>, service: &ServiceDoc) {
     let named = service.backends.iter().map(|(site, _)| site);
     for site in named.chain(service.addresses.iter().map(|(site, _)| site)) {
         if !listed.iter().any(|l| l.value == site.value) {
-            let message = format!(
-                "`{}` is no site of the service `{}`",
-                site.value, service.id.value
-            );
+            let message =
+                format!("`{}` is no site of the service `{}`", site.value, service.id.value);
             let sites: Vec<&str> = listed.iter().map(|l| l.value.as_str()).collect();
             r.report(
                 r.mistake(Code::SiteNotListed, site.span, message)
@@ -164,10 +162,7 @@ fn backends(r: &Reader<'_>, service: &ServiceDoc) {
 fn isolation(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
     let isolation = &service.isolation;
     let conflict = |span, message: &str, hint: &str| {
-        r.report(
-            r.mistake(Code::IsolationConflict, span, message)
-                .hint(hint.to_owned()),
-        );
+        r.report(r.mistake(Code::IsolationConflict, span, message).hint(hint.to_owned()));
     };
     let word = match isolation.word.value {
         IsolationWord::Static => {
@@ -212,10 +207,7 @@ fn isolation(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
         }
         _ => {
             let message = format!("`isolation = \"{word}\"` is not in this release");
-            r.report(
-                r.mistake(Code::NotInThisRelease, span, message)
-                    .hint(hint.to_owned()),
-            );
+            r.report(r.mistake(Code::NotInThisRelease, span, message).hint(hint.to_owned()));
         }
     }
 }
@@ -289,10 +281,7 @@ fn residency(r: &Reader<'_>, service: &ServiceDoc, site: &At<SiteId>, found: &Si
 fn backend_place(r: &Reader<'_>, doc: &FabricDoc, site: &SiteId, backend: &BackendDoc) {
     let address = backend.address.value;
     let span = backend.address.span;
-    let owner = doc
-        .sites
-        .iter()
-        .find(|s| s.prefixes.iter().any(|p| p.value.contains(&address)));
+    let owner = doc.sites.iter().find(|s| s.prefixes.iter().any(|p| p.value.contains(&address)));
     if let Some(owner) = owner.filter(|o| o.id.value != *site) {
         let message = format!(
             "{address} is a backend at `{site}` and lies in a prefix of `{}`",

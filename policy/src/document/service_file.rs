@@ -87,27 +87,19 @@ pub(super) struct RampDoc {
 pub(super) fn read(reader: &Reader<'_>) -> Option<Vec<ServiceDoc>> {
     let root = reader.parse()?;
     reader.section(&root, "the services file", |s| {
-        let services = s.optional("service").map(|v| {
-            reader.items(v, |v| {
-                reader.section(v, "[[service]]", |s| service(reader, s))
-            })
-        });
+        let services = s
+            .optional("service")
+            .map(|v| reader.items(v, |v| reader.section(v, "[[service]]", |s| service(reader, s))));
         Some(services.unwrap_or_default())
     })
 }
 
 const CATEGORIES: &[(&str, Category)] =
     &[("A", Category::A), ("B", Category::B), ("C", Category::C)];
-const TRIGGERS: &[(&str, Trigger)] = &[
-    ("manual", Trigger::Manual),
-    ("approve", Trigger::Approve),
-    ("auto", Trigger::Auto),
-];
-const PREFERENCES: &[(&str, Prefer)] = &[
-    ("nearest", Prefer::Nearest),
-    ("local", Prefer::Local),
-    ("primary", Prefer::Primary),
-];
+const TRIGGERS: &[(&str, Trigger)] =
+    &[("manual", Trigger::Manual), ("approve", Trigger::Approve), ("auto", Trigger::Auto)];
+const PREFERENCES: &[(&str, Prefer)] =
+    &[("nearest", Prefer::Nearest), ("local", Prefer::Local), ("primary", Prefer::Primary)];
 const HANDOVERS: &[(&str, Handover)] = &[
     ("make-before-break", Handover::MakeBeforeBreak),
     ("break-before-make", Handover::BreakBeforeMake),
@@ -120,9 +112,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         .and_then(|v| r.choice(v, CATEGORIES))
         .map_or(Category::C, |c| c.value);
     let sites = sites(r, s);
-    let vips = s
-        .required("vips")
-        .map(|v| r.items(v, |v| r.parse_text(v, form::address)));
+    let vips = s.required("vips").map(|v| r.items(v, |v| r.parse_text(v, form::address)));
     let (backends, backends_whole) = backends(r, s);
     let addresses = s.optional("addresses").map(|v| addresses(r, v));
     let nothing = |v: &Value| v.list_len() == Some(0) && addresses.is_none();
@@ -167,9 +157,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         ports: ports(r, s),
         health: health.and_then(|v| r.section(v, "health", |s| Some(health_of(r, s)))),
         hold_down: time("hold_down", Duration::from_secs(600)),
-        drain: drain
-            .and_then(|v| r.section(v, "drain", |s| Some(drain_of(r, s))))
-            .unwrap_or(DRAIN),
+        drain: drain.and_then(|v| r.section(v, "drain", |s| Some(drain_of(r, s)))).unwrap_or(DRAIN),
         gates: gates(r, s),
     };
     // The rest is read before the id is missed, so that its mistakes show too.
@@ -177,10 +165,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         Some(id) => Some(doc(id)),
         None => {
             let value = "a/a/a".parse().expect("a valid id");
-            drop(doc(At {
-                value,
-                span: s.span,
-            }));
+            drop(doc(At { value, span: s.span }));
             None
         }
     }
@@ -201,13 +186,9 @@ fn sites(r: &Reader<'_>, s: &Section<'_, '_>) -> SitesDoc {
     SitesDoc {
         active_active,
         primary: primary.and_then(|v| r.parse_text(v, form::id)),
-        standby: standby
-            .map(|v| r.items(v, |v| standby_of(r, v)))
-            .unwrap_or_default(),
+        standby: standby.map(|v| r.items(v, |v| standby_of(r, v))).unwrap_or_default(),
         standby_span: standby.map(|_| s.span_of("standby")),
-        active: active
-            .map(|v| r.items(v, |v| r.parse_text(v, form::id)))
-            .unwrap_or_default(),
+        active: active.map(|v| r.items(v, |v| r.parse_text(v, form::id))).unwrap_or_default(),
         active_span: active.map(|_| s.span_of("active")),
         readmit: s.optional("readmit").and_then(|v| r.choice(v, &readmits)),
         span: s.span,
@@ -220,18 +201,13 @@ fn standby_of(r: &Reader<'_>, value: &Value) -> Option<(At<SiteId>, u32)> {
     }
     r.section(value, "a standby", |s| {
         let site = s.required("site").and_then(|v| r.parse_text(v, form::id));
-        let healthy = s
-            .optional("min_healthy")
-            .and_then(|v| r.integer(v, 1..=65_535));
+        let healthy = s.optional("min_healthy").and_then(|v| r.integer(v, 1..=65_535));
         Some((site?, healthy.map_or(1, |h| h.value)))
     })
 }
 
 /// The backends by site, and whether all of them could be read.
-fn backends(
-    r: &Reader<'_>,
-    s: &Section<'_, '_>,
-) -> (Vec<(At<SiteId>, Vec<BackendDoc>)>, bool) {
+fn backends(r: &Reader<'_>, s: &Section<'_, '_>) -> (Vec<(At<SiteId>, Vec<BackendDoc>)>, bool) {
     let Some(value) = s.required("backends") else {
         return (Vec::new(), false);
     };
@@ -251,10 +227,7 @@ fn backends(
 
 fn site_key(r: &Reader<'_>, key: At<&str>) -> Option<At<SiteId>> {
     match form::id(key.value) {
-        Ok(value) => Some(At {
-            value,
-            span: key.span,
-        }),
+        Ok(value) => Some(At { value, span: key.span }),
         Err(flaw) => {
             r.report(r.mistake(flaw.code, key.span, flaw.message));
             None
@@ -265,25 +238,17 @@ fn site_key(r: &Reader<'_>, key: At<&str>) -> Option<At<SiteId>> {
 fn backend(r: &Reader<'_>, value: &Value) -> Option<BackendDoc> {
     if !r.is_table(value) {
         let address = r.parse_text(value, form::address)?;
-        return Some(BackendDoc {
-            address,
-            cluster: None,
-            weight: Weight::ONE,
-        });
+        return Some(BackendDoc { address, cluster: None, weight: Weight::ONE });
     }
     r.section(value, "a backend", |s| {
-        let address = s
-            .required("address")
-            .and_then(|v| r.parse_text(v, form::address));
+        let address = s.required("address").and_then(|v| r.parse_text(v, form::address));
         let cluster = s.optional("cluster");
         let cluster = cluster.and_then(|v| r.parse_text(v, form::id));
         let weight = s.optional("weight").and_then(|v| r.integer(v, 1..=256));
         Some(BackendDoc {
             address: address?,
             cluster,
-            weight: weight
-                .and_then(|w: At<u32>| Weight::new(w.value).ok())
-                .unwrap_or(Weight::ONE),
+            weight: weight.and_then(|w: At<u32>| Weight::new(w.value).ok()).unwrap_or(Weight::ONE),
         })
     })
 }
@@ -305,10 +270,7 @@ fn handover(r: &Reader<'_>, s: &Section<'_, '_>, category: Category) -> (Handove
         ("exclusive", IsolationWord::Exclusive),
     ];
     let given = s.optional("isolation").and_then(|v| r.choice(v, &words));
-    let word = given.unwrap_or(At {
-        value: IsolationWord::Static,
-        span: s.span,
-    });
+    let word = given.unwrap_or(At { value: IsolationWord::Static, span: s.span });
     let fence = s.optional("fence");
     let fence = fence.and_then(|v| r.choice(v, &[("external", ())]));
     let handover = s.optional("handover").and_then(|v| r.choice(v, HANDOVERS));
@@ -328,18 +290,11 @@ fn handover(r: &Reader<'_>, s: &Section<'_, '_>, category: Category) -> (Handove
 fn approvals(r: &Reader<'_>, s: &Section<'_, '_>) -> At<u8> {
     let given = s.optional("approvals");
     let given = given.and_then(|v| r.integer(v, 0..=2));
-    given.unwrap_or(At {
-        value: 0,
-        span: s.span,
-    })
+    given.unwrap_or(At { value: 0, span: s.span })
 }
 
 fn ramp(r: &Reader<'_>, s: &Section<'_, '_>) -> RampDoc {
-    let none = RampDoc {
-        steps: vec![100],
-        dwell: Duration::from_secs(30),
-        span: None,
-    };
+    let none = RampDoc { steps: vec![100], dwell: Duration::from_secs(30), span: None };
     let Some(value) = s.optional("ramp") else {
         return none;
     };
@@ -362,11 +317,7 @@ fn ramp(r: &Reader<'_>, s: &Section<'_, '_>) -> RampDoc {
                     .hint("percent of the traffic, such as `[10, 50, 100]`"),
             );
         }
-        Some(RampDoc {
-            steps,
-            dwell,
-            span: Some(value.span),
-        })
+        Some(RampDoc { steps, dwell, span: Some(value.span) })
     });
     read.unwrap_or(none)
 }
@@ -406,10 +357,7 @@ fn ports(r: &Reader<'_>, s: &Section<'_, '_>) -> Vec<Port> {
         r.section(v, "a port", |s| {
             let name = s.required("name").and_then(|v| r.parse_text(v, form::name));
             let port = s.required("port").and_then(|v| r.integer(v, 1..=u16::MAX));
-            Some(Port {
-                name: name?.value,
-                port: port?.value,
-            })
+            Some(Port { name: name?.value, port: port?.value })
         })
     })
 }
@@ -421,10 +369,7 @@ fn health_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Health {
         given.map_or(default, |c| c.value)
     };
     Health {
-        tcp: s
-            .optional("tcp")
-            .and_then(|v| r.integer(v, 1..=u16::MAX))
-            .map(|p| p.value),
+        tcp: s.optional("tcp").and_then(|v| r.integer(v, 1..=u16::MAX)).map(|p| p.value),
         interval: s
             .optional("interval")
             .and_then(|v| r.parse_text(v, form::some_time))
@@ -434,20 +379,14 @@ fn health_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Health {
     }
 }
 
-const DRAIN: Drain = Drain {
-    pps: 1,
-    dwell: Duration::from_secs(10),
-};
+const DRAIN: Drain = Drain { pps: 1, dwell: Duration::from_secs(10) };
 
 fn drain_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Drain {
     let pps = s.optional("pps");
     let pps = pps.and_then(|v| r.integer(v, 1..=10_000_000));
     let dwell = s.optional("dwell");
     let dwell = dwell.and_then(|v| r.parse_text(v, form::some_time));
-    Drain {
-        pps: pps.map_or(DRAIN.pps, |p| p.value),
-        dwell: dwell.map_or(DRAIN.dwell, |d| d.value),
-    }
+    Drain { pps: pps.map_or(DRAIN.pps, |p| p.value), dwell: dwell.map_or(DRAIN.dwell, |d| d.value) }
 }
 
 fn gates(r: &Reader<'_>, s: &Section<'_, '_>) -> BTreeMap<String, Vec<String>> {

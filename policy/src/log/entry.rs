@@ -92,26 +92,12 @@ pub enum Ask {
 /// What a command wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
-    Failover {
-        services: Selector,
-        to: SiteId,
-    },
-    Failback {
-        services: Selector,
-    },
-    Steer {
-        services: Selector,
-        to: BTreeMap<SiteId, Weight>,
-    },
-    Drain {
-        object: Object,
-    },
-    Undrain {
-        object: Object,
-    },
-    Revert {
-        task: EntryId,
-    },
+    Failover { services: Selector, to: SiteId },
+    Failback { services: Selector },
+    Steer { services: Selector, to: BTreeMap<SiteId, Weight> },
+    Drain { object: Object },
+    Undrain { object: Object },
+    Revert { task: EntryId },
 }
 
 /// What can be drained.

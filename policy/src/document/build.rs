@@ -60,8 +60,18 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
 }
 
 fn site(doc: SiteDoc) -> Site {
-    let SiteDoc { id, region, rank, capacity, prefixes, prefixes_given: _, nats, leaf, leaf_key } =
-        doc;
+    let SiteDoc {
+        id,
+        region,
+        rank,
+        capacity,
+        prefixes,
+        prefixes_given: _,
+        prefixes_whole: _,
+        nats,
+        leaf,
+        leaf_key,
+    } = doc;
     Site {
         id: id.value,
         region,
@@ -191,6 +201,7 @@ fn mode(doc: SitesDoc) -> Mode {
         active,
         active_span: _,
         readmit,
+        whole: _,
         span: _,
     } = doc;
     if active_active {

@@ -49,6 +49,8 @@ pub(super) struct SiteDoc {
     pub(super) capacity: u32,
     pub(super) prefixes: Vec<At<IpNet>>,
     pub(super) prefixes_given: bool,
+    /// False when a prefix may be missing because it could not be read.
+    pub(super) prefixes_whole: bool,
     pub(super) nats: Vec<String>,
     pub(super) leaf: Vec<String>,
     pub(super) leaf_key: Option<At<String>>,
@@ -266,6 +268,7 @@ fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {
     let capacity = s.optional("capacity").and_then(|v| r.integer(v, 1..=1_000_000));
     let prefixes = s.optional("prefixes");
     let prefixes_given = prefixes.is_some();
+    let prefixes_count = prefixes.map_or(Some(0), Value::list_len);
     let prefixes =
         prefixes.map(|v| r.items(v, |v| r.parse_text(v, form::cidr))).unwrap_or_default();
     let (nats, leaf) = (urls("nats"), urls("leaf"));
@@ -275,6 +278,7 @@ fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {
         region: region.map(|r| r.value),
         rank,
         capacity: capacity.map_or(CAPACITY, |c| c.value),
+        prefixes_whole: prefixes_count == Some(prefixes.len()),
         prefixes,
         prefixes_given,
         nats,

@@ -15,11 +15,20 @@ pub struct Flaw {
     pub code: Code,
     pub message: String,
     pub hint: Option<String>,
+    /// The text may be a secret: it is not shown.
+    pub secret: bool,
 }
 
 impl Flaw {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, secret: false }
+    }
+
+    /// Keeps the text itself out of the diagnostic, which may be pasted anywhere.
+    #[must_use]
+    pub fn secret(mut self) -> Self {
+        self.secret = true;
+        self
     }
 
     #[must_use]
@@ -83,7 +92,10 @@ pub fn interface_address(text: &str) -> Result<IpNet, Flaw> {
         let flaw =
             Flaw::new(Code::BadCidr, format!("`{text}` is not an address with a prefix length"));
         match text.parse::<IpAddr>() {
-            Ok(address) => flaw.hint(format!("did you mean `{}`?", IpNet::from(address))),
+            Ok(address) => {
+                let length = if address.is_ipv4() { 24 } else { 64 };
+                flaw.hint(format!("add its length, such as `{address}/{length}`"))
+            }
             Err(_) => flaw.hint("write it like `10.1.0.0/16` or `fd00:a::/32`"),
         }
     })
@@ -273,7 +285,8 @@ pub fn url(text: &str) -> Result<String, Flaw> {
         .or_else(|| text.strip_prefix("nats://"))
         .ok_or_else(|| flaw("begins with neither `tls://` nor `nats://`"))?;
     if host.contains('@') {
-        return Err(flaw("carries a user name or password; nkeys log in"));
+        let message = "this URL carries a user name or password";
+        return Err(Flaw::new(Code::BadUrl, message).hint("take it out: nkeys log in").secret());
     }
     let (host, port) = match host.strip_prefix('[').and_then(|h| h.split_once(']')) {
         Some((v6, port)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port),
@@ -307,8 +320,7 @@ pub fn interface(text: &str) -> Result<String, Flaw> {
 pub fn nkey(text: &str) -> Result<String, Flaw> {
     let flaw = |message: &str| Flaw::new(Code::BadNkey, message);
     if text.starts_with("SU") {
-        // The text is not repeated: a diagnostic may be pasted anywhere.
-        return Err(flaw("this is a seed, which is secret").hint(
+        return Err(flaw("this is a seed, which is secret").secret().hint(
             "write the public key here, and make a new pair: this seed was in a shared file",
         ));
     }

@@ -116,6 +116,9 @@ impl<'f> Reader<'f> {
             Err(flaw) => {
                 let mut mistake = self.mistake(flaw.code, value.span, flaw.message);
                 mistake.hint = flaw.hint;
+                if flaw.secret {
+                    mistake.cover();
+                }
                 self.report(mistake);
                 None
             }

@@ -51,6 +51,8 @@ pub(super) struct SitesDoc {
     pub(super) active: Vec<At<SiteId>>,
     pub(super) active_span: Option<Span>,
     pub(super) readmit: Option<At<Readmit>>,
+    /// False when a site may be missing because it could not be read.
+    pub(super) whole: bool,
     pub(super) span: Span,
 }
 
@@ -182,13 +184,22 @@ fn sites(r: &Reader<'_>, s: &Section<'_, '_>) -> SitesDoc {
         let key = if active_active { "active" } else { "primary" };
         s.required(key);
     }
+    let count = |v: Option<&Value>| v.map_or(Some(0), Value::list_len);
+    let (standbys, actives) = (count(standby), count(active));
     let readmits = [("manual", Readmit::Manual), ("auto", Readmit::Auto)];
+    let primary = primary.and_then(|v| r.parse_text(v, form::id));
+    let standby_sites = standby.map(|v| r.items(v, |v| standby_of(r, v)));
+    let standby_sites = standby_sites.unwrap_or_default();
+    let active_sites = active.map(|v| r.items(v, |v| r.parse_text(v, form::id)));
+    let active_sites = active_sites.unwrap_or_default();
+    let lists = standbys == Some(standby_sites.len()) && actives == Some(active_sites.len());
     SitesDoc {
         active_active,
-        primary: primary.and_then(|v| r.parse_text(v, form::id)),
-        standby: standby.map(|v| r.items(v, |v| standby_of(r, v))).unwrap_or_default(),
+        whole: lists && (active_active || primary.is_some()),
+        primary,
+        standby: standby_sites,
         standby_span: standby.map(|_| s.span_of("standby")),
-        active: active.map(|v| r.items(v, |v| r.parse_text(v, form::id))).unwrap_or_default(),
+        active: active_sites,
         active_span: active.map(|_| s.span_of("active")),
         readmit: s.optional("readmit").and_then(|v| r.choice(v, &readmits)),
         span: s.span,
@@ -310,14 +321,15 @@ fn ramp(r: &Reader<'_>, s: &Section<'_, '_>) -> RampDoc {
         let all_read = value.list_len() == Some(steps.len());
         let steps: Vec<u8> = steps.into_iter().map(|s| s.value).collect();
         let ascending = steps.windows(2).all(|pair| pair[0] < pair[1]);
-        if all_read && !(ascending && steps.last() == Some(&100)) {
+        let wrong = all_read && !(ascending && steps.last() == Some(&100));
+        if wrong {
             let message = "the steps of a ramp must ascend to 100";
             r.report(
                 r.mistake(Code::RampSteps, value.span, message)
                     .hint("percent of the traffic, such as `[10, 50, 100]`"),
             );
         }
-        Some(RampDoc { steps, dwell, span: Some(value.span) })
+        Some(RampDoc { steps, dwell, span: (!wrong).then_some(value.span) })
     });
     read.unwrap_or(none)
 }

@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The agent: everything that touches this host, the network, the operator or the clock.
+
+pub mod api;
+pub mod bus;
+pub mod controller;
+pub mod journal;
+pub mod kernel;
+pub mod probe;

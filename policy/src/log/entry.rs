@@ -159,6 +159,9 @@ pub struct EffectiveFact {
 /// What a command does once it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
+    /// The author site's rank as it was when the effect was written: readers with another fabric
+    /// generation must order two effects alike.
+    pub rank: u32,
     pub writes: Vec<Write>,
     pub moves: Vec<Move>,
 }
@@ -195,6 +198,8 @@ pub enum Directive {
 pub struct Move {
     pub service: ServiceId,
     pub epoch: Epoch,
+    /// The service's epoch before; its answers carry this one until they change.
+    pub prev_epoch: Epoch,
     pub from: Traffic,
     pub to: Traffic,
     pub handover: Handover,

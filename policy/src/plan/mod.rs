@@ -4,6 +4,7 @@
 //! point: nexthops, groups, floors, routes, guard, rules; removal runs the other way round.
 
 mod diff;
+pub mod preview;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,0 +1,24 @@
+//! The serialised shapes of the API, converted from domain types by hand.
+//!
+//! Domain types carry no serde derive; a change to one of them must not change what users parse.
+//! Requests refuse unknown fields, so that a misspelt option is an error. Responses may gain
+//! fields: a reader passes over what it does not know.
+
+mod plan;
+mod request;
+mod response;
+mod service;
+mod stamp;
+mod status;
+mod task;
+
+pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDoc, ops_of};
+pub use request::{ApiCall, ApiRequest, ObjectDoc, VERSION, VerbDoc};
+pub use response::{
+    ApiError, ApiResponse, AuditDoc, AuditLine, CommandReply, ErrorCode, ExplainDoc, IdentityDoc,
+    Outcome, Payload,
+};
+pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
+pub use stamp::{Stamp, StampError};
+pub use status::{HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, SiteDoc, StatusDoc};
+pub use task::{AckDoc, ApprovalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc};

@@ -1,0 +1,137 @@
+//! A plan as users see it: per step and node, the lines the agent logs when it acts.
+
+use nett_policy::plan::{Op, Plan};
+use serde::{Deserialize, Serialize};
+
+use super::VerbDoc;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanDoc {
+    #[serde(rename = "request")]
+    pub verb: VerbDoc,
+    /// Every service it moves.
+    pub services: Vec<String>,
+    /// What an approval binds to.
+    pub plan_hash: String,
+    pub approvals_needed: u8,
+    pub steps: Vec<PlanStep>,
+    pub warnings: Vec<WarningDoc>,
+    /// Rules that would refuse it; empty when it would be accepted now.
+    pub refusals: Vec<RefusalDoc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStep {
+    /// 1 is the first.
+    pub number: u32,
+    pub kind: String,
+    pub services: Vec<String>,
+    /// The nodes that must acknowledge before the next step.
+    pub acknowledge: Vec<String>,
+    pub nodes: Vec<PlanNode>,
+}
+
+/// What one step does on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanNode {
+    pub node: String,
+    pub site: String,
+    pub ops: Vec<OpDoc>,
+}
+
+/// One line of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpDoc {
+    pub op: OpKind,
+    /// `nexthop`, `route`, `rule`, `guard`, `drained` or `answers`.
+    pub object: String,
+    /// As the agent logs it.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OpKind {
+    Add,
+    Replace,
+    Delete,
+}
+
+/// Something to know that does not stop the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarningDoc {
+    /// `drift`, `view-age`, `fabric-mismatch` ...
+    pub kind: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalDoc {
+    pub rule: String,
+    /// Whom to ask; empty for built-in rules.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+    pub message: String,
+    /// The exact option that passes over the rule; absent when nothing does.
+    #[serde(rename = "override", default, skip_serializing_if = "Option::is_none")]
+    pub override_with: Option<String>,
+}
+
+/// The lines of a plan. An operation on several set elements gives a line for each.
+pub fn ops_of(plan: &Plan) -> Vec<OpDoc> {
+    plan.ops.iter().flat_map(lines).collect()
+}
+
+fn lines(op: &Op) -> Vec<OpDoc> {
+    let object = match op {
+        Op::AddNexthop(..) | Op::ReplaceNexthop { .. } | Op::DeleteNexthop(..) => "nexthop",
+        Op::AddRoute(..) | Op::ReplaceRoute { .. } | Op::DeleteRoute(..) => "route",
+        Op::AddRule(_) | Op::DeleteRule(_) => "rule",
+        Op::LoadGuard { .. } | Op::DeleteGuard(_) => "guard",
+        Op::Drained { .. } => "drained",
+        Op::Answers { .. } => "answers",
+    };
+    let line = |text: &str| {
+        let op = match text.as_bytes().first() {
+            Some(b'+') => OpKind::Add,
+            Some(b'-') => OpKind::Delete,
+            _ => OpKind::Replace,
+        };
+        OpDoc {
+            op,
+            object: object.to_owned(),
+            text: text.to_owned(),
+        }
+    };
+    op.to_string().lines().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_per_set_element_with_its_own_sign() {
+        let plan = Plan {
+            ops: vec![Op::Drained {
+                add: ["10.99.0.1".parse().expect("valid")].into(),
+                delete: ["fd00:99::1".parse().expect("valid")].into(),
+            }],
+        };
+        let lines = ops_of(&plan);
+        let found: Vec<(OpKind, &str)> = lines.iter().map(|l| (l.op, l.text.as_str())).collect();
+        assert_eq!(
+            found,
+            [
+                (
+                    OpKind::Add,
+                    "+ nft element inet nett drained4 { 10.99.0.1 }"
+                ),
+                (
+                    OpKind::Delete,
+                    "- nft element inet nett drained6 { fd00:99::1 }"
+                ),
+            ]
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! The fabric as the answering agent sees it: sites, nodes and links.
+
+use serde::{Deserialize, Serialize};
+
+use super::TaskLine;
+
+/// Everything at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusDoc {
+    pub fabric: String,
+    pub generation: u64,
+    pub fabric_hash: String,
+    pub sites: Vec<SiteDoc>,
+    /// How many services are defined.
+    pub services: u64,
+    /// Tasks that have not ended.
+    pub open_tasks: Vec<TaskLine>,
+    /// Requests refused since this agent started.
+    pub refused: u64,
+}
+
+/// One site, with its nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteDoc {
+    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// 1 is highest.
+    pub rank: u32,
+    /// True when its agents report that they reach no other site, or this agent has had no report
+    /// from it for longer than a site may be silent.
+    pub isolated: bool,
+    pub drained: bool,
+    pub links_up: u32,
+    pub links_down: u32,
+    /// Objects that differ from what they should be, over all nodes.
+    pub drift: u64,
+    /// The lowest zone serial among its name servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_serial: Option<u32>,
+    /// Nodes whose fabric differs from the answering agent's, by generation or hash.
+    pub fabric_mismatch: u32,
+    /// Reasons, as words: `durability`, `kernel`, `bus` ...
+    pub degraded: Vec<String>,
+    pub nodes: Vec<NodeDoc>,
+}
+
+/// One node by its last report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeDoc {
+    pub id: String,
+    pub site: String,
+    /// `border`, `route` or `witness`.
+    pub role: String,
+    /// Milliseconds since the last report; absent when none was ever seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    pub bus_connected: bool,
+    /// How far the node has read each site's log.
+    pub heads: Vec<HeadDoc>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fabric_hash: Option<String>,
+    /// True when generation and hash equal the answering agent's.
+    pub fabric_matches: bool,
+    pub links_up: u32,
+    pub links_down: u32,
+    pub drift: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_serial: Option<u32>,
+    pub degraded: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadDoc {
+    /// Whose log.
+    pub site: String,
+    pub seq: u64,
+    pub hash: String,
+}
+
+/// One inter-site link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkDoc {
+    pub id: String,
+    pub cost: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_bps: Option<u64>,
+    pub risk: Vec<String>,
+    pub a: LinkEndDoc,
+    pub b: LinkEndDoc,
+}
+
+/// A link as the node at one end reports it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkEndDoc {
+    pub site: String,
+    pub node: String,
+    pub interface: String,
+    pub state: LinkState,
+    /// Milliseconds since the report; absent when none was ever seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    /// Round trip in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkState {
+    Up,
+    Down,
+    Unknown,
+}
+
+impl LinkState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+        }
+    }
+}

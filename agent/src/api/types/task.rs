@@ -1,0 +1,167 @@
+//! A task: who asked for what, how far it is, and what continues or reverts it.
+
+use nett_policy::log::entry::Outcome;
+use serde::{Deserialize, Serialize};
+
+use super::Stamp;
+
+/// One line of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskLine {
+    pub id: String,
+    pub verb: String,
+    /// What it is about, in words: `shop/prod/api -> svg`.
+    pub subject: String,
+    pub person: String,
+    pub state: TaskStateDoc,
+    /// `2/5`; empty before it takes effect.
+    pub progress: String,
+    pub opened_at: Stamp,
+}
+
+/// Everything about one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskDoc {
+    pub id: String,
+    /// Goes up with every change of what is shown here; where a long poll goes on from.
+    pub revision: u64,
+    pub verb: String,
+    pub subject: String,
+    pub person: String,
+    pub reason: String,
+    /// The site whose log drives it.
+    pub home: String,
+    pub state: TaskStateDoc,
+    pub plan_hash: String,
+    pub services: Vec<String>,
+    pub approvals_needed: u8,
+    pub approvals: Vec<ApprovalDoc>,
+    pub opened_at: Stamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_at: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Stamp>,
+    pub steps: Vec<StepDoc>,
+    /// Why it ended; empty before.
+    pub outcome_reason: String,
+    /// Command lines that take it further, or undo it.
+    pub continue_with: Vec<String>,
+    pub revert_with: Vec<String>,
+}
+
+/// A wish to approve or reject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalDoc {
+    pub person: String,
+    pub at: Stamp,
+    pub reason: String,
+    /// False for a rejection.
+    pub approve: bool,
+    /// False when it does not count: four-eyes, another plan hash, too late.
+    pub counts: bool,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDoc {
+    /// 1 is the first.
+    pub number: u32,
+    /// `activate`, `verify`, `shift`, `withdraw`, `drain` ...
+    pub kind: String,
+    pub services: Vec<String>,
+    pub state: StepStateDoc,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done_at: Option<Stamp>,
+    /// The nodes that must acknowledge.
+    pub acknowledge: Vec<AckDoc>,
+    pub evidence: Vec<String>,
+    /// Why it failed; empty otherwise.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failure: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckDoc {
+    pub node: String,
+    /// False while it is owed.
+    pub acked: bool,
+    /// Milliseconds since the node's last report; absent when none was ever seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepStateDoc {
+    Waiting,
+    Started,
+    Done,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskStateDoc {
+    WaitingApproval,
+    Running,
+    Done,
+    Failed,
+    Rejected,
+    Expired,
+    Cancelled,
+    Superseded,
+    Reverted,
+}
+
+// === impl TaskStateDoc ===
+
+impl TaskStateDoc {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WaitingApproval => "waiting-approval",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Superseded => "superseded",
+            Self::Reverted => "reverted",
+        }
+    }
+
+    /// True when nothing more happens to the task.
+    pub fn is_terminal(self) -> bool {
+        !matches!(self, Self::WaitingApproval | Self::Running)
+    }
+}
+
+impl From<Outcome> for TaskStateDoc {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::Done,
+            Outcome::Failed => Self::Failed,
+            Outcome::Rejected => Self::Rejected,
+            Outcome::Expired => Self::Expired,
+            Outcome::Cancelled => Self::Cancelled,
+            Outcome::Superseded => Self::Superseded,
+            Outcome::Reverted => Self::Reverted,
+        }
+    }
+}
+
+// === impl StepStateDoc ===
+
+impl StepStateDoc {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Started => "started",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}

@@ -35,17 +35,9 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         safety,
         whole: _,
     } = doc;
-    let Head {
-        name,
-        generation,
-        vip_ranges,
-        anchors,
-        unknown_client,
-    } = head;
-    let client = |(prefix, site): (At<_>, At<_>)| ClientPrefix {
-        prefix: prefix.value,
-        site: site.value,
-    };
+    let Head { name, generation, vip_ranges, anchors, unknown_client } = head;
+    let client =
+        |(prefix, site): (At<_>, At<_>)| ClientPrefix { prefix: prefix.value, site: site.value };
     let mut fabric = Fabric {
         name,
         generation: generation.expect(CHECKED),
@@ -75,6 +67,7 @@ fn site(doc: SiteDoc) -> Site {
         capacity,
         prefixes,
         prefixes_given: _,
+        prefixes_whole: _,
         nats,
         leaf,
         leaf_key,
@@ -92,16 +85,7 @@ fn site(doc: SiteDoc) -> Site {
 }
 
 fn node(doc: NodeDoc) -> Node {
-    let NodeDoc {
-        id,
-        site,
-        role,
-        addresses,
-        core,
-        outer,
-        key,
-        voter,
-    } = doc;
+    let NodeDoc { id, site, role, addresses, core, outer, key, voter } = doc;
     Node {
         id: id.value,
         site: site.value,
@@ -116,38 +100,16 @@ fn node(doc: NodeDoc) -> Node {
 
 fn cluster(doc: ClusterDoc) -> Cluster {
     let ClusterDoc { id, site } = doc;
-    Cluster {
-        id: id.value,
-        site: site.value,
-    }
+    Cluster { id: id.value, site: site.value }
 }
 
 fn link(doc: LinkDoc) -> Link {
-    let LinkDoc {
-        id,
-        cost,
-        capacity_bps,
-        risk,
-        a,
-        b,
-    } = doc;
-    Link {
-        id: id.value,
-        cost,
-        capacity_bps,
-        risk,
-        a: link_end(a),
-        b: link_end(b),
-    }
+    let LinkDoc { id, cost, capacity_bps, risk, a, b } = doc;
+    Link { id: id.value, cost, capacity_bps, risk, a: link_end(a), b: link_end(b) }
 }
 
 fn link_end(doc: EndDoc) -> LinkEnd {
-    let EndDoc {
-        node,
-        interface,
-        addresses,
-        gateway,
-    } = doc;
+    let EndDoc { node, interface, addresses, gateway } = doc;
     LinkEnd {
         node: node.value,
         interface: interface.expect(CHECKED).value,
@@ -157,33 +119,13 @@ fn link_end(doc: EndDoc) -> LinkEnd {
 }
 
 fn operator(doc: OperatorDoc) -> Operator {
-    let OperatorDoc {
-        name,
-        key,
-        roles,
-        services,
-    } = doc;
-    Operator {
-        name: name.value,
-        key: key.expect(CHECKED).value,
-        roles,
-        services,
-    }
+    let OperatorDoc { name, key, roles, services } = doc;
+    Operator { name: name.value, key: key.expect(CHECKED).value, roles, services }
 }
 
 fn safety_rule(doc: SafetyDoc) -> SafetyRule {
-    let SafetyDoc {
-        id,
-        at_least,
-        of,
-        owner,
-    } = doc;
-    SafetyRule {
-        id: id.value,
-        at_least: at_least.expect(CHECKED).value,
-        of: values(of),
-        owner,
-    }
+    let SafetyDoc { id, at_least, of, owner } = doc;
+    SafetyRule { id: id.value, at_least: at_least.expect(CHECKED).value, of: values(of), owner }
 }
 
 pub(super) fn service(doc: ServiceDoc) -> Service {
@@ -213,16 +155,8 @@ pub(super) fn service(doc: ServiceDoc) -> Service {
         gates,
     } = doc;
     // `lease` and `exclusive` were refused.
-    let IsolationDoc {
-        word: _,
-        fence: _,
-        overlapping_handover: _,
-    } = isolation;
-    let RampDoc {
-        steps,
-        dwell,
-        span: _,
-    } = ramp;
+    let IsolationDoc { word: _, fence: _, overlapping_handover: _ } = isolation;
+    let RampDoc { steps, dwell, span: _ } = ramp;
     let backends = backends
         .into_iter()
         .map(|(site, list)| (site.value, list.into_iter().map(backend).collect()));
@@ -254,16 +188,8 @@ pub(super) fn service(doc: ServiceDoc) -> Service {
 }
 
 fn backend(doc: BackendDoc) -> Backend {
-    let BackendDoc {
-        address,
-        cluster,
-        weight,
-    } = doc;
-    Backend {
-        address: address.value,
-        cluster: cluster.map(|c| c.value),
-        weight,
-    }
+    let BackendDoc { address, cluster, weight } = doc;
+    Backend { address: address.value, cluster: cluster.map(|c| c.value), weight }
 }
 
 fn mode(doc: SitesDoc) -> Mode {
@@ -275,6 +201,7 @@ fn mode(doc: SitesDoc) -> Mode {
         active,
         active_span: _,
         readmit,
+        whole: _,
         span: _,
     } = doc;
     if active_active {
@@ -283,12 +210,7 @@ fn mode(doc: SitesDoc) -> Mode {
             readmit: readmit.map_or(Readmit::Manual, |r| r.value),
         };
     }
-    let standby = standby.into_iter().map(|(site, min_healthy)| Standby {
-        site: site.value,
-        min_healthy,
-    });
-    Mode::ActivePassive {
-        primary: primary.expect(CHECKED).value,
-        standby: standby.collect(),
-    }
+    let standby =
+        standby.into_iter().map(|(site, min_healthy)| Standby { site: site.value, min_healthy });
+    Mode::ActivePassive { primary: primary.expect(CHECKED).value, standby: standby.collect() }
 }

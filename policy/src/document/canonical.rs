@@ -19,11 +19,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         vip_ranges,
         anchors,
         unknown_client,
-        zone: Zone {
-            name: zone,
-            hostmaster,
-            ns,
-        },
+        zone: Zone { name: zone, hostmaster, ns },
         sites,
         nodes,
         clusters,
@@ -38,9 +34,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         UnknownClient::Nearest => "nearest",
     };
     let ns = ns.iter().map(|NameServer { name, addresses }| json!([name, texts(addresses)]));
-    let clusters = clusters
-        .iter()
-        .map(|Cluster { id, site }| json!([id.as_str(), site.as_str()]));
+    let clusters = clusters.iter().map(|Cluster { id, site }| json!([id.as_str(), site.as_str()]));
     let clients = clients
         .iter()
         .map(|ClientPrefix { prefix, site }| json!([prefix.to_string(), site.as_str()]));
@@ -74,31 +68,13 @@ fn texts<T: std::fmt::Display>(items: &[T]) -> Value {
 }
 
 fn site(site: &Site) -> Value {
-    let Site {
-        id,
-        region,
-        rank,
-        capacity,
-        prefixes,
-        nats,
-        leaf,
-        leaf_key,
-    } = site;
+    let Site { id, region, rank, capacity, prefixes, nats, leaf, leaf_key } = site;
     let prefixes = texts(prefixes);
     json!([id.as_str(), region, rank, capacity, prefixes, nats, leaf, leaf_key])
 }
 
 fn node(node: &Node) -> Value {
-    let Node {
-        id,
-        site,
-        role,
-        addresses,
-        core,
-        outer,
-        key,
-        voter,
-    } = node;
+    let Node { id, site, role, addresses, core, outer, key, voter } = node;
     let role = match role {
         Role::Border => "border",
         Role::Route => "route",
@@ -109,34 +85,17 @@ fn node(node: &Node) -> Value {
 }
 
 fn link(link: &Link) -> Value {
-    let Link {
-        id,
-        cost,
-        capacity_bps,
-        risk,
-        a,
-        b,
-    } = link;
+    let Link { id, cost, capacity_bps, risk, a, b } = link;
     json!([id.as_str(), cost, capacity_bps, risk, link_end(a), link_end(b)])
 }
 
 fn link_end(end: &LinkEnd) -> Value {
-    let LinkEnd {
-        node,
-        interface,
-        addresses,
-        gateway,
-    } = end;
+    let LinkEnd { node, interface, addresses, gateway } = end;
     json!([node.as_str(), interface, texts(addresses), texts(gateway)])
 }
 
 fn operator(operator: &Operator) -> Value {
-    let Operator {
-        name,
-        key,
-        roles,
-        services,
-    } = operator;
+    let Operator { name, key, roles, services } = operator;
     let role = |r: &OperatorRole| match r {
         OperatorRole::Operator => "operator",
         OperatorRole::Approver => "approver",
@@ -148,11 +107,6 @@ fn operator(operator: &Operator) -> Value {
 }
 
 fn safety_rule(rule: &SafetyRule) -> Value {
-    let SafetyRule {
-        id,
-        at_least,
-        of,
-        owner,
-    } = rule;
+    let SafetyRule { id, at_least, of, owner } = rule;
     json!([id.as_str(), at_least, texts(of), owner])
 }

@@ -88,6 +88,21 @@ impl Diagnostic {
         self
     }
 
+    /// Hides the marked text in the line shown.
+    pub(super) fn cover(&mut self) {
+        let Some(place) = &mut self.place else { return };
+        let begin: usize = place.source.chars().take(place.column - 1).map(char::len_utf8).sum();
+        let end = (begin + place.span.end - place.span.start).min(place.source.len());
+        let covered = place.source.get(begin..end).map(|text| text.chars().count());
+        match (place.source.get(..begin), covered, place.source.get(end..)) {
+            (Some(before), Some(count), Some(after)) => {
+                place.source = format!("{before}{}{after}", "*".repeat(count));
+            }
+            // Not at a character's edge: show nothing of the line.
+            _ => place.source.clear(),
+        }
+    }
+
     /// From 1; 0 when the diagnostic is about the file as a whole.
     pub fn line(&self) -> usize {
         self.place.as_ref().map_or(0, |p| p.line)
@@ -117,15 +132,9 @@ impl fmt::Display for Diagnostic {
             writeln!(f, "{:gutter$} = hint: {}", "", printable(hint))?;
         }
         for related in &self.related {
-            let Place {
-                file, line, column, ..
-            } = &related.place;
+            let Place { file, line, column, .. } = &related.place;
             let message = printable(&related.message);
-            writeln!(
-                f,
-                "{:gutter$} = note: {file}:{line}:{column}: {message}",
-                ""
-            )?;
+            writeln!(f, "{:gutter$} = note: {file}:{line}:{column}: {message}", "")?;
         }
         Ok(())
     }
@@ -152,20 +161,12 @@ impl Place {
             })
             .count()
             .max(1);
-        let from = if characters.len() > WIDTH {
-            at.saturating_sub(WIDTH / 3)
-        } else {
-            0
-        };
+        let from = if characters.len() > WIDTH { at.saturating_sub(WIDTH / 3) } else { 0 };
         let shown: String = characters.iter().skip(from).take(WIDTH).collect();
-        let indent: String = characters[from..at]
-            .iter()
-            .map(|c| if *c == '\t' { '\t' } else { ' ' })
-            .collect();
+        let indent: String =
+            characters[from..at].iter().map(|c| if *c == '\t' { '\t' } else { ' ' }).collect();
         let underline = "^".repeat(length.min(WIDTH - (at - from)).max(1));
-        let Self {
-            file, line, column, ..
-        } = self;
+        let Self { file, line, column, .. } = self;
         writeln!(f, "{:gutter$}--> {file}:{line}:{column}", "")?;
         writeln!(f, "{:gutter$} |", "")?;
         writeln!(f, "{line} | {}", printable(&shown).trim_end())?;
@@ -174,14 +175,41 @@ impl Place {
     }
 }
 
-/// A file must not be able to write control sequences to the reader's terminal.
+/// A file must not be able to write control sequences to the reader's terminal, and a diagnostic
+/// must not carry a secret away: what looks like an nkey seed becomes stars, place for place.
 fn printable(text: &str) -> String {
-    let safe = |c: char| {
-        if c.is_control() && c != '\t' {
-            '\u{fffd}'
-        } else {
-            c
+    let mut shown = String::with_capacity(text.len());
+    let mut word = String::new();
+    let base32 = |c: char| matches!(c, 'A'..='Z' | '2'..='7');
+    for c in text.chars().map(Some).chain([None]) {
+        if let Some(c) = c.filter(|c| base32(*c)) {
+            word.push(c);
+            continue;
         }
-    };
-    text.chars().map(safe).collect()
+        if word.starts_with('S') && word.len() >= SEED_AT_LEAST {
+            shown.extend(word.drain(..).map(|_| '*'));
+        }
+        shown.push_str(&word);
+        word.clear();
+        let safe = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+        shown.extend(c.map(safe));
+    }
+    shown
+}
+
+/// A seed has 58 characters; one cut short is still most of a secret.
+const SEED_AT_LEAST: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_seed_and_no_control_sequence_is_shown() {
+        let seed = "SUABO2X7XQMIH3MCBAXYER4GOZ5PN7D2NW3TMJFK3QHMDCBGMXYVI5INRE";
+        let shown = printable(&format!("key = \"{seed}\"\u{1b}[31m SHORT"));
+        assert_eq!(shown, format!("key = \"{}\"\u{fffd}[31m SHORT", "*".repeat(58)));
+        let key = "UB7UOW6F76U4AQOB4ATT3554UOILP4CUJ4JO2VEHJEXI57SPQSNL7RND";
+        assert_eq!(printable(key), key);
+    }
 }

@@ -49,12 +49,7 @@ pub(super) struct Unique<'a, 'f, K> {
 
 impl<'a, 'f, K: Ord + std::fmt::Display> Unique<'a, 'f, K> {
     pub(super) fn new(reader: &'a Reader<'f>, code: Code, what: &'static str) -> Self {
-        Self {
-            reader,
-            code,
-            what,
-            seen: BTreeMap::new(),
-        }
+        Self { reader, code, what, seen: BTreeMap::new() }
     }
 
     pub(super) fn add(&mut self, value: K, span: Span) {
@@ -64,8 +59,7 @@ impl<'a, 'f, K: Ord + std::fmt::Display> Unique<'a, 'f, K> {
                 let r = self.reader;
                 let message = format!("{} `{value}` stands twice", self.what);
                 r.report(
-                    r.mistake(self.code, span, message)
-                        .related(r.place(*first), "first here"),
+                    r.mistake(self.code, span, message).related(r.place(*first), "first here"),
                 );
             }
         }
@@ -134,11 +128,8 @@ pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
 }
 
 fn site_prefixes(r: &Reader<'_>, doc: &FabricDoc) {
-    let all: Vec<(&SiteDoc, At<IpNet>)> = doc
-        .sites
-        .iter()
-        .flat_map(|s| s.prefixes.iter().map(move |p| (s, *p)))
-        .collect();
+    let all: Vec<(&SiteDoc, At<IpNet>)> =
+        doc.sites.iter().flat_map(|s| s.prefixes.iter().map(move |p| (s, *p))).collect();
     for (at, (site, prefix)) in all.iter().enumerate() {
         let earlier = all[..at].iter().find(|(_, e)| overlap(e.value, prefix.value));
         if let Some((other, first)) = earlier {
@@ -189,7 +180,12 @@ fn vip_ranges(r: &Reader<'_>, doc: &FabricDoc) {
 }
 
 /// Says that there is no such site, with the nearest one.
-pub(super) fn unknown_site(r: &Reader<'_>, doc: &FabricDoc, site: &SiteId, span: Span) -> Diagnostic {
+pub(super) fn unknown_site(
+    r: &Reader<'_>,
+    doc: &FabricDoc,
+    site: &SiteId,
+    span: Span,
+) -> Diagnostic {
     let known = || doc.sites.iter().map(|s| s.id.value.as_str());
     let hint = match nearest(site.as_str(), known()) {
         Some(word) => format!("did you mean `{word}`?"),
@@ -290,12 +286,9 @@ fn route_node(r: &Reader<'_>, doc: &FabricDoc, node: &NodeDoc) {
     let site = doc.sites.iter().find(|s| s.id.value == node.site.value);
     let Some(site) = site else { return };
     let home = |a: IpAddr| site.prefixes.iter().position(|p| p.value.contains(&a));
-    let together =
-        |a: IpAddr, b: IpAddr| Family::of(a) == Family::of(b) && home(a) == home(b);
-    let mut borders = doc
-        .nodes
-        .iter()
-        .filter(|n| n.role == Role::Border && n.site.value == node.site.value);
+    let together = |a: IpAddr, b: IpAddr| Family::of(a) == Family::of(b) && home(a) == home(b);
+    let mut borders =
+        doc.nodes.iter().filter(|n| n.role == Role::Border && n.site.value == node.site.value);
     let reachable = borders.any(|b| {
         let pairs = |a: &At<IpAddr>| node.addresses.iter().any(|n| together(n.value, a.value));
         // A border whose addresses could not be read is reported for that.

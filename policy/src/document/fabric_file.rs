@@ -49,6 +49,8 @@ pub(super) struct SiteDoc {
     pub(super) capacity: u32,
     pub(super) prefixes: Vec<At<IpNet>>,
     pub(super) prefixes_given: bool,
+    /// False when a prefix may be missing because it could not be read.
+    pub(super) prefixes_whole: bool,
     pub(super) nats: Vec<String>,
     pub(super) leaf: Vec<String>,
     pub(super) leaf_key: Option<At<String>>,
@@ -96,17 +98,10 @@ pub(super) fn read(reader: &Reader<'_>) -> Option<FabricDoc> {
 
 fn root_of(r: &Reader<'_>, s: &Section<'_, '_>) -> FabricDoc {
     let mut whole = true;
-    let head = s
-        .required("fabric")
-        .and_then(|v| r.section(v, "[fabric]", |s| Some(head(r, s))));
-    let zone = s
-        .required("zone")
-        .and_then(|v| r.section(v, "[zone]", |s| zone(r, s)));
+    let head = s.required("fabric").and_then(|v| r.section(v, "[fabric]", |s| Some(head(r, s))));
+    let zone = s.required("zone").and_then(|v| r.section(v, "[zone]", |s| zone(r, s)));
     let sites = s.required("site");
-    let mut all = Elements {
-        reader: r,
-        whole: &mut whole,
-    };
+    let mut all = Elements { reader: r, whole: &mut whole };
     let doc = FabricDoc {
         head: head.unwrap_or_default(),
         zone,
@@ -133,11 +128,7 @@ fn root_of(r: &Reader<'_>, s: &Section<'_, '_>) -> FabricDoc {
     FabricDoc { whole, ..doc }
 }
 
-const NO_BUS_KEYS: BusKeys = BusKeys {
-    admin: None,
-    system: None,
-    ca: None,
-};
+const NO_BUS_KEYS: BusKeys = BusKeys { admin: None, system: None, ca: None };
 
 /// Reads arrays of tables and remembers whether an element was lost.
 struct Elements<'a, 'f> {
@@ -195,25 +186,16 @@ fn head(r: &Reader<'_>, s: &Section<'_, '_>) -> Head {
     s.later("lease", |v| {
         r.section(v, "lease", |s| lease(r, s));
     });
-    Head {
-        anchors: anchors.into_iter().map(|a| a.value).collect(),
-        ..head
-    }
+    Head { anchors: anchors.into_iter().map(|a| a.value).collect(), ..head }
 }
 
-const UNKNOWN_CLIENT: &[(&str, UnknownClient)] = &[
-    ("primary", UnknownClient::Primary),
-    ("nearest", UnknownClient::Nearest),
-];
+const UNKNOWN_CLIENT: &[(&str, UnknownClient)] =
+    &[("primary", UnknownClient::Primary), ("nearest", UnknownClient::Nearest)];
 
 /// The wait covers a clock that runs 1 % slow and one second of delivery.
 fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
-    let duration = s
-        .required("duration")
-        .and_then(|v| r.parse_text(v, form::some_time));
-    let wait = s
-        .required("wait")
-        .and_then(|v| r.parse_text(v, form::some_time));
+    let duration = s.required("duration").and_then(|v| r.parse_text(v, form::some_time));
+    let wait = s.required("wait").and_then(|v| r.parse_text(v, form::some_time));
     let (duration, wait) = (duration?, wait?);
     let least = duration.value + duration.value / 100 + Duration::from_secs(1);
     if wait.value < least {
@@ -222,34 +204,22 @@ fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
             wait.value.as_millis(),
             duration.value.as_millis()
         );
-        let hint = format!(
-            "at least the duration x 1.01 + 1 s: `{}ms`",
-            least.as_millis()
-        );
-        r.report(
-            r.mistake(Code::LeaseWaitTooShort, wait.span, message)
-                .hint(hint),
-        );
+        let hint = format!("at least the duration x 1.01 + 1 s: `{}ms`", least.as_millis());
+        r.report(r.mistake(Code::LeaseWaitTooShort, wait.span, message).hint(hint));
     }
     Some(())
 }
 
 fn zone(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Zone> {
-    let name = s
-        .required("name")
-        .and_then(|v| r.parse_text(v, form::domain));
-    let hostmaster = s
-        .required("hostmaster")
-        .and_then(|v| r.parse_text(v, form::domain));
+    let name = s.required("name").and_then(|v| r.parse_text(v, form::domain));
+    let hostmaster = s.required("hostmaster").and_then(|v| r.parse_text(v, form::domain));
     let zone = name.as_ref().map(|n| n.value.as_str());
     let ns = s
         .required("ns")
         .map(|v| r.items(v, |v| r.section(v, "ns", |s| name_server(r, s, zone))))
         .unwrap_or_default();
     s.later("dnssec", |v| {
-        r.section(v, "dnssec", |s| {
-            s.required("csk").and_then(|v| r.parse_text(v, form::words))
-        });
+        r.section(v, "dnssec", |s| s.required("csk").and_then(|v| r.parse_text(v, form::words)));
     });
     s.later("transfer", |v| {
         r.items(v, |v| {
@@ -260,18 +230,12 @@ fn zone(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Zone> {
             })
         });
     });
-    Some(Zone {
-        name: name?.value,
-        hostmaster: hostmaster?.value,
-        ns,
-    })
+    Some(Zone { name: name?.value, hostmaster: hostmaster?.value, ns })
 }
 
 /// A name server whose name lies in the zone can only be found through glue.
 fn name_server(r: &Reader<'_>, s: &Section<'_, '_>, zone: Option<&str>) -> Option<NameServer> {
-    let name = s
-        .required("name")
-        .and_then(|v| r.parse_text(v, form::domain));
+    let name = s.required("name").and_then(|v| r.parse_text(v, form::domain));
     let addresses: Vec<At<IpAddr>> = s
         .optional("addresses")
         .map(|v| r.items(v, |v| r.parse_text(v, form::address)))
@@ -299,27 +263,22 @@ fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {
         urls.into_iter().map(|u| u.value).collect()
     };
     let id = s.required("id").and_then(|v| r.parse_text(v, form::id));
-    let region = s
-        .optional("region")
-        .and_then(|v| r.parse_text(v, form::name));
+    let region = s.optional("region").and_then(|v| r.parse_text(v, form::name));
     let rank = s.required("rank").and_then(|v| r.integer(v, 1..=65_535));
-    let capacity = s
-        .optional("capacity")
-        .and_then(|v| r.integer(v, 1..=1_000_000));
+    let capacity = s.optional("capacity").and_then(|v| r.integer(v, 1..=1_000_000));
     let prefixes = s.optional("prefixes");
     let prefixes_given = prefixes.is_some();
-    let prefixes = prefixes
-        .map(|v| r.items(v, |v| r.parse_text(v, form::cidr)))
-        .unwrap_or_default();
+    let prefixes_count = prefixes.map_or(Some(0), Value::list_len);
+    let prefixes =
+        prefixes.map(|v| r.items(v, |v| r.parse_text(v, form::cidr))).unwrap_or_default();
     let (nats, leaf) = (urls("nats"), urls("leaf"));
-    let leaf_key = s
-        .optional("leaf_key")
-        .and_then(|v| r.parse_text(v, form::nkey));
+    let leaf_key = s.optional("leaf_key").and_then(|v| r.parse_text(v, form::nkey));
     Some(SiteDoc {
         id: id?,
         region: region.map(|r| r.value),
         rank,
         capacity: capacity.map_or(CAPACITY, |c| c.value),
+        prefixes_whole: prefixes_count == Some(prefixes.len()),
         prefixes,
         prefixes_given,
         nats,
@@ -331,36 +290,23 @@ fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {
 /// The capacity of a site that does not state one; only the ratio between sites matters.
 const CAPACITY: u32 = 100;
 
-const ROLES: &[(&str, Role)] = &[
-    ("border", Role::Border),
-    ("route", Role::Route),
-    ("witness", Role::Witness),
-];
+const ROLES: &[(&str, Role)] =
+    &[("border", Role::Border), ("route", Role::Route), ("witness", Role::Witness)];
 
 fn node(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<NodeDoc> {
-    let id = s
-        .required("id")
-        .and_then(|v| r.parse_text(v, form::id::<NodeId>));
+    let id = s.required("id").and_then(|v| r.parse_text(v, form::id::<NodeId>));
     let site = s.required("site").and_then(|v| r.parse_text(v, form::id));
     let role = s.required("role").and_then(|v| r.choice(v, ROLES));
     let witness = role.is_some_and(|r| r.value == Role::Witness);
     let needed = |key| {
-        if witness {
-            s.optional(key)
-        } else {
-            s.required(key)
-        }
+        if witness { s.optional(key) } else { s.required(key) }
     };
     let addresses = needed("addresses")
         .map(|v| r.items(v, |v| r.parse_text(v, form::address)))
         .unwrap_or_default();
     let core = needed("core").and_then(|v| r.parse_text(v, form::interface));
-    let outer = s
-        .optional("outer")
-        .and_then(|v| r.parse_text(v, form::interface));
-    let key = s
-        .required("key")
-        .and_then(|v| r.parse_text(v, form::nkey));
+    let outer = s.optional("outer").and_then(|v| r.parse_text(v, form::interface));
+    let key = s.required("key").and_then(|v| r.parse_text(v, form::nkey));
     let voter = s.optional("voter");
     let votes = voter.and_then(|v| r.boolean(v)).unwrap_or(false);
     Some(NodeDoc {
@@ -378,16 +324,11 @@ fn node(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<NodeDoc> {
 fn cluster(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ClusterDoc> {
     let id = s.required("id").and_then(|v| r.parse_text(v, form::id));
     let site = s.required("site").and_then(|v| r.parse_text(v, form::id));
-    Some(ClusterDoc {
-        id: id?,
-        site: site?,
-    })
+    Some(ClusterDoc { id: id?, site: site? })
 }
 
 fn client(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<(At<IpNet>, At<SiteId>)> {
-    let prefix = s
-        .required("prefix")
-        .and_then(|v| r.parse_text(v, form::cidr));
+    let prefix = s.required("prefix").and_then(|v| r.parse_text(v, form::cidr));
     let site = s.required("site").and_then(|v| r.parse_text(v, form::id));
     prefix.zip(site)
 }
@@ -400,12 +341,8 @@ const OPERATOR_ROLES: &[(&str, OperatorRole)] = &[
 ];
 
 fn operator(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<OperatorDoc> {
-    let name = s
-        .required("name")
-        .and_then(|v| r.parse_text(v, form::person));
-    let key = s
-        .required("key")
-        .and_then(|v| r.parse_text(v, form::nkey));
+    let name = s.required("name").and_then(|v| r.parse_text(v, form::person));
+    let key = s.required("key").and_then(|v| r.parse_text(v, form::nkey));
     let mut roles: Vec<OperatorRole> = s
         .required("roles")
         .map(|v| r.items(v, |v| r.choice(v, OPERATOR_ROLES)))
@@ -435,31 +372,17 @@ fn bus(r: &Reader<'_>, s: &Section<'_, '_>) -> BusKeys {
     BusKeys {
         admin: key("admin"),
         system: key("system"),
-        ca: s
-            .optional("ca")
-            .and_then(|v| r.parse_text(v, form::words))
-            .map(|c| c.value),
+        ca: s.optional("ca").and_then(|v| r.parse_text(v, form::words)).map(|c| c.value),
     }
 }
 
 fn safety(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SafetyDoc> {
     let id = s.required("id").and_then(|v| r.parse_text(v, form::id));
-    let at_least = s
-        .required("at_least")
-        .and_then(|v| r.integer(v, 1..=65_535));
-    let of = s
-        .required("of")
-        .map(|v| r.items(v, |v| r.parse_text(v, form::id)))
-        .unwrap_or_default();
-    let owner = s
-        .required("owner")
-        .and_then(|v| r.parse_text(v, form::words));
-    Some(SafetyDoc {
-        id: id?,
-        at_least,
-        of,
-        owner: owner.map(|o| o.value).unwrap_or_default(),
-    })
+    let at_least = s.required("at_least").and_then(|v| r.integer(v, 1..=65_535));
+    let of =
+        s.required("of").map(|v| r.items(v, |v| r.parse_text(v, form::id))).unwrap_or_default();
+    let owner = s.required("owner").and_then(|v| r.parse_text(v, form::words));
+    Some(SafetyDoc { id: id?, at_least, of, owner: owner.map(|o| o.value).unwrap_or_default() })
 }
 
 const VERBS: &[(&str, ())] = &[
@@ -494,12 +417,8 @@ fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
     Some(())
 }
 
-const OCCASIONS: &[(&str, ())] = &[
-    ("proposal", ()),
-    ("refusal", ()),
-    ("waiting", ()),
-    ("redundancy", ()),
-];
+const OCCASIONS: &[(&str, ())] =
+    &[("proposal", ()), ("refusal", ()), ("waiting", ()), ("redundancy", ())];
 
 fn notify(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
     if let Some(v) = s.required("exec") {

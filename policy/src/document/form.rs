@@ -15,15 +15,20 @@ pub struct Flaw {
     pub code: Code,
     pub message: String,
     pub hint: Option<String>,
+    /// The text may be a secret: it is not shown.
+    pub secret: bool,
 }
 
 impl Flaw {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            hint: None,
-        }
+        Self { code, message: message.into(), hint: None, secret: false }
+    }
+
+    /// Keeps the text itself out of the diagnostic, which may be pasted anywhere.
+    #[must_use]
+    pub fn secret(mut self) -> Self {
+        self.secret = true;
+        self
     }
 
     #[must_use]
@@ -35,8 +40,7 @@ impl Flaw {
 
 /// An id with one way in.
 pub fn id<T: FromStr<Err = IdError>>(text: &str) -> Result<T, Flaw> {
-    text.parse()
-        .map_err(|error: IdError| Flaw::new(Code::BadId, error.to_string()))
+    text.parse().map_err(|error: IdError| Flaw::new(Code::BadId, error.to_string()))
 }
 
 /// A plain name with the form of a site id: names of fabrics, regions, ports.
@@ -85,12 +89,13 @@ pub fn cidr(text: &str) -> Result<IpNet, Flaw> {
 /// An address with its prefix length.
 pub fn interface_address(text: &str) -> Result<IpNet, Flaw> {
     text.parse().map_err(|_| {
-        let flaw = Flaw::new(
-            Code::BadCidr,
-            format!("`{text}` is not an address with a prefix length"),
-        );
+        let flaw =
+            Flaw::new(Code::BadCidr, format!("`{text}` is not an address with a prefix length"));
         match text.parse::<IpAddr>() {
-            Ok(address) => flaw.hint(format!("did you mean `{}`?", IpNet::from(address))),
+            Ok(address) => {
+                let length = if address.is_ipv4() { 24 } else { 64 };
+                flaw.hint(format!("add its length, such as `{address}/{length}`"))
+            }
             Err(_) => flaw.hint("write it like `10.1.0.0/16` or `fd00:a::/32`"),
         }
     })
@@ -101,10 +106,7 @@ pub fn address(text: &str) -> Result<IpAddr, Flaw> {
     let address: IpAddr = text.parse().map_err(|_| {
         let flaw = Flaw::new(Code::BadAddress, format!("`{text}` is not an IP address"));
         match text.parse::<IpNet>() {
-            Ok(net) => flaw.hint(format!(
-                "did you mean `{}`, without a length?",
-                net.addr()
-            )),
+            Ok(net) => flaw.hint(format!("did you mean `{}`, without a length?", net.addr())),
             Err(_) => flaw.hint("write it like `10.1.1.2` or `fd00:a:1::2`"),
         }
     })?;
@@ -137,10 +139,7 @@ pub fn duration(text: &str) -> Result<Duration, Flaw> {
     let limit = 366 * 86_400_000;
     match number.checked_mul(unit_ms) {
         Some(ms) if ms <= limit => Ok(Duration::from_millis(ms)),
-        _ => Err(Flaw::new(
-            Code::BadDuration,
-            format!("`{text}` is longer than 366 days"),
-        )),
+        _ => Err(Flaw::new(Code::BadDuration, format!("`{text}` is longer than 366 days"))),
     }
 }
 
@@ -165,9 +164,7 @@ pub fn capacity(text: &str) -> Result<u64, Flaw> {
         _ => None,
     };
     let number: Option<u64> = number.parse().ok();
-    let bits = number
-        .zip(factor)
-        .and_then(|(number, factor)| number.checked_mul(factor));
+    let bits = number.zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
     bits.filter(|bits| *bits > 0).ok_or_else(|| {
         Flaw::new(Code::BadCapacity, format!("`{text}` is not a capacity"))
             .hint("bits per second: a whole number and k, M, G or T, such as `10G`")
@@ -288,7 +285,8 @@ pub fn url(text: &str) -> Result<String, Flaw> {
         .or_else(|| text.strip_prefix("nats://"))
         .ok_or_else(|| flaw("begins with neither `tls://` nor `nats://`"))?;
     if host.contains('@') {
-        return Err(flaw("carries a user name or password; nkeys log in"));
+        let message = "this URL carries a user name or password";
+        return Err(Flaw::new(Code::BadUrl, message).hint("take it out: nkeys log in").secret());
     }
     let (host, port) = match host.strip_prefix('[').and_then(|h| h.split_once(']')) {
         Some((v6, port)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port),
@@ -322,9 +320,9 @@ pub fn interface(text: &str) -> Result<String, Flaw> {
 pub fn nkey(text: &str) -> Result<String, Flaw> {
     let flaw = |message: &str| Flaw::new(Code::BadNkey, message);
     if text.starts_with("SU") {
-        // The text is not repeated: a diagnostic may be pasted anywhere.
-        return Err(flaw("this is a seed, which is secret")
-            .hint("write the public key here, and make a new pair: this seed was in a shared file"));
+        return Err(flaw("this is a seed, which is secret").secret().hint(
+            "write the public key here, and make a new pair: this seed was in a shared file",
+        ));
     }
     if !text.starts_with('U') {
         return Err(flaw("a public user nkey begins with `U`")
@@ -349,13 +347,7 @@ pub fn nkey(text: &str) -> Result<String, Flaw> {
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         let mixed = crc ^ (u16::from(*byte) << 8);
-        (0..8).fold(mixed, |c: u16, _| {
-            if c & 0x8000 == 0 {
-                c << 1
-            } else {
-                (c << 1) ^ 0x1021
-            }
-        })
+        (0..8).fold(mixed, |c: u16, _| if c & 0x8000 == 0 { c << 1 } else { (c << 1) ^ 0x1021 })
     })
 }
 

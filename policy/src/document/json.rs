@@ -11,19 +11,12 @@ pub(super) fn parse(source: &Source<'_>) -> Result<Value, Vec<Diagnostic>> {
     let text = source.file.text.as_str();
     if let Err(error) = serde_json::from_str::<serde_json::Value>(text) {
         let start = offset(text, error.line(), error.column());
-        let span = Span {
-            start,
-            end: start + 1,
-        };
+        let span = Span { start, end: start + 1 };
         let message = error.to_string();
         let message = message.split(" at line ").next().unwrap_or_default();
         return Err(vec![source.diagnostic(Code::Syntax, span, message)]);
     }
-    let mut walk = Walk {
-        text,
-        at: 0,
-        repeated: Vec::new(),
-    };
+    let mut walk = Walk { text, at: 0, repeated: Vec::new() };
     let value = walk.value();
     if walk.repeated.is_empty() {
         return Ok(value);
@@ -39,11 +32,7 @@ pub(super) fn parse(source: &Source<'_>) -> Result<Value, Vec<Diagnostic>> {
 
 /// `serde_json` counts lines from 1 and columns in bytes, 0 being the line break before.
 fn offset(text: &str, line: usize, column: usize) -> usize {
-    let before: usize = text
-        .split_inclusive('\n')
-        .take(line.saturating_sub(1))
-        .map(str::len)
-        .sum();
+    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     (before + column.saturating_sub(1)).min(text.len())
 }
 
@@ -76,10 +65,7 @@ impl Walk<'_> {
             Kind::Table(_) => start + 1,
             _ => self.at,
         };
-        Value {
-            kind,
-            span: Span { start, end },
-        }
+        Value { kind, span: Span { start, end } }
     }
 
     fn table(&mut self) -> Kind {
@@ -89,10 +75,7 @@ impl Walk<'_> {
         while self.peek() == b'"' {
             let start = self.at;
             let name = self.string();
-            let span = Span {
-                start,
-                end: self.at,
-            };
+            let span = Span { start, end: self.at };
             let key = Key { name, span };
             if self.peek() == b':' {
                 self.at += 1;
@@ -149,9 +132,7 @@ impl Walk<'_> {
             "true" => Kind::Bool(true),
             "false" => Kind::Bool(false),
             "null" => Kind::Null,
-            number => number
-                .parse()
-                .map_or_else(|_| Kind::Float(number.to_owned()), Kind::Integer),
+            number => number.parse().map_or_else(|_| Kind::Float(number.to_owned()), Kind::Integer),
         }
     }
 }

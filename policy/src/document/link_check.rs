@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
+
 use super::code::Code;
 use super::diagnostic::Span;
 use super::fabric_file::{FabricDoc, NodeDoc};
 use super::link_file::{EndDoc, LinkDoc};
 use super::nearest::nearest;
-use super::read::Reader;
+use super::read::{At, Reader};
 use crate::fabric::{Family, Role};
 
 pub(super) fn check(r: &Reader<'_>, doc: &FabricDoc) {
@@ -23,8 +25,13 @@ pub(super) fn check(r: &Reader<'_>, doc: &FabricDoc) {
             interface(r, &mut used, end);
         }
         inside_one_site(r, doc, link);
-        for (near, far) in [(&link.a, &link.b), (&link.b, &link.a)] {
-            gateways(r, link, near, far);
+        same_address(r, link);
+        for family in Family::BOTH {
+            // Two ends in different subnets are one mistake, seen from either.
+            let told = gateway(r, link, [&link.a, &link.b], family);
+            if !told {
+                gateway(r, link, [&link.b, &link.a], family);
+            }
         }
     }
 }
@@ -54,20 +61,13 @@ fn known_border(r: &Reader<'_>, doc: &FabricDoc, end: &EndDoc) {
                 None => format!("borders: {}", borders().collect::<Vec<_>>().join(", ")),
             };
             let message = format!("there is no node `{id}`");
-            r.report(
-                r.mistake(Code::UnknownNode, end.node.span, message)
-                    .hint(hint),
-            );
+            r.report(r.mistake(Code::UnknownNode, end.node.span, message).hint(hint));
         }
         None => {}
     }
 }
 
-fn interface<'d>(
-    r: &Reader<'_>,
-    used: &mut BTreeMap<(&'d str, &'d str), Span>,
-    end: &'d EndDoc,
-) {
+fn interface<'d>(r: &Reader<'_>, used: &mut BTreeMap<(&'d str, &'d str), Span>, end: &'d EndDoc) {
     let Some(interface) = &end.interface else {
         return;
     };
@@ -93,10 +93,8 @@ fn inside_one_site(r: &Reader<'_>, doc: &FabricDoc, link: &LinkDoc) {
         return;
     };
     if a.site.value == b.site.value {
-        let message = format!(
-            "the link `{}` joins two nodes of site `{}`",
-            link.id.value, a.site.value
-        );
+        let message =
+            format!("the link `{}` joins two nodes of site `{}`", link.id.value, a.site.value);
         r.report(
             r.mistake(Code::LinkInsideSite, link.b.node.span, message)
                 .related(r.place(link.a.node.span), "the other end")
@@ -105,52 +103,48 @@ fn inside_one_site(r: &Reader<'_>, doc: &FabricDoc, link: &LinkDoc) {
     }
 }
 
+fn same_address(r: &Reader<'_>, link: &LinkDoc) {
+    for b in &link.b.addresses {
+        let mut ours = link.a.addresses.iter();
+        if let Some(a) = ours.find(|a| a.value.addr() == b.value.addr()) {
+            let message = format!("both ends of link `{}` have {}", link.id.value, a.value.addr());
+            r.report(
+                r.mistake(Code::DuplicateAddress, b.span, message)
+                    .related(r.place(a.span), "the other end"),
+            );
+        }
+    }
+}
+
 /// A family is usable from an end when it has a gateway: its own, or the far end's address.
-fn gateways(r: &Reader<'_>, link: &LinkDoc, near: &EndDoc, far: &EndDoc) {
+/// Returns whether a mistake was reported.
+fn gateway(r: &Reader<'_>, link: &LinkDoc, ends: [&EndDoc; 2], family: Family) -> bool {
+    let [near, far] = ends;
+    let of_family = |a: &&At<IpNet>| Family::of_net(a.value) == family;
+    let own: Vec<&At<IpNet>> = near.addresses.iter().filter(of_family).collect();
+    let stated = near.gateway.iter().any(|g| Family::of(g.value) == family);
     // Where addresses could not be read, that is the mistake to show.
-    if near.addresses.is_empty() || far.addresses.is_empty() {
-        return;
-    }
-    for family in Family::BOTH {
-        let mut own = near
-            .addresses
-            .iter()
-            .filter(|a| Family::of_net(a.value) == family)
-            .peekable();
-        let Some(first) = own.peek().copied() else {
-            continue;
-        };
-        if near.gateway.iter().any(|g| Family::of(g.value) == family) {
-            continue;
+    let Some(first) = own.first().filter(|_| !stated && !far.addresses.is_empty()) else {
+        return false;
+    };
+    let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
+    let (from, to, id) = (&near.node.value, &far.node.value, &link.id.value);
+    let mistake = match far.addresses.iter().find(of_family) {
+        None => {
+            let message = format!("on link `{id}`, `{from}` has {version} and `{to}` has not");
+            let hint = format!("give `{to}` an address of that family, or `gateway` here");
+            r.mistake(Code::LinkFamilyOneEnd, first.span, message).hint(hint)
         }
-        let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
-        let (from, to) = (&near.node.value, &far.node.value);
-        let mut theirs = far.addresses.iter();
-        match theirs.find(|a| Family::of_net(a.value) == family) {
-            None => {
-                let message = format!(
-                    "on link `{}`, `{from}` has {version} and `{to}` has not",
-                    link.id.value
-                );
-                let hint = format!("give `{to}` an address of that family, or `gateway` here");
-                r.report(
-                    r.mistake(Code::LinkFamilyOneEnd, first.span, message)
-                        .hint(hint),
-                );
-            }
-            Some(far) if own.any(|a| a.value.contains(&far.value.addr())) => {}
-            Some(far) => {
-                let message = format!(
-                    "on link `{}`, {} of `{to}` is not in a subnet of `{from}`",
-                    link.id.value,
-                    far.value.addr()
-                );
-                r.report(
-                    r.mistake(Code::LinkSubnetsDiffer, first.span, message)
-                        .related(r.place(far.span), "the far end's address")
-                        .hint("where a provider routes in between, state `gateway` on each end"),
-                );
-            }
+        Some(far) if own.iter().any(|a| a.value.contains(&far.value.addr())) => return false,
+        Some(far) => {
+            let address = far.value.addr();
+            let message =
+                format!("on link `{id}`, {address} of `{to}` is in no subnet of `{from}`");
+            r.mistake(Code::LinkSubnetsDiffer, first.span, message)
+                .related(r.place(far.span), "the far end's address")
+                .hint("where a provider routes in between, state `gateway` on each end")
         }
-    }
+    };
+    r.report(mistake);
+    true
 }

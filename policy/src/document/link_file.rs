@@ -32,13 +32,9 @@ const COST: u32 = 10;
 pub(super) fn link(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<LinkDoc> {
     let id = s.required("id").and_then(|v| r.parse_text(v, form::id));
     let cost = s.optional("cost").and_then(|v| r.integer(v, 1..=65_535));
-    let capacity = s
-        .optional("capacity")
-        .and_then(|v| r.parse_text(v, form::capacity));
-    let risk = s
-        .optional("risk")
-        .map(|v| r.items(v, |v| r.parse_text(v, form::name)))
-        .unwrap_or_default();
+    let capacity = s.optional("capacity").and_then(|v| r.parse_text(v, form::capacity));
+    let risk =
+        s.optional("risk").map(|v| r.items(v, |v| r.parse_text(v, form::name))).unwrap_or_default();
     let end = |key| {
         let found = s.required(key);
         found.and_then(|v| r.section(v, "a link end", |s| end_of(r, s)))
@@ -59,9 +55,7 @@ pub(super) fn link(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<LinkDoc> {
 
 fn end_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<EndDoc> {
     let node = s.required("node").and_then(|v| r.parse_text(v, form::id));
-    let interface = s
-        .required("interface")
-        .and_then(|v| r.parse_text(v, form::interface));
+    let interface = s.required("interface").and_then(|v| r.parse_text(v, form::interface));
     let addresses = s
         .required("addresses")
         .map(|v| r.items(v, |v| r.parse_text(v, form::interface_address)))
@@ -70,12 +64,7 @@ fn end_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<EndDoc> {
         .optional("gateway")
         .map(|v| r.one_or_many(v, |v| r.parse_text(v, form::address)))
         .unwrap_or_default();
-    Some(EndDoc {
-        node: node?,
-        interface,
-        addresses,
-        gateway,
-    })
+    Some(EndDoc { node: node?, interface, addresses, gateway })
 }
 
 /// RFC 5880 section 4.1: the detection multiplier is a non-zero octet, intervals are times

@@ -6,12 +6,12 @@
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
 
+use super::SourceFile;
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Place, Severity, Span};
 use super::form::Flaw;
 use super::nearest::nearest;
 use super::tree::{Key, Kind, Source, Value};
-use super::SourceFile;
 
 /// A value read, and where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,11 +42,7 @@ pub struct Section<'r, 'f> {
 
 impl<'f> Reader<'f> {
     pub fn new(file: &'f SourceFile) -> Self {
-        Self {
-            source: Source::new(file),
-            found: RefCell::default(),
-            later: RefCell::default(),
-        }
+        Self { source: Source::new(file), found: RefCell::default(), later: RefCell::default() }
     }
 
     /// The file's tree; syntax errors are reported and give `None`.
@@ -79,9 +75,7 @@ impl<'f> Reader<'f> {
         let start = |d: &Diagnostic| d.place.as_ref().map_or(0, |p| p.span.start);
         found.sort_by(|a, b| (start(a), a.code).cmp(&(start(b), b.code)));
         found.dedup();
-        found
-            .into_iter()
-            .partition(|d| d.severity == Severity::Error)
+        found.into_iter().partition(|d| d.severity == Severity::Error)
     }
 
     /// What was read through [`Section::later`], in reading order and without layout.
@@ -96,10 +90,7 @@ impl<'f> Reader<'f> {
 
     pub fn text(&self, value: &Value) -> Option<At<String>> {
         match &value.kind {
-            Kind::Text(text) => Some(At {
-                value: text.clone(),
-                span: value.span,
-            }),
+            Kind::Text(text) => Some(At { value: text.clone(), span: value.span }),
             _ => {
                 self.wrong_type(value, "a string");
                 None
@@ -121,13 +112,13 @@ impl<'f> Reader<'f> {
             }
         };
         match form(text) {
-            Ok(parsed) => Some(At {
-                value: parsed,
-                span: value.span,
-            }),
+            Ok(parsed) => Some(At { value: parsed, span: value.span }),
             Err(flaw) => {
                 let mut mistake = self.mistake(flaw.code, value.span, flaw.message);
                 mistake.hint = flaw.hint;
+                if flaw.secret {
+                    mistake.cover();
+                }
                 self.report(mistake);
                 None
             }
@@ -160,20 +151,14 @@ impl<'f> Reader<'f> {
             return None;
         }
         let value_in_range = T::try_from(number).ok()?;
-        Some(At {
-            value: value_in_range,
-            span: value.span,
-        })
+        Some(At { value: value_in_range, span: value.span })
     }
 
     /// One of the words of `table`.
     pub fn choice<T: Copy>(&self, value: &Value, table: &[(&str, T)]) -> Option<At<T>> {
         let text = self.text(value)?;
         if let Some((_, chosen)) = table.iter().find(|(word, _)| *word == text.value) {
-            return Some(At {
-                value: *chosen,
-                span: value.span,
-            });
+            return Some(At { value: *chosen, span: value.span });
         }
         let words: Vec<String> = table.iter().map(|(word, _)| format!("`{word}`")).collect();
         let message = format!("`{}` is not a value allowed here", text.value);
@@ -181,10 +166,7 @@ impl<'f> Reader<'f> {
         if let Some(word) = nearest(&text.value, table.iter().map(|(word, _)| *word)) {
             hint = format!("did you mean `{word}`? {hint}");
         }
-        self.report(
-            self.mistake(Code::BadValue, value.span, message)
-                .hint(hint),
-        );
+        self.report(self.mistake(Code::BadValue, value.span, message).hint(hint));
         None
     }
 
@@ -213,14 +195,8 @@ impl<'f> Reader<'f> {
             self.wrong_type(value, "a table");
             return Vec::new();
         };
-        let named = |key: &'v Key| At {
-            value: key.name.as_str(),
-            span: key.span,
-        };
-        entries
-            .iter()
-            .filter_map(|(key, value)| read(named(key), value))
-            .collect()
+        let named = |key: &'v Key| At { value: key.name.as_str(), span: key.span };
+        entries.iter().filter_map(|(key, value)| read(named(key), value)).collect()
     }
 
     /// Reads a table, then reports the keys `read` did not ask for. `name` is for messages.
@@ -234,13 +210,8 @@ impl<'f> Reader<'f> {
             self.wrong_type(value, "a table");
             return None;
         };
-        let section = Section {
-            reader: self,
-            name,
-            span: value.span,
-            entries,
-            asked: RefCell::default(),
-        };
+        let section =
+            Section { reader: self, name, span: value.span, entries, asked: RefCell::default() };
         let result = read(&section);
         section.report_unknown();
         result
@@ -252,11 +223,7 @@ impl<'f> Reader<'f> {
     }
 
     /// A list, or a single value for those with only one.
-    pub fn one_or_many<T>(
-        &self,
-        value: &Value,
-        read: impl FnMut(&Value) -> Option<T>,
-    ) -> Vec<T> {
+    pub fn one_or_many<T>(&self, value: &Value, read: impl FnMut(&Value) -> Option<T>) -> Vec<T> {
         match &value.kind {
             Kind::List(items) => items.iter().filter_map(read).collect(),
             _ => std::iter::once(value).filter_map(read).collect(),
@@ -326,20 +293,13 @@ impl<'r, 'f> Section<'r, 'f> {
                 }
             };
             let reader = self.reader;
-            reader.report(
-                reader
-                    .mistake(Code::UnknownKey, key.span, message)
-                    .hint(hint),
-            );
+            reader.report(reader.mistake(Code::UnknownKey, key.span, message).hint(hint));
         }
     }
 }
 
 impl<T> At<T> {
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> At<U> {
-        At {
-            value: f(self.value),
-            span: self.span,
-        }
+        At { value: f(self.value), span: self.span }
     }
 }

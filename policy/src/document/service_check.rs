@@ -26,7 +26,7 @@ pub(super) fn check(r: &Reader<'_>, services: &[ServiceDoc], fabric: FabricPart<
         }
         mode(r, service);
         sites_once(r, &service.sites);
-        backends(r, service);
+        backends(r, service, fabric.map(|(_, doc)| doc));
         isolation(r, service, fabric.map(|(_, doc)| doc));
         ramp(r, service);
         if let Some((of, doc)) = fabric {
@@ -103,9 +103,11 @@ fn sites_once(r: &Reader<'_>, sites: &SitesDoc) {
 }
 
 /// Every listed site can deliver every family the service has, and no other site is named.
-fn backends(r: &Reader<'_>, service: &ServiceDoc) {
+fn backends(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
     let listed = listed(&service.sites);
-    if listed.is_empty() {
+    // An unknown site is probably a known one misspelt: its own mistake is enough.
+    let strange = |l: &&At<SiteId>| fabric.is_some_and(|doc| !has_site(doc, &l.value));
+    if listed.is_empty() || !service.sites.whole || listed.iter().any(strange) {
         return;
     }
     let mut known: BTreeMap<&SiteId, &[BackendDoc]> = BTreeMap::new();
@@ -115,10 +117,8 @@ fn backends(r: &Reader<'_>, service: &ServiceDoc) {
     let named = service.backends.iter().map(|(site, _)| site);
     for site in named.chain(service.addresses.iter().map(|(site, _)| site)) {
         if !listed.iter().any(|l| l.value == site.value) {
-            let message = format!(
-                "`{}` is no site of the service `{}`",
-                site.value, service.id.value
-            );
+            let message =
+                format!("`{}` is no site of the service `{}`", site.value, service.id.value);
             let sites: Vec<&str> = listed.iter().map(|l| l.value.as_str()).collect();
             r.report(
                 r.mistake(Code::SiteNotListed, site.span, message)
@@ -164,10 +164,7 @@ fn backends(r: &Reader<'_>, service: &ServiceDoc) {
 fn isolation(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
     let isolation = &service.isolation;
     let conflict = |span, message: &str, hint: &str| {
-        r.report(
-            r.mistake(Code::IsolationConflict, span, message)
-                .hint(hint.to_owned()),
-        );
+        r.report(r.mistake(Code::IsolationConflict, span, message).hint(hint.to_owned()));
     };
     let word = match isolation.word.value {
         IsolationWord::Static => {
@@ -190,8 +187,8 @@ fn isolation(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
         let message = format!("`isolation = \"{word}\"` does not go with mode active-active");
         conflict(span, &message, "only `static` serves at several sites at once");
     }
-    if let Some(span) = service.ramp.span {
-        let message = format!("a ramp does not go with `isolation = \"{word}\"`");
+    if let (Some(span), 2..) = (service.ramp.span, service.ramp.steps.len()) {
+        let message = format!("a ramp of several steps does not go with `isolation = \"{word}\"`");
         conflict(span, &message, "at most one site has weight; take the ramp out");
     }
     let voters = fabric.filter(|doc| doc.whole).map(|doc| {
@@ -212,16 +209,15 @@ fn isolation(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
         }
         _ => {
             let message = format!("`isolation = \"{word}\"` is not in this release");
-            r.report(
-                r.mistake(Code::NotInThisRelease, span, message)
-                    .hint(hint.to_owned()),
-            );
+            r.report(r.mistake(Code::NotInThisRelease, span, message).hint(hint.to_owned()));
         }
     }
 }
 
 fn ramp(r: &Reader<'_>, service: &ServiceDoc) {
-    if let (Some(span), 2..) = (service.ramp.span, service.ramp.steps.len()) {
+    let word = service.isolation.word.value;
+    let steps = service.ramp.steps.len();
+    if let (Some(span), IsolationWord::Static, 2..) = (service.ramp.span, word, steps) {
         let message = "a ramp of several steps is not in this release";
         r.report(
             r.mistake(Code::NotInThisRelease, span, message)
@@ -289,11 +285,9 @@ fn residency(r: &Reader<'_>, service: &ServiceDoc, site: &At<SiteId>, found: &Si
 fn backend_place(r: &Reader<'_>, doc: &FabricDoc, site: &SiteId, backend: &BackendDoc) {
     let address = backend.address.value;
     let span = backend.address.span;
-    let owner = doc
-        .sites
-        .iter()
-        .find(|s| s.prefixes.iter().any(|p| p.value.contains(&address)));
-    if let Some(owner) = owner.filter(|o| o.id.value != *site) {
+    let owner = doc.sites.iter().find(|s| s.prefixes.iter().any(|p| p.value.contains(&address)));
+    let misplaced = owner.filter(|o| o.id.value != *site && has_site(doc, site));
+    if let Some(owner) = misplaced {
         let message = format!(
             "{address} is a backend at `{site}` and lies in a prefix of `{}`",
             owner.id.value
@@ -336,7 +330,7 @@ fn backend_place(r: &Reader<'_>, doc: &FabricDoc, site: &SiteId, backend: &Backe
 /// A border lets packets from outside through to own-site prefixes only (and to VIPs).
 fn own_address(r: &Reader<'_>, site: &SiteDoc, address: At<IpAddr>) {
     let inside = |p: &At<ipnet::IpNet>| p.value.contains(&address.value);
-    if site.prefixes.iter().any(inside) {
+    if !site.prefixes_whole || site.prefixes.iter().any(inside) {
         return;
     }
     let message = format!(
@@ -359,7 +353,7 @@ fn approvers(r: &Reader<'_>, service: &ServiceDoc, doc: &FabricDoc) {
     let count = doc.operators.iter().filter(may).count();
     if doc.whole && count < usize::from(approvals.value) {
         let message = format!(
-            "`{id}` needs {} approvals and {count} operators may approve it",
+            "`{id}` needs {} approvals, and {count} of the operators may give one",
             approvals.value
         );
         r.report(

@@ -51,6 +51,8 @@ pub(super) struct SitesDoc {
     pub(super) active: Vec<At<SiteId>>,
     pub(super) active_span: Option<Span>,
     pub(super) readmit: Option<At<Readmit>>,
+    /// False when a site may be missing because it could not be read.
+    pub(super) whole: bool,
     pub(super) span: Span,
 }
 
@@ -87,27 +89,19 @@ pub(super) struct RampDoc {
 pub(super) fn read(reader: &Reader<'_>) -> Option<Vec<ServiceDoc>> {
     let root = reader.parse()?;
     reader.section(&root, "the services file", |s| {
-        let services = s.optional("service").map(|v| {
-            reader.items(v, |v| {
-                reader.section(v, "[[service]]", |s| service(reader, s))
-            })
-        });
+        let services = s
+            .optional("service")
+            .map(|v| reader.items(v, |v| reader.section(v, "[[service]]", |s| service(reader, s))));
         Some(services.unwrap_or_default())
     })
 }
 
 const CATEGORIES: &[(&str, Category)] =
     &[("A", Category::A), ("B", Category::B), ("C", Category::C)];
-const TRIGGERS: &[(&str, Trigger)] = &[
-    ("manual", Trigger::Manual),
-    ("approve", Trigger::Approve),
-    ("auto", Trigger::Auto),
-];
-const PREFERENCES: &[(&str, Prefer)] = &[
-    ("nearest", Prefer::Nearest),
-    ("local", Prefer::Local),
-    ("primary", Prefer::Primary),
-];
+const TRIGGERS: &[(&str, Trigger)] =
+    &[("manual", Trigger::Manual), ("approve", Trigger::Approve), ("auto", Trigger::Auto)];
+const PREFERENCES: &[(&str, Prefer)] =
+    &[("nearest", Prefer::Nearest), ("local", Prefer::Local), ("primary", Prefer::Primary)];
 const HANDOVERS: &[(&str, Handover)] = &[
     ("make-before-break", Handover::MakeBeforeBreak),
     ("break-before-make", Handover::BreakBeforeMake),
@@ -120,9 +114,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         .and_then(|v| r.choice(v, CATEGORIES))
         .map_or(Category::C, |c| c.value);
     let sites = sites(r, s);
-    let vips = s
-        .required("vips")
-        .map(|v| r.items(v, |v| r.parse_text(v, form::address)));
+    let vips = s.required("vips").map(|v| r.items(v, |v| r.parse_text(v, form::address)));
     let (backends, backends_whole) = backends(r, s);
     let addresses = s.optional("addresses").map(|v| addresses(r, v));
     let nothing = |v: &Value| v.list_len() == Some(0) && addresses.is_none();
@@ -167,9 +159,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         ports: ports(r, s),
         health: health.and_then(|v| r.section(v, "health", |s| Some(health_of(r, s)))),
         hold_down: time("hold_down", Duration::from_secs(600)),
-        drain: drain
-            .and_then(|v| r.section(v, "drain", |s| Some(drain_of(r, s))))
-            .unwrap_or(DRAIN),
+        drain: drain.and_then(|v| r.section(v, "drain", |s| Some(drain_of(r, s)))).unwrap_or(DRAIN),
         gates: gates(r, s),
     };
     // The rest is read before the id is missed, so that its mistakes show too.
@@ -177,10 +167,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         Some(id) => Some(doc(id)),
         None => {
             let value = "a/a/a".parse().expect("a valid id");
-            drop(doc(At {
-                value,
-                span: s.span,
-            }));
+            drop(doc(At { value, span: s.span }));
             None
         }
     }
@@ -197,17 +184,22 @@ fn sites(r: &Reader<'_>, s: &Section<'_, '_>) -> SitesDoc {
         let key = if active_active { "active" } else { "primary" };
         s.required(key);
     }
+    let count = |v: Option<&Value>| v.map_or(Some(0), Value::list_len);
+    let (standbys, actives) = (count(standby), count(active));
     let readmits = [("manual", Readmit::Manual), ("auto", Readmit::Auto)];
+    let primary = primary.and_then(|v| r.parse_text(v, form::id));
+    let standby_sites = standby.map(|v| r.items(v, |v| standby_of(r, v)));
+    let standby_sites = standby_sites.unwrap_or_default();
+    let active_sites = active.map(|v| r.items(v, |v| r.parse_text(v, form::id)));
+    let active_sites = active_sites.unwrap_or_default();
+    let lists = standbys == Some(standby_sites.len()) && actives == Some(active_sites.len());
     SitesDoc {
         active_active,
-        primary: primary.and_then(|v| r.parse_text(v, form::id)),
-        standby: standby
-            .map(|v| r.items(v, |v| standby_of(r, v)))
-            .unwrap_or_default(),
+        whole: lists && (active_active || primary.is_some()),
+        primary,
+        standby: standby_sites,
         standby_span: standby.map(|_| s.span_of("standby")),
-        active: active
-            .map(|v| r.items(v, |v| r.parse_text(v, form::id)))
-            .unwrap_or_default(),
+        active: active_sites,
         active_span: active.map(|_| s.span_of("active")),
         readmit: s.optional("readmit").and_then(|v| r.choice(v, &readmits)),
         span: s.span,
@@ -220,18 +212,13 @@ fn standby_of(r: &Reader<'_>, value: &Value) -> Option<(At<SiteId>, u32)> {
     }
     r.section(value, "a standby", |s| {
         let site = s.required("site").and_then(|v| r.parse_text(v, form::id));
-        let healthy = s
-            .optional("min_healthy")
-            .and_then(|v| r.integer(v, 1..=65_535));
+        let healthy = s.optional("min_healthy").and_then(|v| r.integer(v, 1..=65_535));
         Some((site?, healthy.map_or(1, |h| h.value)))
     })
 }
 
 /// The backends by site, and whether all of them could be read.
-fn backends(
-    r: &Reader<'_>,
-    s: &Section<'_, '_>,
-) -> (Vec<(At<SiteId>, Vec<BackendDoc>)>, bool) {
+fn backends(r: &Reader<'_>, s: &Section<'_, '_>) -> (Vec<(At<SiteId>, Vec<BackendDoc>)>, bool) {
     let Some(value) = s.required("backends") else {
         return (Vec::new(), false);
     };
@@ -251,10 +238,7 @@ fn backends(
 
 fn site_key(r: &Reader<'_>, key: At<&str>) -> Option<At<SiteId>> {
     match form::id(key.value) {
-        Ok(value) => Some(At {
-            value,
-            span: key.span,
-        }),
+        Ok(value) => Some(At { value, span: key.span }),
         Err(flaw) => {
             r.report(r.mistake(flaw.code, key.span, flaw.message));
             None
@@ -265,25 +249,17 @@ fn site_key(r: &Reader<'_>, key: At<&str>) -> Option<At<SiteId>> {
 fn backend(r: &Reader<'_>, value: &Value) -> Option<BackendDoc> {
     if !r.is_table(value) {
         let address = r.parse_text(value, form::address)?;
-        return Some(BackendDoc {
-            address,
-            cluster: None,
-            weight: Weight::ONE,
-        });
+        return Some(BackendDoc { address, cluster: None, weight: Weight::ONE });
     }
     r.section(value, "a backend", |s| {
-        let address = s
-            .required("address")
-            .and_then(|v| r.parse_text(v, form::address));
+        let address = s.required("address").and_then(|v| r.parse_text(v, form::address));
         let cluster = s.optional("cluster");
         let cluster = cluster.and_then(|v| r.parse_text(v, form::id));
         let weight = s.optional("weight").and_then(|v| r.integer(v, 1..=256));
         Some(BackendDoc {
             address: address?,
             cluster,
-            weight: weight
-                .and_then(|w: At<u32>| Weight::new(w.value).ok())
-                .unwrap_or(Weight::ONE),
+            weight: weight.and_then(|w: At<u32>| Weight::new(w.value).ok()).unwrap_or(Weight::ONE),
         })
     })
 }
@@ -305,10 +281,7 @@ fn handover(r: &Reader<'_>, s: &Section<'_, '_>, category: Category) -> (Handove
         ("exclusive", IsolationWord::Exclusive),
     ];
     let given = s.optional("isolation").and_then(|v| r.choice(v, &words));
-    let word = given.unwrap_or(At {
-        value: IsolationWord::Static,
-        span: s.span,
-    });
+    let word = given.unwrap_or(At { value: IsolationWord::Static, span: s.span });
     let fence = s.optional("fence");
     let fence = fence.and_then(|v| r.choice(v, &[("external", ())]));
     let handover = s.optional("handover").and_then(|v| r.choice(v, HANDOVERS));
@@ -328,18 +301,11 @@ fn handover(r: &Reader<'_>, s: &Section<'_, '_>, category: Category) -> (Handove
 fn approvals(r: &Reader<'_>, s: &Section<'_, '_>) -> At<u8> {
     let given = s.optional("approvals");
     let given = given.and_then(|v| r.integer(v, 0..=2));
-    given.unwrap_or(At {
-        value: 0,
-        span: s.span,
-    })
+    given.unwrap_or(At { value: 0, span: s.span })
 }
 
 fn ramp(r: &Reader<'_>, s: &Section<'_, '_>) -> RampDoc {
-    let none = RampDoc {
-        steps: vec![100],
-        dwell: Duration::from_secs(30),
-        span: None,
-    };
+    let none = RampDoc { steps: vec![100], dwell: Duration::from_secs(30), span: None };
     let Some(value) = s.optional("ramp") else {
         return none;
     };
@@ -355,18 +321,15 @@ fn ramp(r: &Reader<'_>, s: &Section<'_, '_>) -> RampDoc {
         let all_read = value.list_len() == Some(steps.len());
         let steps: Vec<u8> = steps.into_iter().map(|s| s.value).collect();
         let ascending = steps.windows(2).all(|pair| pair[0] < pair[1]);
-        if all_read && !(ascending && steps.last() == Some(&100)) {
+        let wrong = all_read && !(ascending && steps.last() == Some(&100));
+        if wrong {
             let message = "the steps of a ramp must ascend to 100";
             r.report(
                 r.mistake(Code::RampSteps, value.span, message)
                     .hint("percent of the traffic, such as `[10, 50, 100]`"),
             );
         }
-        Some(RampDoc {
-            steps,
-            dwell,
-            span: Some(value.span),
-        })
+        Some(RampDoc { steps, dwell, span: (!wrong).then_some(value.span) })
     });
     read.unwrap_or(none)
 }
@@ -406,10 +369,7 @@ fn ports(r: &Reader<'_>, s: &Section<'_, '_>) -> Vec<Port> {
         r.section(v, "a port", |s| {
             let name = s.required("name").and_then(|v| r.parse_text(v, form::name));
             let port = s.required("port").and_then(|v| r.integer(v, 1..=u16::MAX));
-            Some(Port {
-                name: name?.value,
-                port: port?.value,
-            })
+            Some(Port { name: name?.value, port: port?.value })
         })
     })
 }
@@ -421,10 +381,7 @@ fn health_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Health {
         given.map_or(default, |c| c.value)
     };
     Health {
-        tcp: s
-            .optional("tcp")
-            .and_then(|v| r.integer(v, 1..=u16::MAX))
-            .map(|p| p.value),
+        tcp: s.optional("tcp").and_then(|v| r.integer(v, 1..=u16::MAX)).map(|p| p.value),
         interval: s
             .optional("interval")
             .and_then(|v| r.parse_text(v, form::some_time))
@@ -434,20 +391,14 @@ fn health_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Health {
     }
 }
 
-const DRAIN: Drain = Drain {
-    pps: 1,
-    dwell: Duration::from_secs(10),
-};
+const DRAIN: Drain = Drain { pps: 1, dwell: Duration::from_secs(10) };
 
 fn drain_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Drain {
     let pps = s.optional("pps");
     let pps = pps.and_then(|v| r.integer(v, 1..=10_000_000));
     let dwell = s.optional("dwell");
     let dwell = dwell.and_then(|v| r.parse_text(v, form::some_time));
-    Drain {
-        pps: pps.map_or(DRAIN.pps, |p| p.value),
-        dwell: dwell.map_or(DRAIN.dwell, |d| d.value),
-    }
+    Drain { pps: pps.map_or(DRAIN.pps, |p| p.value), dwell: dwell.map_or(DRAIN.dwell, |d| d.value) }
 }
 
 fn gates(r: &Reader<'_>, s: &Section<'_, '_>) -> BTreeMap<String, Vec<String>> {

@@ -47,9 +47,7 @@ pub(super) struct Source<'f> {
 impl<'f> Source<'f> {
     pub(super) fn new(file: &'f SourceFile) -> Self {
         let breaks = file.text.bytes().enumerate().filter(|(_, b)| *b == b'\n');
-        let lines = std::iter::once(0)
-            .chain(breaks.map(|(at, _)| at + 1))
-            .collect();
+        let lines = std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect();
         Self { file, lines }
     }
 
@@ -66,10 +64,7 @@ impl<'f> Source<'f> {
             file: self.file.name.clone(),
             line,
             column: text[begin..start].chars().count() + 1,
-            span: Span {
-                start,
-                end: span.end.clamp(start, text.len()),
-            },
+            span: Span { start, end: span.end.clamp(start, text.len()) },
             source: source.to_owned(),
         }
     }
@@ -98,10 +93,7 @@ impl<'f> Source<'f> {
         }
         let (table, errors) = DeTable::parse_recoverable(&self.file.text);
         if errors.is_empty() {
-            let span = Span {
-                start: 0,
-                end: self.file.text.lines().next().map_or(0, str::len),
-            };
+            let span = Span { start: 0, end: self.file.text.lines().next().map_or(0, str::len) };
             let kind = from_table(table.get_ref());
             return Ok(Value { kind, span });
         }
@@ -121,10 +113,7 @@ impl<'f> Source<'f> {
 
 impl From<std::ops::Range<usize>> for Span {
     fn from(range: std::ops::Range<usize>) -> Self {
-        Self {
-            start: range.start,
-            end: range.end,
-        }
+        Self { start: range.start, end: range.end }
     }
 }
 
@@ -196,10 +185,7 @@ fn from_value(value: &Spanned<DeValue<'_>>) -> Value {
         DeValue::Array(items) => from_list(items),
         DeValue::Table(table) => from_table(table),
     };
-    Value {
-        kind,
-        span: value.span().into(),
-    }
+    Value { kind, span: value.span().into() }
 }
 
 fn from_list(items: &DeArray<'_>) -> Kind {
@@ -210,10 +196,7 @@ fn from_table(table: &DeTable<'_>) -> Kind {
     let mut entries: Vec<(Key, Value)> = table
         .iter()
         .map(|(key, value)| {
-            let key = Key {
-                name: key.get_ref().to_string(),
-                span: key.span().into(),
-            };
+            let key = Key { name: key.get_ref().to_string(), span: key.span().into() };
             (key, from_value(value))
         })
         .collect();

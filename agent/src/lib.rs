@@ -2,9 +2,12 @@
 
 pub mod api;
 pub mod bus;
+pub mod clock;
 pub mod controller;
 pub mod journal;
 pub mod kernel;
 pub mod probe;
 pub mod reconcile;
+pub mod records;
+pub mod rng;
 pub mod zone;

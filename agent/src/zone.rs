@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use nett_dns::explain::FoundBy;
 use nett_dns::{Serial, Zone, ZoneError, ZoneSource, publish};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{ServiceId, SiteId, WallMs, sha256_hex};
 use nett_policy::lower::answers::ServiceAnswers;
 use serde::{Deserialize, Serialize};
+
+use crate::api::types::{ExplainDoc, Payload};
 
 /// Why a snapshot is not served. The one before it stays.
 #[derive(Debug, thiserror::Error)]
@@ -129,4 +132,39 @@ fn write_synced(path: &Path, kept: &Kept) -> std::io::Result<()> {
         Some(directory) => std::fs::File::open(directory)?.sync_all(),
         None => Ok(()),
     }
+}
+
+/// Explains a name from the present snapshot; the error says which argument cannot be read.
+pub fn explain(
+    zone: &ArcSwap<Zone>,
+    name: &str,
+    client: Option<&str>,
+    subnet: Option<&str>,
+) -> Result<Payload, String> {
+    let bad = |what: &str, text: &str| format!("`{text}` is no {what}");
+    let client = client.map(|text| text.parse().map_err(|_| bad("address", text)));
+    let subnet = subnet.map(|text| text.parse().map_err(|_| bad("prefix", text)));
+    let told = zone.load().explain(name, client.transpose()?, subnet.transpose()?);
+    let found_by = match told.found_by {
+        FoundBy::Subnet(subnet) => Some(subnet.to_string()),
+        FoundBy::Source(address) => Some(address.to_string()),
+        FoundBy::Nothing => None,
+    };
+    let mut why = Vec::new();
+    if let Some((site, prefix)) = &told.client_site {
+        why.push(format!("the client belongs to {site}: it is in {prefix}"));
+    }
+    why.extend(told.spread.iter().map(|spread| format!("the service is answered from {spread}")));
+    why.push(told.why);
+    Ok(Payload::Explain(ExplainDoc {
+        name: told.name,
+        service: told.service.map(|s| s.to_string()),
+        client: found_by,
+        client_site: told.client_site.map(|(site, _)| site.to_string()),
+        target_site: told.target.map(|s| s.to_string()),
+        answers: told.addresses.iter().map(ToString::to_string).collect(),
+        ttl_s: u64::from(told.ttl),
+        serial: told.serial.0,
+        why,
+    }))
 }

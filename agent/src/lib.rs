@@ -1,4 +1,11 @@
-//! The agent on each site's border and route nodes, and `nettctl`.
+//! The agent: everything that touches this host, the network, the operator or the clock.
 
 pub mod api;
+pub mod bus;
+pub mod controller;
 pub mod ctl;
+pub mod journal;
+pub mod kernel;
+pub mod probe;
+pub mod reconcile;
+pub mod zone;

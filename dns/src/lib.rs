@@ -1,1 +1,41 @@
-//! Placeholder.
+//! Nett's authoritative steering zone: immutable snapshots of answers, served over UDP and TCP.
+//!
+//! The crate knows names, packets and sockets. It never decides where traffic goes: the agent hands
+//! it the finished answers of every service, and each hand-over is a new numbered [`Zone`] that
+//! replaces the old one in a single step. Nothing is kept on disk; after a crash the agent builds
+//! the zone again from its own journal, with a higher serial.
+//!
+//! ```text
+//! ServiceAnswers ─> Zone::build / Zone::with ─> publish ─> ArcSwap<Zone>
+//!                                                              │ load, never a lock
+//!              UDP threads, TCP thread ─> answer(zone, bytes) ─┘─> bytes
+//! ```
+//!
+//! Messages are read and written by this crate's own code on borrowed bytes, because a general
+//! decoder allocates by counts a stranger wrote; `hickory-proto` gives the vocabulary (record
+//! types, response codes) and, in tests, the second opinion on every packet.
+
+pub mod answer;
+pub mod client;
+pub mod explain;
+mod message;
+mod name;
+pub mod serial;
+pub mod server;
+pub mod stats;
+mod steer;
+pub mod topology;
+mod write;
+pub mod zone;
+
+#[cfg(test)]
+#[path = "../tests/sample/mod.rs"]
+mod sample;
+
+pub use answer::{Ask, DropReason, Outcome, Transport, answer};
+pub use explain::Explanation;
+pub use name::NameError;
+pub use serial::Serial;
+pub use server::{Limits, Server, ServerError, ServerHandle};
+pub use stats::Stats;
+pub use zone::{StaleSerial, Zone, ZoneError, ZoneSource, publish};

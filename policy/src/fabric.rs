@@ -183,19 +183,8 @@ pub struct LinkView<'a> {
 impl LinkView<'_> {
     /// The gateway towards the far end in the family of `like`, if the link carries that family.
     pub fn gateway(&self, family: Family) -> Option<IpAddr> {
-        let stated = self
-            .near
-            .gateway
-            .iter()
-            .copied()
-            .find(|a| Family::of(*a) == family);
-        let far = || {
-            self.far
-                .addresses
-                .iter()
-                .map(|n| n.addr())
-                .find(|a| Family::of(*a) == family)
-        };
+        let stated = self.near.gateway.iter().copied().find(|a| Family::of(*a) == family);
+        let far = || self.far.addresses.iter().map(|n| n.addr()).find(|a| Family::of(*a) == family);
         stated.or_else(far)
     }
 }
@@ -210,11 +199,7 @@ impl Family {
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
     pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() {
-            Self::V4
-        } else {
-            Self::V6
-        }
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
     pub fn of_net(net: IpNet) -> Self {
@@ -261,9 +246,7 @@ impl Fabric {
     }
 
     pub fn nodes_of<'a>(&'a self, site: &'a SiteId, role: Role) -> impl Iterator<Item = &'a Node> {
-        self.nodes
-            .iter()
-            .filter(move |n| n.site == *site && n.role == role)
+        self.nodes.iter().filter(move |n| n.site == *site && n.role == role)
     }
 
     pub fn other_sites<'a>(&'a self, site: &'a SiteId) -> impl Iterator<Item = &'a Site> {
@@ -272,37 +255,22 @@ impl Fabric {
 
     /// The links that end at `node`, in file order.
     pub fn links_of<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = LinkView<'a>> {
-        self.links
-            .iter()
-            .zip(1u8..)
-            .filter_map(move |(link, index)| {
-                let (near, far) = match (link.a.node == *node, link.b.node == *node) {
-                    (true, _) => (&link.a, &link.b),
-                    (false, true) => (&link.b, &link.a),
-                    (false, false) => return None,
-                };
-                let far_site = &self
-                    .node(&far.node)
-                    .expect("checked: links join known nodes")
-                    .site;
-                Some(LinkView {
-                    index,
-                    link,
-                    near,
-                    far,
-                    far_site,
-                })
-            })
+        self.links.iter().zip(1u8..).filter_map(move |(link, index)| {
+            let (near, far) = match (link.a.node == *node, link.b.node == *node) {
+                (true, _) => (&link.a, &link.b),
+                (false, true) => (&link.b, &link.a),
+                (false, false) => return None,
+            };
+            let far_site = &self.node(&far.node).expect("checked: links join known nodes").site;
+            Some(LinkView { index, link, near, far, far_site })
+        })
     }
 
     /// The interfaces on which traffic from outside the node's part of the site arrives: link ends
     /// on a border, the border-facing interface on a route node. Sorted, without repeats.
     pub fn outer_interfaces(&self, node: &Node) -> Vec<String> {
         let mut names: Vec<String> = match node.role {
-            Role::Border => self
-                .links_of(&node.id)
-                .map(|v| v.near.interface.clone())
-                .collect(),
+            Role::Border => self.links_of(&node.id).map(|v| v.near.interface.clone()).collect(),
             Role::Route => node.outer.iter().cloned().collect(),
             Role::Witness => Vec::new(),
         };

@@ -286,11 +286,7 @@ mod tests {
             ("sho/*", false),
             ("shop/prod/api", true),
         ] {
-            assert_eq!(
-                text.parse::<Selector>().expect(text).matches(&service),
-                expected,
-                "{text}"
-            );
+            assert_eq!(text.parse::<Selector>().expect(text).matches(&service), expected, "{text}");
         }
         for bad in ["shop*", "shop/prod", "shop/prod/api/*", ""] {
             assert!(bad.parse::<Selector>().is_err(), "{bad}");

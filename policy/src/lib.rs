@@ -14,7 +14,6 @@
 //! ```
 
 pub mod document;
-pub mod explain;
 pub mod fabric;
 pub mod id;
 pub mod log;

@@ -1,1 +1,134 @@
-//! Placeholder.
+//! Who serves what, with the reason for each choice.
+//!
+//! The order: residency, then drained (service at site, site), then the effective failover or steer,
+//! then `primary` or `active`. A task under way decides for its services until it is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::id::{Epoch, ServiceId, SiteId};
+use crate::log::entry::Directive;
+use crate::log::intent::{Intent, Progress, World};
+use crate::service::{Mode, Service};
+use crate::traffic::{Spread, Traffic};
+
+/// The traffic state of every service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    pub services: BTreeMap<ServiceId, Placed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    pub traffic: Traffic,
+    pub epoch: Epoch,
+    pub reason: Reason,
+    /// Sites of the service that are drained, for it or as a whole.
+    pub drained: BTreeSet<SiteId>,
+}
+
+/// Why traffic is where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// `primary` or `active` of the definition.
+    Nominal,
+    /// An operator sent it there.
+    Directed,
+    /// Where it should be is drained or outside its residency; the next site in failover order.
+    NextInOrder { passed: Vec<SiteId> },
+    /// No site may serve it.
+    NoSite,
+    /// A task has brought it this far and is not done.
+    UnderWay,
+}
+
+pub fn place(world: World<'_>, intent: &Intent) -> Placement {
+    let placed = |service: &Service| (service.id.clone(), place_one(world, intent, service));
+    Placement { services: world.catalog.iter().map(placed).collect() }
+}
+
+pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed {
+    let drained = drained_sites(intent, service);
+    let mover = intent.mover(&service.id);
+    let epoch = mover.map_or(Epoch(0), |m| m.epoch);
+    match mover.filter(|m| m.progress != Progress::Done) {
+        Some(mover) => {
+            Placed { traffic: mover.traffic.clone(), epoch, reason: Reason::UnderWay, drained }
+        }
+        None => {
+            let (spread, reason) = target(world, intent, service);
+            Placed { traffic: Traffic::settled(spread), epoch, reason, drained }
+        }
+    }
+}
+
+/// Where the registers want a service, whatever a task is doing.
+pub fn target(world: World<'_>, intent: &Intent, service: &Service) -> (Spread, Reason) {
+    let eligible = eligible(world, intent, service);
+    let next = |wanted: &SiteId| {
+        let passed = service.sites().into_iter().filter(|s| !eligible.contains(s)).collect();
+        match eligible.first() {
+            Some(site) if site == wanted => (Spread::one(site.clone()), Reason::Nominal),
+            Some(site) => (Spread::one(site.clone()), Reason::NextInOrder { passed }),
+            None => (Spread::Nowhere, Reason::NoSite),
+        }
+    };
+    match (intent.directive(&service.id), &service.mode) {
+        (Directive::Failover(to), _) if eligible.contains(to) => {
+            (Spread::one(to.clone()), Reason::Directed)
+        }
+        (Directive::Steer(weights), _) => {
+            let kept: BTreeMap<_, _> = weights
+                .iter()
+                .filter(|(s, _)| eligible.contains(s))
+                .map(|(s, w)| (s.clone(), *w))
+                .collect();
+            match (kept.is_empty(), eligible.first()) {
+                (false, _) => (Spread::Weighted(kept), Reason::Directed),
+                (true, Some(site)) => next(site),
+                (true, None) => (Spread::Nowhere, Reason::NoSite),
+            }
+        }
+        (Directive::Failover(_) | Directive::Nominal, Mode::ActivePassive { primary, .. }) => {
+            next(primary)
+        }
+        (Directive::Failover(_) | Directive::Nominal, Mode::ActiveActive { .. }) => {
+            if eligible.is_empty() {
+                return (Spread::Nowhere, Reason::NoSite);
+            }
+            (Spread::Nearest(eligible.into_iter().collect()), Reason::Nominal)
+        }
+    }
+}
+
+/// The sites that may serve now, in failover order.
+pub fn eligible(world: World<'_>, intent: &Intent, service: &Service) -> Vec<SiteId> {
+    let may =
+        |site: &SiteId| resides(world, service, site) && !intent.is_drained_at(&service.id, site);
+    service.sites().into_iter().filter(may).collect()
+}
+
+/// True when the service's residency lets it be placed at the site.
+pub fn resides(world: World<'_>, service: &Service, site: &SiteId) -> bool {
+    let region = world.fabric.site(site).and_then(|s| s.region.as_ref());
+    service.residency.is_empty() || region.is_some_and(|r| service.residency.contains(r))
+}
+
+fn drained_sites(intent: &Intent, service: &Service) -> BTreeSet<SiteId> {
+    service.sites().into_iter().filter(|s| intent.is_drained_at(&service.id, s)).collect()
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nominal => f.write_str("as defined"),
+            Self::Directed => f.write_str("sent there by an operator"),
+            Self::NextInOrder { passed } => {
+                let names: Vec<&str> = passed.iter().map(SiteId::as_str).collect();
+                write!(f, "next in failover order; drained or not allowed: {}", names.join(", "))
+            }
+            Self::NoSite => f.write_str("no site may serve it"),
+            Self::UnderWay => f.write_str("a task is under way"),
+        }
+    }
+}

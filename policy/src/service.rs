@@ -51,14 +51,8 @@ pub enum Category {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
-    ActivePassive {
-        primary: SiteId,
-        standby: Vec<Standby>,
-    },
-    ActiveActive {
-        active: Vec<SiteId>,
-        readmit: Readmit,
-    },
+    ActivePassive { primary: SiteId, standby: Vec<Standby> },
+    ActiveActive { active: Vec<SiteId>, readmit: Readmit },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,10 +141,9 @@ impl Service {
     /// The sites that may serve, in failover order.
     pub fn sites(&self) -> Vec<SiteId> {
         match &self.mode {
-            Mode::ActivePassive { primary, standby } => std::iter::once(primary)
-                .chain(standby.iter().map(|s| &s.site))
-                .cloned()
-                .collect(),
+            Mode::ActivePassive { primary, standby } => {
+                std::iter::once(primary).chain(standby.iter().map(|s| &s.site)).cloned().collect()
+            }
             Mode::ActiveActive { active, readmit: _ } => active.clone(),
         }
     }
@@ -167,40 +160,19 @@ impl Service {
     }
 
     pub fn vips(&self, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
-        self.vips
-            .iter()
-            .copied()
-            .filter(move |a| Family::of(*a) == family)
+        self.vips.iter().copied().filter(move |a| Family::of(*a) == family)
     }
 
     pub fn backends(&self, site: &SiteId, family: Family) -> impl Iterator<Item = &Backend> {
-        let at_site = self
-            .backends
-            .get(site)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        at_site
-            .iter()
-            .filter(move |b| Family::of(b.address) == family)
+        let at_site = self.backends.get(site).map(Vec::as_slice).unwrap_or_default();
+        at_site.iter().filter(move |b| Family::of(b.address) == family)
     }
 
     /// What DNS answers for `site`: per family its addresses, else the VIPs of that family.
     pub fn answers(&self, site: &SiteId, family: Family) -> Vec<IpAddr> {
-        let own = self
-            .addresses
-            .get(site)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let own: Vec<IpAddr> = own
-            .iter()
-            .copied()
-            .filter(|a| Family::of(*a) == family)
-            .collect();
-        if own.is_empty() {
-            self.vips(family).collect()
-        } else {
-            own
-        }
+        let own = self.addresses.get(site).map(Vec::as_slice).unwrap_or_default();
+        let own: Vec<IpAddr> = own.iter().copied().filter(|a| Family::of(*a) == family).collect();
+        if own.is_empty() { self.vips(family).collect() } else { own }
     }
 }
 
@@ -209,9 +181,7 @@ impl Service {
 impl Catalog {
     /// Later services of an id replace earlier ones; [`crate::document`] refuses repeats before.
     pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
-        Self {
-            services: services.into_iter().map(|s| (s.id.clone(), s)).collect(),
-        }
+        Self { services: services.into_iter().map(|s| (s.id.clone(), s)).collect() }
     }
 
     pub fn get(&self, id: &ServiceId) -> Option<&Service> {

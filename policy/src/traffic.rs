@@ -76,20 +76,12 @@ impl Spread {
             Self::Weighted(weights) => {
                 let mut rest = weights.clone();
                 rest.remove(site);
-                if rest.is_empty() {
-                    Self::Nowhere
-                } else {
-                    Self::Weighted(rest)
-                }
+                if rest.is_empty() { Self::Nowhere } else { Self::Weighted(rest) }
             }
             Self::Nearest(sites) => {
                 let mut rest = sites.clone();
                 rest.remove(site);
-                if rest.is_empty() {
-                    Self::Nowhere
-                } else {
-                    Self::Nearest(rest)
-                }
+                if rest.is_empty() { Self::Nowhere } else { Self::Nearest(rest) }
             }
         }
     }
@@ -120,11 +112,7 @@ impl Traffic {
     /// The state in which a spread is served with nothing under way.
     pub fn settled(spread: Spread) -> Self {
         let accept = spread.sites();
-        Self {
-            answers: spread.clone(),
-            spread,
-            accept,
-        }
+        Self { answers: spread.clone(), spread, accept }
     }
 
     pub fn deliver(&self, site: &SiteId, fabric: &Fabric) -> Deliver {
@@ -139,10 +127,7 @@ impl Traffic {
             Spread::Nearest(sites) if sites.contains(site) => Deliver::Local,
             Spread::Nearest(sites) => {
                 let by_cost = |to: &&SiteId| {
-                    (
-                        fabric.link_cost(site, to).unwrap_or(u32::MAX),
-                        fabric.rank(to),
-                    )
+                    (fabric.link_cost(site, to).unwrap_or(u32::MAX), fabric.rank(to))
                 };
                 match sites.iter().min_by_key(by_cost) {
                     Some(to) => Deliver::Remote(to.clone()),

@@ -92,26 +92,12 @@ pub enum Ask {
 /// What a command wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
-    Failover {
-        services: Selector,
-        to: SiteId,
-    },
-    Failback {
-        services: Selector,
-    },
-    Steer {
-        services: Selector,
-        to: BTreeMap<SiteId, Weight>,
-    },
-    Drain {
-        object: Object,
-    },
-    Undrain {
-        object: Object,
-    },
-    Revert {
-        task: EntryId,
-    },
+    Failover { services: Selector, to: SiteId },
+    Failback { services: Selector },
+    Steer { services: Selector, to: BTreeMap<SiteId, Weight> },
+    Drain { object: Object },
+    Undrain { object: Object },
+    Revert { task: EntryId },
 }
 
 /// What can be drained.
@@ -173,6 +159,9 @@ pub struct EffectiveFact {
 /// What a command does once it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
+    /// The author site's rank as it was when the effect was written: readers with another fabric
+    /// generation must order two effects alike.
+    pub rank: u32,
     pub writes: Vec<Write>,
     pub moves: Vec<Move>,
 }
@@ -209,6 +198,8 @@ pub enum Directive {
 pub struct Move {
     pub service: ServiceId,
     pub epoch: Epoch,
+    /// The service's epoch before; its answers carry this one until they change.
+    pub prev_epoch: Epoch,
     pub from: Traffic,
     pub to: Traffic,
     pub handover: Handover,

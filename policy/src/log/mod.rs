@@ -1,3 +1,5 @@
 //! The intent log: entries, and the fold over any set of them.
 
 pub mod entry;
+pub mod fold;
+pub mod intent;

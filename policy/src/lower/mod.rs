@@ -1,4 +1,88 @@
 //! From a placement to what one node should have: kernel objects, guards and DNS answers.
+//!
+//! The same function serves the agent for its own node and `plan` for every node. What a node sees
+//! of its links is an argument: a link without carrier takes no nexthop object, so it is left out of
+//! every group, and a group that would be empty becomes an `unreachable` route.
 
 pub mod answers;
+mod guard;
 pub mod object;
+mod routes;
+mod rules;
+mod ways;
+
+use std::collections::BTreeSet;
+
+use crate::fabric::{Node, Role};
+use crate::id::LinkId;
+use crate::log::intent::World;
+use crate::place::{Placed, Placement};
+use crate::service::Service;
+use answers::{ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
+use object::{Layout, NodeState};
+
+/// What lowering needs beside the placement.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub world: World<'a>,
+    pub layout: &'a Layout,
+    pub node: &'a Node,
+    /// Links of the node that can carry packets now.
+    pub links_up: &'a BTreeSet<LinkId>,
+}
+
+/// What `place.node` should have. A witness has answers only.
+pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
+    let mut state = NodeState::default();
+    if place.node.role != Role::Witness {
+        routes::inter_site(place, &mut state);
+        for (class, service) in place.world.catalog.indexed() {
+            if let Some(placed) = placement.services.get(&service.id) {
+                routes::service(place, class, service, &placed.traffic, &mut state);
+            }
+        }
+        routes::floors(place, &mut state);
+        rules::rules(place, &mut state);
+        state.guard = Some(guard::guard(place, placement));
+    }
+    for service in place.world.catalog.iter() {
+        if let Some(placed) = placement.services.get(&service.id) {
+            state.answers.insert(service.id.clone(), answers_of(service, placed));
+        }
+    }
+    state
+}
+
+/// All links of the fabric: what other nodes are assumed to see.
+pub fn all_links(world: World<'_>) -> BTreeSet<LinkId> {
+    world.fabric.links.iter().map(|l| l.id.clone()).collect()
+}
+
+fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
+    let spread = &placed.traffic.answers;
+    let active = spread.sites();
+    let site = |site: crate::id::SiteId| {
+        let state = match (active.contains(&site), placed.drained.contains(&site)) {
+            (true, _) => SiteState::Active,
+            (false, true) => SiteState::Drained,
+            (false, false) => SiteState::Standby,
+        };
+        let families = crate::fabric::Family::BOTH;
+        SiteAnswers {
+            addresses: families.into_iter().flat_map(|f| service.answers(&site, f)).collect(),
+            weight: spread.percent(&site),
+            health: SiteHealth::Unknown,
+            state,
+            site,
+        }
+    };
+    ServiceAnswers {
+        service: service.id.clone(),
+        ttl: service.ttl,
+        prefer: service.prefer,
+        all_down: service.all_down,
+        spread: spread.clone(),
+        epoch: placed.epoch,
+        sites: service.sites().into_iter().map(site).collect(),
+    }
+}

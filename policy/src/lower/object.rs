@@ -51,10 +51,7 @@ pub enum Nexthop {
     /// Always sent with `onlink` and an explicit device.
     Single { gateway: IpAddr, interface: String },
     /// A standard multipath group. Members are singles of the same family.
-    Group {
-        family: Family,
-        members: BTreeMap<NexthopId, Weight>,
-    },
+    Group { family: Family, members: BTreeMap<NexthopId, Weight> },
 }
 
 /// What identifies a route: the kernel's IPv4 key is prefix, tos and metric (tos is always 0 here).
@@ -85,10 +82,7 @@ pub struct Rule {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleAction {
-    Lookup {
-        table: Table,
-        suppress_prefixlength: Option<u32>,
-    },
+    Lookup { table: Table, suppress_prefixlength: Option<u32> },
     Unreachable,
 }
 
@@ -145,13 +139,8 @@ impl Layout {
 
     /// All tables that are ours.
     pub fn owns_table(&self, table: Table) -> bool {
-        let fixed = [
-            self.table_svc,
-            self.table_in,
-            self.table_guard,
-            self.table_xs,
-            self.table_core,
-        ];
+        let fixed =
+            [self.table_svc, self.table_in, self.table_guard, self.table_xs, self.table_core];
         let base = self.table_return_base;
         fixed.contains(&table) || (base + 1..=base + 127).contains(&table.0)
     }
@@ -258,10 +247,8 @@ impl fmt::Display for Nexthop {
                 write!(f, "via {gateway} dev {interface} onlink")
             }
             Self::Group { members, .. } => {
-                let parts: Vec<String> = members
-                    .iter()
-                    .map(|(id, weight)| format!("{id},{weight}"))
-                    .collect();
+                let parts: Vec<String> =
+                    members.iter().map(|(id, weight)| format!("{id},{weight}")).collect();
                 write!(f, "group {}", parts.join("/"))
             }
         }
@@ -279,11 +266,7 @@ impl fmt::Display for RouteTarget {
 
 impl fmt::Display for RouteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} table {} metric {}",
-            self.destination, self.table, self.metric
-        )
+        write!(f, "{} table {} metric {}", self.destination, self.table, self.metric)
     }
 }
 
@@ -305,10 +288,7 @@ impl fmt::Display for Rule {
         }
         match self.action {
             RuleAction::Unreachable => f.write_str(" unreachable"),
-            RuleAction::Lookup {
-                table,
-                suppress_prefixlength,
-            } => {
+            RuleAction::Lookup { table, suppress_prefixlength } => {
                 write!(f, " lookup {table}")?;
                 match suppress_prefixlength {
                     Some(length) => write!(f, " suppress_prefixlength {length}"),

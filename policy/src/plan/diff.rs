@@ -14,41 +14,17 @@ pub fn plan(desired: &NodeState, actual: &NodeState) -> Plan {
     let (singles, groups) = nexthop_sets(desired, actual);
     let (floors, routes) = route_sets(desired, actual);
 
-    singles
-        .iter()
-        .chain(&groups)
-        .for_each(|id| ops.extend(set_nexthop(*id, desired, actual)));
-    floors
-        .iter()
-        .chain(&routes)
-        .for_each(|key| ops.extend(set_route(key, desired, actual)));
+    singles.iter().chain(&groups).for_each(|id| ops.extend(set_nexthop(*id, desired, actual)));
+    floors.iter().chain(&routes).for_each(|key| ops.extend(set_route(key, desired, actual)));
     set_guard(&mut ops, desired.guard.as_ref(), actual.guard.as_ref());
-    ops.extend(
-        desired
-            .rules
-            .difference(&actual.rules)
-            .cloned()
-            .map(Op::AddRule),
-    );
+    ops.extend(desired.rules.difference(&actual.rules).cloned().map(Op::AddRule));
 
-    ops.extend(
-        actual
-            .rules
-            .difference(&desired.rules)
-            .cloned()
-            .map(Op::DeleteRule),
-    );
+    ops.extend(actual.rules.difference(&desired.rules).cloned().map(Op::DeleteRule));
     if let (None, Some(guard)) = (&desired.guard, &actual.guard) {
         ops.push(Op::DeleteGuard(guard.clone()));
     }
-    routes
-        .iter()
-        .chain(&floors)
-        .for_each(|key| ops.extend(drop_route(key, desired, actual)));
-    groups
-        .iter()
-        .chain(&singles)
-        .for_each(|id| ops.extend(drop_nexthop(*id, desired, actual)));
+    routes.iter().chain(&floors).for_each(|key| ops.extend(drop_route(key, desired, actual)));
+    groups.iter().chain(&singles).for_each(|id| ops.extend(drop_nexthop(*id, desired, actual)));
     set_answers(&mut ops, desired, actual);
     Plan { ops }
 }
@@ -56,12 +32,7 @@ pub fn plan(desired: &NodeState, actual: &NodeState) -> Plan {
 /// All nexthop ids of both sides: those that are single wherever they exist, and the others. An
 /// id range holds one kind only, so an id never changes its kind.
 fn nexthop_sets(a: &NodeState, b: &NodeState) -> (Vec<NexthopId>, Vec<NexthopId>) {
-    let ids: BTreeSet<NexthopId> = a
-        .nexthops
-        .keys()
-        .chain(b.nexthops.keys())
-        .copied()
-        .collect();
+    let ids: BTreeSet<NexthopId> = a.nexthops.keys().chain(b.nexthops.keys()).copied().collect();
     let single = |id: &NexthopId| {
         let nexthop = a.nexthops.get(id).or_else(|| b.nexthops.get(id));
         matches!(nexthop, Some(Nexthop::Single { .. }))
@@ -71,18 +42,15 @@ fn nexthop_sets(a: &NodeState, b: &NodeState) -> (Vec<NexthopId>, Vec<NexthopId>
 
 fn route_sets(a: &NodeState, b: &NodeState) -> (Vec<RouteKey>, Vec<RouteKey>) {
     let keys: BTreeSet<RouteKey> = a.routes.keys().chain(b.routes.keys()).copied().collect();
-    keys.into_iter()
-        .partition(|key| key.metric == Layout::METRIC_FLOOR)
+    keys.into_iter().partition(|key| key.metric == Layout::METRIC_FLOOR)
 }
 
 fn set_nexthop(id: NexthopId, desired: &NodeState, actual: &NodeState) -> Option<Op> {
     match (desired.nexthops.get(&id), actual.nexthops.get(&id)) {
         (Some(to), None) => Some(Op::AddNexthop(id, to.clone())),
-        (Some(to), Some(from)) if to != from => Some(Op::ReplaceNexthop {
-            id,
-            from: from.clone(),
-            to: to.clone(),
-        }),
+        (Some(to), Some(from)) if to != from => {
+            Some(Op::ReplaceNexthop { id, from: from.clone(), to: to.clone() })
+        }
         (Some(_), Some(_)) | (None, _) => None,
     }
 }
@@ -98,11 +66,9 @@ fn set_route(key: &RouteKey, desired: &NodeState, actual: &NodeState) -> Option<
     let (to, from): (Option<&RouteTarget>, _) = (desired.routes.get(key), actual.routes.get(key));
     match (to, from) {
         (Some(to), None) => Some(Op::AddRoute(*key, *to)),
-        (Some(to), Some(from)) if to != from => Some(Op::ReplaceRoute {
-            key: *key,
-            from: *from,
-            to: *to,
-        }),
+        (Some(to), Some(from)) if to != from => {
+            Some(Op::ReplaceRoute { key: *key, from: *from, to: *to })
+        }
         (Some(_), Some(_)) | (None, _) => None,
     }
 }
@@ -119,24 +85,15 @@ fn drop_route(key: &RouteKey, desired: &NodeState, actual: &NodeState) -> Option
 fn set_guard(ops: &mut Vec<Op>, desired: Option<&Guard>, actual: Option<&Guard>) {
     let Some(to) = desired else { return };
     let Some(from) = actual else {
-        ops.push(Op::LoadGuard {
-            from: None,
-            to: to.clone(),
-        });
+        ops.push(Op::LoadGuard { from: None, to: to.clone() });
         return;
     };
     if to == from {
         return;
     }
-    let with_drained_of_to = Guard {
-        drained: to.drained.clone(),
-        ..from.clone()
-    };
+    let with_drained_of_to = Guard { drained: to.drained.clone(), ..from.clone() };
     if with_drained_of_to != *to {
-        ops.push(Op::LoadGuard {
-            from: Some(from.clone()),
-            to: to.clone(),
-        });
+        ops.push(Op::LoadGuard { from: Some(from.clone()), to: to.clone() });
         return;
     }
     ops.push(Op::Drained {
@@ -146,11 +103,7 @@ fn set_guard(ops: &mut Vec<Op>, desired: Option<&Guard>, actual: Option<&Guard>)
 }
 
 fn set_answers(ops: &mut Vec<Op>, desired: &NodeState, actual: &NodeState) {
-    let services: BTreeSet<_> = desired
-        .answers
-        .keys()
-        .chain(actual.answers.keys())
-        .collect();
+    let services: BTreeSet<_> = desired.answers.keys().chain(actual.answers.keys()).collect();
     for service in services {
         let (to, from) = (desired.answers.get(service), actual.answers.get(service));
         if to != from {

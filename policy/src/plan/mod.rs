@@ -4,6 +4,7 @@
 //! point: nexthops, groups, floors, routes, guard, rules; removal runs the other way round.
 
 mod diff;
+pub mod preview;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -105,23 +106,12 @@ fn drained(
     delete: &BTreeSet<IpAddr>,
 ) -> fmt::Result {
     let set = |address: &IpAddr| {
-        if address.is_ipv4() {
-            "drained4"
-        } else {
-            "drained6"
-        }
+        if address.is_ipv4() { "drained4" } else { "drained6" }
     };
-    let lines = add
-        .iter()
-        .map(|a| ('+', a))
-        .chain(delete.iter().map(|a| ('-', a)));
+    let lines = add.iter().map(|a| ('+', a)).chain(delete.iter().map(|a| ('-', a)));
     for (nth, (sign, address)) in lines.enumerate() {
         let separator = if nth == 0 { "" } else { "\n" };
-        write!(
-            f,
-            "{separator}{sign} nft element inet nett {} {{ {address} }}",
-            set(address)
-        )?;
+        write!(f, "{separator}{sign} nft element inet nett {} {{ {address} }}", set(address))?;
     }
     Ok(())
 }

@@ -1,0 +1,174 @@
+//! The bus: how agents of all sites see each other's logs, and how commands come in.
+//!
+//! NATS is transport and cache; truth is on each node's own disk. So nothing in here decides
+//! anything: entries are verified and handed on with their number in the site's stream, appends
+//! are compare-and-set on that number, and what was lost is read again from where the reader
+//! stopped. This module never drops an entry silently, never waits without a deadline, and never
+//! ends the agent because a server is missing.
+//!
+//! Crash story: the adapter keeps nothing on disk. The caller starts it with the number of the
+//! first stream entry that its journal lacks; entries delivered twice carry the same number and
+//! bytes. An append whose answer was lost is repeated with the same entry: the server answers with
+//! the number it gave the first time.
+//!
+//! ```text
+//! follow (per site: log, state) ─┐
+//! commands, rpc, connection ─────┼─> bounded mpsc of BusEvent ─> controller
+//!                                └── Responder <─ answer
+//! controller ─> Bus::append, Bus::publish_report ─> server
+//! ```
+
+pub mod nats;
+pub mod provision;
+pub mod render;
+pub mod simulated;
+
+pub mod subject;
+pub mod wire;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use nett_policy::id::SiteId;
+use tokio::sync::{mpsc, oneshot};
+
+pub use wire::{Report, Sealed};
+
+/// The seam. One real implementation, [`nats::NatsBus`], and one simulated,
+/// [`simulated::SimulatedBus`].
+pub trait Bus: Send + Sync {
+    /// Appends an entry to the log of the own site, if the stream's last number is still
+    /// `after_stream_seq` (0: empty). Gives the entry's number. Done within 6 s.
+    ///
+    /// The same entry appended again gives the number it already has (for two hours).
+    fn append<'a>(
+        &'a self,
+        sealed: &'a Sealed,
+        after_stream_seq: u64,
+    ) -> BoxFuture<'a, Result<u64, AppendError>>;
+
+    /// Replaces the own node's report. Done within 6 s.
+    fn publish_report(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>>;
+
+    /// True when a server is there now.
+    fn connected(&self) -> bool;
+}
+
+/// Why nothing was stored, or why nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Read up to the new head, fold, judge again.
+    #[error("another agent of the site appended first")]
+    Conflict,
+    /// Nothing was sent; try again when connected.
+    #[error("no connection to the site's nats-server")]
+    Unreachable,
+    /// The entry may or may not be stored: append it again unchanged.
+    #[error("the nats-server did not answer in time; the entry may be stored")]
+    Timeout,
+    /// The server said no and will go on saying no until an operator acts.
+    #[error("the nats-server refused: {0}")]
+    Refused(String),
+}
+
+/// What the bus tells the controller.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "entries are most of the events, so the room is used, not wasted"
+)]
+pub enum BusEvent {
+    /// The next entry of a site's log. Numbers of one site only go up.
+    Entry {
+        sealed: Sealed,
+        stream_seq: u64,
+        site: SiteId,
+    },
+    /// Something in a log that is not to be believed. It keeps its number.
+    BadEntry {
+        site: SiteId,
+        stream_seq: u64,
+        subject: String,
+        bytes: Arc<[u8]>,
+        error: wire::OpenError,
+    },
+    /// A node's last report; may come again unchanged.
+    Report(Report),
+    /// A report that is not to be believed.
+    BadReport {
+        site: SiteId,
+        subject: String,
+        error: wire::OpenError,
+    },
+    /// A signed request; see [`wire::open_request`]. Not verified yet.
+    Request {
+        bytes: Arc<[u8]>,
+        subject: String,
+        reply: Responder,
+    },
+    /// A question to this node.
+    Rpc {
+        bytes: Arc<[u8]>,
+        subject: String,
+        reply: Responder,
+    },
+    Connected,
+    Disconnected,
+    /// Everything that the site's stream (or its mirror here) holds has been delivered.
+    CaughtUp {
+        site: SiteId,
+    },
+    /// A stream cannot be read: not initialised yet, or no right to. Said once; it is tried again.
+    StreamMissing {
+        site: SiteId,
+        stream: String,
+        reason: String,
+    },
+    /// The stream holds less than was already read: it was rebuilt. Nothing more of it is
+    /// delivered until it is refilled, or resynchronised with `nettctl bus resync`.
+    LogReplaced {
+        site: SiteId,
+        read: u64,
+        found: u64,
+    },
+}
+
+/// The receiving end of the bus.
+pub type BusEvents = mpsc::Receiver<BusEvent>;
+
+/// Carries one answer back. Dropped unused, the asker runs into its own deadline.
+pub struct Responder(Route);
+
+enum Route {
+    Nats(nats::Reply),
+    Channel(oneshot::Sender<Vec<u8>>),
+}
+
+// === impl Responder ===
+
+impl Responder {
+    fn nats(reply: nats::Reply) -> Self {
+        Self(Route::Nats(reply))
+    }
+
+    /// A responder whose answer arrives in this process.
+    pub fn channel() -> (Self, oneshot::Receiver<Vec<u8>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Route::Channel(sender)), receiver)
+    }
+
+    /// Sends the answer; gives up after 2 s. An answer that cannot be sent is lost, as any
+    /// message between two machines can be: the asker asks again with the same id.
+    pub async fn answer(self, bytes: Vec<u8>) {
+        match self.0 {
+            Route::Nats(reply) => reply.send(bytes).await,
+            Route::Channel(sender) => drop(sender.send(bytes)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Responder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Responder")
+    }
+}

@@ -1,0 +1,300 @@
+//! Reading one stream from a number on, without end.
+//!
+//! A push consumer with flow control delivers as the server stores. Loss shows in the consumer's
+//! own numbering, in a heartbeat that counts more than arrived, or in silence; each time the
+//! consumer is given up and a new one starts behind the last entry handed on. So nothing is handed
+//! on twice and nothing is skipped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
+use async_nats::jetstream::{self, Context};
+use async_nats::{Message, StatusCode, Subscriber};
+use futures::StreamExt;
+use nett_policy::fabric::Fabric;
+use nett_policy::id::SiteId;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Link;
+use crate::bus::BusEvent;
+use crate::bus::subject::Replicated;
+use crate::bus::wire::{Sealed, open_report};
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Without a message or heartbeat for this long, the consumer is gone.
+const SILENCE: Duration = Duration::from_millis(2500);
+/// For finding the stream and making a consumer on it.
+const OPEN_DEADLINE: Duration = Duration::from_secs(5);
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LAST: Duration = Duration::from_secs(5);
+
+/// What is read of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Every entry from this number on.
+    Log { start: u64 },
+    /// The last value of each subject, then every new one.
+    State,
+}
+
+pub(super) struct Follower {
+    pub(super) context: Context,
+    pub(super) stream: String,
+    pub(super) site: SiteId,
+    pub(super) what: What,
+    pub(super) fabric: Arc<Fabric>,
+    pub(super) link: watch::Receiver<Link>,
+    pub(super) events: mpsc::Sender<BusEvent>,
+}
+
+/// A consumer and what has come from it.
+struct Reading {
+    messages: Subscriber,
+    /// The consumer's number of the last message.
+    delivered: u64,
+    /// Messages that were waiting when the consumer was made.
+    waiting: u64,
+    /// Said that those have been handed on.
+    caught_up: bool,
+}
+
+/// Why a consumer was given up, or could not be made.
+enum Stop {
+    /// The controller is gone.
+    End,
+    /// Read on at once with a new consumer.
+    Again(&'static str),
+    /// The stream is not there or cannot be read.
+    Missing(String),
+    /// The stream ends before the number read last.
+    Replaced { found: u64 },
+}
+
+impl Follower {
+    pub(super) async fn run(mut self) {
+        // The number of the entry handed on last.
+        let mut last = match self.what {
+            What::Log { start } => start - 1,
+            What::State => 0,
+        };
+        let mut backoff = BACKOFF_FIRST;
+        let mut told = false;
+        loop {
+            if self.link.wait_for(|link| link.up).await.is_err() {
+                return;
+            }
+            let generation = self.link.borrow().generation;
+            let stop = match self.open(last).await {
+                Ok(reading) => {
+                    (backoff, told) = (BACKOFF_FIRST, false);
+                    self.read(reading, generation, &mut last).await
+                }
+                Err(stop) => stop,
+            };
+            let event = match stop {
+                Stop::End => return,
+                Stop::Again(why) => {
+                    tracing::debug!(stream = self.stream, why, last, "Reading a stream again.");
+                    None
+                }
+                Stop::Missing(reason) => Some(BusEvent::StreamMissing {
+                    site: self.site.clone(),
+                    stream: self.stream.clone(),
+                    reason,
+                }),
+                Stop::Replaced { found } => {
+                    let site = self.site.clone();
+                    Some(BusEvent::LogReplaced { site, read: last, found })
+                }
+            };
+            if let Some(event) = event.filter(|_| !told) {
+                told = true;
+                if self.events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            self.pause(backoff, generation).await;
+            backoff = (backoff * 2).min(BACKOFF_LAST);
+        }
+    }
+
+    /// Waits, but not longer than until the next connection.
+    async fn pause(&mut self, backoff: Duration, generation: u64) {
+        let new_link = self.link.wait_for(|link| link.generation != generation);
+        drop(timeout(backoff, new_link).await);
+    }
+
+    async fn open(&self, last: u64) -> Result<Reading, Stop> {
+        match timeout(OPEN_DEADLINE, self.consumer(last)).await {
+            Ok(result) => result,
+            Err(_) => Err(Stop::Again("no answer to a request")),
+        }
+    }
+
+    async fn consumer(&self, last: u64) -> Result<Reading, Stop> {
+        let stream = self.context.get_stream(&self.stream).await;
+        let stream = stream.map_err(|error| Stop::Missing(describe(&error)))?;
+        let found = stream.cached_info().state.last_sequence;
+        let deliver_policy = match self.what {
+            What::Log { .. } if found < last => return Err(Stop::Replaced { found }),
+            What::Log { .. } => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
+            What::State => DeliverPolicy::LastPerSubject,
+        };
+        let client = self.context.client();
+        let inbox = client.new_inbox();
+        // Interest comes first: the server does not wait for it.
+        let messages = client.subscribe(inbox.clone()).await;
+        let messages = messages.map_err(|_| Stop::Again("the subscription failed"))?;
+        let config = push::Config {
+            deliver_subject: inbox,
+            deliver_policy,
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            filter_subject: self.filter(),
+            idle_heartbeat: HEARTBEAT,
+            flow_control: true,
+            max_deliver: 1,
+            num_replicas: 1,
+            memory_storage: true,
+            ..push::Config::default()
+        };
+        let consumer = self.context.create_consumer_on_stream(config, &self.stream).await;
+        let consumer = consumer.map_err(|error| Stop::Missing(describe(&error)))?;
+        let waiting = consumer.cached_info().num_pending;
+        Ok(Reading { messages, delivered: 0, waiting, caught_up: false })
+    }
+
+    /// The server refuses a last-per-subject consumer without a filter.
+    fn filter(&self) -> String {
+        match self.what {
+            What::Log { .. } => String::new(),
+            What::State => Replicated::State.subjects(&self.site),
+        }
+    }
+
+    async fn read(&mut self, mut reading: Reading, generation: u64, last: &mut u64) -> Stop {
+        let mut deadline = Instant::now() + SILENCE;
+        loop {
+            if !reading.caught_up && reading.delivered >= reading.waiting {
+                reading.caught_up = true;
+                if !self.caught_up().await {
+                    return Stop::End;
+                }
+            }
+            let message = tokio::select! {
+                biased;
+                changed = self.link.wait_for(|l| !l.up || l.generation != generation) => {
+                    return if changed.is_err() { Stop::End } else { Stop::Again("disconnected") };
+                }
+                message = timeout_at(deadline, reading.messages.next()) => message,
+            };
+            let message = match message {
+                Err(_) => return Stop::Again("no heartbeat"),
+                Ok(None) => return Stop::Again("the subscription ended"),
+                Ok(Some(message)) => message,
+            };
+            let taken = if message.status.is_some() {
+                self.status(&message, &reading).await
+            } else {
+                self.message(message, &mut reading, last).await
+            };
+            if let Err(stop) = taken {
+                return stop;
+            }
+            deadline = Instant::now() + SILENCE;
+        }
+    }
+
+    /// A heartbeat, or the server asking whether we keep up.
+    async fn status(&self, message: &Message, reading: &Reading) -> Result<(), Stop> {
+        if message.status != Some(StatusCode::IDLE_HEARTBEAT) {
+            return Err(Stop::Again("the server ended the consumer"));
+        }
+        let header = |name: &str| {
+            let value = message.headers.as_ref()?.get(name)?;
+            Some(value.as_str().to_owned())
+        };
+        let resume = message.reply.as_ref().map(ToString::to_string);
+        if let Some(subject) = resume.or_else(|| header("Nats-Consumer-Stalled")) {
+            let client = self.context.client();
+            if client.publish(subject, bytes::Bytes::new()).await.is_err() {
+                return Err(Stop::Again("flow control failed"));
+            }
+        }
+        let counted = header("Nats-Last-Consumer").and_then(|n| n.parse::<u64>().ok());
+        match counted {
+            Some(counted) if counted > reading.delivered => Err(Stop::Again("messages were lost")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn message(
+        &self,
+        message: Message,
+        reading: &mut Reading,
+        last: &mut u64,
+    ) -> Result<(), Stop> {
+        let message = jetstream::Message { message, context: self.context.clone() };
+        let Ok(info) = message.info() else {
+            return Err(Stop::Again("a message without numbers"));
+        };
+        if info.consumer_sequence != reading.delivered + 1 {
+            return Err(Stop::Again("messages were lost"));
+        }
+        let stream_seq = info.stream_sequence;
+        reading.delivered += 1;
+        if matches!(self.what, What::State) || stream_seq > *last {
+            let event = self.event(&message, stream_seq);
+            self.events.send(event).await.map_err(|_| Stop::End)?;
+            *last = stream_seq;
+        }
+        Ok(())
+    }
+
+    fn event(&self, message: &Message, stream_seq: u64) -> BusEvent {
+        let (site, subject) = (self.site.clone(), message.subject.to_string());
+        match self.what {
+            What::Log { .. } => match Sealed::open(&message.payload, &subject, &self.fabric) {
+                Ok(sealed) => BusEvent::Entry { sealed, stream_seq, site },
+                Err(error) => {
+                    let bytes = message.payload.as_ref().into();
+                    BusEvent::BadEntry { site, stream_seq, subject, bytes, error }
+                }
+            },
+            What::State => match open_report(&message.payload, &subject, &self.fabric) {
+                Ok(report) => BusEvent::Report(report),
+                Err(error) => BusEvent::BadReport { site, subject, error },
+            },
+        }
+    }
+
+    /// False when the controller is gone.
+    async fn caught_up(&self) -> bool {
+        if self.what == What::State {
+            return true;
+        }
+        let site = self.site.clone();
+        self.events.send(BusEvent::CaughtUp { site }).await.is_ok()
+    }
+}
+
+/// An error with what is beneath it.
+fn describe(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+// === impl What ===
+
+impl What {
+    pub(super) fn replicated(self) -> Replicated {
+        match self {
+            Self::Log { .. } => Replicated::Log,
+            Self::State => Replicated::State,
+        }
+    }
+}

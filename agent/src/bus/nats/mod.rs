@@ -1,0 +1,396 @@
+//! The bus on nats-servers from 2.9.10 on.
+//!
+//! One connection, to the own site's server only; other sites are read through their mirrors
+//! there. Publishing while disconnected would be queued by the client and delivered late, so
+//! nothing is published unless the connection is up, and everything has a deadline.
+//!
+//! Tasks: one for the connection's state, one per subscription, two followers per site. All end
+//! when [`NatsBus`] is dropped.
+
+mod follow;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions, Event, Subject, Subscriber};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use nett_policy::fabric::Fabric;
+use nett_policy::id::{NodeId, SiteId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::subject::{self, Replicated};
+use super::wire::{MAX_BYTES, READER, Sealed};
+use super::{AppendError, Bus, BusEvent, BusEvents, Responder};
+use crate::bus::nats::follow::{Follower, What};
+
+/// A silent server is noticed after two of these.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// For one request to the server, an answer included.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
+/// For an append: sending, its answer, and the client's own work.
+const APPEND_DEADLINE: Duration = Duration::from_secs(6);
+/// Messages the client may hold per subscription before it drops the newest (and a follower reads
+/// them again).
+const SUBSCRIPTION_CAPACITY: usize = 4096;
+/// JetStream's error code for a full stream that discards new messages.
+const FULL: u64 = 10077;
+
+/// How to reach the own site's server.
+#[derive(Clone)]
+pub struct NatsConfig {
+    pub site: SiteId,
+    pub node: NodeId,
+    /// `nats://` or `tls://`, in order of preference.
+    pub urls: Vec<String>,
+    /// The seed (`S...`) of the node's key.
+    pub seed: String,
+    pub tls: Option<TlsFiles>,
+    /// Per site, the number of the first stream entry to read; 1 where a site is missing.
+    pub start: BTreeMap<SiteId, u64>,
+    /// Events that may wait for the controller, at least 1.
+    pub capacity: usize,
+}
+
+/// PEM files for a connection with a client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Why the adapter could not be started. A missing server is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("no URL of a nats-server for site {0}: set `nats` of the site in the fabric file")]
+    NoUrl(SiteId),
+    #[error("cannot read {path}")]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("site {0} is not in the fabric")]
+    UnknownSite(SiteId),
+    #[error("the nats client did not start")]
+    Connect(#[source] async_nats::ConnectError),
+}
+
+/// The adapter. Dropping it ends all its tasks.
+pub struct NatsBus {
+    client: Client,
+    context: Context,
+    site: SiteId,
+    node: NodeId,
+    _tasks: JoinSet<()>,
+}
+
+/// Where an answer goes.
+pub struct Reply {
+    client: Client,
+    to: Subject,
+}
+
+/// The connection as the followers see it: a count that rises with every new connection, and
+/// whether it is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Link {
+    up: bool,
+    generation: u64,
+}
+
+impl NatsBus {
+    /// Starts the adapter. Returns at once, whether or not a server is there.
+    pub async fn start(
+        config: NatsConfig,
+        fabric: Arc<Fabric>,
+    ) -> Result<(Self, BusEvents), StartError> {
+        if fabric.site(&config.site).is_none() {
+            return Err(StartError::UnknownSite(config.site));
+        }
+        let (link_sender, link) = watch::channel(Link { up: false, generation: 0 });
+        let client = connect(&config, link_sender).await?;
+        let context = jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_DEADLINE)
+            .ack_timeout(REQUEST_DEADLINE)
+            .build(client.clone());
+        let (events, receiver) = mpsc::channel(config.capacity.max(1));
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(tell_link(link.clone(), events.clone()));
+        tasks.spawn(take_requests(client.clone(), config.site.clone(), events.clone()));
+        let rpc = subject::rpc_of(&config.site, &config.node);
+        tasks.spawn(take_rpc(client.clone(), rpc, events.clone()));
+        for site in fabric.sites.iter().map(|s| s.id.clone()) {
+            let start = config.start.get(&site).copied().unwrap_or(1).max(1);
+            for what in [What::Log { start }, What::State] {
+                let follower = Follower {
+                    context: context.clone(),
+                    stream: what.replicated().stream(&site),
+                    site: site.clone(),
+                    what,
+                    fabric: Arc::clone(&fabric),
+                    link: link.clone(),
+                    events: events.clone(),
+                };
+                tasks.spawn(follower.run());
+            }
+        }
+        let NatsConfig { site, node, .. } = config;
+        Ok((Self { client, context, site, node, _tasks: tasks }, receiver))
+    }
+
+    async fn publish(&self, subject: String, message: PublishMessage) -> Result<u64, AppendError> {
+        if !self.connected() {
+            return Err(AppendError::Unreachable);
+        }
+        let send = async {
+            let answer = self.context.send_publish(subject, message).await?;
+            answer.await
+        };
+        match timeout(APPEND_DEADLINE, send).await {
+            Err(_) => Err(AppendError::Timeout),
+            Ok(Ok(ack)) => Ok(ack.sequence),
+            Ok(Err(error)) => Err(append_error(&error)),
+        }
+    }
+}
+
+impl Bus for NatsBus {
+    fn append<'a>(
+        &'a self,
+        sealed: &'a Sealed,
+        after_stream_seq: u64,
+    ) -> BoxFuture<'a, Result<u64, AppendError>> {
+        let message = with_headers(sealed)
+            .message_id(sealed.entry.id.as_str())
+            .expected_last_sequence(after_stream_seq)
+            .expected_stream(Replicated::Log.stream(&self.site));
+        Box::pin(self.publish(sealed.subject(), message))
+    }
+
+    fn publish_report(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>> {
+        Box::pin(async move {
+            let message = PublishMessage::build()
+                .payload(bytes.into())
+                .header(subject::HEADER_SITE, self.site.as_str())
+                .header(subject::HEADER_KIND, "state")
+                .header(subject::HEADER_MIN_READER, READER.to_string());
+            let to = subject::report(&self.site, &self.node);
+            self.publish(to, message).await.map(drop)
+        })
+    }
+
+    fn connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+}
+
+/// Repeats in headers what routers and tools need without parsing.
+fn with_headers(sealed: &Sealed) -> PublishMessage {
+    let entry = &sealed.entry;
+    let mut message = PublishMessage::build()
+        .payload(sealed.bytes.to_vec().into())
+        .header(subject::HEADER_SITE, entry.site.as_str())
+        .header(subject::HEADER_KIND, subject::entry_kind(&entry.body))
+        .header(subject::HEADER_MIN_READER, READER.to_string());
+    if let Some(epoch) = subject::entry_epoch(&entry.body) {
+        message = message.header(subject::HEADER_EPOCH, epoch.to_string());
+    }
+    if let Some(request) = sealed.request() {
+        let expires = i64::try_from(request.expires_at.0).unwrap_or(i64::MAX);
+        if let Ok(time) = jiff::Timestamp::from_millisecond(expires) {
+            message = message.header(subject::HEADER_EXPIRES, format!("{time:.3}"));
+        }
+    }
+    message
+}
+
+fn append_error(error: &jetstream::context::PublishError) -> AppendError {
+    use std::error::Error;
+    let text = || match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    match error.kind() {
+        PublishErrorKind::WrongLastSequence => AppendError::Conflict,
+        PublishErrorKind::TimedOut => AppendError::Timeout,
+        PublishErrorKind::BrokenPipe => AppendError::Timeout,
+        PublishErrorKind::StreamNotFound => {
+            AppendError::Refused("no stream stores this subject: run `nettctl bus init`".to_owned())
+        }
+        PublishErrorKind::WrongLastMessageId
+        | PublishErrorKind::MaxAckPending
+        | PublishErrorKind::MaxPayloadExceeded => AppendError::Refused(text()),
+        PublishErrorKind::Other => {
+            let code = error.source().and_then(|s| s.downcast_ref::<jetstream::Error>());
+            match code.map(|e| e.error_code().0) {
+                Some(FULL) => AppendError::Refused("the stream of the log is full".to_owned()),
+                _ => AppendError::Refused(text()),
+            }
+        }
+    }
+}
+
+async fn connect(config: &NatsConfig, link: watch::Sender<Link>) -> Result<Client, StartError> {
+    if config.urls.is_empty() {
+        return Err(StartError::NoUrl(config.site.clone()));
+    }
+    let name = format!("nett-agent {}", config.node);
+    let options = options(&config.seed, config.tls.as_ref())?
+        .name(name)
+        .custom_inbox_prefix(subject::inbox(&config.site))
+        .retry_on_initial_connect()
+        .event_callback(move |event| {
+            note(&link, &event);
+            std::future::ready(())
+        });
+    options.connect(config.urls.clone()).await.map_err(StartError::Connect)
+}
+
+/// What all of Nett's connections share: key, certificate, deadlines.
+pub(super) fn options(seed: &str, tls: Option<&TlsFiles>) -> Result<ConnectOptions, StartError> {
+    let mut options = ConnectOptions::with_nkey(seed.to_owned())
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(REQUEST_DEADLINE)
+        .request_timeout(Some(REQUEST_DEADLINE))
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .client_capacity(256)
+        .ignore_discovered_servers()
+        .reconnect_delay_callback(reconnect_delay);
+    if let Some(TlsFiles { ca, cert, key }) = tls {
+        for path in [ca, cert, key] {
+            std::fs::metadata(path)
+                .map_err(|source| StartError::File { path: path.clone(), source })?;
+        }
+        options = options
+            .require_tls(true)
+            .add_root_certificates(ca.clone())
+            .add_client_certificate(cert.clone(), key.clone());
+    }
+    Ok(options)
+}
+
+/// 0, then 100 ms doubling to 2 s, with up to a quarter more so that a site's agents do not all
+/// come at once.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let Some(doublings) = attempts.checked_sub(1) else {
+        return Duration::ZERO;
+    };
+    let base = 100 * (1u64 << doublings.min(5)).min(20);
+    let mut byte = [0u8; 1];
+    let jitter = getrandom::fill(&mut byte).map_or(0, |()| base * u64::from(byte[0]) / 1024);
+    Duration::from_millis(base + jitter)
+}
+
+fn note(link: &watch::Sender<Link>, event: &Event) {
+    match event {
+        Event::Connected => link.send_modify(|l| {
+            *l = Link { up: true, generation: l.generation + 1 };
+        }),
+        Event::Disconnected | Event::Closed => link.send_modify(|l| l.up = false),
+        Event::ServerError(error) => {
+            tracing::warn!(%error, "The nats-server refused something.");
+        }
+        Event::ClientError(error) => tracing::debug!(%error, "The nats client has an error."),
+        Event::SlowConsumer(id) => {
+            tracing::debug!(id, "A subscription overflowed; it is read again.");
+        }
+        Event::LameDuckMode | Event::Draining => {
+            tracing::info!(%event, "The nats-server is going down.");
+        }
+    }
+}
+
+/// Tells the controller about each change of the connection; two changes in quick succession may
+/// be told as one.
+async fn tell_link(mut link: watch::Receiver<Link>, events: mpsc::Sender<BusEvent>) {
+    let mut told = Link { up: false, generation: 0 };
+    loop {
+        let now = *link.borrow_and_update();
+        let other = now.generation != told.generation;
+        if told.up && (!now.up || other) && events.send(BusEvent::Disconnected).await.is_err() {
+            return;
+        }
+        if now.up && (!told.up || other) {
+            tracing::info!(connection = now.generation, "Connected to the nats-server.");
+            if events.send(BusEvent::Connected).await.is_err() {
+                return;
+            }
+        }
+        told = now;
+        if link.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn take_requests(client: Client, site: SiteId, events: mpsc::Sender<BusEvent>) {
+    let (subject, group) = (subject::commands(&site), subject::QUEUE_GROUP.to_owned());
+    let subscribe = || client.queue_subscribe(subject.clone(), group.clone());
+    while let Ok(subscription) = subscribe().await {
+        let wrap = |bytes, subject, reply| BusEvent::Request { bytes, subject, reply };
+        take(subscription, &client, &events, wrap).await;
+        if events.is_closed() {
+            return;
+        }
+    }
+}
+
+async fn take_rpc(client: Client, subject: String, events: mpsc::Sender<BusEvent>) {
+    while let Ok(subscription) = client.subscribe(subject.clone()).await {
+        let wrap = |bytes, subject, reply| BusEvent::Rpc { bytes, subject, reply };
+        take(subscription, &client, &events, wrap).await;
+        if events.is_closed() {
+            return;
+        }
+    }
+}
+
+/// Hands messages on. One that finds no room is dropped: its sender gets no answer and asks again,
+/// which is better than answering late.
+async fn take(
+    mut subscription: Subscriber,
+    client: &Client,
+    events: &mpsc::Sender<BusEvent>,
+    wrap: impl Fn(Arc<[u8]>, String, Responder) -> BusEvent,
+) {
+    while let Some(message) = subscription.next().await {
+        let Some(to) = message.reply else {
+            tracing::debug!(subject = %message.subject, "A request without a reply subject.");
+            continue;
+        };
+        if message.payload.len() > MAX_BYTES {
+            continue;
+        }
+        let reply = Responder::nats(Reply { client: client.clone(), to });
+        let bytes: Arc<[u8]> = message.payload.as_ref().into();
+        match events.try_send(wrap(bytes, message.subject.to_string(), reply)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::debug!("The controller is busy; a request is dropped.");
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => return,
+        }
+    }
+}
+
+// === impl Reply ===
+
+impl Reply {
+    pub(super) async fn send(self, bytes: Vec<u8>) {
+        let sent = timeout(REQUEST_DEADLINE, self.client.publish(self.to, bytes.into())).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            tracing::debug!("An answer could not be sent.");
+        }
+    }
+}

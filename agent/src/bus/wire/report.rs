@@ -1,0 +1,182 @@
+//! What a node says about itself: the last value of `nett.r.state.SITE.NODE`.
+//!
+//! Only the last value is kept, so a report always carries everything: all open acknowledgements
+//! together, every link, every head.
+
+use std::collections::BTreeMap;
+
+use nett_policy::fabric::Fabric;
+use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
+use nett_policy::log::entry::FabricRef;
+pub use nett_policy::task::next::Ack;
+use nkeys::KeyPair;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::body::SlotDoc;
+use super::entry::{FabricDoc, open_header};
+use super::sign::{self, Signer};
+use super::{OpenError, VERSION, WireError, id, json};
+use crate::bus::subject as subjects;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub site: SiteId,
+    pub node: NodeId,
+    pub at: WallMs,
+    pub fabric: FabricRef,
+    /// How far the node has applied each site's log.
+    pub heads: BTreeMap<SiteId, Head>,
+    /// Every acknowledgement that is still open.
+    pub acks: Vec<Ack>,
+    /// Up or down, as this end sees it.
+    pub links: BTreeMap<LinkId, bool>,
+    /// The serial of the zone it answers from; `None` where it serves no DNS.
+    pub dns_serial: Option<u32>,
+    /// Objects in the kernel that differ from what is wanted, one line each.
+    pub drift: Vec<String>,
+    /// Duties that are not fulfilled, for example `journal`.
+    pub degraded: Vec<String>,
+}
+
+/// A place in a site's log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Head {
+    /// The incarnation of the log.
+    pub boot: String,
+    pub seq: u64,
+    /// The hash of the entry there.
+    pub hash: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReportDoc {
+    v: u32,
+    min_reader: u32,
+    kind: KindDoc,
+    subject: String,
+    site: String,
+    node: String,
+    fabric: FabricDoc,
+    issued_at: String,
+    heads: BTreeMap<String, HeadDoc>,
+    acks: Vec<AckDoc>,
+    links: BTreeMap<String, bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dns_serial: Option<u32>,
+    drift: Vec<String>,
+    degraded: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KindDoc {
+    State,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeadDoc {
+    boot: String,
+    seq: u64,
+    hash: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AckDoc {
+    slot: SlotDoc,
+    ok: bool,
+    evidence: Vec<String>,
+}
+
+/// Signs a report with the key of its node.
+pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError> {
+    let Report { site, node, at, fabric, heads, acks, links, dns_serial, drift, degraded } = report;
+    let document = ReportDoc {
+        v: VERSION,
+        min_reader: VERSION,
+        kind: KindDoc::State,
+        subject: subjects::report(site, node),
+        site: site.to_string(),
+        node: node.to_string(),
+        fabric: FabricDoc::write(fabric),
+        issued_at: json::write_time("issued_at", *at)?,
+        heads: heads.iter().map(|(site, head)| (site.to_string(), HeadDoc::write(head))).collect(),
+        acks: acks.iter().map(AckDoc::write).collect(),
+        links: links.iter().map(|(link, up)| (link.to_string(), *up)).collect(),
+        dns_serial: *dns_serial,
+        drift: drift.clone(),
+        degraded: degraded.clone(),
+    };
+    Ok(sign::seal(json::object(&document)?, Signer::Agent, key)?.0)
+}
+
+/// Opens a report that was stored under `subject`: signed by the key of the node it speaks of.
+pub fn open_report(bytes: &[u8], subject: &str, fabric: &Fabric) -> Result<Report, OpenError> {
+    let signed = open_header(bytes, Some(subject), fabric)?;
+    let ReportDoc {
+        v: _,
+        min_reader: _,
+        kind: KindDoc::State,
+        subject: named,
+        site,
+        node,
+        fabric: fabric_ref,
+        issued_at,
+        heads,
+        acks,
+        links,
+        dns_serial,
+        drift,
+        degraded,
+    } = json::read(Value::Object(signed.map))?;
+    let (site, node): (SiteId, NodeId) = (id("site", &site)?, id("node", &node)?);
+    let expected = subjects::report(&site, &node);
+    if expected != named {
+        return Err(OpenError::Subject { signed: expected, arrived: named });
+    }
+    let heads = heads.into_iter().map(|(site, head)| Ok((id("heads", &site)?, head.read())));
+    let links = links.into_iter().map(|(link, up)| Ok((id("links", &link)?, up)));
+    Ok(Report {
+        site,
+        node,
+        at: json::read_time("issued_at", &issued_at)?,
+        fabric: fabric_ref.read(),
+        heads: heads.collect::<Result<_, OpenError>>()?,
+        acks: acks.into_iter().map(AckDoc::read).collect::<Result<_, _>>()?,
+        links: links.collect::<Result<_, OpenError>>()?,
+        dns_serial,
+        drift,
+        degraded,
+    })
+}
+
+// === impl HeadDoc ===
+
+impl HeadDoc {
+    fn write(head: &Head) -> Self {
+        let Head { boot, seq, hash } = head.clone();
+        Self { boot, seq, hash }
+    }
+
+    fn read(self) -> Head {
+        let Self { boot, seq, hash } = self;
+        Head { boot, seq, hash }
+    }
+}
+
+// === impl AckDoc ===
+
+impl AckDoc {
+    fn write(ack: &Ack) -> Self {
+        let Ack { slot, ok, evidence } = ack;
+        Self { slot: SlotDoc::write(slot), ok: *ok, evidence: evidence.clone() }
+    }
+
+    fn read(self) -> Result<Ack, OpenError> {
+        let Self { slot, ok, evidence } = self;
+        Ok(Ack { slot: slot.read()?, ok, evidence })
+    }
+}

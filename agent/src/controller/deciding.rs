@@ -1,0 +1,353 @@
+//! Requests and next facts. One append is in flight at a time, behind the head that the decision
+//! was made on: who loses the compare-and-set reads on and judges again.
+
+use std::time::Duration;
+
+use nett_policy::id::{EntryId, NodeId, SiteId};
+use nett_policy::log::entry::{Ask, Body, Command, Refused, Request, Slot, Wish};
+use nett_policy::log::fold::Verdict;
+use nett_policy::task::decide::{Proposal, Refusal, RefusalKind, admit, judge, judge_wish};
+use nett_policy::task::next::{Ack, Next, Seen, next};
+use nett_policy::task::view::read;
+
+use super::effect::{Append, AuditEvent, Effect};
+use super::event::{AppendFailure, Now, Token};
+use super::{ByTask, Controller, Queue};
+use crate::api::types::CommandReply;
+use crate::bus::wire::{OpenError, Sealed, open_request};
+
+#[derive(Debug, Default)]
+pub(super) struct Deciding {
+    queue: Queue<Waiting>,
+    in_flight: Option<InFlight>,
+    /// After a lost compare-and-set: nothing is appended before the head has moved, or this time.
+    held_until: Option<Duration>,
+    touched: ByTask<Touched>,
+    pub(super) deadline: Option<Duration>,
+    unauthentic: u64,
+    unauthentic_noted: Option<Duration>,
+    pub(super) refused: u64,
+}
+
+/// A request that is authentic and not yet in the log.
+#[derive(Debug)]
+struct Waiting {
+    token: Token,
+    request: Request,
+    verbatim: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum InFlight {
+    Request(Waiting),
+    Fact,
+}
+
+/// The last entry about a task, as this agent read it.
+#[derive(Debug)]
+struct Touched {
+    at: Duration,
+    /// Who wrote it, when it is in the log of this agent's site.
+    writer: Option<NodeId>,
+}
+
+/// How many requests may wait; more are turned away at once.
+const QUEUE_LIMIT: usize = 256;
+/// How long another agent of the site waits per place in the node list before it writes a fact
+/// that the writer of the last one owes.
+const TURN: Duration = Duration::from_millis(500);
+/// How long an append holds still after it lost against another writer whose entry does not come.
+const CONFLICT_HOLD: Duration = Duration::from_millis(250);
+
+// === impl Deciding ===
+
+impl Deciding {
+    pub(super) fn touch(&mut self, task: &EntryId, site: &SiteId, node: &NodeId, now: Now) {
+        let own = task.site() == *site;
+        let writer = own.then(|| node.clone());
+        self.held_until = None;
+        match self.touched.get_mut(task) {
+            // A wish from another site moves the clock, not the turn.
+            Some(touched) if !own => touched.at = now.mono,
+            Some(_) | None => {
+                drop(self.touched.insert(task.clone(), Touched { at: now.mono, writer }));
+            }
+        }
+    }
+
+    fn busy(&self, now: Now) -> bool {
+        self.in_flight.is_some() || self.held_until.is_some_and(|until| now.mono < until)
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// A signed request from the bus or the socket.
+    pub(super) fn request(&mut self, token: Token, subject: &str, bytes: Vec<u8>, now: Now) {
+        let request = match open_request(&bytes, subject, &self.setting.fabric) {
+            Ok(request) => request,
+            Err(error) => return self.unauthentic(token, &error, now),
+        };
+        if let Some(reply) = self.known(&request) {
+            return self.reply_command(token, reply, now);
+        }
+        if self.deciding.queue.len() >= QUEUE_LIMIT {
+            let refusal = Refusal::rule("busy", "too many requests are waiting; send it again");
+            return self.reply_command(token, refusal_reply(&refusal), now);
+        }
+        self.deciding.queue.push_back(Waiting { token, request, verbatim: bytes });
+    }
+
+    /// Nothing is written to the log for somebody who proved nothing: one counted line a second.
+    fn unauthentic(&mut self, token: Token, error: &OpenError, now: Now) {
+        self.deciding.unauthentic += 1;
+        self.deciding.refused += 1;
+        let second = Duration::from_secs(1);
+        let due = self.deciding.unauthentic_noted.is_none_or(|at| now.mono >= at + second);
+        if due {
+            let (reason, message) = (error.reason(), error.message());
+            let count = std::mem::take(&mut self.deciding.unauthentic);
+            self.deciding.unauthentic_noted = Some(now.mono);
+            self.effects.push(Effect::Audit(AuditEvent::Unauthentic { reason, message, count }));
+        }
+        let refusal = Refusal::rule(error.reason(), error.message());
+        self.reply_command(token, refusal_reply(&refusal), now);
+    }
+
+    /// The recorded answer to a request that is in the log already.
+    fn known(&self, request: &Request) -> Option<CommandReply> {
+        if self.fold.wish(&request.id).is_some() {
+            return Some(self.wish_reply(request));
+        }
+        match &self.fold.verdict(&request.id)?.what {
+            Verdict::Accepted(command) => Some(self.accepted_reply(command)),
+            Verdict::Refused(refused) => {
+                let Refused { request: _, refused_by, message } = refused;
+                let exit = exit_of_recorded(refused_by);
+                Some(CommandReply {
+                    refused_by: Some(refused_by.clone()),
+                    message: message.clone(),
+                    exit,
+                    ..CommandReply::default()
+                })
+            }
+        }
+    }
+
+    /// Starts the next append, if there is something to append and nothing in flight.
+    pub(super) fn decide(&mut self, now: Now) {
+        self.deciding.deadline = self.deciding.held_until.filter(|until| now.mono < *until);
+        if self.deciding.busy(now) || !self.reading.is_caught_up(self.site()) {
+            return self.refuse_without_bus(now);
+        }
+        while let Some(waiting) = self.deciding.queue.pop_front() {
+            if let Some(reply) = self.known(&waiting.request) {
+                self.reply_command(waiting.token, reply, now);
+                continue;
+            }
+            let body = self.judged(&waiting.request, now);
+            let verbatim = Some(waiting.verbatim.clone());
+            self.deciding.in_flight = Some(InFlight::Request(waiting));
+            return self.append(body, verbatim);
+        }
+        self.next_fact(now);
+    }
+
+    /// Without the site's log nothing can be accepted: say so at once instead of keeping people
+    /// waiting.
+    fn refuse_without_bus(&mut self, now: Now) {
+        let reachable = self.peers.bus_connected && self.reading.is_caught_up(self.site());
+        if reachable || self.deciding.in_flight.is_some() {
+            return;
+        }
+        while let Some(waiting) = self.deciding.queue.pop_front() {
+            let text = "the site's log cannot be written: this agent is not connected to the bus";
+            self.reply_unreachable(waiting.token, text, now);
+        }
+    }
+
+    fn judged(&mut self, request: &Request, now: Now) -> Body {
+        let refused = |refusal: &Refusal| {
+            let hint = refusal.hint.iter().map(|h| format!("; {h}")).collect::<String>();
+            Body::Refused(Refused {
+                request: request.clone(),
+                refused_by: refusal.refused_by.clone(),
+                message: format!("{}{hint}", refusal.message),
+            })
+        };
+        let present = self.present();
+        if let Err(refusal) = admit(present, request, now.wall) {
+            return refused(&refusal);
+        }
+        match &request.ask {
+            Ask::Wish { .. } => match judge_wish(present, request) {
+                Ok(()) => Body::Wish(Wish { request: request.clone() }),
+                Err(refusal) => refused(&refusal),
+            },
+            Ask::Command { .. } => match judge(present, request) {
+                Ok(Proposal { effect, plan_hash, approvals_needed, services: _ }) => {
+                    let effect = (approvals_needed == 0).then_some(effect);
+                    let request = request.clone();
+                    Body::Command(Command { request, plan_hash, approvals_needed, effect })
+                }
+                Err(refusal) => refused(&refusal),
+            },
+        }
+    }
+
+    /// Writes the first fact that is due and this agent's turn.
+    fn next_fact(&mut self, now: Now) {
+        let mut wake: Option<Duration> = self.deciding.deadline;
+        let mut due: Option<Body> = None;
+        for (task, written, _) in self.fold.commands() {
+            if written.site != *self.site() {
+                continue;
+            }
+            let touched = self.deciding.touched.get(task);
+            let since_last = touched.map_or(Duration::ZERO, |t| now.mono.saturating_sub(t.at));
+            let ack = |node: &NodeId, slot: &Slot| self.ack_of(node, slot);
+            let seen = Seen { ack: &ack, since_last, now: now.wall };
+            match next(self.present(), task, &seen) {
+                Next::Wait(None) => {}
+                Next::Wait(Some(left)) => wake = earlier(wake, now.mono + left),
+                Next::Write(body) => match self.turn(touched).checked_sub(since_last) {
+                    Some(left) if !left.is_zero() => wake = earlier(wake, now.mono + left),
+                    Some(_) | None => {
+                        due = Some(*body);
+                        break;
+                    }
+                },
+            }
+        }
+        self.deciding.deadline = wake;
+        if let Some(body) = due {
+            self.deciding.in_flight = Some(InFlight::Fact);
+            self.append(body, None);
+        }
+    }
+
+    /// How long this agent leaves the next fact to others.
+    fn turn(&self, touched: Option<&Touched>) -> Duration {
+        let me = &self.setting.node;
+        if touched.and_then(|t| t.writer.as_ref()) == Some(&me.id) {
+            return Duration::ZERO;
+        }
+        let of_site = self.setting.fabric.nodes.iter().filter(|n| n.site == me.site);
+        let place = of_site.take_while(|n| n.id != me.id).count() + 1;
+        TURN * u32::try_from(place).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn ack_of(&self, node: &NodeId, slot: &Slot) -> Option<Ack> {
+        if *node == self.setting.node.id {
+            return self.doing.own_ack(slot);
+        }
+        let report = &self.peers.reports.get(node)?.report;
+        report.acks.iter().find(|ack| ack.slot == *slot).cloned()
+    }
+
+    fn append(&mut self, body: Body, verbatim: Option<Vec<u8>>) {
+        let at = self.reading.head(self.site());
+        let after = at.map(|at| at.head.clone());
+        let after_stream_seq = at.map_or(0, |at| at.stream_seq);
+        let append = Append { body, verbatim, after, after_stream_seq };
+        self.effects.push(Effect::Append(Box::new(append)));
+    }
+
+    pub(super) fn appended(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
+        let in_flight = self.deciding.in_flight.take();
+        self.read(sealed, stream_seq, now);
+        if let Some(InFlight::Request(Waiting { token, request, .. })) = in_flight {
+            if let Some(reply) = self.known(&request) {
+                self.deciding.refused += u64::from(!reply.accepted);
+                self.reply_command(token, reply, now);
+            }
+        }
+    }
+
+    pub(super) fn append_failed(&mut self, failure: &AppendFailure, now: Now) {
+        let in_flight = self.deciding.in_flight.take();
+        self.deciding.held_until = Some(now.mono + CONFLICT_HOLD);
+        let Some(InFlight::Request(waiting)) = in_flight else { return };
+        match failure {
+            AppendFailure::Conflict => self.deciding.queue.push_front(waiting),
+            AppendFailure::Unreachable(why) => {
+                let text = format!("the site's log cannot be written: {why}");
+                self.reply_unreachable(waiting.token, &text, now);
+            }
+            AppendFailure::Unknown(why) => {
+                let id = &waiting.request.id;
+                let text = format!(
+                    "no answer from the site's log ({why}): the command may yet be accepted; \
+                     look for it with `nettctl task show {id}`, or send the same bytes again"
+                );
+                self.reply_unreachable(waiting.token, &text, now);
+            }
+            AppendFailure::Refused(why) => {
+                let text = format!("the bus refused the entry: {why}");
+                self.reply_unreachable(waiting.token, &text, now);
+            }
+        }
+    }
+
+    fn accepted_reply(&self, command: &Command) -> CommandReply {
+        let state = read(&self.fold, &command.request.id).state();
+        let waits = state == nett_policy::task::view::TaskState::WaitingApproval;
+        let message = match (waits, command.approvals_needed) {
+            (true, needed) => format!("accepted; waits for {needed} approval(s)"),
+            (false, _) => format!("accepted; {}", state.as_str()),
+        };
+        CommandReply {
+            accepted: true,
+            task: Some(command.request.id.to_string()),
+            state: Some(state.as_str().to_owned()),
+            refused_by: None,
+            message,
+            exit: if waits { 5 } else { 0 },
+            plan_hash: Some(command.plan_hash.clone()),
+        }
+    }
+
+    fn wish_reply(&self, request: &Request) -> CommandReply {
+        let Ask::Wish { task, .. } = &request.ask else { return CommandReply::default() };
+        let verb = request.ask.verb_name();
+        CommandReply {
+            accepted: true,
+            task: Some(task.to_string()),
+            state: Some(read(&self.fold, task).state().as_str().to_owned()),
+            message: format!("{verb} is recorded; the task's home site acts on it"),
+            ..CommandReply::default()
+        }
+    }
+}
+
+pub(super) fn refusal_reply(refusal: &Refusal) -> CommandReply {
+    let hint = refusal.hint.iter().map(|h| format!("; {h}")).collect::<String>();
+    CommandReply {
+        refused_by: Some(refusal.refused_by.clone()),
+        message: format!("{}{hint}", refusal.message),
+        exit: exit_of(refusal.kind),
+        ..CommandReply::default()
+    }
+}
+
+fn exit_of(kind: RefusalKind) -> u8 {
+    match kind {
+        RefusalKind::Usage => 2,
+        RefusalKind::Rule => 4,
+        RefusalKind::Changed => 7,
+    }
+}
+
+/// A recorded refusal keeps its name, not its kind.
+fn exit_of_recorded(refused_by: &str) -> u8 {
+    match refused_by {
+        "unknown-service" | "unknown-site" | "unknown-task" | "other-site" => 2,
+        "plan-hash" | "moved-since" | "not-waiting" => 7,
+        _ => 4,
+    }
+}
+
+fn earlier(a: Option<Duration>, b: Duration) -> Option<Duration> {
+    Some(a.map_or(b, |a| a.min(b)))
+}

@@ -1,0 +1,272 @@
+//! What this node should have, and its word about the steps that ask something of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use nett_policy::fabric::Role;
+use nett_policy::id::{LinkId, ServiceId};
+use nett_policy::log::entry::Slot;
+use nett_policy::log::fold::Fact;
+use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::{Place, lower};
+use nett_policy::task::acks::{Course, ProbeTarget};
+use nett_policy::task::next::Ack;
+use nett_policy::task::steps::StepKind;
+use nett_policy::task::view::{TaskState, read, start_slot};
+
+use super::effect::Effect;
+use super::event::{Applied, Now};
+use super::{Controller, REPORT_INTERVAL, Wanted};
+use crate::bus::wire::Report;
+
+#[derive(Debug, Default)]
+pub(super) struct Doing {
+    wanted: Wanted,
+    /// The last generation that the kernel was read back to equal.
+    applied: u64,
+    failures: Vec<String>,
+    foreign: Vec<String>,
+    links_up: BTreeSet<LinkId>,
+    links_seen: bool,
+    served: BTreeMap<ServiceId, ServiceAnswers>,
+    /// Steps that ask something of this node, by the slot of their start.
+    parts: BTreeMap<Slot, Part>,
+    reported: Option<Report>,
+    reported_at: Option<Duration>,
+}
+
+/// What this node owes to one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    /// The desired state that has to be in the kernel.
+    generation: u64,
+    probe: Probe,
+    ack: Option<Ack>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Probe {
+    NotAsked,
+    Running,
+    Finished { ok: bool, evidence: Vec<String> },
+}
+
+/// How long the probes of a `verify` step may take in all.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many failed attempts at one desired state make a node say that it cannot.
+const PATIENCE: usize = 3;
+
+// === impl Doing ===
+
+impl Doing {
+    pub(super) fn links_up(&self) -> &BTreeSet<LinkId> {
+        &self.links_up
+    }
+
+    pub(super) fn own_ack(&self, slot: &Slot) -> Option<Ack> {
+        self.parts.get(slot)?.ack.clone()
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.applied == self.wanted.generation
+    }
+
+    pub(super) fn report_due(&self) -> Option<Duration> {
+        self.reported_at.map(|at| at + REPORT_INTERVAL)
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Lowers the placement for this node; a change is a new generation.
+    pub(super) fn lower(&mut self, _now: Now) {
+        let ready = self.doing.links_seen || self.setting.node.role != Role::Border;
+        if !self.started || !ready {
+            return;
+        }
+        let links_up = &self.doing.links_up;
+        let Setting { layout, node } = Setting::of(&self.setting);
+        let place = Place { world: self.world(), layout, node, links_up };
+        let state = lower(place, &self.placement);
+        if state != self.doing.wanted.state || self.doing.wanted.generation == 0 {
+            let generation = self.doing.wanted.generation + 1;
+            if generation == 1 {
+                // Answers do not wait for the kernel when nothing was answered before.
+                self.serve(state.answers.clone());
+            }
+            self.doing.failures.clear();
+            self.doing.wanted = Wanted { generation, state: state.clone() };
+            self.effects.push(Effect::Kernel { generation, desired: Box::new(state) });
+        }
+        self.take_parts();
+    }
+
+    fn serve(&mut self, answers: BTreeMap<ServiceId, ServiceAnswers>) {
+        if self.doing.served != answers {
+            self.doing.served = answers.clone();
+            self.effects.push(Effect::Zone(answers));
+        }
+    }
+
+    pub(super) fn links(&mut self, up: BTreeSet<LinkId>, now: Now) {
+        if self.doing.links_up != up || !self.doing.links_seen {
+            self.doing.links_up = up;
+            self.doing.links_seen = true;
+            self.lower(now);
+        }
+    }
+
+    pub(super) fn applied(&mut self, applied: Applied, _now: Now) {
+        let Applied { generation, operations, failures, foreign } = applied;
+        self.doing.foreign = foreign;
+        if generation != self.doing.wanted.generation {
+            return;
+        }
+        if failures.is_empty() {
+            self.doing.failures.clear();
+            self.doing.applied = generation;
+            self.serve(self.doing.wanted.state.answers.clone());
+            self.settle_parts(Ok(operations));
+            return;
+        }
+        self.doing.failures.extend(failures.iter().cloned());
+        if self.doing.failures.len() >= PATIENCE * failures.len() {
+            self.doing.failures = failures.clone();
+            self.settle_parts(Err(failures));
+        }
+    }
+
+    pub(super) fn probed(&mut self, slot: &Slot, ok: bool, evidence: Vec<String>) {
+        if let Some(part) = self.doing.parts.get_mut(slot) {
+            part.probe = Probe::Finished { ok, evidence };
+        }
+        if self.doing.is_settled() {
+            self.settle_parts(Ok(0));
+        }
+    }
+
+    /// Finds the steps that ask something of this node, and forgets those that are over.
+    fn take_parts(&mut self) {
+        let mut open: BTreeMap<Slot, (Part, Vec<ProbeTarget>)> = BTreeMap::new();
+        for (task, written, _) in self.fold.commands() {
+            let reading = read(&self.fold, task);
+            if reading.state() != TaskState::Running {
+                continue;
+            }
+            let Some(number) = reading.open_step() else { continue };
+            let Some(slot) = start_slot(&self.fold, task, number) else { continue };
+            if let Some(part) = self.doing.parts.get(&slot) {
+                open.insert(slot, (part.clone(), Vec::new()));
+                continue;
+            }
+            let fact = self.fold.task(task).and_then(|record| record.effect());
+            let Some(Fact::Effective { effect, .. }) = fact.map(|w| &w.what) else { continue };
+            let (world, before, site) = (self.world(), &self.intent, &written.site);
+            let course = Course { world, before, task, site, effect };
+            let steps = course.steps();
+            let Some(step) = steps.iter().find(|s| s.number == number) else { continue };
+            if !course.required(step).contains(&self.setting.node.id) {
+                continue;
+            }
+            let targets = match step.kind {
+                StepKind::Verify => course.probes(step, &self.setting.node),
+                StepKind::Activate | StepKind::Shift | StepKind::Withdraw => Vec::new(),
+            };
+            let probe = if targets.is_empty() { Probe::NotAsked } else { Probe::Running };
+            let generation = self.doing.wanted.generation;
+            open.insert(slot, (Part { generation, probe, ack: None }, targets));
+        }
+        for (slot, (_, targets)) in &mut open {
+            // Probes over links that are down would only repeat what the links say.
+            targets.retain(|t| self.link_is_up(t.link));
+            if !targets.is_empty() {
+                let (slot, targets) = (slot.clone(), std::mem::take(targets));
+                let timeout = PROBE_TIMEOUT;
+                self.effects.push(Effect::Probe { slot, targets, timeout });
+            }
+        }
+        self.doing.parts = open.into_iter().map(|(slot, (part, _))| (slot, part)).collect();
+        if self.doing.is_settled() {
+            self.settle_parts(Ok(0));
+        }
+    }
+
+    fn link_is_up(&self, index: u8) -> bool {
+        let mut views = self.setting.fabric.links_of(&self.setting.node.id);
+        let link = views.find(|view| view.index == index).map(|view| &view.link.id);
+        link.is_some_and(|link| self.doing.links_up.contains(link))
+    }
+
+    /// Acknowledges what is owed and done, after the kernel was read back.
+    fn settle_parts(&mut self, outcome: Result<usize, Vec<String>>) {
+        let applied = self.doing.applied;
+        for (slot, part) in &mut self.doing.parts {
+            if part.ack.is_some() {
+                continue;
+            }
+            part.ack = match (&outcome, &part.probe) {
+                (Err(failures), _) => {
+                    Some(Ack { slot: slot.clone(), ok: false, evidence: failures.clone() })
+                }
+                (Ok(_), Probe::Running) => None,
+                (Ok(_), _) if part.generation > applied => None,
+                (Ok(_), Probe::NotAsked) => {
+                    Some(Ack { slot: slot.clone(), ok: true, evidence: Vec::new() })
+                }
+                (Ok(_), Probe::Finished { ok, evidence }) => {
+                    Some(Ack { slot: slot.clone(), ok: *ok, evidence: evidence.clone() })
+                }
+            };
+        }
+    }
+
+    /// Reports when something changed, and at least every [`REPORT_INTERVAL`].
+    pub(super) fn report(&mut self, now: Now) {
+        let mut degraded: Vec<String> = Vec::new();
+        if !self.doing.failures.is_empty() {
+            degraded.push("kernel".to_owned());
+        }
+        degraded.extend(self.reading.trouble().map(|(site, what)| format!("log {site}: {what}")));
+        let links = self.setting.fabric.links_of(&self.setting.node.id);
+        let link = |id: &LinkId| (id.clone(), self.doing.links_up.contains(id));
+        let report = Report {
+            site: self.setting.node.site.clone(),
+            node: self.setting.node.id.clone(),
+            at: now.wall,
+            fabric: self.fabric_ref(),
+            heads: self.reading.heads(),
+            acks: self.doing.parts.values().filter_map(|p| p.ack.clone()).collect(),
+            links: links.map(|view| link(&view.link.id)).collect(),
+            dns_serial: None,
+            drift: self.doing.failures.iter().chain(&self.doing.foreign).cloned().collect(),
+            degraded,
+        };
+        let same = |old: &Report| Report { at: now.wall, ..old.clone() } == report;
+        let unchanged = self.doing.reported.as_ref().is_some_and(same);
+        let fresh = self.doing.reported_at.is_some_and(|at| now.mono < at + REPORT_INTERVAL);
+        if unchanged && fresh {
+            return;
+        }
+        self.doing.reported = Some(report.clone());
+        self.doing.reported_at = Some(now.mono);
+        self.effects.push(Effect::Report(Box::new(report)));
+    }
+
+    /// This node's own report, as it last went out.
+    pub(super) fn own_report(&self) -> Option<&Report> {
+        self.doing.reported.as_ref()
+    }
+}
+
+/// The part of the setting that lowering borrows.
+struct Setting<'a> {
+    layout: &'a nett_policy::lower::object::Layout,
+    node: &'a nett_policy::fabric::Node,
+}
+
+impl<'a> Setting<'a> {
+    fn of(setting: &'a super::Setting) -> Self {
+        Self { layout: &setting.layout, node: &setting.node }
+    }
+}

@@ -1,0 +1,52 @@
+//! What the controller wants done. The driver carries effects out in order.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nett_policy::id::ServiceId;
+use nett_policy::log::entry::{Body, Slot};
+use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::object::NodeState;
+use nett_policy::task::acks::ProbeTarget;
+
+use super::event::Token;
+use crate::api::types::ApiResponse;
+use crate::bus::wire::{Head, Report, Sealed};
+
+#[derive(Debug)]
+pub enum Effect {
+    /// Written and synced before any effect after it is carried out.
+    Journal { sealed: Sealed, stream_seq: u64 },
+    Append(Box<Append>),
+    /// Bring the kernel to this state; an older one that is still waiting is dropped.
+    Kernel { generation: u64, desired: Box<NodeState> },
+    /// Answer with these from now on.
+    Zone(BTreeMap<ServiceId, ServiceAnswers>),
+    Probe { slot: Slot, targets: Vec<ProbeTarget>, timeout: Duration },
+    Report(Box<Report>),
+    Reply { token: Token, response: Box<ApiResponse> },
+    Audit(AuditEvent),
+}
+
+/// An entry to be signed and stored behind `after`, and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    pub body: Body,
+    /// The operator's request as signed, where the body carries one.
+    pub verbatim: Option<Vec<u8>>,
+    /// `None` begins a new incarnation of the log.
+    pub after: Option<Head>,
+    /// The stream's last sequence number as this agent has read it.
+    pub after_stream_seq: u64,
+}
+
+/// What goes to the audit file beside the entries themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditEvent {
+    /// An entry was read for the first time.
+    Entry(Sealed),
+    /// A request was refused before its author was known.
+    Unauthentic { reason: &'static str, message: String, count: u64 },
+    /// A log has another incarnation, a gap or a fork.
+    LogTrouble { site: String, trouble: String },
+}

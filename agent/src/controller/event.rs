@@ -1,0 +1,77 @@
+//! What can happen to an agent, as one closed type. Everything asynchronous ends up here.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use nett_policy::id::{LinkId, SiteId, WallMs};
+use nett_policy::log::entry::Slot;
+
+use crate::api::types::ApiRequest;
+use crate::bus::wire::{Report, Sealed};
+
+/// The two clocks, read once per event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since an arbitrary start; never goes back. All waiting uses this one.
+    pub mono: Duration,
+    /// What is written into entries, and what expiry is compared with.
+    pub wall: WallMs,
+}
+
+/// Names whoever waits for an answer. Given by the driver, returned in an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+#[derive(Debug)]
+pub enum Event {
+    /// An entry out of this node's journal, at start.
+    Replayed { sealed: Sealed, stream_seq: u64 },
+    /// The journal is read to its end.
+    ReplayDone,
+    /// An entry of a site's log as the bus delivered it.
+    Entry { sealed: Sealed, stream_seq: u64 },
+    /// Everything that was in a site's log when reading began has been delivered.
+    CaughtUp { site: SiteId },
+    Report(Report),
+    BusConnected,
+    BusDisconnected,
+    /// A signed request, still unopened.
+    Request { token: Token, subject: String, bytes: Vec<u8> },
+    /// A question about the present.
+    Api { token: Token, request: ApiRequest },
+    /// The append that was in flight was stored.
+    Appended { sealed: Sealed, stream_seq: u64 },
+    AppendFailed(AppendFailure),
+    /// The interfaces of this node's links were looked at.
+    Links { up: BTreeSet<LinkId> },
+    /// The kernel was brought to a desired state, or could not be.
+    Applied(Applied),
+    /// The probes of a `verify` step are finished.
+    Probed { slot: Slot, ok: bool, evidence: Vec<String> },
+    /// A deadline that [`super::Controller::deadline`] asked for has passed.
+    Timer,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppendFailure {
+    /// Somebody else wrote first; the entry is on its way here.
+    Conflict,
+    /// Nothing was sent.
+    Unreachable(String),
+    /// It was sent and no answer came: it may yet be stored.
+    Unknown(String),
+    /// The server or the key refused it for good.
+    Refused(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// The generation of the desired state.
+    pub generation: u64,
+    /// How many operations it took.
+    pub operations: usize,
+    /// What could not be done, one line each; empty when readback equals desired.
+    pub failures: Vec<String>,
+    /// Foreign objects in the way, one line each.
+    pub foreign: Vec<String>,
+}

@@ -1,0 +1,195 @@
+//! The agent's one decision maker: an event in, effects out, nothing awaited.
+//!
+//! Only this type changes what the agent believes. It holds no socket, file, timer or random
+//! number; the driver ([`driver`]) owns those, carries effects out in order and feeds results back
+//! as events. After a crash everything here is rebuilt from the journal: an entry is journalled
+//! before its first effect on kernel or zone, so a restart wants exactly what was wanted before.
+//!
+//! ```text
+//!  bus, socket, kernel, probes, timers ──Event──> Controller::handle ──Effect──> driver
+//!       reading   entries into the fold, intent, placement
+//!       doing     desired state, acknowledgements
+//!       deciding  requests and next facts, one append in flight
+//!       view      answers to questions
+//! ```
+
+mod deciding;
+mod doing;
+pub mod driver;
+pub mod effect;
+pub mod event;
+mod reading;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nett_policy::fabric::{Fabric, Node};
+use nett_policy::id::{EntryId, LinkId, NodeId, SiteId};
+use nett_policy::log::entry::FabricRef;
+use nett_policy::log::fold::Fold;
+use nett_policy::log::intent::{Intent, World};
+use nett_policy::lower::object::{Layout, NodeState};
+use nett_policy::place::Placement;
+use nett_policy::service::Catalog;
+use nett_policy::task::decide::Present;
+
+use crate::bus::wire::Report;
+use deciding::Deciding;
+use doing::Doing;
+use effect::Effect;
+use event::{Event, Now};
+use reading::Reading;
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    pub fabric: Arc<Fabric>,
+    pub catalog: Arc<Catalog>,
+    pub layout: Layout,
+    pub node: Node,
+}
+
+#[derive(Debug)]
+pub struct Controller {
+    setting: Setting,
+    reading: Reading,
+    fold: Fold,
+    intent: Intent,
+    placement: Placement,
+    doing: Doing,
+    deciding: Deciding,
+    peers: Peers,
+    watchers: Vec<view::Watcher>,
+    /// False until the journal is read: before that nothing is wanted of the kernel.
+    started: bool,
+    effects: Vec<Effect>,
+}
+
+/// What other nodes say about themselves, and what this one sees of them.
+#[derive(Debug, Default)]
+struct Peers {
+    reports: BTreeMap<NodeId, Heard>,
+    bus_connected: bool,
+}
+
+#[derive(Debug)]
+struct Heard {
+    report: Report,
+    at: Duration,
+}
+
+/// How often a node reports although nothing changed.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a node may be silent before its site counts as out of contact.
+const SILENCE: Duration = Duration::from_secs(10);
+
+// === impl Controller ===
+
+impl Controller {
+    pub fn new(setting: Setting) -> Self {
+        Self {
+            setting,
+            reading: Reading::default(),
+            fold: Fold::default(),
+            intent: Intent::default(),
+            placement: Placement::default(),
+            doing: Doing::default(),
+            deciding: Deciding::default(),
+            peers: Peers::default(),
+            watchers: Vec::new(),
+            started: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Takes one event in and says what is to be done, in order.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        match event {
+            Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
+            Event::ReplayDone => self.start(now),
+            Event::Entry { sealed, stream_seq } => self.read(sealed, stream_seq, now),
+            Event::CaughtUp { site } => self.reading.caught_up(site),
+            Event::Report(report) => self.heard(report, now),
+            Event::BusConnected => self.peers.bus_connected = true,
+            Event::BusDisconnected => self.peers.bus_connected = false,
+            Event::Request { token, subject, bytes } => self.request(token, &subject, bytes, now),
+            Event::Api { token, request } => self.answer(token, request, now),
+            Event::Appended { sealed, stream_seq } => self.appended(sealed, stream_seq, now),
+            Event::AppendFailed(failure) => self.append_failed(&failure, now),
+            Event::Links { up } => self.links(up, now),
+            Event::Applied(applied) => self.applied(applied, now),
+            Event::Probed { slot, ok, evidence } => self.probed(&slot, ok, evidence),
+            Event::Timer => {}
+        }
+        if self.started {
+            self.decide(now);
+            self.report(now);
+            self.answer_watchers(now);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`Event::Timer`] is wanted at the latest, if nothing else happens before.
+    pub fn deadline(&self) -> Option<Duration> {
+        let deadlines = [self.deciding.deadline, self.doing.report_due(), self.watch_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    pub fn setting(&self) -> &Setting {
+        &self.setting
+    }
+
+    fn site(&self) -> &SiteId {
+        &self.setting.node.site
+    }
+
+    fn world(&self) -> World<'_> {
+        World { fabric: &self.setting.fabric, catalog: &self.setting.catalog }
+    }
+
+    fn present(&self) -> Present<'_> {
+        let home = &self.setting.node.site;
+        Present { world: self.world(), fold: &self.fold, intent: &self.intent, home }
+    }
+
+    fn fabric_ref(&self) -> FabricRef {
+        let fabric = &self.setting.fabric;
+        FabricRef { generation: fabric.generation, hash: fabric.hash.clone() }
+    }
+
+    fn heard(&mut self, report: Report, now: Now) {
+        if report.node == self.setting.node.id {
+            return;
+        }
+        self.peers.reports.insert(report.node.clone(), Heard { report, at: now.mono });
+    }
+
+    /// The links a node last said it can use: all of them when it has never said anything.
+    fn links_of(&self, node: &NodeId) -> BTreeSet<LinkId> {
+        if *node == self.setting.node.id {
+            return self.doing.links_up().clone();
+        }
+        let Some(heard) = self.peers.reports.get(node) else {
+            return nett_policy::lower::all_links(self.world());
+        };
+        let up = heard.report.links.iter().filter(|(_, up)| **up);
+        up.map(|(link, _)| link.clone()).collect()
+    }
+}
+
+/// The tasks a node has a part in, by the id of the command.
+type ByTask<T> = BTreeMap<EntryId, T>;
+
+/// Waiting in order of arrival.
+type Queue<T> = VecDeque<T>;
+
+/// A node's desired state with the number that names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Wanted {
+    generation: u64,
+    state: NodeState,
+}

@@ -1,0 +1,162 @@
+//! Entries in: the contiguous, hash-linked prefix of every site's log, and what it means.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nett_policy::id::SiteId;
+use nett_policy::log::entry::{Body, Entry};
+use nett_policy::log::intent::Intent;
+use nett_policy::place::place;
+
+use super::Controller;
+use super::effect::{AuditEvent, Effect};
+use super::event::Now;
+use crate::bus::wire::{Head, Sealed};
+
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    heads: BTreeMap<SiteId, At>,
+    caught_up: BTreeSet<SiteId>,
+    /// Sites whose log cannot be followed, with the reason.
+    trouble: BTreeMap<SiteId, String>,
+}
+
+/// How far a log is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct At {
+    pub(super) head: Head,
+    pub(super) stream_seq: u64,
+}
+
+/// What an entry is to the prefix that was read.
+#[derive(Debug, PartialEq, Eq)]
+enum Fit {
+    Next,
+    Known,
+    Trouble(String),
+}
+
+// === impl Reading ===
+
+impl Reading {
+    pub(super) fn head(&self, site: &SiteId) -> Option<&At> {
+        self.heads.get(site)
+    }
+
+    pub(super) fn heads(&self) -> BTreeMap<SiteId, Head> {
+        self.heads.iter().map(|(site, at)| (site.clone(), at.head.clone())).collect()
+    }
+
+    pub(super) fn trouble(&self) -> impl Iterator<Item = (&SiteId, &String)> {
+        self.trouble.iter()
+    }
+
+    pub(super) fn caught_up(&mut self, site: SiteId) {
+        self.caught_up.insert(site);
+    }
+
+    pub(super) fn is_caught_up(&self, site: &SiteId) -> bool {
+        self.caught_up.contains(site)
+    }
+
+    fn fit(&self, entry: &Entry) -> Fit {
+        let position = &entry.position;
+        let Some(At { head, .. }) = self.heads.get(&entry.site) else {
+            return match (position.seq, position.prev_hash.is_empty()) {
+                (1, true) => Fit::Next,
+                _ => Fit::Trouble(format!("begins with entry {}", position.seq)),
+            };
+        };
+        if position.boot != head.boot {
+            let message = format!("log_replaced: incarnation {} after {}", position.boot, head.boot);
+            return Fit::Trouble(message);
+        }
+        if position.seq < head.seq || (position.seq == head.seq && position.hash == head.hash) {
+            return Fit::Known;
+        }
+        if position.seq == head.seq {
+            return Fit::Trouble(format!("log_forked: two entries at {}", head.seq));
+        }
+        if position.seq > head.seq + 1 {
+            return Fit::Trouble(format!("gap: entry {} after {}", position.seq, head.seq));
+        }
+        if position.prev_hash != head.hash {
+            return Fit::Trouble(format!("log_forked: entry {} follows another", position.seq));
+        }
+        Fit::Next
+    }
+
+    fn advance(&mut self, entry: &Entry, stream_seq: u64) {
+        let position = entry.position.clone();
+        let head = Head { boot: position.boot, seq: position.seq, hash: position.hash };
+        self.heads.insert(entry.site.clone(), At { head, stream_seq });
+        self.trouble.remove(&entry.site);
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// An entry of the journal: as when it was first read, but neither journalled nor audited again.
+    pub(super) fn replay(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
+        if self.reading.fit(&sealed.entry) == Fit::Next {
+            self.take_in(&sealed, stream_seq, now);
+        }
+    }
+
+    /// The journal is read: from here on the agent wants something of the kernel.
+    pub(super) fn start(&mut self, now: Now) {
+        self.started = true;
+        self.intent = Intent::read(&self.fold, self.world());
+        self.want(now);
+    }
+
+    pub(super) fn read(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
+        let entry = &sealed.entry;
+        match self.reading.fit(entry) {
+            Fit::Known => {}
+            Fit::Trouble(trouble) => {
+                let site = entry.site.clone();
+                let known = self.reading.trouble.get(&site) == Some(&trouble);
+                if !known {
+                    let event =
+                        AuditEvent::LogTrouble { site: site.to_string(), trouble: trouble.clone() };
+                    self.effects.push(Effect::Audit(event));
+                    self.reading.trouble.insert(site, trouble);
+                }
+            }
+            Fit::Next => {
+                self.effects.push(Effect::Journal { sealed: sealed.clone(), stream_seq });
+                self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
+                self.take_in(&sealed, stream_seq, now);
+                self.intent = Intent::read(&self.fold, self.world());
+                self.want(now);
+            }
+        }
+    }
+
+    fn take_in(&mut self, sealed: &Sealed, stream_seq: u64, now: Now) {
+        let entry = &sealed.entry;
+        self.reading.advance(entry, stream_seq);
+        self.fold.join(entry);
+        let task = match &entry.body {
+            Body::Command(command) => Some(&command.request.id),
+            Body::Effective(fact) => Some(&fact.slot.task),
+            Body::Step(fact) => Some(&fact.slot.task),
+            Body::End(fact) => Some(&fact.slot.task),
+            Body::Wish(wish) => match &wish.request.ask {
+                nett_policy::log::entry::Ask::Wish { task, .. } => Some(task),
+                nett_policy::log::entry::Ask::Command { .. } => None,
+            },
+            Body::Refused(_) => None,
+        };
+        if let Some(task) = task {
+            self.deciding.touch(task, &entry.site, &entry.node, now);
+        }
+    }
+
+    /// Places and lowers again, and says what changed.
+    fn want(&mut self, now: Now) {
+        self.placement = place(self.world(), &self.intent);
+        self.lower(now);
+    }
+}

@@ -1,0 +1,136 @@
+//! `plan`: the very operations that the command would carry out, and what an approver should know.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use nett_policy::fabric::Fabric;
+use nett_policy::id::NodeId;
+use nett_policy::log::entry::Verb;
+use nett_policy::plan::preview::{NodeViews, PreviewStep, preview};
+use nett_policy::task::decide::{Proposal, Refusal, RefusalKind, propose};
+
+use super::super::Controller;
+use super::super::event::Now;
+use super::{bad_request, ms};
+use crate::api::types::{
+    ApiError, ErrorCode, Payload, PlanDoc, PlanNode, PlanStep, RefusalDoc, VerbDoc, WarningDoc,
+    ops_of,
+};
+
+/// A view older than this is worth a warning.
+const OLD_VIEW: Duration = Duration::from_secs(10);
+
+// === impl Controller ===
+
+impl Controller {
+    pub(super) fn plan_doc(&self, doc: &VerbDoc, now: Now) -> Result<Payload, ApiError> {
+        let verb = Verb::try_from(doc).map_err(|e| bad_request(e.to_string()))?;
+        let proposal = match propose(self.present(), &verb, &BTreeSet::new()) {
+            Ok(proposal) => proposal,
+            Err(refusal) => return self.refused_plan(doc, &verb, refusal, now),
+        };
+        let steps = self.planned_steps(&proposal);
+        Ok(Payload::Plan(PlanDoc {
+            verb: doc.clone(),
+            services: proposal.services.iter().map(ToString::to_string).collect(),
+            plan_hash: proposal.plan_hash.clone(),
+            approvals_needed: proposal.approvals_needed,
+            steps,
+            warnings: self.warnings(now),
+            refusals: Vec::new(),
+        }))
+    }
+
+    /// A rule refuses: the plan says so, and what it would be with that rule passed over, where the
+    /// rule can be passed over.
+    fn refused_plan(
+        &self,
+        doc: &VerbDoc,
+        verb: &Verb,
+        refusal: Refusal,
+        now: Now,
+    ) -> Result<Payload, ApiError> {
+        if refusal.kind == RefusalKind::Usage {
+            let hint = refusal.hint.clone().unwrap_or_default();
+            return Err(ApiError::new(ErrorCode::NotFound, refusal.message, &hint));
+        }
+        let overrides = BTreeSet::from([refusal.refused_by.clone()]);
+        let passed = propose(self.present(), verb, &overrides).ok();
+        let rule = self.setting.fabric.safety.iter().find(|r| r.id.as_str() == refusal.refused_by);
+        let refusals = vec![RefusalDoc {
+            rule: refusal.refused_by.clone(),
+            owner: rule.map(|r| r.owner.clone()).unwrap_or_default(),
+            message: refusal.message.clone(),
+            override_with: passed.as_ref().map(|_| format!("--override {}", refusal.refused_by)),
+        }];
+        let services = passed.iter().flat_map(|p| &p.services).map(ToString::to_string).collect();
+        Ok(Payload::Plan(PlanDoc {
+            verb: doc.clone(),
+            services,
+            plan_hash: passed.as_ref().map(|p| p.plan_hash.clone()).unwrap_or_default(),
+            approvals_needed: passed.as_ref().map_or(0, |p| p.approvals_needed),
+            steps: passed.as_ref().map(|p| self.planned_steps(p)).unwrap_or_default(),
+            warnings: self.warnings(now),
+            refusals,
+        }))
+    }
+
+    fn planned_steps(&self, proposal: &Proposal) -> Vec<PlanStep> {
+        let links_up = |node: &NodeId| self.links_of(node);
+        let views = NodeViews { layout: &self.setting.layout, links_up: &links_up };
+        let steps = preview(self.present(), proposal, &views).steps;
+        steps.into_iter().map(|step| step_doc(step, &self.setting.fabric)).collect()
+    }
+
+    fn warnings(&self, now: Now) -> Vec<WarningDoc> {
+        let mut warnings = Vec::new();
+        let mut warn = |kind: &str, message: String| {
+            warnings.push(WarningDoc { kind: kind.to_owned(), message });
+        };
+        let own = self.fabric_ref();
+        for node in &self.setting.fabric.nodes {
+            if node.id == self.setting.node.id {
+                continue;
+            }
+            let Some(heard) = self.peers.reports.get(&node.id) else {
+                warn("view-age", format!("{} has never reported", node.id));
+                continue;
+            };
+            let age = now.mono.saturating_sub(heard.at);
+            if age > OLD_VIEW {
+                warn("view-age", format!("{} reported {} s ago", node.id, age.as_secs()));
+            }
+            if heard.report.fabric != own {
+                warn("fabric-mismatch", format!("{} runs another fabric", node.id));
+            }
+            for line in &heard.report.drift {
+                warn("drift", format!("{}: {line}", node.id));
+            }
+        }
+        warnings
+    }
+}
+
+fn step_doc(step: PreviewStep, fabric: &Fabric) -> PlanStep {
+    let PreviewStep { number, kind, services, delay, required, nodes } = step;
+    let mut kind = kind.map_or("effect", |k| k.as_str()).to_owned();
+    if !delay.is_zero() {
+        kind = format!("{kind} after {} ms", ms(delay));
+    }
+    let site_of: BTreeMap<&NodeId, String> =
+        fabric.nodes.iter().map(|n| (&n.id, n.site.to_string())).collect();
+    PlanStep {
+        number,
+        kind,
+        services: services.iter().map(ToString::to_string).collect(),
+        acknowledge: required.iter().map(ToString::to_string).collect(),
+        nodes: nodes
+            .iter()
+            .map(|(node, plan)| PlanNode {
+                node: node.to_string(),
+                site: site_of.get(node).cloned().unwrap_or_default(),
+                ops: ops_of(plan),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,52 @@
+//! The node's own copy of the log: what it may act on, and what it starts from.
+//!
+//! Truth is here, not on the bus. An entry is in this file and synced before the agent acts on it,
+//! so a node that is started with no bus wants exactly what it wanted before. One record is one
+//! line, so that `cat` shows it in an outage:
+//!
+//! ```text
+//! nett-journal 1
+//! 8b6a03f1 17 {"v":1,"id":"osl.01jd..", ...}
+//! ```
+//!
+//! The first word is the CRC-32C of the rest of the line (without the line break), the second the
+//! position in the stream of the site's log. After a crash the last line may be torn: it is cut off,
+//! since nothing was done about it. A damaged line before the last is passed over and reported; the
+//! hash chain of the log then tells what is missing, and the bus delivers it again.
+
+pub mod audit;
+mod file;
+mod simulated;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use file::{FileJournal, JournalError};
+pub use simulated::SimulatedJournal;
+pub use writer::JournalWriter;
+
+/// One entry with its place in the stream of its site's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub stream_seq: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// What was found when the journal was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Loaded {
+    pub records: Vec<Record>,
+    /// Numbers of damaged lines that were passed over; the header is line 1.
+    pub damaged: Vec<u64>,
+    /// Bytes cut off at the end.
+    pub torn: u64,
+}
+
+/// Where records are kept.
+pub trait Journal: Send {
+    /// Reads everything; called once, before the first append.
+    fn load(&mut self) -> Result<Loaded, JournalError>;
+
+    /// Returns when the record would survive a power loss.
+    fn append(&mut self, record: &Record) -> Result<(), JournalError>;
+}

@@ -1,0 +1,34 @@
+//! A thread of its own for the journal, so that a slow disk stops nothing but what must wait for it.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Journal, JournalError, Record};
+
+type Job = (Record, oneshot::Sender<Result<(), JournalError>>);
+
+/// Hands records to the thread that owns the journal. The thread ends with its last handle.
+#[derive(Debug, Clone)]
+pub struct JournalWriter {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl JournalWriter {
+    pub fn spawn(mut journal: Box<dyn Journal>) -> std::io::Result<Self> {
+        let (jobs, mut queue) = mpsc::channel::<Job>(64);
+        let work = move || {
+            while let Some((record, done)) = queue.blocking_recv() {
+                // Nobody waits any more when the agent is stopping.
+                let _ = done.send(journal.append(&record));
+            }
+        };
+        std::thread::Builder::new().name("nett-journal".to_owned()).spawn(work)?;
+        Ok(Self { jobs })
+    }
+
+    /// Returns when the record is synced.
+    pub async fn append(&self, record: Record) -> Result<(), JournalError> {
+        let (done, answer) = oneshot::channel();
+        self.jobs.send((record, done)).await.map_err(|_| JournalError::Closed)?;
+        answer.await.map_err(|_| JournalError::Closed)?
+    }
+}

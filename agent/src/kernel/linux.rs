@@ -1,0 +1,284 @@
+//! The real kernel: one operation is one message and one answer.
+//!
+//! Add is CREATE and EXCL: it never overwrites. When the place is taken, the object there decides:
+//! ours and equal is success, ours and different asks for another look, foreign is an error.
+//! Replace is REPLACE without CREATE and only follows a readback that showed the object as ours.
+//! Delete is by key and protocol, and an absent object is success.
+
+use std::collections::BTreeMap;
+
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{Layout, Nexthop, NexthopId, RouteKey, RouteTarget, Rule};
+use nett_policy::plan::Op;
+use nix::errno::Errno;
+
+use super::error::KernelError;
+use super::foreign::Owner;
+use super::netlink::attr::Message;
+use super::netlink::socket::{
+    Connection, Failure, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, OwnPorts,
+};
+use super::netlink::{link, nexthop, route, rule};
+use super::nft::Nft;
+use super::{Count, Kernel, Readback};
+
+/// The kernel of the network namespace in which this was opened.
+pub struct LinuxKernel {
+    pub(super) layout: Layout,
+    pub(super) route: Connection,
+    pub(super) nft: Nft,
+    /// Name to number, of the last readback.
+    pub(super) interfaces: BTreeMap<String, u32>,
+    ports: OwnPorts,
+}
+
+const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+// === impl LinuxKernel ===
+
+impl LinuxKernel {
+    /// Opens the command sockets in the network namespace of the calling thread. Must be called
+    /// inside a tokio runtime with IO and time.
+    ///
+    /// # Errors
+    /// When the process may not open netlink sockets, or the kernel has none.
+    pub fn open(layout: Layout) -> Result<Self, KernelError> {
+        let ports = OwnPorts::default();
+        let open = |protocol, object| {
+            Connection::open(protocol, ports.clone()).map_err(|e| KernelError::of(object, e))
+        };
+        Ok(Self {
+            route: open(NETLINK_ROUTE, "the rtnetlink socket")?,
+            nft: Nft::new(open(NETLINK_NETFILTER, "the nf_tables socket")?),
+            layout,
+            interfaces: BTreeMap::new(),
+            ports,
+        })
+    }
+
+    /// The ports of the command sockets, for [`super::Monitor`] to tell own changes from others.
+    pub fn ports(&self) -> OwnPorts {
+        self.ports.clone()
+    }
+
+    /// The named counters of the nft table; empty without the table.
+    ///
+    /// # Errors
+    /// When the dump is refused or unanswered.
+    pub async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
+        self.nft.counters().await
+    }
+
+    async fn add_nexthop(&mut self, id: NexthopId, to: &Nexthop) -> Result<(), KernelError> {
+        let object = || format!("nexthop id {id} {to}");
+        let index = self.index_of(to, object).await?;
+        let message = nexthop::put(ADD, self.layout.protocol, id, to, index);
+        match self.route.request(message).await {
+            Err(Failure::Refused {
+                errno: Errno::EEXIST,
+                ..
+            }) => self.judge_nexthop(id, to, index).await,
+            other => other.map_err(|e| stale_nexthop(object(), e)),
+        }
+    }
+
+    /// An id that is taken: by the same object, another one of ours, or somebody else's.
+    async fn judge_nexthop(
+        &mut self,
+        id: NexthopId,
+        to: &Nexthop,
+        index: u32,
+    ) -> Result<(), KernelError> {
+        let object = format!("nexthop id {id} {to}");
+        let found = self.route.get(nexthop::get(id), nexthop::decode).await;
+        let found = found.map_err(|e| KernelError::of(&object, e))?;
+        let Some(row) = found else {
+            let reason = "it was there and is gone".to_owned();
+            return Err(KernelError::Stale { object, reason });
+        };
+        if row.protocol != self.layout.protocol {
+            let owner = format!("nexthop of {}", Owner(row.protocol));
+            return Err(KernelError::Foreign { object, owner });
+        }
+        let same = match (&row.form, to) {
+            (nexthop::Form::Single { gateway, index: at }, Nexthop::Single { gateway: to, .. }) => {
+                gateway == to && *at == index
+            }
+            (nexthop::Form::Group(members), Nexthop::Group { members: to, .. }) => members == to,
+            _ => false,
+        };
+        if same {
+            return Ok(());
+        }
+        let reason = "the id is ours and holds another object".to_owned();
+        Err(KernelError::Stale { object, reason })
+    }
+
+    async fn replace_nexthop(&mut self, id: NexthopId, to: &Nexthop) -> Result<(), KernelError> {
+        let object = || format!("nexthop id {id} {to}");
+        let index = self.index_of(to, object).await?;
+        let message = nexthop::put(NLM_F_REPLACE, self.layout.protocol, id, to, index);
+        match self.route.request(message).await {
+            Err(failure) if is_absent(&failure) => self.add_nexthop(id, to).await,
+            other => other.map_err(|e| stale_nexthop(object(), e)),
+        }
+    }
+
+    async fn add_route(&mut self, key: &RouteKey, to: RouteTarget) -> Result<(), KernelError> {
+        let message = route::put(ADD, self.layout.protocol, key, to);
+        match self.route.request(message).await {
+            Err(Failure::Refused {
+                errno: Errno::EEXIST,
+                ..
+            }) => self.judge_route(key, to).await,
+            other => other.map_err(|e| stale_nexthop(format!("route {key} {to}"), e)),
+        }
+    }
+
+    async fn judge_route(&mut self, key: &RouteKey, to: RouteTarget) -> Result<(), KernelError> {
+        let object = format!("route {key} {to}");
+        let family = Family::of_net(key.destination);
+        let dump = route::dump_table(family, key.table);
+        let rows = self.route.dump(dump, |kind, payload| {
+            Ok(route::decode(kind, payload)?.filter(|row| row.key == *key))
+        });
+        let rows = rows.await.map_err(|e| KernelError::of(&object, e))?.items;
+        if let Some(row) = rows.iter().find(|row| row.protocol != self.layout.protocol) {
+            let owner = format!("route of {}", Owner(row.protocol));
+            return Err(KernelError::Foreign { object, owner });
+        }
+        if rows.iter().any(|row| row.target == Some(to)) {
+            return Ok(());
+        }
+        let reason = match rows.first() {
+            Some(_) => "the route is ours and has another target",
+            None => "it was there and is gone",
+        };
+        let reason = reason.to_owned();
+        Err(KernelError::Stale { object, reason })
+    }
+
+    async fn replace_route(&mut self, key: &RouteKey, to: RouteTarget) -> Result<(), KernelError> {
+        let message = route::put(NLM_F_REPLACE, self.layout.protocol, key, to);
+        match self.route.request(message).await {
+            Err(failure) if is_absent(&failure) => self.add_route(key, to).await,
+            other => other.map_err(|e| stale_nexthop(format!("route {key} {to}"), e)),
+        }
+    }
+
+    /// With EXCL the kernel compares the whole rule and its protocol: taken means equal and ours.
+    async fn add_rule(&mut self, object: &Rule) -> Result<(), KernelError> {
+        let protocol = self.layout.protocol;
+        let message = rule::message(rule::RTM_NEWRULE, ADD, protocol, object);
+        match self.route.request(message).await {
+            Err(Failure::Refused {
+                errno: Errno::EEXIST,
+                ..
+            }) => Ok(()),
+            other => other.map_err(|e| KernelError::of(format!("rule {object}"), e)),
+        }
+    }
+
+    pub(super) async fn delete(
+        &mut self,
+        message: Message,
+        object: impl ToString,
+    ) -> Result<(), KernelError> {
+        match self.route.request(message).await {
+            Err(failure) if is_absent(&failure) => Ok(()),
+            other => other.map_err(|e| KernelError::of(object, e)),
+        }
+    }
+
+    pub(super) async fn delete_rule(&mut self, object: &Rule) -> Result<(), KernelError> {
+        let protocol = self.layout.protocol;
+        let message = rule::message(rule::RTM_DELRULE, 0, protocol, object);
+        self.delete(message, format!("rule {object}")).await
+    }
+
+    pub(super) async fn delete_route(&mut self, key: &RouteKey) -> Result<(), KernelError> {
+        let message = route::delete(self.layout.protocol, key);
+        self.delete(message, format!("route {key}")).await
+    }
+
+    pub(super) async fn delete_nexthop(&mut self, id: NexthopId) -> Result<(), KernelError> {
+        let message = nexthop::delete(id);
+        self.delete(message, format!("nexthop id {id}")).await
+    }
+
+    /// The number of a single's device; 0 for groups, which have none.
+    async fn index_of(
+        &mut self,
+        nexthop: &Nexthop,
+        object: impl Fn() -> String,
+    ) -> Result<u32, KernelError> {
+        let Nexthop::Single { interface, .. } = nexthop else {
+            return Ok(0);
+        };
+        if let Some(index) = self.interfaces.get(interface) {
+            return Ok(*index);
+        }
+        let links = self.route.dump(link::dump_links(), link::decode_link);
+        let links = links.await.map_err(|e| KernelError::of(object(), e))?.items;
+        self.interfaces = links.into_iter().map(|l| (l.name, l.index)).collect();
+        let index = self.interfaces.get(interface).copied();
+        index.ok_or_else(|| KernelError::Interface {
+            object: object(),
+            reason: format!("interface {interface} does not exist"),
+        })
+    }
+
+    async fn carry_out(&mut self, op: &Op) -> Result<(), KernelError> {
+        match op {
+            Op::AddNexthop(id, to) => self.add_nexthop(*id, to).await,
+            Op::ReplaceNexthop { id, from: _, to } => self.replace_nexthop(*id, to).await,
+            Op::DeleteNexthop(id, _) => self.delete_nexthop(*id).await,
+            Op::AddRoute(key, to) => self.add_route(key, *to).await,
+            Op::ReplaceRoute { key, from: _, to } => self.replace_route(key, *to).await,
+            Op::DeleteRoute(key, _) => self.delete_route(key).await,
+            Op::AddRule(rule) => self.add_rule(rule).await,
+            Op::DeleteRule(rule) => self.delete_rule(rule).await,
+            Op::LoadGuard { from: _, to } => self.nft.load(to).await,
+            Op::DeleteGuard(_) => self.nft.delete().await,
+            Op::Drained { add, delete } => self.nft.drained(add, delete).await,
+            Op::Answers { .. } => Err(KernelError::NotKernel(op.to_string())),
+        }
+    }
+}
+
+impl Kernel for LinuxKernel {
+    async fn read(&mut self) -> Result<Readback, KernelError> {
+        super::read::read(self).await
+    }
+
+    async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
+        let result = self.carry_out(op).await;
+        if matches!(&result, Err(KernelError::Interface { .. })) {
+            // An interface that was made anew has another number: ask again next time.
+            self.interfaces.clear();
+        }
+        result
+    }
+}
+
+fn is_absent(failure: &Failure) -> bool {
+    let Failure::Refused { errno, .. } = failure else {
+        return false;
+    };
+    matches!(errno, Errno::ENOENT | Errno::ESRCH)
+}
+
+/// A nexthop that a route or group needs went with its carrier: plan again.
+fn stale_nexthop(object: String, failure: Failure) -> KernelError {
+    match failure {
+        Failure::Refused {
+            errno: Errno::EINVAL,
+            text: Some(text),
+        } if text.contains("exthop id") => KernelError::Stale {
+            object,
+            reason: text,
+        },
+        other => KernelError::of(object, other),
+    }
+}

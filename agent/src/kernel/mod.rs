@@ -1,0 +1,94 @@
+//! Everything that touches the Linux kernel: routes, rules, nexthops, the nft table, sysctls.
+//!
+//! The seam is [`Kernel`]: read what is there, carry one operation out. It speaks the types of
+//! `nett_policy`; netlink stays inside. One task owns the kernel and is its only writer.
+//!
+//! What this module never does: change or delete an object that is not Nett's. An object is ours
+//! when protocol, table and id or priority range agree; the nft table when it carries our
+//! userdata. Everything else that stands in our place is reported as [`Foreign`].
+//!
+//! Crash story: the kernel is the only state. Every operation is one message (or one nft
+//! transaction), so a crash leaves a prefix of a plan, which is safe by the plan's order; after a
+//! restart the readback finds it and the next plan completes it. Carrying out an operation that is
+//! already done is no error.
+//!
+//! ```text
+//! driver ─ Op ─> LinuxKernel ─> netlink (command sockets: rtnetlink, nf_tables)
+//!        <─ Readback ─┘
+//!        <─ KernelEvent ─ Monitor (own sockets, own tasks, bounded channel)
+//! ```
+
+mod error;
+mod foreign;
+mod linux;
+//mod monitor;
+mod netlink;
+mod nft;
+//pub mod preflight;
+//pub mod purge;
+mod read;
+//pub mod simulated;
+//pub mod sysctl;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+
+use ipnet::IpNet;
+use nett_policy::lower::object::NodeState;
+use nett_policy::plan::Op;
+
+pub use error::KernelError;
+pub use foreign::Foreign;
+pub use linux::LinuxKernel;
+//pub use monitor::{KernelEvent, Monitor, Origin};
+pub use netlink::socket::OwnPorts;
+
+/// The kernel of one node, real or simulated.
+pub trait Kernel: Send {
+    /// What is there now.
+    ///
+    /// # Errors
+    /// When a dump is refused or unanswered. A dump that is answered in part is no error but
+    /// [`Readback::complete`] false.
+    fn read(&mut self) -> impl Future<Output = Result<Readback, KernelError>> + Send;
+
+    /// Carries one operation out; done before it returns, and no error when it was done already.
+    ///
+    /// # Errors
+    /// [`KernelError`] says who must act. [`Op::Answers`] is not the kernel's and a bug.
+    fn apply(&mut self, op: &Op) -> impl Future<Output = Result<(), KernelError>> + Send;
+}
+
+/// What the kernel has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readback {
+    /// Own objects only; `answers` is empty. A damaged nft table (a rule, chain, set or element
+    /// more or less than it should have) is a `guard` with mask 0, which no node ever wants.
+    pub state: NodeState,
+    /// False when a dump could not be read whole: delete nothing because of it.
+    pub complete: bool,
+    /// By name.
+    pub interfaces: BTreeMap<String, Interface>,
+    /// Objects of others in our place; left as they are.
+    pub foreign: Vec<Foreign>,
+    /// What is wrong with our nft table, if it is damaged.
+    pub guard_damage: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interface {
+    pub index: u32,
+    /// Administratively up, and with carrier.
+    pub up: bool,
+    /// Own addresses with their prefix length; the tentative ones too.
+    pub addresses: BTreeSet<IpNet>,
+    /// Those whose duplicate address detection has not ended well (yet).
+    pub tentative: BTreeSet<IpNet>,
+}
+
+/// A named counter of the nft table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub packets: u64,
+    pub bytes: u64,
+}

@@ -1,0 +1,306 @@
+//! The few nf_tables expressions of the program, as bytes, in the form the kernel lists them in.
+//!
+//! All work on register 1. Marks are in host byte order, addresses in network byte order.
+//! Constants: linux/netfilter/nf_tables.h.
+
+use super::super::netlink::attr::{Attributes, Malformed, Message, NESTED};
+
+const LIST_ELEM: u16 = 1;
+const EXPR_NAME: u16 = 1;
+const EXPR_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+const REGISTER: u32 = 1;
+const REGISTER_VERDICT: u32 = 0;
+/// Bytes of an interface name as a key.
+pub(super) const IFNAME: usize = 16;
+pub(super) const OBJECT_COUNTER: u32 = 1;
+
+/// The expressions of one rule, left to right.
+pub(super) struct Expressions(Message);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Meta {
+    Mark = 3,
+    InputName = 6,
+    OutputName = 7,
+    NetworkFamily = 15,
+    Transport = 16,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ct {
+    Direction = 1,
+    Mark = 3,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Compare {
+    Equal = 0,
+    NotEqual = 1,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Verdict<'a> {
+    Drop,
+    Accept,
+    Return,
+    Goto(&'a str),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reject {
+    TcpReset,
+    /// ICMP administratively prohibited, in the family of the packet.
+    Prohibited,
+}
+
+/// The direction of a packet within its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Direction {
+    Original = 0,
+    Reply = 1,
+}
+
+// === impl Expressions ===
+
+impl Expressions {
+    pub(super) fn new() -> Self {
+        Self(Message::fragment())
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0.into_bytes()
+    }
+
+    fn push(mut self, name: &str, fill: impl FnOnce(&mut Message)) -> Self {
+        self.0.nest(LIST_ELEM, |m| {
+            m.put_text(EXPR_NAME, name);
+            m.nest(EXPR_DATA, fill);
+        });
+        self
+    }
+
+    fn load_meta(self, key: Meta) -> Self {
+        self.push("meta", |m| {
+            m.put_be32(2, key as u32);
+            m.put_be32(1, REGISTER);
+        })
+    }
+
+    fn load_ct(self, key: Ct) -> Self {
+        self.push("ct", |m| {
+            m.put_be32(1, REGISTER);
+            m.put_be32(2, key as u32);
+        })
+    }
+
+    fn compare(self, how: Compare, value: &[u8]) -> Self {
+        self.push("cmp", |m| {
+            m.put_be32(1, REGISTER);
+            m.put_be32(2, how as u32);
+            m.nest(3, |m| m.put(DATA_VALUE, value));
+        })
+    }
+
+    /// `register = register & mask ^ xor`.
+    fn bitwise(self, mask: u32, xor: u32) -> Self {
+        self.push("bitwise", |m| {
+            m.put_be32(1, REGISTER);
+            m.put_be32(2, REGISTER);
+            m.put_be32(3, 4);
+            m.nest(4, |m| m.put_u32(DATA_VALUE, mask));
+            m.nest(5, |m| m.put_u32(DATA_VALUE, xor));
+        })
+    }
+
+    fn lookup(self, set: &str, inverted: bool) -> Self {
+        self.push("lookup", |m| {
+            m.put_text(1, set);
+            m.put_be32(2, REGISTER);
+            m.put_be32(5, u32::from(inverted));
+        })
+    }
+
+    /// `iifname NAME`
+    pub(super) fn from_interface(self, name: &str) -> Self {
+        self.load_meta(Meta::InputName)
+            .compare(Compare::Equal, &interface_key(name))
+    }
+
+    /// `iifname @SET`, `oifname != @SET`
+    pub(super) fn interface_in(self, key: Meta, set: &str, inverted: bool) -> Self {
+        self.load_meta(key).lookup(set, inverted)
+    }
+
+    /// `ct direction ...`
+    pub(super) fn direction(self, direction: Direction) -> Self {
+        self.load_ct(Ct::Direction)
+            .compare(Compare::Equal, &[direction as u8])
+    }
+
+    /// `ct mark & MASK == VALUE` or `!=`
+    pub(super) fn ct_mark(self, mask: u32, how: Compare, value: u32) -> Self {
+        self.load_ct(Ct::Mark)
+            .bitwise(mask, 0)
+            .compare(how, &value.to_ne_bytes())
+    }
+
+    /// `meta mark & MASK == VALUE`
+    pub(super) fn meta_mark(self, mask: u32, value: u32) -> Self {
+        self.load_meta(Meta::Mark)
+            .bitwise(mask, 0)
+            .compare(Compare::Equal, &value.to_ne_bytes())
+    }
+
+    /// `meta mark set meta mark & ~MASK | VALUE`: only our bits are written.
+    pub(super) fn set_meta_mark(self, mask: u32, value: u32) -> Self {
+        self.load_meta(Meta::Mark)
+            .bitwise(!mask, value)
+            .push("meta", |m| {
+                m.put_be32(2, Meta::Mark as u32);
+                m.put_be32(3, REGISTER);
+            })
+    }
+
+    /// `ct mark set ct mark & ~MASK | VALUE`: only our bits are written.
+    pub(super) fn set_ct_mark(self, mask: u32, value: u32) -> Self {
+        self.load_ct(Ct::Mark)
+            .bitwise(!mask, value)
+            .push("ct", |m| {
+                m.put_be32(2, Ct::Mark as u32);
+                m.put_be32(4, REGISTER);
+            })
+    }
+
+    /// `ip daddr @SET` or `ip6 daddr @SET`
+    pub(super) fn destination_in(self, six: bool, set: &str) -> Self {
+        let (family, offset, length) = if six { (10u8, 24, 16) } else { (2, 16, 4) };
+        self.load_meta(Meta::NetworkFamily)
+            .compare(Compare::Equal, &[family])
+            .push("payload", |m| {
+                m.put_be32(1, REGISTER);
+                m.put_be32(2, 1);
+                m.put_be32(3, offset);
+                m.put_be32(4, length);
+            })
+            .lookup(set, false)
+    }
+
+    /// `meta l4proto tcp`
+    pub(super) fn tcp(self) -> Self {
+        self.load_meta(Meta::Transport)
+            .compare(Compare::Equal, &[6])
+    }
+
+    /// `counter name NAME`
+    pub(super) fn count(self, name: &str) -> Self {
+        self.push("objref", |m| {
+            m.put_be32(1, OBJECT_COUNTER);
+            m.put_text(2, name);
+        })
+    }
+
+    pub(super) fn reject(self, with: Reject) -> Self {
+        self.push("reject", |m| match with {
+            Reject::TcpReset => m.put_be32(1, 1),
+            Reject::Prohibited => {
+                m.put_be32(1, 2);
+                m.put_u8(2, 3);
+            }
+        })
+    }
+
+    pub(super) fn verdict(self, verdict: Verdict<'_>) -> Self {
+        let (code, chain): (i32, _) = match verdict {
+            Verdict::Drop => (0, None),
+            Verdict::Accept => (1, None),
+            Verdict::Goto(chain) => (-4, Some(chain)),
+            Verdict::Return => (-5, None),
+        };
+        self.push("immediate", |m| {
+            m.put_be32(1, REGISTER_VERDICT);
+            m.nest(2, |m| {
+                m.nest(DATA_VERDICT, |m| {
+                    m.put_be32(VERDICT_CODE, code.cast_unsigned());
+                    if let Some(chain) = chain {
+                        m.put_text(VERDICT_CHAIN, chain);
+                    }
+                });
+            });
+        })
+    }
+}
+
+/// An interface name as nf_tables compares it: 16 bytes, filled with zeros.
+pub(super) fn interface_key(name: &str) -> [u8; IFNAME] {
+    let mut key = [0; IFNAME];
+    let length = name.len().min(IFNAME - 1);
+    key[..length].copy_from_slice(&name.as_bytes()[..length]);
+    key
+}
+
+/// True when the kernel's expressions are the expected ones, one by one and in order. The kernel
+/// may list more attributes of an expression than were sent.
+pub(super) fn same_expressions(actual: &[u8], expected: &[u8]) -> bool {
+    let all = |bytes| Attributes::of(bytes).collect::<Result<Vec<_>, Malformed>>();
+    match (all(actual), all(expected)) {
+        (Ok(actual), Ok(expected)) => {
+            actual.len() == expected.len()
+                && actual.iter().zip(&expected).all(|(a, e)| covers(a.1, e.1))
+        }
+        _ => false,
+    }
+}
+
+/// True when every attribute of `expected` is in `actual` with the same value.
+fn covers(actual: &[u8], expected: &[u8]) -> bool {
+    let mut rest = expected;
+    while let Some(header) = rest.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let raw = u16::from_ne_bytes([header[2], header[3]]);
+        let value = &rest[4..length];
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        let found = Attributes::of(actual)
+            .filter_map(Result::ok)
+            .find(|(kind, _)| *kind == raw & !NESTED);
+        let same = match found {
+            Some((_, found)) if raw & NESTED != 0 => covers(found, value),
+            Some((_, found)) => found == value,
+            None => false,
+        };
+        if !same {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_value_or_order_is_another_rule_and_a_new_attribute_is_not() {
+        let rule = |set| {
+            Expressions::new()
+                .destination_in(false, set)
+                .tcp()
+                .into_bytes()
+        };
+        assert!(same_expressions(&rule("a"), &rule("a")));
+        assert!(!same_expressions(&rule("b"), &rule("a")));
+        let short = Expressions::new().tcp().into_bytes();
+        assert!(!same_expressions(&short, &rule("a")));
+        let more = Expressions(Message::fragment()).push("lookup", |m| {
+            m.put_text(1, "a");
+            m.put_be32(2, 1);
+            m.put_be32(5, 0);
+            m.put_be32(9, 7);
+        });
+        let plain = Expressions::new().lookup("a", false).into_bytes();
+        assert!(same_expressions(&more.into_bytes(), &plain));
+    }
+}

@@ -1,0 +1,258 @@
+//! nf_tables messages: `nfgenmsg` and the attributes of tables, sets, chains, rules and counters
+//! (linux/netfilter/nf_tables.h). Numbers are in network byte order.
+
+use super::super::Count;
+use super::super::netlink::attr::{Attributes, NESTED};
+use super::super::netlink::attr::{Malformed, Message};
+use super::super::netlink::socket::{NLM_F_CREATE, NLM_F_EXCL};
+use super::expr::OBJECT_COUNTER;
+use super::program::{Chain, Element, Key, Rule, Set, TABLE};
+
+pub(super) const NFGENMSG: usize = 4;
+const SUBSYSTEM: u16 = 10;
+pub(super) const NFPROTO_INET: u8 = 1;
+
+pub(super) const NEWTABLE: u16 = 0;
+pub(super) const GETTABLE: u16 = 1;
+const DELTABLE: u16 = 2;
+pub(super) const NEWCHAIN: u16 = 3;
+pub(super) const GETCHAIN: u16 = 4;
+pub(super) const NEWRULE: u16 = 6;
+pub(super) const GETRULE: u16 = 7;
+pub(super) const NEWSET: u16 = 9;
+pub(super) const GETSET: u16 = 10;
+pub(super) const NEWSETELEM: u16 = 12;
+pub(super) const GETSETELEM: u16 = 13;
+const DELSETELEM: u16 = 14;
+pub(super) const NEWGEN: u16 = 15;
+pub(super) const GETGEN: u16 = 16;
+pub(super) const NEWOBJ: u16 = 18;
+pub(super) const GETOBJ: u16 = 19;
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+
+/// `NFT_TABLE_F_OWNER`: other processes cannot change the table while our socket lives.
+pub(super) const TABLE_OWNER: u32 = 2;
+/// `NFT_TABLE_F_PERSIST`: the table stays when our socket closes (kernel 6.9).
+pub(super) const TABLE_PERSIST: u32 = 4;
+pub(super) const SET_INTERVAL: u32 = 4;
+pub(super) const ELEMENT_END: u32 = 1;
+const CHAIN_ACCEPT: u32 = 1;
+/// `NFTNL_UDATA_*_COMMENT`: 0 for tables, rules and elements.
+pub(super) const COMMENT: u8 = 0;
+const KEY_BYTE_ORDER: u8 = 0;
+const HOST_ORDER: u32 = 1;
+const NETWORK_ORDER: u32 = 2;
+/// Elements of one message stay below the 64 KiB of an attribute.
+const ELEMENT_BYTES: usize = 60_000;
+
+/// The type number of an nf_tables message.
+pub(super) fn kind(message: u16) -> u16 {
+    SUBSYSTEM << 8 | message
+}
+
+pub(super) fn message(what: u16, flags: u16) -> Message {
+    Message::new(kind(what), flags, &[NFPROTO_INET, 0, 0, 0])
+}
+
+/// A message about our table: attribute 1 names it in every kind but `NEWGEN`.
+pub(super) fn about_table(what: u16, flags: u16) -> Message {
+    let mut message = message(what, flags);
+    message.put_text(1, TABLE);
+    message
+}
+
+/// Puts the messages of one transaction between begin and end.
+pub(super) fn batch(inner: Vec<Message>) -> Vec<Message> {
+    let [high, low] = SUBSYSTEM.to_be_bytes();
+    let edge = |kind| Message::new(kind, 0, &[0, 0, high, low]);
+    let mut all = vec![edge(BATCH_BEGIN)];
+    all.extend(inner);
+    all.push(edge(BATCH_END));
+    all
+}
+
+/// Type, length, value, as libnftnl writes userdata.
+fn userdata(kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(value.len()).expect("userdata is bounded where it is made");
+    let mut bytes = vec![kind, length];
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+fn comment(text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.truncate(253);
+    bytes.push(0);
+    userdata(COMMENT, &bytes)
+}
+
+/// The comment in userdata, if it has one.
+pub(super) fn read_comment(mut bytes: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = bytes {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == COMMENT {
+            return Some(super::super::netlink::attr::read_text(value));
+        }
+        bytes = &rest[usize::from(*length)..];
+    }
+    None
+}
+
+// === what is written ===
+
+pub(super) fn new_table(text: &str, table_flags: u32, exclusive: bool) -> Message {
+    let exclusive = if exclusive { NLM_F_EXCL } else { 0 };
+    let mut message = about_table(NEWTABLE, NLM_F_CREATE | exclusive);
+    message.put_be32(2, table_flags);
+    message.put(6, &comment(text));
+    message
+}
+
+pub(super) fn delete_table() -> Message {
+    about_table(DELTABLE, 0)
+}
+
+impl Key {
+    /// Type number of nft (datatype.h), length in bytes, byte order.
+    pub(super) fn shape(self) -> (u32, u32, u32) {
+        match self {
+            Self::Interface => (41, 16, HOST_ORDER),
+            Self::V4 => (7, 4, NETWORK_ORDER),
+            Self::V6 => (8, 16, NETWORK_ORDER),
+        }
+    }
+}
+
+pub(super) fn new_set(set: &Set, id: u32) -> Message {
+    let (key_type, length, order) = set.key.shape();
+    let mut message = about_table(NEWSET, NLM_F_CREATE | NLM_F_EXCL);
+    message.put_text(2, set.name);
+    message.put_be32(3, if set.interval { SET_INTERVAL } else { 0 });
+    message.put_be32(4, key_type);
+    message.put_be32(5, length);
+    message.put_be32(10, id);
+    message.put(13, &userdata(KEY_BYTE_ORDER, &order.to_ne_bytes()));
+    message
+}
+
+fn element(m: &mut Message, element: &Element) {
+    m.nest(1, |m| {
+        m.nest(1, |m| m.put(1, &element.key));
+        if element.end {
+            m.put_be32(3, ELEMENT_END);
+        }
+        if let Some(text) = &element.comment {
+            m.put(6, &comment(text));
+        }
+    });
+}
+
+fn elements(what: u16, flags: u16, set: &str, elements: &[Element]) -> Vec<Message> {
+    let mut messages = Vec::new();
+    let mut rest = elements;
+    while !rest.is_empty() {
+        let mut list = Message::fragment();
+        let mut taken = 0;
+        while taken < rest.len() && list.len() < ELEMENT_BYTES {
+            element(&mut list, &rest[taken]);
+            taken += 1;
+        }
+        rest = &rest[taken..];
+        let mut message = about_table(what, flags);
+        message.put_text(2, set);
+        message.put(3 | NESTED, &list.into_bytes());
+        messages.push(message);
+    }
+    messages
+}
+
+/// Elements that are there already are no error.
+pub(super) fn add_elements(set: &str, list: &[Element]) -> Vec<Message> {
+    elements(NEWSETELEM, NLM_F_CREATE, set, list)
+}
+
+pub(super) fn delete_elements(set: &str, list: &[Element]) -> Vec<Message> {
+    elements(DELSETELEM, 0, set, list)
+}
+
+pub(super) fn new_counter(name: &str, start: Count) -> Message {
+    let mut message = about_table(NEWOBJ, NLM_F_CREATE | NLM_F_EXCL);
+    message.put_text(2, name);
+    message.put_be32(3, OBJECT_COUNTER);
+    message.nest(4, |m| {
+        m.put_be64(1, start.bytes);
+        m.put_be64(2, start.packets);
+    });
+    message
+}
+
+pub(super) fn new_chain(chain: &Chain) -> Message {
+    let mut message = about_table(NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL);
+    message.put_text(3, chain.name);
+    if let Some((hook, priority)) = chain.base {
+        message.nest(4, |m| {
+            m.put_be32(1, hook);
+            m.put_be32(2, priority.cast_unsigned());
+        });
+        message.put_be32(5, CHAIN_ACCEPT);
+        message.put_text(7, "filter");
+    }
+    message
+}
+
+/// NLM_F_APPEND, which has the number of NLM_F_ROOT's neighbour (linux/netlink.h).
+const NLM_F_APPEND: u16 = 0x800;
+
+pub(super) fn new_rule(chain: &str, rule: &Rule) -> Message {
+    let mut message = about_table(NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+    message.put_text(2, chain);
+    message.put(4 | NESTED, &rule.expressions);
+    message.put(7, &comment(&rule.comment));
+    message
+}
+
+/// The elements of one set, for a dump.
+pub(super) fn get_elements(set: &str) -> Message {
+    let mut message = about_table(GETSETELEM, 0);
+    message.put_text(2, set);
+    message
+}
+
+// === what is read ===
+
+/// The attributes of a message as a lookup by kind; later ones win.
+pub(super) struct Fields<'a>(Vec<(u16, &'a [u8])>);
+
+impl<'a> Fields<'a> {
+    pub(super) fn of_message(payload: &'a [u8]) -> Result<Self, Malformed> {
+        let attributes = Attributes::after(payload, NFGENMSG)?;
+        Ok(Self(attributes.collect::<Result<_, _>>()?))
+    }
+
+    pub(super) fn of(value: &'a [u8]) -> Result<Self, Malformed> {
+        Ok(Self(Attributes::of(value).collect::<Result<_, _>>()?))
+    }
+
+    pub(super) fn get(&self, kind: u16) -> Option<&'a [u8]> {
+        self.0
+            .iter()
+            .rev()
+            .find(|(k, _)| *k == kind)
+            .map(|(_, v)| *v)
+    }
+
+    pub(super) fn text(&self, kind: u16) -> Option<String> {
+        self.get(kind).map(super::super::netlink::attr::read_text)
+    }
+
+    pub(super) fn be32(&self, kind: u16) -> Option<u32> {
+        let value = self.get(kind)?;
+        super::super::netlink::attr::read_be32(value).ok()
+    }
+
+    /// True when attribute 1 of a message names our table in family inet.
+    pub(super) fn is_about_table(&self, payload: &[u8]) -> bool {
+        payload.first() == Some(&NFPROTO_INET) && self.text(1).as_deref() == Some(TABLE)
+    }
+}

@@ -1,0 +1,306 @@
+//! The nft table `inet nett`: loaded, changed, read back and counted, through netlink alone.
+//!
+//! The kernel is the only store. Sets hold most inputs of the guard; the table's comment holds
+//! kind and mask, the comments of the marking rules hold the marks. A readback builds the program
+//! that these inputs mean and compares it with what is there, so a rule that was deleted, moved,
+//! added or changed is noticed.
+//!
+//! The table is taken with OWNER and PERSIST where the kernel has both (6.9): then `nft flush
+//! ruleset` and `nft delete` of others leave it alone while the agent runs, and it stays when the
+//! agent ends. The owner is the socket, so one connection is kept for life; a replaced or new one
+//! takes the ownership again at its next readback.
+
+mod expr;
+mod interval;
+mod message;
+mod program;
+mod read;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use nett_policy::lower::object::Guard;
+use nix::errno::Errno;
+
+use super::Count;
+use super::error::KernelError;
+use super::netlink::attr::{Message, address_bytes, read_be64};
+use super::netlink::socket::{Connection, Failure};
+use message::{Fields, TABLE_OWNER, TABLE_PERSIST};
+use program::{COUNTERS, Element, Program};
+
+use message::{NEWGEN, kind};
+pub(super) use read::GuardRead;
+
+const OBJECT: &str = "nft table inet nett";
+
+/// The nf_tables side of the kernel.
+pub(super) struct Nft {
+    connection: Connection,
+    /// The ruleset generation a readback belongs to: the same generation, the same table.
+    cache: Option<(u32, GuardRead)>,
+    /// Flags of the table; 0 on kernels without them.
+    flags: u32,
+}
+
+/// What a table `inet nett` says about itself.
+#[derive(Debug, Clone)]
+struct Header {
+    comment: Option<String>,
+    flags: u32,
+}
+
+impl Header {
+    fn is_ours(&self) -> bool {
+        self.comment.as_deref().is_some_and(program::is_ours)
+    }
+}
+
+// === impl Nft ===
+
+impl Nft {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            cache: None,
+            flags: TABLE_OWNER | TABLE_PERSIST,
+        }
+    }
+
+    /// The table as it is now; asks only for the generation when nothing changed since the last
+    /// time.
+    pub(super) async fn read(&mut self) -> Result<GuardRead, KernelError> {
+        let mut last = None;
+        for _ in 0..3 {
+            let before = self.generation().await?;
+            if let Some((generation, read)) = &self.cache
+                && *generation == before
+            {
+                return Ok(read.clone());
+            }
+            let read = read::read(self).await?;
+            if read.adopt && self.adopt(&read).await {
+                continue;
+            }
+            if self.generation().await? == before {
+                self.cache = Some((before, read.clone()));
+                return Ok(read);
+            }
+            last = Some(read);
+        }
+        let mut read = last.unwrap_or_default();
+        read.complete = false;
+        Ok(read)
+    }
+
+    /// Puts the whole table there in one transaction. Counters go on from where they are.
+    pub(super) async fn load(&mut self, guard: &Guard) -> Result<(), KernelError> {
+        let program = program::program(guard).map_err(|set| KernelError::Form {
+            object: OBJECT.to_owned(),
+            reason: format!(
+                "set {set} has a prefix with too many others inside it; name the outermost only"
+            ),
+        })?;
+        let there = self.header().await?;
+        if there.as_ref().is_some_and(|header| !header.is_ours()) {
+            return Err(foreign());
+        }
+        let counts = match there {
+            Some(_) => self.counters().await?,
+            None => BTreeMap::new(),
+        };
+        let comment = program::table_comment(guard.kind, guard.mark_mask);
+        let attempt = |flags| whole_table(&program, &comment, flags, there.is_some(), &counts);
+        let mut result = self.transaction(attempt(self.flags)).await;
+        if let Err(Failure::Refused { errno, .. }) = &result
+            && matches!(errno, Errno::EOPNOTSUPP | Errno::EINVAL)
+            && self.flags != 0
+        {
+            result = self.transaction(attempt(0)).await;
+            if result.is_ok() {
+                self.flags = 0;
+            }
+        }
+        result.map_err(stale)
+    }
+
+    pub(super) async fn delete(&mut self) -> Result<(), KernelError> {
+        match self.header().await? {
+            None => return Ok(()),
+            Some(header) if !header.is_ours() => return Err(foreign()),
+            Some(_) => {}
+        }
+        match self.transaction(vec![message::delete_table()]).await {
+            Err(Failure::Refused {
+                errno: Errno::ENOENT,
+                ..
+            }) => Ok(()),
+            other => other.map_err(stale),
+        }
+    }
+
+    /// Elements of the drained sets alone, in one transaction.
+    pub(super) async fn drained(
+        &mut self,
+        add: &BTreeSet<IpAddr>,
+        delete: &BTreeSet<IpAddr>,
+    ) -> Result<(), KernelError> {
+        let change = |twice: bool| {
+            let mut messages = Vec::new();
+            for (six, set) in [(false, "drained4"), (true, "drained6")] {
+                let of = |all: &BTreeSet<IpAddr>| -> Vec<Element> {
+                    let family = all.iter().filter(|a| a.is_ipv6() == six);
+                    family.map(|a| element(*a)).collect()
+                };
+                let gone = of(delete);
+                if twice {
+                    messages.extend(message::add_elements(set, &gone));
+                }
+                messages.extend(message::delete_elements(set, &gone));
+                messages.extend(message::add_elements(set, &of(add)));
+            }
+            messages
+        };
+        if add.is_empty() && delete.is_empty() {
+            return Ok(());
+        }
+        match self.transaction(change(false)).await {
+            // One of them had gone already. Adding first makes every deletion find its element.
+            Err(Failure::Refused {
+                errno: Errno::ENOENT,
+                ..
+            }) if !delete.is_empty() => self.transaction(change(true)).await.map_err(stale),
+            other => other.map_err(stale),
+        }
+    }
+
+    /// The named counters; empty without the table.
+    pub(super) async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
+        let mut get = message::about_table(message::GETOBJ, 0);
+        get.put_be32(3, expr::OBJECT_COUNTER);
+        let dump = self.connection.dump(get, |_, payload| {
+            let fields = Fields::of_message(payload)?;
+            if !fields.is_about_table(payload) {
+                return Ok(None);
+            }
+            let (Some(name), Some(data)) = (fields.text(2), fields.get(4)) else {
+                return Ok(None);
+            };
+            let data = Fields::of(data)?;
+            let number = |kind| data.get(kind).map_or(Ok(0), read_be64);
+            let (bytes, packets) = (number(1)?, number(2)?);
+            Ok(Some((name, Count { packets, bytes })))
+        });
+        let dump = dump.await;
+        let dump = dump.map_err(|e| KernelError::of("the counters of nft table inet nett", e))?;
+        Ok(dump.items.into_iter().collect())
+    }
+
+    async fn generation(&mut self) -> Result<u32, KernelError> {
+        let get = message::message(message::GETGEN, 0);
+        let found = self.connection.get(get, |got, payload| {
+            let fields = Fields::of_message(payload)?;
+            Ok((got == kind(NEWGEN)).then(|| fields.be32(1)).flatten())
+        });
+        let found = found
+            .await
+            .map_err(|e| KernelError::of("the nft generation", e))?;
+        Ok(found.unwrap_or(0))
+    }
+
+    /// The table's own attributes, or `None` when there is no table.
+    async fn header(&mut self) -> Result<Option<Header>, KernelError> {
+        let get = message::about_table(message::GETTABLE, 0);
+        let found = self.connection.get(get, |_, payload| {
+            let fields = Fields::of_message(payload)?;
+            Ok(Some(Header {
+                comment: fields.get(6).and_then(message::read_comment),
+                flags: fields.be32(2).unwrap_or(0),
+            }))
+        });
+        match found.await {
+            Err(Failure::Refused {
+                errno: Errno::ENOENT,
+                ..
+            }) => Ok(None),
+            found => found.map_err(|e| KernelError::of(OBJECT, e)),
+        }
+    }
+
+    /// Takes the ownership of a table that a former agent or connection left; false when the
+    /// kernel does not give it. Without it the table works the same, unprotected.
+    async fn adopt(&mut self, read: &GuardRead) -> bool {
+        let (Some(comment), true) = (&read.comment, self.flags != 0) else {
+            return false;
+        };
+        let take = message::new_table(comment, self.flags, false);
+        let taken = self.transaction(vec![take]).await.is_ok();
+        if !taken {
+            self.flags = 0;
+        }
+        taken
+    }
+
+    async fn transaction(&mut self, inner: Vec<Message>) -> Result<(), Failure> {
+        self.cache = None;
+        let mut batch = message::batch(inner);
+        self.connection.transaction(&mut batch).await
+    }
+}
+
+fn whole_table(
+    program: &Program,
+    comment: &str,
+    flags: u32,
+    replace: bool,
+    counts: &BTreeMap<String, Count>,
+) -> Vec<Message> {
+    let mut messages = Vec::new();
+    if replace {
+        messages.push(message::delete_table());
+    }
+    messages.push(message::new_table(comment, flags, true));
+    for (set, id) in program.sets.iter().zip(1..) {
+        messages.push(message::new_set(set, id));
+        messages.extend(message::add_elements(set.name, &set.elements));
+    }
+    for name in COUNTERS {
+        let start = counts.get(name).copied().unwrap_or_default();
+        messages.push(message::new_counter(name, start));
+    }
+    messages.extend(program.chains.iter().map(message::new_chain));
+    for chain in &program.chains {
+        let rules = chain.rules.iter();
+        messages.extend(rules.map(|rule| message::new_rule(chain.name, rule)));
+    }
+    messages
+}
+
+fn element(address: IpAddr) -> Element {
+    Element {
+        key: address_bytes(address),
+        end: false,
+        comment: None,
+    }
+}
+
+fn foreign() -> KernelError {
+    KernelError::Foreign {
+        object: OBJECT.to_owned(),
+        owner: "a table of this name without Nett's comment".to_owned(),
+    }
+}
+
+/// The table came or went since it was looked at: plan again.
+fn stale(failure: Failure) -> KernelError {
+    match failure {
+        Failure::Refused {
+            errno: errno @ (Errno::EEXIST | Errno::ENOENT),
+            ..
+        } => KernelError::Stale {
+            object: OBJECT.to_owned(),
+            reason: format!("{errno:?}"),
+        },
+        other => KernelError::of(OBJECT, other),
+    }
+}

@@ -1,0 +1,315 @@
+//! The program of the table `inet nett`: which chains, rules, sets and counters a guard means.
+//!
+//! It is fixed for each kind of node; the guard fills sets and the marking rules. Marks are only
+//! written as `P' = (P & ~MASK) | (C & MASK)`, because other software owns the other bits.
+
+use ipnet::IpNet;
+use nett_policy::lower::object::{Guard, GuardKind, GuardMark, Layout};
+
+use super::super::netlink::attr::address_bytes;
+use super::expr::{Compare, Direction, Expressions, Meta, Reject, Verdict, interface_key};
+use super::interval;
+
+pub(super) const TABLE: &str = "nett";
+pub(super) const COUNTERS: [&str; 4] = ["steered", "hairpin", "leak", "stray"];
+/// Changes when the meaning of the program changes; a table of another version is loaded anew.
+const VERSION: u32 = 1;
+const PREROUTING: u32 = 0;
+const FORWARD: u32 = 2;
+
+pub(super) struct Program {
+    pub(super) sets: Vec<Set>,
+    pub(super) chains: Vec<Chain>,
+}
+
+pub(super) struct Set {
+    pub(super) name: &'static str,
+    pub(super) key: Key,
+    pub(super) interval: bool,
+    pub(super) elements: Vec<Element>,
+}
+
+/// Type of a set's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    Interface,
+    V4,
+    V6,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Element {
+    pub(super) key: Vec<u8>,
+    /// The first key behind an interval.
+    pub(super) end: bool,
+    pub(super) comment: Option<String>,
+}
+
+pub(super) struct Chain {
+    pub(super) name: &'static str,
+    /// Hook and priority; `None` for chains that are only jumped to.
+    pub(super) base: Option<(u32, i32)>,
+    pub(super) rules: Vec<Rule>,
+}
+
+pub(super) struct Rule {
+    pub(super) comment: String,
+    pub(super) expressions: Vec<u8>,
+}
+
+/// The sets' names and forms, in the order of [`Program::sets`].
+pub(super) const SETS: [(&str, Key, bool); 9] = [
+    ("outer", Key::Interface, false),
+    ("site4", Key::V4, true),
+    ("site6", Key::V6, true),
+    ("remote4", Key::V4, true),
+    ("remote6", Key::V6, true),
+    ("vip4", Key::V4, true),
+    ("vip6", Key::V6, true),
+    ("drained4", Key::V4, false),
+    ("drained6", Key::V6, false),
+];
+
+/// # Errors
+/// The name of a set whose nested prefixes do not fit into the comment of the outermost.
+pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
+    let mut sets = Vec::with_capacity(SETS.len());
+    for (name, key, interval) in SETS {
+        let elements = elements(guard, name).ok_or(name)?;
+        sets.push(Set {
+            name,
+            key,
+            interval,
+            elements,
+        });
+    }
+    let forward = match guard.kind {
+        GuardKind::Border => border_forward(),
+        GuardKind::Route => route_forward(),
+    };
+    let chain = |name, base, rules| Chain { name, base, rules };
+    Ok(Program {
+        sets,
+        chains: vec![
+            chain("out_mark", None, vec![sent(guard.mark_mask)]),
+            chain("pre_mark", Some((PREROUTING, -151)), marking(guard)),
+            chain("pre_drain", Some((PREROUTING, -149)), draining()),
+            chain("fwd_guard", Some((FORWARD, -10)), forward),
+        ],
+    })
+}
+
+fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
+    let plain = |key: Vec<u8>| Element {
+        key,
+        end: false,
+        comment: None,
+    };
+    let six = set.ends_with('6');
+    let of_family = |nets: &std::collections::BTreeSet<IpNet>| {
+        let nets = nets.iter().copied();
+        interval::elements(nets.filter(|n| n.addr().is_ipv6() == six))
+    };
+    match set.trim_end_matches(['4', '6']) {
+        "outer" => {
+            let key = |name: &String| plain(interface_key(name).to_vec());
+            Some(guard.outer.iter().map(key).collect())
+        }
+        "site" => of_family(&guard.site),
+        "remote" => of_family(&guard.remote),
+        "vip" => of_family(&guard.vips),
+        _ => {
+            let drained = guard.drained.iter().filter(|a| a.is_ipv6() == six);
+            Some(drained.map(|a| plain(address_bytes(*a))).collect())
+        }
+    }
+}
+
+fn rule(comment: impl Into<String>, expressions: Expressions) -> Rule {
+    Rule {
+        comment: comment.into(),
+        expressions: expressions.into_bytes(),
+    }
+}
+
+fn marking(guard: &Guard) -> Vec<Rule> {
+    let mask = guard.mark_mask;
+    let mut rules = Vec::new();
+    for mark in &guard.marks {
+        let GuardMark { interface, index } = mark;
+        let value = Layout::MARK_CAME | u32::from(*index);
+        let comment = |what| format!("{}{what}", mark_comment(mark));
+        let came = || {
+            Expressions::new()
+                .from_interface(interface)
+                .direction(Direction::Original)
+        };
+        rules.push(rule(
+            comment("connection"),
+            came()
+                .ct_mark(mask, Compare::NotEqual, value)
+                .set_ct_mark(mask, value),
+        ));
+        rules.push(rule(
+            comment("packet"),
+            came().set_meta_mark(mask, value).verdict(Verdict::Return),
+        ));
+        rules.push(rule(
+            comment("reply"),
+            Expressions::new()
+                .direction(Direction::Reply)
+                .ct_mark(mask, Compare::Equal, value)
+                .set_meta_mark(mask, value)
+                .verdict(Verdict::Return),
+        ));
+    }
+    rules.push(rule(
+        "reply to a flow of this site",
+        Expressions::new()
+            .direction(Direction::Reply)
+            .ct_mark(Layout::MARK_CLASS, Compare::Equal, Layout::MARK_SENT)
+            .set_meta_mark(mask, Layout::MARK_SENT),
+    ));
+    rules
+}
+
+/// In prerouting, because the forward hook is never reached once the route is `unreachable`.
+fn draining() -> Vec<Rule> {
+    let reset = |six, set| {
+        Expressions::new()
+            .destination_in(six, set)
+            .tcp()
+            .reject(Reject::TcpReset)
+    };
+    vec![
+        rule("drained v4", reset(false, "drained4")),
+        rule("drained v6", reset(true, "drained6")),
+    ]
+}
+
+fn local_and_hairpin() -> [Rule; 2] {
+    [
+        rule(
+            "stays in the site",
+            Expressions::new()
+                .interface_in(Meta::OutputName, "outer", true)
+                .verdict(Verdict::Accept),
+        ),
+        rule(
+            "came from outside, must not go back",
+            Expressions::new()
+                .interface_in(Meta::InputName, "outer", false)
+                .count("hairpin")
+                .verdict(Verdict::Drop),
+        ),
+    ]
+}
+
+fn steered() -> [Rule; 2] {
+    let steered = |six, set| {
+        Expressions::new()
+            .destination_in(six, set)
+            .count("steered")
+            .verdict(Verdict::Goto("out_mark"))
+    };
+    [
+        rule("service v4", steered(false, "vip4")),
+        rule("service v6", steered(true, "vip6")),
+    ]
+}
+
+fn border_forward() -> Vec<Rule> {
+    let leak = |six, set| {
+        Expressions::new()
+            .destination_in(six, set)
+            .count("leak")
+            .reject(Reject::Prohibited)
+    };
+    let remote = |six, set| {
+        Expressions::new()
+            .destination_in(six, set)
+            .verdict(Verdict::Goto("out_mark"))
+    };
+    let mut rules = Vec::from(local_and_hairpin());
+    rules.push(rule("own site v4 leaves the site", leak(false, "site4")));
+    rules.push(rule("own site v6 leaves the site", leak(true, "site6")));
+    rules.push(rule(
+        "reply to the other site",
+        Expressions::new()
+            .meta_mark(Layout::MARK_CLASS, Layout::MARK_CAME)
+            .verdict(Verdict::Accept),
+    ));
+    rules.extend(steered());
+    rules.push(rule("other site v4", remote(false, "remote4")));
+    rules.push(rule("other site v6", remote(true, "remote6")));
+    rules.push(rule(
+        "no reason to leave the site",
+        Expressions::new().count("stray").reject(Reject::Prohibited),
+    ));
+    rules
+}
+
+fn route_forward() -> Vec<Rule> {
+    let mut rules = Vec::from(local_and_hairpin());
+    rules.extend(steered());
+    rules.push(rule(
+        "the border judges the rest",
+        Expressions::new().verdict(Verdict::Accept),
+    ));
+    rules
+}
+
+fn sent(mask: u32) -> Rule {
+    rule(
+        "flow of this site",
+        Expressions::new()
+            .direction(Direction::Original)
+            .ct_mark(Layout::MARK_CLASS, Compare::Equal, 0)
+            .set_ct_mark(mask, Layout::MARK_SENT),
+    )
+}
+
+// === comments that carry inputs ===
+
+/// The table's comment: the mark of ownership, and what no set holds.
+pub(super) fn table_comment(kind: GuardKind, mask: u32) -> String {
+    let kind = match kind {
+        GuardKind::Border => "border",
+        GuardKind::Route => "route",
+    };
+    format!("Nett {VERSION} {kind} mask {mask:#x}")
+}
+
+/// True for the comment of any version: the table is ours.
+pub(super) fn is_ours(comment: &str) -> bool {
+    comment.starts_with("Nett ")
+}
+
+/// Kind and mask, if the table is of this version.
+pub(super) fn parse_table_comment(comment: &str) -> Option<(GuardKind, u32)> {
+    let words: Vec<&str> = comment.split(' ').collect();
+    let [_, _, kind, _, mask] = words[..] else {
+        return None;
+    };
+    let kind = match kind {
+        "border" => GuardKind::Border,
+        "route" => GuardKind::Route,
+        _ => return None,
+    };
+    let mask = u32::from_str_radix(mask.strip_prefix("0x")?, 16).ok()?;
+    (table_comment(kind, mask) == comment).then_some((kind, mask))
+}
+
+fn mark_comment(mark: &GuardMark) -> String {
+    format!("mark {} {}: ", mark.interface, mark.index)
+}
+
+/// The mark that a rule's comment names.
+pub(super) fn parse_mark_comment(comment: &str) -> Option<GuardMark> {
+    let (mark, _) = comment.strip_prefix("mark ")?.split_once(": ")?;
+    let (interface, index) = mark.split_once(' ')?;
+    Some(GuardMark {
+        interface: interface.to_owned(),
+        index: index.parse().ok()?,
+    })
+}

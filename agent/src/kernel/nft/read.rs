@@ -1,0 +1,297 @@
+//! The guard, recovered from the table in the kernel, and whether the table is what it should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use nett_policy::lower::object::{Guard, GuardKind, GuardMark};
+
+use super::super::error::KernelError;
+use super::super::netlink::attr::{Attributes, Malformed, Message, read_address, read_text};
+use super::expr::same_expressions;
+use super::message::{self, ELEMENT_END, Fields, SET_INTERVAL, TABLE_OWNER, read_comment};
+use super::program::{COUNTERS, Element, SETS, parse_mark_comment, parse_table_comment, program};
+use super::{Header, Nft, OBJECT, interval};
+
+/// The table as a readback found it.
+#[derive(Debug, Clone, Default)]
+pub(in super::super) struct GuardRead {
+    pub(in super::super) guard: Option<Guard>,
+    pub(in super::super) damage: Option<String>,
+    pub(in super::super) complete: bool,
+    /// A table of our name that is not ours.
+    pub(in super::super) foreign: bool,
+    /// Ours, but no living socket owns it.
+    pub(super) adopt: bool,
+    pub(super) comment: Option<String>,
+}
+
+#[derive(Debug)]
+struct ChainRow {
+    name: String,
+    base: Option<(u32, i32)>,
+}
+
+#[derive(Debug)]
+struct RuleRow {
+    chain: String,
+    comment: Option<String>,
+    expressions: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct SetRow {
+    name: String,
+    flags: u32,
+    key_type: u32,
+}
+
+/// Everything that was listed about the table.
+#[derive(Debug, Default)]
+struct Listing {
+    chains: Vec<ChainRow>,
+    rules: Vec<RuleRow>,
+    sets: Vec<SetRow>,
+    counters: BTreeSet<String>,
+    elements: BTreeMap<&'static str, Vec<Element>>,
+    complete: bool,
+}
+
+pub(super) async fn read(nft: &mut Nft) -> Result<GuardRead, KernelError> {
+    let whole = GuardRead {
+        complete: true,
+        ..GuardRead::default()
+    };
+    let Some(header) = nft.header().await? else {
+        return Ok(whole);
+    };
+    if !header.is_ours() {
+        return Ok(GuardRead {
+            foreign: true,
+            ..whole
+        });
+    }
+    let listing = list(nft).await?;
+    let Header { comment, flags } = header;
+    let text = comment.clone().unwrap_or_default();
+    let (guard, damage) = judge(&text, &listing);
+    Ok(GuardRead {
+        guard: Some(guard),
+        damage,
+        complete: listing.complete,
+        foreign: false,
+        adopt: nft.flags & TABLE_OWNER != 0 && flags & TABLE_OWNER == 0,
+        comment,
+    })
+}
+
+async fn list(nft: &mut Nft) -> Result<Listing, KernelError> {
+    let mut listing = Listing {
+        complete: true,
+        ..Listing::default()
+    };
+    let chains = message::message(message::GETCHAIN, 0);
+    listing.chains = dump(nft, chains, &mut listing.complete, chain).await?;
+    let rules = message::about_table(message::GETRULE, 0);
+    listing.rules = dump(nft, rules, &mut listing.complete, rule).await?;
+    let sets = message::about_table(message::GETSET, 0);
+    listing.sets = dump(nft, sets, &mut listing.complete, set).await?;
+    listing.counters = nft.counters().await?.into_keys().collect();
+    for (name, _, _) in SETS {
+        if listing.sets.iter().all(|set| set.name != name) {
+            continue;
+        }
+        let get = message::get_elements(name);
+        let lists = dump(nft, get, &mut listing.complete, |_, payload| {
+            elements(payload)
+        });
+        let all = lists.await?.into_iter().flatten().collect();
+        listing.elements.insert(name, all);
+    }
+    Ok(listing)
+}
+
+async fn dump<T>(
+    nft: &mut Nft,
+    message: Message,
+    complete: &mut bool,
+    decode: impl Fn(&Fields<'_>, &[u8]) -> Result<Option<T>, Malformed>,
+) -> Result<Vec<T>, KernelError> {
+    let dump = nft.connection.dump(message, |_, payload| {
+        let fields = Fields::of_message(payload)?;
+        if fields.is_about_table(payload) {
+            decode(&fields, payload)
+        } else {
+            Ok(None)
+        }
+    });
+    let dump = dump.await.map_err(|e| KernelError::of(OBJECT, e))?;
+    *complete &= dump.complete;
+    Ok(dump.items)
+}
+
+fn chain(fields: &Fields<'_>, _: &[u8]) -> Result<Option<ChainRow>, Malformed> {
+    let name = fields.text(3).ok_or(Malformed("a chain without name"))?;
+    let base = match fields.get(4) {
+        None => None,
+        Some(hook) => {
+            let hook = Fields::of(hook)?;
+            hook.be32(1).zip(hook.be32(2).map(u32::cast_signed))
+        }
+    };
+    Ok(Some(ChainRow { name, base }))
+}
+
+fn rule(fields: &Fields<'_>, _: &[u8]) -> Result<Option<RuleRow>, Malformed> {
+    Ok(Some(RuleRow {
+        chain: fields.text(2).ok_or(Malformed("a rule without chain"))?,
+        comment: fields.get(7).and_then(read_comment),
+        expressions: fields.get(4).unwrap_or(&[]).to_vec(),
+    }))
+}
+
+fn set(fields: &Fields<'_>, _: &[u8]) -> Result<Option<SetRow>, Malformed> {
+    Ok(Some(SetRow {
+        name: fields.text(2).ok_or(Malformed("a set without name"))?,
+        flags: fields.be32(3).unwrap_or(0),
+        key_type: fields.be32(4).unwrap_or(0),
+    }))
+}
+
+fn elements(payload: &[u8]) -> Result<Option<Vec<Element>>, Malformed> {
+    let fields = Fields::of_message(payload)?;
+    let mut elements = Vec::new();
+    for item in Attributes::of(fields.get(3).unwrap_or(&[])) {
+        let item = Fields::of(item?.1)?;
+        let key = item.get(1).ok_or(Malformed("an element without key"))?;
+        let key = Fields::of(key)?;
+        elements.push(Element {
+            key: key.get(1).ok_or(Malformed("an empty key"))?.to_vec(),
+            end: item.be32(3).unwrap_or(0) & ELEMENT_END != 0,
+            comment: item.get(6).and_then(read_comment),
+        });
+    }
+    Ok(Some(elements))
+}
+
+/// The guard that the table's inputs mean, or one with mask 0 and the first thing that is wrong.
+fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
+    let mut guard = Guard {
+        kind: GuardKind::Border,
+        mark_mask: 0,
+        marks: BTreeSet::new(),
+        outer: BTreeSet::new(),
+        site: BTreeSet::new(),
+        remote: BTreeSet::new(),
+        vips: BTreeSet::new(),
+        drained: BTreeSet::new(),
+    };
+    let Some((kind, mask)) = parse_table_comment(comment) else {
+        let damage = format!("the table is of another version: \"{comment}\"");
+        return (guard, Some(damage));
+    };
+    guard.kind = kind;
+    guard.marks = marks(listing);
+    let inputs = inputs(&mut guard, listing);
+    let damage = inputs.or_else(|| {
+        let whole = Guard {
+            mark_mask: mask,
+            ..guard.clone()
+        };
+        damage(&whole, listing)
+    });
+    if damage.is_none() {
+        guard.mark_mask = mask;
+    }
+    (guard, damage)
+}
+
+fn marks(listing: &Listing) -> BTreeSet<GuardMark> {
+    let rules = listing.rules.iter().filter(|r| r.chain == "pre_mark");
+    rules
+        .filter_map(|r| parse_mark_comment(r.comment.as_deref()?))
+        .collect()
+}
+
+/// Fills the guard from the sets; says which set is not as Nett writes it.
+fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
+    for (name, elements) in &listing.elements {
+        let elements = elements.clone();
+        let read = match name.trim_end_matches(['4', '6']) {
+            "outer" => {
+                guard.outer = elements.iter().map(|e| read_text(&e.key)).collect();
+                Some(())
+            }
+            "drained" => {
+                let all = elements.iter().map(|e| read_address(&e.key).ok());
+                let all: Option<Vec<IpAddr>> = all.collect();
+                all.map(|all| guard.drained.extend(all))
+            }
+            "site" => interval::prefixes(elements).map(|nets| guard.site.extend(nets)),
+            "remote" => interval::prefixes(elements).map(|nets| guard.remote.extend(nets)),
+            _ => interval::prefixes(elements).map(|nets| guard.vips.extend(nets)),
+        };
+        if read.is_none() {
+            return Some(format!("set {name} has elements that Nett does not write"));
+        }
+    }
+    None
+}
+
+/// The first difference between the table and the program of `guard`.
+fn damage(guard: &Guard, listing: &Listing) -> Option<String> {
+    let Ok(program) = program(guard) else {
+        return Some("a set has elements that Nett does not write".to_owned());
+    };
+    for set in &program.sets {
+        let Some(row) = listing.sets.iter().find(|row| row.name == set.name) else {
+            return Some(format!("set {} is missing", set.name));
+        };
+        let flags = if set.interval { SET_INTERVAL } else { 0 };
+        if row.key_type != set.key.shape().0 || row.flags != flags {
+            return Some(format!("set {} has another form", set.name));
+        }
+    }
+    if let Some(row) = listing
+        .sets
+        .iter()
+        .find(|row| SETS.iter().all(|s| s.0 != row.name))
+    {
+        return Some(format!("set {} is not of the program", row.name));
+    }
+    if listing.counters != COUNTERS.map(str::to_owned).into() {
+        return Some("the named counters are not those of the program".to_owned());
+    }
+    for row in &listing.chains {
+        if program.chains.iter().all(|chain| chain.name != row.name) {
+            return Some(format!("chain {} is not of the program", row.name));
+        }
+    }
+    for chain in &program.chains {
+        let Some(row) = listing.chains.iter().find(|row| row.name == chain.name) else {
+            return Some(format!("chain {} is missing", chain.name));
+        };
+        if row.base != chain.base {
+            return Some(format!("chain {} has another hook", chain.name));
+        }
+        let there: Vec<_> = listing
+            .rules
+            .iter()
+            .filter(|r| r.chain == chain.name)
+            .collect();
+        if there.len() != chain.rules.len() {
+            let (is, should) = (there.len(), chain.rules.len());
+            return Some(format!("chain {} has {is} rules, not {should}", chain.name));
+        }
+        for (row, rule) in there.iter().zip(&chain.rules) {
+            let same = row.comment.as_ref() == Some(&rule.comment)
+                && same_expressions(&row.expressions, &rule.expressions);
+            if !same {
+                return Some(format!(
+                    "chain {}: rule \"{}\" differs",
+                    chain.name, rule.comment
+                ));
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,250 @@
+//! The readback: all dumps of one look at the kernel, sorted into ours and foreign.
+//!
+//! A dump is no snapshot. That does no harm, because every operation is idempotent: a route that
+//! was missed is added again and found equal, one that has gone is deleted again and not found.
+
+use std::collections::BTreeMap;
+
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{
+    Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule, Table,
+};
+use nix::errno::Errno;
+
+use super::error::KernelError;
+use super::foreign::Foreign;
+use super::linux::LinuxKernel;
+use super::netlink::attr::Message;
+use super::netlink::socket::{Dump, Failure};
+use super::netlink::{link, nexthop, route, rule};
+use super::{Interface, Readback};
+
+pub(super) async fn read(kernel: &mut LinuxKernel) -> Result<Readback, KernelError> {
+    let mut readback = Readback {
+        state: NodeState::default(),
+        complete: true,
+        interfaces: BTreeMap::new(),
+        foreign: Vec::new(),
+        guard_damage: None,
+    };
+    interfaces(kernel, &mut readback).await?;
+    nexthops(kernel, &mut readback).await?;
+    for family in Family::BOTH {
+        for table in tables(&kernel.layout) {
+            routes(kernel, &mut readback, family, table).await?;
+        }
+        rules(kernel, &mut readback, family).await?;
+    }
+    let guard = kernel.nft.read().await?;
+    readback.complete &= guard.complete;
+    readback.state.guard = guard.guard;
+    readback.guard_damage = guard.damage;
+    if guard.foreign {
+        readback.foreign.push(Foreign::NftTable);
+    }
+    Ok(readback)
+}
+
+async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), KernelError> {
+    let links = kernel.route.dump(link::dump_links(), link::decode_link);
+    let links = whole(links.await, "the interfaces", to)?;
+    let addresses = kernel
+        .route
+        .dump(link::dump_addresses(), link::decode_address);
+    let addresses = whole(addresses.await, "the addresses", to)?;
+    let names: BTreeMap<u32, &str> = links.iter().map(|l| (l.index, l.name.as_str())).collect();
+    for row in &links {
+        let interface = Interface {
+            index: row.index,
+            up: row.up,
+            ..Interface::default()
+        };
+        to.interfaces.insert(row.name.clone(), interface);
+    }
+    for row in addresses {
+        let Some(interface) = names
+            .get(&row.index)
+            .and_then(|n| to.interfaces.get_mut(*n))
+        else {
+            continue;
+        };
+        interface.addresses.insert(row.address);
+        if row.tentative {
+            interface.tentative.insert(row.address);
+        }
+    }
+    kernel.interfaces = links.into_iter().map(|l| (l.name, l.index)).collect();
+    Ok(())
+}
+
+async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), KernelError> {
+    let rows = kernel.route.dump(nexthop::dump(), nexthop::decode);
+    let rows = whole(rows.await, "the nexthops", to)?;
+    let names: BTreeMap<u32, &str> = kernel
+        .interfaces
+        .iter()
+        .map(|(name, index)| (*index, name.as_str()))
+        .collect();
+    let families: BTreeMap<NexthopId, Family> = rows
+        .iter()
+        .filter_map(|r| Some((r.id, r.family?)))
+        .collect();
+    for row in rows {
+        let nexthop::Row {
+            id, protocol, form, ..
+        } = row;
+        if !Layout::NEXTHOP_IDS.contains(&id.0) {
+            continue;
+        }
+        let ours = match form {
+            _ if protocol != kernel.layout.protocol => None,
+            nexthop::Form::Single { gateway, index } => names.get(&index).map(|name| {
+                let interface = (*name).to_owned();
+                Nexthop::Single { gateway, interface }
+            }),
+            nexthop::Form::Group(members) => {
+                let member = members.keys().next();
+                let family = member.and_then(|id| families.get(id)).copied();
+                family.map(|family| Nexthop::Group { family, members })
+            }
+            nexthop::Form::Other => None,
+        };
+        match ours {
+            Some(nexthop) => drop(to.state.nexthops.insert(id, nexthop)),
+            None => to.foreign.push(Foreign::Nexthop { id, protocol }),
+        }
+    }
+    Ok(())
+}
+
+/// Every table that is ours, used or not: what a former fabric left must be seen too.
+pub(super) fn tables(layout: &Layout) -> Vec<Table> {
+    let Layout {
+        protocol: _,
+        table_svc,
+        table_in,
+        table_guard,
+        table_xs,
+        table_core,
+        table_return_base: _,
+        rule_base: _,
+        mark_mask: _,
+        strict_return: _,
+    } = *layout;
+    let fixed = [table_svc, table_in, table_guard, table_xs, table_core];
+    let returns = (1..=127).map(|index| layout.table_return(index));
+    fixed.into_iter().chain(returns).collect()
+}
+
+async fn routes(
+    kernel: &mut LinuxKernel,
+    to: &mut Readback,
+    family: Family,
+    table: Table,
+) -> Result<(), KernelError> {
+    let decode = |kind, payload: &[u8]| {
+        Ok(route::decode(kind, payload)?.filter(|row| row.key.table == table))
+    };
+    let dump: Message = route::dump_table(family, table);
+    let rows = match kernel.route.dump(dump, decode).await {
+        // The table does not exist.
+        Err(Failure::Refused {
+            errno: Errno::ENOENT,
+            ..
+        }) => return Ok(()),
+        rows => whole(rows, "the routes", to)?,
+    };
+    for row in rows {
+        let route::Row {
+            key,
+            protocol,
+            target,
+        } = row;
+        match target {
+            Some(target) if protocol == kernel.layout.protocol => {
+                to.state.routes.insert(key, target);
+            }
+            _ => to.foreign.push(Foreign::Route { key, protocol }),
+        }
+    }
+    Ok(())
+}
+
+async fn rules(
+    kernel: &mut LinuxKernel,
+    to: &mut Readback,
+    family: Family,
+) -> Result<(), KernelError> {
+    let rows = kernel.route.dump(rule::dump(family), rule::decode);
+    for row in whole(rows.await, "the rules", to)? {
+        let rule::Row {
+            priority,
+            protocol,
+            rule,
+        } = row;
+        if !kernel.layout.owns_priority(priority) {
+            continue;
+        }
+        match rule {
+            Some(rule) if protocol == kernel.layout.protocol => {
+                to.state.rules.insert(rule);
+            }
+            _ => to.foreign.push(Foreign::Rule {
+                family,
+                priority,
+                protocol,
+            }),
+        }
+    }
+    Ok(())
+}
+
+fn whole<T>(
+    dump: Result<Dump<T>, Failure>,
+    what: &str,
+    to: &mut Readback,
+) -> Result<Vec<T>, KernelError> {
+    let Dump { items, complete } = dump.map_err(|e| KernelError::of(what, e))?;
+    to.complete &= complete;
+    Ok(items)
+}
+
+// === everything with our protocol ===
+
+/// Objects with our protocol, in our ranges or not.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    pub(super) nexthops: Vec<(NexthopId, bool)>,
+    pub(super) routes: Vec<(RouteKey, Option<RouteTarget>)>,
+    pub(super) rules: Vec<(Family, u32, Option<Rule>)>,
+}
+
+/// Everything that carries our protocol, in whatever table, priority or id. Nexthops say whether
+/// they are groups.
+pub(super) async fn claimed(kernel: &mut LinuxKernel) -> Result<Claimed, KernelError> {
+    let protocol = kernel.layout.protocol;
+    let mut claimed = Claimed::default();
+    let rows = kernel.route.dump(nexthop::dump(), nexthop::decode).await;
+    for row in rows.map_err(|e| KernelError::of("the nexthops", e))?.items {
+        if row.protocol == protocol {
+            let group = row.family.is_none();
+            claimed.nexthops.push((row.id, group));
+        }
+    }
+    for family in Family::BOTH {
+        let dump = route::dump_protocol(family, protocol);
+        let rows = kernel.route.dump(dump, route::decode).await;
+        for row in rows.map_err(|e| KernelError::of("the routes", e))?.items {
+            if row.protocol == protocol {
+                claimed.routes.push((row.key, row.target));
+            }
+        }
+        let rows = kernel.route.dump(rule::dump(family), rule::decode).await;
+        for row in rows.map_err(|e| KernelError::of("the rules", e))?.items {
+            if row.protocol == protocol {
+                claimed.rules.push((family, row.priority, row.rule));
+            }
+        }
+    }
+    Ok(claimed)
+}

@@ -1,0 +1,349 @@
+//! The adapter against real nats-servers, two sites joined by a leaf connection.
+
+mod bus_fixture;
+mod bus_server;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use bus_fixture::*;
+use bus_server::{Lab, PATIENCE};
+use nett_agent::bus::nats::{NatsBus, NatsConfig};
+use nett_agent::bus::provision::{self, Outcome};
+use nett_agent::bus::wire::{Report, open_request, request_subject, seal_report};
+use nett_agent::bus::{AppendError, Bus, BusEvent, BusEvents, Sealed};
+use nett_policy::id::SiteId;
+use nett_policy::log::entry::FabricRef;
+use tokio::time::timeout;
+
+async fn agent(lab: &Lab, name: &str, number: u8, start: &[(&str, u64)]) -> (NatsBus, BusEvents) {
+    let node = lab.fabric.node(&id(name)).expect("known");
+    let config = NatsConfig {
+        site: node.site.clone(),
+        node: node.id.clone(),
+        urls: lab.fabric.site(&node.site).expect("known").nats.clone(),
+        seed: seed(number),
+        tls: Some(lab.authority.issue(name)),
+        start: start.iter().map(|(site, seq)| (id(site), *seq)).collect(),
+        capacity: 64,
+    };
+    NatsBus::start(config, Arc::new(lab.fabric.clone())).await.expect("starts")
+}
+
+/// The next event that `pick` wants; others are passed over.
+async fn next<T>(events: &mut BusEvents, what: &str, pick: impl Fn(BusEvent) -> Option<T>) -> T {
+    let search = async {
+        loop {
+            let event = events.recv().await.expect("the bus runs");
+            if let Some(found) = pick(event) {
+                return found;
+            }
+        }
+    };
+    timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("{what}: not in {PATIENCE:?}"))
+}
+
+fn entry(event: BusEvent) -> Option<(SiteId, u64, Sealed)> {
+    match event {
+        BusEvent::Entry { sealed, stream_seq, site } => Some((site, stream_seq, sealed)),
+        BusEvent::BadEntry { error, .. } => panic!("not believed: {}", error.message()),
+        _ => None,
+    }
+}
+
+fn caught_up(site: &str) -> impl Fn(BusEvent) -> Option<()> {
+    let site: SiteId = id(site);
+    move |event| matches!(event, BusEvent::CaughtUp { site: s } if s == site).then_some(())
+}
+
+fn connected(event: BusEvent) -> Option<()> {
+    matches!(event, BusEvent::Connected).then_some(())
+}
+
+async fn lab() -> Lab {
+    let lab = Lab::start(fabric()).await;
+    for site in ["osl", "svg"] {
+        lab.init(&id(site)).await;
+    }
+    lab
+}
+
+#[tokio::test]
+async fn an_entry_is_appended_once_in_order_and_seen_at_both_sites() {
+    let lab = lab().await;
+    let (osl, mut at_osl) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    let (_svg, mut at_svg) = agent(&lab, "svg-b1", SVG_B1, &[]).await;
+    next(&mut at_osl, "osl read", caught_up("osl")).await;
+    next(&mut at_svg, "svg read osl", caught_up("osl")).await;
+
+    let first = sealed_command("osl", 1);
+    assert_eq!(osl.append(&first, 0).await, Ok(1));
+    assert_eq!(osl.append(&first, 0).await, Ok(1), "a retry gets the first answer");
+    let second = sealed_command("osl", 2);
+    assert_eq!(osl.append(&second, 0).await, Err(AppendError::Conflict));
+    assert_eq!(osl.append(&second, 1).await, Ok(2));
+    for seq in 3..=200 {
+        assert_eq!(osl.append(&sealed_command("osl", seq), seq - 1).await, Ok(seq));
+    }
+    for events in [&mut at_osl, &mut at_svg] {
+        for seq in 1..=200 {
+            let (site, stream_seq, sealed) = next(events, "the entry", entry).await;
+            assert_eq!((site.as_str(), stream_seq), ("osl", seq));
+            assert_eq!(sealed, sealed_command("osl", seq));
+        }
+    }
+    // Each site's log has its own numbers, and a reader starts where it is told to.
+    let (svg, _events) = agent(&lab, "svg-b1", SVG_B1, &[]).await;
+    let connected = || svg.connected().then_some(());
+    bus_server::eventually("connected", connected).await;
+    assert_eq!(svg.append(&sealed_command("svg", 1), 0).await, Ok(1));
+    let (_again, mut events) = agent(&lab, "osl-r1", OSL_R1, &[("osl", 199)]).await;
+    let mut seen = BTreeMap::new();
+    for _ in 0..3 {
+        let (site, seq, _) = next(&mut events, "the rest", entry).await;
+        seen.entry(site.to_string()).or_insert_with(Vec::new).push(seq);
+    }
+    assert_eq!(seen, BTreeMap::from([("osl".into(), vec![199, 200]), ("svg".into(), vec![1])]));
+}
+
+#[tokio::test]
+async fn delivery_waits_for_no_timer() {
+    let lab = lab().await;
+    let (osl, mut at_osl) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    let (_svg, mut at_svg) = agent(&lab, "svg-b1", SVG_B1, &[]).await;
+    next(&mut at_osl, "osl read", caught_up("osl")).await;
+    next(&mut at_svg, "svg read osl", caught_up("osl")).await;
+    // The mirror has its first message behind it before the clock counts.
+    let mut own = Vec::new();
+    let mut other = Vec::new();
+    for seq in 1..=50 {
+        let sealed = sealed_command("osl", seq);
+        let begin = Instant::now();
+        osl.append(&sealed, seq - 1).await.expect("appends");
+        next(&mut at_osl, "own site", entry).await;
+        own.push(begin.elapsed());
+        next(&mut at_svg, "other site", entry).await;
+        other.push(begin.elapsed());
+    }
+    own.sort();
+    other.sort();
+    eprintln!("from append to delivery, median: own {:?}, other {:?}", own[25], other[25]);
+    // Anything that polls would show here; the usual figures are a hundredth of these.
+    assert!(own[25] < Duration::from_millis(100), "{own:?}");
+    assert!(other[25] < Duration::from_millis(200), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_report_is_seen_by_those_who_come_later() {
+    let lab = lab().await;
+    let (svg, _events) = agent(&lab, "svg-r1", SVG_R1, &[]).await;
+    bus_server::eventually("connected", || svg.connected().then_some(())).await;
+    let mut report = Report {
+        site: id("svg"),
+        node: id("svg-r1"),
+        at: NOW,
+        fabric: FabricRef { generation: lab.fabric.generation, hash: "9f3c".into() },
+        heads: BTreeMap::new(),
+        acks: Vec::new(),
+        links: BTreeMap::new(),
+        dns_serial: None,
+        drift: Vec::new(),
+        degraded: Vec::new(),
+    };
+    for serial in 1..=3 {
+        report.dns_serial = Some(serial);
+        let bytes = seal_report(&report, &key(SVG_R1)).expect("signs");
+        svg.publish_report(bytes).await.expect("stored");
+    }
+    for (name, number) in [("svg-b1", SVG_B1), ("osl-b1", OSL_B1)] {
+        let (_bus, mut events) = agent(&lab, name, number, &[]).await;
+        let last = |event| match event {
+            BusEvent::Report(seen) if seen == report => Some(()),
+            BusEvent::BadReport { error, .. } => panic!("{}", error.message()),
+            _ => None,
+        };
+        next(&mut events, "the report", last).await;
+    }
+}
+
+/// A connection as an operator or a thief of a key has it.
+async fn client(lab: &Lab, site: &str, number: u8, inbox: &str) -> async_nats::Client {
+    let tls = lab.authority.issue("client");
+    let options = async_nats::ConnectOptions::with_nkey(seed(number))
+        .require_tls(true)
+        .add_root_certificates(tls.ca)
+        .add_client_certificate(tls.cert, tls.key)
+        .request_timeout(Some(Duration::from_millis(500)))
+        .custom_inbox_prefix(inbox);
+    let urls = lab.fabric.site(&id(site)).expect("known").nats.clone();
+    options.connect(urls).await.expect("the key connects")
+}
+
+#[tokio::test]
+async fn operators_ask_and_one_agent_answers() {
+    let lab = lab().await;
+    let (_bus, mut events) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    next(&mut events, "connected", connected).await;
+    let served = tokio::spawn(async move {
+        let fabric = fabric();
+        loop {
+            match events.recv().await.expect("the bus runs") {
+                BusEvent::Request { bytes, subject, reply } => {
+                    let request = open_request(&bytes, &subject, &fabric).expect("believed");
+                    reply.answer(format!("accepted {}", request.id).into_bytes()).await;
+                }
+                BusEvent::Rpc { subject, reply, .. } => reply.answer(subject.into_bytes()).await,
+                _ => {}
+            }
+        }
+    });
+    let mira = client(&lab, "osl", MIRA, "_INBOX.op").await;
+    let request = request("osl", 1);
+    let bytes = sealed_request(&request);
+    let ask = |subject: String, bytes: Vec<u8>| {
+        let mira = mira.clone();
+        async move {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                // The agent's subscription may be on its way.
+                match mira.request(subject.clone(), bytes.clone().into()).await {
+                    Ok(answer) => break String::from_utf8(answer.payload.to_vec()).expect("text"),
+                    Err(error) => assert!(Instant::now() < deadline, "{error}"),
+                }
+            }
+        }
+    };
+    let answer = ask(request_subject(&request), bytes).await;
+    assert_eq!(answer, format!("accepted {}", request.id));
+    let question = "nett.l.rpc.osl.osl-b1.status";
+    assert_eq!(ask(question.to_owned(), Vec::new()).await, question);
+    // A viewer may ask questions, and give no commands.
+    let jon = client(&lab, "osl", JON, "_INBOX.op").await;
+    assert!(jon.request(question, "".into()).await.is_ok());
+    let refused = jon.request(request_subject(&request), sealed_request(&request).into()).await;
+    assert!(refused.is_err(), "the server lets a viewer give commands");
+    served.abort();
+}
+
+async fn stored(lab: &Lab, site: &str, stream: &str) -> u64 {
+    let admin = client(lab, site, ADMIN, "_INBOX.admin").await;
+    let context = jetstream::new(admin);
+    let stream = context.get_stream(stream).await.expect("there");
+    stream.cached_info().state.messages
+}
+
+#[tokio::test]
+async fn the_server_keeps_everyone_to_their_own_subjects() {
+    let lab = lab().await;
+    let (osl, svg) = (sealed_command("osl", 1), sealed_command("svg", 1));
+    // Who may publish what: (site of the server, key, inbox, entry).
+    for (site, number, inbox, sealed) in [
+        ("osl", OSL_B1, "_INBOX.osl", &svg),
+        ("svg", SVG_B1, "_INBOX.svg", &osl),
+        ("osl", MIRA, "_INBOX.op", &osl),
+        ("osl", JON, "_INBOX.op", &osl),
+    ] {
+        let client = client(&lab, site, number, inbox).await;
+        let refused = client.request(sealed.subject(), sealed.bytes.to_vec().into()).await;
+        assert!(refused.is_err(), "{number} at {site} wrote {}", sealed.subject());
+    }
+    let thief = client(&lab, "osl", OSL_B1, "_INBOX.osl").await;
+    let neighbour = thief.request("nett.r.state.osl.osl-r1", "x".into()).await;
+    assert!(neighbour.is_err(), "a node spoke for its neighbour");
+    let context = jetstream::new(thief.clone());
+    assert!(context.delete_stream("NETT_LOG_OSL").await.is_err());
+    assert!(context.get_stream("NETT_LOG_OSL").await.expect("readable").purge().await.is_err());
+    // The admin of one site cannot write into the other's log either.
+    let admin = client(&lab, "svg", ADMIN, "_INBOX.admin").await;
+    let crossed = admin.request(osl.subject(), osl.bytes.to_vec().into()).await;
+    assert!(crossed.is_err(), "an entry crossed the leaf connection: {crossed:?}");
+    for (site, stream) in [("osl", "NETT_LOG_OSL"), ("svg", "NETT_LOG_SVG")] {
+        assert_eq!(stored(&lab, site, stream).await, 0, "{stream}");
+    }
+    // The same subjects work for those they belong to.
+    let ack = thief.request(osl.subject(), osl.bytes.to_vec().into()).await;
+    assert!(ack.is_ok());
+    assert_eq!(stored(&lab, "osl", "NETT_LOG_OSL").await, 1);
+}
+
+#[tokio::test]
+async fn a_killed_server_comes_back_and_nothing_is_lost_or_doubled() {
+    let mut lab = lab().await;
+    let (osl, mut at_osl) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    let (_svg, mut at_svg) = agent(&lab, "svg-b1", SVG_B1, &[]).await;
+    next(&mut at_osl, "osl read", caught_up("osl")).await;
+    for seq in 1..=5 {
+        osl.append(&sealed_command("osl", seq), seq - 1).await.expect("appends");
+    }
+    for _ in 0..5 {
+        next(&mut at_osl, "before", entry).await;
+        next(&mut at_svg, "before", entry).await;
+    }
+    let site: SiteId = id("osl");
+    lab.servers.get_mut(&site).expect("started").kill();
+    let down = |event| matches!(event, BusEvent::Disconnected).then_some(());
+    next(&mut at_osl, "disconnected", down).await;
+    let begin = Instant::now();
+    let refused = osl.append(&sealed_command("osl", 6), 5).await;
+    assert_eq!(refused, Err(AppendError::Unreachable));
+    assert!(begin.elapsed() < Duration::from_secs(1), "it waited for a server that is gone");
+
+    lab.servers.get_mut(&site).expect("started").restart().await;
+    next(&mut at_osl, "connected", connected).await;
+    next(&mut at_osl, "read again", caught_up("osl")).await;
+    // Refused while down means not sent: the number is still free.
+    assert_eq!(osl.append(&sealed_command("osl", 6), 5).await, Ok(6));
+    let (_, seq, sealed) = next(&mut at_osl, "after", entry).await;
+    assert_eq!((seq, sealed), (6, sealed_command("osl", 6)));
+}
+
+#[tokio::test]
+async fn a_site_without_streams_says_so_and_goes_on_when_they_are_made() {
+    let lab = Lab::start(fabric()).await;
+    let (osl, mut events) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    let missing = |event| match event {
+        BusEvent::StreamMissing { stream, .. } if stream == "NETT_LOG_OSL" => Some(()),
+        _ => None,
+    };
+    next(&mut events, "missing", missing).await;
+    let refused = osl.append(&sealed_command("osl", 1), 0).await;
+    assert!(matches!(refused, Err(AppendError::Refused(_))), "{refused:?}");
+
+    let site: SiteId = id("osl");
+    let made = lab.init(&site).await;
+    assert!(made.iter().all(|f| f.outcome == Outcome::Created), "{made:?}");
+    let names: Vec<&str> = made.iter().map(|f| f.stream.as_str()).collect();
+    for name in ["NETT_LOG_OSL", "NETT_CMD_OSL", "NETT_OBS_OSL", "NETT_VOTE_SVG", "KV_nett_local"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let again = lab.init(&site).await;
+    assert!(again.iter().all(|f| f.outcome == Outcome::Same), "{again:?}");
+    next(&mut events, "found", caught_up("osl")).await;
+    assert_eq!(osl.append(&sealed_command("osl", 1), 0).await, Ok(1));
+    next(&mut events, "read", entry).await;
+
+    // The wrong server is noticed, and a check changes nothing.
+    let urls = &lab.fabric.site(&id("svg")).expect("known").nats;
+    let tls = lab.authority.issue("admin");
+    let context = provision::connect(&site, urls, &seed(ADMIN), Some(&tls)).await.expect("there");
+    let refused = provision::check(&context, &lab.fabric, &site).await;
+    assert!(matches!(refused, Err(provision::ProvisionError::Domain { .. })), "{refused:?}");
+    let found = provision::check(&context, &lab.fabric, &id("svg")).await.expect("answers");
+    assert!(found.iter().all(|f| f.outcome == Outcome::Missing), "{found:?}");
+}
+
+#[tokio::test]
+async fn an_agent_starts_without_any_server() {
+    let mut lab = lab().await;
+    let site: SiteId = id("osl");
+    lab.servers.get_mut(&site).expect("started").kill();
+    let (osl, mut events) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    assert!(!osl.connected());
+    let refused = osl.append(&sealed_command("osl", 1), 0).await;
+    assert_eq!(refused, Err(AppendError::Unreachable));
+    lab.servers.get_mut(&site).expect("started").restart().await;
+    next(&mut events, "connected", connected).await;
+    next(&mut events, "read", caught_up("osl")).await;
+}

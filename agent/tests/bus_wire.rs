@@ -1,0 +1,388 @@
+//! The messages: what is written is read back, the same bytes for ever, and nothing else gets in.
+
+mod bus_fixture;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bus_fixture::*;
+use nett_agent::bus::wire::{
+    self, Ack, Blame, Head, MAX_BYTES, OpenError, Report, Sealed, WireError, open_entry,
+    open_report, open_request, request_subject, seal_entry, seal_report, seal_request,
+};
+use nett_policy::id::{Weight, sha256_hex};
+use nett_policy::log::entry::{
+    Ask, Body, Change, Command, Directive, EffectiveFact, EndFact, Entry, FabricRef, Object,
+    Outcome, Refused, Request, Slot, StepFact, StepState, Verb, Wish, WishKind, Write,
+};
+use nett_policy::traffic::Spread;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn ask_variants() -> Vec<(Ask, &'static str)> {
+    let weights = BTreeMap::from([
+        (id("osl"), Weight::new(70).expect("in range")),
+        (id("svg"), Weight::new(256).expect("in range")),
+    ]);
+    let command = |verb| Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new() };
+    let wish = |kind| Ask::Wish { task: entry_id("svg", 9), kind };
+    let api = "service.shop~prod~api";
+    let at = Object::ServiceAt(id("shop/prod/api"), id("svg"));
+    let task = "task.svg-01jd3m5w7r8v3qyb2s9t000009";
+    let all = vec![
+        (
+            command(Verb::Failover { services: id("shop/prod/api"), to: id("svg") }),
+            format!("failover.{api}"),
+        ),
+        (command(Verb::Failback { services: id("shop/*") }), "failback.service.many".into()),
+        (command(Verb::Steer { services: id("*"), to: weights }), "steer.service.many".into()),
+        (command(Verb::Drain { object: Object::Site(id("osl")) }), "drain.site.osl".into()),
+        (command(Verb::Undrain { object: at }), format!("undrain.{api}")),
+        (command(Verb::Revert { task: entry_id("svg", 9) }), format!("revert.{task}")),
+        (wish(WishKind::Approve { plan_hash: "ab".into() }), format!("approve.{task}")),
+        (wish(WishKind::Reject), format!("reject.{task}")),
+    ];
+    all.into_iter().map(|(ask, tail)| (ask, &*tail.leak())).collect()
+}
+
+#[test]
+fn every_request_survives_the_way_and_names_its_subject() {
+    for (ask, tail) in ask_variants() {
+        let request = Request { ask, ..request("osl", 1) };
+        let subject = request_subject(&request);
+        assert_eq!(subject, format!("nett.l.cmd.osl.{tail}"));
+        let bytes = seal_request(&request, &subject, &key(MIRA)).expect("signs");
+        assert_eq!(open_request(&bytes, &subject, &fabric()).expect(tail), request);
+        // An orchestrator's JSON need not be canonical.
+        let value: Value = serde_json::from_slice(&bytes).expect("JSON");
+        let pretty = serde_json::to_vec_pretty(&value).expect("JSON");
+        assert_eq!(open_request(&pretty, &subject, &fabric()).expect(tail), request);
+        // Another site's agents may be asked over a subject of class c.
+        let crossing = format!("nett.x.cmd.osl.svg.{tail}");
+        let bytes = seal_request(&request, &crossing, &key(MIRA)).expect("signs");
+        assert!(open_request(&bytes, &crossing, &fabric()).is_ok());
+    }
+}
+
+fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
+    let slot = Slot { task: entry_id("osl", 1), term: 1, index: 3 };
+    let (command, verbatim) = command_body("osl", 1);
+    let waiting = Body::Command(Command {
+        request: request("osl", 1),
+        plan_hash: "ab12".into(),
+        approvals_needed: 2,
+        effect: None,
+    });
+    let refused = Body::Refused(Refused {
+        request: request("osl", 1),
+        refused_by: "expired".into(),
+        message: "12 s late".into(),
+    });
+    let approve = Request {
+        ask: Ask::Wish {
+            task: entry_id("svg", 2),
+            kind: WishKind::Approve { plan_hash: "cd".into() },
+        },
+        ..request("osl", 2)
+    };
+    let approve_verbatim = sealed_request(&approve);
+    let mut effect = effect();
+    effect.writes.push(Write {
+        epoch: nett_policy::id::Epoch(1),
+        prev: None,
+        change: Change::Drained(Object::Site(id("osl")), true),
+        before: Change::Service(id("shop/prod/api"), Directive::Nominal),
+    });
+    effect.moves[0].to.spread = Spread::Nearest(BTreeSet::from([id("svg"), id("osl")]));
+    effect.moves[0].to.answers = Spread::Nowhere;
+    let effective = EffectiveFact {
+        slot: slot.clone(),
+        approvals: vec![entry_id("svg", 3), entry_id("osl", 4)],
+        effect,
+    };
+    let states = [
+        StepState::Started,
+        StepState::Done { evidence: vec!["12 routes".into()] },
+        StepState::Failed { reason: "no answer from svg".into() },
+    ];
+    let steps =
+        states.map(|state| (Body::Step(StepFact { slot: slot.clone(), step: 2, state }), None));
+    let outcomes = [
+        Outcome::Done,
+        Outcome::Failed,
+        Outcome::Rejected,
+        Outcome::Expired,
+        Outcome::Cancelled,
+        Outcome::Superseded,
+        Outcome::Reverted,
+    ];
+    let ends = outcomes.map(|outcome| {
+        (Body::End(EndFact { slot: slot.clone(), outcome, reason: String::new() }), None)
+    });
+    let mut all = vec![
+        (command, Some(verbatim.clone())),
+        (waiting, Some(verbatim.clone())),
+        (refused, Some(verbatim)),
+        (Body::Wish(Wish { request: approve }), Some(approve_verbatim)),
+        (Body::Effective(effective), None),
+    ];
+    all.extend(steps);
+    all.extend(ends);
+    all
+}
+
+#[test]
+fn every_entry_survives_the_way_with_its_bytes_and_hash() {
+    for (body, verbatim) in bodies() {
+        let draft = draft("osl", "osl-b1", 4, body.clone(), verbatim.clone());
+        let (bytes, entry) = seal_entry(draft, &key(OSL_B1)).expect("signs");
+        assert_eq!(entry.body, body);
+        let subject = nett_agent::bus::subject::entry(&entry.site, &entry.body);
+        let opened = open_entry(&bytes, &subject, &fabric()).expect("opens");
+        assert_eq!(opened, entry);
+        let stored = Sealed::open_stored(&bytes, &fabric()).expect("opens");
+        assert_eq!((stored.entry, &*stored.bytes), (entry.clone(), &*bytes));
+
+        // The hash is that of the canonical form without the signature.
+        let mut value: Value = serde_json::from_slice(&bytes).expect("JSON");
+        value.as_object_mut().expect("an object").remove("sig");
+        let unsigned = serde_json_canonicalizer::to_vec(&value).expect("canonical");
+        assert_eq!(entry.position.hash, sha256_hex(&unsigned));
+        // The operator's request is inside as it was signed.
+        let inside = value.get("request").map(|r| serde_json_canonicalizer::to_vec(r).expect("c"));
+        assert_eq!(inside, verbatim);
+    }
+}
+
+fn report() -> Report {
+    let head = Head { boot: "5f0c".into(), seq: 412, hash: "aa".into() };
+    Report {
+        site: id("svg"),
+        node: id("svg-r1"),
+        at: NOW,
+        fabric: FabricRef { generation: fabric().generation, hash: fabric().hash },
+        heads: BTreeMap::from([(id("osl"), head)]),
+        acks: vec![Ack {
+            slot: Slot { task: entry_id("osl", 1), term: 0, index: 2 },
+            ok: true,
+            evidence: vec!["table 7000 read back".into()],
+        }],
+        links: BTreeMap::from([(id("osl-svg-1"), true), (id("osl-svg-2"), false)]),
+        dns_serial: Some(u32::MAX),
+        drift: vec!["route 10.99.0.10/32 missing".into()],
+        degraded: vec!["journal".into()],
+    }
+}
+
+#[test]
+fn a_report_survives_the_way_and_speaks_for_its_node_alone() {
+    let subject = "nett.r.state.svg.svg-r1";
+    let bytes = seal_report(&report(), &key(SVG_R1)).expect("signs");
+    assert_eq!(open_report(&bytes, subject, &fabric()).expect("opens"), report());
+    let neighbour = seal_report(&report(), &key(SVG_B1)).expect("signs");
+    let refused = open_report(&neighbour, subject, &fabric());
+    assert!(matches!(refused, Err(OpenError::NodeKey { .. })));
+    let moved = open_report(&bytes, "nett.r.state.svg.svg-b1", &fabric());
+    assert!(matches!(moved, Err(OpenError::Subject { .. })));
+}
+
+/// Compares with a golden file; `NETT_UPDATE=1` writes it.
+fn golden(name: &str, bytes: &[u8]) {
+    let value: Value = serde_json::from_slice(bytes).expect("JSON");
+    let text = serde_json::to_string_pretty(&value).expect("JSON") + "\n";
+    let path = format!("{}/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("NETT_UPDATE").is_some() {
+        std::fs::write(&path, &text).expect("the golden file can be written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("run with NETT_UPDATE=1 to make it");
+    assert_eq!(text, expected, "{path} differs; NETT_UPDATE=1 accepts the change");
+}
+
+#[test]
+fn the_json_on_the_bus_stays_as_it_is() {
+    golden("bus_request", &sealed_request(&request("osl", 1)));
+    golden("bus_entry", &sealed_command("osl", 4).bytes);
+    golden("bus_report", &seal_report(&report(), &key(SVG_R1)).expect("signs"));
+}
+
+/// Changes a message's JSON and signs it again as `signer`, so that only the change is wrong.
+fn forge(bytes: &[u8], by: &str, signer: u8, change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut value: Value = serde_json::from_slice(bytes).expect("JSON");
+    change(&mut value);
+    let map = value.as_object_mut().expect("an object");
+    map.remove("sig");
+    let canonical = serde_json_canonicalizer::to_vec(map).expect("canonical");
+    let signature = key(signer).sign(&canonical).expect("has the seed");
+    let value = data_encoding::BASE64URL_NOPAD.encode(&signature);
+    let sig = json!([{"by": by, "key": key(signer).public_key(), "value": value}]);
+    map.insert("sig".into(), sig);
+    serde_json_canonicalizer::to_vec(map).expect("canonical")
+}
+
+fn open_changed(change: impl FnOnce(&mut Value)) -> Result<Request, OpenError> {
+    let request = request("osl", 1);
+    let bytes = forge(&sealed_request(&request), "operator", MIRA, change);
+    open_request(&bytes, &request_subject(&request), &fabric())
+}
+
+#[test]
+fn a_forged_request_is_refused() {
+    let request = request("osl", 1);
+    let (bytes, subject) = (sealed_request(&request), request_subject(&request));
+    let open = |bytes: &[u8]| open_request(bytes, &subject, &fabric());
+    assert!(open(&bytes).is_ok());
+
+    let text = String::from_utf8(bytes.clone()).expect("JSON is UTF-8");
+    let changed = text.replace("\"to\":\"svg\"", "\"to\":\"osl\"");
+    assert!(matches!(open(changed.as_bytes()), Err(OpenError::Signature { .. })));
+    let replayed = open_request(&bytes, "nett.l.cmd.svg.failover.service.many", &fabric());
+    assert!(matches!(replayed, Err(OpenError::Subject { .. })));
+
+    // Signed by somebody the fabric does not know, by another operator, by a node.
+    let stranger = forge(&bytes, "operator", 77, |_| {});
+    assert!(matches!(open(&stranger), Err(OpenError::UnknownOperator { .. })));
+    let other = forge(&bytes, "operator", JON, |_| {});
+    assert!(matches!(open(&other), Err(OpenError::OperatorName { .. })));
+    let renamed = forge(&bytes, "operator", JON, |v| v["operator"]["name"] = json!("jon"));
+    assert!(matches!(open(&renamed), Err(OpenError::OperatorName { .. })));
+    let node = forge(&bytes, "operator", OSL_B1, |_| {});
+    assert!(matches!(open(&node), Err(OpenError::UnknownOperator { .. })));
+    let role = forge(&bytes, "agent", MIRA, |_| {});
+    assert!(matches!(open(&role), Err(OpenError::SignatureForm)));
+    // Mira's key named, another's signature.
+    let mixed = forge(&bytes, "operator", JON, |_| {});
+    let mixed = String::from_utf8(mixed).expect("UTF-8");
+    let mixed = mixed.replace(&key(JON).public_key(), &key(MIRA).public_key());
+    assert!(matches!(open(mixed.as_bytes()), Err(OpenError::Signature { .. })));
+}
+
+#[test]
+fn a_signed_request_must_agree_with_itself() {
+    assert!(open_changed(|_| {}).is_ok());
+    let site = open_changed(|v| v["site"] = json!("svg"));
+    assert!(matches!(site, Err(OpenError::Site { .. })), "{site:?}");
+    let id_site = open_changed(|v| v["id"] = json!("svg.01jd3m5w7r8v3qyb2s9t000001"));
+    assert!(matches!(id_site, Err(OpenError::Site { .. })));
+    let verb = open_changed(|v| v["body"] = json!({"verb": "failback", "services": "*"}));
+    assert!(matches!(verb, Err(OpenError::Subject { .. })));
+    let time = open_changed(|v| v["expires_at"] = json!("2026-11-21T10:30:00.000+01:00"));
+    assert!(matches!(time, Err(OpenError::Value { field: "expires_at", .. })));
+    let newer = open_changed(|v| (v["v"], v["min_reader"]) = (json!(2), json!(2)));
+    assert!(matches!(newer, Err(OpenError::NeedsUpgrade { .. })));
+    assert_eq!(newer.expect_err("refused").blame(), Blame::Upgrade);
+    for change in [
+        (|v| v["extra"] = json!(1)) as fn(&mut Value),
+        |v| v["body"]["extra"] = json!(1),
+        |v| v["operator"]["extra"] = json!(1),
+        |v| v["operator"]["reason"] = json!(null),
+        |v| v["body"]["to"] = json!("Not A Site"),
+        |v| v["body"]["verb"] = json!("destroy"),
+        |v| drop(v.as_object_mut().expect("an object").remove("expires_at")),
+    ] {
+        let error = open_changed(change).expect_err("refused");
+        assert_eq!(error.blame(), Blame::Sender, "{error}");
+    }
+}
+
+#[test]
+fn only_one_reading_of_the_json_is_possible() {
+    let subject = request_subject(&request("osl", 1));
+    let text = String::from_utf8(sealed_request(&request("osl", 1))).expect("UTF-8");
+    let twice = text.replacen('{', "{\"site\":\"osl\",", 1);
+    let exponent = text.replace("\"v\":1", "\"v\":1e0");
+    let huge = text.replace("\"v\":1", "\"v\":9007199254740993");
+    let negative = text.replace("\"v\":1", "\"v\":-1");
+    let trailing = format!("{text}{{}}");
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let deep_member = text.replacen('{', &format!("{{\"x\":{},", "[".repeat(17)), 1);
+    for bad in [twice, exponent, huge, negative, trailing, deep, deep_member, "[]".into()] {
+        let error = open_request(bad.as_bytes(), &subject, &fabric()).expect_err("refused");
+        assert!(matches!(error, OpenError::Json(_)), "{error:?}");
+    }
+    let large = format!("{text}{}", " ".repeat(MAX_BYTES));
+    let refused = open_request(large.as_bytes(), &subject, &fabric());
+    assert!(matches!(refused, Err(OpenError::TooLarge { .. })));
+}
+
+fn open_changed_entry(signer: u8, change: impl FnOnce(&mut Value)) -> Result<Entry, OpenError> {
+    let sealed = sealed_command("osl", 4);
+    let bytes = forge(&sealed.bytes, "agent", signer, change);
+    open_entry(&bytes, &sealed.subject(), &fabric())
+}
+
+#[test]
+fn a_forged_entry_is_refused() {
+    assert!(open_changed_entry(OSL_B1, |_| {}).is_ok());
+    // By an operator, by a node of another site, by a neighbour, by nobody.
+    for signer in [MIRA, SVG_B1, OSL_R1, 77] {
+        let refused = open_changed_entry(signer, |_| {});
+        assert!(matches!(refused, Err(OpenError::NodeKey { .. })), "{signer}");
+    }
+    // A node of another site in its own name.
+    let foreign = open_changed_entry(SVG_B1, |v| v["node"] = json!("svg-b1"));
+    assert!(matches!(foreign, Err(OpenError::Site { .. })));
+    let unknown = open_changed_entry(OSL_B1, |v| v["node"] = json!("osl-b9"));
+    assert!(matches!(unknown, Err(OpenError::UnknownNode { .. })));
+    let subject = open_changed_entry(OSL_B1, |v| v["subject"] = json!("nett.r.log.osl.end.x"));
+    assert!(matches!(subject, Err(OpenError::Subject { .. })));
+    let lane = open_changed_entry(OSL_B1, |v| v["lane"] = json!("svg"));
+    assert!(matches!(lane, Err(OpenError::Site { .. })));
+    // The agent rewrites what the operator asked for.
+    let rewritten = open_changed_entry(OSL_B1, |v| v["request"]["body"]["to"] = json!("osl"));
+    assert!(matches!(rewritten, Err(OpenError::Signature { .. })));
+    let renamed = open_changed_entry(OSL_B1, |v| v["operator"]["name"] = json!("jon"));
+    assert!(matches!(renamed, Err(OpenError::Value { field: "operator", .. })));
+    let without = open_changed_entry(OSL_B1, |v| {
+        let map = v.as_object_mut().expect("an object");
+        map.remove("request");
+        map.remove("operator");
+    });
+    assert!(matches!(without, Err(OpenError::Value { field: "kind", .. })));
+    let extra = open_changed_entry(OSL_B1, |v| v["body"]["effect"]["extra"] = json!(1));
+    assert!(matches!(extra, Err(OpenError::Json(_))));
+    let unit = open_changed_entry(OSL_B1, |v| v["body"]["approvals_needed"] = json!(1));
+    assert!(matches!(unit, Err(OpenError::Value { .. })));
+    // Unknown fields of a newer version do not hide that an upgrade is needed.
+    let newer = open_changed_entry(OSL_B1, |v| {
+        (v["v"], v["min_reader"], v["new"]) = (json!(2), json!(2), json!(true));
+    });
+    assert!(matches!(newer, Err(OpenError::NeedsUpgrade { .. })));
+    let sealed = sealed_command("osl", 4);
+    let value: Value = serde_json::from_slice(&sealed.bytes).expect("JSON");
+    let pretty = serde_json::to_vec_pretty(&value).expect("JSON");
+    let refused = open_entry(&pretty, &sealed.subject(), &fabric());
+    assert!(matches!(refused, Err(OpenError::NotCanonical)));
+}
+
+#[test]
+fn nobody_signs_for_another() {
+    let request = request("osl", 1);
+    let refused = seal_request(&request, &request_subject(&request), &key(JON));
+    assert!(matches!(refused, Err(WireError::WrongKey { .. })));
+    let public = nkeys::KeyPair::from_public_key(&key(MIRA).public_key()).expect("a key");
+    let refused = seal_request(&request, &request_subject(&request), &public);
+    assert!(matches!(refused, Err(WireError::Key(_))));
+    let (body, _) = command_body("osl", 1);
+    let (_, other) = command_body("osl", 2);
+    for verbatim in [None, Some(other)] {
+        let draft = draft("osl", "osl-b1", 1, body.clone(), verbatim);
+        assert!(matches!(seal_entry(draft, &key(OSL_B1)), Err(WireError::Verbatim)));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_parser_fall_over(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        let fabric = fabric();
+        prop_assert!(open_request(&bytes, "nett.l.cmd.osl.x", &fabric).is_err());
+        prop_assert!(wire::open_stored_entry(&bytes, &fabric).is_err());
+    }
+
+    #[test]
+    fn a_flipped_bit_is_always_noticed(place in any::<prop::sample::Index>(), bit in 0u8..8) {
+        let sealed = sealed_command("osl", 4);
+        let mut bytes = sealed.bytes.to_vec();
+        let place = place.index(bytes.len());
+        bytes[place] ^= 1 << bit;
+        prop_assert!(open_entry(&bytes, &sealed.subject(), &fabric()).is_err());
+    }
+}

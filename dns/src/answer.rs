@@ -1,0 +1,303 @@
+//! One question in, one answer out: bytes to bytes, pure given the snapshot and the client.
+//!
+//! Every transport comes through [`answer`]. A path with prepared answers may be put in front of
+//! it and must then give the same bytes. Nothing here waits, locks or logs, and no input panics.
+//!
+//! The choices where the RFCs leave one:
+//! - `all_down = "refuse"` with no site in service is REFUSED, not "no data": resolvers do not
+//!   cache it, so the service is back with them as soon as it is back.
+//! - A client subnet that lies in no known prefix is an unknown client; the resolver's own address
+//!   is no substitute for it.
+//! - A malformed client subnet option, a second OPT or bytes behind the message are FORMERR.
+
+use std::net::IpAddr;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{DNSClass, RecordType};
+use nett_policy::fabric::Family;
+use nett_policy::lower::answers::{SiteAnswers, SiteState};
+
+use crate::client::Client;
+use crate::message::{Query, Unreadable};
+use crate::steer::Target;
+use crate::topology::SiteIndex;
+use crate::write::{Finish, Section, UDP_PAYLOAD, Writer, network_text, refusal};
+use crate::zone::{Entry, Found, NS_TTL, Zone};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// One message as it came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// Without the length prefix of TCP.
+    pub packet: &'a [u8],
+    pub source: IpAddr,
+    pub transport: Transport,
+}
+
+/// Why a message gets no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DropReason {
+    /// Shorter than a header.
+    Short,
+    /// It is a response itself.
+    Response,
+    /// It came from port 0, where no answer can go.
+    PortZero,
+    /// The kernel did not take the answer.
+    Send,
+    /// Answering it panicked: a bug.
+    Panic,
+    /// A TCP connection above one of the limits.
+    Connection,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer is in the buffer.
+    Reply {
+        rcode: ResponseCode,
+        truncated: bool,
+        /// Set when a service's addresses were steered.
+        steered: Option<Steered>,
+    },
+    Dropped(DropReason),
+}
+
+/// Which client was sent where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steered {
+    pub client: Option<SiteIndex>,
+    /// `None` for a fallback address or a refusal.
+    pub target: Option<SiteIndex>,
+}
+
+/// What the records of an answer depend on.
+struct Told {
+    rcode: ResponseCode,
+    scope: u8,
+    steered: Option<Steered>,
+}
+
+/// Answers one message into `out`, which is cleared first and keeps its capacity.
+pub fn answer(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
+    let query = match Query::read(ask.packet) {
+        Ok(query) => query,
+        Err(Unreadable::Short) => return Outcome::Dropped(DropReason::Short),
+        Err(Unreadable::Response) => return Outcome::Dropped(DropReason::Response),
+        Err(Unreadable::Rejected { head, rcode }) => {
+            refusal(out, head, rcode);
+            return Outcome::Reply { rcode, truncated: false, steered: None };
+        }
+    };
+    let mut writer = Writer::new(out, &query, &zone.apex().name);
+    let told = tell(zone, &query, ask.source, &mut writer);
+    let limit = match (ask.transport, &query.edns) {
+        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Udp, None) => 512,
+        // RFC 6891 section 6.2.3: less than 512 means 512.
+        (Transport::Udp, Some(edns)) => edns.payload.clamp(512, UDP_PAYLOAD),
+    };
+    let finish = Finish { rcode: told.rcode, scope: told.scope, limit: usize::from(limit) };
+    Outcome::Reply {
+        rcode: told.rcode,
+        truncated: writer.finish(&query, finish),
+        steered: told.steered,
+    }
+}
+
+/// The checks before the zone is asked.
+fn tell(zone: &Zone, query: &Query<'_>, source: IpAddr, writer: &mut Writer<'_>) -> Told {
+    if query.edns.is_some_and(|e| e.version > 0) {
+        return Told::code(ResponseCode::BADVERS);
+    }
+    if query.class != DNSClass::IN {
+        return Told::code(ResponseCode::Refused);
+    }
+    match query.kind {
+        RecordType::OPT => return Told::code(ResponseCode::FormErr),
+        RecordType::AXFR | RecordType::IXFR => return Told::code(ResponseCode::Refused),
+        _ => {}
+    }
+    let client = Client::new(source, query.edns.and_then(|e| e.network));
+    tell_name(zone, query, &client, writer)
+}
+
+fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Writer<'_>) -> Told {
+    let kind = query.kind;
+    let found = zone.find(&query.name);
+    if let Found::Outside = found {
+        return Told::code(ResponseCode::Refused);
+    }
+    let has_records = !matches!(found, Found::Empty | Found::Missing);
+    if kind == RecordType::ANY && has_records {
+        writer.authoritative();
+        writer.hinfo();
+        return Told::code(ResponseCode::NoError);
+    }
+    let (told, written) = match found {
+        Found::Apex(_) if kind == RecordType::SOA => {
+            writer.soa(Section::Answer, zone.apex(), zone.serial());
+            (Told::code(ResponseCode::NoError), true)
+        }
+        Found::Apex(_) if kind == RecordType::NS => {
+            writer.name_servers(zone.apex());
+            let any = !zone.apex().ns.is_empty();
+            (Told::code(ResponseCode::NoError), any)
+        }
+        Found::Apex(hosts) | Found::Host(hosts) => {
+            let any = write_addresses(writer, kind, NS_TTL, hosts.iter().copied());
+            (Told::code(ResponseCode::NoError), any)
+        }
+        Found::Reflect if kind == RecordType::TXT => (reflect(zone, client, writer), true),
+        Found::Reflect | Found::Empty => (Told::code(ResponseCode::NoError), false),
+        Found::Service(entry) => tell_service(zone, entry, kind, client, writer),
+        Found::Site(entry, at) => {
+            let site = &entry.answers.sites[at];
+            let any = tell_sites(entry, std::iter::once(site), kind, writer);
+            (Told::code(ResponseCode::NoError), any)
+        }
+        Found::AllSites(entry) => {
+            let eligible = |s: &&SiteAnswers| s.state != SiteState::Drained;
+            let sites = entry.answers.sites.iter().filter(eligible);
+            let any = tell_sites(entry, sites, kind, writer);
+            (Told::code(ResponseCode::NoError), any)
+        }
+        Found::Missing => (Told::code(ResponseCode::NXDomain), false),
+        Found::Outside => unreachable!("refused above"),
+    };
+    if told.rcode == ResponseCode::Refused {
+        return told;
+    }
+    writer.authoritative();
+    if !written {
+        writer.soa(Section::Authority, zone.apex(), zone.serial());
+    }
+    told
+}
+
+/// A service's own name: the client's site for addresses, all sites for TXT.
+fn tell_service(
+    zone: &Zone,
+    entry: &Entry,
+    kind: RecordType,
+    client: &Client,
+    writer: &mut Writer<'_>,
+) -> (Told, bool) {
+    match kind {
+        RecordType::A | RecordType::AAAA => {}
+        RecordType::TXT => {
+            let any = tell_sites(entry, entry.answers.sites.iter(), kind, writer);
+            return (Told::code(ResponseCode::NoError), any);
+        }
+        _ => return (Told::code(ResponseCode::NoError), false),
+    }
+    let topology = zone.topology();
+    let located = topology.locate(client);
+    let choice = entry.plan.choose(topology, client, &located);
+    let sites = &entry.answers.sites;
+    let mut rcode = ResponseCode::NoError;
+    let mut site = None;
+    let written = match choice.target {
+        Target::Site(position) => match sites.get(position) {
+            Some(chosen) => {
+                site = topology.index(&chosen.site);
+                let addresses = chosen.addresses.iter().copied();
+                write_addresses(writer, kind, entry.ttl, addresses)
+            }
+            None => false,
+        },
+        Target::Address(address) => {
+            write_addresses(writer, kind, entry.ttl, std::iter::once(address))
+        }
+        Target::Refused => {
+            rcode = ResponseCode::Refused;
+            false
+        }
+    };
+    let told = Told {
+        rcode,
+        scope: choice.scope,
+        steered: Some(Steered { client: located.found.map(|(site, _)| site), target: site }),
+    };
+    (told, written)
+}
+
+/// The addresses of `sites`, or a line of text for each.
+fn tell_sites<'a>(
+    entry: &Entry,
+    mut sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
+    kind: RecordType,
+    writer: &mut Writer<'_>,
+) -> bool {
+    if kind != RecordType::TXT {
+        let addresses = sites.flat_map(|s| s.addresses.iter().copied());
+        return write_addresses(writer, kind, entry.ttl, addresses);
+    }
+    let Some(first) = sites.next() else {
+        return false;
+    };
+    let line = |s: &SiteAnswers| {
+        let SiteAnswers { site, addresses: _, state, weight, health } = s;
+        let (state, health) = (state.as_str(), health.as_str());
+        let epoch = entry.answers.epoch;
+        format!("site={site} state={state} weight={weight} health={health} epoch={epoch}")
+    };
+    writer.text(entry.ttl, std::iter::once(first).chain(sites).map(line));
+    true
+}
+
+/// Writes the addresses of the asked family, each once; a set has no repeats (RFC 2181 section 5).
+fn write_addresses(
+    writer: &mut Writer<'_>,
+    kind: RecordType,
+    ttl: u32,
+    addresses: impl Iterator<Item = IpAddr> + Clone,
+) -> bool {
+    let family = match kind {
+        RecordType::A => Family::V4,
+        RecordType::AAAA => Family::V6,
+        _ => return false,
+    };
+    let of_family = addresses.filter(|a| Family::of(*a) == family);
+    let mut any = false;
+    for (at, address) in of_family.clone().enumerate() {
+        if !of_family.clone().take(at).any(|a| a == address) {
+            writer.address(ttl, address);
+            any = true;
+        }
+    }
+    any
+}
+
+/// The client as the server sees it; never cached.
+fn reflect(zone: &Zone, client: &Client, writer: &mut Writer<'_>) -> Told {
+    let located = zone.topology().locate(client);
+    let (site, prefix) = match located.found {
+        Some((site, prefix)) => (zone.topology().site(site).as_str(), Some(prefix)),
+        None => ("unknown", None),
+    };
+    let lines = [
+        format!("client={}", client.source),
+        format!("subnet={}", network_text(client.subnet)),
+        format!("site={site}"),
+        format!("prefix={}", network_text(prefix)),
+    ];
+    writer.text(0, lines.into_iter());
+    Told {
+        // The answer names the very subnet, so no other may share it.
+        scope: client.subnet.map_or(0, |n| n.prefix_len()),
+        ..Told::code(ResponseCode::NoError)
+    }
+}
+
+impl Told {
+    fn code(rcode: ResponseCode) -> Self {
+        Self { rcode, scope: 0, steered: None }
+    }
+}

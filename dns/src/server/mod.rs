@@ -1,0 +1,216 @@
+//! Sockets and threads of the name server.
+//!
+//! Threads and what they own:
+//!
+//! ```text
+//! nett-dns-udp-N   one per listen address and configured thread: a blocking loop on its own
+//!                  SO_REUSEPORT socket; receives, answers, sends; shares nothing but the zone
+//! nett-dns-tcp     one: a current-thread runtime with all listeners and all connections
+//! ```
+//!
+//! They are the server's own operating-system threads, so a flood of questions takes time from
+//! other questions and not from the agent. No loop here ends by an error of a peer or of the
+//! kernel, and none runs without waiting: an error is counted and followed by a pause.
+//!
+//! Wildcard addresses are refused. The answer to a question must leave from the address the
+//! question came to, and a wildcard socket lets the routing table choose another.
+//!
+//! After a crash there is nothing to recover: sockets are bound anew, the zone is given anew.
+
+mod bind;
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::answer::{Ask, DropReason, Outcome, answer};
+use crate::stats::Stats;
+use crate::zone::Zone;
+
+/// What the server may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// UDP sockets and threads per listen address, 1 to 64.
+    pub udp_threads: usize,
+    /// Open TCP connections in all.
+    pub tcp_connections: usize,
+    /// Open TCP connections of one source: an IPv4 address, or an IPv6 /64.
+    pub tcp_per_source: usize,
+    /// From the end of one message to the end of the next; a client that sends a byte at a time
+    /// gets no longer than that, and one that does not read its answers neither.
+    pub tcp_idle: Duration,
+    /// How long open connections may finish the answer they are writing when the server stops.
+    pub stop_grace: Duration,
+}
+
+/// Why the server did not start: the operator must change `dns.listen` or free the address.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("the name server has no address to listen on: set dns.listen")]
+    NoAddress,
+    #[error(
+        "cannot listen on {0}: answers must leave from the address that was asked; \
+         list each address in dns.listen"
+    )]
+    Wildcard(SocketAddr),
+    #[error("cannot listen on {address}/{transport}: {source}")]
+    Bind { address: SocketAddr, transport: &'static str, source: io::Error },
+    #[error("cannot start a thread of the name server: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Starts name servers.
+#[derive(Debug)]
+pub struct Server;
+
+/// A running name server; dropping it stops it and waits for its threads.
+#[derive(Debug)]
+pub struct ServerHandle {
+    addresses: Vec<SocketAddr>,
+    stop: Arc<AtomicBool>,
+    udp: Vec<socket2::Socket>,
+    tcp: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What every thread needs to answer.
+#[derive(Clone)]
+struct Answerer {
+    zone: Arc<ArcSwap<Zone>>,
+    stats: Arc<Stats>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            udp_threads: 1,
+            tcp_connections: 512,
+            tcp_per_source: 16,
+            tcp_idle: Duration::from_secs(5),
+            stop_grace: Duration::from_secs(1),
+        }
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Binds UDP and TCP on every address and answers from `zone` until the handle is dropped.
+    ///
+    /// Port 0 takes a free port, the same one for both transports. Addresses need not be up yet.
+    pub fn start(
+        listen: &[SocketAddr],
+        zone: Arc<ArcSwap<Zone>>,
+        limits: Limits,
+        stats: Arc<Stats>,
+    ) -> Result<ServerHandle, ServerError> {
+        if listen.is_empty() {
+            return Err(ServerError::NoAddress);
+        }
+        if let Some(wildcard) = listen.iter().find(|a| a.ip().is_unspecified()) {
+            return Err(ServerError::Wildcard(*wildcard));
+        }
+        let sockets = listen
+            .iter()
+            .map(|address| bind::Bound::new(*address, limits.udp_threads.clamp(1, 64)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (tcp, stopped) = watch::channel(false);
+        let mut handle = ServerHandle {
+            addresses: sockets.iter().map(|s| s.address).collect(),
+            stop: Arc::new(AtomicBool::new(false)),
+            udp: Vec::new(),
+            tcp,
+            threads: Vec::new(),
+        };
+        let answerer = Answerer { zone, stats };
+        let mut listeners = Vec::new();
+        for bound in sockets {
+            listeners.push(bound.tcp);
+            for socket in bound.udp {
+                handle.start_udp(socket, answerer.clone())?;
+            }
+        }
+        let tcp = tcp::Tcp::new(listeners, answerer, limits, stopped)?;
+        handle.spawn("nett-dns-tcp".to_owned(), move || tcp.run())?;
+        Ok(handle)
+    }
+}
+
+// === impl ServerHandle ===
+
+impl ServerHandle {
+    /// The addresses served over UDP and TCP, in the order given, with the ports really bound.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops the server: no new question is taken, answers under way are finished.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    fn start_udp(&mut self, socket: socket2::Socket, with: Answerer) -> Result<(), ServerError> {
+        let waker = socket.try_clone().map_err(ServerError::Thread)?;
+        self.udp.push(waker);
+        let stop = Arc::clone(&self.stop);
+        let name = format!("nett-dns-udp-{}", self.udp.len());
+        self.spawn(name, move || udp::run(&socket.into(), &with, &stop))
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), ServerError> {
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        self.threads.push(thread.map_err(ServerError::Thread)?);
+        Ok(())
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for socket in &self.udp {
+            // Fails with ENOTCONN on an unconnected socket, and wakes its reader all the same.
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+        self.tcp.send_replace(true);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("A thread of the name server panicked.");
+            }
+        }
+    }
+}
+
+// === impl Answerer ===
+
+impl Answerer {
+    /// Answers one message from one snapshot. A panic is a bug, costs this one answer, and is
+    /// counted; the threads go on.
+    fn answer(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
+        let zone = self.zone.load();
+        let attempt = std::panic::AssertUnwindSafe(|| answer(&zone, ask, out));
+        let outcome =
+            std::panic::catch_unwind(attempt).unwrap_or(Outcome::Dropped(DropReason::Panic));
+        self.stats.count(ask.transport, &outcome, zone.topology());
+        outcome
+    }
+}
+
+/// Whom a connection is counted for: an IPv4 address, or an IPv6 /64, which one host can fill.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(a) => IpAddr::V4(a),
+        IpAddr::V6(a) => IpAddr::V6((a.to_bits() & (u128::MAX << 64)).into()),
+    }
+}

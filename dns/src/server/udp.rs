@@ -1,0 +1,50 @@
+//! One UDP socket, one thread: receive, answer, send.
+//!
+//! Blocking calls cost less per question than a runtime does, and the thread has nothing else to
+//! do. Buffers are made once.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::answer::{Ask, DropReason, Outcome, Transport};
+
+use super::Answerer;
+
+/// Longer questions are cut off by the kernel and then refused as malformed.
+const LONGEST_QUESTION: usize = 4096;
+/// The pause after an error of the socket, so that a lasting one does not take the processor.
+const PAUSE: Duration = Duration::from_millis(10);
+
+pub(super) fn run(socket: &UdpSocket, answerer: &Answerer, stop: &AtomicBool) {
+    let mut question = [0; LONGEST_QUESTION];
+    let mut out = Vec::with_capacity(usize::from(u16::MAX));
+    loop {
+        let received = socket.recv_from(&mut question);
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let (length, from) = match received {
+            Ok(received) => received,
+            Err(error) => {
+                use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+                if !matches!(error.kind(), Interrupted | TimedOut | WouldBlock) {
+                    answerer.stats.receive_error();
+                    std::thread::sleep(PAUSE);
+                }
+                continue;
+            }
+        };
+        if from.port() == 0 {
+            answerer.stats.count_drop(DropReason::PortZero);
+            continue;
+        }
+        let ask = Ask { packet: &question[..length], source: from.ip(), transport: Transport::Udp };
+        if let Outcome::Reply { .. } = answerer.answer(&ask, &mut out) {
+            // A full queue, a filter or a route that is gone: the client asks again.
+            if socket.send_to(&out, from).is_err() {
+                answerer.stats.count_drop(DropReason::Send);
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What steering knows of the fabric: which clients belong to which site, and how far sites are
+//! from each other.
+//!
+//! Built once per fabric and shared by all snapshots of it. Sites are numbered by their place in
+//! the fabric file, so that a question touches small integers only.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nett_policy::fabric::{Fabric, Family, UnknownClient};
+use nett_policy::id::SiteId;
+
+use crate::client::Client;
+
+/// A site's place in the fabric file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SiteIndex(pub u16);
+
+/// The sites, their distances and their clients.
+#[derive(Debug)]
+pub struct Topology {
+    sites: Vec<SiteId>,
+    ranks: Vec<u32>,
+    /// Row-major; `u32::MAX` where no link joins two sites.
+    costs: Vec<u32>,
+    unknown: UnknownClient,
+    /// The site that stands in for an unknown client when `unknown_client = "nearest"`.
+    nearest_to_unknown: Option<SiteIndex>,
+    v4: PrefixMap,
+    v6: PrefixMap,
+}
+
+/// Where a client was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Located {
+    /// The site and the prefix that named it.
+    pub found: Option<(SiteIndex, IpNet)>,
+    /// The longest prefix around the client in which every client is found alike, in bits: the
+    /// scope of an answer that depends on the site (RFC 7871 section 7.2.1).
+    pub scope: u8,
+}
+
+/// The prefixes of one family.
+#[derive(Debug, Default)]
+struct PrefixMap {
+    by_length: Vec<(u8, HashMap<u128, SiteIndex>)>,
+    /// Every prefix, by first address and length: the neighbours of an address bound its scope.
+    sorted: Vec<(u128, u8)>,
+}
+
+// === impl Topology ===
+
+impl Topology {
+    /// `home` is the site this name server stands in, the best guess for unknown clients under
+    /// `unknown_client = "nearest"`; without it the site of the best rank is.
+    ///
+    /// A `[[client]]` prefix wins over an equal site prefix.
+    pub fn new(fabric: &Fabric, home: Option<&SiteId>) -> Self {
+        let sites: Vec<SiteId> = fabric.sites.iter().map(|s| s.id.clone()).collect();
+        let index = |id: &SiteId| position(&sites, id);
+        let cost = |a: &SiteId, b: &SiteId| match a == b {
+            true => 0,
+            false => fabric.link_cost(a, b).unwrap_or(u32::MAX),
+        };
+        let costs = sites.iter().flat_map(|a| sites.iter().map(move |b| cost(a, b))).collect();
+        let best = || fabric.sites.iter().min_by_key(|s| s.rank);
+        let nearest_to_unknown = home.and_then(index).or_else(|| best().and_then(|s| index(&s.id)));
+        let mut prefixes: BTreeMap<IpNet, SiteIndex> = BTreeMap::new();
+        let of_sites = fabric.sites.iter().flat_map(|s| s.prefixes.iter().map(|p| (*p, &s.id)));
+        let of_clients = fabric.clients.iter().map(|c| (c.prefix, &c.site));
+        for (prefix, site) in of_sites.chain(of_clients) {
+            if let Some(site) = index(site) {
+                prefixes.insert(prefix.trunc(), site);
+            }
+        }
+        let family = |family| {
+            let of_family = |(net, _): &(&IpNet, _)| Family::of_net(**net) == family;
+            PrefixMap::new(prefixes.iter().filter(of_family).map(|(n, s)| (*n, *s)))
+        };
+        Self {
+            ranks: fabric.sites.iter().map(|s| s.rank).collect(),
+            costs,
+            unknown: fabric.unknown_client,
+            nearest_to_unknown,
+            v4: family(Family::V4),
+            v6: family(Family::V6),
+            sites,
+        }
+    }
+
+    /// All sites, in the order of their indexes.
+    pub fn sites(&self) -> &[SiteId] {
+        &self.sites
+    }
+
+    pub fn site(&self, index: SiteIndex) -> &SiteId {
+        &self.sites[usize::from(index.0)]
+    }
+
+    pub fn index(&self, id: &SiteId) -> Option<SiteIndex> {
+        position(&self.sites, id)
+    }
+
+    pub(crate) fn unknown(&self) -> UnknownClient {
+        self.unknown
+    }
+
+    pub(crate) fn nearest_to_unknown(&self) -> Option<SiteIndex> {
+        self.nearest_to_unknown
+    }
+
+    /// Orders sites by how far they are from `from`: link cost, then rank. Sites without a link
+    /// to it come last.
+    pub(crate) fn distance(&self, from: SiteIndex, to: SiteIndex) -> (u32, u32) {
+        let row = usize::from(from.0) * self.sites.len();
+        let to = usize::from(to.0);
+        (self.costs[row + to], self.ranks[to])
+    }
+
+    /// Finds the longest prefix that holds the whole network of the client.
+    pub fn locate(&self, client: &Client) -> Located {
+        let network = client.network();
+        let length = network.prefix_len();
+        let (map, key, width) = match network.addr() {
+            IpAddr::V4(a) => (&self.v4, u128::from(a.to_bits()) << 96, 32),
+            IpAddr::V6(a) => (&self.v6, a.to_bits(), 128),
+        };
+        let found = map.longest(key, length);
+        let prefix = |length| {
+            IpNet::new(network.addr(), length)
+                .expect("not longer than the client's own prefix")
+                .trunc()
+        };
+        Located {
+            found: found.map(|(site, length)| (site, prefix(length))),
+            scope: map.scope(key, length, found.map_or(0, |f| f.1)).min(width),
+        }
+    }
+}
+
+fn position(sites: &[SiteId], id: &SiteId) -> Option<SiteIndex> {
+    let at = sites.iter().position(|s| s == id)?;
+    u16::try_from(at).ok().map(SiteIndex)
+}
+
+// === impl PrefixMap ===
+
+/// The first `length` bits of `key`; keys of both families are left-aligned.
+fn mask(key: u128, length: u8) -> u128 {
+    match length {
+        0 => 0,
+        length => key & (u128::MAX << (128 - u32::from(length.min(128)))),
+    }
+}
+
+/// How many leading bits two keys share.
+fn common(a: u128, b: u128) -> u8 {
+    u8::try_from((a ^ b).leading_zeros()).expect("at most 128")
+}
+
+impl PrefixMap {
+    fn new(prefixes: impl Iterator<Item = (IpNet, SiteIndex)>) -> Self {
+        let mut by_length: BTreeMap<Reverse<u8>, HashMap<u128, SiteIndex>> = BTreeMap::new();
+        let mut sorted = BTreeSet::new();
+        for (prefix, site) in prefixes {
+            let key = match prefix.network() {
+                IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
+                IpAddr::V6(a) => a.to_bits(),
+            };
+            let length = prefix.prefix_len();
+            by_length.entry(Reverse(length)).or_default().insert(key, site);
+            sorted.insert((key, length));
+        }
+        Self {
+            by_length: by_length.into_iter().map(|(l, m)| (l.0, m)).collect(),
+            sorted: sorted.into_iter().collect(),
+        }
+    }
+
+    fn longest(&self, key: u128, longest: u8) -> Option<(SiteIndex, u8)> {
+        self.by_length
+            .iter()
+            .filter(|(length, _)| *length <= longest)
+            .find_map(|(length, map)| Some((*map.get(&mask(key, *length))?, *length)))
+    }
+
+    /// The shortest prefix around `key` that no more specific prefix reaches into, given that the
+    /// client's network has `known` bits and its own match has `matched`.
+    ///
+    /// Of all first addresses the nearest one below (or equal) and the nearest one above share
+    /// the most bits with `key`, so looking at those two is enough.
+    fn scope(&self, key: u128, known: u8, matched: u8) -> u8 {
+        let split = self.sorted.partition_point(|(start, _)| *start <= key);
+        let (below, above) = self.sorted.split_at(split);
+        let mut scope = matched;
+        if let Some((start, _)) = above.first() {
+            scope = scope.max(common(key, *start) + 1);
+        }
+        let nearest = below.last().map(|(start, _)| *start);
+        let at_nearest = below.iter().rev().take_while(|(start, _)| Some(*start) == nearest);
+        for (start, length) in at_nearest {
+            let shared = common(key, *start);
+            if *length > shared {
+                scope = scope.max(shared + 1);
+            } else if *length > known {
+                scope = scope.max(*length);
+            }
+        }
+        scope
+    }
+}
+
+#[cfg(test)]
+mod tests;

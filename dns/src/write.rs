@@ -1,0 +1,246 @@
+//! Writes one answer into a reused buffer: header, question, records, OPT.
+//!
+//! Owner names are always pointers into the question, so a record costs twelve bytes and its data.
+//! When a message does not fit, all records go and TC is set (RFC 2181 section 9): a client that
+//! retries over TCP gets the whole set, and nobody caches a part of one.
+
+use std::net::IpAddr;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use ipnet::IpNet;
+
+use crate::client::CLIENT_SUBNET;
+use crate::message::{HEADER_LEN, Query};
+use crate::name::LowerName;
+use crate::serial::Serial;
+use crate::zone::{Apex, EXPIRE, MINIMUM, NS_TTL, REFRESH, RETRY, SOA_TTL};
+
+/// What this server can take, and the most it sends over UDP (DNS flag day 2020: no fragments).
+pub(crate) const UDP_PAYLOAD: u16 = 1232;
+
+const CLASS_IN: u16 = 1;
+const QR: u8 = 0x80;
+const AA: u8 = 0x04;
+const TC: u8 = 0x02;
+const RD: u8 = 0x01;
+const CD: u8 = 0x10;
+const DNSSEC_OK: u16 = 0x8000;
+
+/// The parts of a message after the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+pub(crate) struct Writer<'a> {
+    out: &'a mut Vec<u8>,
+    counts: [u16; 3],
+    authoritative: bool,
+    /// Where the apex begins in the question's name.
+    apex_at: u16,
+}
+
+/// The end of a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finish {
+    pub(crate) rcode: ResponseCode,
+    /// Scope of the client subnet option.
+    pub(crate) scope: u8,
+    /// The most bytes the message may have.
+    pub(crate) limit: usize,
+}
+
+impl<'a> Writer<'a> {
+    /// Begins an answer to `query`, with its question echoed as it came.
+    pub(crate) fn new(out: &'a mut Vec<u8>, query: &Query<'_>, apex: &LowerName) -> Self {
+        out.clear();
+        out.extend_from_slice(&[0; HEADER_LEN]);
+        out.extend_from_slice(query.question);
+        let apex_at = HEADER_LEN + query.name.wire().len().saturating_sub(apex.wire().len());
+        Self {
+            out,
+            counts: [0; 3],
+            authoritative: false,
+            apex_at: u16::try_from(apex_at).expect("a name has at most 255 bytes"),
+        }
+    }
+
+    pub(crate) fn authoritative(&mut self) {
+        self.authoritative = true;
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.out.extend_from_slice(&value.to_be_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.out.extend_from_slice(&value.to_be_bytes());
+    }
+
+    /// One record whose owner is at `owner` in the message (RFC 1035 section 4.1.4).
+    fn record(
+        &mut self,
+        section: Section,
+        owner: u16,
+        (kind, ttl): (RecordType, u32),
+        data: impl FnOnce(&mut Self),
+    ) {
+        self.u16(0xc000 | owner);
+        self.u16(kind.into());
+        self.u16(CLASS_IN);
+        self.u32(ttl);
+        let at = self.out.len();
+        self.u16(0);
+        data(self);
+        self.patch_length(at);
+        self.counts[section as usize] += 1;
+    }
+
+    fn patch_length(&mut self, at: usize) {
+        let length = u16::try_from(self.out.len() - at - 2).expect("record data is short");
+        self.out[at..at + 2].copy_from_slice(&length.to_be_bytes());
+    }
+
+    pub(crate) fn address(&mut self, ttl: u32, address: IpAddr) {
+        self.address_of(Section::Answer, HEADER_LEN as u16, ttl, address);
+    }
+
+    fn address_of(&mut self, section: Section, owner: u16, ttl: u32, address: IpAddr) {
+        match address {
+            IpAddr::V4(a) => self.record(section, owner, (RecordType::A, ttl), |w| {
+                w.out.extend_from_slice(&a.octets());
+            }),
+            IpAddr::V6(a) => self.record(section, owner, (RecordType::AAAA, ttl), |w| {
+                w.out.extend_from_slice(&a.octets());
+            }),
+        }
+    }
+
+    /// One TXT record of several strings; each is cut at 255 bytes.
+    pub(crate) fn text(&mut self, ttl: u32, strings: impl Iterator<Item = String>) {
+        self.record(Section::Answer, HEADER_LEN as u16, (RecordType::TXT, ttl), |w| {
+            strings.for_each(|s| w.character_string(s.as_bytes()))
+        });
+    }
+
+    fn character_string(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[..bytes.len().min(255)];
+        self.out.push(u8::try_from(bytes.len()).expect("cut to 255"));
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// The whole answer to ANY (RFC 8482 section 4.2).
+    pub(crate) fn hinfo(&mut self) {
+        self.record(Section::Answer, HEADER_LEN as u16, (RecordType::HINFO, NS_TTL), |w| {
+            w.character_string(b"RFC8482");
+            w.character_string(b"");
+        });
+    }
+
+    /// The SOA record: the answer itself, or beside a negative one with the TTL of RFC 2308.
+    pub(crate) fn soa(&mut self, section: Section, apex: &Apex, serial: Serial) {
+        let ttl = match section {
+            Section::Answer => SOA_TTL,
+            Section::Authority | Section::Additional => SOA_TTL.min(MINIMUM),
+        };
+        let owner = self.apex_at;
+        self.record(section, owner, (RecordType::SOA, ttl), |w| {
+            w.out.extend_from_slice(apex.primary());
+            w.out.extend_from_slice(&apex.hostmaster);
+            for number in [serial.0, REFRESH, RETRY, EXPIRE, MINIMUM] {
+                w.u32(number);
+            }
+        });
+    }
+
+    /// The NS records of the apex, and the addresses of those inside the zone.
+    pub(crate) fn name_servers(&mut self, apex: &Apex) {
+        let owner = self.apex_at;
+        let mut written = Vec::with_capacity(apex.ns.len());
+        for name in &apex.ns {
+            self.record(Section::Answer, owner, (RecordType::NS, NS_TTL), |w| {
+                written.push(w.out.len());
+                w.out.extend_from_slice(name);
+            });
+        }
+        for (name, at) in apex.ns.iter().zip(written) {
+            for address in apex.glue(name) {
+                // Beyond the reach of a pointer the addresses are left out; they are optional.
+                let Some(owner) = u16::try_from(at).ok().filter(|at| *at < 0x4000) else {
+                    return;
+                };
+                self.address_of(Section::Additional, owner, NS_TTL, *address);
+            }
+        }
+    }
+
+    /// Puts OPT and header in place. True when the records had to go.
+    pub(crate) fn finish(mut self, query: &Query<'_>, finish: Finish) -> bool {
+        let Finish { rcode, scope, limit } = finish;
+        let records_end = self.out.len();
+        self.opt(query, rcode, scope);
+        let truncated = self.out.len() > limit;
+        if truncated {
+            self.out.truncate(records_end.min(HEADER_LEN + query.question.len()));
+            self.counts = [0; 3];
+            self.opt(query, rcode, scope);
+        }
+        let mut flags = QR | (query.flags[0] & RD);
+        if self.authoritative {
+            flags |= AA;
+        }
+        if truncated {
+            flags |= TC;
+        }
+        let header = &mut self.out[..HEADER_LEN];
+        header[..2].copy_from_slice(&query.id.to_be_bytes());
+        header[2] = flags;
+        header[3] = (query.flags[1] & CD) | rcode.low();
+        header[4..6].copy_from_slice(&1u16.to_be_bytes());
+        for (at, count) in self.counts.iter().enumerate() {
+            header[6 + 2 * at..8 + 2 * at].copy_from_slice(&count.to_be_bytes());
+        }
+        truncated
+    }
+
+    /// The OPT record of the answer, if the question had one (RFC 6891 section 7).
+    fn opt(&mut self, query: &Query<'_>, rcode: ResponseCode, scope: u8) {
+        let Some(edns) = &query.edns else { return };
+        self.out.push(0);
+        self.u16(RecordType::OPT.into());
+        self.u16(UDP_PAYLOAD);
+        self.out.push(rcode.high());
+        self.out.push(0);
+        self.u16(if edns.dnssec_ok { DNSSEC_OK } else { 0 });
+        let at = self.out.len();
+        self.u16(0);
+        if let Some(option) = edns.subnet {
+            self.u16(CLIENT_SUBNET);
+            self.u16(u16::try_from(option.len()).expect("20 bytes at most, checked"));
+            let data = self.out.len();
+            self.out.extend_from_slice(option);
+            // Who does not want to be located gets a scope of 0.
+            self.out[data + 3] = if edns.network.is_some() { scope } else { 0 };
+        }
+        self.patch_length(at);
+        self.counts[Section::Additional as usize] += 1;
+    }
+}
+
+/// Writes an answer without records to a message that could not be read.
+pub(crate) fn refusal(out: &mut Vec<u8>, head: [u8; 4], rcode: ResponseCode) {
+    let [id0, id1, flags, more] = head;
+    const OPCODE: u8 = 0x78;
+    out.clear();
+    out.extend_from_slice(&[id0, id1, QR | (flags & (OPCODE | RD))]);
+    out.push((more & CD) | rcode.low());
+    out.extend_from_slice(&[0; HEADER_LEN - 4]);
+}
+
+/// A network as text, or `none`.
+pub(crate) fn network_text(network: Option<IpNet>) -> String {
+    network.map_or_else(|| "none".to_owned(), |n| n.to_string())
+}

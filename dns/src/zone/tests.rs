@@ -1,0 +1,149 @@
+use super::*;
+use crate::sample::{answers, fabric, services, usual, weighted};
+
+fn build(services: &BTreeMap<ServiceId, ServiceAnswers>, serial: u32) -> Zone {
+    let fabric = fabric();
+    Zone::build(ZoneSource {
+        zone: &fabric.zone,
+        fabric: &fabric,
+        home: None,
+        serial: Serial(serial),
+        services,
+    })
+    .expect("valid names")
+}
+
+fn kind(zone: &Zone, name: &str) -> String {
+    let name = format!("{name}.steer.example.");
+    match zone.find(&LowerName::parse(name.trim_start_matches('.')).expect("a name")) {
+        Found::Apex(_) => "apex".to_owned(),
+        Found::Host(addresses) => format!("host {}", addresses.len()),
+        Found::Reflect => "reflect".to_owned(),
+        Found::Service(entry) => entry.answers.service.to_string(),
+        Found::Site(entry, at) => {
+            format!("{} {}", entry.answers.service, entry.answers.sites[at].site)
+        }
+        Found::AllSites(entry) => format!("{} all", entry.answers.service),
+        Found::Empty => "empty".to_owned(),
+        Found::Missing => "missing".to_owned(),
+        Found::Outside => "outside".to_owned(),
+    }
+}
+
+#[test]
+fn names_have_places() {
+    let zone = build(&usual(), 1);
+    for (name, expected) in [
+        ("", "apex"),
+        ("ns1", "host 2"),
+        ("ns2.dc", "host 1"),
+        ("dc", "empty"),
+        ("other.dc", "missing"),
+        ("reflect", "reflect"),
+        ("x.reflect", "missing"),
+        ("shop", "empty"),
+        ("prod.shop", "empty"),
+        ("api.prod.shop", "shop/prod/api"),
+        ("API.Prod.SHOP", "shop/prod/api"),
+        ("nope.prod.shop", "missing"),
+        ("test.shop", "missing"),
+        ("site.api.prod.shop", "empty"),
+        ("site.nope.prod.shop", "missing"),
+        ("other.api.prod.shop", "missing"),
+        ("sto.site.api.prod.shop", "shop/prod/api sto"),
+        ("lon.site.api.prod.shop", "missing"),
+        ("all.site.api.prod.shop", "shop/prod/api all"),
+        ("x.all.site.api.prod.shop", "missing"),
+        ("sto.other.api.prod.shop", "missing"),
+    ] {
+        assert_eq!(kind(&zone, name), expected, "{name}");
+    }
+    let outside = LowerName::parse("example.").expect("a name");
+    assert!(matches!(zone.find(&outside), Found::Outside));
+}
+
+#[test]
+fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
+    let old = build(&usual(), 1);
+    let api: ServiceId = "shop/prod/api".parse().expect("an id");
+    let new: ServiceId = "web/test/one".parse().expect("an id");
+    let moved = answers("shop/prod/api", weighted(&[("sto", 1)]));
+    let changes = BTreeMap::from([
+        (api.clone(), Some(moved.clone())),
+        (new.clone(), Some(answers("web/test/one", weighted(&[("osl", 1)])))),
+    ]);
+    let next = old.with(&changes, Serial(2)).expect("valid names");
+    assert_eq!((old.serial(), next.serial()), (Serial(1), Serial(2)));
+    assert_eq!(next.answers(&api), Some(&moved));
+    assert_ne!(old.answers(&api), Some(&moved));
+    assert_eq!((kind(&old, "web"), kind(&next, "web")), ("missing".into(), "empty".into()));
+    assert_eq!((old.len(), next.len()), (9, 10));
+    // Parts that nothing changed in are the very same.
+    let shared = |(a, b): &(&Arc<Part>, &Arc<Part>)| Arc::ptr_eq(a, b);
+    let same = old.parts.iter().zip(&next.parts).filter(shared).count();
+    assert_eq!(same, PARTS - 2);
+
+    let gone = BTreeMap::from([(new.clone(), None), (api, None)]);
+    let last = next.with(&gone, Serial(3)).expect("valid names");
+    assert_eq!(kind(&last, "test.web"), "missing");
+    assert_eq!(kind(&last, "web"), "missing");
+    assert_eq!(kind(&last, "shop"), "empty");
+    assert_eq!(last.with(&gone, Serial(4)).expect("valid").len(), 8);
+}
+
+#[test]
+fn incremental_equals_full() {
+    let api: ServiceId = "shop/prod/api".parse().expect("an id");
+    let mut all = usual();
+    let first = build(&services([]), 1);
+    let changes = all.iter().map(|(id, a)| (id.clone(), Some(a.clone())));
+    let filled = first.with(&changes.collect(), Serial(2)).expect("valid");
+    let without = filled.with(&BTreeMap::from([(api.clone(), None)]), Serial(3)).expect("valid");
+    all.remove(&api);
+    let full = build(&all, 3);
+    assert_eq!(without.empty, full.empty);
+    for (mine, theirs) in without.parts.iter().zip(&full.parts) {
+        let view = |part: &Part| -> BTreeMap<Box<[u8]>, (ServiceAnswers, Plan, u32)> {
+            let row = |e: &Entry| (e.answers.clone(), e.plan.clone(), e.ttl);
+            part.iter().map(|(k, e)| (k.clone(), row(e))).collect()
+        };
+        assert_eq!(view(mine), view(theirs));
+    }
+}
+
+#[test]
+fn only_newer_snapshots_are_published() {
+    let current = ArcSwap::from_pointee(build(&usual(), 5));
+    for serial in [5, 4, 5u32.wrapping_add(1 << 31)] {
+        assert_eq!(
+            publish(&current, build(&usual(), serial)),
+            Err(StaleSerial { current: Serial(5), offered: Serial(serial) })
+        );
+    }
+    assert_eq!(publish(&current, build(&usual(), 6)), Ok(()));
+    assert_eq!(current.load().serial(), Serial(6));
+}
+
+#[test]
+fn bad_names_are_errors_that_say_which() {
+    let fabric = fabric();
+    let build = |zone: &fabric::Zone| {
+        let services = BTreeMap::new();
+        Zone::build(ZoneSource {
+            zone,
+            fabric: &fabric,
+            home: None,
+            serial: Serial(1),
+            services: &services,
+        })
+    };
+    let mut bad = fabric.zone.clone();
+    bad.name = "a..b.".to_owned();
+    assert!(matches!(build(&bad), Err(ZoneError::Name { .. })));
+    let mut bad = fabric.zone.clone();
+    bad.hostmaster = "x".repeat(64);
+    assert!(matches!(build(&bad), Err(ZoneError::Hostmaster { .. })));
+    let mut bad = fabric.zone.clone();
+    bad.ns[1].name = "..".to_owned();
+    assert!(matches!(build(&bad), Err(ZoneError::NameServer { .. })));
+}

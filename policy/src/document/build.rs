@@ -1,0 +1,216 @@
+//! From checked documents to domain types. Every document is taken apart in full, so that a new
+//! key cannot be forgotten here.
+//!
+//! Runs only when no mistake was found; the invariants it expects are those of the checks.
+
+use super::canonical;
+use super::fabric_file::{ClusterDoc, FabricDoc, Head, NodeDoc, OperatorDoc, SafetyDoc, SiteDoc};
+use super::link_file::{EndDoc, LinkDoc};
+use super::read::At;
+use super::service_file::{BackendDoc, IsolationDoc, RampDoc, ServiceDoc, SitesDoc};
+use crate::fabric::{
+    ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, UnknownClient,
+};
+use crate::service::{Backend, Isolation, Mode, Readmit, Service, Standby};
+
+const CHECKED: &str = "checked: a file with a missing or broken key is refused";
+
+fn values<T>(list: Vec<At<T>>) -> Vec<T> {
+    list.into_iter().map(|at| at.value).collect()
+}
+
+/// `later` is what the file says about keys without a function yet; it counts for the hash.
+pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
+    let FabricDoc {
+        head,
+        zone,
+        sites,
+        sites_span: _,
+        nodes,
+        clusters,
+        clients,
+        links,
+        operators,
+        bus,
+        safety,
+        whole: _,
+    } = doc;
+    let Head { name, generation, vip_ranges, anchors, unknown_client } = head;
+    let client =
+        |(prefix, site): (At<_>, At<_>)| ClientPrefix { prefix: prefix.value, site: site.value };
+    let mut fabric = Fabric {
+        name,
+        generation: generation.expect(CHECKED),
+        hash: String::new(),
+        vip_ranges: values(vip_ranges),
+        anchors,
+        unknown_client: unknown_client.unwrap_or(UnknownClient::Primary),
+        zone: zone.expect(CHECKED),
+        sites: sites.into_iter().map(site).collect(),
+        nodes: nodes.into_iter().map(node).collect(),
+        clusters: clusters.into_iter().map(cluster).collect(),
+        clients: clients.into_iter().map(client).collect(),
+        links: links.into_iter().map(link).collect(),
+        operators: operators.into_iter().map(operator).collect(),
+        bus,
+        safety: safety.into_iter().map(safety_rule).collect(),
+    };
+    fabric.hash = canonical::hash(&fabric, later);
+    fabric
+}
+
+fn site(doc: SiteDoc) -> Site {
+    let SiteDoc {
+        id,
+        region,
+        rank,
+        capacity,
+        prefixes,
+        prefixes_given: _,
+        prefixes_whole: _,
+        nats,
+        leaf,
+        leaf_key,
+    } = doc;
+    Site {
+        id: id.value,
+        region,
+        rank: rank.expect(CHECKED).value,
+        capacity,
+        prefixes: values(prefixes),
+        nats,
+        leaf,
+        leaf_key: leaf_key.map(|k| k.value),
+    }
+}
+
+fn node(doc: NodeDoc) -> Node {
+    let NodeDoc { id, site, role, addresses, core, outer, key, voter } = doc;
+    Node {
+        id: id.value,
+        site: site.value,
+        role,
+        addresses: values(addresses),
+        core: core.map(|c| c.value).unwrap_or_default(),
+        outer: outer.map(|o| o.value),
+        key: key.expect(CHECKED).value,
+        voter: voter.is_some(),
+    }
+}
+
+fn cluster(doc: ClusterDoc) -> Cluster {
+    let ClusterDoc { id, site } = doc;
+    Cluster { id: id.value, site: site.value }
+}
+
+fn link(doc: LinkDoc) -> Link {
+    let LinkDoc { id, cost, capacity_bps, risk, a, b } = doc;
+    Link { id: id.value, cost, capacity_bps, risk, a: link_end(a), b: link_end(b) }
+}
+
+fn link_end(doc: EndDoc) -> LinkEnd {
+    let EndDoc { node, interface, addresses, gateway } = doc;
+    LinkEnd {
+        node: node.value,
+        interface: interface.expect(CHECKED).value,
+        addresses: values(addresses),
+        gateway: values(gateway),
+    }
+}
+
+fn operator(doc: OperatorDoc) -> Operator {
+    let OperatorDoc { name, key, roles, services } = doc;
+    Operator { name: name.value, key: key.expect(CHECKED).value, roles, services }
+}
+
+fn safety_rule(doc: SafetyDoc) -> SafetyRule {
+    let SafetyDoc { id, at_least, of, owner } = doc;
+    SafetyRule { id: id.value, at_least: at_least.expect(CHECKED).value, of: values(of), owner }
+}
+
+pub(super) fn service(doc: ServiceDoc) -> Service {
+    let ServiceDoc {
+        id,
+        category,
+        sites,
+        vips,
+        backends,
+        backends_span: _,
+        backends_whole: _,
+        addresses,
+        isolation,
+        handover,
+        trigger,
+        approvals,
+        residency,
+        ramp,
+        sticky,
+        prefer,
+        all_down,
+        ttl,
+        ports,
+        health,
+        hold_down,
+        drain,
+        gates,
+    } = doc;
+    // `lease` and `exclusive` were refused.
+    let IsolationDoc { word: _, fence: _, overlapping_handover: _ } = isolation;
+    let RampDoc { steps, dwell, span: _ } = ramp;
+    let backends = backends
+        .into_iter()
+        .map(|(site, list)| (site.value, list.into_iter().map(backend).collect()));
+    let addresses = addresses.into_iter().map(|(s, list)| (s.value, values(list)));
+    Service {
+        id: id.value,
+        category,
+        mode: mode(sites),
+        vips: values(vips),
+        backends: backends.collect(),
+        addresses: addresses.collect(),
+        handover,
+        isolation: Isolation::Static,
+        trigger,
+        approvals: approvals.value,
+        residency: values(residency),
+        ramp: steps,
+        ramp_dwell: dwell,
+        sticky,
+        prefer,
+        all_down,
+        ttl,
+        ports,
+        health,
+        hold_down,
+        drain,
+        gates,
+    }
+}
+
+fn backend(doc: BackendDoc) -> Backend {
+    let BackendDoc { address, cluster, weight } = doc;
+    Backend { address: address.value, cluster: cluster.map(|c| c.value), weight }
+}
+
+fn mode(doc: SitesDoc) -> Mode {
+    let SitesDoc {
+        active_active,
+        primary,
+        standby,
+        standby_span: _,
+        active,
+        active_span: _,
+        readmit,
+        whole: _,
+        span: _,
+    } = doc;
+    if active_active {
+        return Mode::ActiveActive {
+            active: values(active),
+            readmit: readmit.map_or(Readmit::Manual, |r| r.value),
+        };
+    }
+    let standby =
+        standby.into_iter().map(|(site, min_healthy)| Standby { site: site.value, min_healthy });
+    Mode::ActivePassive { primary: primary.expect(CHECKED).value, standby: standby.collect() }
+}

@@ -1,0 +1,112 @@
+//! The hash of what a fabric file means. Nodes compare it, so the rendering below is part of the
+//! protocol between agents: it changes only together with the meaning of a key.
+
+use serde_json::{Value, json};
+
+use crate::fabric::{
+    BusKeys, ClientPrefix, Cluster, Fabric, Link, LinkEnd, NameServer, Node, Operator,
+    OperatorRole, Role, SafetyRule, Site, UnknownClient, Zone,
+};
+use crate::id::sha256_hex;
+
+/// SHA-256 in lower-case hexadecimal over one line of JSON made of arrays alone: no key order, no
+/// layout and no spelling of an address can change it. Places in lists count: they are identities.
+pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
+    let Fabric {
+        name,
+        generation,
+        hash: _,
+        vip_ranges,
+        anchors,
+        unknown_client,
+        zone: Zone { name: zone, hostmaster, ns },
+        sites,
+        nodes,
+        clusters,
+        clients,
+        links,
+        operators,
+        bus: BusKeys { admin, system, ca },
+        safety,
+    } = fabric;
+    let unknown_client = match unknown_client {
+        UnknownClient::Primary => "primary",
+        UnknownClient::Nearest => "nearest",
+    };
+    let ns = ns.iter().map(|NameServer { name, addresses }| json!([name, texts(addresses)]));
+    let clusters = clusters.iter().map(|Cluster { id, site }| json!([id.as_str(), site.as_str()]));
+    let clients = clients
+        .iter()
+        .map(|ClientPrefix { prefix, site }| json!([prefix.to_string(), site.as_str()]));
+    let whole = json!([
+        "nett-fabric-1",
+        name,
+        generation.0,
+        texts(vip_ranges),
+        texts(anchors),
+        unknown_client,
+        [zone, hostmaster, list(ns)],
+        list(sites.iter().map(site)),
+        list(nodes.iter().map(node)),
+        list(clusters),
+        list(clients),
+        list(links.iter().map(link)),
+        list(operators.iter().map(operator)),
+        [admin, system, ca],
+        list(safety.iter().map(safety_rule)),
+        later,
+    ]);
+    sha256_hex(whole.to_string().as_bytes())
+}
+
+fn list(items: impl Iterator<Item = Value>) -> Value {
+    Value::Array(items.collect())
+}
+
+fn texts<T: std::fmt::Display>(items: &[T]) -> Value {
+    list(items.iter().map(|i| Value::String(i.to_string())))
+}
+
+fn site(site: &Site) -> Value {
+    let Site { id, region, rank, capacity, prefixes, nats, leaf, leaf_key } = site;
+    let prefixes = texts(prefixes);
+    json!([id.as_str(), region, rank, capacity, prefixes, nats, leaf, leaf_key])
+}
+
+fn node(node: &Node) -> Value {
+    let Node { id, site, role, addresses, core, outer, key, voter } = node;
+    let role = match role {
+        Role::Border => "border",
+        Role::Route => "route",
+        Role::Witness => "witness",
+    };
+    let addresses = texts(addresses);
+    json!([id.as_str(), site.as_str(), role, addresses, core, outer, key, voter])
+}
+
+fn link(link: &Link) -> Value {
+    let Link { id, cost, capacity_bps, risk, a, b } = link;
+    json!([id.as_str(), cost, capacity_bps, risk, link_end(a), link_end(b)])
+}
+
+fn link_end(end: &LinkEnd) -> Value {
+    let LinkEnd { node, interface, addresses, gateway } = end;
+    json!([node.as_str(), interface, texts(addresses), texts(gateway)])
+}
+
+fn operator(operator: &Operator) -> Value {
+    let Operator { name, key, roles, services } = operator;
+    let role = |r: &OperatorRole| match r {
+        OperatorRole::Operator => "operator",
+        OperatorRole::Approver => "approver",
+        OperatorRole::Gate => "gate",
+        OperatorRole::Viewer => "viewer",
+    };
+    let roles: Vec<&str> = roles.iter().map(role).collect();
+    json!([name, key, roles, texts(services)])
+}
+
+fn safety_rule(rule: &SafetyRule) -> Value {
+    let SafetyRule { id, at_least, of, owner } = rule;
+    json!([id.as_str(), at_least, texts(of), owner])
+}

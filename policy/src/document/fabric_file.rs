@@ -1,0 +1,431 @@
+//! `fabric.toml` as written: shapes and single values are checked, nothing is compared yet.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::code::Code;
+use super::diagnostic::Span;
+use super::form;
+use super::link_file::{LinkDoc, link};
+use super::read::{At, Reader, Section};
+use super::tree::Value;
+use crate::fabric::{BusKeys, NameServer, OperatorRole, Role, UnknownClient, Zone};
+use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId};
+
+/// Elements that could not be read at all are missing from the lists; `whole` says that none is,
+/// so that a reference to nothing known is a mistake of its own.
+#[derive(Debug)]
+pub(super) struct FabricDoc {
+    pub(super) head: Head,
+    pub(super) zone: Option<Zone>,
+    pub(super) sites: Vec<SiteDoc>,
+    pub(super) sites_span: Option<Span>,
+    pub(super) nodes: Vec<NodeDoc>,
+    pub(super) clusters: Vec<ClusterDoc>,
+    pub(super) clients: Vec<(At<IpNet>, At<SiteId>)>,
+    pub(super) links: Vec<LinkDoc>,
+    pub(super) operators: Vec<OperatorDoc>,
+    pub(super) bus: BusKeys,
+    pub(super) safety: Vec<SafetyDoc>,
+    pub(super) whole: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    pub(super) name: String,
+    pub(super) generation: Option<Generation>,
+    pub(super) vip_ranges: Vec<At<IpNet>>,
+    pub(super) anchors: Vec<IpAddr>,
+    pub(super) unknown_client: Option<UnknownClient>,
+}
+
+#[derive(Debug)]
+pub(super) struct SiteDoc {
+    pub(super) id: At<SiteId>,
+    pub(super) region: Option<String>,
+    pub(super) rank: Option<At<u32>>,
+    pub(super) capacity: u32,
+    pub(super) prefixes: Vec<At<IpNet>>,
+    pub(super) prefixes_given: bool,
+    /// False when a prefix may be missing because it could not be read.
+    pub(super) prefixes_whole: bool,
+    pub(super) nats: Vec<String>,
+    pub(super) leaf: Vec<String>,
+    pub(super) leaf_key: Option<At<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct NodeDoc {
+    pub(super) id: At<NodeId>,
+    pub(super) site: At<SiteId>,
+    pub(super) role: Role,
+    pub(super) addresses: Vec<At<IpAddr>>,
+    pub(super) core: Option<At<String>>,
+    pub(super) outer: Option<At<String>>,
+    pub(super) key: Option<At<String>>,
+    pub(super) voter: Option<Span>,
+}
+
+#[derive(Debug)]
+pub(super) struct ClusterDoc {
+    pub(super) id: At<ClusterId>,
+    pub(super) site: At<SiteId>,
+}
+
+#[derive(Debug)]
+pub(super) struct OperatorDoc {
+    pub(super) name: At<String>,
+    pub(super) key: Option<At<String>>,
+    pub(super) roles: Vec<OperatorRole>,
+    pub(super) services: Vec<Selector>,
+}
+
+#[derive(Debug)]
+pub(super) struct SafetyDoc {
+    pub(super) id: At<RuleId>,
+    pub(super) at_least: Option<At<u32>>,
+    pub(super) of: Vec<At<SiteId>>,
+    pub(super) owner: String,
+}
+
+/// Reads the file; `None` when its syntax is broken.
+pub(super) fn read(reader: &Reader<'_>) -> Option<FabricDoc> {
+    let root = reader.parse()?;
+    reader.section(&root, "the fabric file", |s| Some(root_of(reader, s)))
+}
+
+fn root_of(r: &Reader<'_>, s: &Section<'_, '_>) -> FabricDoc {
+    let mut whole = true;
+    let head = s.required("fabric").and_then(|v| r.section(v, "[fabric]", |s| Some(head(r, s))));
+    let zone = s.required("zone").and_then(|v| r.section(v, "[zone]", |s| zone(r, s)));
+    let sites = s.required("site");
+    let mut all = Elements { reader: r, whole: &mut whole };
+    let doc = FabricDoc {
+        head: head.unwrap_or_default(),
+        zone,
+        sites: all.read(sites, "[[site]]", site),
+        sites_span: sites.map(|_| s.span_of("site")),
+        nodes: all.read(s.optional("node"), "[[node]]", node),
+        clusters: all.read(s.optional("cluster"), "[[cluster]]", cluster),
+        clients: all.read(s.optional("client"), "[[client]]", client),
+        links: all.read(s.optional("link"), "[[link]]", link),
+        operators: all.read(s.optional("operator"), "[[operator]]", operator),
+        bus: s
+            .optional("bus")
+            .and_then(|v| r.section(v, "[bus]", |s| Some(bus(r, s))))
+            .unwrap_or(NO_BUS_KEYS),
+        safety: all.read(s.optional("safety"), "[[safety]]", safety),
+        whole: true,
+    };
+    s.later("freeze", |v| {
+        r.items(v, |v| r.section(v, "[[freeze]]", |s| freeze(r, s)));
+    });
+    s.later("notify", |v| {
+        r.section(v, "[notify]", |s| notify(r, s));
+    });
+    FabricDoc { whole, ..doc }
+}
+
+const NO_BUS_KEYS: BusKeys = BusKeys { admin: None, system: None, ca: None };
+
+/// Reads arrays of tables and remembers whether an element was lost.
+struct Elements<'a, 'f> {
+    reader: &'a Reader<'f>,
+    whole: &'a mut bool,
+}
+
+impl<'f> Elements<'_, 'f> {
+    fn read<T>(
+        &mut self,
+        value: Option<&Value>,
+        name: &str,
+        element: fn(&Reader<'f>, &Section<'_, 'f>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(value) = value else {
+            return Vec::new();
+        };
+        if !value.is_list() {
+            *self.whole = false;
+        }
+        let r = self.reader;
+        r.items(value, |v| {
+            let read = r.section(v, name, |s| element(r, s));
+            *self.whole &= read.is_some();
+            read
+        })
+    }
+}
+
+fn head(r: &Reader<'_>, s: &Section<'_, '_>) -> Head {
+    let head = Head {
+        name: s
+            .required("name")
+            .and_then(|v| r.parse_text(v, form::name))
+            .map(|n| n.value)
+            .unwrap_or_default(),
+        generation: s
+            .required("generation")
+            .and_then(|v| r.integer(v, 1..=u64::MAX >> 1))
+            .map(|g| Generation(g.value)),
+        vip_ranges: s
+            .required("vip_ranges")
+            .map(|v| r.items(v, |v| r.parse_text(v, form::cidr)))
+            .unwrap_or_default(),
+        anchors: Vec::new(),
+        unknown_client: s
+            .optional("unknown_client")
+            .and_then(|v| r.choice(v, UNKNOWN_CLIENT))
+            .map(|c| c.value),
+    };
+    let mut anchors = Vec::new();
+    s.later("anchors", |v| {
+        anchors = r.items(v, |v| r.parse_text(v, form::address));
+    });
+    s.later("lease", |v| {
+        r.section(v, "lease", |s| lease(r, s));
+    });
+    Head { anchors: anchors.into_iter().map(|a| a.value).collect(), ..head }
+}
+
+const UNKNOWN_CLIENT: &[(&str, UnknownClient)] =
+    &[("primary", UnknownClient::Primary), ("nearest", UnknownClient::Nearest)];
+
+/// The wait covers a clock that runs 1 % slow and one second of delivery.
+fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
+    let duration = s.required("duration").and_then(|v| r.parse_text(v, form::some_time));
+    let wait = s.required("wait").and_then(|v| r.parse_text(v, form::some_time));
+    let (duration, wait) = (duration?, wait?);
+    let least = duration.value + duration.value / 100 + Duration::from_secs(1);
+    if wait.value < least {
+        let message = format!(
+            "a wait of {} ms is too short for a lease of {} ms",
+            wait.value.as_millis(),
+            duration.value.as_millis()
+        );
+        let hint = format!("at least the duration x 1.01 + 1 s: `{}ms`", least.as_millis());
+        r.report(r.mistake(Code::LeaseWaitTooShort, wait.span, message).hint(hint));
+    }
+    Some(())
+}
+
+fn zone(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Zone> {
+    let name = s.required("name").and_then(|v| r.parse_text(v, form::domain));
+    let hostmaster = s.required("hostmaster").and_then(|v| r.parse_text(v, form::domain));
+    let zone = name.as_ref().map(|n| n.value.as_str());
+    let ns = s
+        .required("ns")
+        .map(|v| r.items(v, |v| r.section(v, "ns", |s| name_server(r, s, zone))))
+        .unwrap_or_default();
+    s.later("dnssec", |v| {
+        r.section(v, "dnssec", |s| s.required("csk").and_then(|v| r.parse_text(v, form::words)));
+    });
+    s.later("transfer", |v| {
+        r.items(v, |v| {
+            r.section(v, "transfer", |s| {
+                let to = s.required("to").and_then(|v| r.parse_text(v, form::address));
+                let tsig = s.required("tsig");
+                to.zip(tsig.and_then(|v| r.parse_text(v, form::words)))
+            })
+        });
+    });
+    Some(Zone { name: name?.value, hostmaster: hostmaster?.value, ns })
+}
+
+/// A name server whose name lies in the zone can only be found through glue.
+fn name_server(r: &Reader<'_>, s: &Section<'_, '_>, zone: Option<&str>) -> Option<NameServer> {
+    let name = s.required("name").and_then(|v| r.parse_text(v, form::domain));
+    let addresses: Vec<At<IpAddr>> = s
+        .optional("addresses")
+        .map(|v| r.items(v, |v| r.parse_text(v, form::address)))
+        .unwrap_or_default();
+    let name = name?;
+    let inside = zone.is_some_and(|z| name.value == z || name.value.ends_with(&format!(".{z}")));
+    if inside && addresses.is_empty() {
+        let message = format!("`{}` lies in the zone and has no address", name.value);
+        r.report(
+            r.mistake(Code::NsWithoutAddress, name.span, message)
+                .hint("add `addresses`, or use a name outside the zone"),
+        );
+    }
+    Some(NameServer {
+        name: name.value,
+        addresses: addresses.into_iter().map(|a| a.value).collect(),
+    })
+}
+
+fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {
+    let urls = |key| {
+        let found = s.optional(key);
+        let urls = found.map(|v| r.items(v, |v| r.parse_text(v, form::url)));
+        let urls = urls.unwrap_or_default();
+        urls.into_iter().map(|u| u.value).collect()
+    };
+    let id = s.required("id").and_then(|v| r.parse_text(v, form::id));
+    let region = s.optional("region").and_then(|v| r.parse_text(v, form::name));
+    let rank = s.required("rank").and_then(|v| r.integer(v, 1..=65_535));
+    let capacity = s.optional("capacity").and_then(|v| r.integer(v, 1..=1_000_000));
+    let prefixes = s.optional("prefixes");
+    let prefixes_given = prefixes.is_some();
+    let prefixes_count = prefixes.map_or(Some(0), Value::list_len);
+    let prefixes =
+        prefixes.map(|v| r.items(v, |v| r.parse_text(v, form::cidr))).unwrap_or_default();
+    let (nats, leaf) = (urls("nats"), urls("leaf"));
+    let leaf_key = s.optional("leaf_key").and_then(|v| r.parse_text(v, form::nkey));
+    Some(SiteDoc {
+        id: id?,
+        region: region.map(|r| r.value),
+        rank,
+        capacity: capacity.map_or(CAPACITY, |c| c.value),
+        prefixes_whole: prefixes_count == Some(prefixes.len()),
+        prefixes,
+        prefixes_given,
+        nats,
+        leaf,
+        leaf_key,
+    })
+}
+
+/// The capacity of a site that does not state one; only the ratio between sites matters.
+const CAPACITY: u32 = 100;
+
+const ROLES: &[(&str, Role)] =
+    &[("border", Role::Border), ("route", Role::Route), ("witness", Role::Witness)];
+
+fn node(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<NodeDoc> {
+    let id = s.required("id").and_then(|v| r.parse_text(v, form::id::<NodeId>));
+    let site = s.required("site").and_then(|v| r.parse_text(v, form::id));
+    let role = s.required("role").and_then(|v| r.choice(v, ROLES));
+    let witness = role.is_some_and(|r| r.value == Role::Witness);
+    let needed = |key| {
+        if witness { s.optional(key) } else { s.required(key) }
+    };
+    let addresses = needed("addresses")
+        .map(|v| r.items(v, |v| r.parse_text(v, form::address)))
+        .unwrap_or_default();
+    let core = needed("core").and_then(|v| r.parse_text(v, form::interface));
+    let outer = s.optional("outer").and_then(|v| r.parse_text(v, form::interface));
+    let key = s.required("key").and_then(|v| r.parse_text(v, form::nkey));
+    let voter = s.optional("voter");
+    let votes = voter.and_then(|v| r.boolean(v)).unwrap_or(false);
+    Some(NodeDoc {
+        id: id?,
+        site: site?,
+        role: role?.value,
+        addresses,
+        core,
+        outer,
+        key,
+        voter: votes.then(|| s.span_of("voter")),
+    })
+}
+
+fn cluster(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ClusterDoc> {
+    let id = s.required("id").and_then(|v| r.parse_text(v, form::id));
+    let site = s.required("site").and_then(|v| r.parse_text(v, form::id));
+    Some(ClusterDoc { id: id?, site: site? })
+}
+
+fn client(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<(At<IpNet>, At<SiteId>)> {
+    let prefix = s.required("prefix").and_then(|v| r.parse_text(v, form::cidr));
+    let site = s.required("site").and_then(|v| r.parse_text(v, form::id));
+    prefix.zip(site)
+}
+
+const OPERATOR_ROLES: &[(&str, OperatorRole)] = &[
+    ("operator", OperatorRole::Operator),
+    ("approver", OperatorRole::Approver),
+    ("gate", OperatorRole::Gate),
+    ("viewer", OperatorRole::Viewer),
+];
+
+fn operator(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<OperatorDoc> {
+    let name = s.required("name").and_then(|v| r.parse_text(v, form::person));
+    let key = s.required("key").and_then(|v| r.parse_text(v, form::nkey));
+    let mut roles: Vec<OperatorRole> = s
+        .required("roles")
+        .map(|v| r.items(v, |v| r.choice(v, OPERATOR_ROLES)))
+        .unwrap_or_default()
+        .into_iter()
+        .map(|c| c.value)
+        .collect();
+    roles.sort_unstable();
+    roles.dedup();
+    let services = s
+        .optional("services")
+        .map(|v| r.items(v, |v| r.parse_text(v, form::selector)))
+        .unwrap_or_default();
+    Some(OperatorDoc {
+        name: name?,
+        key,
+        roles,
+        services: services.into_iter().map(|s| s.value).collect(),
+    })
+}
+
+fn bus(r: &Reader<'_>, s: &Section<'_, '_>) -> BusKeys {
+    let key = |key| {
+        let found = s.optional(key).and_then(|v| r.parse_text(v, form::nkey));
+        found.map(|k| k.value)
+    };
+    BusKeys {
+        admin: key("admin"),
+        system: key("system"),
+        ca: s.optional("ca").and_then(|v| r.parse_text(v, form::words)).map(|c| c.value),
+    }
+}
+
+fn safety(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SafetyDoc> {
+    let id = s.required("id").and_then(|v| r.parse_text(v, form::id));
+    let at_least = s.required("at_least").and_then(|v| r.integer(v, 1..=65_535));
+    let of =
+        s.required("of").map(|v| r.items(v, |v| r.parse_text(v, form::id))).unwrap_or_default();
+    let owner = s.required("owner").and_then(|v| r.parse_text(v, form::words));
+    Some(SafetyDoc { id: id?, at_least, of, owner: owner.map(|o| o.value).unwrap_or_default() })
+}
+
+const VERBS: &[(&str, ())] = &[
+    ("failover", ()),
+    ("failback", ()),
+    ("steer", ()),
+    ("drain", ()),
+    ("undrain", ()),
+    ("evacuate", ()),
+    ("hold", ()),
+    ("release", ()),
+    ("revert", ()),
+];
+
+fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
+    let from = s.required("from").and_then(|v| r.parse_text(v, form::time));
+    let to = s.required("to").and_then(|v| r.parse_text(v, form::time));
+    if let Some(v) = s.optional("services") {
+        r.items(v, |v| r.parse_text(v, form::selector));
+    }
+    if let Some(v) = s.optional("except") {
+        r.items(v, |v| r.choice(v, VERBS));
+    }
+    let (from, to) = (from?, to?);
+    if to.value <= from.value {
+        let message = "this freeze ends before it begins";
+        r.report(
+            r.mistake(Code::FreezeEmpty, to.span, message)
+                .related(r.place(from.span), "it begins here"),
+        );
+    }
+    Some(())
+}
+
+const OCCASIONS: &[(&str, ())] =
+    &[("proposal", ()), ("refusal", ()), ("waiting", ()), ("redundancy", ())];
+
+fn notify(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
+    if let Some(v) = s.required("exec") {
+        r.items(v, |v| r.parse_text(v, form::words));
+    }
+    if let Some(v) = s.optional("on") {
+        r.items(v, |v| r.choice(v, OCCASIONS));
+    }
+    Some(())
+}

@@ -1,0 +1,187 @@
+//! What the log wants now: a reading of the fold.
+//!
+//! Per subject a register holds the winning effective change: highest epoch, then lowest rank, then
+//! lowest site, then lowest entry id. Per service the winning move tells how far its handover has
+//! come; once that task is done the placement is computed from the registers alone.
+
+use std::collections::BTreeMap;
+
+use super::entry::{Change, Directive, Effect, Object, Outcome, Subject};
+use super::fold::{Fact, Fold};
+use crate::fabric::Fabric;
+use crate::id::{EntryId, Epoch, ServiceId, SiteId};
+use crate::service::Catalog;
+use crate::task::steps::{Step, steps, traffic_at};
+use crate::task::view::Reading;
+use crate::traffic::Traffic;
+
+/// The two things every reading needs beside the log.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    pub fabric: &'a Fabric,
+    pub catalog: &'a Catalog,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Intent {
+    registers: BTreeMap<Subject, Held>,
+    movers: BTreeMap<ServiceId, Mover>,
+}
+
+/// The winner of a register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub order: Order,
+    pub change: Change,
+}
+
+/// The winning move of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mover {
+    pub order: Order,
+    pub progress: Progress,
+    /// The state the task has brought the service to; decides until the task is done.
+    pub traffic: Traffic,
+    /// The epoch that the service's answers carry.
+    pub epoch: Epoch,
+}
+
+/// How far a task has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// The last step that was started; 0 is none.
+    Step(u32),
+    Done,
+}
+
+/// Orders the effects on one subject; the greatest wins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub epoch: Epoch,
+    pub rank: u32,
+    pub site: SiteId,
+    /// The task whose effect it is.
+    pub task: EntryId,
+}
+
+// === impl Order ===
+
+impl PartialOrd for Order {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Order {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let low = |o: &Self| (o.rank, o.site.clone(), o.task.clone());
+        self.epoch.cmp(&other.epoch).then_with(|| low(other).cmp(&low(self)))
+    }
+}
+
+// === impl Intent ===
+
+impl Intent {
+    pub fn read(fold: &Fold, world: World<'_>) -> Self {
+        let mut intent = Self::default();
+        for (task, written, _) in fold.commands() {
+            let Some(record) = fold.task(task) else {
+                continue;
+            };
+            let Some(fact) = record.effect() else {
+                continue;
+            };
+            let Fact::Effective { effect, .. } = &fact.what else {
+                continue;
+            };
+            let reading = Reading::of(record);
+            let progress = match reading.end {
+                Some(Outcome::Done) => Progress::Done,
+                Some(_) | None => Progress::Step(reading.started),
+            };
+            intent.apply(world, &Doing { task, site: &written.site, effect, progress });
+        }
+        intent
+    }
+
+    /// Lets an effect win what it wins. Also used to ask "what if" for a plan.
+    pub fn apply(&mut self, world: World<'_>, doing: &Doing<'_>) {
+        let Effect { rank, writes, moves } = doing.effect;
+        let order = |epoch: Epoch| Order {
+            epoch,
+            rank: *rank,
+            site: doing.site.clone(),
+            task: doing.task.clone(),
+        };
+        for write in writes {
+            let held = Held { order: order(write.epoch), change: write.change.clone() };
+            match self.registers.get(&write.change.subject()) {
+                Some(old) if old.order > held.order => {}
+                Some(_) | None => drop(self.registers.insert(write.change.subject(), held)),
+            }
+        }
+        let steps: Vec<Step> = steps(moves, world);
+        for a_move in moves {
+            let order = order(a_move.epoch);
+            if self.movers.get(&a_move.service).is_some_and(|old| old.order > order) {
+                continue;
+            }
+            let at = match doing.progress {
+                Progress::Step(number) => number,
+                Progress::Done => u32::MAX,
+            };
+            let (traffic, epoch) = traffic_at(&steps, a_move, at);
+            let mover = Mover { order, progress: doing.progress, traffic, epoch };
+            self.movers.insert(a_move.service.clone(), mover);
+        }
+    }
+
+    pub fn held(&self, subject: &Subject) -> Option<&Held> {
+        self.registers.get(subject)
+    }
+
+    pub fn mover(&self, service: &ServiceId) -> Option<&Mover> {
+        self.movers.get(service)
+    }
+
+    pub fn directive(&self, service: &ServiceId) -> &Directive {
+        match self.held(&Subject::Service(service.clone())).map(|h| &h.change) {
+            Some(Change::Service(_, directive)) => directive,
+            Some(Change::Drained(..)) | None => &Directive::Nominal,
+        }
+    }
+
+    pub fn is_drained(&self, object: &Object) -> bool {
+        let held = self.held(&Subject::Drained(object.clone()));
+        matches!(held.map(|h| &h.change), Some(Change::Drained(_, true)))
+    }
+
+    /// Drained as a site, or for this service only.
+    pub fn is_drained_at(&self, service: &ServiceId, site: &SiteId) -> bool {
+        self.is_drained(&Object::Site(site.clone()))
+            || self.is_drained(&Object::ServiceAt(service.clone(), site.clone()))
+    }
+
+    /// The register's present value, as a change that would write it again.
+    pub fn value(&self, subject: &Subject) -> Change {
+        match (self.held(subject), subject) {
+            (Some(held), _) => held.change.clone(),
+            (None, Subject::Service(id)) => Change::Service(id.clone(), Directive::Nominal),
+            (None, Subject::Drained(object)) => Change::Drained(object.clone(), false),
+        }
+    }
+
+    /// The highest epoch of the subject; 0 when it was never written.
+    pub fn epoch(&self, subject: &Subject) -> Epoch {
+        self.held(subject).map_or(Epoch(0), |h| h.order.epoch)
+    }
+}
+
+/// An effect with where it comes from and how far it has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Doing<'a> {
+    pub task: &'a EntryId,
+    pub site: &'a SiteId,
+    pub effect: &'a Effect,
+    pub progress: Progress,
+}

@@ -1,0 +1,107 @@
+//! The rule program, identical for border and route node. Priorities are offsets from the base.
+
+use ipnet::IpNet;
+
+use super::Place;
+use super::object::{Layout, NodeState, Rule, RuleAction, Table};
+use super::ways;
+use crate::fabric::{Family, Role};
+
+/// The kernel's main table (RT_TABLE_MAIN, linux/rtnetlink.h).
+const MAIN: Table = Table(254);
+
+pub(super) fn rules(place: Place<'_>, state: &mut NodeState) {
+    for family in Family::BOTH {
+        from_outside(place, family, state);
+        returns(place, family, state);
+        from_inside(place, family, state);
+    }
+}
+
+/// What enters from outside the node's part of the site.
+fn from_outside(place: Place<'_>, family: Family, state: &mut NodeState) {
+    let layout = place.layout;
+    for outer in place.world.fabric.outer_interfaces(place.node) {
+        let mut add = |offset: u32, rule: Rule| {
+            let priority = layout.rule_base + offset;
+            state.rules.insert(Rule { priority, iif: Some(outer.clone()), ..rule });
+        };
+        let sent = (Layout::MARK_SENT, Layout::MARK_CLASS);
+        add(0, Rule { fwmark: Some(sent), ..lookup(family, MAIN) });
+        add(10, lookup(family, layout.table_in));
+        for prefix in own_prefixes(place, family) {
+            add(12, Rule { to: Some(prefix), ..specific(family, MAIN) });
+        }
+        add(19, unreachable(family));
+    }
+}
+
+/// Replies to flows that came from outside leave the way they came.
+fn returns(place: Place<'_>, family: Family, state: &mut NodeState) {
+    let Place { layout, node, world, .. } = place;
+    let indexes: Vec<u8> = match node.role {
+        Role::Border => world.fabric.links_of(&node.id).map(|view| view.index).collect(),
+        Role::Route => {
+            let borders = world.fabric.nodes_of(&node.site, Role::Border);
+            borders.filter_map(|b| world.fabric.place_of(&b.id)).collect()
+        }
+        Role::Witness => Vec::new(),
+    };
+    for index in indexes {
+        let mark = (Layout::MARK_CAME + u32::from(index), layout.mark_mask);
+        let rule = Rule { fwmark: Some(mark), ..lookup(family, layout.table_return(index)) };
+        state.rules.insert(Rule { priority: layout.rule_base + 20, ..rule });
+    }
+    if layout.strict_return {
+        let came = (Layout::MARK_CAME, Layout::MARK_CLASS);
+        let rule = Rule { fwmark: Some(came), ..unreachable(family) };
+        state.rules.insert(Rule { priority: layout.rule_base + 29, ..rule });
+    }
+}
+
+/// What enters from the site itself, from an uplink, or from this node.
+fn from_inside(place: Place<'_>, family: Family, state: &mut NodeState) {
+    let Place { layout, node, world, .. } = place;
+    let mut add = |offset: u32, rule: Rule| {
+        state.rules.insert(Rule { priority: layout.rule_base + offset, ..rule });
+    };
+    if node.role == Role::Border && ways::has_route_nodes(place) {
+        add(25, Rule { iif: Some(node.core.clone()), ..lookup(family, layout.table_core) });
+    }
+    add(30, lookup(family, layout.table_svc));
+    for range in of_family(&world.fabric.vip_ranges, family) {
+        add(31, Rule { to: Some(range), ..unreachable(family) });
+    }
+    add(40, specific(family, MAIN));
+    add(50, lookup(family, layout.table_guard));
+    for prefix in own_prefixes(place, family) {
+        add(51, Rule { to: Some(prefix), ..unreachable(family) });
+    }
+    add(60, lookup(family, layout.table_xs));
+}
+
+fn own_prefixes(place: Place<'_>, family: Family) -> Vec<IpNet> {
+    let site = place.world.fabric.site(&place.node.site).expect("checked: a node's site exists");
+    of_family(&site.prefixes, family)
+}
+
+fn of_family(prefixes: &[IpNet], family: Family) -> Vec<IpNet> {
+    prefixes.iter().filter(|p| Family::of_net(**p) == family).map(IpNet::trunc).collect()
+}
+
+fn rule(family: Family, action: RuleAction) -> Rule {
+    Rule { priority: 0, family, iif: None, fwmark: None, from: None, to: None, action }
+}
+
+fn lookup(family: Family, table: Table) -> Rule {
+    rule(family, RuleAction::Lookup { table, suppress_prefixlength: None })
+}
+
+/// A lookup whose default route does not count.
+fn specific(family: Family, table: Table) -> Rule {
+    rule(family, RuleAction::Lookup { table, suppress_prefixlength: Some(0) })
+}
+
+fn unreachable(family: Family) -> Rule {
+    rule(family, RuleAction::Unreachable)
+}

@@ -1,0 +1,161 @@
+//! The ways a node has: to its own backends, to its neighbours in the site, to other sites. Each
+//! way is a set of weighted members of a group, and puts the single nexthops it uses into the state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::Place;
+use super::object::{Nexthop, NexthopId, NodeState};
+use crate::fabric::{Family, Node, Role};
+use crate::id::{SiteId, Weight};
+use crate::service::Service;
+
+/// Members of a group with their relative shares.
+pub(super) type Members = BTreeMap<NexthopId, Weight>;
+
+/// How a service is delivered inside the site: a border hands it to the route nodes, or to the
+/// backends where the site has no route node; a route node hands it to the backends.
+pub(super) fn local(
+    place: Place<'_>,
+    service: &Service,
+    family: Family,
+    state: &mut NodeState,
+) -> Members {
+    if place.node.role == Role::Border && has_route_nodes(place) {
+        return neighbours(place, Role::Route, family, state);
+    }
+    let ids = backend_ids(place, &place.node.site);
+    let mut members = Members::new();
+    for backend in service.backends(&place.node.site, family) {
+        let id = ids[&backend.address];
+        let interface = place.node.core.clone();
+        let single = Nexthop::Single { gateway: backend.address, interface };
+        state.nexthops.insert(id, single);
+        members.insert(id, backend.weight);
+    }
+    members
+}
+
+/// The way to another site: a border uses its cheapest links there that are up, a route node the
+/// site's borders.
+pub(super) fn remote(
+    place: Place<'_>,
+    site: &SiteId,
+    family: Family,
+    state: &mut NodeState,
+) -> Members {
+    if place.node.role == Role::Route {
+        return neighbours(place, Role::Border, family, state);
+    }
+    let fabric = place.world.fabric;
+    let usable = fabric.links_of(&place.node.id).filter(|view| {
+        view.far_site == site
+            && place.links_up.contains(&view.link.id)
+            && view.gateway(family).is_some()
+    });
+    let usable: Vec<_> = usable.collect();
+    let cheapest = usable.iter().map(|view| view.link.cost).min();
+    let best = usable.iter().filter(|view| Some(view.link.cost) == cheapest);
+    best.map(|view| (link(view, family, state), Weight::ONE)).collect()
+}
+
+/// The single nexthop over a link. Every link that is up has one, so that a flip needs no
+/// resolution.
+pub(super) fn link(
+    view: &crate::fabric::LinkView<'_>,
+    family: Family,
+    state: &mut NodeState,
+) -> NexthopId {
+    let id = NexthopId::link(view.index, family);
+    let gateway = view.gateway(family).expect("the caller asked for links with this family");
+    let interface = view.near.interface.clone();
+    state.nexthops.insert(id, Nexthop::Single { gateway, interface });
+    id
+}
+
+/// The other nodes of the site with a role, by their addresses of one family.
+pub(super) fn neighbours(
+    place: Place<'_>,
+    role: Role,
+    family: Family,
+    state: &mut NodeState,
+) -> Members {
+    let fabric = place.world.fabric;
+    let mut members = Members::new();
+    for other in fabric.nodes_of(&place.node.site, role) {
+        if let Some(id) = neighbour(place, other, family, state) {
+            members.insert(id, Weight::ONE);
+        }
+    }
+    members
+}
+
+/// The single nexthop to one other node of the site.
+pub(super) fn neighbour(
+    place: Place<'_>,
+    other: &Node,
+    family: Family,
+    state: &mut NodeState,
+) -> Option<NexthopId> {
+    let gateway = other.addresses.iter().copied().find(|a| Family::of(*a) == family)?;
+    let index = place.world.fabric.place_of(&other.id)?;
+    let id = NexthopId::node(index, family);
+    let interface = match place.node.role {
+        Role::Route => place.node.outer.clone()?,
+        Role::Border | Role::Witness => place.node.core.clone(),
+    };
+    state.nexthops.insert(id, Nexthop::Single { gateway, interface });
+    Some(id)
+}
+
+pub(super) fn has_route_nodes(place: Place<'_>) -> bool {
+    place.world.fabric.nodes_of(&place.node.site, Role::Route).next().is_some()
+}
+
+/// Weighted members of several parts in one group: a part's weight is shared by its members.
+///
+/// Kernel weights are 1 to 256, so shares are scaled to that range and rounded; no part that has
+/// members gets less than 1.
+pub(super) fn combine(parts: &[(Weight, Members)]) -> Members {
+    let filled: Vec<&(Weight, Members)> = parts.iter().filter(|(_, m)| !m.is_empty()).collect();
+    if let [(_, members)] = filled.as_slice() {
+        return members.clone();
+    }
+    let mut shares: BTreeMap<NexthopId, f64> = BTreeMap::new();
+    for (weight, members) in filled {
+        let total: f64 = members.values().map(|w| f64::from(w.get())).sum();
+        for (id, member) in members {
+            let share = f64::from(weight.get()) * f64::from(member.get()) / total;
+            *shares.entry(*id).or_default() += share;
+        }
+    }
+    scale(&shares)
+}
+
+/// The smallest whole weights up to 256 that come within half a percent of the shares; else the
+/// closest with 256 as the greatest.
+fn scale(shares: &BTreeMap<NexthopId, f64>) -> Members {
+    let greatest = shares.values().copied().fold(0.0, f64::max);
+    let total: f64 = shares.values().sum();
+    let rounded = |top: u32| -> BTreeMap<NexthopId, u32> {
+        let factor = f64::from(top) / greatest;
+        shares.iter().map(|(id, s)| (*id, ((s * factor).round() as u32).clamp(1, 256))).collect()
+    };
+    let close = |weights: &BTreeMap<NexthopId, u32>| {
+        let sum: u32 = weights.values().sum();
+        shares.iter().all(|(id, share)| {
+            (f64::from(weights[id]) / f64::from(sum) - share / total).abs() < 0.005
+        })
+    };
+    let best = (1..=256).map(rounded).find(close).unwrap_or_else(|| rounded(256));
+    let weight = |w: u32| Weight::new(w).expect("clamped to the range");
+    best.into_iter().map(|(id, w)| (id, weight(w))).collect()
+}
+
+/// Ids of a site's backends: by the place of the address among all of the site's, sorted.
+fn backend_ids(place: Place<'_>, site: &SiteId) -> BTreeMap<IpAddr, NexthopId> {
+    let services = place.world.catalog.iter();
+    let at_site = services.filter_map(|s| s.backends.get(site));
+    let addresses: BTreeSet<IpAddr> = at_site.flatten().map(|b| b.address).collect();
+    addresses.into_iter().zip((0..).map(NexthopId::backend)).collect()
+}

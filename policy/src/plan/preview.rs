@@ -1,0 +1,99 @@
+//! What a command would do, node by node and step by step: the text that `plan` prints and the
+//! operations that the agents then carry out come from the same functions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Plan, plan};
+use crate::fabric::Node;
+use crate::id::{EntryId, LinkId, NodeId, ServiceId};
+use crate::log::intent::Intent;
+use crate::lower::object::{Layout, NodeState};
+use crate::lower::{Place, lower};
+use crate::place::place;
+use crate::task::acks::Course;
+use crate::task::decide::{Present, Proposal};
+use crate::task::steps::StepKind;
+
+/// A task as it would run if nothing changed meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    pub steps: Vec<PreviewStep>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviewStep {
+    /// 0 is what changes when the task takes effect, before its first step.
+    pub number: u32,
+    pub kind: Option<StepKind>,
+    pub services: Vec<ServiceId>,
+    pub delay: Duration,
+    /// Nodes that must acknowledge.
+    pub required: BTreeSet<NodeId>,
+    /// Per node, what it does. Nodes that do nothing are left out.
+    pub nodes: BTreeMap<NodeId, Plan>,
+}
+
+/// What each node sees and uses: its own links, as it last reported them.
+pub struct NodeViews<'a> {
+    pub layout: &'a Layout,
+    pub links_up: &'a dyn Fn(&NodeId) -> BTreeSet<LinkId>,
+}
+
+pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>) -> Preview {
+    let task: EntryId = "plan.00000000000000000000000000".parse().expect("a valid id");
+    let Present { world, intent, home, .. } = present;
+    let effect = &proposal.effect;
+    let course = Course { world, before: intent, task: &task, site: home, effect };
+    let mut states = node_states(present, intent, views);
+    let mut preview = Preview { steps: Vec::new() };
+    let on_effect = node_states(present, &course.intent_at(0), views);
+    preview.steps.push(PreviewStep {
+        number: 0,
+        kind: None,
+        services: Vec::new(),
+        delay: Duration::ZERO,
+        required: BTreeSet::new(),
+        nodes: plans(&states, &on_effect),
+    });
+    states = on_effect;
+    for step in course.steps() {
+        let after = node_states(present, &course.intent_at(step.number), views);
+        preview.steps.push(PreviewStep {
+            number: step.number,
+            kind: Some(step.kind),
+            services: step.states.keys().cloned().collect(),
+            delay: step.delay,
+            required: course.required(&step),
+            nodes: plans(&states, &after),
+        });
+        states = after;
+    }
+    preview.steps.retain(|step| step.number > 0 || !step.nodes.is_empty());
+    preview
+}
+
+fn node_states(
+    present: Present<'_>,
+    intent: &Intent,
+    views: &NodeViews<'_>,
+) -> BTreeMap<NodeId, NodeState> {
+    let placement = place(present.world, intent);
+    let state = |node: &Node| {
+        let links_up = &(views.links_up)(&node.id);
+        let at = Place { world: present.world, layout: views.layout, node, links_up };
+        (node.id.clone(), lower(at, &placement))
+    };
+    present.world.fabric.nodes.iter().map(state).collect()
+}
+
+fn plans(
+    before: &BTreeMap<NodeId, NodeState>,
+    after: &BTreeMap<NodeId, NodeState>,
+) -> BTreeMap<NodeId, Plan> {
+    let of = |(node, desired): (&NodeId, &NodeState)| {
+        let plan = plan(desired, before.get(node)?);
+        (!plan.is_empty()).then(|| (node.clone(), plan))
+    };
+    after.iter().filter_map(of).collect()
+}

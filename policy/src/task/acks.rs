@@ -1,0 +1,135 @@
+//! Who must acknowledge a step: the nodes whose desired state it changes, and for `verify` the
+//! borders that send the service to its new site.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::steps::{Step, StepKind, steps};
+use crate::fabric::{Family, Node, Role};
+use crate::id::{EntryId, NodeId, ServiceId, SiteId};
+use crate::log::entry::Effect;
+use crate::log::intent::{Doing, Intent, Progress, World};
+use crate::lower::object::{Layout, NodeState};
+use crate::lower::{self, Place, all_links};
+use crate::place::place;
+use crate::traffic::Deliver;
+
+/// A task's effect, where it comes from, and what the log wanted before it.
+#[derive(Debug, Clone, Copy)]
+pub struct Course<'a> {
+    pub world: World<'a>,
+    pub before: &'a Intent,
+    pub task: &'a EntryId,
+    pub site: &'a SiteId,
+    pub effect: &'a Effect,
+}
+
+/// One packet's way that `verify` tries: from a border over one of its links to a VIP.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProbeTarget {
+    pub service: ServiceId,
+    /// The site that must answer.
+    pub site: SiteId,
+    pub vip: IpAddr,
+    /// The index of the link that the probe is pinned to.
+    pub link: u8,
+    /// The near end's own address on that link, in the VIP's family.
+    pub source: IpAddr,
+    pub interface: String,
+    /// A TCP port to open as well, where the service names one.
+    pub port: Option<u16>,
+}
+
+// === impl Course ===
+
+impl Course<'_> {
+    pub fn steps(&self) -> Vec<Step> {
+        steps(&self.effect.moves, self.world)
+    }
+
+    /// What the log wants once step `number` has started; 0 is effective, nothing started.
+    pub fn intent_at(&self, number: u32) -> Intent {
+        let mut intent = self.before.clone();
+        let progress = Progress::Step(number);
+        let Self { world, task, site, effect, .. } = *self;
+        intent.apply(world, &Doing { task, site, effect, progress });
+        intent
+    }
+
+    /// What every node should have once step `number` has started, all links up.
+    pub fn states_at(&self, number: u32) -> BTreeMap<NodeId, NodeState> {
+        let placement = place(self.world, &self.intent_at(number));
+        let layout = Layout::default();
+        let links_up = &all_links(self.world);
+        let state = |node: &Node| {
+            let at = Place { world: self.world, layout: &layout, node, links_up };
+            (node.id.clone(), lower::lower(at, &placement))
+        };
+        self.world.fabric.nodes.iter().map(state).collect()
+    }
+
+    /// The nodes that must acknowledge a step.
+    pub fn required(&self, step: &Step) -> BTreeSet<NodeId> {
+        let before = self.states_at(step.number - 1);
+        let after = self.states_at(step.number);
+        let changed = |(node, state): (&NodeId, &NodeState)| {
+            (before.get(node) != Some(state)).then(|| node.clone())
+        };
+        let mut nodes: BTreeSet<NodeId> = after.iter().filter_map(changed).collect();
+        if step.kind == StepKind::Verify {
+            let observes = |node: &&Node| !self.probes(step, node).is_empty();
+            let fabric = self.world.fabric;
+            nodes.extend(fabric.nodes.iter().filter(observes).map(|n| n.id.clone()));
+        }
+        nodes
+    }
+
+    /// What a node probes in a `verify` step. Empty on nodes that do not observe.
+    pub fn probes(&self, step: &Step, node: &Node) -> Vec<ProbeTarget> {
+        if node.role != Role::Border {
+            return Vec::new();
+        }
+        let moves = self.effect.moves.iter().filter(|m| step.states.contains_key(&m.service));
+        let mut targets = Vec::new();
+        for a_move in moves {
+            let new = a_move.to.accept.difference(&a_move.from.accept);
+            let sent: Vec<SiteId> = match a_move.to.deliver(&node.site, self.world.fabric) {
+                Deliver::Remote(site) => vec![site],
+                Deliver::Split(weights) => weights.into_keys().collect(),
+                Deliver::Local | Deliver::Drained => Vec::new(),
+            };
+            for site in new.filter(|site| sent.contains(site) && **site != node.site) {
+                targets.extend(self.probes_of(node, &a_move.service, site));
+            }
+        }
+        targets
+    }
+
+    fn probes_of(&self, node: &Node, service: &ServiceId, site: &SiteId) -> Vec<ProbeTarget> {
+        let Some(service) = self.world.catalog.get(service) else {
+            return Vec::new();
+        };
+        let health = service.health.as_ref().and_then(|h| h.tcp);
+        let port = health.or_else(|| service.ports.first().map(|p| p.port));
+        let links = self.world.fabric.links_of(&node.id).filter(|view| view.far_site == site);
+        let mut targets = Vec::new();
+        for view in links {
+            for vip in &service.vips {
+                let same = |a: &IpAddr| Family::of(*a) == Family::of(*vip);
+                let Some(source) = view.near.addresses.iter().map(|n| n.addr()).find(same) else {
+                    continue;
+                };
+                targets.push(ProbeTarget {
+                    service: service.id.clone(),
+                    site: site.clone(),
+                    vip: *vip,
+                    link: view.index,
+                    source,
+                    interface: view.near.interface.clone(),
+                    port,
+                });
+            }
+        }
+        targets
+    }
+}

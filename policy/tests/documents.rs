@@ -1,0 +1,229 @@
+//! Valid files: what they mean, in TOML and JSON alike, and that no input stops the reader.
+
+use std::time::Duration;
+
+use nett_policy::document::{Code, SourceFile, compile, compile_fabric, compile_with_notes};
+use nett_policy::fabric::{Fabric, Role, UnknownClient};
+use nett_policy::id::ServiceId;
+use nett_policy::service::{AllDown, Catalog, Handover, Mode, Prefer, Readmit, Trigger};
+use proptest::prelude::*;
+
+fn file(name: &str) -> SourceFile {
+    let text = nett_fixtures::fabric_file("two-sites", name).expect("the fixture is readable");
+    SourceFile::new(text.name, text.text)
+}
+
+fn edited(name: &str, find: &str, put: &str) -> SourceFile {
+    let file = file(name);
+    assert!(file.text.contains(find), "{find}");
+    SourceFile::new(file.name, file.text.replacen(find, put, 1))
+}
+
+fn json(file: &SourceFile) -> SourceFile {
+    let value: toml::Value = toml::from_str(&file.text).expect("the fixture is TOML");
+    let text = serde_json::to_string_pretty(&value).expect("it has no times");
+    SourceFile::new(file.name.replace(".toml", ".json"), text)
+}
+
+fn two_sites() -> (Fabric, Catalog) {
+    compile(&file("fabric.toml"), &file("services.toml")).expect("the two-site fabric is valid")
+}
+
+fn id(text: &str) -> ServiceId {
+    text.parse().expect("a valid id")
+}
+
+#[test]
+fn the_two_site_fabric_means_what_it_says() {
+    let (fabric, catalog) = two_sites();
+    assert_eq!(fabric.name, "nordic");
+    assert_eq!(fabric.unknown_client, UnknownClient::Primary);
+    let ranks: Vec<u32> = fabric.sites.iter().map(|s| s.rank).collect();
+    assert_eq!(ranks, [1, 2]);
+    let roles: Vec<Role> = fabric.nodes.iter().map(|n| n.role).collect();
+    assert_eq!(roles, [Role::Border, Role::Route, Role::Border, Role::Route]);
+    assert_eq!(fabric.links[0].capacity_bps, Some(10_000_000_000));
+    let pay = catalog.get(&id("shop/prod/pay")).expect("pay");
+    assert_eq!(pay.handover, Handover::BreakBeforeMake);
+    assert_eq!(pay.approvals, 1);
+    assert_eq!(pay.gates["failback"], ["reverse-replicated"]);
+    let web = catalog.get(&id("shop/prod/web")).expect("web");
+    let osl = "osl".parse().expect("a valid id");
+    assert!(matches!(&web.mode, Mode::ActiveActive { active, readmit: Readmit::Manual }
+        if active.len() == 2 && active[0] == osl));
+    let weights: Vec<u16> = web.backends[&osl].iter().map(|b| b.weight.get()).collect();
+    assert_eq!(weights, [2, 1, 1]);
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let (_, catalog) = two_sites();
+    let web = catalog.get(&id("shop/prod/web")).expect("web");
+    assert_eq!(web.handover, Handover::MakeBeforeBreak, "category C");
+    assert_eq!((web.trigger, web.approvals), (Trigger::Approve, 0));
+    assert_eq!(web.ramp, [100]);
+    assert_eq!(web.ramp_dwell, Duration::from_secs(30));
+    assert_eq!(web.sticky, Duration::from_secs(300));
+    assert_eq!(web.ttl, Duration::from_secs(30));
+    assert_eq!(web.hold_down, Duration::from_secs(600));
+    assert_eq!((web.drain.pps, web.drain.dwell), (1, Duration::from_secs(10)));
+    assert_eq!((web.prefer, web.all_down), (Prefer::Nearest, AllDown::LastOrder));
+    let services =
+        edited("services.toml", "category = \"C\"\nprimary", "category = \"A\"\nprimary");
+    let text = services.text.replacen("handover = \"make-before-break\"\n", "", 1);
+    let services = SourceFile::new("services.toml", text);
+    let (_, catalog) = compile(&file("fabric.toml"), &services).expect("valid");
+    let api = catalog.get(&id("shop/prod/api")).expect("api");
+    assert_eq!(api.handover, Handover::BreakBeforeMake, "category A");
+}
+
+#[test]
+fn json_means_the_same() {
+    let (fabric, services) = (json(&file("fabric.toml")), json(&file("services.toml")));
+    assert_eq!(compile(&fabric, &services), Ok(two_sites()));
+    assert_eq!(compile_fabric(&fabric), Ok(two_sites().0));
+}
+
+#[test]
+fn the_hash_is_of_the_meaning() {
+    let hash = |file: &SourceFile| compile_fabric(file).expect("valid").hash;
+    let plain = hash(&file("fabric.toml"));
+    assert_eq!(plain.len(), 64);
+    let comment = edited("fabric.toml", "[fabric]", "# about the fabric\n[fabric]");
+    assert_eq!(hash(&comment), plain);
+    let spelling = edited("fabric.toml", "\"fd00:99::/48\"", "\"fd00:0099:0::/48\"");
+    assert_eq!(hash(&spelling), plain);
+    let default = edited("fabric.toml", "unknown_client = \"primary\"\n", "");
+    assert_eq!(hash(&default), plain);
+    let changes = [
+        ("generation = 1", "generation = 2"),
+        ("cost = 20", "cost = 21"),
+        ("owner = \"netops\"", "owner = \"noc\""),
+        ("risk = [\"duct-9\"]", "risk = [\"duct-9\"]\nbfd = { tx = \"300ms\" }"),
+    ];
+    for (find, put) in changes {
+        assert_ne!(hash(&edited("fabric.toml", find, put)), plain, "{put}");
+    }
+}
+
+/// Every key of a later release, in one file each: the form passes and each key is named.
+#[test]
+fn keys_of_later_releases_are_accepted_and_named() {
+    let fabric = edited(
+        "fabric.toml",
+        "unknown_client = \"primary\"",
+        "lease = { duration = \"60s\", wait = \"90s\" }\nanchors = [\"203.0.113.1\"]",
+    );
+    let fabric = fabric.text.replacen(
+        "hostmaster",
+        "dnssec = { csk = \"file\" }\ntransfer = [{ to = \"192.0.2.99\", tsig = \"key\" }]\nhostmaster",
+        1,
+    );
+    let fabric = fabric.replacen(
+        "cost = 10",
+        "bfd = { tx = \"300ms\", rx = \"300ms\", multiplier = 3 }\ncost = 10",
+        1,
+    ) + r#"
+[[freeze]]
+from = "2026-12-20T00:00:00Z"
+to = 2027-01-03T00:00:00Z
+services = ["shop/*"]
+except = ["evacuate"]
+[notify]
+exec = ["/usr/local/bin/page"]
+on = ["proposal", "waiting", "redundancy"]
+"#;
+    let services = edited(
+        "services.toml",
+        "approvals = 1",
+        "surge_limit = \"20000/s\"\nrto = \"5s\"\nrpo = \"30s\"\n\
+         breaker = { moves = 2, per = \"1h\" }\napprovals = 1",
+    );
+    let fabric = SourceFile::new("fabric.toml", fabric);
+    let compiled = compile_with_notes(&fabric, &services).expect("valid");
+    let keys: Vec<&str> = compiled
+        .notes
+        .iter()
+        .map(|n| {
+            assert_eq!(n.code, Code::NoFunctionYet);
+            n.message.split('`').nth(1).expect("a key")
+        })
+        .collect();
+    let expected = [
+        "lease",
+        "anchors",
+        "dnssec",
+        "transfer",
+        "bfd",
+        "freeze",
+        "notify",
+        "surge_limit",
+        "rto",
+        "rpo",
+        "breaker",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(compiled.fabric.anchors.len(), 1);
+}
+
+#[test]
+fn a_third_site_may_be_a_witness() {
+    let witness = r#"
+[[site]]
+id = "ber"
+rank = 3
+[[node]]
+id = "ber-w1"
+site = "ber"
+role = "witness"
+key = "UB7UOW6F76U4AQOB4ATT3554UOILP4CUJ4JO2VEHJEXI57SPQSNL7RND"
+voter = true
+"#;
+    let text = file("fabric.toml").text + witness;
+    let fabric = compile_fabric(&SourceFile::new("fabric.toml", text)).expect("valid");
+    assert_eq!(fabric.sites.len(), 3);
+    assert!(fabric.sites[2].prefixes.is_empty());
+}
+
+proptest! {
+    /// Cuts, inserts and swaps anywhere: an answer always comes, and a refusal names a reason.
+    #[test]
+    fn no_input_stops_the_reader(
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..40), 0..4),
+        puts in prop::collection::vec((any::<prop::sample::Index>(), "\\PC{0,12}|[\\[\\]{}=\"',#\n0-9]{0,6}"), 0..4),
+        as_json in any::<bool>(),
+    ) {
+        let mutate = |file: SourceFile| {
+            let mut text: Vec<char> = file.text.chars().collect();
+            for (at, length) in &cuts {
+                let at = at.index(text.len().max(1));
+                let end = (at + length).min(text.len());
+                text.drain(at.min(end)..end);
+            }
+            for (at, put) in &puts {
+                let at = at.index(text.len() + 1);
+                text.splice(at..at, put.chars());
+            }
+            SourceFile::new(file.name, text.into_iter().collect::<String>())
+        };
+        let files = ["fabric.toml", "services.toml"].map(file);
+        let [fabric, services] = files.map(|f| mutate(if as_json { json(&f) } else { f }));
+        if let Err(found) = compile(&fabric, &services) {
+            prop_assert!(!found.is_empty());
+            for diagnostic in found {
+                prop_assert!(diagnostic.line() >= 1);
+                prop_assert!(diagnostic.to_string().starts_with("error["));
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_at_all_stops_the_reader(text in "\\PC*", other in "[\\[\\]{}:,\" a-z0-9\n]*") {
+        for name in ["f.toml", "f.json"] {
+            for text in [&text, &other] {
+                let file = SourceFile::new(name, text);
+                drop(compile(&file, &file));
+            }
+        }
+    }
+}

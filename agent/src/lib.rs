@@ -4,6 +4,7 @@ pub mod api;
 pub mod bus;
 pub mod clock;
 pub mod controller;
+pub mod ctl;
 pub mod journal;
 pub mod kernel;
 pub mod probe;

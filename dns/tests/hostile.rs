@@ -287,6 +287,27 @@ fn connections_have_limits_by_source_and_in_all() {
     }
 }
 
+/// Connections that are reset before they are taken make accept(2) fail on some kernels.
+#[test]
+fn reset_connections_do_not_end_the_listener() {
+    let server = Running::usual();
+    let good = query("api.prod.shop.steer.example", RecordType::A, None);
+    for _ in 0..300 {
+        let stream = socket2::Socket::from(server.connect());
+        stream.set_linger(Some(Duration::ZERO)).expect("an option");
+    }
+    let started = Instant::now();
+    loop {
+        let mut stream = server.connect();
+        serve::send(&mut stream, &good);
+        // The server may still hold places of connections it has not seen end.
+        if stream.read(&mut [0; 2]).is_ok_and(|n| n > 0) {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "the listener is gone");
+    }
+}
+
 // === any bytes ===
 
 /// What must hold of the answer to any bytes.

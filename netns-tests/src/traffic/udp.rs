@@ -101,12 +101,17 @@ impl Running {
         self.shared.report().clone()
     }
 
-    /// Stops sending, waits up to a second for the answers on their way, and tells all.
+    /// How many packets were sent so far.
+    pub fn sent(&self) -> usize {
+        self.shared.report().sent()
+    }
+
+    /// Stops sending, waits up to half a second for the answers on their way, and tells all.
     pub fn finish(mut self) -> Report {
         self.shared.stop_sending.store(true, Ordering::Relaxed);
         join(self.sender.take());
         // Answers that do not come are counted as lost; that is what the wait is for.
-        let _ = eventually_true(Duration::from_secs(1), "all answers are in", || {
+        let _ = eventually_true(Duration::from_millis(500), "all answers are in", || {
             let report = self.shared.report();
             Ok(report.lost() <= report.errors().count())
         });

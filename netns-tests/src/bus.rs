@@ -114,9 +114,5 @@ fn leaf_seed(lab: &Lab, site: Site) -> Result<Vec<(String, String)>> {
 /// Debian installs it in `/usr/sbin`, which an ordinary user's PATH may lack.
 fn server_program() -> PathBuf {
     let debian = PathBuf::from("/usr/sbin/nats-server");
-    if debian.exists() {
-        debian
-    } else {
-        "nats-server".into()
-    }
+    if debian.exists() { debian } else { "nats-server".into() }
 }

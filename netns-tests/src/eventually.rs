@@ -38,12 +38,6 @@ pub fn eventually_true(
     what: &str,
     mut look: impl FnMut() -> Result<bool>,
 ) -> Result<Duration> {
-    eventually(patience, what, || {
-        if look()? {
-            Ok(())
-        } else {
-            bail!("still false")
-        }
-    })
-    .map(|((), took)| took)
+    eventually(patience, what, || if look()? { Ok(()) } else { bail!("still false") })
+        .map(|((), took)| took)
 }

@@ -99,10 +99,7 @@ impl Node {
 
     pub fn of_site(site: Site) -> [Self; 2] {
         let node = |name, role| Self { name, site, role };
-        [
-            node(site.border(), Role::Border),
-            node(site.route_node(), Role::Route),
-        ]
+        [node(site.border(), Role::Border), node(site.route_node(), Role::Route)]
     }
 
     /// The addresses between border and route node.
@@ -141,10 +138,8 @@ pub fn nats_url(site: Site) -> String {
 }
 
 pub fn fabric(keys: &Keys, layout: &Layout) -> Result<String> {
-    let ns: Vec<String> = SITES
-        .iter()
-        .map(|s| format!("\"{}\"", s.addresses(NET_CORE, 2)[0]))
-        .collect();
+    let ns: Vec<String> =
+        SITES.iter().map(|s| format!("\"{}\"", s.addresses(NET_CORE, 2)[0])).collect();
     let mut text = format!(
         "[fabric]\nname = \"lab\"\ngeneration = 1\nvip_ranges = {VIP_RANGES:?}\n\
          unknown_client = \"primary\"\n\n\
@@ -160,18 +155,12 @@ pub fn fabric(keys: &Keys, layout: &Layout) -> Result<String> {
     }
     let home = SITES[0].id;
     for prefix in ["198.51.100.0/24", "2001:db8:cc::/64"] {
-        writeln!(
-            text,
-            "[[client]]\nprefix = \"{prefix}\"\nsite = \"{home}\"\n"
-        )?;
+        writeln!(text, "[[client]]\nprefix = \"{prefix}\"\nsite = \"{home}\"\n")?;
     }
     for link in &LINKS {
         let (id, interface) = (link.id, link.interface);
         let [osl, svg] = SITES.map(|s| s.border());
-        writeln!(
-            text,
-            "[[link]]\nid = \"{id}\"\ncost = 10\ncapacity = \"10G\""
-        )?;
+        writeln!(text, "[[link]]\nid = \"{id}\"\ncost = 10\ncapacity = \"10G\"")?;
         for (end, node, addresses) in [("a", osl, link.osl), ("b", svg, link.svg)] {
             writeln!(
                 text,
@@ -179,10 +168,7 @@ pub fn fabric(keys: &Keys, layout: &Layout) -> Result<String> {
                  addresses = {addresses:?} }}"
             )?;
         }
-        writeln!(
-            text,
-            "bfd = {{ tx = \"100ms\", rx = \"100ms\", multiplier = 3 }}\n"
-        )?;
+        writeln!(text, "bfd = {{ tx = \"100ms\", rx = \"100ms\", multiplier = 3 }}\n")?;
     }
     for (name, roles) in OPERATORS {
         let key = keys.public(name)?;
@@ -191,17 +177,12 @@ pub fn fabric(keys: &Keys, layout: &Layout) -> Result<String> {
     }
     let (admin, system) = (keys.public("admin")?, keys.public("system")?);
     let ca = layout.tls().join("ca.crt");
-    writeln!(
-        text,
-        "[bus]\nadmin = \"{admin}\"\nsystem = \"{system}\"\nca = {ca:?}"
-    )?;
+    writeln!(text, "[bus]\nadmin = \"{admin}\"\nsystem = \"{system}\"\nca = {ca:?}")?;
     Ok(text)
 }
 
 fn site_table(text: &mut String, site: Site, keys: &Keys) -> Result<()> {
-    let Site {
-        id, region, number, ..
-    } = site;
+    let Site { id, region, number, .. } = site;
     let address = bus_address(site);
     writeln!(
         text,

@@ -43,10 +43,7 @@ impl Keys {
             write_private(&seed_file(dir, &name), &seed)?;
             public.insert(name, pair.public_key());
         }
-        Ok(Self {
-            dir: dir.to_owned(),
-            public,
-        })
+        Ok(Self { dir: dir.to_owned(), public })
     }
 
     /// The public key (`U...`) of a name given to [`Keys::generate`].
@@ -73,17 +70,12 @@ impl Authority {
         private_dir(dir)?;
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Nett lab");
+        params.distinguished_name.push(DnType::CommonName, "Nett lab");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?;
         fs::write(dir.join("ca.crt"), certificate.pem()).context("cannot write ca.crt")?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            issuer: Issuer::new(params, key),
-        })
+        Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(params, key) })
     }
 
     /// Issues `DIR/NAME.crt` and `DIR/NAME.key`, good for server and client use, with the
@@ -94,10 +86,8 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         let ips = addresses.iter().map(|a| SanType::IpAddress(*a));
         params.subject_alt_names.extend(ips);
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer)?;
         let file = |end: &str| self.dir.join(format!("{name}.{end}"));
         fs::write(file("crt"), certificate.pem())
@@ -108,9 +98,7 @@ impl Authority {
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority")
-            .field("dir", &self.dir)
-            .finish_non_exhaustive()
+        f.debug_struct("Authority").field("dir", &self.dir).finish_non_exhaustive()
     }
 }
 

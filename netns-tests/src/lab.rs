@@ -64,11 +64,7 @@ impl Programs {
             dir = dir.parent().context("deps lies in a directory")?;
         }
         let at = |name: &str| dir.join(name);
-        Ok(Self {
-            agent: at("nett-agent"),
-            nettctl: at("nettctl"),
-            lab: at("nett-lab"),
-        })
+        Ok(Self { agent: at("nett-agent"), nettctl: at("nettctl"), lab: at("nett-lab") })
     }
 }
 
@@ -110,21 +106,14 @@ impl Lab {
     /// Namespaces, wires, files, keys and echo servers; no nats-server and no agent yet.
     pub fn create(prefix: &str, dir: &Path) -> Result<Self> {
         private_dir(dir)?;
-        let root = dir
-            .canonicalize()
-            .with_context(|| format!("cannot resolve {}", dir.display()))?;
+        let root =
+            dir.canonicalize().with_context(|| format!("cannot resolve {}", dir.display()))?;
         refuse_second(&root)?;
         let layout = Layout { root };
         let topology = Topology::two_sites(services::loopback);
-        let names = topology
-            .hosts
-            .iter()
-            .map(|h| wiring::namespace(prefix, &h.name));
-        let state = State {
-            prefix: prefix.to_owned(),
-            namespaces: names.collect(),
-            processes: Vec::new(),
-        };
+        let names = topology.hosts.iter().map(|h| wiring::namespace(prefix, &h.name));
+        let state =
+            State { prefix: prefix.to_owned(), namespaces: names.collect(), processes: Vec::new() };
         refuse_taken(&state.namespaces)?;
         let keys = write_files(&layout)?;
         state.save(&layout.root)?;
@@ -225,11 +214,7 @@ impl Lab {
         let spec = Spec {
             name: agent_name(node),
             program: self.programs.agent.clone(),
-            args: vec![
-                "run".into(),
-                "--config".into(),
-                config.display().to_string(),
-            ],
+            args: vec!["run".into(), "--config".into(), config.display().to_string()],
             env: Vec::new(),
             log: self.layout.log(&agent_name(node)),
         };
@@ -250,9 +235,8 @@ impl Lab {
     fn start_echo(&mut self, site: Site) -> Result<()> {
         let name = echo_name(site);
         let ready = self.echo_ready(site);
-        let mut args: Vec<String> = ["serve", "--name", site.id, "--ready"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut args: Vec<String> =
+            ["serve", "--name", site.id, "--ready"].map(str::to_owned).to_vec();
         args.push(ready.display().to_string());
         args.extend(services::loopback(site));
         let spec = Spec {
@@ -331,9 +315,7 @@ impl Lab {
         let link = LINKS.iter().find(|l| l.id == id);
         let interface = link.with_context(|| format!("no link {id}"))?.interface;
         let border = self.ns(&SITES[1].border())?;
-        border
-            .ip(&format!("link set dev {interface} {state}"))
-            .map(drop)
+        border.ip(&format!("link set dev {interface} {state}")).map(drop)
     }
 
     /// Makes `inet` route the VIPs over this site's uplink.
@@ -390,12 +372,7 @@ impl Told {
         if self.code == Some(code) {
             return Ok(self);
         }
-        let Self {
-            line,
-            code: was,
-            out,
-            err,
-        } = self;
+        let Self { line, code: was, out, err } = self;
         bail!("`{line}` ended with {was:?} instead of {code}:\n{out}{err}")
     }
 
@@ -419,10 +396,7 @@ fn echo_name(site: Site) -> String {
     format!("echo-{}", site.id)
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the test harness shows what a skipped test says"
-)]
+#[expect(clippy::print_stderr, reason = "the test harness shows what a skipped test says")]
 fn skipped(what: &str, why: &str) {
     eprintln!("SKIPPED {what}: {why}");
 }

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod process;
 pub mod services;
 pub mod state;
+pub mod story;
 pub mod topology;
 pub mod traffic;
 mod wiring;

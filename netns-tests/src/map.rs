@@ -15,9 +15,7 @@ pub fn describe(lab: &Lab) -> Result<String> {
     let layout = lab.layout();
     let home = SITES[0];
     let programs = lab.programs().nettctl.parent();
-    let path = programs
-        .map(|p| p.display().to_string())
-        .unwrap_or_default();
+    let path = programs.map(|p| p.display().to_string()).unwrap_or_default();
     let node = home.border();
     let [dns, _] = Node::of_site(home)[0].addresses();
     let mut text = format!(
@@ -27,17 +25,9 @@ pub fn describe(lab: &Lab) -> Result<String> {
         layout.root.display(),
     );
     let prefix = lab.prefix();
-    writeln!(
-        text,
-        "# The lab runs in {}. `make lab-down` ends it.",
-        layout.root.display()
-    )?;
+    writeln!(text, "# The lab runs in {}. `make lab-down` ends it.", layout.root.display())?;
     writeln!(text, "# nettctl speaks to {node} as mira; jon approves:")?;
-    writeln!(
-        text,
-        "#   nettctl --key {} approve TASK",
-        lab.keys().seed("jon").display()
-    )?;
+    writeln!(text, "#   nettctl --key {} approve TASK", lab.keys().seed("jon").display())?;
     writeln!(
         text,
         "# Sockets of the other nodes: {}/hosts/NODE/agent.sock",
@@ -45,15 +35,8 @@ pub fn describe(lab: &Lab) -> Result<String> {
     )?;
     writeln!(text, "# Ask a name server, send packets, look at a node:")?;
     let name = services::API.dns_name();
-    writeln!(
-        text,
-        "#   ip netns exec {prefix}-osl-c1 dig @{dns} {name} A"
-    )?;
-    writeln!(
-        text,
-        "#   ip netns exec {prefix}-osl-c1 ping {}",
-        services::API.vips()[0]
-    )?;
+    writeln!(text, "#   ip netns exec {prefix}-osl-c1 dig @{dns} {name} A")?;
+    writeln!(text, "#   ip netns exec {prefix}-osl-c1 ping {}", services::API.vips()[0])?;
     writeln!(text, "#   ip netns exec {prefix}-osl-b1 ip rule")?;
     writeln!(text, "# Cut and restore a link:")?;
     writeln!(text, "#   ip -n {prefix}-svg-b1 link set wan0 down   (up)")?;
@@ -72,11 +55,7 @@ pub fn describe(lab: &Lab) -> Result<String> {
             site.bus_host()
         )?;
     }
-    writeln!(
-        text,
-        "#   outside both: inet, outside ({})",
-        crate::topology::OUTSIDE_V4
-    )?;
+    writeln!(text, "#   outside both: inet, outside ({})", crate::topology::OUTSIDE_V4)?;
     writeln!(text, "# Logs: {}", layout.logs().display())?;
     Ok(text)
 }

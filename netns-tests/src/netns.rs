@@ -128,9 +128,7 @@ pub(crate) fn batch(program: &str, args: &[&str], lines: &[String]) -> Result<()
 
 /// `ip -batch` says only "Command failed -:7"; this adds the seventh line's text.
 fn failed_line(complaint: &str, lines: &[String]) -> String {
-    let number = complaint
-        .rsplit_once("-:")
-        .and_then(|(_, n)| n.trim().parse::<usize>().ok());
+    let number = complaint.rsplit_once("-:").and_then(|(_, n)| n.trim().parse::<usize>().ok());
     match number.and_then(|n| lines.get(n.checked_sub(1)?)) {
         Some(line) => format!(" (`{line}`)"),
         None => String::new(),

@@ -72,17 +72,8 @@ impl Process {
         })?;
         let pid = i32::try_from(child.id()).context("process ids fit 31 bits on Linux")?;
         let started = start_time(pid).unwrap_or_default();
-        let record = Record {
-            name: spec.name.clone(),
-            pid,
-            started,
-        };
-        Ok(Self {
-            spec,
-            record,
-            child,
-            keep: false,
-        })
+        let record = Record { name: spec.name.clone(), pid, started };
+        Ok(Self { spec, record, child, keep: false })
     }
 
     pub fn record(&self) -> &Record {
@@ -190,16 +181,10 @@ mod tests {
     fn a_recycled_process_id_is_not_ours() {
         let me = i32::try_from(std::process::id()).expect("fits");
         let started = start_time(me).expect("this process runs");
-        let mut record = Record {
-            name: "self".into(),
-            pid: me,
-            started,
-        };
+        let mut record = Record { name: "self".into(), pid: me, started };
         assert!(record.is_running());
         record.started += 1;
         assert!(!record.is_running());
-        record
-            .kill()
-            .expect("another start time is nothing to kill");
+        record.kill().expect("another start time is nothing to kill");
     }
 }

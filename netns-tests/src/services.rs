@@ -20,23 +20,14 @@ pub struct Service {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placing {
-    Primary {
-        primary: &'static str,
-        standby: &'static str,
-    },
+    Primary { primary: &'static str, standby: &'static str },
     ActiveActive,
 }
 
 const MAKE: &str = "make-before-break";
 const BREAK: &str = "break-before-make";
-const FROM_OSL: Placing = Placing::Primary {
-    primary: "osl",
-    standby: "svg",
-};
-const FROM_SVG: Placing = Placing::Primary {
-    primary: "svg",
-    standby: "osl",
-};
+const FROM_OSL: Placing = Placing::Primary { primary: "osl", standby: "svg" };
+const FROM_SVG: Placing = Placing::Primary { primary: "svg", standby: "osl" };
 
 pub const API: Service = Service {
     id: "shop/prod/api",
@@ -95,11 +86,7 @@ impl Service {
 
     /// What DNS answers for a site: its public addresses, else the VIPs.
     pub fn answers(&self, site: Site) -> [String; 2] {
-        if self.has_addresses {
-            site.public(self.number)
-        } else {
-            self.vips()
-        }
+        if self.has_addresses { site.public(self.number) } else { self.vips() }
     }
 
     /// `INSTANCE.ENVIRONMENT.PROJECT`, below the zone.
@@ -110,15 +97,7 @@ impl Service {
 
     /// The table of this service in `services.toml`.
     pub fn toml(&self) -> String {
-        let Self {
-            id,
-            category,
-            number: _,
-            placing,
-            handover,
-            approvals,
-            has_addresses,
-        } = self;
+        let Self { id, category, number: _, placing, handover, approvals, has_addresses } = self;
         let place = match placing {
             Placing::Primary { primary, standby } => {
                 format!(
@@ -143,7 +122,7 @@ impl Service {
         }
         text += &format!("handover = \"{handover}\"\nisolation = \"static\"\n");
         text += &format!("trigger = \"approve\"\napprovals = {approvals}\n");
-        text + "sticky = \"1s\"\nttl = \"5s\"\nports = [{ name = \"https\", port = 443 }]\n\n"
+        text + "sticky = \"1s\"\nhold_down = \"1s\"\nttl = \"5s\"\nports = [{ name = \"https\", port = 443 }]\n\n"
     }
 }
 

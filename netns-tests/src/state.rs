@@ -100,11 +100,7 @@ mod tests {
         let state = State {
             prefix: "never".into(),
             namespaces: vec!["never-created-osl-b1".into()],
-            processes: vec![Record {
-                name: "ghost".into(),
-                pid: i32::MAX,
-                started: 1,
-            }],
+            processes: vec![Record { name: "ghost".into(), pid: i32::MAX, started: 1 }],
         };
         state.save(dir.path()).expect("saved");
         assert_eq!(down(dir.path()).expect("down"), Removed::default());

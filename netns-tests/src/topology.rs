@@ -37,18 +37,8 @@ pub struct Site {
 }
 
 pub const SITES: [Site; 2] = [
-    Site {
-        id: "osl",
-        number: 1,
-        letter: 'a',
-        region: "no",
-    },
-    Site {
-        id: "svg",
-        number: 2,
-        letter: 'b',
-        region: "no",
-    },
+    Site { id: "osl", number: 1, letter: 'a', region: "no" },
+    Site { id: "svg", number: 2, letter: 'b', region: "no" },
 ];
 
 /// An inter-site link: interface `wanN` at both borders.
@@ -124,39 +114,25 @@ impl Site {
     /// Both addresses of a host of this site, without prefix length, IPv4 first.
     pub fn addresses(&self, net: u8, host: u8) -> [String; 2] {
         let Self { number, letter, .. } = self;
-        [
-            format!("10.{number}.{net}.{host}"),
-            format!("fd00:{letter}:{net}::{host}"),
-        ]
+        [format!("10.{number}.{net}.{host}"), format!("fd00:{letter}:{net}::{host}")]
     }
 
     /// The public addresses number `host` (below 62) that DNS may answer for this site.
     pub fn public(&self, host: u8) -> [String; 2] {
         let Self { number, letter, .. } = self;
-        [
-            format!("192.0.2.{}", (number - 1) * 64 + host),
-            format!("2001:db8:{letter}::{host}"),
-        ]
+        [format!("192.0.2.{}", (number - 1) * 64 + host), format!("2001:db8:{letter}::{host}")]
     }
 
     /// Private and public prefixes, IPv4 before IPv6 each.
     pub fn prefixes(&self) -> [String; 4] {
         let Self { number, letter, .. } = self;
         let [public4, public6] = self.public_prefixes();
-        [
-            format!("10.{number}.0.0/16"),
-            format!("fd00:{letter}::/32"),
-            public4,
-            public6,
-        ]
+        [format!("10.{number}.0.0/16"), format!("fd00:{letter}::/32"), public4, public6]
     }
 
     pub fn public_prefixes(&self) -> [String; 2] {
         let Self { number, letter, .. } = self;
-        [
-            format!("192.0.2.{}/26", (number - 1) * 64),
-            format!("2001:db8:{letter}::/48"),
-        ]
+        [format!("192.0.2.{}/26", (number - 1) * 64), format!("2001:db8:{letter}::/48")]
     }
 
     pub fn border(&self) -> String {
@@ -182,10 +158,7 @@ impl Site {
     /// The addresses of the border's end of its uplink; `inet` has host number 1.
     pub fn uplink(&self, host: u8) -> [String; 2] {
         let Self { number, .. } = self;
-        [
-            format!("198.18.{number}.{host}"),
-            format!("2001:db8:ff:{number}::{host}"),
-        ]
+        [format!("198.18.{number}.{host}"), format!("2001:db8:ff:{number}::{host}")]
     }
 
     /// The interface of `inet` towards this site.
@@ -212,12 +185,7 @@ impl Site {
             routes: defaults(&self.addresses(net, 1), "eth0"),
         };
         [
-            Host {
-                name: self.border(),
-                forwards: true,
-                loopback: Vec::new(),
-                routes: at_border,
-            },
+            Host { name: self.border(), forwards: true, loopback: Vec::new(), routes: at_border },
             Host {
                 name: self.route_node(),
                 forwards: true,
@@ -232,22 +200,14 @@ impl Site {
 
     fn wires(&self) -> [Wire; 5] {
         let stub = |interface: &str, net: u8, host: String| Wire {
-            a: End::new(
-                &self.route_node(),
-                interface,
-                self.addresses(net, 1),
-                [24, 64],
-            ),
+            a: End::new(&self.route_node(), interface, self.addresses(net, 1), [24, 64]),
             b: End::new(&host, "eth0", self.addresses(net, 2), [24, 64]),
         };
         let core = |host: &str, interface: &str, number: u8| {
             End::new(host, interface, self.addresses(NET_CORE, number), [24, 64])
         };
         [
-            Wire {
-                a: core(&self.border(), "core", 2),
-                b: core(&self.route_node(), "up", 3),
-            },
+            Wire { a: core(&self.border(), "core", 2), b: core(&self.route_node(), "up", 3) },
             stub("lan", NET_SERVICE, self.service_host()),
             stub("bus", NET_BUS, self.bus_host()),
             stub("usr", NET_CLIENT, self.client()),
@@ -268,20 +228,13 @@ impl Link {
             interface: self.interface.to_owned(),
             addresses: addresses.map(str::to_owned).to_vec(),
         };
-        Wire {
-            a: end(SITES[0], self.osl),
-            b: end(SITES[1], self.svg),
-        }
+        Wire { a: end(SITES[0], self.osl), b: end(SITES[1], self.svg) }
     }
 }
 
 impl Route {
     pub fn new(to: &str, via: &str, dev: &str) -> Self {
-        Self {
-            to: to.to_owned(),
-            via: via.to_owned(),
-            dev: dev.to_owned(),
-        }
+        Self { to: to.to_owned(), via: via.to_owned(), dev: dev.to_owned() }
     }
 }
 
@@ -298,20 +251,14 @@ impl End {
 
 fn defaults(gateways: &[String; 2], dev: &str) -> Vec<Route> {
     let [v4, v6] = gateways;
-    vec![
-        Route::new("0.0.0.0/0", v4, dev),
-        Route::new("::/0", v6, dev),
-    ]
+    vec![Route::new("0.0.0.0/0", v4, dev), Route::new("::/0", v6, dev)]
 }
 
 /// The routes by which `inet` reaches the VIPs over one site's uplink.
 pub fn vip_routes(site: Site) -> [Route; 2] {
     let [v4, v6] = site.uplink(2);
     let dev = site.inet_interface();
-    [
-        Route::new(VIP_RANGES[0], &v4, &dev),
-        Route::new(VIP_RANGES[1], &v6, &dev),
-    ]
+    [Route::new(VIP_RANGES[0], &v4, &dev), Route::new(VIP_RANGES[1], &v6, &dev)]
 }
 
 // === impl Topology ===
@@ -379,9 +326,7 @@ mod tests {
         for host in &lab.hosts {
             for route in &host.routes {
                 let ends = lab.wires.iter().flat_map(|w| [&w.a, &w.b]);
-                let found = ends
-                    .filter(|e| e.host == host.name)
-                    .any(|e| e.interface == route.dev);
+                let found = ends.filter(|e| e.host == host.name).any(|e| e.interface == route.dev);
                 assert!(found, "{}: {route:?}", host.name);
             }
         }

@@ -64,9 +64,7 @@ fn in_parallel(hosts: &[Host], job: impl Fn(&Host) -> Result<()> + Sync) -> Resu
     std::thread::scope(|scope| {
         let job = &job;
         let threads: Vec<_> = hosts.iter().map(|h| scope.spawn(move || job(h))).collect();
-        threads
-            .into_iter()
-            .try_for_each(|t| t.join().expect("the jobs return their errors"))
+        threads.into_iter().try_for_each(|t| t.join().expect("the jobs return their errors"))
     })
 }
 

@@ -16,9 +16,7 @@ use nett_netns_tests::{bus, netns::Netns};
 /// Sends `packets` at 1000/s and tells what became of them.
 fn probe(ns: &Netns, address: &str, packets: usize) -> Result<Report> {
     let running = Running::start(ns, Target::new(address.parse()?, 1000))?;
-    eventually_true(patience(), "the packets are sent", || {
-        Ok(running.sent() >= packets)
-    })?;
+    eventually_true(patience(), "the packets are sent", || Ok(running.sent() >= packets))?;
     Ok(running.finish())
 }
 
@@ -34,12 +32,7 @@ fn local_traffic_stays_inside_its_site() -> Result<()> {
             let report = probe(&client, &address, 200)?;
             assert_eq!(report.lost(), 0, "{address}: {}", report.summary());
             assert_eq!(report.duplicates(), 0, "{}", report.summary());
-            assert_eq!(
-                report.answers_of(site.id),
-                report.sent(),
-                "{}",
-                report.summary()
-            );
+            assert_eq!(report.answers_of(site.id), report.sent(), "{}", report.summary());
         }
         let [service, _] = site.addresses(NET_SERVICE, 2);
         client.output("ping", &["-c", "1", "-W", "2", &service])?;
@@ -106,10 +99,7 @@ fn errors_are_booked_on_the_packets_they_answer() -> Result<()> {
         // TCP first: afterwards the router has spent the ICMP errors it may send per second.
         let to = SocketAddr::new(address.parse()?, PORT);
         let attempt = tcp::connect(&client, to, patience())?;
-        assert!(
-            attempt.server.is_err() && attempt.took < patience(),
-            "{attempt:?}"
-        );
+        assert!(attempt.server.is_err() && attempt.took < patience(), "{attempt:?}");
         let report = probe(&client, address, 100)?;
         assert_eq!(report.received(), 0, "{}", report.summary());
         let error = report.errors().next().context("an ICMP error comes back")?;
@@ -157,10 +147,7 @@ fn the_kernel_picture_shows_a_change_and_the_monitor_hears_it() -> Result<()> {
     node.ip("route add unreachable 10.99.0.0/16 table 7000 proto 217")?;
     node.nft("add table inet o\nadd chain inet o c\nadd rule inet o c counter")?;
     let heard = monitor.finish()?.join("\n");
-    assert!(
-        heard.contains("4444:") && heard.contains("10.99.0.0/16"),
-        "{heard}"
-    );
+    assert!(heard.contains("4444:") && heard.contains("10.99.0.0/16"), "{heard}");
     let changes = before.changes(&Kernel::of(&node)?);
     assert!(changes.iter().all(|c| c.starts_with('+')), "{changes:#?}");
     assert_eq!(changes.len(), 5, "{changes:#?}");
@@ -197,10 +184,7 @@ fn two_labs_live_side_by_side_and_end_without_a_trace() -> Result<()> {
     assert_eq!(probe(&one.ns("osl-c1")?, &address[0], 50)?.lost(), 0);
     let ours = |prefix: &str| {
         let prefix = format!("{prefix}-");
-        existing_namespaces()
-            .iter()
-            .filter(|n| n.starts_with(&prefix))
-            .count()
+        existing_namespaces().iter().filter(|n| n.starts_with(&prefix)).count()
     };
     drop(one);
     assert_eq!((ours(&prefix), ours(&kept)), (0, 12));
@@ -226,20 +210,11 @@ fn a_probe_at_a_thousand_a_second_keeps_its_schedule() -> Result<()> {
     let target = Target::new(address, 1000).with_flows(16);
     let begun = std::time::Instant::now();
     let running = Running::start(&lab.ns("osl-c1")?, target)?;
-    eventually_true(patience(), "a thousand packets", || {
-        Ok(running.sent() >= 1000)
-    })?;
+    eventually_true(patience(), "a thousand packets", || Ok(running.sent() >= 1000))?;
     let took = begun.elapsed();
     let report = running.finish();
-    assert!(
-        took >= Duration::from_millis(950),
-        "sent too fast: {took:?}"
-    );
+    assert!(took >= Duration::from_millis(950), "sent too fast: {took:?}");
     assert_eq!(report.lost(), 0, "{}", report.summary());
-    assert!(
-        report
-            .round_trip(0.5)
-            .is_some_and(|t| t < Duration::from_millis(50))
-    );
+    assert!(report.round_trip(0.5).is_some_and(|t| t < Duration::from_millis(50)));
     Ok(())
 }

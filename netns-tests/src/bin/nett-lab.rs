@@ -15,10 +15,7 @@ use nett_netns_tests::{demo, map, services, state, traffic};
 use nix::sys::signal::{SigSet, Signal};
 
 #[derive(Parser)]
-#[command(
-    name = "nett-lab",
-    about = "Two sites in network namespaces, with Nett in them."
-)]
+#[command(name = "nett-lab", about = "Two sites in network namespaces, with Nett in them.")]
 struct Arguments {
     #[command(subcommand)]
     command: Verb,
@@ -104,12 +101,7 @@ fn run(verb: Verb) -> Result<()> {
             remove_on_interrupt(&place.dir)?;
             demo::run(&place.prefix, &place.dir, &mut out)?;
         }
-        Verb::Serve {
-            name,
-            ready,
-            port,
-            addresses,
-        } => {
+        Verb::Serve { name, ready, port, addresses } => {
             traffic::server::serve(&name, &addresses, port, &ready)?;
         }
     }

@@ -29,10 +29,7 @@ pub fn interface(ns: &Netns, name: &str) -> Result<Interface> {
             .as_u64()
             .with_context(|| format!("`ip -s link` tells no {direction} packets of {name}"))
     };
-    Ok(Interface {
-        received: packets("rx")?,
-        sent: packets("tx")?,
-    })
+    Ok(Interface { received: packets("rx")?, sent: packets("tx")? })
 }
 
 /// The named counters of one nft table.
@@ -42,10 +39,7 @@ pub fn named(ns: &Netns, table: &str) -> Result<BTreeMap<String, u64>> {
     let objects = all["nftables"].as_array().into_iter().flatten();
     let counters = objects.filter_map(|o| {
         let counter = o.get("counter")?;
-        Some((
-            counter["name"].as_str()?.to_owned(),
-            counter["packets"].as_u64()?,
-        ))
+        Some((counter["name"].as_str()?.to_owned(), counter["packets"].as_u64()?))
     });
     Ok(counters.collect())
 }

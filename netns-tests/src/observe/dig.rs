@@ -20,15 +20,7 @@ pub struct Answer {
 /// Asks `server` for `name` from inside `ns`: one try, two seconds.
 pub fn dig(ns: &Netns, server: IpAddr, name: &str, kind: &str) -> Result<Answer> {
     let at = format!("@{server}");
-    let args = [
-        &at,
-        name,
-        kind,
-        "+tries=1",
-        "+time=2",
-        "+norecurse",
-        "+nocookie",
-    ];
+    let args = [&at, name, kind, "+tries=1", "+time=2", "+norecurse", "+nocookie"];
     parse(&ns.output("dig", &args)?).with_context(|| format!("dig {at} {name} {kind}"))
 }
 
@@ -42,11 +34,7 @@ fn parse(text: &str) -> Result<Answer> {
         .skip_while(|l| !l.starts_with(";; ANSWER SECTION:"))
         .skip(1)
         .take_while(|l| !l.is_empty());
-    let mut answer = Answer {
-        status,
-        data: Vec::new(),
-        ttl: None,
-    };
+    let mut answer = Answer { status, data: Vec::new(), ttl: None };
     for line in lines {
         let mut rest = line;
         let mut fields = Vec::new();

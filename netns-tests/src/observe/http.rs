@@ -24,10 +24,7 @@ pub fn get(ns: &Netns, path: &str) -> Result<(u16, String)> {
     })?;
     let (head, body) = text.split_once("\r\n\r\n").context("not an HTTP answer")?;
     let code = head.split(' ').nth(1).and_then(|c| c.parse().ok());
-    Ok((
-        code.context("an HTTP answer has a status")?,
-        body.to_owned(),
-    ))
+    Ok((code.context("an HTTP answer has a status")?, body.to_owned()))
 }
 
 /// Fails with the body unless `/readyz` answers 200.
@@ -41,8 +38,6 @@ pub fn ready(ns: &Netns) -> Result<()> {
 /// The value of a metric line such as `nett_conflicts`, labels included in the name.
 pub fn metric(ns: &Netns, name: &str) -> Result<Option<f64>> {
     let (_, body) = get(ns, "/metrics")?;
-    let value = body
-        .lines()
-        .find_map(|l| l.strip_prefix(name)?.trim().parse().ok());
+    let value = body.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok());
     Ok(value)
 }

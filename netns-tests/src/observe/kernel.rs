@@ -44,11 +44,7 @@ impl Kernel {
         let objects = parsed["nftables"].as_array().into_iter().flatten();
         // Rules of a chain have an order, which a set of lines would lose: number them.
         for (place, object) in objects.enumerate() {
-            let number = if object.get("rule").is_some() {
-                place
-            } else {
-                0
-            };
+            let number = if object.get("rule").is_some() { place } else { 0 };
             lines.insert(format!("nft {number:04} {}", calm(object)));
         }
         lines.retain(|l| !l.ends_with("null"));
@@ -57,14 +53,8 @@ impl Kernel {
 
     /// `- line` for what is gone in `later` and `+ line` for what is new there.
     pub fn changes(&self, later: &Self) -> Vec<String> {
-        let gone = self
-            .lines
-            .difference(&later.lines)
-            .map(|l| format!("- {l}"));
-        let new = later
-            .lines
-            .difference(&self.lines)
-            .map(|l| format!("+ {l}"));
+        let gone = self.lines.difference(&later.lines).map(|l| format!("- {l}"));
+        let new = later.lines.difference(&self.lines).map(|l| format!("+ {l}"));
         gone.chain(new).collect()
     }
 }
@@ -86,11 +76,7 @@ fn calm(value: &Value) -> Value {
                 .filter(|(key, _)| !RESTLESS.contains(&key.as_str()))
                 .map(|(key, value)| (key.clone(), calm(value)));
             let kept: Map<String, Value> = kept.collect();
-            if kept.is_empty() {
-                Value::Null
-            } else {
-                kept.into()
-            }
+            if kept.is_empty() { Value::Null } else { kept.into() }
         }
         Value::Array(items) => items.iter().map(calm).collect(),
         other => other.clone(),
@@ -113,9 +99,8 @@ mod tests {
 
     #[test]
     fn changes_name_both_directions() {
-        let kernel = |lines: &[&str]| Kernel {
-            lines: lines.iter().map(|l| (*l).to_owned()).collect(),
-        };
+        let kernel =
+            |lines: &[&str]| Kernel { lines: lines.iter().map(|l| (*l).to_owned()).collect() };
         let changes = kernel(&["a", "b"]).changes(&kernel(&["b", "c"]));
         assert_eq!(changes, ["- a", "+ c"]);
     }

@@ -31,11 +31,7 @@ impl Monitor {
             env: Vec::new(),
             log: log.clone(),
         };
-        let monitor = Self {
-            ns: ns.clone(),
-            log,
-            process: Process::start(ns, spec)?,
-        };
+        let monitor = Self { ns: ns.clone(), log, process: Process::start(ns, spec)? };
         monitor.mark(1)?;
         Ok(monitor)
     }
@@ -46,9 +42,7 @@ impl Monitor {
         self.mark(seen + 1)?;
         let text = self.text()?;
         self.process.kill();
-        let lines = text
-            .lines()
-            .filter(|l| !l.contains(MARK) && !l.trim().is_empty());
+        let lines = text.lines().filter(|l| !l.contains(MARK) && !l.trim().is_empty());
         Ok(lines.map(str::to_owned).collect())
     }
 

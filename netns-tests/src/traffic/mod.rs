@@ -17,8 +17,6 @@ pub use udp::{Running, Target};
 
 /// Nanoseconds since the Unix epoch.
 pub fn now() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock stands after 1970");
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock stands after 1970");
     u64::try_from(since.as_nanos()).expect("64 bits of nanoseconds last until 2554")
 }

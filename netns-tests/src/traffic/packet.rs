@@ -53,11 +53,7 @@ mod tests {
     fn an_answer_tells_which_question_who_and_when() {
         let question = question(7);
         let bytes = answer(&question, 42, "osl").expect("a question");
-        let expected = Answer {
-            number: 7,
-            served_at: 42,
-            server: "osl",
-        };
+        let expected = Answer { number: 7, served_at: 42, server: "osl" };
         assert_eq!(parse_answer(&bytes), Some(expected));
         assert_eq!(number(&question), Some(7));
     }

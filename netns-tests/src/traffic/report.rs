@@ -51,6 +51,30 @@ pub struct Report {
 // === impl Report ===
 
 impl Report {
+    /// Several records as one, in the order of sending.
+    pub fn joined(reports: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Self::default();
+        for report in reports {
+            let known = report.servers.iter().map(|name| all.server(name));
+            let places: Vec<usize> = known.collect();
+            all.packets.extend(report.packets.into_iter().map(|mut p| {
+                p.answer = p.answer.map(|a| Answered { server: places[a.server], ..a });
+                p
+            }));
+        }
+        all.packets.sort_by_key(|p| p.at);
+        all
+    }
+
+    /// The place of a server's name, which is added when it is new.
+    pub(crate) fn server(&mut self, name: &str) -> usize {
+        let known = self.servers.iter().position(|s| s == name);
+        known.unwrap_or_else(|| {
+            self.servers.push(name.to_owned());
+            self.servers.len() - 1
+        })
+    }
+
     /// The packets sent in `[from, to)`.
     pub fn between(&self, from: u64, to: u64) -> Self {
         let inside = |p: &&Sent| p.at >= from && p.at < to;
@@ -99,11 +123,7 @@ impl Report {
                     s.first = s.first.min(at);
                     s.last = s.last.max(at);
                 })
-                .or_insert(Served {
-                    answers: 1,
-                    first: at,
-                    last: at,
-                });
+                .or_insert(Served { answers: 1, first: at, last: at });
         }
         all
     }
@@ -160,12 +180,8 @@ impl Report {
 
     /// `12000 sent, 0 lost, 0 doubled, osl 8000 svg 4000`.
     pub fn summary(&self) -> String {
-        let mut text = format!(
-            "{} sent, {} lost, {} doubled",
-            self.sent(),
-            self.lost(),
-            self.duplicates()
-        );
+        let mut text =
+            format!("{} sent, {} lost, {} doubled", self.sent(), self.lost(), self.duplicates());
         let errors = self.errors().count();
         if errors > 0 {
             text += &format!(", {errors} errors");
@@ -184,11 +200,7 @@ mod tests {
     fn packet(at: u64, server: Option<usize>) -> Sent {
         Sent {
             at,
-            answer: server.map(|server| Answered {
-                served_at: at + 1,
-                got_at: at + 2,
-                server,
-            }),
+            answer: server.map(|server| Answered { served_at: at + 1, got_at: at + 2, server }),
             ..Sent::default()
         }
     }
@@ -219,12 +231,19 @@ mod tests {
     }
 
     #[test]
+    fn joined_records_keep_names_and_order() {
+        let mut other = report(&[Some(0)]);
+        other.servers = vec!["svg".into()];
+        let joined = Report::joined([report(&[Some(0), Some(0)]), other]);
+        let expected = "3 sent, 0 lost, 0 doubled, osl 2, svg 1";
+        assert_eq!(joined.summary(), expected);
+        assert!(joined.packets.is_sorted_by_key(|p| p.at));
+    }
+
+    #[test]
     fn parts_are_cut_by_the_time_of_sending() {
         let all = report(&[Some(0), Some(0), Some(1), None]);
-        assert_eq!(
-            all.between(10, 30).summary(),
-            "2 sent, 0 lost, 0 doubled, osl 1, svg 1"
-        );
+        assert_eq!(all.between(10, 30).summary(), "2 sent, 0 lost, 0 doubled, osl 1, svg 1");
         assert_eq!(all.since(30).lost(), 1);
         assert_eq!(all.round_trip(0.5), Some(Duration::from_nanos(2)));
     }

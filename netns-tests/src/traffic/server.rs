@@ -30,10 +30,8 @@ pub fn serve(name: &str, addresses: &[IpAddr], port: u16, ready: &Path) -> Resul
     loop {
         let udp = datagrams.iter().map(AsFd::as_fd);
         let all: Vec<BorrowedFd<'_>> = udp.chain(listeners.iter().map(AsFd::as_fd)).collect();
-        let mut waiting: Vec<PollFd<'_>> = all
-            .iter()
-            .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
-            .collect();
+        let mut waiting: Vec<PollFd<'_>> =
+            all.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
         poll(&mut waiting, PollTimeout::NONE).context("cannot wait for packets")?;
         let is_ready: Vec<bool> = waiting.iter().map(|w| w.any().unwrap_or(true)).collect();
         let (udp_ready, tcp_ready) = is_ready.split_at(datagrams.len());

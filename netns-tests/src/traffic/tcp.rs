@@ -28,10 +28,7 @@ pub fn connect(ns: &Netns, to: SocketAddr, patience: Duration) -> Result<Attempt
     ns.run(|| {
         let begun = Instant::now();
         let server = greet(to, patience).map(|s| s.server).map_err(|e| e.kind());
-        Ok(Attempt {
-            took: begun.elapsed(),
-            server,
-        })
+        Ok(Attempt { took: begun.elapsed(), server })
     })
 }
 

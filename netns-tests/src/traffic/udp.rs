@@ -55,11 +55,7 @@ struct Shared {
 impl Target {
     /// One flow to the lab's service port.
     pub fn new(address: IpAddr, per_second: u32) -> Self {
-        Self {
-            address: SocketAddr::new(address, crate::services::PORT),
-            per_second,
-            flows: 1,
-        }
+        Self { address: SocketAddr::new(address, crate::services::PORT), per_second, flows: 1 }
     }
 
     pub fn with_flows(mut self, flows: usize) -> Self {
@@ -84,12 +80,7 @@ impl Running {
             let shared = Arc::clone(&shared);
             move || receive_all(&shared, &sockets)
         });
-        Ok(Self {
-            target,
-            shared,
-            sender: Some(sender),
-            receiver: Some(receiver),
-        })
+        Ok(Self { target, shared, sender: Some(sender), receiver: Some(receiver) })
     }
 
     pub fn target(&self) -> Target {
@@ -150,20 +141,13 @@ impl Shared {
             return;
         };
         let mut report = self.report();
-        let known = report.servers.iter().position(|s| s == answer.server);
-        let server = known.unwrap_or_else(|| {
-            report.servers.push(answer.server.to_owned());
-            report.servers.len() - 1
-        });
+        let server = report.server(answer.server);
         if let Some(sent) = slot(&mut report, answer.number) {
             if sent.answer.is_some() {
                 sent.duplicates += 1;
             } else {
-                sent.answer = Some(Answered {
-                    served_at: answer.served_at,
-                    got_at: super::now(),
-                    server,
-                });
+                sent.answer =
+                    Some(Answered { served_at: answer.served_at, got_at: super::now(), server });
             }
         }
     }
@@ -190,9 +174,7 @@ fn open(to: SocketAddr) -> Result<UdpSocket> {
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
     }
     .context("cannot ask for ICMP errors")?;
-    socket
-        .connect(to)
-        .with_context(|| format!("no route to {to}"))?;
+    socket.connect(to).with_context(|| format!("no route to {to}"))?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -206,10 +188,7 @@ fn send_all(shared: &Shared, sockets: &[UdpSocket], per_second: u32) {
         if shared.stop_sending.load(Ordering::Relaxed) {
             return;
         }
-        let sent = Sent {
-            at: super::now(),
-            ..Sent::default()
-        };
+        let sent = Sent { at: super::now(), ..Sent::default() };
         shared.report().packets.push(sent);
         send_one(shared, socket, number);
     }
@@ -228,21 +207,15 @@ fn send_one(shared: &Shared, socket: &UdpSocket, number: u64) {
         }
     }
     let errno = errors.iter().find_map(std::io::Error::raw_os_error);
-    let error = IcmpError {
-        at: super::now(),
-        errno: errno.unwrap_or_default(),
-        from: None,
-    };
+    let error = IcmpError { at: super::now(), errno: errno.unwrap_or_default(), from: None };
     shared.failed(number, error);
 }
 
 fn receive_all(shared: &Shared, sockets: &[UdpSocket]) {
     let wait = PollTimeout::from(20u8);
     while !shared.stop_receiving.load(Ordering::Relaxed) {
-        let mut waiting: Vec<PollFd<'_>> = sockets
-            .iter()
-            .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN))
-            .collect();
+        let mut waiting: Vec<PollFd<'_>> =
+            sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
         // An interrupted wait is a short wait.
         let _ = poll(&mut waiting, wait);
         for (socket, state) in sockets.iter().zip(&waiting) {
@@ -295,10 +268,9 @@ fn icmp_error(message: &nix::sys::socket::RecvMsg<'_, '_, SockaddrStorage>) -> O
                 let from = from.map(|a| Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)).into());
                 (error, from)
             }
-            ControlMessageOwned::Ipv6RecvErr(error, from) => (
-                error,
-                from.map(|a| Ipv6Addr::from(a.sin6_addr.s6_addr).into()),
-            ),
+            ControlMessageOwned::Ipv6RecvErr(error, from) => {
+                (error, from.map(|a| Ipv6Addr::from(a.sin6_addr.s6_addr).into()))
+            }
             _ => return None,
         };
         let errno = i32::try_from(error.ee_errno).ok()?;

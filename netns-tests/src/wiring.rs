@@ -3,8 +3,9 @@
 //! Order matters: sysctls of `default` are written before interfaces exist, so that each interface
 //! is born with them (no duplicate address detection, no redirects, no reverse path filter).
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use crate::eventually::{eventually, patience};
 use crate::netns::{Netns, batch};
 use crate::topology::{End, Host, SITES, Topology, VIP_RANGES, Wire};
 
@@ -49,12 +50,17 @@ pub(crate) fn create(prefix: &str, topology: &Topology) -> Result<()> {
         }
         Ok(())
     })?;
-    let wires: Vec<String> = topology.wires.iter().map(|w| veth(prefix, w)).collect();
+    let numbered = topology.wires.iter().zip((100..).step_by(2));
+    let wires: Vec<String> = numbered.map(|(w, index)| veth(prefix, w, index)).collect();
     batch("ip", &["-batch", "-"], &wires).context("cannot create the lab's wires")?;
     in_parallel(&topology.hosts, |host| {
         let ends = topology.wires.iter().flat_map(|w| [&w.a, &w.b]);
         let own: Vec<&End> = ends.filter(|e| e.host == host.name).collect();
         Netns::named(namespace(prefix, &host.name)).ip_batch(&host_lines(host, &own))
+    })?;
+    in_parallel(&topology.hosts, |host| {
+        let ns = Netns::named(namespace(prefix, &host.name));
+        eventually(patience(), "every interface is up", || all_up(&ns)).map(drop)
     })?;
     Netns::named(namespace(prefix, "inet")).nft(&watch_script())
 }
@@ -68,13 +74,28 @@ fn in_parallel(hosts: &[Host], job: impl Fn(&Host) -> Result<()> + Sync) -> Resu
     })
 }
 
-fn veth(prefix: &str, wire: &Wire) -> String {
+/// The kernel activates an interface's queue a moment after both ends are up, and drops what is
+/// sent before.
+fn all_up(ns: &Netns) -> Result<()> {
+    let links: Vec<serde_json::Value> = serde_json::from_str(&ns.ip("-j link show")?)?;
+    let is_down = |l: &&serde_json::Value| l["ifname"] != "lo" && l["operstate"] != "UP";
+    match links.iter().find(is_down) {
+        Some(link) => bail!("{}: {} is {}", ns.name(), link["ifname"], link["operstate"]),
+        None => Ok(()),
+    }
+}
+
+/// The two ends get different interface indexes on purpose: the kernel tells a carrier change at
+/// once when an interface's index differs from its peer's, else with up to a second's delay
+/// (`linkwatch_urgent_event` in net/core/link_watch.c), and indexes count per namespace.
+fn veth(prefix: &str, wire: &Wire, index: u32) -> String {
     let Wire { a, b } = wire;
     format!(
-        "link add name {} netns {} type veth peer name {} netns {}",
+        "link add name {} index {index} netns {} type veth peer name {} index {} netns {}",
         a.interface,
         namespace(prefix, &a.host),
         b.interface,
+        index + 1,
         namespace(prefix, &b.host)
     )
 }

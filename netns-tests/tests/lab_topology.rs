@@ -9,6 +9,7 @@ use nett_netns_tests::lab::Lab;
 use nett_netns_tests::observe::{kernel::Kernel, monitor::Monitor};
 use nett_netns_tests::services::{self, API, PORT};
 use nett_netns_tests::state::{self, existing_namespaces};
+use nett_netns_tests::story::Traffic;
 use nett_netns_tests::topology::{NET_SERVICE, SITES};
 use nett_netns_tests::traffic::{Report, Running, Target, tcp};
 use nett_netns_tests::{bus, netns::Netns};
@@ -216,5 +217,63 @@ fn a_probe_at_a_thousand_a_second_keeps_its_schedule() -> Result<()> {
     assert!(took >= Duration::from_millis(950), "sent too fast: {took:?}");
     assert_eq!(report.lost(), 0, "{}", report.summary());
     assert!(report.round_trip(0.5).is_some_and(|t| t < Duration::from_millis(50)));
+    Ok(())
+}
+
+#[test]
+fn the_lab_s_certificates_and_keys_let_a_client_in_and_nobody_else() -> Result<()> {
+    let story = "the_lab_s_certificates_and_keys_let_a_client_in_and_nobody_else";
+    let Some(mut lab) = Lab::for_test(story)? else {
+        return Ok(());
+    };
+    let [osl, _] = SITES;
+    let tls = lab.layout().tls();
+    let text = format!(
+        "listen: \"0.0.0.0:{}\"\ntls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, \
+         verify: true }}\nauthorization {{ users: [ {{ nkey: {} }} ] }}\n",
+        nett_netns_tests::files::NATS_PORT,
+        tls.join("osl-n1.crt"),
+        tls.join("osl-n1.key"),
+        tls.join("ca.crt"),
+        lab.keys().public("osl-b1")?,
+    );
+    let config = lab.layout().host("osl-n1").with_extension("conf");
+    std::fs::write(&config, text)?;
+    bus::start(&mut lab, osl, &config)?;
+    let connect = |node: &str, certificate: bool| {
+        let seed = std::fs::read_to_string(lab.keys().seed(node))?;
+        let mut options = async_nats::ConnectOptions::with_nkey(seed)
+            .add_root_certificates(tls.join("ca.crt"))
+            .require_tls(true);
+        if certificate {
+            let file = |end: &str| tls.join(format!("{node}.{end}"));
+            options = options.add_client_certificate(file("crt"), file("key"));
+        }
+        let url = nett_netns_tests::files::nats_url(osl);
+        lab.ns("osl-b1")?.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async { Ok(options.connect(url).await?.flush().await?) })
+        })
+    };
+    connect("osl-b1", true)?;
+    assert!(connect("osl-r1", true).is_err(), "a key the server does not know");
+    assert!(connect("osl-b1", false).is_err(), "no client certificate");
+    Ok(())
+}
+
+#[test]
+fn traffic_settles_on_the_server_the_router_points_at() -> Result<()> {
+    let Some(lab) = Lab::for_test("traffic_settles_on_the_server_the_router_points_at")? else {
+        return Ok(());
+    };
+    let router = lab.ns("osl-r1")?;
+    for (vip, via) in API.vips().iter().zip(SITES[0].addresses(NET_SERVICE, 2)) {
+        router.ip(&format!("route add {vip} via {via} dev lan"))?;
+    }
+    let traffic = Traffic::to_vips(&lab, &["osl-c1"], API)?;
+    traffic.settles_on("osl")?;
+    let report = traffic.finish();
+    assert_eq!((report.lost(), report.duplicates()), (0, 0), "{}", report.summary());
+    assert_eq!(report.answers_of("osl"), report.sent());
     Ok(())
 }

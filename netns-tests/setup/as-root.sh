@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs a command where it may create network namespaces: as it is for root, else as root of a new
-# user namespace with a network, a mount tree and a /run of its own. What it creates there ends
-# with the command, so `make lab` (which leaves the lab running) needs the real root.
+# user namespace with a network, a mount tree, processes and a /run of its own. What it creates
+# there ends with the command, so `make lab` (which leaves the lab running) needs the real root.
 set -eu
 
 if [ "$(id -u)" -eq 0 ]; then
@@ -13,6 +13,7 @@ if ! unshare --user --map-root-user --net --mount true 2>/dev/null; then
     exit 1
 fi
 # shellcheck disable=SC2016 # the inner shell expands it
-exec unshare --user --map-root-user --net --mount --propagation private sh -c '
+exec unshare --user --map-root-user --net --mount --propagation private \
+    --pid --fork --kill-child --mount-proc sh -c '
     mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@"
 ' sh "$@"

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::eventually::eventually;
 use crate::files::NATS_PORT;
 use crate::lab::Lab;
 use crate::process::Spec;
@@ -42,10 +41,9 @@ pub fn start(lab: &mut Lab, site: Site, config: &Path) -> Result<()> {
     lab.start_process(&site.bus_host(), spec)?;
     let address = SocketAddr::from(([127, 0, 0, 1], NATS_PORT));
     let ns = lab.ns(&site.bus_host())?;
-    eventually(Duration::from_secs(10), "nats-server accepts", || {
-        lab.process(&name)?.check_alive()?;
+    lab.while_alive(&name, Duration::from_secs(10), "nats-server accepts", || {
         let wait = Duration::from_millis(200);
-        ns.run(|| Ok(std::net::TcpStream::connect_timeout(&address, wait)?))
+        ns.run(|| Ok(std::net::TcpStream::connect_timeout(&address, wait).map(drop)?))
     })
     .map(drop)
 }

@@ -225,11 +225,24 @@ impl Lab {
     pub fn wait_for_agent(&mut self, node: &str) -> Result<Duration> {
         let ns = self.ns(node)?;
         let what = format!("the agent on {node} is ready");
-        let (_, took) = eventually(patience() * 4, &what, || {
-            self.process(&agent_name(node))?.check_alive()?;
-            crate::observe::http::ready(&ns)
+        let ready = || crate::observe::http::ready(&ns);
+        self.while_alive(&agent_name(node), patience() * 4, &what, ready)
+    }
+
+    /// Looks until `look` succeeds; gives up at once when the process has ended.
+    pub fn while_alive(
+        &mut self,
+        process: &str,
+        patience: Duration,
+        what: &str,
+        mut look: impl FnMut() -> Result<()>,
+    ) -> Result<Duration> {
+        let process = self.process(process)?;
+        let (alive, took) = eventually(patience, what, || match process.check_alive() {
+            Ok(()) => look().map(Ok),
+            Err(dead) => Ok(Err(dead)),
         })?;
-        Ok(took)
+        alive.map(|()| took)
     }
 
     fn start_echo(&mut self, site: Site) -> Result<()> {
@@ -252,10 +265,9 @@ impl Lab {
     fn wait_for_echo(&mut self) -> Result<()> {
         for site in SITES {
             let ready = self.echo_ready(site);
-            eventually(patience(), "the echo server is ready", || {
-                self.process(&echo_name(site))?.check_alive()?;
-                fs::metadata(&ready).context("not bound yet")
-            })?;
+            let bound = || fs::metadata(&ready).map(drop).context("not bound yet");
+            let what = "the echo server is ready";
+            self.while_alive(&echo_name(site), patience(), what, bound)?;
         }
         Ok(())
     }

@@ -90,6 +90,20 @@ pub fn down(dir: &Path) -> Result<Removed> {
     Ok(removed)
 }
 
+/// As [`down`], while another thread of this process may still be creating the lab: looks again
+/// for everything the file has ever named until a look finds nothing.
+pub fn down_while_creating(dir: &Path) -> Result<()> {
+    let Some(named) = State::load(dir)? else {
+        return Ok(());
+    };
+    while down(dir)? != Removed::default() {
+        if State::load(dir)?.is_none() {
+            named.save(dir)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -126,9 +126,8 @@ fn remove_on_interrupt(dir: &Path) -> Result<()> {
     let dir = dir.to_owned();
     std::thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
-            // Twice: the main thread may be creating things while the first pass removes.
-            let _ = state::down(&dir);
-            let _ = state::down(&dir);
+            // What could not be removed is still in the state file, for `nett-lab down`.
+            let _ = state::down_while_creating(&dir);
             std::process::exit(128 + signal as i32);
         }
     });

@@ -26,7 +26,7 @@ done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
 if ! command -v cargo >/dev/null 2>&1; then
-    echo "Missing: cargo. Install Rust 1.89 or newer, for example with rustup (https://rustup.rs)." >&2
+    echo "Missing: cargo. Install Rust 1.89 or newer, for example with https://rustup.rs." >&2
     exit 1
 fi
 [ -z "$missing" ] && exit 0

@@ -137,7 +137,8 @@ impl Lab {
 
     /// Renders and starts the nats-servers, makes their streams, starts every agent.
     ///
-    /// Agents come before the streams: the way between the sites' servers is routed by Nett.
+    /// Streams are made before the sites can reach each other, since Nett itself routes the way
+    /// between the servers: mirrors catch up once the agents have laid it.
     pub fn start_nett(&mut self) -> Result<()> {
         for site in SITES {
             let config = bus::render(self, site)?;
@@ -298,7 +299,10 @@ impl Lab {
                 .args(args)
                 .stdin(std::process::Stdio::null())
                 .output()
-                .with_context(|| format!("cannot run {}", program.display()))
+                .with_context(|| {
+                    let program = program.display();
+                    format!("cannot run {program}: build it with `cargo build --workspace`")
+                })
         })?;
         Ok(Told::new(args, &output))
     }

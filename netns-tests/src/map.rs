@@ -19,7 +19,8 @@ pub fn describe(lab: &Lab) -> Result<String> {
     let node = home.border();
     let [dns, _] = Node::of_site(home)[0].addresses();
     let mut text = format!(
-        "export NETT_SOCKET='{}' NETT_KEY='{}' NETT_LAB='{}' NETT_LAB_DNS={dns} PATH='{path}':\"$PATH\"\n",
+        "export NETT_SOCKET='{}' NETT_KEY='{}' NETT_LAB='{}' \
+         NETT_LAB_DNS={dns} PATH='{path}':\"$PATH\"\n",
         layout.socket(&node).display(),
         lab.keys().seed("mira").display(),
         layout.root.display(),

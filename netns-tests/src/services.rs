@@ -122,7 +122,8 @@ impl Service {
         }
         text += &format!("handover = \"{handover}\"\nisolation = \"static\"\n");
         text += &format!("trigger = \"approve\"\napprovals = {approvals}\n");
-        text + "sticky = \"1s\"\nhold_down = \"1s\"\nttl = \"5s\"\nports = [{ name = \"https\", port = 443 }]\n\n"
+        text += "sticky = \"1s\"\nhold_down = \"1s\"\nttl = \"5s\"\n";
+        text + "ports = [{ name = \"https\", port = 443 }]\n\n"
     }
 }
 

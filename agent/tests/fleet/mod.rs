@@ -277,10 +277,16 @@ impl Fleet {
 
     /// Hands a signed request to an agent and runs until everything is at rest.
     pub fn send(&mut self, node: &str, request: &Request) -> CommandReply {
+        let (subject, bytes) = self.seal(request);
+        self.send_bytes(node, subject, bytes)
+    }
+
+    /// A request signed by its author, with the subject it is signed for.
+    pub fn seal(&self, request: &Request) -> (String, Vec<u8>) {
         let subject = request_subject(request);
         let key = &self.keys[&request.person.name];
         let bytes = seal_request(request, &subject, key).expect("the key fits");
-        self.send_bytes(node, subject, bytes)
+        (subject, bytes)
     }
 
     pub fn send_bytes(&mut self, node: &str, subject: String, bytes: Vec<u8>) -> CommandReply {

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bus;
+pub mod config;
 pub mod controller;
 pub mod journal;
 pub mod kernel;

@@ -217,6 +217,11 @@ impl<'f> Reader<'f> {
         result
     }
 
+    /// For values that have a textual form beside another one.
+    pub fn is_text(&self, value: &Value) -> bool {
+        matches!(value.kind, Kind::Text(_))
+    }
+
     /// A string, or a table for those who need to say more.
     pub fn is_table(&self, value: &Value) -> bool {
         matches!(value.kind, Kind::Table(_))

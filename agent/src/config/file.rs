@@ -258,11 +258,11 @@ fn tables_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Layout {
         let clash = |other: &(std::ops::RangeInclusive<u32>, &str, Span)| {
             ours.start() <= other.0.end() && other.0.start() <= ours.end()
         };
-        let kernels = (253..=255, "the kernel", span);
-        let advertised = (250..=250, "`nett-adv`", span);
+        let kernels = (253..=255, "main, local or default", span);
+        let advertised = (250..=250, "nett-adv", span);
         let others = taken.iter().chain([&kernels, &advertised]);
         if let Some((_, other, _)) = others.into_iter().find(|o| clash(o)) {
-            let message = format!("the table {value} for `{key}` is also one of {other}");
+            let message = format!("the table {value} for `{key}` is also used by `{other}`");
             let hint = "`return` uses the 127 tables above its number; all others use one";
             r.report(r.mistake(Code::TableOverlap, span, message).hint(hint));
         }

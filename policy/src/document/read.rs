@@ -73,7 +73,7 @@ impl<'f> Reader<'f> {
     pub fn finish(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         let mut found = self.found.into_inner();
         let start = |d: &Diagnostic| d.place.as_ref().map_or(0, |p| p.span.start);
-        found.sort_by(|a, b| (start(a), a.code).cmp(&(start(b), b.code)));
+        found.sort_by_key(|d| (start(d), d.code));
         found.dedup();
         found.into_iter().partition(|d| d.severity == Severity::Error)
     }

@@ -1,14 +1,18 @@
 //! The agent: everything that touches this host, the network, the operator or the clock.
 
 pub mod api;
+pub mod app;
 pub mod bus;
 pub mod clock;
+pub mod config;
 pub mod controller;
 pub mod ctl;
+pub mod daemon;
 pub mod journal;
 pub mod kernel;
 pub mod probe;
 pub mod reconcile;
 pub mod records;
 pub mod rng;
+pub mod telemetry;
 pub mod zone;

@@ -116,7 +116,8 @@ fn keys_of_later_releases_are_accepted_and_named() {
     );
     let fabric = fabric.text.replacen(
         "hostmaster",
-        "dnssec = { csk = \"file\" }\ntransfer = [{ to = \"192.0.2.99\", tsig = \"key\" }]\nhostmaster",
+        "dnssec = { csk = \"file\" }\n\
+         transfer = [{ to = \"192.0.2.99\", tsig = \"key\" }]\nhostmaster",
         1,
     );
     let fabric = fabric.replacen(
@@ -185,12 +186,15 @@ voter = true
     assert!(fabric.sites[2].prefixes.is_empty());
 }
 
+/// Any text, or what the two formats are made of.
+const PUT: &str = "\\PC{0,12}|[\\[\\]{}=\"',#\n0-9]{0,6}";
+
 proptest! {
     /// Cuts, inserts and swaps anywhere: an answer always comes, and a refusal names a reason.
     #[test]
     fn no_input_stops_the_reader(
         cuts in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..40), 0..4),
-        puts in prop::collection::vec((any::<prop::sample::Index>(), "\\PC{0,12}|[\\[\\]{}=\"',#\n0-9]{0,6}"), 0..4),
+        puts in prop::collection::vec((any::<prop::sample::Index>(), PUT), 0..4),
         as_json in any::<bool>(),
     ) {
         let mutate = |file: SourceFile| {

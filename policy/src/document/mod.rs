@@ -26,10 +26,12 @@ mod tree;
 
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Related, Severity, Span};
+pub use nearest::nearest;
 pub use read::{At, Reader, Section};
 pub use tree::Value;
 
 use crate::fabric::Fabric;
+use crate::id::NodeId;
 use crate::service::Catalog;
 
 /// The text of a file and the name to call it by. A name that ends in `.json` means JSON.
@@ -115,4 +117,28 @@ pub fn compile_fabric(fabric: &SourceFile) -> Result<Fabric, Vec<Diagnostic>> {
         Some(doc) if errors.is_empty() => Ok(build::fabric(doc, &later)),
         _ => Err(errors),
     }
+}
+
+/// The mistakes a services file shows by itself, when there is no fabric file to compare it with.
+pub fn services_alone(services: &SourceFile) -> Vec<Diagnostic> {
+    let reader = Reader::new(services);
+    if let Some(services) = service_file::read(&reader) {
+        service_check::check(&reader, &services, None);
+    }
+    reader.finish().0
+}
+
+/// The nodes of a fabric file with their public keys, as far as they can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeKeys {
+    pub nodes: Vec<(NodeId, Option<String>)>,
+    /// False when a node may be missing because it could not be read.
+    pub whole: bool,
+}
+
+/// The nodes of a fabric file that may have mistakes; `None` when its syntax is broken.
+pub fn node_keys(fabric: &SourceFile) -> Option<NodeKeys> {
+    let doc = fabric_file::read(&Reader::new(fabric))?;
+    let nodes = doc.nodes.into_iter().map(|n| (n.id.value, n.key.map(|k| k.value)));
+    Some(NodeKeys { nodes: nodes.collect(), whole: doc.whole })
 }

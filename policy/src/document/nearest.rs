@@ -1,10 +1,7 @@
 //! "Did you mean": the known word nearest to a misspelt one.
 
 /// The candidate within a third of the word's length (at least one, at most three) of edits.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // An absurdly long word has no near candidate and would only cost time.
     if word.len() > 128 {
         return None;
@@ -14,7 +11,7 @@ pub(super) fn nearest<'a>(
         .into_iter()
         .filter(|c| c.len() <= 128)
         .map(|c| (distance(word, c), c))
-        .filter(|(d, _)| *d <= limit)
+        .filter(|(d, c)| *d <= limit && *d < c.chars().count())
         .min()
         .map(|(_, c)| c)
 }

@@ -73,7 +73,7 @@ impl<'f> Reader<'f> {
     pub fn finish(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
         let mut found = self.found.into_inner();
         let start = |d: &Diagnostic| d.place.as_ref().map_or(0, |p| p.span.start);
-        found.sort_by(|a, b| (start(a), a.code).cmp(&(start(b), b.code)));
+        found.sort_by_key(|d| (start(d), d.code));
         found.dedup();
         found.into_iter().partition(|d| d.severity == Severity::Error)
     }
@@ -215,6 +215,11 @@ impl<'f> Reader<'f> {
         let result = read(&section);
         section.report_unknown();
         result
+    }
+
+    /// For values that have a textual form beside another one.
+    pub fn is_text(&self, value: &Value) -> bool {
+        matches!(value.kind, Kind::Text(_))
     }
 
     /// A string, or a table for those who need to say more.

@@ -19,7 +19,7 @@ pub(super) struct ServiceDoc {
     pub(super) category: Category,
     pub(super) sites: SitesDoc,
     pub(super) vips: Vec<At<IpAddr>>,
-    pub(super) backends: Vec<(At<SiteId>, Vec<BackendDoc>)>,
+    pub(super) backends: BackendsDoc,
     pub(super) backends_span: Span,
     /// Something in `backends` could not be read: what is missing there may be that.
     pub(super) backends_whole: bool,
@@ -55,6 +55,9 @@ pub(super) struct SitesDoc {
     pub(super) whole: bool,
     pub(super) span: Span,
 }
+
+/// By site, in file order.
+pub(super) type BackendsDoc = Vec<(At<SiteId>, Vec<BackendDoc>)>;
 
 #[derive(Debug)]
 pub(super) struct BackendDoc {
@@ -218,7 +221,7 @@ fn standby_of(r: &Reader<'_>, value: &Value) -> Option<(At<SiteId>, u32)> {
 }
 
 /// The backends by site, and whether all of them could be read.
-fn backends(r: &Reader<'_>, s: &Section<'_, '_>) -> (Vec<(At<SiteId>, Vec<BackendDoc>)>, bool) {
+fn backends(r: &Reader<'_>, s: &Section<'_, '_>) -> (BackendsDoc, bool) {
     let Some(value) = s.required("backends") else {
         return (Vec::new(), false);
     };

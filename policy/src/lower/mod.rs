@@ -11,10 +11,10 @@ mod routes;
 mod rules;
 mod ways;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fabric::{Node, Role};
-use crate::id::LinkId;
+use crate::id::{LinkId, ServiceId};
 use crate::log::intent::World;
 use crate::place::{Placed, Placement};
 use crate::service::Service;
@@ -45,12 +45,17 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
         rules::rules(place, &mut state);
         state.guard = Some(guard::guard(place, placement));
     }
-    for service in place.world.catalog.iter() {
-        if let Some(placed) = placement.services.get(&service.id) {
-            state.answers.insert(service.id.clone(), answers_of(service, placed));
-        }
-    }
+    state.answers = answers(place.world, placement);
     state
+}
+
+/// What every name server of the fabric answers.
+pub fn answers(world: World<'_>, placement: &Placement) -> BTreeMap<ServiceId, ServiceAnswers> {
+    let of = |service: &Service| {
+        let placed = placement.services.get(&service.id)?;
+        Some((service.id.clone(), answers_of(service, placed)))
+    };
+    world.catalog.iter().filter_map(of).collect()
 }
 
 /// All links of the fabric: what other nodes are assumed to see.

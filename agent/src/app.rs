@@ -1,0 +1,327 @@
+//! The composition root: the only place that names concrete adapters, starts their tasks and orders
+//! their end.
+//!
+//! Start: configuration, preflight, journal, zone and name server, kernel, bus, control socket. The
+//! journal is replayed before anything is wanted of the kernel, and the zone is served from it
+//! before the bus is asked. Stop: tasks are dropped, the kernel is left as it is.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use nett_dns::{Limits as DnsLimits, Server, ServerHandle, Stats};
+use nett_policy::document::Diagnostic;
+use nett_policy::fabric::{Fabric, Node};
+use nett_policy::id::SiteId;
+use nkeys::KeyPair;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::api::server::{ApiServer, Backend, Limits as ApiLimits};
+use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode};
+use crate::bus::nats::{NatsBus, NatsConfig};
+use crate::bus::wire::Sealed;
+use crate::clock::Clock;
+use crate::config::{Config, Loaded, load, read_seed};
+use crate::controller::Setting;
+use crate::controller::driver::{Driver, Input, Parts};
+use crate::controller::event::Event;
+use crate::journal::{FileJournal, Journal, JournalWriter};
+use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
+use crate::kernel::sysctl::apply_sysctls;
+use crate::kernel::{LinuxKernel, Monitor};
+use crate::probe::LinkProbe;
+use crate::reconcile::{OwnLink, Reconciler};
+use crate::records::Records;
+use crate::rng::Rng;
+use crate::zone::ZoneKeeper;
+
+/// Why the agent does not run. Each is the operator's.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("the configuration is refused")]
+    Config(Vec<Diagnostic>),
+    #[error("preflight refuses the start")]
+    Preflight(Vec<Finding>),
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+/// Why a running agent stopped.
+enum Ended {
+    Stopped,
+    Reload,
+}
+
+/// Events that may wait for the controller.
+const EVENTS: usize = 1024;
+
+/// Runs until SIGTERM or SIGINT. SIGHUP reads the files again: valid ones take effect by starting
+/// anew inside the process, which changes nothing in the kernel that need not change; with a
+/// mistake in them everything stays as it is.
+pub async fn run(path: &Path) -> Result<(), AppError> {
+    let mut loaded = load(path).map_err(|e| AppError::Config(e.diagnostics))?;
+    crate::telemetry::start(&loaded.config.log);
+    loop {
+        match run_loaded(path, loaded).await? {
+            (Ended::Stopped, _) => return Ok(()),
+            (Ended::Reload, Some(next)) => loaded = next,
+            (Ended::Reload, None) => unreachable!("a reload comes with its configuration"),
+        }
+    }
+}
+
+async fn run_loaded(path: &Path, loaded: Loaded) -> Result<(Ended, Option<Loaded>), AppError> {
+    let Loaded { config, fabric, catalog, notes } = loaded;
+    for note in &notes {
+        tracing::warn!(%note, "The configuration has a note.");
+    }
+    let fabric = Arc::new(fabric);
+    let node = fabric.node(&config.node).expect("checked: the node is in the fabric").clone();
+    let key = Arc::new(read_seed(&config.key_file).map_err(anyhow::Error::from)?);
+    let clock = Clock::start();
+    let mut tasks = JoinSet::new();
+    let (inputs, input) = mpsc::channel(EVENTS);
+    let (own, own_events) = mpsc::channel(EVENTS);
+
+    let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
+    let mut records = Records::open(&make_dir(&config)?, node.id.clone(), clock)
+        .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
+    let (journal, replayed) = open_journal(&config, &fabric, &mut records)?;
+    let start = start_positions(&replayed);
+    let home = node.site.clone();
+    let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
+        .map_err(anyhow::Error::from)?;
+    let stats = Arc::new(Stats::default());
+    let _dns = start_dns(&config, &zone, &stats)?;
+
+    let (wanted, wishes) = watch::channel(None);
+    if config.kernel.manage_sysctl {
+        apply_sysctls(&interfaces(&fabric, &node));
+    }
+    // Read once before anything is wanted, so that the first wish finds the kernel as it is.
+    crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
+    let links = fabric.links_of(&node.id).map(|view| OwnLink {
+        link: view.link.id.clone(),
+        interface: view.near.interface.clone(),
+    });
+    let reconciler = Reconciler {
+        kernel,
+        changes: monitor,
+        wanted: wishes,
+        events: own.clone(),
+        links: links.collect(),
+        dry_run: config.kernel.dry_run,
+    };
+    tasks.spawn(reconciler.run());
+
+    let (bus, mut bus_events) = start_bus(&config, &fabric, &node, &key, start).await?;
+    let to_driver = inputs.clone();
+    tasks.spawn(async move {
+        while let Some(event) = bus_events.recv().await {
+            if to_driver.send(Input::Bus(event)).await.is_err() {
+                return;
+            }
+        }
+    });
+
+    let socket = ApiServer::bind(&config.socket, ApiLimits::default()).map_err(anyhow::Error::from)?;
+    let backend = Arc::new(Door { inputs: inputs.clone() });
+    tasks.spawn(socket.serve(backend, std::future::pending()));
+
+    let setting = Setting {
+        fabric: fabric.clone(),
+        catalog: Arc::new(catalog),
+        layout: config.kernel.layout.clone(),
+        node,
+    };
+    let parts = Parts {
+        bus: Arc::new(bus),
+        probe: Arc::new(LinkProbe),
+        journal,
+        zone,
+        records,
+        clock,
+        rng: Rng::system(),
+        key,
+        wanted,
+    };
+    let mut driver = Driver::new(setting, parts, own);
+    driver.replay(replayed).await;
+    tracing::info!(node = %config.node, "The agent is ready.");
+    notify(&[sd_notify::NotifyState::Ready]);
+    let ended = run_until_told(path, &mut driver, own_events, input).await?;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    tasks.shutdown().await;
+    Ok(ended)
+}
+
+/// Runs the driver until a signal says stop, or hands over a configuration to go on with.
+async fn run_until_told(
+    path: &Path,
+    driver: &mut Driver<LinkProbe>,
+    own: mpsc::Receiver<Event>,
+    inputs: mpsc::Receiver<Input>,
+) -> Result<(Ended, Option<Loaded>), AppError> {
+    let on = |kind| -> Result<Signal, AppError> {
+        Ok(signal(kind).map_err(|e| anyhow::anyhow!("cannot listen for signals: {e}"))?)
+    };
+    let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    let mut hangup = on(SignalKind::hangup())?;
+    let (told, tell) = oneshot::channel();
+    let stop = async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break drop(told.send(None)),
+                _ = interrupt.recv() => break drop(told.send(None)),
+                _ = hangup.recv() => match load(path) {
+                    Ok(loaded) => break drop(told.send(Some(loaded))),
+                    Err(refused) => {
+                        for diagnostic in &refused.diagnostics {
+                            tracing::error!("{diagnostic}");
+                        }
+                        tracing::error!("The files have mistakes; the agent keeps what it has.");
+                    }
+                },
+            }
+        }
+    };
+    driver.run(own, inputs, stop).await;
+    match tell.await {
+        Ok(Some(loaded)) => Ok((Ended::Reload, Some(loaded))),
+        Ok(None) | Err(_) => Ok((Ended::Stopped, None)),
+    }
+}
+
+/// The interfaces of the fabric on this node.
+pub fn interfaces(fabric: &Fabric, node: &Node) -> Interfaces {
+    Interfaces { outer: fabric.outer_interfaces(node), core: vec![node.core.clone()] }
+}
+
+async fn open_kernel(
+    config: &Config,
+    fabric: &Fabric,
+    node: &Node,
+) -> Result<(LinuxKernel, Monitor), AppError> {
+    let layout = config.kernel.layout.clone();
+    let mut kernel = LinuxKernel::open(layout.clone()).map_err(anyhow::Error::from)?;
+    // Subscribed before the first read, so that nothing falls between the two.
+    let monitor = Monitor::open(&layout, &kernel.ports()).map_err(anyhow::Error::from)?;
+    let findings =
+        preflight(&mut kernel, &interfaces(fabric, node)).await.map_err(anyhow::Error::from)?;
+    for finding in findings.iter().filter(|f| f.severity == Severity::Warn) {
+        tracing::warn!(%finding, "Preflight warns.");
+    }
+    let refused: Vec<Finding> =
+        findings.into_iter().filter(|f| f.severity == Severity::Refuse).collect();
+    if refused.is_empty() { Ok((kernel, monitor)) } else { Err(AppError::Preflight(refused)) }
+}
+
+fn make_dir(config: &Config) -> Result<std::path::PathBuf, AppError> {
+    let dir = &config.state_dir;
+    std::fs::create_dir_all(dir)
+        .map_err(|e| anyhow::anyhow!("cannot make the state directory {}: {e}", dir.display()))?;
+    Ok(dir.clone())
+}
+
+/// Opens the journal and what it holds. Entries that are not believed are reported and passed over:
+/// the bus delivers them again if they are good after all.
+fn open_journal(
+    config: &Config,
+    fabric: &Fabric,
+    records: &mut Records,
+) -> Result<(JournalWriter, Vec<(Sealed, u64)>), AppError> {
+    let mut journal = FileJournal::open(&config.state_dir).map_err(anyhow::Error::from)?;
+    let loaded = journal.load().map_err(anyhow::Error::from)?;
+    for line in &loaded.damaged {
+        tracing::error!(line, "The journal is damaged there; the bus has to deliver it again.");
+        records.note("journal-damage", &format!("line {line}"));
+    }
+    let mut entries = Vec::new();
+    for record in loaded.records {
+        match Sealed::open_stored(&record.bytes, fabric) {
+            Ok(sealed) => entries.push((sealed, record.stream_seq)),
+            Err(error) => {
+                let error = error.message();
+                tracing::error!(stream_seq = record.stream_seq, error, "Not believed.");
+                records.note("journal-entry", &error);
+            }
+        }
+    }
+    let writer = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
+    Ok((writer, entries))
+}
+
+/// The first stream entry of each site that the journal lacks.
+fn start_positions(replayed: &[(Sealed, u64)]) -> BTreeMap<SiteId, u64> {
+    let mut start = BTreeMap::new();
+    for (sealed, stream_seq) in replayed {
+        let next = start.entry(sealed.entry.site.clone()).or_insert(1);
+        *next = (*next).max(stream_seq + 1);
+    }
+    start
+}
+
+fn start_dns(
+    config: &Config,
+    zone: &ZoneKeeper,
+    stats: &Arc<Stats>,
+) -> Result<Option<ServerHandle>, AppError> {
+    if config.dns.listen.is_empty() {
+        return Ok(None);
+    }
+    let limits =
+        DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
+    let server = Server::start(&config.dns.listen, zone.zone().clone(), limits, stats.clone());
+    Ok(Some(server.map_err(anyhow::Error::from)?))
+}
+
+async fn start_bus(
+    config: &Config,
+    fabric: &Arc<Fabric>,
+    node: &Node,
+    key: &KeyPair,
+    start: BTreeMap<SiteId, u64>,
+) -> Result<(NatsBus, crate::bus::BusEvents), AppError> {
+    let site = fabric.site(&node.site).expect("checked: a node's site exists");
+    let own = &config.nats.urls;
+    let urls = if own.is_empty() { site.nats.clone() } else { own.clone() };
+    let seed = key.seed().map_err(|e| anyhow::anyhow!("the key file has no seed: {e}"))?;
+    let nats = NatsConfig {
+        site: node.site.clone(),
+        node: node.id.clone(),
+        urls,
+        seed,
+        tls: config.nats.tls.clone(),
+        start,
+        capacity: EVENTS,
+    };
+    Ok(NatsBus::start(nats, fabric.clone()).await.map_err(anyhow::Error::from)?)
+}
+
+/// Tells the service manager, where there is one.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "The service manager was not told.");
+    }
+}
+
+/// The control socket's way to the driver.
+struct Door {
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Backend for Door {
+    async fn call(&self, request: ApiRequest) -> ApiResponse {
+        let (reply, answer) = oneshot::channel();
+        let gone = || {
+            let error = ApiError::new(ErrorCode::NotReady, "the agent is stopping", "try again");
+            ApiResponse::transport_error(error)
+        };
+        if self.inputs.send(Input::Api { request, reply }).await.is_err() {
+            return gone();
+        }
+        answer.await.unwrap_or_else(|_| gone())
+    }
+}

@@ -1,0 +1,179 @@
+//! What each subcommand of `nett-agent` does, and its exit status.
+//!
+//! Exit status: 0 done; 1 it ran and failed, or preflight refuses; 2 usage or configuration.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the subcommands speak to a person")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use nett_dns::{Limits, Serial, Server, Stats, Zone, ZoneSource};
+use nett_policy::document::{SourceFile, compile};
+use nett_policy::log::intent::{Intent, World};
+use nett_policy::place::place;
+
+use crate::app::{self, AppError};
+use crate::config::{EXIT_CONFIG, Loaded, load};
+use crate::kernel::LinuxKernel;
+use crate::kernel::preflight::Severity;
+
+const EXIT_FAILED: u8 = 1;
+
+/// Arguments of `nett-agent dns`.
+#[derive(Debug, clap::Args)]
+pub struct DnsArguments {
+    #[arg(long, value_name = "FILE")]
+    pub fabric: PathBuf,
+    #[arg(long, value_name = "FILE")]
+    pub services: PathBuf,
+    /// Address and port to serve on; may be given several times.
+    #[arg(long, value_name = "ADDR:PORT", required = true)]
+    pub listen: Vec<SocketAddr>,
+    /// UDP threads per address.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: u8,
+}
+
+pub fn run(path: &Path) -> ExitCode {
+    let Some(runtime) = runtime() else { return ExitCode::from(EXIT_FAILED) };
+    match runtime.block_on(app::run(path)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(AppError::Config(diagnostics)) => {
+            diagnostics.iter().for_each(|d| eprintln!("{d}"));
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Err(AppError::Preflight(findings)) => {
+            findings.iter().for_each(|f| eprintln!("{f}"));
+            eprintln!("nett-agent does not start; `nett-agent preflight` shows everything");
+            ExitCode::from(EXIT_FAILED)
+        }
+        Err(AppError::Other(error)) => {
+            eprintln!("nett-agent: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+pub fn check(path: &Path) -> ExitCode {
+    match crate::config::check(path, &mut std::io::stdout()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => failed(&error.into()),
+    }
+}
+
+pub fn preflight(path: &Path) -> ExitCode {
+    with_kernel(path, async |loaded, kernel| {
+        let node = loaded.fabric.node(&loaded.config.node).expect("checked: the node exists");
+        let interfaces = app::interfaces(&loaded.fabric, node);
+        let findings = crate::kernel::preflight::preflight(kernel, &interfaces).await?;
+        findings.iter().for_each(|finding| println!("{finding}"));
+        let refused = findings.iter().any(|f| f.severity == Severity::Refuse);
+        Ok(if refused { EXIT_FAILED } else { 0 })
+    })
+}
+
+pub fn purge(path: &Path) -> ExitCode {
+    with_kernel(path, async |_, kernel| {
+        let purged = crate::kernel::purge::purge(kernel).await?;
+        purged.removed.iter().for_each(|line| println!("- {line}"));
+        for error in &purged.failed {
+            eprintln!("{:#}", anyhow::anyhow!(error.to_string()));
+        }
+        Ok(if purged.failed.is_empty() { 0 } else { EXIT_FAILED })
+    })
+}
+
+pub fn keygen(out: &Path) -> ExitCode {
+    match crate::config::keygen(out) {
+        Ok(public) => {
+            println!("{public}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error.into()),
+    }
+}
+
+/// Serves the zone of the files until the process is ended.
+pub fn dns(arguments: &DnsArguments) -> ExitCode {
+    let read = |path: &Path| match std::fs::read_to_string(path) {
+        Ok(text) => Ok(SourceFile::new(path.display().to_string(), text)),
+        Err(error) => Err(anyhow::anyhow!("cannot read {}: {error}", path.display())),
+    };
+    let files = read(&arguments.fabric).and_then(|f| Ok((f, read(&arguments.services)?)));
+    let (fabric, services) = match files {
+        Ok(files) => files,
+        Err(error) => {
+            eprintln!("nett-agent: {error:#}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let (fabric, catalog) = match compile(&fabric, &services) {
+        Ok(compiled) => compiled,
+        Err(diagnostics) => {
+            diagnostics.iter().for_each(|d| eprintln!("{d}"));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let world = World { fabric: &fabric, catalog: &catalog };
+    let placement = place(world, &Intent::default());
+    let answers = nett_policy::lower::answers(world, &placement);
+    let serial = Serial::of_snapshot(1);
+    let source =
+        ZoneSource { zone: &fabric.zone, fabric: &fabric, home: None, serial, services: &answers };
+    let serve = || -> anyhow::Result<()> {
+        let zone = Arc::new(ArcSwap::from_pointee(Zone::build(source)?));
+        let limits = Limits { udp_threads: usize::from(arguments.threads), ..Limits::default() };
+        let server = Server::start(&arguments.listen, zone, limits, Arc::new(Stats::default()))?;
+        for address in server.addresses() {
+            println!("serving {} on {address}", fabric.zone.name);
+        }
+        let runtime = runtime().ok_or_else(|| anyhow::anyhow!("no runtime"))?;
+        runtime.block_on(async {
+            let kind = tokio::signal::unix::SignalKind::terminate();
+            let mut terminate = tokio::signal::unix::signal(kind)?;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            Ok(())
+        })
+    };
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn with_kernel(
+    path: &Path,
+    work: impl AsyncFnOnce(&Loaded, &mut LinuxKernel) -> anyhow::Result<u8>,
+) -> ExitCode {
+    let loaded = match load(path) {
+        Ok(loaded) => loaded,
+        Err(refused) => {
+            refused.diagnostics.iter().for_each(|d| eprintln!("{d}"));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let Some(runtime) = runtime() else { return ExitCode::from(EXIT_FAILED) };
+    let done = runtime.block_on(async {
+        let mut kernel = LinuxKernel::open(loaded.config.kernel.layout.clone())?;
+        work(&loaded, &mut kernel).await
+    });
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => failed(&error),
+    }
+}
+
+fn runtime() -> Option<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.inspect_err(|error| eprintln!("nett-agent: cannot start its threads: {error}")).ok()
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("nett-agent: {error:#}");
+    ExitCode::from(EXIT_FAILED)
+}

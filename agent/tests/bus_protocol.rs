@@ -1,5 +1,7 @@
 //! `docs/PROTOCOL.md` says what the code does, and its worked example works.
 
+#![allow(clippy::print_stderr, reason = "a test says what it measured or left out")]
+
 mod bus_fixture;
 mod bus_server;
 

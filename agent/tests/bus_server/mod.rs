@@ -123,6 +123,10 @@ impl Server {
         self.ready().await;
     }
 
+    pub(crate) fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("pids are small"))
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("tls://127.0.0.1:{}", self.clients)
     }

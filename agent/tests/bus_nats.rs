@@ -1,5 +1,7 @@
 //! The adapter against real nats-servers, two sites joined by a leaf connection.
 
+#![allow(clippy::print_stderr, reason = "a test says what it measured or left out")]
+
 mod bus_fixture;
 mod bus_server;
 
@@ -346,4 +348,38 @@ async fn an_agent_starts_without_any_server() {
     lab.servers.get_mut(&site).expect("started").restart().await;
     next(&mut events, "connected", connected).await;
     next(&mut events, "read", caught_up("osl")).await;
+}
+
+#[tokio::test]
+async fn a_silent_server_blocks_nobody_and_a_retry_stores_once() {
+    use nix::sys::signal::{Signal, kill};
+    let lab = lab().await;
+    let (osl, mut events) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    next(&mut events, "osl read", caught_up("osl")).await;
+    let pid = lab.servers[&id("osl")].pid();
+    kill(pid, Signal::SIGSTOP).expect("our child");
+    let (begin, sealed) = (Instant::now(), sealed_command("osl", 1));
+    let result = osl.append(&sealed, 0).await;
+    assert_eq!(result, Err(AppendError::Timeout));
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    let down = |event| matches!(event, BusEvent::Disconnected).then_some(());
+    next(&mut events, "noticed", down).await;
+    assert!(begin.elapsed() < Duration::from_secs(6), "noticed after {:?}", begin.elapsed());
+
+    kill(pid, Signal::SIGCONT).expect("our child");
+    next(&mut events, "connected", connected).await;
+    // What was sent may have arrived: the retry finds it or stores it, once.
+    let search = async {
+        loop {
+            match osl.append(&sealed, 0).await {
+                Err(AppendError::Timeout | AppendError::Unreachable) => {}
+                result => break result,
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert_eq!(timeout(PATIENCE, search).await.expect("answers"), Ok(1));
+    assert_eq!(stored(&lab, "osl", "NETT_LOG_OSL").await, 1);
+    let (_, seq, _) = next(&mut events, "the entry", entry).await;
+    assert_eq!(seq, 1);
 }

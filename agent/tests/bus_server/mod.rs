@@ -1,5 +1,7 @@
 //! Real nats-servers, run from rendered files with certificates of a throw-away authority.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +12,9 @@ use nett_agent::bus::provision::{self, Finding};
 use nett_agent::bus::render::{RenderOptions, ServerLine, new_secret, render};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::SiteId;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use tempfile::TempDir;
 
 use crate::bus_fixture::{ADMIN, seed};
@@ -39,6 +43,7 @@ pub(crate) struct Authority {
 impl Authority {
     fn new(dir: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, "throw-away authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("a certificate");
@@ -49,6 +54,7 @@ impl Authority {
     pub(crate) fn issue(&self, name: &str) -> TlsFiles {
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
         let mut params = CertificateParams::new(names).expect("valid names");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key");
@@ -115,6 +121,10 @@ impl Server {
         std::fs::remove_file(&self.log).expect("the first run wrote it");
         self.child = spawn(&self.config, &self.log);
         self.ready().await;
+    }
+
+    pub(crate) fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("pids are small"))
     }
 
     pub(crate) fn url(&self) -> String {

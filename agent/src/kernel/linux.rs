@@ -57,6 +57,15 @@ impl LinuxKernel {
         })
     }
 
+    /// Loads the nft table without an owner, so that other programs can change or flush it and
+    /// only reconciliation repairs it. For hosts with nft 1.0.6 or older whose operators need
+    /// `nft -j list ruleset` while no agent runs.
+    #[must_use]
+    pub fn unprotected(mut self) -> Self {
+        self.nft.unprotected();
+        self
+    }
+
     /// The ports of the command sockets, for [`super::Monitor`] to tell own changes from others.
     pub fn ports(&self) -> OwnPorts {
         self.ports.clone()

@@ -27,7 +27,7 @@ mod nft;
 pub mod preflight;
 pub mod purge;
 mod read;
-//pub mod simulated;
+pub mod simulated;
 pub mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,7 @@ pub use foreign::Foreign;
 pub use linux::LinuxKernel;
 pub use monitor::{KernelEvent, Monitor, Origin};
 pub use netlink::socket::OwnPorts;
+pub use simulated::SimulatedKernel;
 
 /// The kernel of one node, real or simulated.
 pub trait Kernel: Send {

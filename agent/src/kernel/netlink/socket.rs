@@ -37,6 +37,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// The kernel fills at most 32 KiB per dump answer; acknowledgements are capped.
 const RECEIVE: usize = 64 * 1024;
+/// Bytes of one write of independent messages: about 1000 routes.
+const PIPELINE: usize = 64 * 1024;
 /// Room for a batch of 100 000 set elements (about 5 MB) in one send.
 const SEND_BUFFER: usize = 64 * 1024 * 1024;
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
@@ -219,6 +221,45 @@ impl Connection {
         result
     }
 
+    /// Sends independent messages in few writes; only the last of each write is acknowledged, a
+    /// refused one always answers. Gives one result per message, in order.
+    pub(crate) async fn pipeline(&mut self, messages: Vec<Message>) -> Vec<Result<(), Failure>> {
+        let mut results: Vec<Result<(), Failure>> = Vec::with_capacity(messages.len());
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            let mut bytes = Vec::with_capacity(PIPELINE);
+            let first = self.sequence.wrapping_add(1);
+            let mut last = first;
+            while let Some(mut message) = messages.next() {
+                let ends = bytes.len() + message.len() >= PIPELINE || messages.peek().is_none();
+                message.add_flags(NLM_F_REQUEST | if ends { NLM_F_ACK } else { 0 });
+                last = self.next_sequence();
+                bytes.extend_from_slice(message.finish(last));
+                results.push(Ok(()));
+                if ends {
+                    break;
+                }
+            }
+            let count = last.wrapping_sub(first) as usize + 1;
+            let start = results.len() - count;
+            let chunk = &mut results[start..];
+            let answered = self.exchange(&bytes, |head, payload| {
+                let at = head.sequence.wrapping_sub(first) as usize;
+                if head.kind != NLMSG_ERROR || at >= count {
+                    return Ok(Step::More);
+                }
+                chunk[at] = acknowledgement(head.flags, payload);
+                Ok(if head.sequence == last { Step::End } else { Step::More })
+            });
+            if let Err(failure) = answered.await {
+                chunk.fill(Err(failure.clone()));
+                results.extend(messages.map(|_| Err(failure.clone())));
+                return results;
+            }
+        }
+        results
+    }
+
     async fn exchange(
         &mut self,
         bytes: &[u8],
@@ -259,9 +300,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Never 0, which notifications carry.
+    /// Any number but the last ones used will do; 0 too, for notifications come elsewhere.
     fn next_sequence(&mut self) -> u32 {
-        self.sequence = self.sequence.checked_add(1).unwrap_or(1);
+        self.sequence = self.sequence.wrapping_add(1);
         self.sequence
     }
 }

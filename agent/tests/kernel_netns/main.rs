@@ -9,3 +9,4 @@ mod netns;
 mod nft;
 mod reconcile;
 mod state;
+mod twins;

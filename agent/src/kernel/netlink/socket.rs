@@ -455,3 +455,78 @@ impl OwnPorts {
         self.0.lock().expect("no code panics while it holds the set of ports")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_sys::protocols::NETLINK_ROUTE;
+
+    use super::super::link;
+    use super::*;
+
+    fn inside<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(work)
+    }
+
+    #[test]
+    fn a_request_without_answer_ends_at_the_deadline_and_the_next_has_a_new_socket() {
+        inside(async {
+            let ports = OwnPorts::default();
+            let mut connection = Connection::open(NETLINK_ROUTE, ports.clone()).expect("opens");
+            let port = connection.port;
+            // The kernel takes bytes that are shorter than their own length without a word.
+            let silent = connection.exchange(&[255; HEADER], |_, _| Ok(Step::End)).await;
+            assert_eq!(silent, Err(Failure::Unanswered));
+            let links = connection.dump(link::dump_links(), link::decode_link).await;
+            let links = links.expect("answered");
+            assert!(links.complete);
+            assert!(links.items.iter().any(|l| l.name == "lo"));
+            assert_ne!(connection.port, port);
+            assert!(ports.contains(connection.port) && !ports.contains(port));
+        });
+    }
+
+    #[test]
+    fn a_refused_dump_is_an_error_and_not_an_empty_table() {
+        inside(async {
+            let mut connection =
+                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
+            let mut bad = super::super::nexthop::dump();
+            bad.put_u32(200, 1);
+            let refused = connection.dump(bad, super::super::nexthop::decode).await;
+            let Err(Failure::Refused { errno: Errno::EINVAL, text: Some(text) }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert!(!text.is_empty());
+        });
+    }
+
+    #[test]
+    fn one_undecodable_message_makes_a_dump_incomplete() {
+        inside(async {
+            let mut connection =
+                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
+            let decode = |_: u16, _: &[u8]| Err::<Option<()>, _>(Malformed("this test"));
+            let dump = connection.dump(link::dump_links(), decode).await.expect("answered");
+            assert!(!dump.complete && dump.items.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_cancelled_exchange_leaves_nothing_behind() {
+        inside(async {
+            let mut connection =
+                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
+            {
+                let silent = connection.exchange(&[255; HEADER], |_, _| Ok(Step::End));
+                let mut silent = std::pin::pin!(silent);
+                let first = std::future::poll_fn(|cx| {
+                    std::task::Poll::Ready(silent.as_mut().poll(cx).is_pending())
+                });
+                assert!(first.await);
+            }
+            let links = connection.dump(link::dump_links(), link::decode_link).await;
+            assert!(links.expect("answered").complete);
+        });
+    }
+}

@@ -5,7 +5,7 @@
 //! Replace is REPLACE without CREATE and only follows a readback that showed the object as ours.
 //! Delete is by key and protocol, and an absent object is success.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nett_policy::fabric::Family;
@@ -55,6 +55,15 @@ impl LinuxKernel {
             interfaces: BTreeMap::new(),
             ports,
         })
+    }
+
+    /// Loads the nft table without an owner, so that other programs can change or flush it and
+    /// only reconciliation repairs it. For hosts with nft 1.0.6 or older whose operators need
+    /// `nft -j list ruleset` while no agent runs.
+    #[must_use]
+    pub fn unprotected(mut self) -> Self {
+        self.nft.unprotected();
+        self
     }
 
     /// The ports of the command sockets, for [`super::Monitor`] to tell own changes from others.
@@ -126,40 +135,76 @@ impl LinuxKernel {
 
     async fn add_route(&mut self, key: &RouteKey, to: RouteTarget) -> Result<(), KernelError> {
         let message = route::put(ADD, self.layout.protocol, key, to);
-        match self.route.request(message).await {
-            Err(Failure::Refused { errno: Errno::EEXIST, .. }) => self.judge_route(key, to).await,
-            other => other.map_err(|e| stale_nexthop(format!("route {key} {to}"), e)),
+        let result = self.route.request(message).await;
+        let mut results = [result.map_err(|e| route_error(key, to, e))];
+        if is_taken(&results[0]) {
+            self.judge_routes(&[(*key, to)], &mut results).await;
+        }
+        let [result] = results;
+        result
+    }
+
+    /// Places that are taken: by the same route, another one of ours, or somebody else's. One dump
+    /// per table, however many they are.
+    async fn judge_routes(
+        &mut self,
+        wanted: &[(RouteKey, RouteTarget)],
+        results: &mut [Result<(), KernelError>],
+    ) {
+        let taken = |i: &usize| is_taken(&results[*i]);
+        let taken: Vec<usize> = (0..wanted.len()).filter(taken).collect();
+        let place = |key: &RouteKey| (Family::of_net(key.destination), key.table);
+        let places: BTreeSet<_> = taken.iter().map(|i| place(&wanted[*i].0)).collect();
+        let mut there: BTreeMap<RouteKey, route::Row> = BTreeMap::new();
+        for (family, table) in places {
+            let rows = self.route.dump(route::dump_table(family, table), route::decode);
+            match rows.await {
+                // Where a key is taken twice, the foreign one counts.
+                Ok(rows) => rows.items.into_iter().for_each(|row| {
+                    let foreign = row.protocol != self.layout.protocol;
+                    if foreign || !there.contains_key(&row.key) {
+                        there.insert(row.key, row);
+                    }
+                }),
+                Err(failure) => {
+                    let hit = taken.iter().filter(|i| place(&wanted[**i].0) == (family, table));
+                    for i in hit {
+                        let (key, to) = wanted[*i];
+                        results[*i] = Err(route_error(&key, to, failure.clone()));
+                    }
+                }
+            }
+        }
+        for i in taken.into_iter().filter(|i| is_taken(&results[*i])).collect::<Vec<_>>() {
+            let (key, to) = wanted[i];
+            results[i] = self.judge_route(&key, to, there.get(&key));
         }
     }
 
-    async fn judge_route(&mut self, key: &RouteKey, to: RouteTarget) -> Result<(), KernelError> {
+    fn judge_route(
+        &self,
+        key: &RouteKey,
+        to: RouteTarget,
+        there: Option<&route::Row>,
+    ) -> Result<(), KernelError> {
         let object = format!("route {key} {to}");
-        let family = Family::of_net(key.destination);
-        let dump = route::dump_table(family, key.table);
-        let rows = self.route.dump(dump, |kind, payload| {
-            Ok(route::decode(kind, payload)?.filter(|row| row.key == *key))
-        });
-        let rows = rows.await.map_err(|e| KernelError::of(&object, e))?.items;
-        if let Some(row) = rows.iter().find(|row| row.protocol != self.layout.protocol) {
-            let owner = format!("route of {}", Owner(row.protocol));
-            return Err(KernelError::Foreign { object, owner });
-        }
-        if rows.iter().any(|row| row.target == Some(to)) {
-            return Ok(());
-        }
-        let reason = match rows.first() {
+        let reason = match there {
+            Some(row) if row.protocol != self.layout.protocol => {
+                let owner = format!("route of {}", Owner(row.protocol));
+                return Err(KernelError::Foreign { object, owner });
+            }
+            Some(row) if row.target == Some(to) => return Ok(()),
             Some(_) => "the route is ours and has another target",
             None => "it was there and is gone",
         };
-        let reason = reason.to_owned();
-        Err(KernelError::Stale { object, reason })
+        Err(KernelError::Stale { object, reason: reason.to_owned() })
     }
 
     async fn replace_route(&mut self, key: &RouteKey, to: RouteTarget) -> Result<(), KernelError> {
         let message = route::put(NLM_F_REPLACE, self.layout.protocol, key, to);
         match self.route.request(message).await {
             Err(failure) if is_absent(&failure) => self.add_route(key, to).await,
-            other => other.map_err(|e| stale_nexthop(format!("route {key} {to}"), e)),
+            other => other.map_err(|e| route_error(key, to, e)),
         }
     }
 
@@ -222,6 +267,36 @@ impl LinuxKernel {
         })
     }
 
+    /// Routes that follow each other in one pipeline.
+    async fn add_routes(
+        &mut self,
+        wanted: &[(RouteKey, RouteTarget)],
+    ) -> Vec<Result<(), KernelError>> {
+        let protocol = self.layout.protocol;
+        let messages = wanted.iter().map(|(key, to)| route::put(ADD, protocol, key, *to));
+        let results = self.route.pipeline(messages.collect()).await;
+        let mut results: Vec<_> = results
+            .into_iter()
+            .zip(wanted)
+            .map(|(result, (key, to))| result.map_err(|e| route_error(key, *to, e)))
+            .collect();
+        if results.iter().any(is_taken) {
+            self.judge_routes(wanted, &mut results).await;
+        }
+        results
+    }
+
+    async fn delete_routes(&mut self, keys: &[RouteKey]) -> Vec<Result<(), KernelError>> {
+        let protocol = self.layout.protocol;
+        let messages = keys.iter().map(|key| route::delete(protocol, key));
+        let results = self.route.pipeline(messages.collect()).await;
+        let judged = results.into_iter().zip(keys).map(|(result, key)| match result {
+            Err(failure) if is_absent(&failure) => Ok(()),
+            other => other.map_err(|e| KernelError::of(format!("route {key}"), e)),
+        });
+        judged.collect()
+    }
+
     async fn carry_out(&mut self, op: &Op) -> Result<(), KernelError> {
         match op {
             Op::AddNexthop(id, to) => self.add_nexthop(*id, to).await,
@@ -253,6 +328,33 @@ impl Kernel for LinuxKernel {
         }
         result
     }
+
+    async fn apply_all(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        let mut results = Vec::with_capacity(ops.len());
+        while let Some(op) = ops.get(results.len()) {
+            let rest = ops[results.len()..].iter();
+            match op {
+                Op::AddRoute(..) => {
+                    let run = rest.map_while(|op| match op {
+                        Op::AddRoute(key, to) => Some((*key, *to)),
+                        _ => None,
+                    });
+                    let run: Vec<_> = run.collect();
+                    results.extend(self.add_routes(&run).await);
+                }
+                Op::DeleteRoute(..) => {
+                    let run = rest.map_while(|op| match op {
+                        Op::DeleteRoute(key, _) => Some(*key),
+                        _ => None,
+                    });
+                    let run: Vec<_> = run.collect();
+                    results.extend(self.delete_routes(&run).await);
+                }
+                other => results.push(self.apply(other).await),
+            }
+        }
+        results
+    }
 }
 
 fn is_absent(failure: &Failure) -> bool {
@@ -260,6 +362,15 @@ fn is_absent(failure: &Failure) -> bool {
         return false;
     };
     matches!(errno, Errno::ENOENT | Errno::ESRCH)
+}
+
+/// What [`KernelError::of`] makes of EEXIST.
+fn is_taken(result: &Result<(), KernelError>) -> bool {
+    matches!(result, Err(KernelError::Refused { errno: Errno::EEXIST, .. }))
+}
+
+fn route_error(key: &RouteKey, to: RouteTarget, failure: Failure) -> KernelError {
+    stale_nexthop(format!("route {key} {to}"), failure)
 }
 
 /// A nexthop that a route or group needs went with its carrier: plan again.

@@ -27,7 +27,7 @@ mod nft;
 pub mod preflight;
 pub mod purge;
 mod read;
-//pub mod simulated;
+pub mod simulated;
 pub mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,7 @@ pub use foreign::Foreign;
 pub use linux::LinuxKernel;
 pub use monitor::{KernelEvent, Monitor, Origin};
 pub use netlink::socket::OwnPorts;
+pub use simulated::SimulatedKernel;
 
 /// The kernel of one node, real or simulated.
 pub trait Kernel: Send {
@@ -57,6 +58,22 @@ pub trait Kernel: Send {
     /// # Errors
     /// [`KernelError`] says who must act. [`Op::Answers`] is not the kernel's and a bug.
     fn apply(&mut self, op: &Op) -> impl Future<Output = Result<(), KernelError>> + Send;
+
+    /// Carries all of them out in order, each with its own result: an error does not stop the
+    /// rest. Runs of routes go in few writes, so this is the way for many. Give it only what may
+    /// go on after an error, for instance the additions of a plan and then its deletions.
+    fn apply_all(
+        &mut self,
+        ops: &[Op],
+    ) -> impl Future<Output = Vec<Result<(), KernelError>>> + Send {
+        async move {
+            let mut results = Vec::with_capacity(ops.len());
+            for op in ops {
+                results.push(self.apply(op).await);
+            }
+            results
+        }
+    }
 }
 
 /// What the kernel has.

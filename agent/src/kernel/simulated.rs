@@ -1,0 +1,305 @@
+//! A kernel made of sets, with the real one's habits: it refuses what Linux refuses and loses
+//! without a word what Linux loses.
+//!
+//! Modelled: carrier loss and admin down take all nexthops of the device, shrink the groups,
+//! delete the emptied ones and the routes on them; a nexthop cannot be added without carrier;
+//! groups and routes need their members; deleting a nexthop takes its routes; removing an address
+//! leaves nexthops and routes as they are. Not modelled: sysctls, packets, rule evaluation.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ipnet::IpNet;
+use nett_policy::lower::object::{Guard, Nexthop, NexthopId, NodeState, RouteTarget};
+use nett_policy::plan::Op;
+use nix::errno::Errno;
+
+use super::error::KernelError;
+use super::{Count, Foreign, Interface, Kernel, Readback};
+
+/// Which operation an injected failure meets.
+type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
+
+#[derive(Default)]
+pub struct SimulatedKernel {
+    state: NodeState,
+    interfaces: BTreeMap<String, Interface>,
+    foreign: Vec<Foreign>,
+    counters: BTreeMap<String, Count>,
+    failures: VecDeque<(Matcher, KernelError)>,
+    incomplete: u32,
+    applied: Vec<Op>,
+}
+
+// === impl SimulatedKernel ===
+
+impl SimulatedKernel {
+    /// With these interfaces, all up.
+    pub fn new(interfaces: &[&str]) -> Self {
+        let mut kernel = Self::default();
+        for (name, index) in interfaces.iter().zip(1..) {
+            let interface = Interface { index, up: true, ..Interface::default() };
+            kernel.interfaces.insert((*name).to_owned(), interface);
+        }
+        kernel
+    }
+
+    /// What is there, for assertions.
+    pub fn state(&self) -> &NodeState {
+        &self.state
+    }
+
+    /// Every operation that was carried out, in order.
+    pub fn applied(&self) -> &[Op] {
+        &self.applied
+    }
+
+    /// The next operation that `matches` fails with `error` and changes nothing.
+    pub fn fail_next(
+        &mut self,
+        matches: impl Fn(&Op) -> bool + Send + 'static,
+        error: KernelError,
+    ) {
+        self.failures.push_back((Box::new(matches), error));
+    }
+
+    /// The next `times` readbacks lack every second route and say that they are not complete.
+    pub fn interrupt_reads(&mut self, times: u32) {
+        self.incomplete = times;
+    }
+
+    /// Carrier comes or goes. What goes with it comes back only by being added again.
+    pub fn set_carrier(&mut self, interface: &str, up: bool) {
+        if let Some(there) = self.interfaces.get_mut(interface) {
+            there.up = up;
+        }
+        if !up {
+            self.lose_nexthops(|nexthop| on(nexthop, interface));
+        }
+    }
+
+    /// The device and all that hangs on it; made anew it has another number.
+    pub fn delete_interface(&mut self, name: &str) {
+        self.set_carrier(name, false);
+        self.interfaces.remove(name);
+    }
+
+    pub fn add_interface(&mut self, name: &str) {
+        let last = self.interfaces.values().map(|i| i.index).max();
+        let index = last.unwrap_or(0) + 1;
+        let interface = Interface { index, up: true, ..Interface::default() };
+        self.interfaces.insert(name.to_owned(), interface);
+    }
+
+    pub fn add_address(&mut self, interface: &str, address: IpNet) {
+        if let Some(there) = self.interfaces.get_mut(interface) {
+            there.addresses.insert(address);
+        }
+    }
+
+    /// Nexthops that used it stay, and lead nowhere.
+    pub fn remove_address(&mut self, interface: &str, address: IpNet) {
+        if let Some(there) = self.interfaces.get_mut(interface) {
+            there.addresses.remove(&address);
+            there.tentative.remove(&address);
+        }
+    }
+
+    /// Somebody else changes our objects behind our back.
+    pub fn meddle(&mut self, change: impl FnOnce(&mut NodeState)) {
+        change(&mut self.state);
+    }
+
+    /// Objects of others that a readback reports; adding at their place is refused.
+    pub fn set_foreign(&mut self, foreign: Vec<Foreign>) {
+        self.foreign = foreign;
+    }
+
+    pub fn count(&mut self, counter: &str, packets: u64, bytes: u64) {
+        let count = self.counters.entry(counter.to_owned()).or_default();
+        count.packets += packets;
+        count.bytes += bytes;
+    }
+
+    pub fn counters(&self) -> &BTreeMap<String, Count> {
+        &self.counters
+    }
+
+    /// Removes nexthops as the kernel does: out of their groups, with emptied groups and routes.
+    fn lose_nexthops(&mut self, lost: impl Fn(&Nexthop) -> bool) {
+        let state = &mut self.state;
+        state.nexthops.retain(|_, nexthop| !lost(nexthop));
+        let ids: Vec<NexthopId> = state.nexthops.keys().copied().collect();
+        state.nexthops.retain(|_, nexthop| match nexthop {
+            Nexthop::Single { .. } => true,
+            Nexthop::Group { members, .. } => {
+                members.retain(|member, _| ids.contains(member));
+                !members.is_empty()
+            }
+        });
+        let nexthops = &state.nexthops;
+        state.routes.retain(|_, target| match target {
+            RouteTarget::Nexthop(id) => nexthops.contains_key(id),
+            RouteTarget::Unreachable => true,
+        });
+    }
+
+    fn put_nexthop(&mut self, op: &Op, id: NexthopId, to: &Nexthop) -> Result<(), KernelError> {
+        match to {
+            Nexthop::Single { interface, .. } => {
+                let reason = match self.interfaces.get(interface) {
+                    Some(there) if there.up => None,
+                    Some(_) => Some("Carrier for nexthop device is down".to_owned()),
+                    None => Some(format!("interface {interface} does not exist")),
+                };
+                if let Some(reason) = reason {
+                    return Err(KernelError::Interface { object: op.to_string(), reason });
+                }
+            }
+            Nexthop::Group { members, .. } => {
+                let single =
+                    |id| matches!(self.state.nexthops.get(id), Some(Nexthop::Single { .. }));
+                if members.is_empty() {
+                    return Err(refused(op, Errno::EINVAL));
+                }
+                if !members.keys().all(single) {
+                    let reason = "Invalid nexthop id".to_owned();
+                    return Err(KernelError::Stale { object: op.to_string(), reason });
+                }
+            }
+        }
+        self.state.nexthops.insert(id, to.clone());
+        Ok(())
+    }
+
+    fn need_target(&self, op: &Op, to: &RouteTarget) -> Result<(), KernelError> {
+        match to {
+            RouteTarget::Nexthop(id) if !self.state.nexthops.contains_key(id) => {
+                Err(KernelError::Stale {
+                    object: op.to_string(),
+                    reason: "Nexthop id does not exist".to_owned(),
+                })
+            }
+            RouteTarget::Nexthop(_) | RouteTarget::Unreachable => Ok(()),
+        }
+    }
+
+    fn carry_out(&mut self, op: &Op) -> Result<(), KernelError> {
+        if let Some(foreign) = self.foreign.iter().find(|f| stands_in_the_way(f, op)) {
+            let owner = foreign.to_string();
+            return Err(KernelError::Foreign { object: op.to_string(), owner });
+        }
+        match op {
+            Op::AddNexthop(id, to) => match self.state.nexthops.get(id) {
+                Some(there) if there == to => Ok(()),
+                Some(_) => Err(taken(op)),
+                None => self.put_nexthop(op, *id, to),
+            },
+            Op::ReplaceNexthop { id, from: _, to } => self.put_nexthop(op, *id, to),
+            Op::DeleteNexthop(id, _) => {
+                self.state.nexthops.remove(id);
+                self.lose_nexthops(|_| false);
+                Ok(())
+            }
+            Op::AddRoute(key, to) => {
+                self.need_target(op, to)?;
+                match self.state.routes.get(key) {
+                    Some(there) if there != to => Err(taken(op)),
+                    _ => {
+                        self.state.routes.insert(*key, *to);
+                        Ok(())
+                    }
+                }
+            }
+            Op::ReplaceRoute { key, from: _, to } => {
+                self.need_target(op, to)?;
+                self.state.routes.insert(*key, *to);
+                Ok(())
+            }
+            Op::DeleteRoute(key, _) => {
+                self.state.routes.remove(key);
+                Ok(())
+            }
+            Op::AddRule(rule) => {
+                self.state.rules.insert(rule.clone());
+                Ok(())
+            }
+            Op::DeleteRule(rule) => {
+                self.state.rules.remove(rule);
+                Ok(())
+            }
+            Op::LoadGuard { from: _, to } => {
+                self.state.guard = Some(to.clone());
+                Ok(())
+            }
+            Op::DeleteGuard(_) => {
+                self.state.guard = None;
+                Ok(())
+            }
+            Op::Drained { add, delete } => {
+                let guard: Option<&mut Guard> = self.state.guard.as_mut();
+                let guard = guard.ok_or_else(|| KernelError::Stale {
+                    object: op.to_string(),
+                    reason: "ENOENT".to_owned(),
+                })?;
+                guard.drained.retain(|address| !delete.contains(address));
+                guard.drained.extend(add);
+                Ok(())
+            }
+            Op::Answers { .. } => Err(KernelError::NotKernel(op.to_string())),
+        }
+    }
+}
+
+impl Kernel for SimulatedKernel {
+    async fn read(&mut self) -> Result<Readback, KernelError> {
+        let mut state = self.state.clone();
+        let complete = self.incomplete == 0;
+        if !complete {
+            self.incomplete -= 1;
+            let mut nth = 0;
+            state.routes.retain(|_, _| {
+                nth += 1;
+                nth % 2 == 0
+            });
+        }
+        Ok(Readback {
+            state,
+            complete,
+            interfaces: self.interfaces.clone(),
+            foreign: self.foreign.clone(),
+            guard_damage: None,
+        })
+    }
+
+    async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
+        let meets = self.failures.iter().position(|(matches, _)| matches(op));
+        if let Some((_, error)) = meets.and_then(|at| self.failures.remove(at)) {
+            return Err(error);
+        }
+        self.carry_out(op)?;
+        self.applied.push(op.clone());
+        Ok(())
+    }
+}
+
+fn on(nexthop: &Nexthop, device: &str) -> bool {
+    matches!(nexthop, Nexthop::Single { interface, .. } if interface == device)
+}
+
+fn stands_in_the_way(foreign: &Foreign, op: &Op) -> bool {
+    match (foreign, op) {
+        (Foreign::Route { key, .. }, Op::AddRoute(to, _)) => key == to,
+        (Foreign::Nexthop { id, .. }, Op::AddNexthop(to, _)) => id == to,
+        (Foreign::NftTable, Op::LoadGuard { .. } | Op::DeleteGuard(_)) => true,
+        _ => false,
+    }
+}
+
+fn taken(op: &Op) -> KernelError {
+    let reason = "the place is ours and holds another object".to_owned();
+    KernelError::Stale { object: op.to_string(), reason }
+}
+
+fn refused(op: &Op, errno: Errno) -> KernelError {
+    KernelError::Refused { object: op.to_string(), errno, text: None }
+}

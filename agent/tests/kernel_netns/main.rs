@@ -3,7 +3,10 @@
 //! What was done is checked with `ip -j` and `nft -j`, never with Nett's own readback alone. A run
 //! without the privilege to make namespaces fails and says so.
 
+mod guarding;
+mod many;
 mod netns;
 mod nft;
 mod reconcile;
 mod state;
+mod twins;

@@ -10,12 +10,12 @@ use serde_json::Value;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A network namespace, deleted on drop.
-pub struct Netns {
+pub(crate) struct Netns {
     name: String,
 }
 
 impl Netns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("nettk-{}-{number}", std::process::id());
         let made = Command::new("ip").args(["netns", "add", &name]).output();
@@ -32,10 +32,12 @@ impl Netns {
     }
 
     /// A border: `wan0`, `wan1` and `core0` with carrier, addresses of both families, forwarding.
-    pub fn border() -> Self {
+    pub(crate) fn border() -> Self {
         let netns = Self::new();
         for (nth, name) in ["wan0", "wan1", "core0"].into_iter().enumerate() {
             netns.ip(&format!("link add {name} type veth peer name {name}p"));
+            // No link-local addresses: nothing to wait for until they are checked.
+            netns.ip(&format!("link set {name} addrgenmode none"));
             netns.ip(&format!("addr add 192.0.2.{}/30 dev {name}", 4 * nth + 1));
             netns.ip(&format!("addr add fd00:{nth}::1/64 dev {name} nodad"));
             netns.ip(&format!("link set {name} up"));
@@ -45,17 +47,17 @@ impl Netns {
     }
 
     /// Moves an interface into another namespace.
-    pub fn move_link(&self, name: &str, to: &Self) {
+    pub(crate) fn move_link(&self, name: &str, to: &Self) {
         self.ip(&format!("link set {name} netns {}", to.name));
     }
 
     /// Runs `ip` with words split at spaces; panics when it fails.
-    pub fn ip(&self, arguments: &str) -> String {
+    pub(crate) fn ip(&self, arguments: &str) -> String {
         let out = self.try_ip(arguments);
         out.unwrap_or_else(|error| panic!("ip {arguments}: {error}"))
     }
 
-    pub fn try_ip(&self, arguments: &str) -> Result<String, String> {
+    pub(crate) fn try_ip(&self, arguments: &str) -> Result<String, String> {
         let mut command = Command::new("ip");
         command.args(["-n", &self.name]);
         command.args(arguments.split_whitespace());
@@ -63,7 +65,7 @@ impl Netns {
     }
 
     /// `ip -j -d ...` as JSON; an empty answer is an empty list.
-    pub fn ip_json(&self, arguments: &str) -> Vec<Value> {
+    pub(crate) fn ip_json(&self, arguments: &str) -> Vec<Value> {
         let text = self.ip(&format!("-j -d {arguments}"));
         match text.trim() {
             "" => Vec::new(),
@@ -72,13 +74,27 @@ impl Netns {
     }
 
     /// Runs `nft` inside the namespace; the program is one argument.
-    pub fn nft(&self, program: &str) -> Result<String, String> {
+    pub(crate) fn nft(&self, program: &str) -> Result<String, String> {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, "nft", program]);
         output(command)
     }
 
-    pub fn run(&self, words: &[&str]) -> Result<String, String> {
+    /// As [`Self::nft`], once the table has lost its owner. A child of another test can hold a
+    /// copy of the owner's socket for the moment between its fork and its exec.
+    pub(crate) fn nft_unowned(&self, program: &str) -> Result<String, String> {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            match self.nft(program) {
+                Err(error)
+                    if error.contains("Operation not permitted")
+                        && std::time::Instant::now() < end => {}
+                result => return result,
+            }
+        }
+    }
+
+    pub(crate) fn run(&self, words: &[&str]) -> Result<String, String> {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]);
         command.args(words);
@@ -86,7 +102,7 @@ impl Netns {
     }
 
     /// Runs `work` on a thread inside the namespace, with a runtime of its own.
-    pub fn inside<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         let path = format!("/run/netns/{}", self.name);
         let enter = move || {
             let file = File::open(path).expect("the namespace was made");

@@ -22,8 +22,13 @@ async fn load(kernel: &mut LinuxKernel, guard: &Guard) {
 fn nft_prints_the_program_as_it_was_meant() {
     let netns = Netns::border();
     for (kind, file) in [(GuardKind::Border, "border.nft"), (GuardKind::Route, "route.nft")] {
-        netns.inside(async || load(&mut open(), &state::guard(kind)).await);
-        let listed = netns.nft("list table inet nett").expect("nft");
+        let (listed, json) = netns.inside(async || {
+            let mut kernel = open();
+            load(&mut kernel, &state::guard(kind)).await;
+            // While the table has its owner: nft 1.0.6 writes broken JSON for a single flag.
+            let json = netns.run(&["nft", "-j", "list", "ruleset"]);
+            (netns.nft("list table inet nett").expect("nft"), json.expect("nft"))
+        });
         // The words for the table's flags depend on the version of nft.
         let lines = listed.lines().filter(|l| !l.starts_with("\tflags"));
         let listed: String = lines.flat_map(|l| [l.trim_end(), "\n"]).collect();
@@ -33,7 +38,6 @@ fn nft_prints_the_program_as_it_was_meant() {
         }
         let golden = std::fs::read_to_string(&path).expect("the golden file");
         assert_eq!(listed, golden, "NETT_UPDATE=1 writes {file} anew");
-        let json = netns.run(&["nft", "-j", "list", "ruleset"]).expect("nft");
         let json: serde_json::Value = serde_json::from_str(&json).expect("nft writes JSON");
         assert!(json["nftables"].as_array().expect("a list").len() > 30);
     }
@@ -102,7 +106,7 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
     for (damage, command) in changes {
         netns.inside(async || load(&mut open(), &guard).await);
         let command = command();
-        netns.nft(&command).unwrap_or_else(|e| panic!("{command}: {e}"));
+        netns.nft_unowned(&command).unwrap_or_else(|e| panic!("{command}: {e}"));
         netns.inside(async || {
             let mut kernel = open();
             let read = kernel.read().await.expect("readable");
@@ -126,7 +130,7 @@ fn a_changed_input_element_is_a_difference_of_the_guard() {
         "delete element inet nett drained6 { fd99::9 }",
     ] {
         netns.inside(async || load(&mut open(), &guard).await);
-        netns.nft(command).unwrap_or_else(|e| panic!("{command}: {e}"));
+        netns.nft_unowned(command).unwrap_or_else(|e| panic!("{command}: {e}"));
         netns.inside(async || {
             let mut kernel = open();
             let read = kernel.read().await.expect("readable");

@@ -10,28 +10,28 @@ use nett_policy::lower::object::{
     Rule, RuleAction, Table,
 };
 
-pub fn net(text: &str) -> IpNet {
+pub(crate) fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix")
 }
 
-pub fn nets(list: &[&str]) -> BTreeSet<IpNet> {
+pub(crate) fn nets(list: &[&str]) -> BTreeSet<IpNet> {
     list.iter().map(|text| net(text)).collect()
 }
 
-pub fn weight(value: u32) -> Weight {
+pub(crate) fn weight(value: u32) -> Weight {
     Weight::new(value).expect("1 to 256")
 }
 
-pub fn route(table: Table, destination: &str, metric: u32) -> RouteKey {
+pub(crate) fn route(table: Table, destination: &str, metric: u32) -> RouteKey {
     RouteKey { table, destination: net(destination), metric }
 }
 
-pub fn group(family: Family, members: &[(NexthopId, u32)]) -> Nexthop {
+pub(crate) fn group(family: Family, members: &[(NexthopId, u32)]) -> Nexthop {
     let members = members.iter().map(|(id, w)| (*id, weight(*w)));
     Nexthop::Group { family, members: members.collect() }
 }
 
-pub fn guard(kind: GuardKind) -> Guard {
+pub(crate) fn guard(kind: GuardKind) -> Guard {
     let mark = |interface: &str, index| GuardMark { interface: interface.to_owned(), index };
     Guard {
         kind,
@@ -144,7 +144,7 @@ fn rules(layout: &Layout) -> BTreeSet<Rule> {
     all
 }
 
-pub fn border() -> NodeState {
+pub(crate) fn border() -> NodeState {
     let layout = Layout::default();
     NodeState {
         nexthops: nexthops(),

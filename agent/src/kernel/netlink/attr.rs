@@ -81,10 +81,6 @@ impl Message {
         self.put(kind, &[value]);
     }
 
-    pub(crate) fn put_u16(&mut self, kind: u16, value: u16) {
-        self.put(kind, &value.to_ne_bytes());
-    }
-
     pub(crate) fn put_u32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_ne_bytes());
     }

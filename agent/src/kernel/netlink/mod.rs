@@ -10,6 +10,9 @@ pub(crate) mod route;
 pub(crate) mod rule;
 pub(crate) mod socket;
 
+#[cfg(test)]
+mod tests;
+
 use nett_policy::fabric::Family;
 
 pub(crate) const AF_UNSPEC: u8 = 0;

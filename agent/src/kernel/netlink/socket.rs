@@ -37,6 +37,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// The kernel fills at most 32 KiB per dump answer; acknowledgements are capped.
 const RECEIVE: usize = 64 * 1024;
+/// Bytes of one write of independent messages: about 1000 routes.
+const PIPELINE: usize = 64 * 1024;
 /// Room for a batch of 100 000 set elements (about 5 MB) in one send.
 const SEND_BUFFER: usize = 64 * 1024 * 1024;
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
@@ -219,6 +221,45 @@ impl Connection {
         result
     }
 
+    /// Sends independent messages in few writes; only the last of each write is acknowledged, a
+    /// refused one always answers. Gives one result per message, in order.
+    pub(crate) async fn pipeline(&mut self, messages: Vec<Message>) -> Vec<Result<(), Failure>> {
+        let mut results: Vec<Result<(), Failure>> = Vec::with_capacity(messages.len());
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            let mut bytes = Vec::with_capacity(PIPELINE);
+            let first = self.sequence.wrapping_add(1);
+            let mut last = first;
+            while let Some(mut message) = messages.next() {
+                let ends = bytes.len() + message.len() >= PIPELINE || messages.peek().is_none();
+                message.add_flags(NLM_F_REQUEST | if ends { NLM_F_ACK } else { 0 });
+                last = self.next_sequence();
+                bytes.extend_from_slice(message.finish(last));
+                results.push(Ok(()));
+                if ends {
+                    break;
+                }
+            }
+            let count = last.wrapping_sub(first) as usize + 1;
+            let start = results.len() - count;
+            let chunk = &mut results[start..];
+            let answered = self.exchange(&bytes, |head, payload| {
+                let at = head.sequence.wrapping_sub(first) as usize;
+                if head.kind != NLMSG_ERROR || at >= count {
+                    return Ok(Step::More);
+                }
+                chunk[at] = acknowledgement(head.flags, payload);
+                Ok(if head.sequence == last { Step::End } else { Step::More })
+            });
+            if let Err(failure) = answered.await {
+                chunk.fill(Err(failure.clone()));
+                results.extend(messages.map(|_| Err(failure.clone())));
+                return results;
+            }
+        }
+        results
+    }
+
     async fn exchange(
         &mut self,
         bytes: &[u8],
@@ -259,9 +300,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Never 0, which notifications carry.
+    /// Any number but the last ones used will do; 0 too, for notifications come elsewhere.
     fn next_sequence(&mut self) -> u32 {
-        self.sequence = self.sequence.checked_add(1).unwrap_or(1);
+        self.sequence = self.sequence.wrapping_add(1);
         self.sequence
     }
 }
@@ -412,5 +453,80 @@ impl OwnPorts {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
         self.0.lock().expect("no code panics while it holds the set of ports")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_sys::protocols::NETLINK_ROUTE;
+
+    use super::super::link;
+    use super::*;
+
+    fn inside<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(work)
+    }
+
+    #[test]
+    fn a_request_without_answer_ends_at_the_deadline_and_the_next_has_a_new_socket() {
+        inside(async {
+            let ports = OwnPorts::default();
+            let mut connection = Connection::open(NETLINK_ROUTE, ports.clone()).expect("opens");
+            let port = connection.port;
+            // The kernel takes bytes that are shorter than their own length without a word.
+            let silent = connection.exchange(&[255; HEADER], |_, _| Ok(Step::End)).await;
+            assert_eq!(silent, Err(Failure::Unanswered));
+            let links = connection.dump(link::dump_links(), link::decode_link).await;
+            let links = links.expect("answered");
+            assert!(links.complete);
+            assert!(links.items.iter().any(|l| l.name == "lo"));
+            assert_ne!(connection.port, port);
+            assert!(ports.contains(connection.port) && !ports.contains(port));
+        });
+    }
+
+    #[test]
+    fn a_refused_dump_is_an_error_and_not_an_empty_table() {
+        inside(async {
+            let mut connection =
+                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
+            let mut bad = super::super::nexthop::dump();
+            bad.put_u32(200, 1);
+            let refused = connection.dump(bad, super::super::nexthop::decode).await;
+            let Err(Failure::Refused { errno: Errno::EINVAL, text: Some(text) }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert!(!text.is_empty());
+        });
+    }
+
+    #[test]
+    fn one_undecodable_message_makes_a_dump_incomplete() {
+        inside(async {
+            let mut connection =
+                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
+            let decode = |_: u16, _: &[u8]| Err::<Option<()>, _>(Malformed("this test"));
+            let dump = connection.dump(link::dump_links(), decode).await.expect("answered");
+            assert!(!dump.complete && dump.items.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_cancelled_exchange_leaves_nothing_behind() {
+        inside(async {
+            let mut connection =
+                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
+            {
+                let silent = connection.exchange(&[255; HEADER], |_, _| Ok(Step::End));
+                let mut silent = std::pin::pin!(silent);
+                let first = std::future::poll_fn(|cx| {
+                    std::task::Poll::Ready(silent.as_mut().poll(cx).is_pending())
+                });
+                assert!(first.await);
+            }
+            let links = connection.dump(link::dump_links(), link::decode_link).await;
+            assert!(links.expect("answered").complete);
+        });
     }
 }

@@ -125,7 +125,7 @@ impl Expressions {
     }
 
     /// `iifname NAME`
-    pub(super) fn from_interface(self, name: &str) -> Self {
+    pub(super) fn interface_is(self, name: &str) -> Self {
         self.load_meta(Meta::InputName).compare(Compare::Equal, &interface_key(name))
     }
 

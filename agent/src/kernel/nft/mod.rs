@@ -8,7 +8,8 @@
 //! The table is taken with OWNER and PERSIST where the kernel has both (6.9): then `nft flush
 //! ruleset` and `nft delete` of others leave it alone while the agent runs, and it stays when the
 //! agent ends. The owner is the socket, so one connection is kept for life; a replaced or new one
-//! takes the ownership again at its next readback.
+//! takes the ownership again at its next readback. [`Nft::unprotected`] goes without: nft 1.0.6
+//! writes broken JSON for a table with exactly one flag, which is what a stopped agent leaves.
 
 mod expr;
 mod interval;
@@ -61,6 +62,11 @@ impl Header {
 impl Nft {
     pub(super) fn new(connection: Connection) -> Self {
         Self { connection, cache: None, flags: TABLE_OWNER | TABLE_PERSIST }
+    }
+
+    /// Without owner, also for tables loaded from now on.
+    pub(super) fn unprotected(&mut self) {
+        self.flags = 0;
     }
 
     /// The table as it is now; asks only for the generation when nothing changed since the last

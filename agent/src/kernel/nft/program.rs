@@ -127,7 +127,7 @@ fn marking(guard: &Guard) -> Vec<Rule> {
         let GuardMark { interface, index } = mark;
         let value = Layout::MARK_CAME | u32::from(*index);
         let comment = |what| format!("{}{what}", mark_comment(mark));
-        let came = || Expressions::new().from_interface(interface).direction(Direction::Original);
+        let came = || Expressions::new().interface_is(interface).direction(Direction::Original);
         rules.push(rule(
             comment("connection"),
             came().ct_mark(mask, Compare::NotEqual, value).set_ct_mark(mask, value),

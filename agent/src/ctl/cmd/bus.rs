@@ -64,13 +64,11 @@ pub(in crate::ctl) struct Render {
     monitor: Option<String>,
 }
 
-/// Lines of nats-server that read different files.
+/// Lines of nats-server that read different files: Debian 12's, and those after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Line {
-    /// Debian 12
     #[value(name = "2.9")]
     V2_9,
-    /// And newer
     #[value(name = "2.10")]
     V2_10,
 }

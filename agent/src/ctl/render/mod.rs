@@ -28,16 +28,13 @@ use crate::api::types::{ApiResponse, CommandReply, Outcome, Payload, RefusalDoc}
 use crate::bus::provision::Finding;
 use table::{Tone, paint};
 
-/// How to show an answer.
+/// How to show an answer: columns for people, more of them, one document with a schema, the same
+/// document as YAML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// Columns for people
     Table,
-    /// More columns
     Wide,
-    /// One document, with a schema (nettctl schema)
     Json,
-    /// The same document as YAML
     Yaml,
 }
 

@@ -19,8 +19,6 @@ pub mod driver;
 pub mod effect;
 pub mod event;
 mod reading;
-#[cfg(test)]
-mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -59,7 +59,7 @@ pub(super) struct Global {
     /// The operator's name; found by the key when not given
     #[arg(long, global = true, value_name = "NAME", env = env::OPERATOR, hide_env_values = true)]
     pub(super) operator: Option<String>,
-    /// How to show the answer
+    /// How to show the answer; json and yaml have a schema (nettctl schema)
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
     #[arg(default_value = "table")]
     pub(super) output: Format,
@@ -109,8 +109,68 @@ pub(super) fn command() -> clap::Command {
 
 #[cfg(test)]
 mod tests {
+    const OPERATING: &str = include_str!("../../../docs/OPERATING.md");
+
     #[test]
     fn the_parser_is_consistent() {
         super::command().debug_assert();
+    }
+
+    /// The example lines of the operators' manual, as words.
+    fn examples() -> Vec<Vec<String>> {
+        let lines = OPERATING.lines().filter(|line| line.starts_with("nettctl "));
+        lines.map(words).collect()
+    }
+
+    /// Words as a shell splits them, as far as the manual needs it: single quotes, no escapes.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut quoted = false;
+        for c in line.chars() {
+            match c {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                other => words.last_mut().expect("never empty").push(other),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn every_example_of_the_manual_is_a_command() {
+        assert!(examples().len() > 30, "{}", examples().len());
+        for words in examples() {
+            let matches = super::command().try_get_matches_from(&words);
+            let matches = matches.unwrap_or_else(|e| panic!("{words:?}: {e}"));
+            assert_eq!(super::later::asked_for(&matches), None, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example_in_the_manual() {
+        use clap::CommandFactory;
+        let examples = examples();
+        let shown = |path: &[&str]| examples.iter().any(|words| words[1..].starts_with_path(path));
+        for command in super::Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let mut below = command.get_subcommands().peekable();
+            if below.peek().is_none() {
+                assert!(shown(&[name]), "{name}");
+            }
+            for child in below {
+                assert!(shown(&[name, child.get_name()]), "{name} {}", child.get_name());
+            }
+        }
+    }
+
+    trait StartsWith {
+        fn starts_with_path(&self, path: &[&str]) -> bool;
+    }
+
+    impl StartsWith for [String] {
+        fn starts_with_path(&self, path: &[&str]) -> bool {
+            self.len() >= path.len() && self.iter().zip(path).all(|(a, b)| a == b)
+        }
     }
 }

@@ -4,9 +4,13 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::sign::SignError;
+use nett_policy::document::Diagnostic;
+
 use crate::api::client::ClientError;
 use crate::api::types::{ErrorCode, TaskStateDoc};
+use crate::bus::provision::ProvisionError;
+use crate::bus::render::RenderError;
+use crate::bus::wire::WireError;
 
 /// How `nettctl` ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +60,16 @@ pub(super) enum CtlError {
     #[error("{path}: not an operator's nkey seed")]
     Seed { path: PathBuf },
     #[error(transparent)]
-    Sign(#[from] SignError),
+    Sign(#[from] WireError),
+    #[error("no new key: the system's random numbers failed")]
+    Keygen(#[source] nkeys::error::Error),
+    /// Every mistake of a fabric file.
+    #[error("{} in the fabric file", count(.mistakes.len()))]
+    Fabric { mistakes: Vec<Diagnostic> },
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    #[error("{}", chain(.0))]
+    Provision(#[from] ProvisionError),
     /// The task's plan is not the one that was named.
     #[error("the plan of task {task} is {found}, not {expected}")]
     Plan { task: String, found: String, expected: String },
@@ -138,7 +151,16 @@ impl CtlError {
             | Self::File { .. }
             | Self::Seed { .. }
             | Self::Sign(_)
+            | Self::Fabric { .. }
+            | Self::Render(_)
             | Self::Declined => Exit::Usage,
+            Self::Provision(error) => match error {
+                ProvisionError::Connect { .. } => Exit::Unreachable,
+                ProvisionError::UnknownSite(_)
+                | ProvisionError::Start(_)
+                | ProvisionError::Domain { .. } => Exit::Usage,
+                ProvisionError::Look { .. } | ProvisionError::Create { .. } => Exit::Failed,
+            },
             Self::Client(error) => of_client(error),
             Self::Unanswered { source, .. } => match source {
                 ClientError::Agent(error) => error.code.into(),
@@ -146,7 +168,7 @@ impl CtlError {
                 _ => Exit::TimedOut,
             },
             Self::Plan { .. } => Exit::Changed,
-            Self::Runtime { .. } | Self::Output(_) => Exit::Failed,
+            Self::Runtime { .. } | Self::Output(_) | Self::Keygen(_) => Exit::Failed,
         }
     }
 
@@ -166,6 +188,10 @@ impl CtlError {
             | Self::Later { .. }
             | Self::Client(_)
             | Self::Sign(_)
+            | Self::Keygen(_)
+            | Self::Fabric { .. }
+            | Self::Render(_)
+            | Self::Provision(_)
             | Self::Runtime { .. }
             | Self::Output(_) => None,
         }
@@ -183,4 +209,22 @@ fn of_client(error: &ClientError) -> Exit {
         ClientError::Decode(_) | ClientError::WrongAnswer => Exit::Usage,
         ClientError::Agent(error) => error.code.into(),
     }
+}
+
+fn count(mistakes: usize) -> String {
+    match mistakes {
+        1 => "1 mistake".to_owned(),
+        many => format!("{many} mistakes"),
+    }
+}
+
+/// An error with everything beneath it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(source) = below {
+        text += &format!(": {source}");
+        below = source.source();
+    }
+    text
 }

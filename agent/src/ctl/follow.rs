@@ -80,19 +80,9 @@ fn task_of(answer: &ApiResponse) -> Result<&TaskDoc, CtlError> {
 impl Shown {
     /// One line for each change since the last look.
     fn progress(&mut self, session: &Session, task: &TaskDoc) -> Result<(), CtlError> {
-        if self.state != Some(task.state) {
-            let mut line = format!("{} {}", task.id, task.state.as_str());
-            if task.state == TaskStateDoc::WaitingApproval {
-                let given = task.approvals.iter().filter(|a| a.approve && a.counts);
-                line += &format!(
-                    " ({} of {}): nettctl approve {}",
-                    given.count(),
-                    task.approvals_needed,
-                    task.id
-                );
-            }
-            session.out.note(&line)?;
-            self.state = Some(task.state);
+        let ended = task.state.is_terminal();
+        if !ended {
+            self.state_line(session, task)?;
         }
         for step in &task.steps {
             let before = self.steps.insert(step.number, step.state);
@@ -121,6 +111,24 @@ impl Shown {
             }
             session.out.note(&line)?;
         }
+        if ended {
+            self.state_line(session, task)?;
+        }
         Ok(())
+    }
+
+    fn state_line(&mut self, session: &Session, task: &TaskDoc) -> Result<(), CtlError> {
+        if self.state == Some(task.state) {
+            return Ok(());
+        }
+        self.state = Some(task.state);
+        let mut line = format!("{} {}", task.id, task.state.as_str());
+        if task.state == TaskStateDoc::WaitingApproval {
+            let given = task.approvals.iter().filter(|a| a.approve && a.counts);
+            let (given, needed) = (given.count(), task.approvals_needed);
+            let id = &task.id;
+            line += &format!(" ({given} of {needed}): nettctl approve {id} --reason TEXT");
+        }
+        session.out.note(&line)
     }
 }

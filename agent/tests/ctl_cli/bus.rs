@@ -181,3 +181,55 @@ fn a_site_without_agents_or_a_server_out_of_reach_is_3() {
     server.child.wait().expect("gone");
     ask(&["status", "--site", "osl"]).exits(3).says("nobody answers there");
 }
+
+#[test]
+fn a_server_file_is_rendered_from_the_fabric() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let fabric = nett_fixtures::fabric_dir("two-sites").join("fabric.toml");
+    let (secrets, out) = (dir.path().join("secrets"), dir.path().join("nats.conf"));
+    let render = |site: &str, line: &[&str]| {
+        let mut command = nettctl();
+        command.args(["bus", "render", "--site", site, "--fabric"]).arg(&fabric).args(line);
+        command.arg("--leaf-secrets").arg(&secrets).arg("--out").arg(&out);
+        Ran::of(command)
+    };
+    render("osl", &["--server", "2.9"]).exits(0);
+    let first = std::fs::read_to_string(&secrets).expect("written");
+    let mode = std::fs::metadata(&out).expect("written").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let text = std::fs::read_to_string(&out).expect("written");
+    assert!(text.contains("server_name: \"nett-osl\""), "{text}");
+    // The second site gets the same passwords.
+    render("svg", &["--server", "2.9"]).exits(0);
+    assert_eq!(std::fs::read_to_string(&secrets).expect("there"), first);
+    assert_eq!(first.lines().count(), 2, "one for each site");
+    render("ber", &[]).exits(2).says("ber");
+    // A mistake in the file is shown in its place.
+    let broken = dir.path().join("fabric.toml");
+    std::fs::write(&broken, "[fabric]\nnane = 1\n").expect("written");
+    let mut command = nettctl();
+    command.args(["bus", "render", "--site", "osl", "--fabric"]).arg(&broken);
+    Ran::of(command).exits(2).says("fabric.toml:2").says("in the fabric file");
+}
+
+#[test]
+fn streams_are_not_made_without_a_server_or_a_key() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fabric = nett_fixtures::fabric_dir("two-sites").join("fabric.toml");
+    let key = dir.path().join("admin.nk");
+    std::fs::write(&key, KeyPair::new_user().seed().expect("a seed")).expect("written");
+    let init = |line: &[&str]| {
+        let mut command = nettctl();
+        command.args(["bus", "init", "--site", "osl", "--fabric"]).arg(&fabric).args(line);
+        Ran::of(command)
+    };
+    init(&[]).exits(2).says("--key");
+    let key = key.to_str().expect("text");
+    // A port that was free a moment ago, and that nobody serves.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let url = format!("nats://{}", free.local_addr().expect("bound"));
+    drop(free);
+    init(&["--key", key, "--nats", &url]).exits(3).says("cannot reach the nats-server");
+    init(&["--key", key, "--tls-ca", "ca.crt"]).exits(2).says("TLS are not complete");
+}

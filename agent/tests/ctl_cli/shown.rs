@@ -88,7 +88,7 @@ fn an_isolated_or_old_view_says_so_first() {
     let mut both = isolated.clone();
     both["age_ms"] = json!(10);
     world.queue("tasks", vec![old, isolated, both]);
-    let mut first = || {
+    let first = || {
         let ran = world.run(&["task", "list"]);
         ran.out.lines().next().expect("a line").to_owned()
     };

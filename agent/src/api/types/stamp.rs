@@ -1,4 +1,5 @@
-//! A point in time as users see it: RFC 3339 in UTC.
+//! A point in time as users see it: RFC 3339 in UTC. Documents have milliseconds, always, so that
+//! texts sort as times do; people are shown whole seconds.
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,14 +33,19 @@ impl From<WallMs> for Stamp {
     }
 }
 
+impl Stamp {
+    fn timestamp(self) -> jiff::Timestamp {
+        // Beyond the year 9999 there is no RFC 3339 form.
+        i64::try_from(self.ms())
+            .ok()
+            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+            .unwrap_or(jiff::Timestamp::MAX)
+    }
+}
+
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = i64::try_from(self.ms()).unwrap_or(i64::MAX);
-        match jiff::Timestamp::from_millisecond(ms) {
-            Ok(at) => f.pad(&at.to_string()),
-            // Beyond the year 9999 there is no RFC 3339 form.
-            Err(_) => f.pad("9999-12-31T23:59:59Z"),
-        }
+        f.pad(&format!("{:.0}", self.timestamp()))
     }
 }
 
@@ -56,7 +62,7 @@ impl FromStr for Stamp {
 
 impl Serialize for Stamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.collect_str(&format_args!("{:.3}", self.timestamp()))
     }
 }
 
@@ -72,12 +78,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_survives_its_text() {
-        for ms in [0, 1_795_253_400_000, 1_795_253_400_123] {
-            let text = Stamp::from_ms(ms).to_string();
-            assert_eq!(text.parse::<Stamp>().expect(&text).ms(), ms, "{text}");
+    fn a_stamp_survives_its_document() {
+        for ms in [0, 1_795_253_400_000, 1_795_253_400_250] {
+            let text = serde_json::to_string(&Stamp::from_ms(ms)).expect("JSON");
+            let read: Stamp = serde_json::from_str(&text).expect("a stamp");
+            assert_eq!(read.ms(), ms, "{text}");
         }
-        assert_eq!(Stamp::from_ms(1_795_253_400_000).to_string(), "2026-11-21T09:30:00Z");
+        let stamp = Stamp::from_ms(1_795_253_400_250);
+        assert_eq!(stamp.to_string(), "2026-11-21T09:30:00Z");
+        let text = serde_json::to_string(&stamp).expect("JSON");
+        assert_eq!(text, "\"2026-11-21T09:30:00.250Z\"");
         assert!("1969-12-31T23:59:59Z".parse::<Stamp>().is_err());
         assert!("yesterday".parse::<Stamp>().is_err());
     }

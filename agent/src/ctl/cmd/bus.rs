@@ -1,26 +1,23 @@
-//! `nettctl bus`: needs the admin key and no agent.
+//! `nettctl bus`: needs the fabric file and the admin key, and no agent.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use nett_policy::id::SiteId;
 
+use crate::bus::nats::TlsFiles;
+use crate::bus::render::{RenderOptions, ServerLine};
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::provision;
 use crate::ctl::session::Session;
 
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::ctl) enum Sub {
-    /// Make the streams of a site on its nats-server (--nats, --site, --key of the bus admin)
+    /// Make the streams of a site on its nats-server; needs --site and --key of the bus admin
     Init(Files),
-    /// Write the configuration of a site's nats-server
-    Render {
-        #[command(flatten)]
-        files: Files,
-        /// Directory for the files
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-    },
-    /// Compare a site's streams and limits with what they should be
+    /// The configuration of the nats-server of --site
+    Render(Render),
+    /// Compare a site's streams with what they should be; needs --site and --key
     Check(Files),
 }
 
@@ -28,23 +25,105 @@ pub(in crate::ctl) enum Sub {
 pub(in crate::ctl) struct Files {
     /// The fabric file
     #[arg(long, value_name = "FILE", default_value = "/etc/nett/fabric.toml")]
-    pub(in crate::ctl) fabric: PathBuf,
-    /// The services file
-    #[arg(long, value_name = "FILE", default_value = "/etc/nett/services.toml")]
-    pub(in crate::ctl) services: PathBuf,
+    fabric: PathBuf,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(in crate::ctl) struct Render {
+    #[command(flatten)]
+    files: Files,
+    /// Write here, mode 0600, instead of to the output
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Which server will read it
+    #[arg(long, value_enum, value_name = "LINE", default_value = "2.10")]
+    server: Line,
+    /// 2.9 only: passwords of the leaf connections, `SITE PASSWORD` a line; missing ones are made
+    #[arg(long, value_name = "FILE")]
+    leaf_secrets: Option<PathBuf>,
+    /// The server's certificate authority
+    #[arg(long, value_name = "FILE", default_value = "/etc/nett/nats/ca.crt")]
+    server_ca: PathBuf,
+    /// The server's certificate
+    #[arg(long, value_name = "FILE", default_value = "/etc/nett/nats/server.crt")]
+    server_cert: PathBuf,
+    /// The key of that certificate
+    #[arg(long, value_name = "FILE", default_value = "/etc/nett/nats/server.key")]
+    server_key: PathBuf,
+    /// Where the server keeps its streams
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/nats")]
+    store_dir: PathBuf,
+    /// For agents and operators
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4222")]
+    listen: String,
+    /// For other sites
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7422")]
+    leaf_listen: String,
+    /// For monitoring, on loopback only
+    #[arg(long, value_name = "ADDR:PORT")]
+    monitor: Option<String>,
+}
+
+/// Lines of nats-server that read different files: Debian 12's, and those after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Line {
+    #[value(name = "2.9")]
+    V2_9,
+    #[value(name = "2.10")]
+    V2_10,
 }
 
 pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlError> {
-    let site: Option<SiteId> =
-        match &session.global.site {
-            Some(site) => Some(site.parse().map_err(|e| {
-                CtlError::usage(format!("--site: {e}"), "name a site of the fabric")
-            })?),
-            None => None,
-        };
+    let Some(site) = &session.global.site else {
+        return Err(CtlError::usage("--site (NETT_SITE) is missing", "name the server's site"));
+    };
+    let site: SiteId = site
+        .parse()
+        .map_err(|e| CtlError::usage(format!("--site: {e}"), "name a site of the fabric"))?;
     match sub {
-        Sub::Init(files) => provision::init(session, site, &files).await,
-        Sub::Render { files, out } => provision::render(session, site, &files, &out),
-        Sub::Check(files) => provision::check(session, site, &files).await,
+        Sub::Init(files) => {
+            let fabric = provision::fabric(&files.fabric)?;
+            provision::streams(session, &fabric, &site, true).await
+        }
+        Sub::Check(files) => {
+            let fabric = provision::fabric(&files.fabric)?;
+            provision::streams(session, &fabric, &site, false).await
+        }
+        Sub::Render(args) => render(args, &site, session),
     }
+}
+
+fn render(args: Render, site: &SiteId, session: &Session) -> Result<Exit, CtlError> {
+    let Render {
+        files,
+        out,
+        server,
+        leaf_secrets,
+        server_ca,
+        server_cert,
+        server_key,
+        store_dir,
+        listen,
+        leaf_listen,
+        monitor,
+    } = args;
+    let fabric = provision::fabric(&files.fabric)?;
+    let options = RenderOptions {
+        server: match server {
+            Line::V2_9 => ServerLine::V2_9,
+            Line::V2_10 => ServerLine::V2_10,
+        },
+        tls: TlsFiles { ca: server_ca, cert: server_cert, key: server_key },
+        store_dir,
+        listen,
+        leaf_listen,
+        monitor,
+        leaf_secrets: BTreeMap::new(),
+    };
+    let text = provision::server_file(&fabric, site, options, leaf_secrets.as_deref())?;
+    match out {
+        Some(path) => provision::write_private(&path, &text)?,
+        None => session.out.raw(text.as_bytes())?,
+    }
+    Ok(Exit::Done)
 }

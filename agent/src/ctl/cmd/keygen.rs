@@ -18,7 +18,7 @@ pub(in crate::ctl) struct Args {
 /// Prints the public key: what goes into `fabric.toml`.
 pub(super) fn run(args: &Args, session: &Session) -> Result<Exit, CtlError> {
     let pair = KeyPair::new_user();
-    let seed = pair.seed().map_err(|e| CtlError::Sign(crate::ctl::sign::SignError::Key(e)))?;
+    let seed = pair.seed().map_err(CtlError::Keygen)?;
     key::write_seed(&args.out, &seed)?;
     session.out.line(&pair.public_key())?;
     Ok(Exit::Done)

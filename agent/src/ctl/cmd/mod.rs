@@ -2,7 +2,7 @@
 
 mod approve;
 mod audit;
-pub(super) mod bus;
+mod bus;
 mod completions;
 mod drain;
 mod explain;

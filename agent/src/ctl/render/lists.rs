@@ -1,8 +1,9 @@
-//! What has no place of its own: explanations, the audit trail, identities.
+//! What has no place of its own: explanations, the audit trail, identities, streams.
 
-use super::table::{Cell, Table, facts};
+use super::table::{Cell, Table, Tone, facts};
 use super::{Style, or_dash};
 use crate::api::types::{AuditDoc, AuditLine, ExplainDoc, IdentityDoc};
+use crate::bus::provision::Finding;
 
 pub(super) fn explain(explain: &ExplainDoc) -> String {
     let ExplainDoc { name, service, client, client_site, target_site, answers, ttl_s, serial, why } =
@@ -69,4 +70,26 @@ pub(super) fn identity(identity: &IdentityDoc) -> String {
         ("operator", operator.clone().unwrap_or_default()),
         ("roles", roles.join(", ")),
     ])
+}
+
+pub(super) fn findings(findings: &[Finding], style: Style) -> String {
+    let mut table = Table::new(&["STREAM", "FOR", "STATE"]);
+    for Finding { stream, purpose, outcome } in findings {
+        let tone = if outcome.is_good() { Tone::Good } else { Tone::Bad };
+        let state = Cell::new(outcome.to_string(), tone);
+        table.row(vec![stream.clone().into(), purpose.clone().into(), state]);
+    }
+    table.text(style)
+}
+
+pub(super) fn findings_json(findings: &[Finding]) -> serde_json::Value {
+    let streams = findings.iter().map(|Finding { stream, purpose, outcome }| {
+        serde_json::json!({
+            "stream": stream,
+            "purpose": purpose,
+            "good": outcome.is_good(),
+            "state": outcome.to_string(),
+        })
+    });
+    serde_json::json!({ "streams": streams.collect::<Vec<_>>() })
 }

@@ -25,18 +25,16 @@ use super::env;
 use super::exit::{CtlError, Exit};
 use crate::api::client::ClientError;
 use crate::api::types::{ApiResponse, CommandReply, Outcome, Payload, RefusalDoc};
+use crate::bus::provision::Finding;
 use table::{Tone, paint};
 
-/// How to show an answer.
+/// How to show an answer: columns for people, more of them, one document with a schema, the same
+/// document as YAML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// Columns for people
     Table,
-    /// More columns
     Wide,
-    /// One document, with a schema (nettctl schema)
     Json,
-    /// The same document as YAML
     Yaml,
 }
 
@@ -135,13 +133,27 @@ impl Out {
             // The reader has seen enough.
             return Exit::Done;
         }
-        let mut lines = format!("nettctl: {}\n", clean(error.to_string()));
+        let mut lines = String::new();
+        if let CtlError::Fabric { mistakes } = error {
+            lines.extend(mistakes.iter().map(ToString::to_string));
+        }
+        lines += &format!("nettctl: {}\n", clean(error.to_string()));
         if let Some(hint) = error.hint() {
             lines += &format!("  {}\n", clean(hint.to_owned()));
         }
         // Nobody is left to tell when the error output is gone.
         let _ = io::stderr().lock().write_all(lines.as_bytes());
         error.exit()
+    }
+
+    /// What was found or done about streams.
+    pub(super) fn findings(&self, findings: &[Finding]) -> Result<(), CtlError> {
+        match self.format {
+            Format::Json | Format::Yaml => self.document(&lists::findings_json(findings)),
+            Format::Table | Format::Wide => {
+                self.raw(lists::findings(findings, self.style).as_bytes())
+            }
+        }
     }
 
     /// One line about what goes on, to the error output.

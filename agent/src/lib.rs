@@ -2,8 +2,14 @@
 
 pub mod api;
 pub mod bus;
+pub mod clock;
 pub mod config;
 pub mod controller;
+pub mod ctl;
 pub mod journal;
 pub mod kernel;
 pub mod probe;
+pub mod reconcile;
+pub mod records;
+pub mod rng;
+pub mod zone;

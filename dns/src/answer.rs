@@ -54,6 +54,8 @@ pub enum DropReason {
     Panic,
     /// A TCP connection above one of the limits.
     Connection,
+    /// Too many equal answers to one network.
+    Rate,
 }
 
 /// What became of a message.
@@ -131,10 +133,7 @@ fn tell(zone: &Zone, query: &Query<'_>, source: IpAddr, writer: &mut Writer<'_>)
 fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Writer<'_>) -> Told {
     let kind = query.kind;
     let found = zone.find(&query.name);
-    if let Found::Outside = found {
-        return Told::code(ResponseCode::Refused);
-    }
-    let has_records = !matches!(found, Found::Empty | Found::Missing);
+    let has_records = !matches!(found, Found::Empty | Found::Missing | Found::Outside);
     if kind == RecordType::ANY && has_records {
         writer.authoritative();
         writer.hinfo();
@@ -169,8 +168,9 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
             (Told::code(ResponseCode::NoError), any)
         }
         Found::Missing => (Told::code(ResponseCode::NXDomain), false),
-        Found::Outside => unreachable!("refused above"),
+        Found::Outside => (Told::code(ResponseCode::Refused), false),
     };
+    // A refusal says nothing about the name, so it is no authoritative answer.
     if told.rcode == ResponseCode::Refused {
         return told;
     }

@@ -127,7 +127,8 @@ impl<'a> Record<'a> {
     fn read(rest: &mut &'a [u8]) -> Result<Self, Malformed> {
         let owner = name_length(rest)?;
         let owner_is_root = rest[0] == 0;
-        let body = &rest[owner..];
+        // The second byte of a pointer may be missing.
+        let body = rest.get(owner..).ok_or(Malformed)?;
         let ([k0, k1, c0, c1, t0, t1, t2, t3, l0, l1], tail) =
             body.split_first_chunk().ok_or(Malformed)?;
         let length = usize::from(u16::from_be_bytes([*l0, *l1]));

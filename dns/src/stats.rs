@@ -23,13 +23,14 @@ const RCODES: [(ResponseCode, &str); 6] = [
     (ResponseCode::BADVERS, "badvers"),
 ];
 
-const REASONS: [(DropReason, &str); 6] = [
+const REASONS: [(DropReason, &str); 7] = [
     (DropReason::Short, "short"),
     (DropReason::Response, "response"),
     (DropReason::PortZero, "port_zero"),
     (DropReason::Send, "send"),
     (DropReason::Panic, "panic"),
     (DropReason::Connection, "connection_limit"),
+    (DropReason::Rate, "rate_limit"),
 ];
 
 /// All counters of one name server.
@@ -38,6 +39,7 @@ pub struct Stats {
     queries: [[AtomicU64; RCODES.len()]; 2],
     dropped: [AtomicU64; REASONS.len()],
     truncated: AtomicU64,
+    slipped: AtomicU64,
     /// Errors of accept(2), each followed by a pause.
     accept_errors: AtomicU64,
     /// Errors of recv(2) on UDP sockets.
@@ -81,6 +83,10 @@ impl Stats {
 
     pub(crate) fn count_drop(&self, reason: DropReason) {
         add(&self.dropped[reason as usize]);
+    }
+
+    pub(crate) fn slip(&self) {
+        add(&self.slipped);
     }
 
     pub(crate) fn accept_error(&self) {
@@ -146,6 +152,11 @@ impl Stats {
     /// Answers over UDP that said: ask again over TCP.
     pub fn truncated(&self) -> u64 {
         get(&self.truncated)
+    }
+
+    /// Answers that rate limiting replaced by: ask again over TCP.
+    pub fn slipped(&self) -> u64 {
+        get(&self.slipped)
     }
 
     pub fn accept_errors(&self) -> u64 {

@@ -240,7 +240,49 @@ pub(crate) fn refusal(out: &mut Vec<u8>, head: [u8; 4], rcode: ResponseCode) {
     out.extend_from_slice(&[0; HEADER_LEN - 4]);
 }
 
+/// Cuts a finished answer down to header and question, with TC set.
+pub(crate) fn slip(out: &mut Vec<u8>) {
+    let mut end = HEADER_LEN;
+    if out.get(4..6) == Some(&[0, 1]) {
+        // The question is one this server read before it wrote it.
+        while let Some(length @ 1..) = out.get(end) {
+            end += 1 + usize::from(*length);
+        }
+        end += 1 + 4;
+    }
+    out.truncate(end);
+    if let Some(header) = out.first_chunk_mut::<HEADER_LEN>() {
+        header[2] |= TC;
+        header[6..].fill(0);
+    }
+}
+
 /// A network as text, or `none`.
 pub(crate) fn network_text(network: Option<IpNet>) -> String {
     network.map_or_else(|| "none".to_owned(), |n| n.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Message;
+
+    use super::*;
+
+    #[test]
+    fn a_slipped_answer_is_a_question_to_ask_over_tcp() {
+        let mut out = vec![0x12, 0x34, QR | AA, 0, 0, 1, 0, 1, 0, 0, 0, 0];
+        out.extend_from_slice(b"\x01a\x02no\0\0\x01\0\x01");
+        out.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04\xc0\0\x02\x01");
+        assert_eq!(Message::from_vec(&out).expect("valid").answers.len(), 1);
+        slip(&mut out);
+        let message = Message::from_vec(&out).expect("still valid");
+        assert!(message.metadata.truncation && message.answers.is_empty());
+        assert_eq!(message.queries[0].name().to_string(), "a.no.");
+        assert_eq!(out.len(), HEADER_LEN + 10);
+
+        refusal(&mut out, [1, 2, 0x78, 0], ResponseCode::NotImp);
+        slip(&mut out);
+        let message = Message::from_vec(&out).expect("still valid");
+        assert!(message.metadata.truncation && message.queries.is_empty());
+    }
 }

@@ -11,6 +11,8 @@ use crate::service::{Handover, Service};
 use crate::task::decide::{Present, Refusal};
 use crate::traffic::Spread;
 
+/// Built in: a service moves only through the gates that it names.
+pub const GATE: &str = "gate";
 /// Built in: a service always keeps a site that may serve it.
 pub const LAST_ELIGIBLE_SITE: &str = "last-eligible-site";
 
@@ -25,7 +27,8 @@ pub fn check(
     directed(present, verb, after)?;
     let broken = last_eligible_site(present, after, moves)
         .into_iter()
-        .chain(configured_rules(present, after));
+        .chain(configured_rules(present, after))
+        .chain(gate(present, moves));
     for refusal in broken {
         if !overrides.contains(&refusal.refused_by) {
             return Err(refusal);
@@ -131,4 +134,23 @@ fn configured_rules(present: Present<'_>, after: &Intent) -> Vec<Refusal> {
         }
     }
     broken
+}
+
+/// A service that names gates for a move waits for facts from outside. This release takes no such
+/// facts, so the move needs somebody's word that they hold.
+fn gate(present: Present<'_>, moves: &[Move]) -> Option<Refusal> {
+    let gates = moves.iter().filter_map(|a_move| {
+        let service = present.world.catalog.get(&a_move.service)?;
+        let homeward =
+            service.primary().is_some_and(|p| a_move.to.spread == Spread::one(p.clone()));
+        let kind = if homeward { "failback" } else { "failover" };
+        let names = service.gates.get(kind).filter(|names| !names.is_empty())?;
+        Some((service, kind, names))
+    });
+    let (service, kind, names) = gates.into_iter().next()?;
+    let message = format!("{} asks for {} before a {kind}", service.id, names.join(", "));
+    let hint = format!(
+        "gates are not opened by facts in this release; when you know that they hold: --override {GATE}"
+    );
+    Some(Refusal::rule(GATE, message).hint(hint))
 }

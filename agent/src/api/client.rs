@@ -90,15 +90,8 @@ pub struct Client {
 
 #[derive(Debug)]
 enum Link {
-    Socket {
-        path: PathBuf,
-        read: BufReader<OwnedReadHalf>,
-        write: OwnedWriteHalf,
-    },
-    Nats {
-        client: async_nats::Client,
-        site: String,
-    },
+    Socket { path: PathBuf, read: BufReader<OwnedReadHalf>, write: OwnedWriteHalf },
+    Nats { client: async_nats::Client, site: String },
 }
 
 /// The inbox prefix operators have permission for (BUS section 4).
@@ -108,12 +101,7 @@ const INBOX: &str = "_INBOX.op";
 
 impl std::fmt::Debug for NatsTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            url,
-            site,
-            tls,
-            seed,
-        } = self;
+        let Self { url, site, tls, seed } = self;
         f.debug_struct("NatsTarget")
             .field("url", url)
             .field("site", site)
@@ -172,22 +160,15 @@ impl Client {
         envelope: Vec<u8>,
     ) -> Result<CommandReply, ClientError> {
         if envelope.len() > MAX_CALL {
-            return Err(ClientError::TooLarge {
-                bytes: envelope.len(),
-            });
+            return Err(ClientError::TooLarge { bytes: envelope.len() });
         }
         if matches!(self.link, Link::Nats { .. }) {
             let deadline = self.deadline;
-            let answer = self
-                .exchange(subject.to_owned(), envelope, deadline)
-                .await?;
+            let answer = self.exchange(subject.to_owned(), envelope, deadline).await?;
             return reply(&answer);
         }
         let envelope = serde_json::from_slice(&envelope).map_err(|_| ClientError::WrongAnswer)?;
-        let request = ApiRequest::Command {
-            subject: subject.to_owned(),
-            envelope,
-        };
+        let request = ApiRequest::Command { subject: subject.to_owned(), envelope };
         let answer = self.call(&request).await?;
         unwrap_reply(answer)
     }
@@ -203,27 +184,19 @@ impl Client {
                 let whom = format!("the agent at {}", path.display());
                 match timeout(deadline, over_socket(path, read, write, bytes)).await {
                     Ok(result) => result,
-                    Err(_) => Err(ClientError::NoAnswer {
-                        whom,
-                        after: deadline,
-                    }),
+                    Err(_) => Err(ClientError::NoAnswer { whom, after: deadline }),
                 }
             }
             Link::Nats { client, site } => {
-                let request = async_nats::Request::new()
-                    .payload(bytes.into())
-                    .timeout(Some(deadline));
-                let no_agent = |hint| ClientError::NoAgent {
-                    site: site.clone(),
-                    hint,
-                };
+                let request =
+                    async_nats::Request::new().payload(bytes.into()).timeout(Some(deadline));
+                let no_agent = |hint| ClientError::NoAgent { site: site.clone(), hint };
                 match client.send_request(subject, request).await {
                     Ok(message) => Ok(message.payload.into()),
                     Err(error) => Err(match error.kind() {
-                        RequestErrorKind::TimedOut => ClientError::NoAnswer {
-                            whom: format!("site {site}"),
-                            after: deadline,
-                        },
+                        RequestErrorKind::TimedOut => {
+                            ClientError::NoAnswer { whom: format!("site {site}"), after: deadline }
+                        }
                         RequestErrorKind::NoResponders => no_agent("no one listens"),
                         RequestErrorKind::InvalidSubject => no_agent("bad site name"),
                         _ => no_agent("the NATS connection broke"),
@@ -253,29 +226,17 @@ fn unwrap_reply(answer: ApiResponse) -> Result<CommandReply, ClientError> {
 }
 
 async fn connect_socket(path: &Path, deadline: Duration) -> Result<Link, ClientError> {
-    let failed = |source| ClientError::Socket {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| ClientError::Socket { path: path.to_owned(), source };
     let stream = match timeout(deadline, UnixStream::connect(path)).await {
         Ok(result) => result.map_err(failed)?,
         Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
     };
     let (read, write) = stream.into_split();
-    Ok(Link::Socket {
-        path: path.to_owned(),
-        read: BufReader::new(read),
-        write,
-    })
+    Ok(Link::Socket { path: path.to_owned(), read: BufReader::new(read), write })
 }
 
 async fn connect_nats(target: &NatsTarget, deadline: Duration) -> Result<Link, ClientError> {
-    let NatsTarget {
-        url,
-        site,
-        tls,
-        seed,
-    } = target;
+    let NatsTarget { url, site, tls, seed } = target;
     if site.is_empty() {
         return Err(ClientError::Incomplete {
             what: "--site (NETT_SITE): the site whose agents are asked",
@@ -303,18 +264,12 @@ async fn connect_nats(target: &NatsTarget, deadline: Duration) -> Result<Link, C
             });
         }
     }
-    let client = options
-        .connect(url.as_str())
-        .await
-        .map_err(|source| ClientError::Nats {
-            url: url.clone(),
-            hint: nats_hint(source.kind()),
-            source: Box::new(source),
-        })?;
-    Ok(Link::Nats {
-        client,
-        site: site.clone(),
-    })
+    let client = options.connect(url.as_str()).await.map_err(|source| ClientError::Nats {
+        url: url.clone(),
+        hint: nats_hint(source.kind()),
+        source: Box::new(source),
+    })?;
+    Ok(Link::Nats { client, site: site.clone() })
 }
 
 async fn over_socket(
@@ -324,9 +279,7 @@ async fn over_socket(
     mut bytes: Vec<u8>,
 ) -> Result<Vec<u8>, ClientError> {
     use tokio::io::AsyncBufReadExt;
-    let closed = || ClientError::Closed {
-        whom: format!("the agent at {}", path.display()),
-    };
+    let closed = || ClientError::Closed { whom: format!("the agent at {}", path.display()) };
     bytes.push(b'\n');
     // A server that turns a connection away answers before it closes: read even if this fails.
     let written = write.write_all(&bytes).await;

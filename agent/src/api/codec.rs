@@ -19,10 +19,7 @@ pub struct DecodeError(#[source] serde_json::Error);
 
 /// The call as bytes, without a line break.
 pub fn encode_call(request: &ApiRequest) -> Vec<u8> {
-    let call = ApiCall {
-        v: VERSION,
-        request: request.clone(),
-    };
+    let call = ApiCall { v: VERSION, request: request.clone() };
     serde_json::to_vec(&call).expect("keys of the API's types are strings")
 }
 
@@ -77,16 +74,10 @@ pub fn encode_answer_within(answer: &ApiResponse, limit: usize) -> Vec<u8> {
     }
     let error = ApiError::new(
         ErrorCode::TooLarge,
-        format!(
-            "the answer has {} bytes, the bus carries {limit}",
-            bytes.len()
-        ),
+        format!("the answer has {} bytes, the bus carries {limit}", bytes.len()),
         "ask for less (a selector, --since, --limit), or ask over the agent's socket",
     );
-    encode_answer(&ApiResponse {
-        outcome: Outcome::Error(error),
-        ..answer.clone()
-    })
+    encode_answer(&ApiResponse { outcome: Outcome::Error(error), ..answer.clone() })
 }
 
 pub fn decode_answer(bytes: &[u8]) -> Result<ApiResponse, DecodeError> {
@@ -102,9 +93,7 @@ mod tests {
     fn a_call_survives_its_bytes() {
         for request in [
             ApiRequest::Status {},
-            ApiRequest::Task {
-                id: "osl.01jd3m5w7r8v3qyb2s9t4k6e1h".to_owned(),
-            },
+            ApiRequest::Task { id: "osl.01jd3m5w7r8v3qyb2s9t4k6e1h".to_owned() },
             ApiRequest::Command {
                 subject: "nett.l.cmd.osl.drain.site.svg".to_owned(),
                 envelope: serde_json::json!({"v": 1, "text": "line\nbreak"}),
@@ -121,10 +110,7 @@ mod tests {
         let code = |text: &str| decode_call(text.as_bytes()).map_err(|e| e.code);
         assert_eq!(code("{"), Err(ErrorCode::BadRequest));
         assert_eq!(code("[]"), Err(ErrorCode::BadRequest));
-        assert_eq!(
-            code(r#"{"v":2,"request":{"op":"new"}}"#),
-            Err(ErrorCode::Version)
-        );
+        assert_eq!(code(r#"{"v":2,"request":{"op":"new"}}"#), Err(ErrorCode::Version));
         for unknown in [
             r#"{"v":1,"request":{"op":"nonsense"}}"#,
             r#"{"v":1,"request":{"op":"status","all":true}}"#,
@@ -151,9 +137,7 @@ mod tests {
             progress: "1/3".to_owned(),
             opened_at: Stamp::from_ms(0),
         };
-        let payload = Payload::Tasks {
-            tasks: vec![line; 100],
-        };
+        let payload = Payload::Tasks { tasks: vec![line; 100] };
         let answer = ApiResponse::new("osl", "osl-b1", Stamp::from_ms(0), payload.into());
         let bytes = encode_answer_within(&answer, 1000);
         assert!(bytes.len() <= 1000);

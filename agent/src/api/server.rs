@@ -98,13 +98,7 @@ impl ApiServer {
     ///
     /// Must be called inside a tokio runtime.
     pub fn bind(path: &Path, limits: Limits) -> Result<Self, ServerError> {
-        let fail = |doing| {
-            move |source| ServerError::Io {
-                path: path.to_owned(),
-                doing,
-                source,
-            }
-        };
+        let fail = |doing| move |source| ServerError::Io { path: path.to_owned(), doing, source };
         remove_stale(path)?;
         let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)
             .map_err(fail("make the socket"))?;
@@ -114,19 +108,12 @@ impl ApiServer {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
             .map_err(fail("set the mode of the socket"))?;
         let found = std::fs::symlink_metadata(path).map_err(fail("read back the socket"))?;
-        let file = SocketFile {
-            path: path.to_owned(),
-            inode: (found.dev(), found.ino()),
-        };
+        let file = SocketFile { path: path.to_owned(), inode: (found.dev(), found.ino()) };
         socket.listen(64).map_err(fail("listen"))?;
         socket.set_nonblocking(true).map_err(fail("listen"))?;
         let listener: std::os::unix::net::UnixListener = socket.into();
         let listener = UnixListener::from_std(listener).map_err(fail("listen"))?;
-        Ok(Self {
-            listener,
-            file,
-            limits,
-        })
+        Ok(Self { listener, file, limits })
     }
 
     pub fn path(&self) -> &Path {
@@ -184,18 +171,12 @@ impl Drop for SocketFile {
 
 /// Makes room at `path`: nothing there, or a socket that refuses connections.
 fn remove_stale(path: &Path) -> Result<(), ServerError> {
-    let io = |doing, source| ServerError::Io {
-        path: path.to_owned(),
-        doing,
-        source,
-    };
+    let io = |doing, source| ServerError::Io { path: path.to_owned(), doing, source };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io("look at the path", error)),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(ServerError::NotASocket {
-                path: path.to_owned(),
-            });
+            return Err(ServerError::NotASocket { path: path.to_owned() });
         }
         Ok(_) => {}
     }
@@ -205,9 +186,7 @@ fn remove_stale(path: &Path) -> Result<(), ServerError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(|e| io("remove the stale socket", e))
         }
-        Ok(_) => Err(ServerError::InUse {
-            path: path.to_owned(),
-        }),
+        Ok(_) => Err(ServerError::InUse { path: path.to_owned() }),
         Err(error) => Err(io("tell whether the socket is in use", error)),
     }
 }

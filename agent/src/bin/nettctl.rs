@@ -1,1 +1,5 @@
-fn main() {}
+//! The operators' command line; see `nett_agent::ctl`.
+
+fn main() -> std::process::ExitCode {
+    nett_agent::ctl::main()
+}

@@ -29,6 +29,7 @@ pub(super) struct Doing {
     links_up: BTreeSet<LinkId>,
     links_seen: bool,
     served: BTreeMap<ServiceId, ServiceAnswers>,
+    serial: Option<u32>,
     /// Steps that ask something of this node, by the slot of their start.
     parts: BTreeMap<Slot, Part>,
     reported: Option<Report>,
@@ -69,6 +70,10 @@ impl Doing {
 
     pub(super) fn is_settled(&self) -> bool {
         self.applied == self.wanted.generation
+    }
+
+    pub(super) fn serves(&mut self, serial: u32) {
+        self.serial = Some(serial);
     }
 
     pub(super) fn report_due(&self) -> Option<Duration> {
@@ -238,7 +243,7 @@ impl Controller {
             heads: self.reading.heads(),
             acks: self.doing.parts.values().filter_map(|p| p.ack.clone()).collect(),
             links: links.map(|view| link(&view.link.id)).collect(),
-            dns_serial: None,
+            dns_serial: self.doing.serial,
             drift: self.doing.failures.iter().chain(&self.doing.foreign).cloned().collect(),
             degraded,
         };

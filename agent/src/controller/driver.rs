@@ -1,0 +1,358 @@
+//! Carries effects out, and turns everything that happens into events: the only place where the
+//! controller meets tokio.
+//!
+//! ```text
+//!  bus events ──┐                                ┌── journal thread (awaited: fsync before acting)
+//!  API calls ───┤                                ├── watch ──> reconciler (kernel)
+//!  reconciler ──┼── bounded mpsc ──> Driver ─────┼── zone keeper (one swap)
+//!  probes ──────┤        ▲  Controller::handle   ├── task: append (one in flight)
+//!  appends ─────┘        └── deadline            ├── watch ──> task: publish report
+//!                                                └── audit file, answers
+//! ```
+//! Queues are bounded; what is only worth its newest value travels by `watch`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nett_policy::id::EntryId;
+use nett_policy::log::entry::Slot;
+use nett_policy::task::acks::ProbeTarget;
+use nkeys::KeyPair;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::effect::{Append, Effect};
+use super::event::{AppendFailure, Event, Now, Token};
+use super::{Controller, Setting};
+use crate::api::codec::{MAX_CALL, encode_answer_within};
+use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
+use crate::bus::wire::{Draft, Report, Sealed, seal_report};
+use crate::bus::{AppendError, Bus, BusEvent, Responder};
+use crate::clock::Clock;
+use crate::journal::{JournalWriter, Record};
+use crate::probe::Probe;
+use crate::reconcile::Wanted;
+use crate::records::Records;
+use crate::rng::Rng;
+use crate::zone::ZoneKeeper;
+
+/// The concrete parts around the controller.
+pub struct Parts<P> {
+    pub bus: Arc<dyn Bus>,
+    pub probe: Arc<P>,
+    pub journal: JournalWriter,
+    pub zone: ZoneKeeper,
+    pub records: Records,
+    pub clock: Clock,
+    pub rng: Rng,
+    pub key: Arc<KeyPair>,
+    pub wanted: watch::Sender<Wanted>,
+}
+
+pub struct Driver<P> {
+    controller: Controller,
+    parts: Parts<P>,
+    events: mpsc::Sender<Event>,
+    reports: watch::Sender<Option<Report>>,
+    waiting: BTreeMap<Token, Asker>,
+    next_token: u64,
+}
+
+/// Something from outside that is turned into an event here.
+#[derive(Debug)]
+pub enum Input {
+    Event(Event),
+    Bus(BusEvent),
+    Api { request: ApiRequest, reply: oneshot::Sender<ApiResponse> },
+}
+
+/// Whom an answer goes to, in which form.
+enum Asker {
+    Api(oneshot::Sender<ApiResponse>),
+    /// The reply document alone.
+    Command(Responder),
+    Rpc(Responder),
+}
+
+// === impl Driver ===
+
+impl<P: Probe> Driver<P> {
+    pub fn new(setting: Setting, parts: Parts<P>, events: mpsc::Sender<Event>) -> Self {
+        let (reports, latest) = watch::channel(None);
+        tokio::spawn(publish_reports(latest, parts.bus.clone(), parts.key.clone()));
+        let controller = Controller::new(setting);
+        let waiting = BTreeMap::new();
+        Self { controller, parts, events, reports, waiting, next_token: 0 }
+    }
+
+    /// What the journal holds, before anything else.
+    pub async fn replay(&mut self, entries: Vec<(Sealed, u64)>) {
+        for (sealed, stream_seq) in entries {
+            self.step(Event::Replayed { sealed, stream_seq }).await;
+        }
+        self.step(Event::ReplayDone).await;
+    }
+
+    /// Runs until the inputs end or `stop` is done. Nothing is undone on the way out.
+    pub async fn run(
+        &mut self,
+        mut own: mpsc::Receiver<Event>,
+        mut inputs: mpsc::Receiver<Input>,
+        stop: impl Future<Output = ()>,
+    ) {
+        tokio::pin!(stop);
+        loop {
+            let deadline = self.controller.deadline().map(|at| self.parts.clock.instant(at));
+            let far = Instant::now() + Duration::from_secs(3600);
+            let event = tokio::select! {
+                biased;
+                () = &mut stop => return,
+                event = own.recv() => event,
+                input = inputs.recv() => match input {
+                    Some(input) => match self.event_of(input) {
+                        Some(event) => Some(event),
+                        None => continue,
+                    },
+                    None => return,
+                },
+                () = tokio::time::sleep_until(deadline.unwrap_or(far)) => Some(Event::Timer),
+            };
+            let Some(event) = event else { return };
+            self.step(event).await;
+        }
+    }
+
+    async fn step(&mut self, event: Event) {
+        let now = self.parts.clock.now();
+        for effect in self.controller.handle(event, now) {
+            self.carry_out(effect, now).await;
+        }
+    }
+
+    fn event_of(&mut self, input: Input) -> Option<Event> {
+        match input {
+            Input::Event(event) => Some(event),
+            Input::Bus(event) => self.bus_event(event),
+            Input::Api { request, reply } => self.api_event(request, Asker::Api(reply)),
+        }
+    }
+
+    fn bus_event(&mut self, event: BusEvent) -> Option<Event> {
+        match event {
+            BusEvent::Entry { sealed, stream_seq, site: _ } => {
+                Some(Event::Entry { sealed, stream_seq })
+            }
+            BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
+                let error = error.message();
+                tracing::warn!(%site, stream_seq, error, "An entry is not believed.");
+                self.parts.records.note("bad-entry", &format!("{site}/{stream_seq}: {error}"));
+                None
+            }
+            BusEvent::Report(report) => Some(Event::Report(report)),
+            BusEvent::BadReport { site, subject, error } => {
+                tracing::warn!(%site, subject, error = error.message(), "A report is not believed.");
+                None
+            }
+            BusEvent::Request { bytes, subject, reply } => {
+                let token = self.token(Asker::Command(reply));
+                Some(Event::Request { token, subject, bytes: bytes.to_vec() })
+            }
+            BusEvent::Rpc { bytes, subject: _, reply } => {
+                match crate::api::codec::decode_call(&bytes) {
+                    Ok(request) => self.api_event(request, Asker::Rpc(reply)),
+                    Err(error) => {
+                        send(Asker::Rpc(reply), ApiResponse::transport_error(error));
+                        None
+                    }
+                }
+            }
+            BusEvent::Connected => Some(Event::BusConnected),
+            BusEvent::Disconnected => Some(Event::BusDisconnected),
+            BusEvent::CaughtUp { site } => Some(Event::CaughtUp { site }),
+            BusEvent::StreamMissing { site, stream, reason } => {
+                tracing::warn!(%site, stream, reason, "A stream cannot be read.");
+                None
+            }
+            BusEvent::LogReplaced { site, read, found } => {
+                tracing::error!(%site, read, found, "A log was replaced: see `nettctl bus resync`.");
+                self.parts.records.note("log-replaced", &format!("{site}: {found} after {read}"));
+                None
+            }
+        }
+    }
+
+    /// Questions that need the zone or the audit file are answered here, the others by the
+    /// controller.
+    fn api_event(&mut self, request: ApiRequest, asker: Asker) -> Option<Event> {
+        let outcome = match request {
+            ApiRequest::ExplainName { name, client, subnet } => {
+                self.parts.zone.explain(&name, client.as_deref(), subnet.as_deref())
+            }
+            ApiRequest::Audit { since, service, limit } => {
+                self.parts.records.read(since, service, limit)
+            }
+            request => {
+                let token = self.token(asker);
+                return Some(Event::Api { token, request });
+            }
+        };
+        let now = self.parts.clock.now();
+        let outcome = match outcome {
+            Ok(payload) => Outcome::from(payload),
+            Err(error) => Outcome::from(error),
+        };
+        send(asker, self.controller.envelope(outcome, now));
+        None
+    }
+
+    fn token(&mut self, asker: Asker) -> Token {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.waiting.insert(token, asker);
+        token
+    }
+
+    async fn carry_out(&mut self, effect: Effect, now: Now) {
+        match effect {
+            Effect::Journal { sealed, stream_seq } => {
+                let record = Record { stream_seq, bytes: sealed.bytes.to_vec() };
+                if let Err(error) = self.parts.journal.append(record).await {
+                    tracing::error!(%error, "The journal is not durable.");
+                    self.parts.records.note("degraded", &error.to_string());
+                }
+            }
+            Effect::Append(append) => self.append(*append, now),
+            Effect::Kernel { generation, desired } => {
+                self.parts.wanted.send_replace(Some((generation, *desired)));
+            }
+            Effect::Zone(answers) => match self.parts.zone.serve(answers) {
+                Ok(()) => {
+                    let serial = self.parts.zone.serial();
+                    self.controller.serves(serial);
+                    tracing::info!(serial, "Serving a new snapshot of the zone.");
+                }
+                Err(error) => tracing::error!(%error, "The zone stays as it was."),
+            },
+            Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
+            Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
+            Effect::Reply { token, response } => {
+                if let Some(asker) = self.waiting.remove(&token) {
+                    send(asker, *response);
+                }
+            }
+            Effect::Audit(event) => self.parts.records.write(&event, now),
+        }
+    }
+
+    /// Signs and stores an entry behind the head that it was decided on.
+    fn append(&mut self, append: Append, now: Now) {
+        let setting = self.controller.setting();
+        let Append { body, verbatim, after, after_stream_seq } = append;
+        let id = self.parts.rng.ulid(now.wall);
+        let id: EntryId =
+            format!("{}.{id}", setting.node.site).parse().expect("a site and a ulid are an id");
+        let (boot, seq, prev_hash) = match after {
+            Some(head) => (head.boot, head.seq + 1, head.hash),
+            None => (self.parts.rng.ulid(now.wall), 1, String::new()),
+        };
+        let draft = Draft {
+            id,
+            site: setting.node.site.clone(),
+            node: setting.node.id.clone(),
+            fabric: self.controller.fabric_ref(),
+            at: now.wall,
+            boot,
+            seq,
+            prev_hash,
+            body,
+            request_verbatim: verbatim,
+        };
+        let (bus, events) = (self.parts.bus.clone(), self.events.clone());
+        let sealed = Sealed::seal(draft, &self.parts.key);
+        tokio::spawn(async move {
+            let event = match sealed {
+                Ok(sealed) => match bus.append(&sealed, after_stream_seq).await {
+                    Ok(stream_seq) => Event::Appended { sealed, stream_seq },
+                    Err(error) => Event::AppendFailed(failure(&error)),
+                },
+                Err(error) => Event::AppendFailed(AppendFailure::Refused(error.to_string())),
+            };
+            // The driver is gone when the agent stops.
+            let _ = events.send(event).await;
+        });
+    }
+
+    fn probe(&self, slot: Slot, targets: Vec<ProbeTarget>, timeout: Duration) {
+        let (probe, events) = (self.parts.probe.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let verdict = probe.run(targets, timeout).await;
+            let (ok, evidence) = (verdict.ok, verdict.evidence);
+            let _ = events.send(Event::Probed { slot, ok, evidence }).await;
+        });
+    }
+}
+
+fn failure(error: &AppendError) -> AppendFailure {
+    match error {
+        AppendError::Conflict => AppendFailure::Conflict,
+        AppendError::Unreachable => AppendFailure::Unreachable(error.to_string()),
+        AppendError::Timeout => AppendFailure::Unknown(error.to_string()),
+        AppendError::Refused(why) => AppendFailure::Refused(why.clone()),
+    }
+}
+
+/// An answer in the form its asker reads. Sending never holds the driver up.
+fn send(asker: Asker, response: ApiResponse) {
+    match asker {
+        // Whoever asked may have gone away.
+        Asker::Api(reply) => drop(reply.send(response)),
+        Asker::Rpc(reply) => {
+            let bytes = encode_answer_within(&response, MAX_CALL);
+            tokio::spawn(reply.answer(bytes));
+        }
+        Asker::Command(reply) => {
+            let bytes = match response.outcome {
+                Outcome::Ok(payload) => match *payload {
+                    Payload::Command(command) => serde_json::to_vec(&command),
+                    other => serde_json::to_vec(&other),
+                },
+                Outcome::Error(error) => serde_json::to_vec(&error),
+            };
+            let bytes = bytes.expect("keys of the API's types are strings");
+            tokio::spawn(reply.answer(bytes));
+        }
+    }
+}
+
+/// Publishes the newest report; while the bus is away the older ones are forgotten.
+async fn publish_reports(
+    mut latest: watch::Receiver<Option<Report>>,
+    bus: Arc<dyn Bus>,
+    key: Arc<KeyPair>,
+) {
+    while latest.changed().await.is_ok() {
+        let Some(report) = latest.borrow_and_update().clone() else { continue };
+        match seal_report(&report, &key) {
+            Ok(bytes) => {
+                if let Err(error) = bus.publish_report(bytes).await {
+                    tracing::debug!(%error, "The report was not published.");
+                }
+            }
+            Err(error) => tracing::error!(%error, "The report cannot be signed."),
+        }
+    }
+}
+
+impl ZoneKeeper {
+    /// Why a name has the answer it has.
+    fn explain(
+        &self,
+        name: &str,
+        client: Option<&str>,
+        subnet: Option<&str>,
+    ) -> Result<Payload, ApiError> {
+        crate::zone::explain(self.zone(), name, client, subnet)
+            .map_err(|message| ApiError::new(ErrorCode::BadRequest, message, ""))
+    }
+}

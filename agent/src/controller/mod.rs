@@ -19,8 +19,6 @@ pub mod driver;
 pub mod effect;
 pub mod event;
 mod reading;
-#[cfg(test)]
-mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -156,7 +154,13 @@ impl Controller {
         Present { world: self.world(), fold: &self.fold, intent: &self.intent, home }
     }
 
-    fn fabric_ref(&self) -> FabricRef {
+    /// The serial of the zone snapshot that is served now.
+    pub fn serves(&mut self, serial: u32) {
+        self.doing.serves(serial);
+    }
+
+    /// The fabric that this agent judges by, as entries and reports name it.
+    pub fn fabric_ref(&self) -> FabricRef {
         let fabric = &self.setting.fabric;
         FabricRef { generation: fabric.generation, hash: fabric.hash.clone() }
     }

@@ -13,11 +13,7 @@ pub enum KernelError {
          CAP_NET_RAW, and one agent per network namespace",
         said(.text)
     )]
-    Privilege {
-        object: String,
-        errno: Errno,
-        text: Option<String>,
-    },
+    Privilege { object: String, errno: Errno, text: Option<String> },
     /// Operator: the place is taken by an object of somebody else, which is left as it is.
     #[error("{object}: already there and not ours: {owner}; remove it or move Nett's numbers")]
     Foreign { object: String, owner: String },
@@ -32,11 +28,7 @@ pub enum KernelError {
     Unanswered { object: String },
     /// Operator: the kernel refuses this object.
     #[error("{object}: the kernel refuses it with {errno:?}{}", said(.text))]
-    Refused {
-        object: String,
-        errno: Errno,
-        text: Option<String>,
-    },
+    Refused { object: String, errno: Errno, text: Option<String> },
     /// Try again later: the system cannot give a socket or memory now.
     #[error("{object}: {errno}")]
     System { object: String, errno: Errno },
@@ -49,8 +41,7 @@ pub enum KernelError {
 }
 
 fn said(text: &Option<String>) -> String {
-    text.as_ref()
-        .map_or_else(String::new, |t| format!(" ({t})"))
+    text.as_ref().map_or_else(String::new, |t| format!(" ({t})"))
 }
 
 // === impl KernelError ===
@@ -90,11 +81,9 @@ impl KernelError {
         let object = object.to_string();
         match failure {
             Failure::Unanswered => Self::Unanswered { object },
-            Failure::Socket(errno @ (Errno::EPERM | Errno::EACCES)) => Self::Privilege {
-                object,
-                errno,
-                text: None,
-            },
+            Failure::Socket(errno @ (Errno::EPERM | Errno::EACCES)) => {
+                Self::Privilege { object, errno, text: None }
+            }
             Failure::Socket(errno) => Self::System { object, errno },
             Failure::Refused { errno, text } => Self::refused(object, errno, text),
         }
@@ -102,11 +91,7 @@ impl KernelError {
 
     fn refused(object: String, errno: Errno, text: Option<String>) -> Self {
         match errno {
-            Errno::EPERM | Errno::EACCES => Self::Privilege {
-                object,
-                errno,
-                text,
-            },
+            Errno::EPERM | Errno::EACCES => Self::Privilege { object, errno, text },
             // ENETDOWN: "Carrier for nexthop device is down", "Nexthop device is not up".
             Errno::ENETDOWN | Errno::ENODEV => Self::Interface {
                 object,
@@ -115,11 +100,7 @@ impl KernelError {
             Errno::ENOMEM | Errno::ENOBUFS | Errno::EBUSY | Errno::EAGAIN | Errno::EINTR => {
                 Self::System { object, errno }
             }
-            _ => Self::Refused {
-                object,
-                errno,
-                text,
-            },
+            _ => Self::Refused { object, errno, text },
         }
     }
 }

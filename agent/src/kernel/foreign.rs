@@ -11,11 +11,7 @@ pub enum Foreign {
     /// A route in one of our tables.
     Route { key: RouteKey, protocol: u8 },
     /// A rule in our block of priorities.
-    Rule {
-        family: Family,
-        priority: u32,
-        protocol: u8,
-    },
+    Rule { family: Family, priority: u32, protocol: u8 },
     /// A nexthop object in our range of ids.
     Nexthop { id: NexthopId, protocol: u8 },
     /// A table `inet nett` without our userdata.
@@ -35,16 +31,9 @@ impl fmt::Display for Foreign {
             Self::Route { key, protocol } => {
                 write!(f, "route {key} of {}", Owner(*protocol))
             }
-            Self::Rule {
-                family,
-                priority,
-                protocol,
-            } => write!(
-                f,
-                "rule {}pref {priority} of {}",
-                six(family),
-                Owner(*protocol)
-            ),
+            Self::Rule { family, priority, protocol } => {
+                write!(f, "rule {}pref {priority} of {}", six(family), Owner(*protocol))
+            }
             Self::Nexthop { id, protocol } => write!(f, "nexthop id {id} of {}", Owner(*protocol)),
             Self::NftTable => f.write_str("nft table inet nett without Nett's comment"),
             Self::RouteElsewhere { key } => {

@@ -75,10 +75,9 @@ impl LinuxKernel {
         let index = self.index_of(to, object).await?;
         let message = nexthop::put(ADD, self.layout.protocol, id, to, index);
         match self.route.request(message).await {
-            Err(Failure::Refused {
-                errno: Errno::EEXIST,
-                ..
-            }) => self.judge_nexthop(id, to, index).await,
+            Err(Failure::Refused { errno: Errno::EEXIST, .. }) => {
+                self.judge_nexthop(id, to, index).await
+            }
             other => other.map_err(|e| stale_nexthop(object(), e)),
         }
     }
@@ -128,10 +127,7 @@ impl LinuxKernel {
     async fn add_route(&mut self, key: &RouteKey, to: RouteTarget) -> Result<(), KernelError> {
         let message = route::put(ADD, self.layout.protocol, key, to);
         match self.route.request(message).await {
-            Err(Failure::Refused {
-                errno: Errno::EEXIST,
-                ..
-            }) => self.judge_route(key, to).await,
+            Err(Failure::Refused { errno: Errno::EEXIST, .. }) => self.judge_route(key, to).await,
             other => other.map_err(|e| stale_nexthop(format!("route {key} {to}"), e)),
         }
     }
@@ -172,10 +168,7 @@ impl LinuxKernel {
         let protocol = self.layout.protocol;
         let message = rule::message(rule::RTM_NEWRULE, ADD, protocol, object);
         match self.route.request(message).await {
-            Err(Failure::Refused {
-                errno: Errno::EEXIST,
-                ..
-            }) => Ok(()),
+            Err(Failure::Refused { errno: Errno::EEXIST, .. }) => Ok(()),
             other => other.map_err(|e| KernelError::of(format!("rule {object}"), e)),
         }
     }
@@ -272,13 +265,11 @@ fn is_absent(failure: &Failure) -> bool {
 /// A nexthop that a route or group needs went with its carrier: plan again.
 fn stale_nexthop(object: String, failure: Failure) -> KernelError {
     match failure {
-        Failure::Refused {
-            errno: Errno::EINVAL,
-            text: Some(text),
-        } if text.contains("exthop id") => KernelError::Stale {
-            object,
-            reason: text,
-        },
+        Failure::Refused { errno: Errno::EINVAL, text: Some(text) }
+            if text.contains("exthop id") =>
+        {
+            KernelError::Stale { object, reason: text }
+        }
         other => KernelError::of(object, other),
     }
 }

@@ -21,14 +21,14 @@
 mod error;
 mod foreign;
 mod linux;
-//mod monitor;
+mod monitor;
 mod netlink;
 mod nft;
-//pub mod preflight;
-//pub mod purge;
+pub mod preflight;
+pub mod purge;
 mod read;
 //pub mod simulated;
-//pub mod sysctl;
+pub mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -40,7 +40,7 @@ use nett_policy::plan::Op;
 pub use error::KernelError;
 pub use foreign::Foreign;
 pub use linux::LinuxKernel;
-//pub use monitor::{KernelEvent, Monitor, Origin};
+pub use monitor::{KernelEvent, Monitor, Origin};
 pub use netlink::socket::OwnPorts;
 
 /// The kernel of one node, real or simulated.

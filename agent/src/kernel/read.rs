@@ -48,24 +48,15 @@ pub(super) async fn read(kernel: &mut LinuxKernel) -> Result<Readback, KernelErr
 async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), KernelError> {
     let links = kernel.route.dump(link::dump_links(), link::decode_link);
     let links = whole(links.await, "the interfaces", to)?;
-    let addresses = kernel
-        .route
-        .dump(link::dump_addresses(), link::decode_address);
+    let addresses = kernel.route.dump(link::dump_addresses(), link::decode_address);
     let addresses = whole(addresses.await, "the addresses", to)?;
     let names: BTreeMap<u32, &str> = links.iter().map(|l| (l.index, l.name.as_str())).collect();
     for row in &links {
-        let interface = Interface {
-            index: row.index,
-            up: row.up,
-            ..Interface::default()
-        };
+        let interface = Interface { index: row.index, up: row.up, ..Interface::default() };
         to.interfaces.insert(row.name.clone(), interface);
     }
     for row in addresses {
-        let Some(interface) = names
-            .get(&row.index)
-            .and_then(|n| to.interfaces.get_mut(*n))
-        else {
+        let Some(interface) = names.get(&row.index).and_then(|n| to.interfaces.get_mut(*n)) else {
             continue;
         };
         interface.addresses.insert(row.address);
@@ -80,19 +71,12 @@ async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), K
 async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), KernelError> {
     let rows = kernel.route.dump(nexthop::dump(), nexthop::decode);
     let rows = whole(rows.await, "the nexthops", to)?;
-    let names: BTreeMap<u32, &str> = kernel
-        .interfaces
-        .iter()
-        .map(|(name, index)| (*index, name.as_str()))
-        .collect();
-    let families: BTreeMap<NexthopId, Family> = rows
-        .iter()
-        .filter_map(|r| Some((r.id, r.family?)))
-        .collect();
+    let names: BTreeMap<u32, &str> =
+        kernel.interfaces.iter().map(|(name, index)| (*index, name.as_str())).collect();
+    let families: BTreeMap<NexthopId, Family> =
+        rows.iter().filter_map(|r| Some((r.id, r.family?))).collect();
     for row in rows {
-        let nexthop::Row {
-            id, protocol, form, ..
-        } = row;
+        let nexthop::Row { id, protocol, form, .. } = row;
         if !Layout::NEXTHOP_IDS.contains(&id.0) {
             continue;
         }
@@ -148,18 +132,11 @@ async fn routes(
     let dump: Message = route::dump_table(family, table);
     let rows = match kernel.route.dump(dump, decode).await {
         // The table does not exist.
-        Err(Failure::Refused {
-            errno: Errno::ENOENT,
-            ..
-        }) => return Ok(()),
+        Err(Failure::Refused { errno: Errno::ENOENT, .. }) => return Ok(()),
         rows => whole(rows, "the routes", to)?,
     };
     for row in rows {
-        let route::Row {
-            key,
-            protocol,
-            target,
-        } = row;
+        let route::Row { key, protocol, target } = row;
         match target {
             Some(target) if protocol == kernel.layout.protocol => {
                 to.state.routes.insert(key, target);
@@ -177,11 +154,7 @@ async fn rules(
 ) -> Result<(), KernelError> {
     let rows = kernel.route.dump(rule::dump(family), rule::decode);
     for row in whole(rows.await, "the rules", to)? {
-        let rule::Row {
-            priority,
-            protocol,
-            rule,
-        } = row;
+        let rule::Row { priority, protocol, rule } = row;
         if !kernel.layout.owns_priority(priority) {
             continue;
         }
@@ -189,11 +162,7 @@ async fn rules(
             Some(rule) if protocol == kernel.layout.protocol => {
                 to.state.rules.insert(rule);
             }
-            _ => to.foreign.push(Foreign::Rule {
-                family,
-                priority,
-                protocol,
-            }),
+            _ => to.foreign.push(Foreign::Rule { family, priority, protocol }),
         }
     }
     Ok(())

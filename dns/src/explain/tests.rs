@@ -2,17 +2,21 @@ use super::*;
 use crate::sample::{fabric, ip, usual};
 use crate::zone::ZoneSource;
 
-fn explain(name: &str, client: Option<&str>, subnet: Option<&str>) -> String {
+fn zone() -> Zone {
     let fabric = fabric();
     let services = usual();
-    let zone = Zone::build(ZoneSource {
+    Zone::build(ZoneSource {
         zone: &fabric.zone,
         fabric: &fabric,
         home: None,
         serial: Serial(12),
         services: &services,
     })
-    .expect("valid names");
+    .expect("valid names")
+}
+
+fn explain(name: &str, client: Option<&str>, subnet: Option<&str>) -> String {
+    let zone = zone();
     let subnet = subnet.map(|s| s.parse().expect("a prefix"));
     zone.explain(name, client.map(ip), subnet).to_string()
 }
@@ -62,4 +66,41 @@ fn every_kind_of_name_says_why() {
     }
     let nobody = explain("ramp.prod.shop.steer.example", None, None);
     assert!(nobody.contains("depends on the client"), "{nobody}");
+}
+
+/// The explanation is of the answer that is really given.
+#[test]
+fn explanations_agree_with_answers() {
+    use hickory_proto::op::{Message, MessageType, OpCode, Query};
+    use hickory_proto::rr::{Name, RData, RecordType};
+
+    let zone = zone();
+    let clients = ["10.1.0.1", "10.2.9.9", "10.4.0.1", "8.8.8.8", "198.51.100.130", "2a00::1"];
+    let hosts = ["", "sto.site.", "all.site."];
+    for service in usual().keys() {
+        for (client, host) in clients.iter().flat_map(|c| hosts.map(|h| (ip(c), h))) {
+            let name = format!("{host}{}.steer.example.", service.dns_name());
+            let mut addresses = Vec::new();
+            for kind in [RecordType::A, RecordType::AAAA] {
+                let mut message = Message::new(1, MessageType::Query, OpCode::Query);
+                message.add_query(Query::query(Name::from_ascii(&name).expect("a name"), kind));
+                let packet = message.to_vec().expect("a small message");
+                let transport = crate::Transport::Tcp;
+                let ask = crate::Ask { packet: &packet, source: client, transport };
+                let mut out = Vec::new();
+                crate::answer(&zone, &ask, &mut out);
+                let answer = Message::from_vec(&out).expect("a message");
+                addresses.extend(answer.answers.iter().map(|r| match &r.data {
+                    RData::A(a) => IpAddr::V4(a.0),
+                    RData::AAAA(a) => IpAddr::V6(a.0),
+                    other => panic!("no address: {other:?}"),
+                }));
+            }
+            let mut explained = zone.explain(&name, Some(client), None).addresses;
+            addresses.sort();
+            explained.sort();
+            explained.dedup();
+            assert_eq!(explained, addresses, "{name} for {client}");
+        }
+    }
 }

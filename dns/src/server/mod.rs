@@ -18,6 +18,7 @@
 //! After a crash there is nothing to recover: sockets are bound anew, the zone is given anew.
 
 mod bind;
+mod rate;
 mod tcp;
 mod udp;
 
@@ -40,6 +41,9 @@ use crate::zone::Zone;
 pub struct Limits {
     /// UDP sockets and threads per listen address, 1 to 64.
     pub udp_threads: usize,
+    /// Equal answers a second over UDP to one IPv4 /24 or IPv6 /56, counted by each thread for
+    /// itself; 0 is no limit. The host's own loopback addresses have none.
+    pub equal_answers_per_second: u32,
     /// Open TCP connections in all.
     pub tcp_connections: usize,
     /// Open TCP connections of one source: an IPv4 address, or an IPv6 /64.
@@ -92,6 +96,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             udp_threads: 1,
+            equal_answers_per_second: 200,
             tcp_connections: 512,
             tcp_per_source: 16,
             tcp_idle: Duration::from_secs(5),
@@ -135,7 +140,8 @@ impl Server {
         for bound in sockets {
             listeners.push(bound.tcp);
             for socket in bound.udp {
-                handle.start_udp(socket, answerer.clone())?;
+                let rate = limits.equal_answers_per_second;
+                handle.start_udp(socket, answerer.clone(), rate)?;
             }
         }
         let tcp = tcp::Tcp::new(listeners, answerer, limits, stopped)?;
@@ -157,12 +163,19 @@ impl ServerHandle {
         drop(self);
     }
 
-    fn start_udp(&mut self, socket: socket2::Socket, with: Answerer) -> Result<(), ServerError> {
+    fn start_udp(
+        &mut self,
+        socket: socket2::Socket,
+        with: Answerer,
+        equal_per_second: u32,
+    ) -> Result<(), ServerError> {
         let waker = socket.try_clone().map_err(ServerError::Thread)?;
         self.udp.push(waker);
         let stop = Arc::clone(&self.stop);
         let name = format!("nett-dns-udp-{}", self.udp.len());
-        self.spawn(name, move || udp::run(&socket.into(), &with, &stop))
+        self.spawn(name, move || {
+            udp::run(&socket.into(), &with, equal_per_second, &stop);
+        })
     }
 
     fn spawn(

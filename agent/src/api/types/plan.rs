@@ -97,11 +97,7 @@ fn lines(op: &Op) -> Vec<OpDoc> {
             Some(b'-') => OpKind::Delete,
             _ => OpKind::Replace,
         };
-        OpDoc {
-            op,
-            object: object.to_owned(),
-            text: text.to_owned(),
-        }
+        OpDoc { op, object: object.to_owned(), text: text.to_owned() }
     };
     op.to_string().lines().map(line).collect()
 }
@@ -123,14 +119,8 @@ mod tests {
         assert_eq!(
             found,
             [
-                (
-                    OpKind::Add,
-                    "+ nft element inet nett drained4 { 10.99.0.1 }"
-                ),
-                (
-                    OpKind::Delete,
-                    "- nft element inet nett drained6 { fd00:99::1 }"
-                ),
+                (OpKind::Add, "+ nft element inet nett drained4 { 10.99.0.1 }"),
+                (OpKind::Delete, "- nft element inet nett drained6 { fd00:99::1 }"),
             ]
         );
     }

@@ -112,18 +112,13 @@ pub enum VerbDoc {
     },
 }
 
-/// What can be drained. The tag is `kind`.
+/// What can be drained: a site, or with `service` that service at the site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum ObjectDoc {
-    Site {
-        site: String,
-    },
-    /// One service at one site.
-    Service {
-        service: String,
-        at: String,
-    },
+#[serde(deny_unknown_fields)]
+pub struct ObjectDoc {
+    pub site: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
 }
 
 // === impl VerbDoc ===
@@ -131,13 +126,10 @@ pub enum ObjectDoc {
 impl From<&Verb> for VerbDoc {
     fn from(verb: &Verb) -> Self {
         match verb {
-            Verb::Failover { services, to } => Self::Failover {
-                services: services.to_string(),
-                to: to.to_string(),
-            },
-            Verb::Failback { services } => Self::Failback {
-                services: services.to_string(),
-            },
+            Verb::Failover { services, to } => {
+                Self::Failover { services: services.to_string(), to: to.to_string() }
+            }
+            Verb::Failback { services } => Self::Failback { services: services.to_string() },
             Verb::Steer { services, to } => Self::Steer {
                 services: services.to_string(),
                 to: to
@@ -145,15 +137,9 @@ impl From<&Verb> for VerbDoc {
                     .map(|(site, weight)| (site.to_string(), u32::from(weight.get())))
                     .collect(),
             },
-            Verb::Drain { object } => Self::Drain {
-                object: object.into(),
-            },
-            Verb::Undrain { object } => Self::Undrain {
-                object: object.into(),
-            },
-            Verb::Revert { task } => Self::Revert {
-                task: task.to_string(),
-            },
+            Verb::Drain { object } => Self::Drain { object: object.into() },
+            Verb::Undrain { object } => Self::Undrain { object: object.into() },
+            Verb::Revert { task } => Self::Revert { task: task.to_string() },
         }
     }
 }
@@ -163,31 +149,21 @@ impl TryFrom<&VerbDoc> for Verb {
 
     fn try_from(doc: &VerbDoc) -> Result<Self, IdError> {
         Ok(match doc {
-            VerbDoc::Failover { services, to } => Self::Failover {
-                services: services.parse()?,
-                to: to.parse()?,
-            },
-            VerbDoc::Failback { services } => Self::Failback {
-                services: services.parse()?,
-            },
+            VerbDoc::Failover { services, to } => {
+                Self::Failover { services: services.parse()?, to: to.parse()? }
+            }
+            VerbDoc::Failback { services } => Self::Failback { services: services.parse()? },
             VerbDoc::Steer { services, to } => {
-                let weights = to
-                    .iter()
-                    .map(|(site, weight)| Ok((site.parse()?, Weight::new(*weight)?)));
+                let weights =
+                    to.iter().map(|(site, weight)| Ok((site.parse()?, Weight::new(*weight)?)));
                 Self::Steer {
                     services: services.parse()?,
                     to: weights.collect::<Result<_, IdError>>()?,
                 }
             }
-            VerbDoc::Drain { object } => Self::Drain {
-                object: object.try_into()?,
-            },
-            VerbDoc::Undrain { object } => Self::Undrain {
-                object: object.try_into()?,
-            },
-            VerbDoc::Revert { task } => Self::Revert {
-                task: task.parse()?,
-            },
+            VerbDoc::Drain { object } => Self::Drain { object: object.try_into()? },
+            VerbDoc::Undrain { object } => Self::Undrain { object: object.try_into()? },
+            VerbDoc::Revert { task } => Self::Revert { task: task.parse()? },
         })
     }
 }
@@ -197,13 +173,10 @@ impl TryFrom<&VerbDoc> for Verb {
 impl From<&Object> for ObjectDoc {
     fn from(object: &Object) -> Self {
         match object {
-            Object::Site(site) => Self::Site {
-                site: site.to_string(),
-            },
-            Object::ServiceAt(service, at) => Self::Service {
-                service: service.to_string(),
-                at: at.to_string(),
-            },
+            Object::Site(site) => Self { site: site.to_string(), service: None },
+            Object::ServiceAt(service, site) => {
+                Self { site: site.to_string(), service: Some(service.to_string()) }
+            }
         }
     }
 }
@@ -212,9 +185,11 @@ impl TryFrom<&ObjectDoc> for Object {
     type Error = IdError;
 
     fn try_from(doc: &ObjectDoc) -> Result<Self, IdError> {
-        Ok(match doc {
-            ObjectDoc::Site { site } => Self::Site(site.parse()?),
-            ObjectDoc::Service { service, at } => Self::ServiceAt(service.parse()?, at.parse()?),
+        let ObjectDoc { site, service } = doc;
+        let site = site.parse()?;
+        Ok(match service {
+            None => Self::Site(site),
+            Some(service) => Self::ServiceAt(service.parse()?, site),
         })
     }
 }

@@ -207,11 +207,7 @@ impl ApiResponse {
 
 impl ApiError {
     pub fn new(code: ErrorCode, message: impl Into<String>, hint: &str) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            hint: (!hint.is_empty()).then(|| hint.to_owned()),
-        }
+        Self { code, message: message.into(), hint: (!hint.is_empty()).then(|| hint.to_owned()) }
     }
 }
 

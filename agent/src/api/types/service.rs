@@ -119,9 +119,9 @@ impl From<&Spread> for SpreadDoc {
                     .map(|(site, weight)| (site.to_string(), u32::from(weight.get())))
                     .collect(),
             },
-            Spread::Nearest(sites) => Self::Nearest {
-                sites: sites.iter().map(ToString::to_string).collect(),
-            },
+            Spread::Nearest(sites) => {
+                Self::Nearest { sites: sites.iter().map(ToString::to_string).collect() }
+            }
         }
     }
 }

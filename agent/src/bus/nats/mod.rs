@@ -37,7 +37,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// For one request to the server, an answer included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
 /// For an append: sending, its answer, and the client's own work.
-const APPEND_DEADLINE: Duration = Duration::from_secs(6);
+const APPEND_DEADLINE: Duration = Duration::from_secs(4);
 /// Messages the client may hold per subscription before it drops the newest (and a follower reads
 /// them again).
 const SUBSCRIPTION_CAPACITY: usize = 4096;
@@ -149,6 +149,21 @@ impl NatsBus {
         Ok((Self { client, context, site, node, _tasks: tasks }, receiver))
     }
 
+    /// Servers from 2.12 on compare the number before they recognise a repeated entry; so a retry
+    /// whose first answer was lost looks like a conflict, unless the entry there is this one.
+    async fn after_conflict(&self, sealed: &Sealed, after: u64) -> Result<u64, AppendError> {
+        let look = async {
+            let name = Replicated::Log.stream(&self.site);
+            let stream = self.context.get_stream_no_info(name).await.ok()?;
+            stream.get_raw_message(after + 1).await.ok()
+        };
+        match timeout(REQUEST_DEADLINE, look).await {
+            Err(_) => Err(AppendError::Timeout),
+            Ok(Some(stored)) if *stored.payload == *sealed.bytes => Ok(after + 1),
+            Ok(_) => Err(AppendError::Conflict),
+        }
+    }
+
     async fn publish(&self, subject: String, message: PublishMessage) -> Result<u64, AppendError> {
         if !self.connected() {
             return Err(AppendError::Unreachable);
@@ -171,11 +186,16 @@ impl Bus for NatsBus {
         sealed: &'a Sealed,
         after_stream_seq: u64,
     ) -> BoxFuture<'a, Result<u64, AppendError>> {
-        let message = with_headers(sealed)
-            .message_id(sealed.entry.id.as_str())
-            .expected_last_sequence(after_stream_seq)
-            .expected_stream(Replicated::Log.stream(&self.site));
-        Box::pin(self.publish(sealed.subject(), message))
+        Box::pin(async move {
+            let message = with_headers(sealed)
+                .message_id(sealed.entry.id.as_str())
+                .expected_last_sequence(after_stream_seq)
+                .expected_stream(Replicated::Log.stream(&self.site));
+            match self.publish(sealed.subject(), message).await {
+                Err(AppendError::Conflict) => self.after_conflict(sealed, after_stream_seq).await,
+                result => result,
+            }
+        })
     }
 
     fn publish_report(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>> {

@@ -51,6 +51,8 @@ pub(super) fn agent(node: &Node) -> Permissions {
     }
     let api = ["STREAM.INFO.*", "CONSUMER.CREATE.*", "CONSUMER.CREATE.*.>"];
     publish.extend(api.map(|call| format!("$JS.API.{call}")));
+    let own_log = Replicated::Log.stream(site);
+    publish.push(format!("$JS.API.STREAM.MSG.GET.{own_log}"));
     publish.push("$JS.FC.>".to_owned());
     Permissions {
         publish,

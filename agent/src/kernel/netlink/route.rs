@@ -42,13 +42,7 @@ struct Header {
 }
 
 fn message(kind: u16, flags: u16, key: &RouteKey, header: &Header) -> Message {
-    let Header {
-        family,
-        length,
-        protocol,
-        scope,
-        kind: route_kind,
-    } = *header;
+    let Header { family, length, protocol, scope, kind: route_kind } = *header;
     // family, dst_len, src_len, tos, table, protocol, scope, type, flags
     let bytes = [
         family_number(family),

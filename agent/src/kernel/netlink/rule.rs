@@ -48,35 +48,14 @@ pub(crate) struct Row {
 
 /// The same bytes name the rule for adding (with EXCL) and for deleting.
 pub(crate) fn message(kind: u16, flags: u16, protocol: u8, rule: &Rule) -> Message {
-    let Rule {
-        priority,
-        family,
-        iif,
-        fwmark,
-        from,
-        to,
-        action,
-    } = rule;
+    let Rule { priority, family, iif, fwmark, from, to, action } = rule;
     let length = |net: &Option<IpNet>| net.map_or(0, |n| n.prefix_len());
     let code = match action {
         RuleAction::Lookup { .. } => FR_ACT_TO_TBL,
         RuleAction::Unreachable => FR_ACT_UNREACHABLE,
     };
     // family, dst_len, src_len, tos, table, res1, res2, action, flags
-    let header = [
-        family_number(*family),
-        length(to),
-        length(from),
-        0,
-        0,
-        0,
-        0,
-        code,
-        0,
-        0,
-        0,
-        0,
-    ];
+    let header = [family_number(*family), length(to), length(from), 0, 0, 0, 0, code, 0, 0, 0, 0];
     let mut message = Message::new(kind, flags, &header);
     message.put_u32(FRA_PRIORITY, *priority);
     message.put_u8(FRA_PROTOCOL, protocol);
@@ -93,11 +72,7 @@ pub(crate) fn message(kind: u16, flags: u16, protocol: u8, rule: &Rule) -> Messa
         message.put_u32(FRA_FWMARK, *value);
         message.put_u32(FRA_FWMASK, *mask);
     }
-    if let RuleAction::Lookup {
-        table,
-        suppress_prefixlength,
-    } = action
-    {
+    if let RuleAction::Lookup { table, suppress_prefixlength } = action {
         message.put_u32(FRA_TABLE, table.0);
         if let Some(length) = suppress_prefixlength {
             message.put_u32(FRA_SUPPRESS_PREFIXLEN, *length);
@@ -156,27 +131,11 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
     }
     let header = payload.first_chunk::<HEADER>();
     let header = header.ok_or(Malformed("a rule header"))?;
-    let [
-        number,
-        to_len,
-        from_len,
-        tos,
-        table,
-        _,
-        _,
-        code,
-        f0,
-        f1,
-        f2,
-        f3,
-    ] = *header;
+    let [number, to_len, from_len, tos, table, _, _, code, f0, f1, f2, f3] = *header;
     let Some(family) = family_of(number) else {
         return Ok(None);
     };
-    let mut seen = Seen {
-        table: u32::from(table),
-        ..Seen::default()
-    };
+    let mut seen = Seen { table: u32::from(table), ..Seen::default() };
     for attribute in Attributes::after(payload, HEADER)? {
         let (kind, value) = attribute?;
         seen.take(kind, value)?;
@@ -184,9 +143,7 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
     let net = |address: Option<IpAddr>, length: u8| match (address, length) {
         (None, 0) => Ok(None),
         (None, _) => Err(Malformed("a rule prefix")),
-        (Some(a), _) => IpNet::new(a, length)
-            .map(Some)
-            .map_err(|_| Malformed("a rule prefix")),
+        (Some(a), _) => IpNet::new(a, length).map(Some).map_err(|_| Malformed("a rule prefix")),
     };
     let action = match code {
         FR_ACT_TO_TBL => Some(RuleAction::Lookup {
@@ -208,9 +165,5 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
         to,
         action,
     });
-    Ok(Some(Row {
-        priority: seen.priority,
-        protocol: seen.protocol,
-        rule,
-    }))
+    Ok(Some(Row { priority: seen.priority, protocol: seen.protocol, rule }))
 }

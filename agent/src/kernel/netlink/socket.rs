@@ -153,10 +153,7 @@ impl Connection {
         decode: impl Fn(u16, &[u8]) -> Result<Option<T>, Malformed>,
     ) -> Result<Dump<T>, Failure> {
         message.add_flags(NLM_F_REQUEST | NLM_F_DUMP);
-        let mut dump = Dump {
-            items: Vec::new(),
-            complete: false,
-        };
+        let mut dump = Dump { items: Vec::new(), complete: false };
         for _ in 0..DUMP_TRIES {
             dump.items.clear();
             let (mut interrupted, mut undecodable) = (false, false);
@@ -211,11 +208,7 @@ impl Connection {
             .exchange(&bytes, |head, payload| match head.kind {
                 NLMSG_ERROR if head.sequence.wrapping_sub(first) <= ours.wrapping_add(1) => {
                     acknowledgement(head.flags, payload)?;
-                    Ok(if head.sequence == awaited {
-                        Step::End
-                    } else {
-                        Step::More
-                    })
+                    Ok(if head.sequence == awaited { Step::End } else { Step::More })
                 }
                 _ => Ok(Step::More),
             })
@@ -305,20 +298,15 @@ async fn exchange(
     match socket.socket_ref().send(bytes, 0) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            socket
-                .send(bytes)
-                .await
-                .map_err(|e| Failure::Socket(errno_of(&e)))?;
+            socket.send(bytes).await.map_err(|e| Failure::Socket(errno_of(&e)))?;
         }
         Err(error) => return Err(Failure::Socket(errno_of(&error))),
     }
     loop {
-        receive(socket, buffer)
-            .await
-            .map_err(|error| match errno_of(&error) {
-                Errno::ENOBUFS => Failure::Unanswered,
-                errno => Failure::Socket(errno),
-            })?;
+        receive(socket, buffer).await.map_err(|error| match errno_of(&error) {
+            Errno::ENOBUFS => Failure::Unanswered,
+            errno => Failure::Socket(errno),
+        })?;
         for message in messages(buffer) {
             let (head, payload) = message.map_err(|_| Failure::Unanswered)?;
             if head.kind == NLMSG_OVERRUN {
@@ -377,25 +365,14 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Result<(Head, &
 
 /// `struct nlmsgerr`: code, the header of the request, then attributes (linux/netlink.h).
 fn acknowledgement(flags: u16, payload: &[u8]) -> Result<(), Failure> {
-    let code = read_u32(payload)
-        .map_err(|_| Failure::Unanswered)?
-        .cast_signed();
+    let code = read_u32(payload).map_err(|_| Failure::Unanswered)?.cast_signed();
     if code == 0 {
         return Ok(());
     }
     let request = payload.get(4..8).map_or(0, |b| read_u32(b).unwrap_or(0)) as usize;
-    let echoed = if flags & NLM_F_CAPPED != 0 {
-        HEADER
-    } else {
-        request
-    };
-    let text = (flags & NLM_F_ACK_TLVS != 0)
-        .then(|| extended(payload, 4 + echoed))
-        .flatten();
-    Err(Failure::Refused {
-        errno: Errno::from_raw(code.wrapping_neg()),
-        text,
-    })
+    let echoed = if flags & NLM_F_CAPPED != 0 { HEADER } else { request };
+    let text = (flags & NLM_F_ACK_TLVS != 0).then(|| extended(payload, 4 + echoed)).flatten();
+    Err(Failure::Refused { errno: Errno::from_raw(code.wrapping_neg()), text })
 }
 
 /// The end of a dump carries its error: a refused dump must not look like an empty table.
@@ -404,20 +381,13 @@ fn done(flags: u16, payload: &[u8]) -> Result<(), Failure> {
     if code >= 0 {
         return Ok(());
     }
-    let text = (flags & NLM_F_ACK_TLVS != 0)
-        .then(|| extended(payload, 4))
-        .flatten();
-    Err(Failure::Refused {
-        errno: Errno::from_raw(code.wrapping_neg()),
-        text,
-    })
+    let text = (flags & NLM_F_ACK_TLVS != 0).then(|| extended(payload, 4)).flatten();
+    Err(Failure::Refused { errno: Errno::from_raw(code.wrapping_neg()), text })
 }
 
 fn extended(payload: &[u8], at: usize) -> Option<String> {
     let attributes = Attributes::after(payload, at).ok()?;
-    let text = attributes
-        .filter_map(Result::ok)
-        .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)?;
+    let text = attributes.filter_map(Result::ok).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)?;
     Some(read_text(text.1))
 }
 
@@ -441,8 +411,6 @@ impl OwnPorts {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
-        self.0
-            .lock()
-            .expect("no code panics while it holds the set of ports")
+        self.0.lock().expect("no code panics while it holds the set of ports")
     }
 }

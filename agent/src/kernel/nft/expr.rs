@@ -126,8 +126,7 @@ impl Expressions {
 
     /// `iifname NAME`
     pub(super) fn from_interface(self, name: &str) -> Self {
-        self.load_meta(Meta::InputName)
-            .compare(Compare::Equal, &interface_key(name))
+        self.load_meta(Meta::InputName).compare(Compare::Equal, &interface_key(name))
     }
 
     /// `iifname @SET`, `oifname != @SET`
@@ -137,42 +136,33 @@ impl Expressions {
 
     /// `ct direction ...`
     pub(super) fn direction(self, direction: Direction) -> Self {
-        self.load_ct(Ct::Direction)
-            .compare(Compare::Equal, &[direction as u8])
+        self.load_ct(Ct::Direction).compare(Compare::Equal, &[direction as u8])
     }
 
     /// `ct mark & MASK == VALUE` or `!=`
     pub(super) fn ct_mark(self, mask: u32, how: Compare, value: u32) -> Self {
-        self.load_ct(Ct::Mark)
-            .bitwise(mask, 0)
-            .compare(how, &value.to_ne_bytes())
+        self.load_ct(Ct::Mark).bitwise(mask, 0).compare(how, &value.to_ne_bytes())
     }
 
     /// `meta mark & MASK == VALUE`
     pub(super) fn meta_mark(self, mask: u32, value: u32) -> Self {
-        self.load_meta(Meta::Mark)
-            .bitwise(mask, 0)
-            .compare(Compare::Equal, &value.to_ne_bytes())
+        self.load_meta(Meta::Mark).bitwise(mask, 0).compare(Compare::Equal, &value.to_ne_bytes())
     }
 
     /// `meta mark set meta mark & ~MASK | VALUE`: only our bits are written.
     pub(super) fn set_meta_mark(self, mask: u32, value: u32) -> Self {
-        self.load_meta(Meta::Mark)
-            .bitwise(!mask, value)
-            .push("meta", |m| {
-                m.put_be32(2, Meta::Mark as u32);
-                m.put_be32(3, REGISTER);
-            })
+        self.load_meta(Meta::Mark).bitwise(!mask, value).push("meta", |m| {
+            m.put_be32(2, Meta::Mark as u32);
+            m.put_be32(3, REGISTER);
+        })
     }
 
     /// `ct mark set ct mark & ~MASK | VALUE`: only our bits are written.
     pub(super) fn set_ct_mark(self, mask: u32, value: u32) -> Self {
-        self.load_ct(Ct::Mark)
-            .bitwise(!mask, value)
-            .push("ct", |m| {
-                m.put_be32(2, Ct::Mark as u32);
-                m.put_be32(4, REGISTER);
-            })
+        self.load_ct(Ct::Mark).bitwise(!mask, value).push("ct", |m| {
+            m.put_be32(2, Ct::Mark as u32);
+            m.put_be32(4, REGISTER);
+        })
     }
 
     /// `ip daddr @SET` or `ip6 daddr @SET`
@@ -191,8 +181,7 @@ impl Expressions {
 
     /// `meta l4proto tcp`
     pub(super) fn tcp(self) -> Self {
-        self.load_meta(Meta::Transport)
-            .compare(Compare::Equal, &[6])
+        self.load_meta(Meta::Transport).compare(Compare::Equal, &[6])
     }
 
     /// `counter name NAME`
@@ -263,9 +252,8 @@ fn covers(actual: &[u8], expected: &[u8]) -> bool {
         let raw = u16::from_ne_bytes([header[2], header[3]]);
         let value = &rest[4..length];
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        let found = Attributes::of(actual)
-            .filter_map(Result::ok)
-            .find(|(kind, _)| *kind == raw & !NESTED);
+        let found =
+            Attributes::of(actual).filter_map(Result::ok).find(|(kind, _)| *kind == raw & !NESTED);
         let same = match found {
             Some((_, found)) if raw & NESTED != 0 => covers(found, value),
             Some((_, found)) => found == value,
@@ -284,12 +272,7 @@ mod tests {
 
     #[test]
     fn a_changed_value_or_order_is_another_rule_and_a_new_attribute_is_not() {
-        let rule = |set| {
-            Expressions::new()
-                .destination_in(false, set)
-                .tcp()
-                .into_bytes()
-        };
+        let rule = |set| Expressions::new().destination_in(false, set).tcp().into_bytes();
         assert!(same_expressions(&rule("a"), &rule("a")));
         assert!(!same_expressions(&rule("b"), &rule("a")));
         let short = Expressions::new().tcp().into_bytes();

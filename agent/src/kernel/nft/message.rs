@@ -235,11 +235,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn get(&self, kind: u16) -> Option<&'a [u8]> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(k, _)| *k == kind)
-            .map(|(_, v)| *v)
+        self.0.iter().rev().find(|(k, _)| *k == kind).map(|(_, v)| *v)
     }
 
     pub(super) fn text(&self, kind: u16) -> Option<String> {

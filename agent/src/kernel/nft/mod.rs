@@ -60,11 +60,7 @@ impl Header {
 
 impl Nft {
     pub(super) fn new(connection: Connection) -> Self {
-        Self {
-            connection,
-            cache: None,
-            flags: TABLE_OWNER | TABLE_PERSIST,
-        }
+        Self { connection, cache: None, flags: TABLE_OWNER | TABLE_PERSIST }
     }
 
     /// The table as it is now; asks only for the generation when nothing changed since the last
@@ -131,10 +127,7 @@ impl Nft {
             Some(_) => {}
         }
         match self.transaction(vec![message::delete_table()]).await {
-            Err(Failure::Refused {
-                errno: Errno::ENOENT,
-                ..
-            }) => Ok(()),
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
             other => other.map_err(stale),
         }
     }
@@ -166,10 +159,9 @@ impl Nft {
         }
         match self.transaction(change(false)).await {
             // One of them had gone already. Adding first makes every deletion find its element.
-            Err(Failure::Refused {
-                errno: Errno::ENOENT,
-                ..
-            }) if !delete.is_empty() => self.transaction(change(true)).await.map_err(stale),
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) if !delete.is_empty() => {
+                self.transaction(change(true)).await.map_err(stale)
+            }
             other => other.map_err(stale),
         }
     }
@@ -202,9 +194,7 @@ impl Nft {
             let fields = Fields::of_message(payload)?;
             Ok((got == kind(NEWGEN)).then(|| fields.be32(1)).flatten())
         });
-        let found = found
-            .await
-            .map_err(|e| KernelError::of("the nft generation", e))?;
+        let found = found.await.map_err(|e| KernelError::of("the nft generation", e))?;
         Ok(found.unwrap_or(0))
     }
 
@@ -219,10 +209,7 @@ impl Nft {
             }))
         });
         match found.await {
-            Err(Failure::Refused {
-                errno: Errno::ENOENT,
-                ..
-            }) => Ok(None),
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(None),
             found => found.map_err(|e| KernelError::of(OBJECT, e)),
         }
     }
@@ -277,11 +264,7 @@ fn whole_table(
 }
 
 fn element(address: IpAddr) -> Element {
-    Element {
-        key: address_bytes(address),
-        end: false,
-        comment: None,
-    }
+    Element { key: address_bytes(address), end: false, comment: None }
 }
 
 fn foreign() -> KernelError {
@@ -294,13 +277,17 @@ fn foreign() -> KernelError {
 /// The table came or went since it was looked at: plan again.
 fn stale(failure: Failure) -> KernelError {
     match failure {
-        Failure::Refused {
-            errno: errno @ (Errno::EEXIST | Errno::ENOENT),
-            ..
-        } => KernelError::Stale {
-            object: OBJECT.to_owned(),
-            reason: format!("{errno:?}"),
-        },
+        Failure::Refused { errno: errno @ (Errno::EEXIST | Errno::ENOENT), .. } => {
+            KernelError::Stale { object: OBJECT.to_owned(), reason: format!("{errno:?}") }
+        }
         other => KernelError::of(OBJECT, other),
     }
+}
+
+/// True for notifications about our table. A new generation says nothing about whose it is.
+pub(super) fn is_about_table(got: u16, payload: &[u8]) -> bool {
+    if got == kind(NEWGEN) {
+        return false;
+    }
+    Fields::of_message(payload).is_ok_and(|fields| fields.is_about_table(payload))
 }

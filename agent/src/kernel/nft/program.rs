@@ -76,12 +76,7 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
     let mut sets = Vec::with_capacity(SETS.len());
     for (name, key, interval) in SETS {
         let elements = elements(guard, name).ok_or(name)?;
-        sets.push(Set {
-            name,
-            key,
-            interval,
-            elements,
-        });
+        sets.push(Set { name, key, interval, elements });
     }
     let forward = match guard.kind {
         GuardKind::Border => border_forward(),
@@ -100,11 +95,7 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
 }
 
 fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
-    let plain = |key: Vec<u8>| Element {
-        key,
-        end: false,
-        comment: None,
-    };
+    let plain = |key: Vec<u8>| Element { key, end: false, comment: None };
     let six = set.ends_with('6');
     let of_family = |nets: &std::collections::BTreeSet<IpNet>| {
         let nets = nets.iter().copied();
@@ -126,10 +117,7 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
 }
 
 fn rule(comment: impl Into<String>, expressions: Expressions) -> Rule {
-    Rule {
-        comment: comment.into(),
-        expressions: expressions.into_bytes(),
-    }
+    Rule { comment: comment.into(), expressions: expressions.into_bytes() }
 }
 
 fn marking(guard: &Guard) -> Vec<Rule> {
@@ -139,16 +127,10 @@ fn marking(guard: &Guard) -> Vec<Rule> {
         let GuardMark { interface, index } = mark;
         let value = Layout::MARK_CAME | u32::from(*index);
         let comment = |what| format!("{}{what}", mark_comment(mark));
-        let came = || {
-            Expressions::new()
-                .from_interface(interface)
-                .direction(Direction::Original)
-        };
+        let came = || Expressions::new().from_interface(interface).direction(Direction::Original);
         rules.push(rule(
             comment("connection"),
-            came()
-                .ct_mark(mask, Compare::NotEqual, value)
-                .set_ct_mark(mask, value),
+            came().ct_mark(mask, Compare::NotEqual, value).set_ct_mark(mask, value),
         ));
         rules.push(rule(
             comment("packet"),
@@ -175,16 +157,9 @@ fn marking(guard: &Guard) -> Vec<Rule> {
 
 /// In prerouting, because the forward hook is never reached once the route is `unreachable`.
 fn draining() -> Vec<Rule> {
-    let reset = |six, set| {
-        Expressions::new()
-            .destination_in(six, set)
-            .tcp()
-            .reject(Reject::TcpReset)
-    };
-    vec![
-        rule("drained v4", reset(false, "drained4")),
-        rule("drained v6", reset(true, "drained6")),
-    ]
+    let reset =
+        |six, set| Expressions::new().destination_in(six, set).tcp().reject(Reject::TcpReset);
+    vec![rule("drained v4", reset(false, "drained4")), rule("drained v6", reset(true, "drained6"))]
 }
 
 fn local_and_hairpin() -> [Rule; 2] {
@@ -212,24 +187,15 @@ fn steered() -> [Rule; 2] {
             .count("steered")
             .verdict(Verdict::Goto("out_mark"))
     };
-    [
-        rule("service v4", steered(false, "vip4")),
-        rule("service v6", steered(true, "vip6")),
-    ]
+    [rule("service v4", steered(false, "vip4")), rule("service v6", steered(true, "vip6"))]
 }
 
 fn border_forward() -> Vec<Rule> {
     let leak = |six, set| {
-        Expressions::new()
-            .destination_in(six, set)
-            .count("leak")
-            .reject(Reject::Prohibited)
+        Expressions::new().destination_in(six, set).count("leak").reject(Reject::Prohibited)
     };
-    let remote = |six, set| {
-        Expressions::new()
-            .destination_in(six, set)
-            .verdict(Verdict::Goto("out_mark"))
-    };
+    let remote =
+        |six, set| Expressions::new().destination_in(six, set).verdict(Verdict::Goto("out_mark"));
     let mut rules = Vec::from(local_and_hairpin());
     rules.push(rule("own site v4 leaves the site", leak(false, "site4")));
     rules.push(rule("own site v6 leaves the site", leak(true, "site6")));
@@ -252,10 +218,7 @@ fn border_forward() -> Vec<Rule> {
 fn route_forward() -> Vec<Rule> {
     let mut rules = Vec::from(local_and_hairpin());
     rules.extend(steered());
-    rules.push(rule(
-        "the border judges the rest",
-        Expressions::new().verdict(Verdict::Accept),
-    ));
+    rules.push(rule("the border judges the rest", Expressions::new().verdict(Verdict::Accept)));
     rules
 }
 
@@ -308,8 +271,5 @@ fn mark_comment(mark: &GuardMark) -> String {
 pub(super) fn parse_mark_comment(comment: &str) -> Option<GuardMark> {
     let (mark, _) = comment.strip_prefix("mark ")?.split_once(": ")?;
     let (interface, index) = mark.split_once(' ')?;
-    Some(GuardMark {
-        interface: interface.to_owned(),
-        index: index.parse().ok()?,
-    })
+    Some(GuardMark { interface: interface.to_owned(), index: index.parse().ok()? })
 }

@@ -57,18 +57,12 @@ struct Listing {
 }
 
 pub(super) async fn read(nft: &mut Nft) -> Result<GuardRead, KernelError> {
-    let whole = GuardRead {
-        complete: true,
-        ..GuardRead::default()
-    };
+    let whole = GuardRead { complete: true, ..GuardRead::default() };
     let Some(header) = nft.header().await? else {
         return Ok(whole);
     };
     if !header.is_ours() {
-        return Ok(GuardRead {
-            foreign: true,
-            ..whole
-        });
+        return Ok(GuardRead { foreign: true, ..whole });
     }
     let listing = list(nft).await?;
     let Header { comment, flags } = header;
@@ -85,10 +79,7 @@ pub(super) async fn read(nft: &mut Nft) -> Result<GuardRead, KernelError> {
 }
 
 async fn list(nft: &mut Nft) -> Result<Listing, KernelError> {
-    let mut listing = Listing {
-        complete: true,
-        ..Listing::default()
-    };
+    let mut listing = Listing { complete: true, ..Listing::default() };
     let chains = message::message(message::GETCHAIN, 0);
     listing.chains = dump(nft, chains, &mut listing.complete, chain).await?;
     let rules = message::about_table(message::GETRULE, 0);
@@ -101,9 +92,7 @@ async fn list(nft: &mut Nft) -> Result<Listing, KernelError> {
             continue;
         }
         let get = message::get_elements(name);
-        let lists = dump(nft, get, &mut listing.complete, |_, payload| {
-            elements(payload)
-        });
+        let lists = dump(nft, get, &mut listing.complete, |_, payload| elements(payload));
         let all = lists.await?.into_iter().flatten().collect();
         listing.elements.insert(name, all);
     }
@@ -118,11 +107,7 @@ async fn dump<T>(
 ) -> Result<Vec<T>, KernelError> {
     let dump = nft.connection.dump(message, |_, payload| {
         let fields = Fields::of_message(payload)?;
-        if fields.is_about_table(payload) {
-            decode(&fields, payload)
-        } else {
-            Ok(None)
-        }
+        if fields.is_about_table(payload) { decode(&fields, payload) } else { Ok(None) }
     });
     let dump = dump.await.map_err(|e| KernelError::of(OBJECT, e))?;
     *complete &= dump.complete;
@@ -193,10 +178,7 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
     guard.marks = marks(listing);
     let inputs = inputs(&mut guard, listing);
     let damage = inputs.or_else(|| {
-        let whole = Guard {
-            mark_mask: mask,
-            ..guard.clone()
-        };
+        let whole = Guard { mark_mask: mask, ..guard.clone() };
         damage(&whole, listing)
     });
     if damage.is_none() {
@@ -207,9 +189,7 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
 
 fn marks(listing: &Listing) -> BTreeSet<GuardMark> {
     let rules = listing.rules.iter().filter(|r| r.chain == "pre_mark");
-    rules
-        .filter_map(|r| parse_mark_comment(r.comment.as_deref()?))
-        .collect()
+    rules.filter_map(|r| parse_mark_comment(r.comment.as_deref()?)).collect()
 }
 
 /// Fills the guard from the sets; says which set is not as Nett writes it.
@@ -251,11 +231,7 @@ fn damage(guard: &Guard, listing: &Listing) -> Option<String> {
             return Some(format!("set {} has another form", set.name));
         }
     }
-    if let Some(row) = listing
-        .sets
-        .iter()
-        .find(|row| SETS.iter().all(|s| s.0 != row.name))
-    {
+    if let Some(row) = listing.sets.iter().find(|row| SETS.iter().all(|s| s.0 != row.name)) {
         return Some(format!("set {} is not of the program", row.name));
     }
     if listing.counters != COUNTERS.map(str::to_owned).into() {
@@ -273,11 +249,7 @@ fn damage(guard: &Guard, listing: &Listing) -> Option<String> {
         if row.base != chain.base {
             return Some(format!("chain {} has another hook", chain.name));
         }
-        let there: Vec<_> = listing
-            .rules
-            .iter()
-            .filter(|r| r.chain == chain.name)
-            .collect();
+        let there: Vec<_> = listing.rules.iter().filter(|r| r.chain == chain.name).collect();
         if there.len() != chain.rules.len() {
             let (is, should) = (there.len(), chain.rules.len());
             return Some(format!("chain {} has {is} rules, not {should}", chain.name));
@@ -286,10 +258,7 @@ fn damage(guard: &Guard, listing: &Listing) -> Option<String> {
             let same = row.comment.as_ref() == Some(&rule.comment)
                 && same_expressions(&row.expressions, &rule.expressions);
             if !same {
-                return Some(format!(
-                    "chain {}: rule \"{}\" differs",
-                    chain.name, rule.comment
-                ));
+                return Some(format!("chain {}: rule \"{}\" differs", chain.name, rule.comment));
             }
         }
     }

@@ -1,0 +1,38 @@
+# One build serves everything: the dev profile, so that tests, lab and demo share what is compiled.
+# `make help` lists the targets.
+
+CARGO ?= cargo
+SETUP := netns-tests/setup
+LAB := target/debug/nett-lab
+LAB_DIR ?= .lab
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build check test demo lab lab-down
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+deps: ## Install the Debian packages that are missing
+	@$(SETUP)/install-deps.sh
+
+build: deps ## Build every program
+	$(CARGO) build --workspace
+
+check: deps ## Formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+test: check build ## Every test; needs the right to make network namespaces
+	NETT_NETNS=required $(SETUP)/as-root.sh $(CARGO) test --workspace
+
+demo: build ## Build a two-site lab, tell the story with measured numbers, clean up
+	$(SETUP)/as-root.sh $(LAB) demo --dir $(LAB_DIR)/demo --prefix nett-demo
+
+lab: build ## The same lab, left running; prints a line to source (needs root)
+	@$(LAB) up --dir $(LAB_DIR)/lab --prefix nett
+
+lab-down: ## Remove the lab, also after a crash
+	@for lab in $(LAB_DIR)/lab $(LAB_DIR)/demo; do \
+	    if [ -e $$lab/lab.json ]; then $(LAB) down --dir $$lab || exit 1; fi; \
+	done

@@ -1,0 +1,111 @@
+//! One file per subcommand: its arguments, and what it asks.
+
+mod approve;
+mod audit;
+pub(super) mod bus;
+mod completions;
+mod drain;
+mod explain;
+mod failback;
+mod failover;
+mod keygen;
+mod link;
+mod node;
+mod parse;
+mod plan;
+mod reject;
+mod revert;
+mod schema;
+mod service;
+mod site;
+mod status;
+mod steer;
+mod task;
+mod undrain;
+
+use clap::Subcommand;
+
+use super::exit::{CtlError, Exit};
+use super::session::Session;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// The fabric at a glance
+    Status(status::Args),
+    /// Services: where their traffic is
+    #[command(subcommand)]
+    Service(service::Sub),
+    /// Sites
+    #[command(subcommand)]
+    Site(site::Sub),
+    /// Nodes
+    #[command(subcommand)]
+    Node(node::Sub),
+    /// Inter-site links
+    #[command(subcommand)]
+    Link(link::Sub),
+    /// Move services to another site
+    Failover(failover::Args),
+    /// Move services back to their primary site
+    Failback(failback::Args),
+    /// Spread services over sites by weight
+    Steer(steer::Args),
+    /// Take a site, or a service at a site, out of service
+    #[command(subcommand)]
+    Drain(drain::Sub),
+    /// Put back what a drain took out
+    #[command(subcommand)]
+    Undrain(undrain::Sub),
+    /// What a verb would do, per node; changes nothing
+    #[command(subcommand)]
+    Plan(plan::Sub),
+    /// Tasks: what is under way, and what became of it
+    #[command(subcommand)]
+    Task(task::Sub),
+    /// Approve a task that waits (short for task approve)
+    Approve(approve::Args),
+    /// Reject a task that waits (short for task reject)
+    Reject(reject::Args),
+    /// Undo a task by a new one (short for task revert)
+    Revert(revert::Args),
+    /// Why something is as it is
+    #[command(subcommand)]
+    Explain(explain::Sub),
+    /// What happened, by whom and why
+    Audit(audit::Args),
+    /// Set up and check the NATS side
+    #[command(subcommand)]
+    Bus(bus::Sub),
+    /// Make an nkey for an operator or an agent
+    Keygen(keygen::Args),
+    /// Shell completions
+    Completions(completions::Args),
+    /// The JSON Schema of calls and answers
+    Schema(schema::Args),
+}
+
+pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit, CtlError> {
+    match command {
+        Command::Status(args) => status::run(&args, session).await,
+        Command::Service(sub) => service::run(sub, session).await,
+        Command::Site(sub) => site::run(sub, session).await,
+        Command::Node(sub) => node::run(sub, session).await,
+        Command::Link(sub) => link::run(sub, session).await,
+        Command::Failover(args) => failover::run(args, session).await,
+        Command::Failback(args) => failback::run(args, session).await,
+        Command::Steer(args) => steer::run(args, session).await,
+        Command::Drain(sub) => drain::run(sub, session).await,
+        Command::Undrain(sub) => undrain::run(sub, session).await,
+        Command::Plan(sub) => plan::run(sub, session).await,
+        Command::Task(sub) => task::run(sub, session).await,
+        Command::Approve(args) => approve::run(args, session).await,
+        Command::Reject(args) => reject::run(args, session).await,
+        Command::Revert(args) => revert::run(args, session).await,
+        Command::Explain(sub) => explain::run(sub, session).await,
+        Command::Audit(args) => audit::run(&args, session).await,
+        Command::Bus(sub) => bus::run(sub, session).await,
+        Command::Keygen(args) => keygen::run(&args, session),
+        Command::Completions(args) => completions::run(&args, session),
+        Command::Schema(args) => schema::run(&args, session),
+    }
+}

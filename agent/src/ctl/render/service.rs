@@ -1,0 +1,104 @@
+//! Services.
+
+use super::table::{Cell, Table, facts};
+use super::{Style, age_note, or_dash};
+use crate::api::types::{DefinitionDoc, ServiceDoc, ServiceLine};
+
+pub(super) fn list(services: &[ServiceLine], style: Style) -> String {
+    let mut header = vec!["SERVICE", "CAT", "TRAFFIC", "EPOCH", "HEALTH", "TASK"];
+    if style.wide {
+        header.splice(2..2, ["MODE", "PRIMARY"]);
+    }
+    let mut table = Table::new(&header);
+    for service in services {
+        let health: Vec<String> =
+            service.health.iter().map(|(site, health)| format!("{site}={health}")).collect();
+        let mut cells: Vec<Cell> = vec![
+            service.id.clone().into(),
+            service.category.clone().into(),
+            service.spread.clone().into(),
+            service.epoch.to_string().into(),
+            or_dash(&health.join(" ")).into(),
+            or_dash(service.task.as_deref().unwrap_or_default()).into(),
+        ];
+        if style.wide {
+            let primary = or_dash(service.primary.as_deref().unwrap_or_default());
+            cells.splice(2..2, [service.mode.clone().into(), primary.into()]);
+        }
+        table.noted(cells, age_note(Some(service.age_ms)));
+    }
+    table.text(style)
+}
+
+pub(super) fn show(service: &ServiceDoc, style: Style) -> String {
+    let ServiceDoc { id, definition, spread, accept, answers, epoch, last_task, open_task, sites } =
+        service;
+    let mut out = facts(&[
+        ("service", id.clone()),
+        ("traffic", spread.text()),
+        ("accepted by", or_dash(&accept.join(", "))),
+        ("dns answers", answers.text()),
+        ("epoch", epoch.to_string()),
+        ("open task", open_task.clone().unwrap_or_default()),
+        ("last task", last_task.clone().unwrap_or_default()),
+    ]);
+    out.push('\n');
+    let mut table = Table::new(&["SITE", "STATE", "WEIGHT", "HEALTH", "BACKENDS"]);
+    for site in sites {
+        let cells = vec![
+            site.site.clone().into(),
+            Cell::state(&site.state),
+            format!("{} %", site.weight).into(),
+            Cell::state(&site.health),
+            format!("{}/{}", site.backends_up, site.backends).into(),
+        ];
+        table.noted(cells, age_note(site.age_ms));
+    }
+    out += &table.text(style);
+    out.push('\n');
+    out + &definition_text(definition)
+}
+
+fn definition_text(definition: &DefinitionDoc) -> String {
+    let DefinitionDoc {
+        category,
+        mode,
+        primary,
+        sites,
+        vips,
+        handover,
+        isolation,
+        trigger,
+        approvals,
+        residency,
+        prefer,
+        all_down,
+        ttl_ms,
+        hold_down_ms,
+        ramp,
+        readmit,
+    } = definition;
+    let steps: Vec<String> = ramp.iter().map(|share| format!("{share} %")).collect();
+    facts(&[
+        ("category", category.clone()),
+        ("mode", mode.clone()),
+        ("primary", primary.clone().unwrap_or_default()),
+        ("sites", sites.join(", ")),
+        ("vips", vips.join(", ")),
+        ("handover", handover.clone()),
+        ("isolation", isolation.clone()),
+        ("trigger", trigger.clone()),
+        ("approvals", approvals.to_string()),
+        ("residency", residency.join(", ")),
+        ("prefer", prefer.clone()),
+        ("all down", all_down.clone()),
+        ("ttl", milliseconds(*ttl_ms)),
+        ("hold-down", milliseconds(*hold_down_ms)),
+        ("ramp", steps.join(", ")),
+        ("readmit", readmit.clone().unwrap_or_default()),
+    ])
+}
+
+fn milliseconds(ms: u64) -> String {
+    if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
+}

@@ -1,0 +1,278 @@
+//! Sites, nodes and links.
+
+use super::table::{Cell, Table, Tone, facts};
+use super::{FRESH_MS, Style, age_note, or_dash, short, task};
+use crate::api::types::{ApiResponse, LinkDoc, LinkEndDoc, NodeDoc, SiteDoc, StatusDoc};
+
+/// Which part of a status to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::ctl) enum Look {
+    /// All sites, and the nodes of the answering one.
+    Here,
+    /// All sites and all nodes.
+    AllSites,
+    /// One site and its nodes.
+    Site(String),
+}
+
+pub(super) fn status_text(
+    status: &StatusDoc,
+    answer: &ApiResponse,
+    look: &Look,
+    style: Style,
+) -> String {
+    let StatusDoc { fabric, generation, fabric_hash, sites, services, open_tasks, refused } =
+        status;
+    let mut out = format!(
+        "fabric {fabric} generation {generation} hash {}, seen from {} at {}\n\n",
+        short(fabric_hash),
+        answer.node,
+        answer.as_of
+    );
+    let shown = |site: &&SiteDoc| !matches!(look, Look::Site(id) if *id != site.id);
+    let rows: Vec<SiteDoc> = sites.iter().filter(shown).cloned().collect();
+    out += &sites_text(&rows, style);
+    let wanted = |site: &&SiteDoc| match look {
+        Look::Here => site.id == answer.site,
+        Look::AllSites => true,
+        Look::Site(id) => site.id == *id,
+    };
+    let nodes: Vec<NodeDoc> =
+        sites.iter().filter(wanted).flat_map(|site| site.nodes.iter().cloned()).collect();
+    if !nodes.is_empty() {
+        out.push('\n');
+        out += &nodes_text(&nodes, style);
+    }
+    out += &format!(
+        "\nservices {services}, open tasks {}, refused requests {refused}\n",
+        open_tasks.len()
+    );
+    if !open_tasks.is_empty() {
+        out.push('\n');
+        out += &task::list(open_tasks, style);
+    }
+    out
+}
+
+pub(super) fn sites_text(sites: &[SiteDoc], style: Style) -> String {
+    let mut header = vec!["SITE", "NODES", "LINKS", "DRIFT", "DNS", "STATE"];
+    if style.wide {
+        header.splice(1..1, ["REGION", "RANK"]);
+    }
+    let mut table = Table::new(&header);
+    for site in sites {
+        let reporting = site.nodes.iter().filter(|n| is_fresh(n.age_ms)).count();
+        let mut cells: Vec<Cell> = vec![
+            site.id.clone().into(),
+            count(reporting, site.nodes.len()),
+            links(site.links_up, site.links_down),
+            number(site.drift),
+            or_dash(&text_of(site.dns_serial)).into(),
+            site_state(site),
+        ];
+        if style.wide {
+            let region = or_dash(site.region.as_deref().unwrap_or_default());
+            cells.splice(1..1, [region.into(), site.rank.to_string().into()]);
+        }
+        table.row(cells);
+    }
+    table.text(style)
+}
+
+pub(super) fn nodes_text(nodes: &[NodeDoc], style: Style) -> String {
+    let mut header =
+        vec!["NODE", "SITE", "ROLE", "BUS", "LINKS", "DRIFT", "DNS", "FABRIC", "STATE"];
+    if style.wide {
+        header.extend(["VERSION", "HEADS"]);
+    }
+    let mut table = Table::new(&header);
+    for node in nodes {
+        let seen = node.age_ms.is_some();
+        let bus = if node.bus_connected { "up" } else { "down" };
+        let mut cells: Vec<Cell> = vec![
+            node.id.clone().into(),
+            node.site.clone().into(),
+            node.role.clone().into(),
+            Cell::state(if seen { bus } else { "unknown" }),
+            links(node.links_up, node.links_down),
+            number(node.drift),
+            or_dash(&text_of(node.dns_serial)).into(),
+            fabric_cell(node),
+            node_state(node),
+        ];
+        if style.wide {
+            cells.push(or_dash(node.version.as_deref().unwrap_or_default()).into());
+            cells.push(or_dash(&heads(node)).into());
+        }
+        table.noted(cells, age_note(node.age_ms));
+    }
+    table.text(style)
+}
+
+pub(super) fn links_text(links: &[LinkDoc], style: Style) -> String {
+    let mut header = vec!["LINK", "A", "STATE", "B", "STATE", "COST", "RTT"];
+    if style.wide {
+        header.extend(["CAPACITY", "RISK"]);
+    }
+    let mut table = Table::new(&header);
+    for link in links {
+        let mut cells: Vec<Cell> = vec![
+            link.id.clone().into(),
+            end_name(&link.a).into(),
+            Cell::state(link.a.state.as_str()),
+            end_name(&link.b).into(),
+            Cell::state(link.b.state.as_str()),
+            link.cost.to_string().into(),
+            rtt(link.a.rtt_us.or(link.b.rtt_us)).into(),
+        ];
+        if style.wide {
+            cells.push(capacity(link.capacity_bps).into());
+            cells.push(or_dash(&link.risk.join(",")).into());
+        }
+        let oldest = match (link.a.age_ms, link.b.age_ms) {
+            (Some(a), Some(b)) => Some(a.max(b)),
+            _ => None,
+        };
+        table.noted(cells, age_note(oldest));
+    }
+    table.text(style)
+}
+
+/// Everything about one node.
+pub(super) fn node_text(node: &NodeDoc) -> String {
+    let age = match node.age_ms {
+        None => "never".to_owned(),
+        Some(age) => format!("{age} ms ago"),
+    };
+    let generation = node.generation.map_or(String::new(), |generation| {
+        let hash = short(node.fabric_hash.as_deref().unwrap_or_default());
+        let differs =
+            if node.fabric_matches { "" } else { " (differs from the answering agent's)" };
+        format!("generation {generation} hash {hash}{differs}")
+    });
+    let bus = if node.bus_connected { "connected" } else { "not connected" };
+    facts(&[
+        ("node", node.id.clone()),
+        ("site", node.site.clone()),
+        ("role", node.role.clone()),
+        ("version", node.version.clone().unwrap_or_default()),
+        ("reported", age),
+        ("bus", bus.to_owned()),
+        ("links", format!("{} up, {} down", node.links_up, node.links_down)),
+        ("drift", node.drift.to_string()),
+        ("dns serial", text_of(node.dns_serial)),
+        ("fabric", generation),
+        ("heads", heads(node)),
+        ("degraded", node.degraded.join(", ")),
+    ])
+}
+
+/// Everything about one link.
+pub(super) fn link_text(link: &LinkDoc) -> String {
+    let end = |end: &LinkEndDoc| {
+        let note = age_note(end.age_ms).map_or(String::new(), |note| format!(" {note}"));
+        let rtt = end.rtt_us.map_or(String::new(), |us| format!(", round trip {}", rtt(Some(us))));
+        format!("{} {} at {}: {}{rtt}{note}", end.node, end.interface, end.site, end.state.as_str())
+    };
+    facts(&[
+        ("link", link.id.clone()),
+        ("a", end(&link.a)),
+        ("b", end(&link.b)),
+        ("cost", link.cost.to_string()),
+        ("capacity", capacity(link.capacity_bps)),
+        ("risk", link.risk.join(", ")),
+    ])
+}
+
+fn is_fresh(age_ms: Option<u64>) -> bool {
+    age_ms.is_some_and(|age| age <= FRESH_MS)
+}
+
+fn count(present: usize, all: usize) -> Cell {
+    let tone = if present == all { Tone::Plain } else { Tone::Bad };
+    Cell::new(format!("{present}/{all}"), tone)
+}
+
+fn links(up: u32, down: u32) -> Cell {
+    match down {
+        0 => Cell::from(format!("{up} up")),
+        _ => Cell::new(format!("{up} up, {down} down"), Tone::Bad),
+    }
+}
+
+fn number(drift: u64) -> Cell {
+    let tone = if drift == 0 { Tone::Plain } else { Tone::Warn };
+    Cell::new(drift.to_string(), tone)
+}
+
+fn site_state(site: &SiteDoc) -> Cell {
+    let mut words = Vec::new();
+    let mut tone = Tone::Warn;
+    if site.isolated {
+        words.push("isolated".to_owned());
+        tone = Tone::Bad;
+    }
+    if site.drained {
+        words.push("drained".to_owned());
+    }
+    if site.fabric_mismatch > 0 {
+        words.push(format!("fabric differs on {}", site.fabric_mismatch));
+    }
+    if !site.degraded.is_empty() {
+        words.push(format!("degraded ({})", site.degraded.join(", ")));
+    }
+    if words.is_empty() {
+        return Cell::state("ok");
+    }
+    Cell::new(words.join("; "), tone)
+}
+
+fn node_state(node: &NodeDoc) -> Cell {
+    if node.age_ms.is_none() {
+        return Cell::state("unknown");
+    }
+    if node.degraded.is_empty() {
+        return Cell::state("ok");
+    }
+    Cell::new(format!("degraded ({})", node.degraded.join(", ")), Tone::Warn)
+}
+
+fn fabric_cell(node: &NodeDoc) -> Cell {
+    let Some(generation) = node.generation else {
+        return Cell::from("-");
+    };
+    if node.fabric_matches {
+        return Cell::from(generation.to_string());
+    }
+    Cell::new(format!("{generation} differs"), Tone::Bad)
+}
+
+fn heads(node: &NodeDoc) -> String {
+    let heads: Vec<String> =
+        node.heads.iter().map(|head| format!("{}:{}", head.site, head.seq)).collect();
+    heads.join(" ")
+}
+
+fn end_name(end: &LinkEndDoc) -> String {
+    format!("{}:{}", end.node, end.interface)
+}
+
+fn rtt(us: Option<u64>) -> String {
+    match us {
+        None => "-".to_owned(),
+        Some(us) => format!("{}.{:03} ms", us / 1000, us % 1000),
+    }
+}
+
+fn capacity(bps: Option<u64>) -> String {
+    match bps {
+        None => "-".to_owned(),
+        Some(bps) if bps.is_multiple_of(1_000_000_000) => format!("{}G", bps / 1_000_000_000),
+        Some(bps) if bps.is_multiple_of(1_000_000) => format!("{}M", bps / 1_000_000),
+        Some(bps) => format!("{bps} bit/s"),
+    }
+}
+
+fn text_of(number: Option<u32>) -> String {
+    number.map_or(String::new(), |n| n.to_string())
+}

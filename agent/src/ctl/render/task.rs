@@ -1,0 +1,153 @@
+//! Tasks, and replies to commands.
+
+use super::table::{Cell, Table, facts};
+use super::{Style, age_note, or_dash, short};
+use crate::api::types::{ApprovalDoc, CommandReply, StepDoc, TaskDoc, TaskLine, TaskStateDoc};
+
+pub(super) fn list(tasks: &[TaskLine], style: Style) -> String {
+    let mut header = vec!["TASK", "VERB", "SUBJECT", "STATE", "STEPS", "BY"];
+    if style.wide {
+        header.push("OPENED");
+    }
+    let mut table = Table::new(&header);
+    for task in tasks {
+        let mut cells: Vec<Cell> = vec![
+            task.id.clone().into(),
+            task.verb.clone().into(),
+            task.subject.clone().into(),
+            Cell::state(task.state.as_str()),
+            or_dash(&task.progress).into(),
+            task.person.clone().into(),
+        ];
+        if style.wide {
+            cells.push(task.opened_at.to_string().into());
+        }
+        table.row(cells);
+    }
+    table.text(style)
+}
+
+pub(super) fn show(task: &TaskDoc, style: Style) -> String {
+    let time = |at: Option<crate::api::types::Stamp>| at.map_or(String::new(), |t| t.to_string());
+    let given = task.approvals.iter().filter(|a| a.approve && a.counts);
+    let approvals = match task.approvals_needed {
+        0 => "none needed".to_owned(),
+        needed => format!("{} of {needed}", given.count()),
+    };
+    let mut out = facts(&[
+        ("task", task.id.clone()),
+        ("what", format!("{} {}", task.verb, task.subject)),
+        ("by", task.person.clone()),
+        ("reason", task.reason.clone()),
+        ("state", task.state.as_str().to_owned()),
+        ("because", task.outcome_reason.clone()),
+        ("home site", task.home.clone()),
+        ("plan", task.plan_hash.clone()),
+        ("services", services(&task.services)),
+        ("approvals", approvals),
+        ("opened", task.opened_at.to_string()),
+        ("effective", time(task.effective_at)),
+        ("ended", time(task.ended_at)),
+    ]);
+    for approval in &task.approvals {
+        out += &format!("  {}\n", approval_text(approval));
+    }
+    if !task.steps.is_empty() {
+        out.push('\n');
+        out += &steps_text(&task.steps, style);
+    }
+    for (title, lines) in [("To continue:", &task.continue_with), ("To revert:", &task.revert_with)]
+    {
+        if !lines.is_empty() {
+            out += &format!("\n{title}\n");
+            out.extend(lines.iter().map(|line| format!("  {line}\n")));
+        }
+    }
+    out
+}
+
+fn approval_text(approval: &ApprovalDoc) -> String {
+    let ApprovalDoc { person, at, reason, approve, counts, note } = approval;
+    let what = if *approve { "approved" } else { "rejected" };
+    let void = match (counts, note.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => " (does not count)".to_owned(),
+        (false, false) => format!(" (does not count: {note})"),
+    };
+    format!("{what} by {person} at {at}: {reason}{void}")
+}
+
+fn steps_text(steps: &[StepDoc], style: Style) -> String {
+    let header = ["STEP", "KIND", "STATE", "STARTED", "DONE", "ACKNOWLEDGED"];
+    let mut table = Table::new(&header);
+    let mut below = String::new();
+    for step in steps {
+        let time =
+            |at: Option<crate::api::types::Stamp>| at.map_or("-".to_owned(), |t| t.to_string());
+        let acked = step.acknowledge.iter().filter(|ack| ack.acked).count();
+        table.row(vec![
+            step.number.to_string().into(),
+            step.kind.clone().into(),
+            Cell::state(step.state.as_str()),
+            time(step.started_at).into(),
+            time(step.done_at).into(),
+            format!("{acked}/{}", step.acknowledge.len()).into(),
+        ]);
+        let number = step.number;
+        let started = !matches!(step.state, crate::api::types::StepStateDoc::Waiting);
+        for ack in step.acknowledge.iter().filter(|ack| started && !ack.acked) {
+            let note = age_note(ack.age_ms).map_or(String::new(), |note| format!(" {note}"));
+            below += &format!("step {number} waits for {}{note}\n", ack.node);
+        }
+        for line in &step.evidence {
+            below += &format!("step {number}: {line}\n");
+        }
+        if !step.failure.is_empty() {
+            below += &format!("step {number} failed: {}\n", step.failure);
+        }
+    }
+    let mut out = table.text(style);
+    if !below.is_empty() {
+        out.push('\n');
+        out += &below;
+    }
+    out
+}
+
+/// One service by its name, more of them with their number.
+pub(super) fn services(services: &[String]) -> String {
+    match services {
+        [one] => one.clone(),
+        many => format!("{}: {}", many.len(), many.join(", ")),
+    }
+}
+
+/// One line about an accepted command.
+pub(super) fn reply_text(reply: &CommandReply) -> String {
+    let task = reply.task.as_deref().unwrap_or("-");
+    let state = reply.state.as_deref().unwrap_or("accepted");
+    let mut line = format!("{task} {state}");
+    if let Some(hash) = &reply.plan_hash {
+        line += &format!(" plan {}", short(hash));
+    }
+    if !reply.message.is_empty() {
+        line += &format!(": {}", reply.message);
+    }
+    if reply.state.as_deref() == Some(TaskStateDoc::WaitingApproval.as_str()) {
+        line += &format!("\nTo approve: nettctl approve {task} --reason TEXT");
+    }
+    line
+}
+
+/// What an approver is asked about.
+pub(in crate::ctl) fn wish_text(task: &TaskDoc, approve: bool) -> String {
+    let what = if approve { "Approve" } else { "Reject" };
+    let mut out = format!(
+        "{what} task {}: {} {}, by {}: {}\n",
+        task.id, task.verb, task.subject, task.person, task.reason
+    );
+    out += &format!("  plan {}\n", task.plan_hash);
+    out += &format!("  {} services:\n", task.services.len());
+    out.extend(task.services.iter().map(|id| format!("    {id}\n")));
+    out
+}

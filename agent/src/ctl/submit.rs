@@ -1,0 +1,238 @@
+//! The one way to change something: look, ask the operator, sign, send, and say what became of it.
+//!
+//! An operator who confirmed at a terminal has seen a plan; the command is bound to that plan's
+//! hash, so that something else never happens instead. With `--yes` only `--plan-hash` binds.
+
+use std::time::Duration;
+
+use nett_policy::id::{EntryId, SiteId, WallMs};
+use nett_policy::log::entry::{Ask, Person, Request, Verb, WishKind};
+use nkeys::KeyPair;
+
+use super::args::{Change, Signing};
+use super::duration::now_ms;
+use super::exit::{CtlError, Exit};
+use super::render;
+use super::session::Session;
+use super::{follow, key, sign};
+use crate::api::client::ClientError;
+use crate::api::types::Payload;
+use crate::api::types::{
+    ApiRequest, CommandReply, PlanDoc, RefusalDoc, TaskDoc, TaskStateDoc, VerbDoc,
+};
+
+/// How long a site may take a command.
+const COMMAND_EXPIRES: Duration = Duration::from_secs(60);
+/// How long a site may take an approval or a rejection.
+const WISH_EXPIRES: Duration = Duration::from_secs(15 * 60);
+/// The longest reason, in bytes.
+const REASON_MAX: usize = 1000;
+
+/// Opens a task.
+pub(super) async fn command(
+    session: &mut Session,
+    verb: Verb,
+    change: &Change,
+) -> Result<Exit, CtlError> {
+    if change.confirm_within.is_some() {
+        let name = format!("{} --confirm-within", verb.name());
+        return Err(CtlError::Later { name });
+    }
+    let signing = &change.signing;
+    let checked = check(session, signing)?;
+    let mut plan_hash = signing.plan_hash.clone();
+    if !signing.yes {
+        let plan = plan(session, &verb).await?;
+        if let Some(expected) = &plan_hash
+            && *expected != plan.plan_hash
+        {
+            return Err(CtlError::Plan {
+                task: format!("({})", verb.name()),
+                found: plan.plan_hash,
+                expected: expected.clone(),
+            });
+        }
+        let standing = standing(&plan.refusals, &change.overrides);
+        session.out.ask_text(&render::confirmation(&plan, &verb))?;
+        if !standing.is_empty() {
+            return session.out.refused_by_plan(&standing);
+        }
+        confirm(session)?;
+        plan_hash = Some(plan.plan_hash);
+    }
+    let ask =
+        Ask::Command { verb, plan_hash, overrides: change.overrides.iter().cloned().collect() };
+    send(session, signing, checked, ask, COMMAND_EXPIRES).await
+}
+
+/// Approves or rejects a task.
+pub(super) async fn wish(
+    session: &mut Session,
+    task: EntryId,
+    approve: bool,
+    signing: &Signing,
+) -> Result<Exit, CtlError> {
+    let checked = check(session, signing)?;
+    let doc = task_doc(session, &task).await?;
+    if let Some(expected) = &signing.plan_hash
+        && *expected != doc.plan_hash
+    {
+        return Err(CtlError::Plan {
+            task: task.to_string(),
+            found: doc.plan_hash,
+            expected: expected.clone(),
+        });
+    }
+    if !signing.yes {
+        session.out.ask_text(&render::wish_text(&doc, approve))?;
+        confirm(session)?;
+    }
+    let kind =
+        if approve { WishKind::Approve { plan_hash: doc.plan_hash } } else { WishKind::Reject };
+    send(session, signing, checked, Ask::Wish { task, kind }, WISH_EXPIRES).await
+}
+
+/// What a verb would do.
+async fn plan(session: &mut Session, verb: &Verb) -> Result<PlanDoc, CtlError> {
+    let verb = VerbDoc::from(verb);
+    match session.payload(&ApiRequest::Plan { verb }).await? {
+        Payload::Plan(plan) => Ok(plan),
+        _ => Err(ClientError::WrongAnswer.into()),
+    }
+}
+
+async fn task_doc(session: &mut Session, task: &EntryId) -> Result<TaskDoc, CtlError> {
+    let id = task.to_string();
+    match session.payload(&ApiRequest::Task { id }).await? {
+        Payload::Task(task) => Ok(task),
+        _ => Err(ClientError::WrongAnswer.into()),
+    }
+}
+
+/// The refusals that no `--override` passes over.
+fn standing<'a>(refusals: &'a [RefusalDoc], overrides: &[String]) -> Vec<&'a RefusalDoc> {
+    let passed = |r: &&RefusalDoc| r.override_with.is_some() && overrides.contains(&r.rule);
+    refusals.iter().filter(|r| !passed(r)).collect()
+}
+
+/// What can be said before anything is asked: reason, key, and a way to confirm.
+fn check(session: &Session, signing: &Signing) -> Result<(String, KeyPair), CtlError> {
+    let reason = signing.reason.as_deref().unwrap_or_default().trim();
+    if reason.is_empty() {
+        return Err(CtlError::usage(
+            "--reason is missing",
+            "say why: --reason 'site osl loses power'; it goes on record",
+        ));
+    }
+    if reason.len() > REASON_MAX {
+        return Err(CtlError::usage(
+            format!("--reason has {} bytes, {REASON_MAX} are allowed", reason.len()),
+            "name a ticket instead",
+        ));
+    }
+    let Some(path) = &session.global.key else {
+        return Err(CtlError::usage(
+            "--key (NETT_KEY) is missing",
+            "changes are signed: name the file with your nkey seed",
+        ));
+    };
+    if !signing.yes && !session.out.can_ask() {
+        return Err(CtlError::usage(
+            "there is no terminal to confirm on",
+            "look with `nettctl plan`, then repeat with --yes --plan-hash HASH",
+        ));
+    }
+    let seed = key::read_seed(path)?;
+    let pair = key::parse(&seed).ok_or_else(|| CtlError::Seed { path: path.clone() })?;
+    Ok((reason.to_owned(), pair))
+}
+
+fn confirm(session: &Session) -> Result<(), CtlError> {
+    if session.out.confirm("Go ahead? [y/N] ")? { Ok(()) } else { Err(CtlError::Declined) }
+}
+
+async fn send(
+    session: &mut Session,
+    signing: &Signing,
+    (reason, pair): (String, KeyPair),
+    ask: Ask,
+    expires: Duration,
+) -> Result<Exit, CtlError> {
+    let (site, name) = speaker(session, &pair).await?;
+    let issued_at = now_ms();
+    let expires = signing.expires.unwrap_or(expires);
+    let expires_ms = u64::try_from(expires.as_millis()).unwrap_or(u64::MAX);
+    let id = format!("{site}.{}", ulid::Ulid::generate().to_string().to_lowercase());
+    let id: EntryId = id.parse().expect("a site, a dot and a ULID are an entry id");
+    let request = Request {
+        id: id.clone(),
+        site,
+        person: Person { name, key: pair.public_key() },
+        reason,
+        issued_at: WallMs(issued_at),
+        expires_at: WallMs(issued_at.saturating_add(expires_ms)),
+        ask,
+    };
+    let sealed = sign::seal(&request, &pair)?;
+    // A failure to connect is known to be before the sending; any other is not.
+    session.client().await?;
+    let sent = session.command(&sealed.subject, sealed.envelope).await;
+    let task = match &request.ask {
+        Ask::Command { .. } => id,
+        Ask::Wish { task, kind: _ } => task.clone(),
+    };
+    let reply = sent.map_err(|error| unanswered(error, &task))?;
+    settle(session, &reply, task, signing.wait).await
+}
+
+/// The site that is to accept, and the operator's name: told, or asked of the agent.
+async fn speaker(session: &mut Session, pair: &KeyPair) -> Result<(SiteId, String), CtlError> {
+    let identity = session.identify(pair.public_key()).await?;
+    if let Some(wanted) = &session.global.site
+        && *wanted != identity.site
+    {
+        return Err(CtlError::usage(
+            format!("this agent is of site {}, not {wanted}", identity.site),
+            format!("a command is accepted where it is given: use --nats with --site {wanted}"),
+        ));
+    }
+    let site = identity.site.parse().map_err(|_| ClientError::WrongAnswer)?;
+    let name = session.global.operator.clone().or(identity.operator);
+    let name = name.ok_or_else(|| {
+        CtlError::usage(
+            format!("no operator of the fabric has the key {}", pair.public_key()),
+            "add an [[operator]] with this key to fabric.toml, or use another --key",
+        )
+    })?;
+    Ok((site, name))
+}
+
+fn unanswered(error: CtlError, task: &EntryId) -> CtlError {
+    match error {
+        CtlError::Client(source @ ClientError::Agent(_)) => source.into(),
+        CtlError::Client(source) => CtlError::Unanswered {
+            hint: format!("it may have been accepted: look with `nettctl task show {task}`"),
+            source,
+        },
+        other => other,
+    }
+}
+
+async fn settle(
+    session: &mut Session,
+    reply: &CommandReply,
+    sent: EntryId,
+    wait: bool,
+) -> Result<Exit, CtlError> {
+    if !reply.accepted {
+        session.out.reply(reply)?;
+        return Ok(Exit::of_refusal(reply.exit));
+    }
+    let waits = reply.state.as_deref() == Some(TaskStateDoc::WaitingApproval.as_str());
+    if !wait {
+        session.out.reply(reply)?;
+        return Ok(if waits { Exit::Waiting } else { Exit::Done });
+    }
+    let task = reply.task.as_deref().and_then(|task| task.parse().ok());
+    follow::follow(session, &task.unwrap_or(sent)).await
+}

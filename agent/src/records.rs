@@ -1,0 +1,205 @@
+//! Keeps the audit trail: entries as they are first read, and what happened on this node alone.
+
+use std::path::{Path, PathBuf};
+
+use nett_policy::id::{NodeId, WallMs};
+use nett_policy::log::entry::{Ask, Body, Effect, StepState};
+
+use crate::api::types::{ApiError, AuditDoc, AuditLine, ErrorCode, Payload, Stamp};
+use crate::bus::wire::Sealed;
+use crate::controller::effect::AuditEvent;
+use crate::controller::event::Now;
+use crate::journal::audit::{self, Audit, AuditRecord, Filter};
+
+/// The trail of one node. A trail that cannot be written is said in the log; nothing waits for it.
+pub struct Records {
+    node: NodeId,
+    audit: Audit,
+    path: PathBuf,
+    clock: crate::clock::Clock,
+}
+
+// === impl Records ===
+
+impl Records {
+    pub fn open(
+        state_dir: &Path,
+        node: NodeId,
+        clock: crate::clock::Clock,
+    ) -> std::io::Result<Self> {
+        let audit = Audit::open(state_dir)?;
+        let path = audit.path().to_owned();
+        Ok(Self { node, audit, path, clock })
+    }
+
+    /// An event of this node alone.
+    pub fn note(&mut self, kind: &str, text: &str) {
+        let at = self.clock.now().wall;
+        self.append(AuditRecord { text: text.to_owned(), ..self.blank(at, kind) });
+    }
+
+    pub fn write(&mut self, event: &AuditEvent, now: Now) {
+        let record = match event {
+            AuditEvent::Entry(sealed) => self.entry(sealed, now.wall),
+            AuditEvent::Unauthentic { reason, message, count } => AuditRecord {
+                text: format!("{count} request(s) refused unread, the last by {reason}: {message}"),
+                reason: Some((*reason).to_owned()),
+                ..self.blank(now.wall, "unauthentic")
+            },
+            AuditEvent::LogTrouble { site, trouble } => AuditRecord {
+                site: Some(site.clone()),
+                text: trouble.clone(),
+                ..self.blank(now.wall, "log-trouble")
+            },
+        };
+        self.append(record);
+    }
+
+    /// The newest lines that match, oldest first.
+    pub fn read(
+        &self,
+        since: Option<Stamp>,
+        service: Option<String>,
+        limit: u32,
+    ) -> Result<Payload, ApiError> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let filter = Filter { since: since.map(|s| s.0), service, limit };
+        let (records, truncated) = audit::read(&self.path, &filter).map_err(|error| {
+            let message = format!("cannot read {}: {error}", self.path.display());
+            ApiError::new(ErrorCode::Internal, message, "")
+        })?;
+        let entries = records.into_iter().map(line).collect();
+        Ok(Payload::Audit(AuditDoc { entries, truncated }))
+    }
+
+    fn append(&mut self, record: AuditRecord) {
+        if let Err(error) = self.audit.append(record) {
+            tracing::error!(%error, "The audit trail cannot be written.");
+        }
+    }
+
+    fn blank(&self, at: WallMs, kind: &str) -> AuditRecord {
+        AuditRecord {
+            at: at.0,
+            node: self.node.to_string(),
+            kind: kind.to_owned(),
+            site: None,
+            seq: None,
+            id: None,
+            person: None,
+            reason: None,
+            services: Vec::new(),
+            text: String::new(),
+            entry: None,
+            prev: String::new(),
+        }
+    }
+
+    fn entry(&self, sealed: &Sealed, at: WallMs) -> AuditRecord {
+        let entry = &sealed.entry;
+        let request = sealed.request();
+        AuditRecord {
+            node: entry.node.to_string(),
+            site: Some(entry.site.to_string()),
+            seq: Some(entry.position.seq),
+            id: Some(task_of(&entry.body)),
+            person: request.map(|r| r.person.name.clone()),
+            reason: request.map(|r| r.reason.clone()),
+            services: services(&entry.body),
+            text: text(&entry.body),
+            entry: serde_json::from_slice(&sealed.bytes).ok(),
+            ..self.blank(at, kind(&entry.body))
+        }
+    }
+}
+
+fn kind(body: &Body) -> &'static str {
+    match body {
+        Body::Command(_) => "command",
+        Body::Refused(_) => "refused",
+        Body::Wish(wish) => wish.request.ask.verb_name(),
+        Body::Effective(_) => "effective",
+        Body::Step(_) => "step",
+        Body::End(_) => "end",
+    }
+}
+
+/// The task, or for a refused request its own id.
+fn task_of(body: &Body) -> String {
+    match body {
+        Body::Command(command) => command.request.id.to_string(),
+        Body::Refused(refused) => refused.request.id.to_string(),
+        Body::Wish(wish) => match &wish.request.ask {
+            Ask::Wish { task, .. } => task.to_string(),
+            Ask::Command { .. } => wish.request.id.to_string(),
+        },
+        Body::Effective(fact) => fact.slot.task.to_string(),
+        Body::Step(fact) => fact.slot.task.to_string(),
+        Body::End(fact) => fact.slot.task.to_string(),
+    }
+}
+
+fn services(body: &Body) -> Vec<String> {
+    let moved = |effect: &Effect| effect.moves.iter().map(|m| m.service.to_string()).collect();
+    match body {
+        Body::Command(command) => command.effect.as_ref().map(moved).unwrap_or_default(),
+        Body::Effective(fact) => moved(&fact.effect),
+        Body::Refused(_) | Body::Wish(_) | Body::Step(_) | Body::End(_) => Vec::new(),
+    }
+}
+
+fn text(body: &Body) -> String {
+    let moves = |effect: &Effect| -> String {
+        let one = |m: &nett_policy::log::entry::Move| {
+            format!("{} {} -> {} (epoch {})", m.service, m.from.spread, m.to.spread, m.epoch)
+        };
+        effect.moves.iter().map(one).collect::<Vec<_>>().join("; ")
+    };
+    match body {
+        Body::Command(command) => {
+            let verb = command.request.ask.verb_name();
+            match &command.effect {
+                Some(effect) => format!("{verb} accepted: {}", moves(effect)),
+                None => {
+                    format!("{verb} accepted, waits for {} approval(s)", command.approvals_needed)
+                }
+            }
+        }
+        Body::Refused(refused) => {
+            let verb = refused.request.ask.verb_name();
+            format!("{verb} refused by {}: {}", refused.refused_by, refused.message)
+        }
+        Body::Wish(wish) => format!("{} given", wish.request.ask.verb_name()),
+        Body::Effective(fact) => format!("effective: {}", moves(&fact.effect)),
+        Body::Step(fact) => match &fact.state {
+            StepState::Started => format!("step {} started", fact.step),
+            StepState::Done { evidence } if evidence.is_empty() => {
+                format!("step {} done", fact.step)
+            }
+            StepState::Done { evidence } => {
+                format!("step {} done: {}", fact.step, evidence.join("; "))
+            }
+            StepState::Failed { reason } => format!("step {} failed: {reason}", fact.step),
+        },
+        Body::End(fact) if fact.reason.is_empty() => format!("ended {}", fact.outcome.as_str()),
+        Body::End(fact) => format!("ended {}: {}", fact.outcome.as_str(), fact.reason),
+    }
+}
+
+fn line(record: AuditRecord) -> AuditLine {
+    let AuditRecord {
+        at,
+        node,
+        kind,
+        site,
+        seq,
+        id,
+        person,
+        reason,
+        services: _,
+        text,
+        entry: _,
+        prev: _,
+    } = record;
+    AuditLine { at: Stamp::from_ms(at), site, seq, node, kind, id, person, reason, text }
+}

@@ -1,0 +1,338 @@
+//! The controller with a simulated world around it: whole tasks over two sites, without a clock.
+
+mod fleet;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fleet::{Fleet, id};
+use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, VerbDoc};
+use nett_policy::id::{NodeId, ServiceId, SiteId, Weight};
+use nett_policy::log::entry::{Ask, Object, Verb};
+use nett_policy::lower::object::{Layout, NexthopId, NodeState, RouteKey, RouteTarget, Table};
+use nett_policy::traffic::Spread;
+
+const API: &str = "shop/prod/api";
+const PAY: &str = "shop/prod/pay";
+const WEB: &str = "shop/prod/web";
+
+fn failover(service: &str, to: &str) -> Verb {
+    Verb::Failover { services: id(service), to: id(to) }
+}
+
+fn accepted(reply: &CommandReply) -> String {
+    assert!(reply.accepted, "{reply:?}");
+    reply.task.clone().expect("an accepted command has a task")
+}
+
+/// Where a node's VIP route of a table points.
+fn route(state: &NodeState, table: u32, vip: &str) -> RouteTarget {
+    let destination = vip.parse().expect("a prefix");
+    let key = RouteKey { table: Table(table), destination, metric: Layout::METRIC_ACTIVE };
+    *state.routes.get(&key).unwrap_or_else(|| panic!("{vip} has a route in {table}"))
+}
+
+fn kernels(fleet: &Fleet) -> BTreeMap<NodeId, NodeState> {
+    fleet.agents.iter().map(|(node, agent)| (node.clone(), agent.kernel.clone())).collect()
+}
+
+#[test]
+fn make_before_break_moves_in_the_right_order_and_reverts() {
+    let mut fleet = Fleet::start();
+    let before = kernels(&fleet);
+    fleet.told.clear();
+    let reply = fleet.command("mira", "osl", failover(API, "svg"));
+    let task = accepted(&reply);
+    fleet.pass(Duration::from_secs(600));
+    assert_eq!(fleet.task_state("svg-r1", &task), "done");
+
+    // svg accepts before osl sends, and osl refuses only after it has stopped sending to itself.
+    let position = |node: &str, is: &dyn Fn(&NodeState) -> bool| {
+        let node: NodeId = id(node);
+        let found = fleet.told.iter().position(|(n, state)| *n == node && is(state));
+        found.expect("the node was told so")
+    };
+    let vip = "10.99.0.10/32";
+    let local = |state: &NodeState| route(state, 7001, vip) != RouteTarget::Unreachable;
+    let accepts = position("svg-b1", &local);
+    let home = &before[&id::<NodeId>("osl-b1")];
+    let sends = position("osl-b1", &|state| {
+        let class = |state: &NodeState| match route(state, 7000, vip) {
+            RouteTarget::Nexthop(group) => state.nexthops.get(&group).cloned(),
+            RouteTarget::Unreachable => None,
+        };
+        class(state) != class(home)
+    });
+    let refuses = position("osl-b1", &|state| !local(state));
+    assert!(accepts < sends && sends < refuses, "{accepts} {sends} {refuses}");
+
+    let revert = fleet.command("mira", "svg", Verb::Revert { task: id(&task) });
+    let revert = accepted(&revert);
+    fleet.pass(Duration::from_secs(600));
+    assert_eq!(fleet.task_state("osl-b1", &revert), "done");
+    let strip = |states: BTreeMap<NodeId, NodeState>| -> Vec<NodeState> {
+        states.into_values().map(|s| NodeState { answers: BTreeMap::new(), ..s }).collect()
+    };
+    assert_eq!(strip(kernels(&fleet)), strip(before), "revert puts every kernel object back");
+    let epoch = fleet.agents[&id::<NodeId>("osl-b1")].zone[&id::<ServiceId>(API)].epoch;
+    assert_eq!(epoch.0, 2, "the second move has a higher epoch");
+}
+
+#[test]
+fn break_before_make_never_has_two_sites_serving() {
+    let mut fleet = Fleet::start();
+    fleet.told.clear();
+    let mut current = kernels(&fleet);
+    let overrides = BTreeSet::from(["gate".to_owned()]);
+    let verb = failover(PAY, "svg");
+    let request = fleet.request("mira", "osl", Ask::Command { verb, plan_hash: None, overrides });
+    let reply = fleet.send("osl-b1", &request);
+    assert_eq!((reply.accepted, reply.exit), (true, 5), "it waits for an approval: {reply:?}");
+    let task = accepted(&reply);
+    assert!(fleet.told.is_empty(), "nothing moves before the approval");
+    let own = fleet.approve("mira", "osl", &reply);
+    assert_eq!(own.refused_by.as_deref(), Some("four-eyes"));
+    assert!(fleet.approve("odd", "svg", &reply).accepted, "given at the other site");
+    fleet.pass(Duration::from_secs(60));
+    assert_eq!(fleet.task_state("osl-r1", &task), "done");
+
+    let vip = "10.99.0.20/32";
+    let mut stopped_everywhere = false;
+    for (node, state) in fleet.told.clone() {
+        current.insert(node, state);
+        let serving: BTreeSet<SiteId> = current
+            .iter()
+            .filter(|(_, state)| route(state, 7001, vip) != RouteTarget::Unreachable)
+            .map(|(node, _)| fleet.fabric.node(node).expect("known").site.clone())
+            .collect();
+        assert!(serving.len() <= 1, "two sites serve: {serving:?}");
+        stopped_everywhere |= serving.is_empty();
+    }
+    assert!(stopped_everywhere, "there is a moment in which nobody serves");
+}
+
+#[test]
+fn an_undrain_of_a_service_active_at_both_sites_is_one_step() {
+    let mut fleet = Fleet::start();
+    let object = Object::ServiceAt(id(WEB), id("svg"));
+    let drain = fleet.command("mira", "osl", Verb::Drain { object: object.clone() });
+    accepted(&drain);
+    fleet.pass(Duration::from_secs(600));
+    let undrain = fleet.command("mira", "osl", Verb::Undrain { object });
+    let task = accepted(&undrain);
+    fleet.run();
+    let Outcome::Ok(payload) = fleet.ask("osl-b1", ApiRequest::Task { id: task }) else {
+        panic!("the task is known");
+    };
+    let Payload::Task(doc) = *payload else { panic!("a task was asked for") };
+    assert_eq!(doc.state.as_str(), "done", "without any time passing");
+    assert_eq!(doc.steps.len(), 1, "{:?}", doc.steps);
+}
+
+#[test]
+fn a_request_repeated_or_replayed_changes_nothing() {
+    let mut fleet = Fleet::start();
+    let ask = |verb| Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new() };
+    let first = fleet.request("mira", "osl", ask(failover(API, "svg")));
+    let reply = fleet.send("osl-b1", &first);
+    let task = accepted(&reply);
+    fleet.pass(Duration::from_secs(600));
+    let back = fleet.command("mira", "osl", Verb::Failback { services: id(API) });
+    accepted(&back);
+    fleet.pass(Duration::from_secs(600));
+    let home = kernels(&fleet);
+
+    let again = fleet.send("osl-r1", &first);
+    assert_eq!(again.task, Some(task), "the recorded answer");
+    fleet.pass(Duration::from_secs(600));
+    assert_eq!(kernels(&fleet), home);
+}
+
+#[test]
+fn forged_expired_and_misplaced_requests_are_refused_and_audited() {
+    let mut fleet = Fleet::start();
+    let still = kernels(&fleet);
+    let ask = || Ask::Command {
+        verb: failover(API, "svg"),
+        plan_hash: None,
+        overrides: BTreeSet::new(),
+    };
+    let audited = |fleet: &Fleet| fleet.agents[&id::<NodeId>("osl-b1")].audit;
+    let request = fleet.request("mira", "osl", ask());
+
+    // Properly signed, and then changed on the way.
+    let before = audited(&fleet);
+    let (subject, mut bytes) = fleet.seal(&request);
+    let at = bytes.windows(3).position(|w| w == b"svg").expect("the target is in the body");
+    bytes[at..at + 3].copy_from_slice(b"osl");
+    let reply = fleet.send_bytes("osl-b1", subject, bytes);
+    assert!(!reply.accepted && reply.refused_by.is_some(), "{reply:?}");
+    assert!(audited(&fleet) > before);
+
+    let mut late = fleet.request("mira", "osl", ask());
+    late.expires_at.0 -= 120_000;
+    late.issued_at.0 -= 180_000;
+    let reply = fleet.send("osl-b1", &late);
+    assert_eq!((reply.refused_by.as_deref(), reply.exit), (Some("expired"), 4));
+
+    let viewer = fleet.command("mira", "osl", failover("shop/prod/nothing", "svg"));
+    assert_eq!((viewer.refused_by.as_deref(), viewer.exit), (Some("unknown-service"), 2));
+    let elsewhere = fleet.command("mira", "osl", failover(API, "ber"));
+    assert_eq!((elsewhere.refused_by.as_deref(), elsewhere.exit), (Some("unknown-site"), 2));
+    assert_eq!(kernels(&fleet), still);
+}
+
+#[test]
+fn the_last_eligible_site_is_never_drained() {
+    let mut fleet = Fleet::start();
+    let site = |s: &str| Object::Site(id(s));
+    accepted(&fleet.command("mira", "osl", Verb::Drain { object: Object::ServiceAt(id(API), id("svg")) }));
+    fleet.pass(Duration::from_secs(600));
+    let reply = fleet.command("mira", "osl", Verb::Drain { object: site("osl") });
+    assert_eq!(reply.refused_by.as_deref(), Some("last-eligible-site"), "{reply:?}");
+    assert!(reply.message.contains("--override last-eligible-site"), "{reply:?}");
+}
+
+#[test]
+fn a_task_goes_on_when_the_agent_that_accepted_it_dies() {
+    let mut fleet = Fleet::start();
+    let node: NodeId = id("osl-r1");
+    let ask = Ask::Command {
+        verb: failover(API, "svg"),
+        plan_hash: None,
+        overrides: BTreeSet::new(),
+    };
+    let request = fleet.request("mira", "osl", ask);
+    let reply = fleet.send("osl-r1", &request);
+    let task = accepted(&reply);
+    // The withdraw step waits for `sticky`; the agent that wrote every fact so far is gone then.
+    fleet.silent.insert(node.clone());
+    fleet.pass(Duration::from_secs(301));
+    assert_eq!(fleet.task_state("osl-b1", &task), "running", "a silent node is waited for");
+    fleet.silent.remove(&node);
+    fleet.restart("osl-r1");
+    fleet.pass(Duration::from_secs(20));
+    assert_eq!(fleet.task_state("osl-b1", &task), "done");
+}
+
+#[test]
+fn a_step_without_its_acknowledgement_fails_by_name_and_can_be_reverted() {
+    let mut fleet = Fleet::start();
+    fleet.silent.insert(id("svg-b1"));
+    let reply = fleet.command("mira", "osl", failover(API, "svg"));
+    let task = accepted(&reply);
+    fleet.pass(Duration::from_secs(60));
+    let Outcome::Ok(payload) = fleet.ask("osl-b1", ApiRequest::Task { id: task.clone() }) else {
+        panic!("the task is known");
+    };
+    let Payload::Task(doc) = *payload else { panic!("a task was asked for") };
+    assert_eq!(doc.state.as_str(), "failed");
+    assert!(doc.outcome_reason.contains("svg-b1"), "{}", doc.outcome_reason);
+    assert_eq!(doc.revert_with, [format!("nettctl revert {task} --reason TEXT")]);
+
+    fleet.silent.clear();
+    fleet.restart("svg-b1");
+    accepted(&fleet.command("mira", "osl", Verb::Revert { task: id(&task) }));
+    fleet.pass(Duration::from_secs(600));
+    let zone = &fleet.agents[&id::<NodeId>("svg-b1")].zone[&id::<ServiceId>(API)];
+    assert_eq!(zone.spread, Spread::one(id("osl")));
+}
+
+#[test]
+fn a_verify_that_hears_nothing_stops_the_task_before_traffic_moves() {
+    let mut fleet = Fleet::start();
+    fleet.probes_answer = false;
+    let reply = fleet.command("mira", "osl", failover(API, "svg"));
+    let task = accepted(&reply);
+    fleet.pass(Duration::from_secs(60));
+    assert_eq!(fleet.task_state("osl-b1", &task), "failed");
+    let zone = &fleet.agents[&id::<NodeId>("osl-b1")].zone[&id::<ServiceId>(API)];
+    assert_eq!(zone.spread, Spread::one(id("osl")), "answers stay where traffic is");
+}
+
+#[test]
+fn a_plan_is_what_the_command_then_does() {
+    let mut fleet = Fleet::start();
+    let weights = BTreeMap::from([("osl".to_owned(), 70), ("svg".to_owned(), 30)]);
+    for verb in [
+        VerbDoc::Failover { services: API.to_owned(), to: "svg".to_owned() },
+        VerbDoc::Steer { services: WEB.to_owned(), to: weights },
+    ] {
+        let Outcome::Ok(payload) = fleet.ask("svg-r1", ApiRequest::Plan { verb: verb.clone() })
+        else {
+            panic!("the plan is given");
+        };
+        let Payload::Plan(plan) = *payload else { panic!("a plan was asked for") };
+        let mut planned: Vec<String> = plan
+            .steps
+            .iter()
+            .flat_map(|s| &s.nodes)
+            .flat_map(|n| n.ops.iter().map(|op| format!("{} {}", n.node, op.text)))
+            .collect();
+        let mut current = kernels(&fleet);
+        fleet.told.clear();
+        let verb = Verb::try_from(&verb).expect("a valid verb");
+        let hash = Some(plan.plan_hash.clone());
+        let ask = Ask::Command { verb, plan_hash: hash, overrides: BTreeSet::new() };
+        let request = fleet.request("mira", "osl", ask);
+        accepted(&fleet.send("osl-b1", &request));
+        fleet.pass(Duration::from_secs(600));
+        let mut performed = Vec::new();
+        for (node, state) in fleet.told.clone() {
+            let plan = nett_policy::plan::plan(&state, &current[&node]);
+            let lines = plan.to_string();
+            performed.extend(lines.lines().map(|line| format!("{node} {line}")));
+            current.insert(node, state);
+        }
+        planned.sort();
+        performed.sort();
+        assert_eq!(planned, performed);
+    }
+}
+
+#[test]
+fn another_state_than_the_plans_is_refused_with_exit_7() {
+    let mut fleet = Fleet::start();
+    let hash = Some("0".repeat(64));
+    let ask = Ask::Command {
+        verb: failover(API, "svg"),
+        plan_hash: hash,
+        overrides: BTreeSet::new(),
+    };
+    let request = fleet.request("mira", "osl", ask);
+    let reply = fleet.send("osl-b1", &request);
+    assert_eq!((reply.refused_by.as_deref(), reply.exit), (Some("plan-hash"), 7));
+}
+
+#[test]
+fn one_task_at_a_time_per_service() {
+    let mut fleet = Fleet::start();
+    let overrides = BTreeSet::from(["gate".to_owned()]);
+    let ask = |verb| Ask::Command { verb, plan_hash: None, overrides: overrides.clone() };
+    let request = fleet.request("mira", "osl", ask(failover(PAY, "svg")));
+    let waiting = accepted(&fleet.send("osl-b1", &request));
+    let request = fleet.request("odd", "osl", ask(failover(PAY, "svg")));
+    let second = fleet.send("osl-b1", &request);
+    assert_eq!(second.refused_by.as_deref(), Some("task-open"), "{second:?}");
+    assert!(second.message.contains(&waiting), "the refusal names the task: {second:?}");
+}
+
+#[test]
+fn a_split_service_has_its_remote_share_alone_behind_the_route_nodes() {
+    let mut fleet = Fleet::start();
+    let weight = |w| Weight::new(w).expect("in range");
+    let to = BTreeMap::from([(id("osl"), weight(70)), (id("svg"), weight(30))]);
+    accepted(&fleet.command("mira", "osl", Verb::Steer { services: id(WEB), to }));
+    fleet.pass(Duration::from_secs(600));
+    let border = &fleet.agents[&id::<NodeId>("osl-b1")].kernel;
+    let RouteTarget::Nexthop(group) = route(border, 7004, "10.99.0.30/32") else {
+        panic!("the split has a route for what the route nodes decided");
+    };
+    let members = match &border.nexthops[&group] {
+        nett_policy::lower::object::Nexthop::Group { members, .. } => members.keys().copied(),
+        single => panic!("not a group: {single:?}"),
+    };
+    let links: Vec<NexthopId> = members.collect();
+    let family = nett_policy::fabric::Family::V4;
+    assert_eq!(links, [NexthopId::link(1, family)], "the cheaper link, and not the route node");
+}

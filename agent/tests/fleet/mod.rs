@@ -1,0 +1,331 @@
+//! Several controllers in one thread: a log per site, a kernel that does as it is told, and time
+//! that jumps to the next deadline. Deterministic: no clock, no randomness, no task.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload};
+use nett_agent::bus::wire::{Draft, Report, Sealed, request_subject, seal_request};
+use nett_agent::controller::effect::{Append, Effect};
+use nett_agent::controller::event::{AppendFailure, Applied, Event, Now, Token};
+use nett_agent::controller::{Controller, Setting};
+use nett_policy::document::{SourceFile, compile};
+use nett_policy::fabric::Fabric;
+use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
+use nett_policy::log::entry::{Ask, Person, Request, Verb, WishKind};
+use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::object::{Layout, NodeState};
+use nett_policy::service::Catalog;
+use nkeys::{KeyPair, KeyPairType};
+
+/// Wall time at the start.
+const EPOCH_MS: u64 = 1_795_253_400_000;
+
+pub struct Fleet {
+    pub fabric: Arc<Fabric>,
+    pub agents: BTreeMap<NodeId, Agent>,
+    logs: BTreeMap<SiteId, Vec<Sealed>>,
+    inbox: VecDeque<(NodeId, Event)>,
+    keys: BTreeMap<String, KeyPair>,
+    now: Duration,
+    counter: u64,
+    /// Replies to requests, by token.
+    pub replies: BTreeMap<u64, CommandReply>,
+    /// What other answers there were, by token.
+    pub answers: BTreeMap<u64, Outcome>,
+    /// Nodes whose events are kept back: dead or unreachable.
+    pub silent: BTreeSet<NodeId>,
+    /// What each node's kernel was told, in order, over all nodes.
+    pub told: Vec<(NodeId, NodeState)>,
+    pub probes_answer: bool,
+}
+
+pub struct Agent {
+    controller: Controller,
+    pub kernel: NodeState,
+    pub zone: BTreeMap<nett_policy::id::ServiceId, ServiceAnswers>,
+    key: KeyPair,
+    pub audit: usize,
+}
+
+pub fn id<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().expect("a valid id")
+}
+
+fn key(number: u8) -> KeyPair {
+    KeyPair::new_from_raw(KeyPairType::User, [number; 32]).expect("a key from 32 bytes")
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// The two-site fabric with keys known here, every agent started and connected.
+    pub fn start() -> Self {
+        let text = |name: &str| {
+            let text = nett_fixtures::fabric_file("two-sites", name).expect("the fixture is there");
+            SourceFile::new(text.name, text.text)
+        };
+        let compiled = compile(&text("fabric.toml"), &text("services.toml"));
+        let (mut fabric, catalog) = compiled.expect("the fixture is valid");
+        let mut keys = BTreeMap::new();
+        for (node, number) in fabric.nodes.iter_mut().zip(1u8..) {
+            node.key = key(number).public_key();
+            keys.insert(node.id.to_string(), key(number));
+        }
+        for (operator, number) in fabric.operators.iter_mut().zip(100u8..) {
+            operator.key = key(number).public_key();
+            keys.insert(operator.name.clone(), key(number));
+        }
+        let fabric = Arc::new(fabric);
+        let catalog: Arc<Catalog> = Arc::new(catalog);
+        let logs = fabric.sites.iter().map(|s| (s.id.clone(), Vec::new())).collect();
+        let mut fleet = Self {
+            agents: BTreeMap::new(),
+            logs,
+            inbox: VecDeque::new(),
+            keys,
+            now: Duration::from_secs(100),
+            counter: 0,
+            replies: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            told: Vec::new(),
+            probes_answer: true,
+            fabric: fabric.clone(),
+        };
+        for node in &fabric.nodes {
+            let setting = Setting {
+                fabric: fabric.clone(),
+                catalog: catalog.clone(),
+                layout: Layout::default(),
+                node: node.clone(),
+            };
+            fleet.boot(setting);
+        }
+        fleet.run();
+        fleet
+    }
+
+    fn boot(&mut self, setting: Setting) {
+        let node = setting.node.clone();
+        let agent = Agent {
+            controller: Controller::new(setting),
+            kernel: NodeState::default(),
+            zone: BTreeMap::new(),
+            key: KeyPair::from_seed(&self.keys[node.id.as_str()].seed().expect("a seed"))
+                .expect("a key"),
+            audit: 0,
+        };
+        self.agents.insert(node.id.clone(), agent);
+        let up = self.fabric.links.iter().map(|l| l.id.clone()).collect();
+        let mut begin = vec![Event::ReplayDone, Event::Links { up }, Event::BusConnected];
+        for (site, log) in &self.logs {
+            for (sealed, stream_seq) in log.iter().cloned().zip(1u64..) {
+                begin.push(Event::Entry { sealed, stream_seq });
+            }
+            begin.push(Event::CaughtUp { site: site.clone() });
+        }
+        self.inbox.extend(begin.into_iter().map(|event| (node.id.clone(), event)));
+    }
+
+    /// Starts an agent anew with an empty memory, as after a kill; its kernel stays.
+    pub fn restart(&mut self, node: &str) {
+        let node: NodeId = id(node);
+        let old = self.agents.remove(&node).expect("a known node");
+        let setting = old.controller.setting().clone();
+        self.inbox.retain(|(to, _)| *to != node);
+        self.boot(setting);
+        let agent = self.agents.get_mut(&node).expect("just booted");
+        agent.kernel = old.kernel;
+        self.run();
+    }
+
+    /// Handles everything that is to be handled now.
+    pub fn run(&mut self) {
+        let mut steps = 0;
+        while let Some((node, event)) = self.inbox.pop_front() {
+            steps += 1;
+            assert!(steps < 20_000, "the fleet does not come to rest");
+            self.step(&node, event);
+        }
+    }
+
+    /// Lets time pass, from deadline to deadline.
+    pub fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        self.run();
+        loop {
+            let due = self.agents.iter().filter(|(node, _)| !self.silent.contains(node));
+            let next = due.filter_map(|(node, a)| Some((a.controller.deadline()?, node.clone())));
+            let Some((at, node)) = next.min().filter(|(at, _)| *at <= until) else { break };
+            self.now = self.now.max(at);
+            self.step(&node, Event::Timer);
+            self.run();
+        }
+        self.now = until;
+    }
+
+    pub fn step(&mut self, node: &NodeId, event: Event) {
+        if self.silent.contains(node) {
+            return;
+        }
+        let now = self.clock();
+        let agent = self.agents.get_mut(node).expect("a known node");
+        for effect in agent.controller.handle(event, now) {
+            self.carry_out(node, effect);
+        }
+    }
+
+    fn clock(&self) -> Now {
+        let ms = u64::try_from(self.now.as_millis()).expect("a short test");
+        Now { mono: self.now, wall: WallMs(EPOCH_MS + ms) }
+    }
+
+    fn carry_out(&mut self, node: &NodeId, effect: Effect) {
+        let agent = self.agents.get_mut(node).expect("a known node");
+        match effect {
+            Effect::Journal { .. } => {}
+            Effect::Append(append) => self.append(node, *append),
+            Effect::Kernel { generation, desired } => {
+                let operations = nett_policy::plan::plan(&desired, &agent.kernel).ops.len();
+                agent.kernel = (*desired).clone();
+                self.told.push((node.clone(), *desired));
+                let applied =
+                    Applied { generation, operations, failures: vec![], foreign: vec![] };
+                self.inbox.push_back((node.clone(), Event::Applied(applied)));
+            }
+            Effect::Zone(answers) => agent.zone = answers,
+            Effect::Probe { slot, .. } => {
+                let (ok, evidence) = (self.probes_answer, vec!["simulated".to_owned()]);
+                self.inbox.push_back((node.clone(), Event::Probed { slot, ok, evidence }));
+            }
+            Effect::Report(report) => self.spread(node, &report),
+            Effect::Reply { token, response } => match response.outcome {
+                Outcome::Ok(payload) => match *payload {
+                    Payload::Command(reply) => drop(self.replies.insert(token.0, reply)),
+                    other => drop(self.answers.insert(token.0, Outcome::from(other))),
+                },
+                outcome @ Outcome::Error(_) => drop(self.answers.insert(token.0, outcome)),
+            },
+            Effect::Audit(_) => agent.audit += 1,
+        }
+    }
+
+    fn spread(&mut self, node: &NodeId, report: &Report) {
+        let others = self.agents.keys().filter(|other| *other != node);
+        let events = others.map(|other| (other.clone(), Event::Report(report.clone())));
+        self.inbox.extend(events.collect::<Vec<_>>());
+    }
+
+    fn append(&mut self, node: &NodeId, append: Append) {
+        let Append { body, verbatim, after, after_stream_seq } = append;
+        let site = self.fabric.node(node).expect("a known node").site.clone();
+        let log = self.logs.get_mut(&site).expect("every site has a log");
+        let length = u64::try_from(log.len()).expect("a short log");
+        if after_stream_seq != length {
+            let failure = Event::AppendFailed(AppendFailure::Conflict);
+            return self.inbox.push_back((node.clone(), failure));
+        }
+        let (boot, seq, prev_hash) = match after {
+            Some(head) => (head.boot, head.seq + 1, head.hash),
+            None => ("boot".to_owned(), 1, String::new()),
+        };
+        self.counter += 1;
+        let fabric = self.agents[node].controller.fabric_ref();
+        let at = WallMs(EPOCH_MS);
+        let id = id(&format!("{site}.{:0>26}", self.counter));
+        let draft = Draft {
+            id,
+            site: site.clone(),
+            node: node.clone(),
+            fabric,
+            at,
+            boot,
+            seq,
+            prev_hash,
+            body,
+            request_verbatim: verbatim,
+        };
+        let sealed = Sealed::seal(draft, &self.agents[node].key).expect("the key fits");
+        log.push(sealed.clone());
+        let stream_seq = length + 1;
+        let appended = Event::Appended { sealed: sealed.clone(), stream_seq };
+        self.inbox.push_back((node.clone(), appended));
+        for other in self.agents.keys().filter(|other| *other != node) {
+            let entry = Event::Entry { sealed: sealed.clone(), stream_seq };
+            self.inbox.push_back((other.clone(), entry));
+        }
+    }
+
+    pub fn request(&mut self, person: &str, site: &str, ask: Ask) -> Request {
+        self.counter += 1;
+        let now = self.clock().wall;
+        Request {
+            id: id(&format!("{site}.{:0>26}", self.counter)),
+            site: id(site),
+            person: Person { name: person.to_owned(), key: self.keys[person].public_key() },
+            reason: "a test".to_owned(),
+            issued_at: now,
+            expires_at: WallMs(now.0 + 60_000),
+            ask,
+        }
+    }
+
+    /// Hands a signed request to an agent and runs until everything is at rest.
+    pub fn send(&mut self, node: &str, request: &Request) -> CommandReply {
+        let (subject, bytes) = self.seal(request);
+        self.send_bytes(node, subject, bytes)
+    }
+
+    /// A request signed by its author, with the subject it is signed for.
+    pub fn seal(&self, request: &Request) -> (String, Vec<u8>) {
+        let subject = request_subject(request);
+        let key = &self.keys[&request.person.name];
+        let bytes = seal_request(request, &subject, key).expect("the key fits");
+        (subject, bytes)
+    }
+
+    pub fn send_bytes(&mut self, node: &str, subject: String, bytes: Vec<u8>) -> CommandReply {
+        self.counter += 1;
+        let token = Token(self.counter);
+        self.inbox.push_back((id(node), Event::Request { token, subject, bytes }));
+        self.run();
+        self.replies.get(&token.0).expect("every request is answered").clone()
+    }
+
+    pub fn ask(&mut self, node: &str, request: ApiRequest) -> Outcome {
+        self.counter += 1;
+        let token = Token(self.counter);
+        self.inbox.push_back((id(node), Event::Api { token, request }));
+        self.run();
+        self.answers.remove(&token.0).expect("every question is answered")
+    }
+
+    pub fn command(&mut self, person: &str, site: &str, verb: Verb) -> CommandReply {
+        let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new() };
+        let request = self.request(person, site, ask);
+        self.send(&format!("{site}-b1"), &request)
+    }
+
+    pub fn approve(&mut self, person: &str, site: &str, opened: &CommandReply) -> CommandReply {
+        let task: EntryId = id(opened.task.as_deref().expect("a task"));
+        let plan_hash = opened.plan_hash.clone().expect("a plan hash");
+        let ask = Ask::Wish { task, kind: WishKind::Approve { plan_hash } };
+        let request = self.request(person, site, ask);
+        self.send(&format!("{site}-b1"), &request)
+    }
+
+    pub fn task_state(&mut self, node: &str, task: &str) -> String {
+        match self.ask(node, ApiRequest::Task { id: task.to_owned() }) {
+            Outcome::Ok(payload) => match *payload {
+                Payload::Task(task) => task.state.as_str().to_owned(),
+                other => panic!("not a task: {other:?}"),
+            },
+            Outcome::Error(error) => error.message,
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The kernel adapter against a real kernel, in network namespaces of its own.
+//!
+//! What was done is checked with `ip -j` and `nft -j`, never with Nett's own readback alone. A run
+//! without the privilege to make namespaces fails and says so.
+
+mod netns;
+mod nft;
+mod reconcile;
+mod state;

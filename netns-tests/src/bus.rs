@@ -1,0 +1,116 @@
+//! The lab's nats-servers: one per site, in the site's bus namespace.
+//!
+//! Their configuration is what `nettctl bus render` writes and their streams what
+//! `nettctl bus init` makes; [`plain_config`] exists only to try the wires without Nett.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::files::NATS_PORT;
+use crate::lab::Lab;
+use crate::process::Spec;
+use crate::topology::Site;
+
+/// The name of a site's server process and of its log.
+pub fn process_name(site: Site) -> String {
+    format!("nats-{}", site.id)
+}
+
+/// A configuration without TLS, accounts or streams.
+pub fn plain_config() -> String {
+    format!("listen: \"0.0.0.0:{NATS_PORT}\"\nserver_name: \"plain\"\n")
+}
+
+/// Starts a site's server with the configuration file `config` and waits until it accepts.
+///
+/// The working directory of the lab's program is the one relative paths in `config` start from;
+/// rendered files use absolute ones.
+pub fn start(lab: &mut Lab, site: Site, config: &Path) -> Result<()> {
+    let name = process_name(site);
+    let spec = Spec {
+        name: name.clone(),
+        program: server_program(),
+        args: vec!["-c".into(), config.display().to_string()],
+        env: leaf_seed(lab, site)?,
+        log: lab.layout().log(&name),
+    };
+    lab.start_process(&site.bus_host(), spec)?;
+    let address = SocketAddr::from(([127, 0, 0, 1], NATS_PORT));
+    let ns = lab.ns(&site.bus_host())?;
+    lab.while_alive(&name, Duration::from_secs(10), "nats-server accepts", || {
+        let wait = Duration::from_millis(200);
+        ns.run(|| Ok(std::net::TcpStream::connect_timeout(&address, wait).map(drop)?))
+    })
+    .map(drop)
+}
+
+/// Renders the configuration of every site's server; returns the main file of each.
+pub fn render(lab: &Lab, site: Site) -> Result<PathBuf> {
+    let out = lab.layout().host(&site.bus_host());
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let tls = lab.layout().tls();
+    let file = |name: String| tls.join(name).display().to_string();
+    let args = [
+        "bus".to_owned(),
+        "render".to_owned(),
+        "--fabric".to_owned(),
+        lab.layout().fabric().display().to_string(),
+        "--site".to_owned(),
+        site.id.to_owned(),
+        "--server".to_owned(),
+        "2.9".to_owned(),
+        "--out".to_owned(),
+        out.display().to_string(),
+        "--tls-ca".to_owned(),
+        file("ca.crt".to_owned()),
+        "--tls-cert".to_owned(),
+        file(format!("{}.crt", site.bus_host())),
+        "--tls-key".to_owned(),
+        file(format!("{}.key", site.bus_host())),
+    ];
+    lab.nettctl_in(&site.bus_host(), &args)?.must_be_done()?;
+    Ok(out.join("nats.conf"))
+}
+
+/// Creates a site's streams with the admin key.
+pub fn init(lab: &Lab, site: Site) -> Result<()> {
+    let tls = lab.layout().tls();
+    let file = |name: String| tls.join(name).display().to_string();
+    let args = [
+        "bus".to_owned(),
+        "init".to_owned(),
+        "--fabric".to_owned(),
+        lab.layout().fabric().display().to_string(),
+        "--site".to_owned(),
+        site.id.to_owned(),
+        "--nats".to_owned(),
+        crate::files::nats_url(site),
+        "--key".to_owned(),
+        lab.keys().seed("admin").display().to_string(),
+        "--tls-ca".to_owned(),
+        file("ca.crt".to_owned()),
+        "--tls-cert".to_owned(),
+        file(format!("{}.crt", site.bus_host())),
+        "--tls-key".to_owned(),
+        file(format!("{}.key", site.bus_host())),
+    ];
+    lab.nettctl_in(&site.bus_host(), &args)?.must_be_done()
+}
+
+/// The seed of the site's leafnode connection, which servers read from their environment.
+fn leaf_seed(lab: &Lab, site: Site) -> Result<Vec<(String, String)>> {
+    let path = lab.keys().seed(&crate::files::leaf_name(site));
+    let seed =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(vec![("NETT_LEAF_SEED".into(), seed.trim().into())])
+}
+
+/// Debian installs it in `/usr/sbin`, which an ordinary user's PATH may lack.
+fn server_program() -> PathBuf {
+    let debian = PathBuf::from("/usr/sbin/nats-server");
+    if debian.exists() { debian } else { "nats-server".into() }
+}

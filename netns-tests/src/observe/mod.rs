@@ -1,0 +1,7 @@
+//! Looking at the lab with tools that are not Nett's: `ip -j`, `nft -j`, `dig`.
+
+pub mod counters;
+pub mod dig;
+pub mod http;
+pub mod kernel;
+pub mod monitor;

@@ -1,0 +1,201 @@
+//! What the stories share: a lab with Nett in it, operators who give commands, steady traffic.
+//!
+//! Stories of one test program run one after the other: a lab with agents and probes keeps a small
+//! machine busy, and they measure times.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::eventually::{eventually, eventually_true};
+use crate::lab::{Lab, Told};
+use crate::process::log_tail;
+use crate::services::Service;
+use crate::traffic::{Report, Running, Target, now};
+
+/// The longest a task of the lab may take: its services are sticky for one second.
+pub const TASK: Duration = Duration::from_secs(20);
+
+/// Packets per second and family of steady traffic.
+pub const RATE: u32 = 1000;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Tells a story in a lab with nats-servers and agents. A failure carries the end of every log.
+pub fn tell(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    tell_from_wires(name, |lab| {
+        lab.start_nett()?;
+        story(lab)
+    })
+}
+
+/// As [`tell`], beginning before Nett is started.
+pub fn tell_from_wires(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mut lab) = Lab::for_test(name)? else {
+        return Ok(());
+    };
+    story(&mut lab).map_err(|e| e.context(logs(&lab)))
+}
+
+/// The end of every log of the lab, to be printed with a failure.
+pub fn logs(lab: &Lab) -> String {
+    let mut text = String::from("the story failed; the ends of its logs:\n");
+    let entries = std::fs::read_dir(lab.layout().logs()).into_iter().flatten();
+    let mut paths: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    paths.sort();
+    for path in paths {
+        text += &format!("--- {}\n{}\n", path.display(), log_tail(&path, 12));
+    }
+    text
+}
+
+/// Somebody at a keyboard: an operator's key and the agent it speaks to.
+#[derive(Debug, Clone, Copy)]
+pub struct Operator<'a> {
+    pub lab: &'a Lab,
+    /// The node whose socket is used.
+    pub node: &'a str,
+    /// A name of [`crate::files::OPERATORS`].
+    pub name: &'a str,
+}
+
+// === impl Operator ===
+
+impl Operator<'_> {
+    pub fn run(&self, args: &[&str]) -> Result<Told> {
+        self.lab.nettctl(self.node, self.name, args)
+    }
+
+    /// Gives a command that changes something and returns at once with what was said.
+    pub fn order(&self, args: &[&str]) -> Result<Told> {
+        let mut all = vec!["-o", "json"];
+        all.extend(args);
+        all.extend(["--reason", "told in a story", "--yes"]);
+        self.run(&all)
+    }
+
+    /// Gives a command that needs no approval and follows it to its end; returns the task.
+    pub fn complete(&self, args: &[&str]) -> Result<String> {
+        let task = task_of(&self.order(args)?.must_be(0)?)?;
+        self.wait_for(&task, "done")?;
+        Ok(task)
+    }
+
+    /// Gives a command that must wait for an approval; returns the task.
+    pub fn propose(&self, args: &[&str]) -> Result<String> {
+        task_of(&self.order(args)?.must_be(5)?)
+    }
+
+    /// Approves a task as soon as this operator's site has read of it.
+    pub fn approve(&self, task: &str) -> Result<()> {
+        eventually(TASK, "the task is known here", || self.state_of(task))?;
+        self.run(&["approve", task, "--reason", "looks right", "--yes"])?.must_be_done()
+    }
+
+    /// Waits until a task has ended, which must be in `state`.
+    pub fn wait_for(&self, task: &str, state: &str) -> Result<Duration> {
+        let ended = |s: &str| !matches!(s, "waiting" | "running" | "paused" | "effective");
+        let what = format!("task {task} ends");
+        let (last, took) = eventually(TASK, &what, || match self.state_of(task)? {
+            last if ended(&last) => Ok(last),
+            last => bail!("it is {last}"),
+        })?;
+        if last != state {
+            let shown = self.run(&["task", "show", task])?;
+            bail!("task {task} ended as {last} instead of {state}:\n{}", shown.out);
+        }
+        Ok(took)
+    }
+
+    /// The state of a task as this node knows it.
+    pub fn state_of(&self, task: &str) -> Result<String> {
+        let told = self.run(&["-o", "json", "task", "show", task])?.must_be(0)?;
+        let json = told.json()?;
+        let state = json["state"].as_str();
+        Ok(state.context("a task has a state")?.to_owned())
+    }
+}
+
+/// The task id in the answer to a command.
+fn task_of(told: &Told) -> Result<String> {
+    let json: Value = told.json()?;
+    let task = json["task"].as_str();
+    let task = task.with_context(|| format!("`{}` names no task: {json}", told.line))?;
+    Ok(task.to_owned())
+}
+
+/// Steady traffic from several hosts to one service, both families.
+#[derive(Debug)]
+pub struct Traffic {
+    probes: Vec<Running>,
+}
+
+// === impl Traffic ===
+
+impl Traffic {
+    /// One flow per family from each host to the service's VIPs.
+    pub fn to_vips(lab: &Lab, hosts: &[&str], service: Service) -> Result<Self> {
+        Self::start(lab, hosts, &service.vips(), 1)
+    }
+
+    /// `flows` flows per address from each host, [`RATE`] packets a second per address in all.
+    pub fn start(lab: &Lab, hosts: &[&str], to: &[String], flows: usize) -> Result<Self> {
+        let mut probes = Vec::new();
+        for host in hosts {
+            for address in to {
+                let address: IpAddr = address.parse()?;
+                let target = Target::new(address, RATE).with_flows(flows);
+                probes.push(Running::start(&lab.ns(host)?, target)?);
+            }
+        }
+        let traffic = Self { probes };
+        traffic.run_for(100)?;
+        Ok(traffic)
+    }
+
+    /// Waits until every probe has sent `packets` more.
+    pub fn run_for(&self, packets: usize) -> Result<()> {
+        for probe in &self.probes {
+            let goal = probe.sent() + packets;
+            let patience = TASK + Duration::from_millis(packets as u64);
+            eventually_true(patience, "packets are sent", || Ok(probe.sent() >= goal))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything sent from some moment on is answered by `server` alone, for 50
+    /// packets in a row, and returns that moment.
+    pub fn settles_on(&self, server: &str) -> Result<u64> {
+        let what = format!("all traffic is answered by {server}");
+        let (moment, _) = eventually(TASK, &what, || {
+            let from = now();
+            self.run_for(50)?;
+            let to = now() - Duration::from_millis(10).as_nanos() as u64;
+            let seen = self.so_far().between(from, to);
+            if seen.lost() == 0 && seen.answers_of(server) == seen.sent() && seen.sent() > 0 {
+                Ok(from)
+            } else {
+                bail!("{}", seen.summary())
+            }
+        })?;
+        Ok(moment)
+    }
+
+    /// All records so far, in one.
+    pub fn so_far(&self) -> Report {
+        Report::joined(self.probes.iter().map(Running::report))
+    }
+
+    /// Ends the traffic; one record per probe, in the order of hosts and addresses.
+    pub fn finish_each(self) -> Vec<Report> {
+        self.probes.into_iter().map(Running::finish).collect()
+    }
+
+    pub fn finish(self) -> Report {
+        Report::joined(self.finish_each())
+    }
+}

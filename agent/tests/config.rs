@@ -161,3 +161,14 @@ fn keygen_makes_a_key_the_agent_can_use_and_never_overwrites() {
     edit(made.path(), "agent.toml", "osl-b1.seed", "new.seed");
     assert_eq!(config(made.path()).key_file, path);
 }
+
+#[test]
+fn a_missing_agent_file_is_a_diagnostic_too() {
+    let made = directory();
+    let mut out = Vec::new();
+    let path = made.path().join("nothing.toml");
+    assert_eq!(check(&path, &mut out).expect("a vector takes all"), EXIT_CONFIG);
+    let text = String::from_utf8(out).expect("text");
+    assert!(text.starts_with("error[unreadable]: cannot read the file: No such file"), "{text}");
+    assert!(text.contains("nothing.toml"), "{text}");
+}

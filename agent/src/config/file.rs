@@ -94,12 +94,6 @@ pub(super) fn read(r: &Reader<'_>, directory: &Path) -> Option<AgentDoc> {
 
 const NO_DNS: Dns = Dns { listen: Vec::new(), threads: 1 };
 
-impl Default for Kernel {
-    fn default() -> Self {
-        Self { layout: Layout::default(), manage_sysctl: false, dry_run: false }
-    }
-}
-
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Text, filter: "info".to_owned() }

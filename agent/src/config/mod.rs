@@ -66,7 +66,7 @@ pub struct Dns {
     pub threads: u8,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kernel {
     /// `return = "loose"` is `strict_return: false` in here.
     pub layout: Layout,
@@ -112,7 +112,11 @@ pub struct ConfigError {
 /// All mistakes of the three files, and files that cannot be read. The operator must act; trying
 /// again does not help.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    let file = read(path).map_err(|why| ConfigError { diagnostics: vec![why] })?;
+    let file = read(path).map_err(|error| {
+        let message = format!("cannot read the file: {error}");
+        let name = path.display().to_string();
+        ConfigError { diagnostics: vec![Diagnostic::of_file(Code::Unreadable, name, message)] }
+    })?;
     let reader = Reader::new(&file);
     let directory = path.parent().unwrap_or(Path::new(""));
     let doc = file::read(&reader, directory);
@@ -151,15 +155,9 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     }
 }
 
-fn read(path: &Path) -> Result<SourceFile, Diagnostic> {
-    let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(SourceFile::new(name, text)),
-        Err(error) => {
-            let message = format!("cannot read the file: {error}");
-            Err(Diagnostic::of_file(Code::Unreadable, name, message))
-        }
-    }
+fn read(path: &Path) -> std::io::Result<SourceFile> {
+    let text = std::fs::read_to_string(path)?;
+    Ok(SourceFile::new(path.display().to_string(), text))
 }
 
 /// The file a key of `agent.toml` names.
@@ -168,8 +166,8 @@ fn named(reader: &Reader<'_>, doc: &AgentDoc, path: Option<&At<PathBuf>>) -> Opt
     let full = doc.directory.join(&path.value);
     match read(&full) {
         Ok(file) => Some(file),
-        Err(why) => {
-            let message = format!("{}: {}", full.display(), why.message);
+        Err(error) => {
+            let message = format!("cannot read {}: {error}", full.display());
             reader.report(
                 reader
                     .mistake(Code::Unreadable, path.span, message)

@@ -48,32 +48,31 @@ pub fn start(lab: &mut Lab, site: Site, config: &Path) -> Result<()> {
     .map(drop)
 }
 
-/// Renders the configuration of every site's server; returns the main file of each.
+/// Renders the configuration of a site's server; returns the file.
+///
+/// Debian's server is of the 2.9 line, where sites join by password; all sites' renderings share
+/// one file of passwords.
 pub fn render(lab: &Lab, site: Site) -> Result<PathBuf> {
-    let out = lab.layout().host(&site.bus_host());
-    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let host = lab.layout().host(&site.bus_host());
+    fs::create_dir_all(&host).with_context(|| format!("cannot create {}", host.display()))?;
     let tls = lab.layout().tls();
-    let file = |name: String| tls.join(name).display().to_string();
-    let args = [
-        "bus".to_owned(),
-        "render".to_owned(),
-        "--fabric".to_owned(),
-        lab.layout().fabric().display().to_string(),
-        "--site".to_owned(),
-        site.id.to_owned(),
-        "--server".to_owned(),
-        "2.9".to_owned(),
-        "--out".to_owned(),
-        out.display().to_string(),
-        "--tls-ca".to_owned(),
-        file("ca.crt".to_owned()),
-        "--tls-cert".to_owned(),
-        file(format!("{}.crt", site.bus_host())),
-        "--tls-key".to_owned(),
-        file(format!("{}.key", site.bus_host())),
+    let out = host.join("nats.conf");
+    let files = [
+        ("--fabric", lab.layout().fabric()),
+        ("--out", out.clone()),
+        ("--leaf-secrets", lab.layout().root.join("leaf-secrets")),
+        ("--server-ca", tls.join("ca.crt")),
+        ("--server-cert", tls.join(format!("{}.crt", site.bus_host()))),
+        ("--server-key", tls.join(format!("{}.key", site.bus_host()))),
+        ("--store-dir", host.join("streams")),
     ];
+    let words = ["bus", "render", "--site", site.id, "--server", "2.9"];
+    let mut args: Vec<String> = words.map(str::to_owned).to_vec();
+    for (option, path) in files {
+        args.extend([option.to_owned(), path.display().to_string()]);
+    }
     lab.nettctl_in(&site.bus_host(), &args)?.must_be_done()?;
-    Ok(out.join("nats.conf"))
+    Ok(out)
 }
 
 /// Creates a site's streams with the admin key.

@@ -80,7 +80,7 @@ fn number(name: &str) -> Option<u64> {
     read(name).ok()?.parse().ok()
 }
 
-/// The findings about all settings of DATAPLANE; nothing is changed.
+/// One finding per setting; nothing is changed.
 pub fn check(interfaces: &Interfaces) -> Vec<Finding> {
     let mut findings: Vec<Finding> = wanted(interfaces).iter().map(judge).collect();
     let both = interfaces.outer.iter().chain(&interfaces.core);

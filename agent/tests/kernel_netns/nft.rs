@@ -1,6 +1,9 @@
 //! The nft table: what nft itself says about it, and what a readback notices.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use nett_agent::kernel::{Kernel, LinuxKernel};
 use nett_policy::lower::object::{Guard, GuardKind, NodeState};
@@ -31,7 +34,9 @@ fn nft_prints_the_program_as_it_was_meant() {
         });
         // The words for the table's flags depend on the version of nft.
         let lines = listed.lines().filter(|l| !l.starts_with("\tflags"));
-        let listed: String = lines.flat_map(|l| [l.trim_end(), "\n"]).collect();
+        // nft names the owner's process behind the table.
+        let lines = lines.map(|l| l.split(" # progname").next().unwrap_or(l));
+        let listed: String = lines.flat_map(|l| [l, "\n"]).collect();
         let path = format!("{}/tests/kernel_netns/{file}", env!("CARGO_MANIFEST_DIR"));
         if std::env::var_os("NETT_UPDATE").is_some() {
             std::fs::write(&path, &listed).expect("writable");
@@ -189,12 +194,75 @@ fn counters_count_and_go_on_over_a_reload() {
     });
 }
 
-/// One packet from a host behind `core0` that would leave over `wan0` for no reason.
-fn stray_packet(netns: &Netns) {
+/// A host behind `core0` whose default route is the border.
+fn host(netns: &Netns) -> Netns {
     let host = Netns::new();
     netns.move_link("core0p", &host);
     host.ip("addr add 192.0.2.10/30 dev core0p");
+    host.ip("addr add fd00:2::2/64 dev core0p nodad");
     host.ip("link set core0p up");
     host.ip("route add default via 192.0.2.9");
+    host.ip("-6 route add default via fd00:2::1");
+    host
+}
+
+/// One packet that would leave over `wan0` for no reason.
+fn stray_packet(netns: &Netns) {
+    let host = host(netns);
     host.run(&["ping", "-c", "1", "-W", "1", "203.0.113.1"]).expect_err("it is rejected");
+}
+
+#[test]
+fn a_client_of_a_drained_address_is_reset_at_once_and_others_are_not() {
+    let netns = Netns::border();
+    let guard = state::guard(GuardKind::Border);
+    netns.inside(async || load(&mut open(), &guard).await);
+    for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
+        netns.run(&["sysctl", "-qw", setting]).expect("sysctl");
+    }
+    // Without a route the border answers with ICMP; a reset can only come from the drained set.
+    for vip in ["198.51.100.0/24", "fd99::/48"] {
+        netns.ip(&format!("route add blackhole {vip}"));
+    }
+    let host = host(&netns);
+    let connect = |target: &str| {
+        let target: SocketAddr = target.parse().expect("an address");
+        let patience = Duration::from_millis(900);
+        host.inside(async || TcpStream::connect_timeout(&target, patience))
+            .expect_err("nobody listens")
+            .kind()
+    };
+    for drained in ["198.51.100.9:80", "[fd99::9]:80"] {
+        assert_eq!(connect(drained), ErrorKind::ConnectionRefused, "{drained}");
+    }
+    for other in ["198.51.100.8:80", "[fd99::8]:80"] {
+        assert_ne!(connect(other), ErrorKind::ConnectionRefused, "{other}");
+    }
+}
+
+/// A flow that came in over `wan1` is marked so that its replies can go back there, and bits of
+/// other software in the marks stay as they are.
+#[test]
+fn marks_are_kept_per_link_and_only_in_our_bits() {
+    let netns = Netns::border();
+    netns.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]).expect("sysctl");
+    let far = Netns::new();
+    netns.move_link("wan1p", &far);
+    far.ip("addr add 192.0.2.6/30 dev wan1p");
+    far.ip("link set wan1p up");
+    far.ip("route add default via 192.0.2.5");
+    let host = host(&netns);
+    netns.inside(async || load(&mut open(), &state::guard(GuardKind::Border)).await);
+    let other = "table inet other {
+        counter reply { }
+        chain before { type filter hook prerouting priority -160;
+            ct mark set ct mark or 0x00a40000; meta mark set 0x00150000; }
+        chain after { type filter hook prerouting priority -100;
+            iifname core0 ct mark 0x00a42002 meta mark 0x00152002 counter name reply; }
+    }";
+    netns.nft(other).expect("nft");
+    far.run(&["ping", "-c", "1", "-W", "2", "192.0.2.10"]).expect("the host answers");
+    let counter = netns.nft("list counter inet other reply").expect("nft");
+    assert!(counter.contains("packets 1"), "{counter}");
+    drop(host);
 }

@@ -300,7 +300,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Any number but the last ones used will do; 0 too, for notifications come elsewhere.
+    /// Wraps around: only the answers of the exchange under way are looked at.
     fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         self.sequence

@@ -201,7 +201,7 @@ pub(super) fn new_chain(chain: &Chain) -> Message {
     message
 }
 
-/// NLM_F_APPEND, which has the number of NLM_F_ROOT's neighbour (linux/netlink.h).
+/// At the end of the chain (linux/netlink.h).
 const NLM_F_APPEND: u16 = 0x800;
 
 pub(super) fn new_rule(chain: &str, rule: &Rule) -> Message {

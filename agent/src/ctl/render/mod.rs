@@ -71,7 +71,7 @@ impl Out {
 
     /// Shows an answer; an error in it becomes the error of the run.
     pub(super) fn answer(&self, answer: &ApiResponse) -> Result<(), CtlError> {
-        self.show(answer, |payload, style| text(payload, style))
+        self.show(answer, text)
     }
 
     /// As [`Out::answer`], for a list that was cut down to one: everything about it.

@@ -110,8 +110,11 @@ impl Out {
             Format::Table | Format::Wide => {}
         }
         if !reply.accepted {
-            let rule = reply.refused_by.as_deref().unwrap_or("the agent");
-            self.note(&clean(format!("refused by {rule}: {}", reply.message)))?;
+            let said = match &reply.refused_by {
+                Some(rule) => format!("refused by {rule}: {}", reply.message),
+                None => format!("not accepted: {}", reply.message),
+            };
+            self.note(&clean(said))?;
         }
         Ok(())
     }

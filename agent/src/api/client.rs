@@ -61,7 +61,7 @@ pub enum ClientError {
     },
     #[error("no agent of site {site} answers ({hint}); ask another site, or use a node's socket")]
     NoAgent { site: String, hint: &'static str },
-    #[error("{whom} gave no answer within {} s; is the agent stopped or overloaded?", .after.as_secs())]
+    #[error("{whom} gave no answer within {after:?}; is the agent stopped or overloaded?")]
     NoAnswer { whom: String, after: Duration },
     #[error("{whom} closed the connection before it answered")]
     Closed { whom: String },
@@ -295,7 +295,7 @@ async fn over_socket(
 fn reach_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => {
-            "there is no such socket; is an agent running here, and is --socket (NETT_SOCKET) right?"
+            "there is no such socket; does an agent run here, is --socket (NETT_SOCKET) right?"
         }
         io::ErrorKind::ConnectionRefused => "nobody listens; the agent has stopped",
         io::ErrorKind::PermissionDenied => "not permitted; join the socket's group, or use --nats",

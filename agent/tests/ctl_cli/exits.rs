@@ -180,6 +180,18 @@ fn a_refusal_is_4_and_names_the_rule() {
 }
 
 #[test]
+fn a_command_that_the_agent_cannot_record_has_the_status_it_gave() {
+    let world = World::new();
+    let mut unreachable = canned("command");
+    unreachable["ok"] = json!({
+        "kind": "command", "accepted": false, "exit": 3,
+        "message": "the log of site osl cannot be written",
+    });
+    world.queue("command", vec![unreachable]);
+    world.run_signed(&failover()).exits(3).says("not accepted: the log of site osl");
+}
+
+#[test]
 fn a_task_that_waits_for_approval_is_5() {
     let world = World::new();
     let mut waits = canned("command");

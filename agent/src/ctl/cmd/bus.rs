@@ -16,7 +16,7 @@ pub(in crate::ctl) enum Sub {
     /// Make the streams of a site on its nats-server; needs --site and --key of the bus admin
     Init(Files),
     /// The configuration of the nats-server of --site
-    Render(Render),
+    Render(Box<Render>),
     /// Compare a site's streams with what they should be; needs --site and --key
     Check(Files),
 }
@@ -89,7 +89,7 @@ pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlErro
             let fabric = provision::fabric(&files.fabric)?;
             provision::streams(session, &fabric, &site, false).await
         }
-        Sub::Render(args) => render(args, &site, session),
+        Sub::Render(args) => render(*args, &site, session),
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) fn task(text: &str) -> Result<EntryId, String> {
         _ => lower,
     };
     dotted.parse().map_err(|_| {
-        format!("`{text}` is not a task id such as osl.01jd3m5w7r8v3qyb2s9t4k6e1h; see nettctl task list")
+        format!("`{text}` is not a task id such as osl.01jd3m5w7r8v3qyb2s9t4k6e1h; see task list")
     })
 }
 

@@ -6,14 +6,23 @@ use crate::api::types::{AuditDoc, AuditLine, ExplainDoc, IdentityDoc};
 use crate::bus::provision::Finding;
 
 pub(super) fn explain(explain: &ExplainDoc) -> String {
-    let ExplainDoc { name, service, client, client_site, target_site, answers, ttl_s, serial, why } =
-        explain;
+    let ExplainDoc {
+        name,
+        service,
+        client,
+        client_site: from,
+        target_site: to,
+        answers,
+        ttl_s,
+        serial,
+        why,
+    } = explain;
     let mut out = facts(&[
         ("name", name.clone()),
         ("service", service.clone().unwrap_or_default()),
         ("client", client.clone().unwrap_or_default()),
-        ("client site", client_site.clone().unwrap_or_default()),
-        ("answered with", target_site.clone().unwrap_or_default()),
+        ("client site", from.clone().unwrap_or_default()),
+        ("answered with", to.clone().unwrap_or_default()),
         ("answers", or_dash(&answers.join(", "))),
         ("ttl", format!("{ttl_s} s")),
         ("serial", serial.to_string()),

@@ -71,7 +71,7 @@ impl Out {
 
     /// Shows an answer; an error in it becomes the error of the run.
     pub(super) fn answer(&self, answer: &ApiResponse) -> Result<(), CtlError> {
-        self.show(answer, |payload, style| text(payload, style))
+        self.show(answer, text)
     }
 
     /// As [`Out::answer`], for a list that was cut down to one: everything about it.
@@ -110,8 +110,11 @@ impl Out {
             Format::Table | Format::Wide => {}
         }
         if !reply.accepted {
-            let rule = reply.refused_by.as_deref().unwrap_or("the agent");
-            self.note(&clean(format!("refused by {rule}: {}", reply.message)))?;
+            let said = match &reply.refused_by {
+                Some(rule) => format!("refused by {rule}: {}", reply.message),
+                None => format!("not accepted: {}", reply.message),
+            };
+            self.note(&clean(said))?;
         }
         Ok(())
     }

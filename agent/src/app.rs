@@ -205,7 +205,9 @@ async fn open_kernel(
     node: &Node,
 ) -> Result<(LinuxKernel, Monitor), AppError> {
     let layout = config.kernel.layout.clone();
-    let mut kernel = LinuxKernel::open(layout.clone()).map_err(anyhow::Error::from)?;
+    let kernel = LinuxKernel::open(layout.clone()).map_err(anyhow::Error::from)?;
+    // Without owner flags: nft 1.0.6 prints JSON that no parser takes for a table that has one.
+    let mut kernel = kernel.unprotected();
     // Subscribed before the first read, so that nothing falls between the two.
     let monitor = Monitor::open(&layout, &kernel.ports()).map_err(anyhow::Error::from)?;
     let findings =

@@ -98,6 +98,11 @@ pub fn rpc_of(site: &SiteId, node: &NodeId) -> String {
     format!("nett.l.rpc.{site}.{node}.>")
 }
 
+/// Where any one agent of `site` answers questions: they share a queue group.
+pub fn rpc_any(site: &SiteId) -> String {
+    format!("nett.l.rpc.{site}.any.>")
+}
+
 /// One question to one agent, for example `status`.
 pub fn rpc(site: &SiteId, node: &NodeId, operation: &str) -> String {
     format!("nett.l.rpc.{site}.{node}.{operation}")

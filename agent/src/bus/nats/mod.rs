@@ -128,8 +128,9 @@ impl NatsBus {
         let mut tasks = JoinSet::new();
         tasks.spawn(tell_link(link.clone(), events.clone()));
         tasks.spawn(take_requests(client.clone(), config.site.clone(), events.clone()));
-        let rpc = subject::rpc_of(&config.site, &config.node);
-        tasks.spawn(take_rpc(client.clone(), rpc, events.clone()));
+        for rpc in [subject::rpc_of(&config.site, &config.node), subject::rpc_any(&config.site)] {
+            tasks.spawn(take_rpc(client.clone(), rpc, events.clone()));
+        }
         for site in fabric.sites.iter().map(|s| s.id.clone()) {
             let start = config.start.get(&site).copied().unwrap_or(1).max(1);
             for what in [What::Log { start }, What::State] {
@@ -367,7 +368,9 @@ async fn take_requests(client: Client, site: SiteId, events: mpsc::Sender<BusEve
 }
 
 async fn take_rpc(client: Client, subject: String, events: mpsc::Sender<BusEvent>) {
-    while let Ok(subscription) = client.subscribe(subject.clone()).await {
+    let group = subject::QUEUE_GROUP.to_owned();
+    let subscribe = || client.queue_subscribe(subject.clone(), group.clone());
+    while let Ok(subscription) = subscribe().await {
         let wrap = |bytes, subject, reply| BusEvent::Rpc { bytes, subject, reply };
         take(subscription, &client, &events, wrap).await;
         if events.is_closed() {

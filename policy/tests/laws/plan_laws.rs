@@ -193,7 +193,8 @@ proptest! {
         let before = ground.lower(&before, &up(links.0));
         let after = ground.lower(&after, &up(links.1));
         for (node, desired) in &after {
-            holds(desired, &before[node]).map_err(|why| TestCaseError::fail(format!("{node}: {why}")))?;
+            let named = |why| TestCaseError::fail(format!("{node}: {why}"));
+            holds(desired, &before[node]).map_err(named)?;
             holds(desired, &NodeState::default()).map_err(TestCaseError::fail)?;
             holds(&NodeState::default(), desired).map_err(TestCaseError::fail)?;
         }

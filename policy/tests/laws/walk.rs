@@ -174,7 +174,7 @@ impl Network<'_> {
 fn decide(state: &NodeState, iif: &str, vip: IpAddr) -> Result<RouteTarget, String> {
     let marks = state.guard.iter().flat_map(|g| &g.marks);
     let mark = marks.filter(|m| m.interface == iif).map(|m| Layout::MARK_CAME + u32::from(m.index));
-    let mark = mark.last().unwrap_or(0);
+    let mark = mark.max().unwrap_or(0);
     let matches = |rule: &&Rule| {
         rule.family == Family::of(vip)
             && rule.iif.as_deref().is_none_or(|i| i == iif)

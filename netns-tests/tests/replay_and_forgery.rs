@@ -132,7 +132,7 @@ fn nobody_approves_an_own_task_and_no_operator_without_the_role() -> Result<()> 
             let args = ["approve", &task, "--reason", "please", "--yes"];
             by(name).run(&args)?.must_be(4)?;
         }
-        assert_eq!(by("jon").state_of(&task)?, "waiting");
+        assert_eq!(by("jon").state_of(&task)?, "waiting-approval");
         Ok(())
     })
 }

@@ -30,6 +30,8 @@ pub enum Event {
     ReplayDone,
     /// An entry of a site's log as the bus delivered it.
     Entry { sealed: Sealed, stream_seq: u64 },
+    /// Something in a site's log that nobody who may write there has signed.
+    BadEntry { site: SiteId, stream_seq: u64, error: String },
     /// Everything that was in a site's log when reading began has been delivered.
     CaughtUp { site: SiteId },
     Report(Report),

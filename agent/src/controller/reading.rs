@@ -114,16 +114,7 @@ impl Controller {
         let entry = &sealed.entry;
         match self.reading.fit(entry) {
             Fit::Known => {}
-            Fit::Trouble(trouble) => {
-                let site = entry.site.clone();
-                let known = self.reading.trouble.get(&site) == Some(&trouble);
-                if !known {
-                    let event =
-                        AuditEvent::LogTrouble { site: site.to_string(), trouble: trouble.clone() };
-                    self.effects.push(Effect::Audit(event));
-                    self.reading.trouble.insert(site, trouble);
-                }
-            }
+            Fit::Trouble(trouble) => self.trouble(entry.site.clone(), trouble),
             Fit::Next => {
                 self.effects.push(Effect::Journal { sealed: sealed.clone(), stream_seq });
                 self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
@@ -132,6 +123,20 @@ impl Controller {
                 self.want(now);
             }
         }
+    }
+
+    pub(super) fn bad_entry(&mut self, site: SiteId, stream_seq: u64, error: &str) {
+        self.trouble(site, format!("entry {stream_seq} of the stream is not believed: {error}"));
+    }
+
+    /// Reported until an entry of the site fits again; audited once.
+    fn trouble(&mut self, site: SiteId, trouble: String) {
+        if self.reading.trouble.get(&site) == Some(&trouble) {
+            return;
+        }
+        let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: trouble.clone() };
+        self.effects.push(Effect::Audit(event));
+        self.reading.trouble.insert(site, trouble);
     }
 
     fn take_in(&mut self, sealed: &Sealed, stream_seq: u64, now: Now) {

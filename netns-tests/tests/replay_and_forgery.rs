@@ -105,6 +105,8 @@ fn a_key_the_fabric_does_not_know_moves_nothing() -> Result<()> {
             &lab.layout().socket("osl-b1").display().to_string(),
             "--key",
             &stranger.seed("mallory").display().to_string(),
+            "--operator",
+            "mira",
             "failover",
             API.id,
             "--to",

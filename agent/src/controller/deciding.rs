@@ -251,9 +251,8 @@ impl Controller {
     }
 
     fn append(&mut self, body: Body, verbatim: Option<Vec<u8>>) {
-        let at = self.reading.head(self.site());
-        let after = at.map(|at| at.head.clone());
-        let after_stream_seq = at.map_or(0, |at| at.stream_seq);
+        let after = self.reading.head(self.site()).cloned();
+        let after_stream_seq = self.reading.seen(self.site());
         let append = Append { body, verbatim, after, after_stream_seq };
         self.effects.push(Effect::Append(Box::new(append)));
     }
@@ -326,7 +325,6 @@ impl Controller {
         CommandReply {
             accepted: true,
             task: Some(task.to_string()),
-            state: Some(read(&self.fold, task).state().as_str().to_owned()),
             message: format!("{verb} is recorded; the task's home site acts on it"),
             ..CommandReply::default()
         }

@@ -102,10 +102,9 @@ async fn run_loaded(path: &Path, loaded: Loaded) -> Result<(Ended, Option<Loaded
     }
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
     crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
-    let links = fabric.links_of(&node.id).map(|view| OwnLink {
-        link: view.link.id.clone(),
-        interface: view.near.interface.clone(),
-    });
+    let links = fabric
+        .links_of(&node.id)
+        .map(|view| OwnLink { link: view.link.id.clone(), interface: view.near.interface.clone() });
     let reconciler = Reconciler {
         kernel,
         changes: monitor,
@@ -126,7 +125,8 @@ async fn run_loaded(path: &Path, loaded: Loaded) -> Result<(Ended, Option<Loaded
         }
     });
 
-    let socket = ApiServer::bind(&config.socket, ApiLimits::default()).map_err(anyhow::Error::from)?;
+    let socket =
+        ApiServer::bind(&config.socket, ApiLimits::default()).map_err(anyhow::Error::from)?;
     let backend = Arc::new(Door { inputs: inputs.clone() });
     tasks.spawn(socket.serve(backend, std::future::pending()));
 
@@ -167,7 +167,8 @@ async fn run_until_told(
     let on = |kind| -> Result<Signal, AppError> {
         Ok(signal(kind).map_err(|e| anyhow::anyhow!("cannot listen for signals: {e}"))?)
     };
-    let (mut terminate, mut interrupt) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let mut hangup = on(SignalKind::hangup())?;
     let (told, tell) = oneshot::channel();
     let stop = async {
@@ -273,8 +274,7 @@ fn start_dns(
     if config.dns.listen.is_empty() {
         return Ok(None);
     }
-    let limits =
-        DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
+    let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
     let server = Server::start(&config.dns.listen, zone.zone().clone(), limits, stats.clone());
     Ok(Some(server.map_err(anyhow::Error::from)?))
 }

@@ -239,7 +239,9 @@ enum Wake {
 
 fn deletes(op: &Op) -> bool {
     match op {
-        Op::DeleteNexthop(..) | Op::DeleteRoute(..) | Op::DeleteRule(_) | Op::DeleteGuard(_) => true,
+        Op::DeleteNexthop(..) | Op::DeleteRoute(..) | Op::DeleteRule(_) | Op::DeleteGuard(_) => {
+            true
+        }
         Op::AddNexthop(..)
         | Op::ReplaceNexthop { .. }
         | Op::AddRoute(..)

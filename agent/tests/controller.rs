@@ -152,11 +152,8 @@ fn a_request_repeated_or_replayed_changes_nothing() {
 fn forged_expired_and_misplaced_requests_are_refused_and_audited() {
     let mut fleet = Fleet::start();
     let still = kernels(&fleet);
-    let ask = || Ask::Command {
-        verb: failover(API, "svg"),
-        plan_hash: None,
-        overrides: BTreeSet::new(),
-    };
+    let ask =
+        || Ask::Command { verb: failover(API, "svg"), plan_hash: None, overrides: BTreeSet::new() };
     let audited = |fleet: &Fleet| fleet.agents[&id::<NodeId>("osl-b1")].audit;
     let request = fleet.request("mira", "osl", ask());
 
@@ -186,7 +183,11 @@ fn forged_expired_and_misplaced_requests_are_refused_and_audited() {
 fn the_last_eligible_site_is_never_drained() {
     let mut fleet = Fleet::start();
     let site = |s: &str| Object::Site(id(s));
-    accepted(&fleet.command("mira", "osl", Verb::Drain { object: Object::ServiceAt(id(API), id("svg")) }));
+    accepted(&fleet.command(
+        "mira",
+        "osl",
+        Verb::Drain { object: Object::ServiceAt(id(API), id("svg")) },
+    ));
     fleet.pass(Duration::from_secs(600));
     let reply = fleet.command("mira", "osl", Verb::Drain { object: site("osl") });
     assert_eq!(reply.refused_by.as_deref(), Some("last-eligible-site"), "{reply:?}");
@@ -197,11 +198,8 @@ fn the_last_eligible_site_is_never_drained() {
 fn a_task_goes_on_when_the_agent_that_accepted_it_dies() {
     let mut fleet = Fleet::start();
     let node: NodeId = id("osl-r1");
-    let ask = Ask::Command {
-        verb: failover(API, "svg"),
-        plan_hash: None,
-        overrides: BTreeSet::new(),
-    };
+    let ask =
+        Ask::Command { verb: failover(API, "svg"), plan_hash: None, overrides: BTreeSet::new() };
     let request = fleet.request("mira", "osl", ask);
     let reply = fleet.send("osl-r1", &request);
     let task = accepted(&reply);
@@ -294,11 +292,8 @@ fn a_plan_is_what_the_command_then_does() {
 fn another_state_than_the_plans_is_refused_with_exit_7() {
     let mut fleet = Fleet::start();
     let hash = Some("0".repeat(64));
-    let ask = Ask::Command {
-        verb: failover(API, "svg"),
-        plan_hash: hash,
-        overrides: BTreeSet::new(),
-    };
+    let ask =
+        Ask::Command { verb: failover(API, "svg"), plan_hash: hash, overrides: BTreeSet::new() };
     let request = fleet.request("mira", "osl", ask);
     let reply = fleet.send("osl-b1", &request);
     assert_eq!((reply.refused_by.as_deref(), reply.exit), (Some("plan-hash"), 7));

@@ -146,8 +146,7 @@ impl<P: Probe> Driver<P> {
             BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
                 let error = error.message();
                 tracing::warn!(%site, stream_seq, error, "An entry is not believed.");
-                self.parts.records.note("bad-entry", &format!("{site}/{stream_seq}: {error}"));
-                None
+                Some(Event::BadEntry { site, stream_seq, error })
             }
             BusEvent::Report(report) => Some(Event::Report(report)),
             BusEvent::BadReport { site, subject, error } => {

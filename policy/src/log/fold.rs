@@ -126,11 +126,19 @@ impl Fold {
         rest
     }
 
+    /// Only a request's own site decides about it, and only a task's home site writes its facts:
+    /// what another site says about them is in its log, and void.
     fn join_verdict(&mut self, request: &EntryId, verdict: Written<Verdict>) {
+        if verdict.site != request.site() {
+            return;
+        }
         keep_least(&mut self.verdicts, request.clone(), verdict);
     }
 
     fn join_fact(&mut self, slot: &Slot, fact: Written<Fact>) {
+        if fact.site != slot.task.site() {
+            return;
+        }
         let record = self.tasks.entry(slot.task.clone()).or_default();
         keep_least(&mut record.facts, (slot.term, slot.index), fact);
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use crate::fabric::Role;
 use crate::id::{Epoch, ServiceId, SiteId};
 use crate::log::entry::Move;
 use crate::log::intent::World;
@@ -95,7 +96,9 @@ fn make_before_break(a_move: &Move, world: World<'_>) -> Vec<Part> {
     if must_accept_first(from, to, world) {
         state.accept = both.clone();
         parts.push(now(0, StepKind::Activate, state.clone()));
-        parts.push(now(1, StepKind::Verify, state.clone()));
+        if sent_from_elsewhere(from, to, world) {
+            parts.push(now(1, StepKind::Verify, state.clone()));
+        }
     }
     state = Traffic { spread: to.spread.clone(), answers: to.answers.clone(), accept: both };
     if state != *from {
@@ -109,17 +112,26 @@ fn make_before_break(a_move: &Move, world: World<'_>) -> Vec<Part> {
     parts
 }
 
-/// True when after the shift some site would send to a site that does not accept yet. A site that
-/// only takes up what enters at itself needs no step of its own for that.
+/// True when after the shift somebody would send to a node that does not accept yet: another site,
+/// or the border of the new site to its own route nodes. Only a site without route nodes that takes
+/// up what enters at itself needs no step of its own for that.
 fn must_accept_first(from: &Traffic, to: &Traffic, world: World<'_>) -> bool {
-    let new: Vec<&SiteId> = to.accept.difference(&from.accept).collect();
+    let behind_route_nodes =
+        |site: &SiteId| world.fabric.nodes_of(site, Role::Route).next().is_some();
+    to.accept.difference(&from.accept).any(behind_route_nodes)
+        || sent_from_elsewhere(from, to, world)
+}
+
+/// True when after the shift one site would send to another that does not accept yet.
+fn sent_from_elsewhere(from: &Traffic, to: &Traffic, world: World<'_>) -> bool {
+    let mut new = to.accept.difference(&from.accept);
     let sends_to = |sender: &SiteId, target: &SiteId| match to.deliver(sender, world.fabric) {
         Deliver::Remote(site) => site == *target,
         Deliver::Split(weights) => sender != target && weights.contains_key(target),
         Deliver::Local | Deliver::Drained => false,
     };
     let sites = || world.fabric.sites.iter().map(|s| &s.id);
-    new.into_iter().any(|target| sites().any(|sender| sends_to(sender, target)))
+    new.any(|target| sites().any(|sender| sends_to(sender, target)))
 }
 
 fn break_before_make(a_move: &Move) -> Vec<Part> {

@@ -54,6 +54,8 @@ pub struct Reconciler<K, C> {
 
 /// A read without a reason, in case a notification never came.
 const BACKSTOP: Duration = Duration::from_secs(30);
+/// The least time between two reads of the kernel that news of others cause.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the controller gets to want something else after a link changed, before the old wish
 /// is repaired.
 const LINK_PAUSE: Duration = Duration::from_millis(50);
@@ -76,10 +78,13 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     pub async fn run(mut self) {
         let mut actual: Option<Readback> = None;
         let mut links_seen: Option<BTreeSet<LinkId>> = None;
-        let mut retry: Option<Instant> = None;
+        let mut looked = Instant::now();
         let mut pause = RETRY.0;
         loop {
             if actual.is_none() {
+                // News come in bursts; one read serves a whole burst.
+                sleep_until(looked + LOOK_INTERVAL).await;
+                looked = Instant::now();
                 actual = self.look().await;
             }
             let Some(readback) = actual.as_ref() else {
@@ -99,13 +104,8 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 }
             }
             let failed = self.converge(&mut actual).await;
-            if failed {
-                retry = Some(Instant::now() + pause);
-                pause = (pause * 2).min(RETRY.1);
-            } else {
-                retry = None;
-                pause = RETRY.0;
-            }
+            let retry = failed.then(|| Instant::now() + pause);
+            pause = if failed { (pause * 2).min(RETRY.1) } else { RETRY.0 };
             match self.wait(retry).await {
                 Wake::Wish => {}
                 Wake::Look => actual = None,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fleet::{Fleet, id};
-use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, VerbDoc};
+use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, TaskStateDoc, VerbDoc};
 use nett_policy::id::{NodeId, ServiceId, SiteId, Weight};
 use nett_policy::log::entry::{Ask, Object, Verb};
 use nett_policy::lower::object::{Layout, NexthopId, NodeState, RouteKey, RouteTarget, Table};
@@ -152,11 +152,8 @@ fn a_request_repeated_or_replayed_changes_nothing() {
 fn forged_expired_and_misplaced_requests_are_refused_and_audited() {
     let mut fleet = Fleet::start();
     let still = kernels(&fleet);
-    let ask = || Ask::Command {
-        verb: failover(API, "svg"),
-        plan_hash: None,
-        overrides: BTreeSet::new(),
-    };
+    let ask =
+        || Ask::Command { verb: failover(API, "svg"), plan_hash: None, overrides: BTreeSet::new() };
     let audited = |fleet: &Fleet| fleet.agents[&id::<NodeId>("osl-b1")].audit;
     let request = fleet.request("mira", "osl", ask());
 
@@ -186,7 +183,11 @@ fn forged_expired_and_misplaced_requests_are_refused_and_audited() {
 fn the_last_eligible_site_is_never_drained() {
     let mut fleet = Fleet::start();
     let site = |s: &str| Object::Site(id(s));
-    accepted(&fleet.command("mira", "osl", Verb::Drain { object: Object::ServiceAt(id(API), id("svg")) }));
+    accepted(&fleet.command(
+        "mira",
+        "osl",
+        Verb::Drain { object: Object::ServiceAt(id(API), id("svg")) },
+    ));
     fleet.pass(Duration::from_secs(600));
     let reply = fleet.command("mira", "osl", Verb::Drain { object: site("osl") });
     assert_eq!(reply.refused_by.as_deref(), Some("last-eligible-site"), "{reply:?}");
@@ -197,11 +198,8 @@ fn the_last_eligible_site_is_never_drained() {
 fn a_task_goes_on_when_the_agent_that_accepted_it_dies() {
     let mut fleet = Fleet::start();
     let node: NodeId = id("osl-r1");
-    let ask = Ask::Command {
-        verb: failover(API, "svg"),
-        plan_hash: None,
-        overrides: BTreeSet::new(),
-    };
+    let ask =
+        Ask::Command { verb: failover(API, "svg"), plan_hash: None, overrides: BTreeSet::new() };
     let request = fleet.request("mira", "osl", ask);
     let reply = fleet.send("osl-r1", &request);
     let task = accepted(&reply);
@@ -294,11 +292,8 @@ fn a_plan_is_what_the_command_then_does() {
 fn another_state_than_the_plans_is_refused_with_exit_7() {
     let mut fleet = Fleet::start();
     let hash = Some("0".repeat(64));
-    let ask = Ask::Command {
-        verb: failover(API, "svg"),
-        plan_hash: hash,
-        overrides: BTreeSet::new(),
-    };
+    let ask =
+        Ask::Command { verb: failover(API, "svg"), plan_hash: hash, overrides: BTreeSet::new() };
     let request = fleet.request("mira", "osl", ask);
     let reply = fleet.send("osl-b1", &request);
     assert_eq!((reply.refused_by.as_deref(), reply.exit), (Some("plan-hash"), 7));
@@ -335,4 +330,35 @@ fn a_split_service_has_its_remote_share_alone_behind_the_route_nodes() {
     let links: Vec<NexthopId> = members.collect();
     let family = nett_policy::fabric::Family::V4;
     assert_eq!(links, [NexthopId::link(1, family)], "the cheaper link, and not the route node");
+}
+
+#[test]
+fn the_view_in_numbers_follows_what_happens() {
+    let mut fleet = Fleet::start();
+    let before = fleet.snapshot("osl-b1");
+    assert!(before.bus_connected && before.links.values().all(|up| *up), "{before:?}");
+    assert_eq!((before.sites_connected, before.conflicts), (1, 0));
+    let share = |fleet: &Fleet, site: &str| {
+        let seen = fleet.snapshot("osl-b1");
+        let service = &seen.services[&id::<ServiceId>(API)];
+        (service.epoch.0, service.percent[&id::<SiteId>(site)])
+    };
+    assert_eq!((share(&fleet, "osl"), share(&fleet, "svg")), ((0, 100), (0, 0)));
+    let count = |fleet: &Fleet, state| fleet.snapshot("osl-b1").tasks[&state];
+    assert_eq!(count(&fleet, TaskStateDoc::Done), 0, "every state is shown from the start");
+    accepted(&fleet.command("mira", "osl", failover(API, "svg")));
+    assert_eq!(count(&fleet, TaskStateDoc::Running), 1);
+    fleet.pass(Duration::from_secs(600));
+    assert_eq!(count(&fleet, TaskStateDoc::Running), 0);
+    assert_eq!(count(&fleet, TaskStateDoc::Done), 1);
+    assert_eq!((share(&fleet, "osl"), share(&fleet, "svg")), ((1, 0), (1, 100)));
+
+    let svg = fleet.fabric.nodes.iter().filter(|n| n.site.as_str() == "svg");
+    let svg: Vec<NodeId> = svg.map(|n| n.id.clone()).collect();
+    fleet.silent.extend(svg);
+    fleet.pass(Duration::from_secs(11));
+    let cut_off = fleet.snapshot("osl-b1");
+    assert_eq!(cut_off.sites_connected, 0);
+    let lag = cut_off.peer_lag[&id::<SiteId>("svg")];
+    assert!(lag >= Duration::from_secs(10) && lag <= Duration::from_secs(13), "{lag:?}");
 }

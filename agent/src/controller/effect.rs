@@ -16,15 +16,28 @@ use crate::bus::wire::{Head, Report, Sealed};
 #[derive(Debug)]
 pub enum Effect {
     /// Written and synced before any effect after it is carried out.
-    Journal { sealed: Sealed, stream_seq: u64 },
+    Journal {
+        sealed: Sealed,
+        stream_seq: u64,
+    },
     Append(Box<Append>),
     /// Bring the kernel to this state; an older one that is still waiting is dropped.
-    Kernel { generation: u64, desired: Box<NodeState> },
+    Kernel {
+        generation: u64,
+        desired: Box<NodeState>,
+    },
     /// Answer with these from now on.
     Zone(BTreeMap<ServiceId, ServiceAnswers>),
-    Probe { slot: Slot, targets: Vec<ProbeTarget>, timeout: Duration },
+    Probe {
+        slot: Slot,
+        targets: Vec<ProbeTarget>,
+        timeout: Duration,
+    },
     Report(Box<Report>),
-    Reply { token: Token, response: Box<ApiResponse> },
+    Reply {
+        token: Token,
+        response: Box<ApiResponse>,
+    },
     Audit(AuditEvent),
 }
 

@@ -25,29 +25,53 @@ pub struct Token(pub u64);
 #[derive(Debug)]
 pub enum Event {
     /// An entry out of this node's journal, at start.
-    Replayed { sealed: Sealed, stream_seq: u64 },
+    Replayed {
+        sealed: Sealed,
+        stream_seq: u64,
+    },
     /// The journal is read to its end.
     ReplayDone,
     /// An entry of a site's log as the bus delivered it.
-    Entry { sealed: Sealed, stream_seq: u64 },
+    Entry {
+        sealed: Sealed,
+        stream_seq: u64,
+    },
     /// Everything that was in a site's log when reading began has been delivered.
-    CaughtUp { site: SiteId },
+    CaughtUp {
+        site: SiteId,
+    },
     Report(Report),
     BusConnected,
     BusDisconnected,
     /// A signed request, still unopened.
-    Request { token: Token, subject: String, bytes: Vec<u8> },
+    Request {
+        token: Token,
+        subject: String,
+        bytes: Vec<u8>,
+    },
     /// A question about the present.
-    Api { token: Token, request: ApiRequest },
+    Api {
+        token: Token,
+        request: ApiRequest,
+    },
     /// The append that was in flight was stored.
-    Appended { sealed: Sealed, stream_seq: u64 },
+    Appended {
+        sealed: Sealed,
+        stream_seq: u64,
+    },
     AppendFailed(AppendFailure),
     /// The interfaces of this node's links were looked at.
-    Links { up: BTreeSet<LinkId> },
+    Links {
+        up: BTreeSet<LinkId>,
+    },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),
     /// The probes of a `verify` step are finished.
-    Probed { slot: Slot, ok: bool, evidence: Vec<String> },
+    Probed {
+        slot: Slot,
+        ok: bool,
+        evidence: Vec<String>,
+    },
     /// A deadline that [`super::Controller::deadline`] asked for has passed.
     Timer,
 }

@@ -67,7 +67,8 @@ impl Reading {
             };
         };
         if position.boot != head.boot {
-            let message = format!("log_replaced: incarnation {} after {}", position.boot, head.boot);
+            let message =
+                format!("log_replaced: incarnation {} after {}", position.boot, head.boot);
             return Fit::Trouble(message);
         }
         if position.seq < head.seq || (position.seq == head.seq && position.hash == head.hash) {

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn a_request_has_a_valid_checksum() {
-        let message = Echo { identifier: 7, sequence: 9 }.request("10.0.0.1".parse().expect("valid"));
+        let message =
+            Echo { identifier: 7, sequence: 9 }.request("10.0.0.1".parse().expect("valid"));
         assert_eq!(checksum(&message), 0, "the sum over a message with its checksum is zero");
     }
 

@@ -71,7 +71,10 @@ fn one(target: &ProbeTarget, deadline: Instant) -> (bool, String) {
     }
 }
 
-fn retry(deadline: Instant, try_once: impl Fn(u16) -> io::Result<Duration>) -> io::Result<Duration> {
+fn retry(
+    deadline: Instant,
+    try_once: impl Fn(u16) -> io::Result<Duration>,
+) -> io::Result<Duration> {
     let mut sequence = 0;
     loop {
         sequence += 1;

@@ -9,7 +9,7 @@ use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload};
 use nett_agent::bus::wire::{Draft, Report, Sealed, request_subject, seal_request};
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now, Token};
-use nett_agent::controller::{Controller, Setting};
+use nett_agent::controller::{Controller, Setting, Snapshot};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
@@ -194,8 +194,7 @@ impl Fleet {
                 let operations = nett_policy::plan::plan(&desired, &agent.kernel).ops.len();
                 agent.kernel = (*desired).clone();
                 self.told.push((node.clone(), *desired));
-                let applied =
-                    Applied { generation, operations, failures: vec![], foreign: vec![] };
+                let applied = Applied { generation, operations, failures: vec![], foreign: vec![] };
                 self.inbox.push_back((node.clone(), Event::Applied(applied)));
             }
             Effect::Zone(answers) => agent.zone = answers,
@@ -317,6 +316,10 @@ impl Fleet {
         let ask = Ask::Wish { task, kind: WishKind::Approve { plan_hash } };
         let request = self.request(person, site, ask);
         self.send(&format!("{site}-b1"), &request)
+    }
+
+    pub fn snapshot(&self, node: &str) -> Snapshot {
+        self.agents[&id::<NodeId>(node)].controller.snapshot(self.clock())
     }
 
     pub fn task_state(&mut self, node: &str, task: &str) -> String {

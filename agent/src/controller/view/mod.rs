@@ -3,6 +3,7 @@
 mod plan;
 mod service;
 mod site;
+pub(super) mod snapshot;
 mod task;
 
 use std::time::Duration;
@@ -82,8 +83,7 @@ impl Controller {
     pub fn envelope(&self, outcome: Outcome, now: Now) -> ApiResponse {
         let node = &self.setting.node;
         let as_of = Stamp::from(now.wall);
-        let mut response =
-            ApiResponse::new(node.site.as_str(), node.id.as_str(), as_of, outcome);
+        let mut response = ApiResponse::new(node.site.as_str(), node.id.as_str(), as_of, outcome);
         response.isolated_since = self.isolated_since(now).map(|silent| {
             let ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
             Stamp::from_ms(now.wall.0.saturating_sub(ms))
@@ -160,7 +160,11 @@ impl Controller {
 
     fn known_task(&self, id: &str) -> Result<EntryId, ApiError> {
         let task: EntryId = id.parse().map_err(|e: nett_policy::id::IdError| {
-            ApiError::new(ErrorCode::BadRequest, e.to_string(), "`nettctl task list` names them all")
+            ApiError::new(
+                ErrorCode::BadRequest,
+                e.to_string(),
+                "`nettctl task list` names them all",
+            )
         })?;
         match self.fold.command(&task) {
             Some(_) => Ok(task),
@@ -176,7 +180,8 @@ impl Controller {
     fn known_service(&self, id: &str) -> Result<ServiceId, ApiError> {
         let known = |s: &ServiceId| self.setting.catalog.get(s).is_some();
         let service = id.parse::<ServiceId>().ok().filter(known);
-        service.ok_or_else(|| not_found(format!("there is no service `{id}`"), "nettctl service list"))
+        service
+            .ok_or_else(|| not_found(format!("there is no service `{id}`"), "nettctl service list"))
     }
 
     fn selector(&self, text: Option<&str>) -> Result<Selector, ApiError> {

@@ -49,9 +49,8 @@ impl Controller {
         let id = self.known_service(id)?;
         let service = self.setting.catalog.get(&id).expect("just looked up");
         let placed = self.placement.services.get(&id).cloned();
-        let placed = placed.unwrap_or_else(|| {
-            nett_policy::place::place_one(self.world(), &self.intent, service)
-        });
+        let placed = placed
+            .unwrap_or_else(|| nett_policy::place::place_one(self.world(), &self.intent, service));
         let traffic = &placed.traffic;
         let active = traffic.spread.sites();
         let site = |site: nett_policy::id::SiteId| ServiceSite {
@@ -85,9 +84,10 @@ impl Controller {
 
     /// The task that has not ended and moves the service, if there is one.
     fn open_task(&self, service: &ServiceId) -> Option<EntryId> {
-        let open = self.fold.commands().filter(|(task, _, _)| {
-            !matches!(read(&self.fold, task).state(), TaskState::Ended(_))
-        });
+        let open = self
+            .fold
+            .commands()
+            .filter(|(task, _, _)| !matches!(read(&self.fold, task).state(), TaskState::Ended(_)));
         let touches = |task: &EntryId| {
             let fact = self.fold.task(task).and_then(|record| record.effect());
             match fact.map(|w| &w.what) {

@@ -139,11 +139,7 @@ impl Controller {
                 Some(false) => LinkState::Down,
                 None => LinkState::Unknown,
             },
-            age_ms: if own {
-                Some(0)
-            } else {
-                heard.map(|h| ms(now.mono.saturating_sub(h.at)))
-            },
+            age_ms: if own { Some(0) } else { heard.map(|h| ms(now.mono.saturating_sub(h.at))) },
             rtt_us: None,
         }
     }

@@ -28,7 +28,9 @@ impl Controller {
         let (written, command) = self.fold.command(id).expect("the caller knows the task");
         let reading = read(&self.fold, id);
         let progress = match self.effect(id) {
-            Some(effect) => format!("{}/{}", reading.done, steps(&effect.moves, self.world()).len()),
+            Some(effect) => {
+                format!("{}/{}", reading.done, steps(&effect.moves, self.world()).len())
+            }
             None => String::new(),
         };
         TaskLine {
@@ -86,9 +88,11 @@ impl Controller {
         let effective = record.and_then(TaskRecord::effect).map(|w| w.at.into());
         let services = match (self.effect(id), &command.request.ask) {
             (Some(effect), _) => effect.moves.iter().map(|m| m.service.to_string()).collect(),
-            (None, Ask::Command { verb, overrides, .. }) => propose(self.present(), verb, overrides)
-                .map(|p| p.services.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
+            (None, Ask::Command { verb, overrides, .. }) => {
+                propose(self.present(), verb, overrides)
+                    .map(|p| p.services.iter().map(ToString::to_string).collect())
+                    .unwrap_or_default()
+            }
             (None, Ask::Wish { .. }) => Vec::new(),
         };
         let (continue_with, revert_with) = ways_on(id, &reading);
@@ -136,7 +140,8 @@ impl Controller {
     }
 
     fn step_docs(&self, task: &EntryId, reading: &Reading) -> Vec<StepDoc> {
-        let (Some((written, _)), Some(effect)) = (self.fold.command(task), self.effect(task)) else {
+        let (Some((written, _)), Some(effect)) = (self.fold.command(task), self.effect(task))
+        else {
             return Vec::new();
         };
         let (world, before, site) = (self.world(), &self.intent, &written.site);
@@ -223,7 +228,7 @@ pub(super) fn subject(ask: &Ask) -> String {
     }
 }
 
-fn state_doc(state: TaskState) -> TaskStateDoc {
+pub(super) fn state_doc(state: TaskState) -> TaskStateDoc {
     match state {
         TaskState::WaitingApproval => TaskStateDoc::WaitingApproval,
         TaskState::Running => TaskStateDoc::Running,

@@ -71,9 +71,14 @@ impl Layout {
         self.logs().join(format!("{process}.log"))
     }
 
-    /// Files of one host: configuration, state, socket.
+    /// What the hosts keep: configuration, state, sockets.
+    pub fn hosts(&self) -> PathBuf {
+        self.root.join("hosts")
+    }
+
+    /// Files of one host.
     pub fn host(&self, name: &str) -> PathBuf {
-        self.root.join("hosts").join(name)
+        self.hosts().join(name)
     }
 
     pub fn agent_config(&self, node: &str) -> PathBuf {

@@ -110,6 +110,7 @@ impl Lab {
             dir.canonicalize().with_context(|| format!("cannot resolve {}", dir.display()))?;
         refuse_second(&root)?;
         let layout = Layout { root };
+        forget_former(&layout)?;
         let topology = Topology::two_sites(services::loopback);
         let names = topology.hosts.iter().map(|h| wiring::namespace(prefix, &h.name));
         let state =
@@ -226,7 +227,21 @@ impl Lab {
     pub fn wait_for_agent(&mut self, node: &str) -> Result<Duration> {
         let ns = self.ns(node)?;
         let what = format!("the agent on {node} is ready");
-        let ready = || crate::observe::http::ready(&ns);
+        let _ = &ns;
+        let args = [
+            "--socket".to_owned(),
+            self.layout.socket(node).display().to_string(),
+            "status".to_owned(),
+        ];
+        let program = self.programs.nettctl.clone();
+        let ready = || {
+            let out = Command::new(&program).args(&args).output()?;
+            if out.status.success() {
+                Ok(())
+            } else {
+                bail!("{}", String::from_utf8_lossy(&out.stderr))
+            }
+        };
         self.while_alive(&agent_name(node), patience() * 4, &what, ready)
     }
 
@@ -354,6 +369,19 @@ impl Lab {
             Ok(sum + seen.received + seen.sent)
         })
     }
+}
+
+/// Streams and journals of a former lab in this directory were signed with keys that are gone.
+fn forget_former(layout: &Layout) -> Result<()> {
+    for path in [layout.hosts(), layout.logs()] {
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Lab {

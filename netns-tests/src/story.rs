@@ -98,7 +98,7 @@ impl Operator<'_> {
 
     /// Waits until a task has ended, which must be in `state`.
     pub fn wait_for(&self, task: &str, state: &str) -> Result<Duration> {
-        let ended = |s: &str| !matches!(s, "waiting" | "running" | "paused" | "effective");
+        let ended = |s: &str| !matches!(s, "waiting-approval" | "running");
         let what = format!("task {task} ends");
         let (last, took) = eventually(TASK, &what, || match self.state_of(task)? {
             last if ended(&last) => Ok(last),
@@ -115,7 +115,7 @@ impl Operator<'_> {
     pub fn state_of(&self, task: &str) -> Result<String> {
         let told = self.run(&["-o", "json", "task", "show", task])?.must_be(0)?;
         let json = told.json()?;
-        let state = json["state"].as_str();
+        let state = json["ok"]["state"].as_str();
         Ok(state.context("a task has a state")?.to_owned())
     }
 }

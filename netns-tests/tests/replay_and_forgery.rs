@@ -105,6 +105,8 @@ fn a_key_the_fabric_does_not_know_moves_nothing() -> Result<()> {
             &lab.layout().socket("osl-b1").display().to_string(),
             "--key",
             &stranger.seed("mallory").display().to_string(),
+            "--operator",
+            "mira",
             "failover",
             API.id,
             "--to",
@@ -132,7 +134,7 @@ fn nobody_approves_an_own_task_and_no_operator_without_the_role() -> Result<()> 
             let args = ["approve", &task, "--reason", "please", "--yes"];
             by(name).run(&args)?.must_be(4)?;
         }
-        assert_eq!(by("jon").state_of(&task)?, "waiting");
+        assert_eq!(by("jon").state_of(&task)?, "waiting-approval");
         Ok(())
     })
 }

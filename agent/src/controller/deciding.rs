@@ -35,6 +35,8 @@ struct Waiting {
     token: Token,
     request: Request,
     verbatim: Vec<u8>,
+    /// How often it lost the compare-and-set.
+    lost: u32,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,8 @@ const QUEUE_LIMIT: usize = 256;
 /// How long another agent of the site waits per place in the node list before it writes a fact
 /// that the writer of the last one owes.
 const TURN: Duration = Duration::from_millis(500);
+/// How often a request may lose before its author is told.
+const LOSSES: u32 = 12;
 /// How long an append holds still after it lost against another writer whose entry does not come.
 const CONFLICT_HOLD: Duration = Duration::from_millis(250);
 
@@ -96,7 +100,7 @@ impl Controller {
             let refusal = Refusal::rule("busy", "too many requests are waiting; send it again");
             return self.reply_command(token, refusal_reply(&refusal), now);
         }
-        self.deciding.queue.push_back(Waiting { token, request, verbatim: bytes });
+        self.deciding.queue.push_back(Waiting { token, request, verbatim: bytes, lost: 0 });
     }
 
     /// Nothing is written to the log for somebody who proved nothing: one counted line a second.
@@ -247,9 +251,8 @@ impl Controller {
     }
 
     fn append(&mut self, body: Body, verbatim: Option<Vec<u8>>) {
-        let at = self.reading.head(self.site());
-        let after = at.map(|at| at.head.clone());
-        let after_stream_seq = at.map_or(0, |at| at.stream_seq);
+        let after = self.reading.head(self.site()).cloned();
+        let after_stream_seq = self.reading.seen(self.site());
         let append = Append { body, verbatim, after, after_stream_seq };
         self.effects.push(Effect::Append(Box::new(append)));
     }
@@ -270,7 +273,15 @@ impl Controller {
         self.deciding.held_until = Some(now.mono + CONFLICT_HOLD);
         let Some(InFlight::Request(waiting)) = in_flight else { return };
         match failure {
-            AppendFailure::Conflict => self.deciding.queue.push_front(waiting),
+            AppendFailure::Conflict if waiting.lost < LOSSES => {
+                let lost = waiting.lost + 1;
+                self.deciding.queue.push_front(Waiting { lost, ..waiting });
+            }
+            AppendFailure::Conflict => {
+                let text = "the site's log has entries that this agent cannot follow: \
+                            `nettctl status` names them";
+                self.reply_unreachable(waiting.token, text, now);
+            }
             AppendFailure::Unreachable(why) => {
                 let text = format!("the site's log cannot be written: {why}");
                 self.reply_unreachable(waiting.token, &text, now);
@@ -314,7 +325,6 @@ impl Controller {
         CommandReply {
             accepted: true,
             task: Some(task.to_string()),
-            state: Some(read(&self.fold, task).state().as_str().to_owned()),
             message: format!("{verb} is recorded; the task's home site acts on it"),
             ..CommandReply::default()
         }

@@ -159,10 +159,8 @@ impl<P: Probe> Driver<P> {
                 Some(Event::Entry { sealed, stream_seq })
             }
             BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
-                let text = format!("{site}/{stream_seq}: {}", error.message());
                 self.parts.metrics.emit(EntryRefused { site: &site, stream_seq, error: &error });
-                self.parts.records.note("bad-entry", &text);
-                None
+                Some(Event::BadEntry { site, stream_seq, error: error.message() })
             }
             BusEvent::Report(report) => Some(Event::Report(report)),
             BusEvent::BadReport { site, subject, error } => {

@@ -36,6 +36,12 @@ pub enum Event {
         sealed: Sealed,
         stream_seq: u64,
     },
+    /// Something in a site's log that nobody who may write there has signed.
+    BadEntry {
+        site: SiteId,
+        stream_seq: u64,
+        error: String,
+    },
     /// Everything that was in a site's log when reading began has been delivered.
     CaughtUp {
         site: SiteId,

@@ -111,6 +111,7 @@ impl Controller {
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
             Event::ReplayDone => self.start(now),
             Event::Entry { sealed, stream_seq } => self.read(sealed, stream_seq, now),
+            Event::BadEntry { site, stream_seq, error } => self.bad_entry(site, stream_seq, &error),
             Event::CaughtUp { site } => self.reading.caught_up(site),
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => self.peers.bus_connected = true,

@@ -14,17 +14,13 @@ use crate::bus::wire::{Head, Sealed};
 
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    heads: BTreeMap<SiteId, At>,
+    heads: BTreeMap<SiteId, Head>,
+    /// The last number of each site's stream that was looked at, believed or not: an append goes
+    /// behind it.
+    seen: BTreeMap<SiteId, u64>,
     caught_up: BTreeSet<SiteId>,
     /// Sites whose log cannot be followed, with the reason.
     trouble: BTreeMap<SiteId, String>,
-}
-
-/// How far a log is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct At {
-    pub(super) head: Head,
-    pub(super) stream_seq: u64,
 }
 
 /// What an entry is to the prefix that was read.
@@ -38,12 +34,22 @@ enum Fit {
 // === impl Reading ===
 
 impl Reading {
-    pub(super) fn head(&self, site: &SiteId) -> Option<&At> {
+    pub(super) fn head(&self, site: &SiteId) -> Option<&Head> {
         self.heads.get(site)
     }
 
+    /// 0 when nothing of the site's stream was ever seen.
+    pub(super) fn seen(&self, site: &SiteId) -> u64 {
+        self.seen.get(site).copied().unwrap_or(0)
+    }
+
+    fn see(&mut self, site: &SiteId, stream_seq: u64) {
+        let seen = self.seen.entry(site.clone()).or_default();
+        *seen = (*seen).max(stream_seq);
+    }
+
     pub(super) fn heads(&self) -> BTreeMap<SiteId, Head> {
-        self.heads.iter().map(|(site, at)| (site.clone(), at.head.clone())).collect()
+        self.heads.clone()
     }
 
     pub(super) fn trouble(&self) -> impl Iterator<Item = (&SiteId, &String)> {
@@ -60,7 +66,7 @@ impl Reading {
 
     fn fit(&self, entry: &Entry) -> Fit {
         let position = &entry.position;
-        let Some(At { head, .. }) = self.heads.get(&entry.site) else {
+        let Some(head) = self.heads.get(&entry.site) else {
             return match (position.seq, position.prev_hash.is_empty()) {
                 (1, true) => Fit::Next,
                 _ => Fit::Trouble(format!("begins with entry {}", position.seq)),
@@ -86,10 +92,10 @@ impl Reading {
         Fit::Next
     }
 
-    fn advance(&mut self, entry: &Entry, stream_seq: u64) {
+    fn advance(&mut self, entry: &Entry) {
         let position = entry.position.clone();
         let head = Head { boot: position.boot, seq: position.seq, hash: position.hash };
-        self.heads.insert(entry.site.clone(), At { head, stream_seq });
+        self.heads.insert(entry.site.clone(), head);
         self.trouble.remove(&entry.site);
     }
 }
@@ -99,8 +105,9 @@ impl Reading {
 impl Controller {
     /// An entry of the journal: as when it was first read, but neither journalled nor audited again.
     pub(super) fn replay(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
+        self.reading.see(&sealed.entry.site, stream_seq);
         if self.reading.fit(&sealed.entry) == Fit::Next {
-            self.take_in(&sealed, stream_seq, now);
+            self.take_in(&sealed, now);
         }
     }
 
@@ -113,31 +120,38 @@ impl Controller {
 
     pub(super) fn read(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
         let entry = &sealed.entry;
+        self.reading.see(&entry.site, stream_seq);
         match self.reading.fit(entry) {
             Fit::Known => {}
-            Fit::Trouble(trouble) => {
-                let site = entry.site.clone();
-                let known = self.reading.trouble.get(&site) == Some(&trouble);
-                if !known {
-                    let event =
-                        AuditEvent::LogTrouble { site: site.to_string(), trouble: trouble.clone() };
-                    self.effects.push(Effect::Audit(event));
-                    self.reading.trouble.insert(site, trouble);
-                }
-            }
+            Fit::Trouble(trouble) => self.trouble(entry.site.clone(), trouble),
             Fit::Next => {
                 self.effects.push(Effect::Journal { sealed: sealed.clone(), stream_seq });
                 self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
-                self.take_in(&sealed, stream_seq, now);
+                self.take_in(&sealed, now);
                 self.intent = Intent::read(&self.fold, self.world());
                 self.want(now);
             }
         }
     }
 
-    fn take_in(&mut self, sealed: &Sealed, stream_seq: u64, now: Now) {
+    pub(super) fn bad_entry(&mut self, site: SiteId, stream_seq: u64, error: &str) {
+        self.reading.see(&site, stream_seq);
+        self.trouble(site, format!("entry {stream_seq} of the stream is not believed: {error}"));
+    }
+
+    /// Reported until an entry of the site fits again; audited once.
+    fn trouble(&mut self, site: SiteId, trouble: String) {
+        if self.reading.trouble.get(&site) == Some(&trouble) {
+            return;
+        }
+        let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: trouble.clone() };
+        self.effects.push(Effect::Audit(event));
+        self.reading.trouble.insert(site, trouble);
+    }
+
+    fn take_in(&mut self, sealed: &Sealed, now: Now) {
         let entry = &sealed.entry;
-        self.reading.advance(entry, stream_seq);
+        self.reading.advance(entry);
         self.fold.join(entry);
         let task = match &entry.body {
             Body::Command(command) => Some(&command.request.id),

@@ -17,9 +17,7 @@ use super::session::Session;
 use super::{follow, key, sign};
 use crate::api::client::ClientError;
 use crate::api::types::Payload;
-use crate::api::types::{
-    ApiRequest, CommandReply, PlanDoc, RefusalDoc, TaskDoc, TaskStateDoc, VerbDoc,
-};
+use crate::api::types::{ApiRequest, CommandReply, PlanDoc, RefusalDoc, TaskDoc, VerbDoc};
 
 /// How long a site may take a command.
 const COMMAND_EXPIRES: Duration = Duration::from_secs(60);
@@ -228,7 +226,8 @@ async fn settle(
         session.out.reply(reply)?;
         return Ok(Exit::of_refusal(reply.exit));
     }
-    let waits = reply.state.as_deref() == Some(TaskStateDoc::WaitingApproval.as_str());
+    // A recorded wish is done, even when the task waits for more of them.
+    let waits = reply.exit == Exit::Waiting as u8;
     if !wait {
         session.out.reply(reply)?;
         return Ok(if waits { Exit::Waiting } else { Exit::Done });

@@ -1,7 +1,7 @@
 //! Who serves what, with the reason for each choice.
 //!
-//! The order: residency, then drained (service at site, site), then the effective failover or steer,
-//! then `primary` or `active`. A task under way decides for its services until it is done.
+//! The order: residency, then drained (service at site, site), then the effective failover or
+//! steer, then `primary` or `active`. A task under way decides for its services until it is done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

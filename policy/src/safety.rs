@@ -150,7 +150,8 @@ fn gate(present: Present<'_>, moves: &[Move]) -> Option<Refusal> {
     let (service, kind, names) = gates.into_iter().next()?;
     let message = format!("{} asks for {} before a {kind}", service.id, names.join(", "));
     let hint = format!(
-        "gates are not opened by facts in this release; when you know that they hold: --override {GATE}"
+        "gates are not opened by facts in this release; when you know that they hold: \
+         --override {GATE}"
     );
     Some(Refusal::rule(GATE, message).hint(hint))
 }

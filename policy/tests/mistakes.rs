@@ -1,4 +1,5 @@
 //! Every kind of mistake against its golden text. `NETT_UPDATE=1` writes the texts anew.
+#![expect(clippy::disallowed_methods, reason = "golden files are read and written")]
 
 use std::collections::BTreeSet;
 use std::path::Path;

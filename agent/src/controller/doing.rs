@@ -256,7 +256,10 @@ impl Controller {
             drift: self.doing.failures.iter().chain(&self.doing.foreign).cloned().collect(),
             degraded,
         };
-        let same = |old: &Report| Report { at: now.wall, ..old.clone() } == report;
+        // How far the logs are read goes along with the next report: it changes with every entry.
+        let same = |old: &Report| {
+            Report { at: now.wall, heads: report.heads.clone(), ..old.clone() } == report
+        };
         let unchanged = self.doing.reported.as_ref().is_some_and(same);
         let fresh = self.doing.reported_at.is_some_and(|at| now.mono < at + REPORT_INTERVAL);
         if unchanged && fresh {

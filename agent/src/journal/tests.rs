@@ -1,3 +1,5 @@
+//! The journal file after crashes and damage.
+
 use proptest::prelude::*;
 
 use super::file::{line, parse};

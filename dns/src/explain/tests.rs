@@ -1,3 +1,5 @@
+//! Explanations agree with answers, and say why.
+
 use super::*;
 use crate::sample::{fabric, ip, usual};
 use crate::zone::ZoneSource;

@@ -1,3 +1,5 @@
+//! Shares, stability and preferences of the choice of a site.
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Where clients are found, and how far an answer holds.
+
 use super::*;
 use crate::sample::{fabric, ip, site};
 

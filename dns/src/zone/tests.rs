@@ -1,3 +1,5 @@
+//! Snapshots: what is found in them, and what two of them share.
+
 use super::*;
 use crate::sample::{answers, fabric, services, usual, weighted};
 

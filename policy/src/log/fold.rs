@@ -2,9 +2,9 @@
 //!
 //! Joining is commutative, associative and idempotent by construction: every part of the state is
 //! a map whose per-key choice is the least element of a total order, or a set that only grows. What
-//! the state *means* is a reading of it ([`super::intent`], [`crate::task::view`]), never part of the
-//! join. The fold has no clock: whether a command was in time was decided once, by the agent that
-//! accepted it.
+//! the state *means* is a reading of it ([`super::intent`], [`crate::task::view`]), never part of
+//! the join. The fold has no clock: whether a command was in time was decided once, by the agent
+//! that accepted it.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! From a placement to what one node should have: kernel objects, guards and DNS answers.
 //!
 //! The same function serves the agent for its own node and `plan` for every node. What a node sees
-//! of its links is an argument: a link without carrier takes no nexthop object, so it is left out of
-//! every group, and a group that would be empty becomes an `unreachable` route.
+//! of its links is an argument: a link without carrier takes no nexthop object, so it is left out
+//! of every group, and a group that would be empty becomes an `unreachable` route.
 
 pub mod answers;
 mod guard;

@@ -1,5 +1,6 @@
 //! The ways a node has: to its own backends, to its neighbours in the site, to other sites. Each
-//! way is a set of weighted members of a group, and puts the single nexthops it uses into the state.
+//! way is a set of weighted members of a group, and puts the single nexthops it uses into the
+//! state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -22,7 +22,7 @@ use crate::traffic::Traffic;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposal {
     pub effect: Effect,
-    /// Of everything that an approver approves: writes, moves and steps, and the fabric they are for.
+    /// Of everything that an approver approves: writes, moves, steps, and the fabric they are for.
     pub plan_hash: String,
     pub approvals_needed: u8,
     /// The services named or moved, sorted.

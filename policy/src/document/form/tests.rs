@@ -1,3 +1,5 @@
+//! Single values: what is read, and what is refused.
+
 use super::*;
 
 fn code<T: std::fmt::Debug>(result: Result<T, Flaw>) -> Code {

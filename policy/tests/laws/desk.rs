@@ -1,0 +1,242 @@
+//! One site's log and the agent that writes it: the shortest way from a wish to entries.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use nett_policy::id::{EntryId, NodeId, Selector, SiteId, WallMs, Weight};
+use nett_policy::log::entry::{
+    Ask, Body, Command, Entry, FabricRef, Object, Person, Position, Refused, Request, Verb, Wish,
+    WishKind,
+};
+use nett_policy::log::fold::Fold;
+use nett_policy::log::intent::Intent;
+use nett_policy::safety::{GATE, LAST_ELIGIBLE_SITE};
+use nett_policy::task::decide::{Present, admit, judge, judge_wish};
+use nett_policy::task::next::{Ack, Next, Seen, next};
+use nett_policy::task::view::{TaskState, read};
+use proptest::prelude::*;
+
+use super::ground::Ground;
+
+/// A verb with its arguments as picks from whatever there is.
+#[derive(Debug, Clone)]
+pub(crate) enum Order {
+    Failover { service: usize, to: usize },
+    FailoverAll { to: usize },
+    Failback { service: usize },
+    Steer { service: usize, weights: (u32, u32) },
+    DrainSite { site: usize, on: bool },
+    DrainService { service: usize, site: usize, on: bool },
+    Revert { task: usize },
+}
+
+/// How the nodes answer the open step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    Done,
+    Failing,
+    Silent,
+}
+
+pub(crate) fn orders() -> impl Strategy<Value = Order> {
+    let service = || 0..3usize;
+    let site = || 0..2usize;
+    prop_oneof![
+        3 => (service(), site()).prop_map(|(service, to)| Order::Failover { service, to }),
+        1 => site().prop_map(|to| Order::FailoverAll { to }),
+        2 => service().prop_map(|service| Order::Failback { service }),
+        3 => (service(), (0..=256u32, 0..=256u32))
+            .prop_map(|(service, weights)| Order::Steer { service, weights }),
+        2 => (site(), any::<bool>()).prop_map(|(site, on)| Order::DrainSite { site, on }),
+        2 => (service(), site(), any::<bool>())
+            .prop_map(|(service, site, on)| Order::DrainService { service, site, on }),
+        2 => (0..8usize).prop_map(|task| Order::Revert { task }),
+    ]
+}
+
+/// The writer of one site's log, with what it has read of the others.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk<'a> {
+    ground: &'a Ground,
+    site: SiteId,
+    node: NodeId,
+    pub(crate) fold: Fold,
+    /// The own log.
+    pub(crate) log: Vec<Entry>,
+    asked: u64,
+    now: WallMs,
+}
+
+impl<'a> Desk<'a> {
+    pub(crate) fn new(ground: &'a Ground, pick: usize) -> Self {
+        let site = ground.site(pick);
+        let node = ground.fabric.nodes.iter().find(|n| n.site == site).expect("a site has nodes");
+        let (fold, log) = (Fold::default(), Vec::new());
+        let node = node.id.clone();
+        Self { ground, site, node, fold, log, asked: 0, now: WallMs(1_000_000) }
+    }
+
+    pub(crate) fn intent(&self) -> Intent {
+        Intent::read(&self.fold, self.ground.world())
+    }
+
+    /// Takes in an entry of another site.
+    pub(crate) fn read(&mut self, entry: &Entry) {
+        self.fold.join(entry);
+    }
+
+    /// Judges a command and writes what was decided; `None` when the order names nothing.
+    pub(crate) fn order(&mut self, operator: usize, order: &Order) -> Option<Entry> {
+        let verb = self.verb(order)?;
+        let overrides = [GATE, LAST_ELIGIBLE_SITE, "keep-one"].map(str::to_owned);
+        let overrides = BTreeSet::from(overrides);
+        let request = self.request(operator, Ask::Command { verb, plan_hash: None, overrides });
+        let intent = self.intent();
+        let present = self.present(&intent);
+        let judged = admit(present, &request, self.now).and_then(|()| judge(present, &request));
+        let body = match judged {
+            Ok(proposal) => {
+                let approvals_needed = proposal.approvals_needed;
+                let effect = (approvals_needed == 0).then_some(proposal.effect);
+                let plan_hash = proposal.plan_hash;
+                Body::Command(Command { request, plan_hash, approvals_needed, effect })
+            }
+            Err(refusal) => Body::Refused(Refused {
+                request,
+                refused_by: refusal.refused_by,
+                message: refusal.message,
+            }),
+        };
+        Some(self.write(body))
+    }
+
+    /// Approves or rejects a task that this site knows and that waits.
+    pub(crate) fn wish(&mut self, operator: usize, pick: usize, approve: bool) -> Option<Entry> {
+        let waits = |task: &&EntryId| read(&self.fold, task).state() == TaskState::WaitingApproval;
+        let waiting: Vec<&EntryId> = self.fold.commands().map(|c| c.0).filter(waits).collect();
+        let task = (*waiting.get(pick % waiting.len().max(1))?).clone();
+        let (_, command) = self.fold.command(&task)?;
+        let plan_hash = command.plan_hash.clone();
+        let kind = if approve { WishKind::Approve { plan_hash } } else { WishKind::Reject };
+        let request = self.request(operator, Ask::Wish { task, kind });
+        let intent = self.intent();
+        let body = match judge_wish(self.present(&intent), &request) {
+            Ok(()) => Body::Wish(Wish { request }),
+            Err(refusal) => Body::Refused(Refused {
+                request,
+                refused_by: refusal.refused_by,
+                message: refusal.message,
+            }),
+        };
+        Some(self.write(body))
+    }
+
+    /// Writes the next fact of an own task, if one is due.
+    pub(crate) fn advance(&mut self, nodes: Nodes) -> Option<Entry> {
+        let intent = self.intent();
+        let present = self.present(&intent);
+        let ack = |node: &NodeId, slot: &_| match nodes {
+            Nodes::Done => Some(Ack { slot: Clone::clone(slot), ok: true, evidence: Vec::new() }),
+            Nodes::Failing => {
+                let evidence = vec![format!("{node} cannot")];
+                Some(Ack { slot: Clone::clone(slot), ok: false, evidence })
+            }
+            Nodes::Silent => None,
+        };
+        // An hour is longer than any timeout and any stickiness of the fixture.
+        let seen = Seen { ack: &ack, since_last: Duration::from_secs(3600), now: self.now };
+        let own = self.fold.commands().filter(|(_, written, _)| written.site == self.site);
+        let due = own.map(|(task, ..)| next(present, task, &seen)).find_map(|next| match next {
+            Next::Write(body) => Some(*body),
+            Next::Wait(_) => None,
+        });
+        due.map(|body| self.write(body))
+    }
+
+    fn present<'b>(&'b self, intent: &'b Intent) -> Present<'b> {
+        Present { world: self.ground.world(), fold: &self.fold, intent, home: &self.site }
+    }
+
+    fn verb(&self, order: &Order) -> Option<Verb> {
+        let service = |pick: &usize| {
+            let ids: Vec<_> = self.ground.catalog.iter().map(|s| s.id.clone()).collect();
+            ids[pick % ids.len()].clone()
+        };
+        let exact = |pick: &usize| -> Selector {
+            service(pick).as_str().parse().expect("an id is a selector")
+        };
+        let drain = |object, on| match on {
+            true => Verb::Drain { object },
+            false => Verb::Undrain { object },
+        };
+        Some(match order {
+            Order::Failover { service, to } => {
+                Verb::Failover { services: exact(service), to: self.ground.site(*to) }
+            }
+            Order::FailoverAll { to } => {
+                let services = "*".parse().expect("a selector");
+                Verb::Failover { services, to: self.ground.site(*to) }
+            }
+            Order::Failback { service } => Verb::Failback { services: exact(service) },
+            Order::Steer { service, weights } => {
+                let shares = [(0, weights.0), (1, weights.1)];
+                let weight = |(site, w)| Some((self.ground.site(site), Weight::new(w).ok()?));
+                let to: BTreeMap<_, _> = shares.into_iter().filter_map(weight).collect();
+                if to.is_empty() {
+                    return None;
+                }
+                Verb::Steer { services: exact(service), to }
+            }
+            Order::DrainSite { site, on } => drain(Object::Site(self.ground.site(*site)), *on),
+            Order::DrainService { service: pick, site, on } => {
+                drain(Object::ServiceAt(service(pick), self.ground.site(*site)), *on)
+            }
+            Order::Revert { task } => {
+                let tasks: Vec<&EntryId> = self.fold.commands().map(|c| c.0).collect();
+                Verb::Revert { task: (*tasks.get(task % tasks.len().max(1))?).clone() }
+            }
+        })
+    }
+
+    fn request(&mut self, operator: usize, ask: Ask) -> Request {
+        self.asked += 1;
+        let operators = &self.ground.fabric.operators;
+        let operator = &operators[operator % operators.len()];
+        let id = format!("{}.r{:025}", self.site, self.asked);
+        Request {
+            id: id.parse().expect("an entry id"),
+            site: self.site.clone(),
+            person: Person { name: operator.name.clone(), key: operator.key.clone() },
+            reason: "a law".to_owned(),
+            issued_at: self.now,
+            expires_at: WallMs(self.now.0 + 30_000),
+            ask,
+        }
+    }
+
+    fn write(&mut self, body: Body) -> Entry {
+        let seq = u64::try_from(self.log.len()).expect("a short log") + 1;
+        let hash = |seq: u64| format!("{}-{seq}", self.site);
+        let entry = Entry {
+            id: format!("{}.{seq:026}", self.site).parse().expect("an entry id"),
+            site: self.site.clone(),
+            node: self.node.clone(),
+            position: Position {
+                boot: "first".to_owned(),
+                seq,
+                prev_hash: if seq == 1 { String::new() } else { hash(seq - 1) },
+                hash: hash(seq),
+            },
+            fabric: FabricRef {
+                generation: self.ground.fabric.generation,
+                hash: self.ground.fabric.hash.clone(),
+            },
+            at: self.now,
+            body,
+        };
+        self.now.0 += 1000;
+        self.fold.join(&entry);
+        self.log.push(entry.clone());
+        entry
+    }
+}

@@ -1,0 +1,61 @@
+//! The two-site fabric, and what its nodes should have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nett_policy::document::{SourceFile, compile};
+use nett_policy::fabric::{Fabric, Node};
+use nett_policy::id::{LinkId, NodeId, SiteId};
+use nett_policy::log::intent::{Intent, World};
+use nett_policy::lower::object::{Layout, NodeState};
+use nett_policy::lower::{Place, lower};
+use nett_policy::place::place;
+use nett_policy::service::Catalog;
+
+/// A whole fabric's nodes, each with what it should have.
+pub(crate) type States = BTreeMap<NodeId, NodeState>;
+
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) fabric: Fabric,
+    pub(crate) catalog: Catalog,
+    pub(crate) layout: Layout,
+}
+
+impl Ground {
+    pub(crate) fn two_sites() -> Self {
+        let file = |name: &str| {
+            let text = nett_fixtures::fabric_file("two-sites", name).expect("a fixture");
+            SourceFile::new(text.name, text.text)
+        };
+        let (fabric, catalog) =
+            compile(&file("fabric.toml"), &file("services.toml")).expect("the fixture is valid");
+        Self { fabric, catalog, layout: Layout::default() }
+    }
+
+    pub(crate) fn world(&self) -> World<'_> {
+        World { fabric: &self.fabric, catalog: &self.catalog }
+    }
+
+    pub(crate) fn site(&self, pick: usize) -> SiteId {
+        self.fabric.sites[pick % self.fabric.sites.len()].id.clone()
+    }
+
+    pub(crate) fn links(&self) -> BTreeSet<LinkId> {
+        self.fabric.links.iter().map(|l| l.id.clone()).collect()
+    }
+
+    /// What every node should have; `up` says which links a node can use.
+    pub(crate) fn lower(
+        &self,
+        intent: &Intent,
+        up: &dyn Fn(&NodeId) -> BTreeSet<LinkId>,
+    ) -> States {
+        let placement = place(self.world(), intent);
+        let state = |node: &Node| {
+            let links_up = &up(&node.id);
+            let at = Place { world: self.world(), layout: &self.layout, node, links_up };
+            (node.id.clone(), lower(at, &placement))
+        };
+        self.fabric.nodes.iter().map(state).collect()
+    }
+}

@@ -1,0 +1,213 @@
+//! A plan leads from what is to what should be, and may stop anywhere on the way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nett_policy::fabric::Family;
+use nett_policy::id::{LinkId, NodeId, Weight};
+use nett_policy::lower::object::{
+    Guard, GuardKind, GuardMark, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
+    Rule, RuleAction, Table,
+};
+use nett_policy::plan::plan;
+use proptest::prelude::*;
+use proptest::sample::subsequence;
+
+use super::desk::{Desk, Nodes, Order, orders};
+use super::ground::Ground;
+use super::machine::{apply, whole};
+
+/// Holds every law for one pair of states.
+fn holds(desired: &NodeState, actual: &NodeState) -> Result<(), String> {
+    let plan_of = plan(desired, actual);
+    let mut state = actual.clone();
+    whole(&state)?;
+    for op in &plan_of.ops {
+        apply(&mut state, op)?;
+        kept(desired, actual, &state).map_err(|what| format!("after {op}: {what}"))?;
+        // A stop here and a new start must come to the same end.
+        let mut resumed = state.clone();
+        plan(desired, &state).ops.iter().try_for_each(|op| apply(&mut resumed, op))?;
+        if resumed != *desired {
+            return Err(format!("a plan made after {op} leads elsewhere"));
+        }
+    }
+    if state != *desired {
+        return Err("the plan leads elsewhere".to_owned());
+    }
+    let again = plan(desired, &state);
+    if !again.is_empty() {
+        return Err(format!("planning again gives\n{again}"));
+    }
+    if plan_of.is_empty() != (desired == actual) {
+        return Err("only equal states have an empty plan".to_owned());
+    }
+    Ok(())
+}
+
+/// What both sides have is there at every moment, as one of the two has it.
+fn kept(desired: &NodeState, actual: &NodeState, now: &NodeState) -> Result<(), String> {
+    for (key, to) in &desired.routes {
+        let Some(from) = actual.routes.get(key) else { continue };
+        match now.routes.get(key) {
+            Some(target) if target == to || target == from => {}
+            Some(_) | None => return Err(format!("route {key} is away")),
+        }
+    }
+    for (id, to) in &desired.nexthops {
+        let Some(from) = actual.nexthops.get(id) else { continue };
+        match now.nexthops.get(id) {
+            Some(nexthop) if nexthop == to || nexthop == from => {}
+            Some(_) | None => return Err(format!("nexthop {id} is away")),
+        }
+    }
+    if let Some(rule) = desired.rules.intersection(&actual.rules).find(|r| !now.rules.contains(r)) {
+        return Err(format!("rule {rule} is away"));
+    }
+    if desired.guard.is_some() && actual.guard.is_some() && now.guard.is_none() {
+        return Err("the table is away".to_owned());
+    }
+    Ok(())
+}
+
+/// Ids by kind, as `Layout` cuts the range: an id is never single here and group there.
+fn singles() -> Vec<NexthopId> {
+    let mut ids: Vec<NexthopId> = (1..=3).map(|n| NexthopId::link(n, Family::V4)).collect();
+    ids.extend((1..=3).map(|n| NexthopId::node(n, Family::V4)));
+    ids
+}
+
+fn groups() -> Vec<NexthopId> {
+    let of = |class| [NexthopId::class(class, Family::V4), NexthopId::class_in(class, Family::V4)];
+    (0..3).flat_map(of).chain([NexthopId::site(1, Family::V4)]).collect()
+}
+
+fn single() -> impl Strategy<Value = Nexthop> {
+    (1..4u8, 0..2u8).prop_map(|(host, device)| Nexthop::Single {
+        gateway: [10, 0, 0, host].into(),
+        interface: format!("wan{device}"),
+    })
+}
+
+prop_compose! {
+    fn nexthops()(
+        chosen in subsequence(singles(), 0..=6),
+        values in prop::collection::vec(single(), 6),
+        group_ids in subsequence(groups(), 0..=7),
+        members in prop::collection::vec((0..64u32, 1..4u32), 7),
+    ) -> BTreeMap<NexthopId, Nexthop> {
+        let mut all: BTreeMap<_, _> = chosen.iter().copied().zip(values).collect();
+        for (id, (bits, weight)) in group_ids.into_iter().zip(members) {
+            let weight = Weight::new(weight).expect("1 to 3");
+            let place = |n: usize| 1u32.checked_shl(u32::try_from(n).expect("small"));
+            let is_in = |n: usize| place(n).is_some_and(|bit| bits & bit != 0);
+            let picked = chosen.iter().enumerate().filter(|(n, _)| is_in(*n));
+            let members: BTreeMap<_, _> = picked.map(|(_, id)| (*id, weight)).collect();
+            if !members.is_empty() {
+                all.insert(id, Nexthop::Group { family: Family::V4, members });
+            }
+        }
+        all
+    }
+}
+
+fn rules() -> impl Strategy<Value = BTreeSet<Rule>> {
+    let rule = (4400..4405u32, 0..3u32).prop_map(|(priority, table)| Rule {
+        priority,
+        family: Family::V4,
+        iif: None,
+        fwmark: None,
+        from: None,
+        to: None,
+        action: match table {
+            0 => RuleAction::Unreachable,
+            n => RuleAction::Lookup { table: Table(7000 + n), suppress_prefixlength: None },
+        },
+    });
+    prop::collection::btree_set(rule, 0..4)
+}
+
+fn guard() -> impl Strategy<Value = Option<Guard>> {
+    let addresses = prop::collection::btree_set(0..4u8, 0..4);
+    let guard = (1..3u8, addresses).prop_map(|(index, drained)| Guard {
+        kind: GuardKind::Border,
+        mark_mask: 0x307f,
+        marks: BTreeSet::from([GuardMark { interface: "wan0".to_owned(), index }]),
+        outer: BTreeSet::from(["wan0".to_owned()]),
+        site: BTreeSet::new(),
+        remote: BTreeSet::new(),
+        vips: BTreeSet::new(),
+        drained: drained.into_iter().map(|n| [10, 99, 0, n].into()).collect(),
+    });
+    prop::option::weighted(0.8, guard)
+}
+
+prop_compose! {
+    /// Any node state in which nothing points at something missing.
+    fn states()(
+        nexthops in nexthops(),
+        rules in rules(),
+        guard in guard(),
+        routes in prop::collection::vec((0..2u32, 0..5u8, any::<bool>(), 0..16usize), 0..10),
+    ) -> NodeState {
+        let ids: Vec<NexthopId> = nexthops.keys().copied().collect();
+        let route = |(table, host, floor, pick): (u32, u8, bool, usize)| {
+            let metric = if floor { Layout::METRIC_FLOOR } else { Layout::METRIC_ACTIVE };
+            let destination = ipnet::IpNet::from(std::net::IpAddr::from([10, 99, 0, host]));
+            let key = RouteKey { table: Table(7000 + table), destination, metric };
+            // One pick more than there are ids: `unreachable`.
+            let target = ids.get(pick % (ids.len() + 1)).copied();
+            (key, target.map_or(RouteTarget::Unreachable, RouteTarget::Nexthop))
+        };
+        let routes = routes.into_iter().map(route).collect();
+        NodeState { nexthops, routes, rules, guard, answers: BTreeMap::new() }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_two_states_have_a_plan_that_may_stop_anywhere(a in states(), b in states()) {
+        holds(&a, &b).map_err(TestCaseError::fail)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_nodes_should_have_before_and_after_any_task(
+        first in orders(),
+        second in orders(),
+        links in (0..4usize, 0..4usize),
+    ) {
+        let ground = Ground::two_sites();
+        let before = after_tasks(&ground, &[&first]);
+        let after = after_tasks(&ground, &[&first, &second]);
+        let up = |bits: usize| {
+            let all = ground.links().into_iter().enumerate();
+            let up: BTreeSet<LinkId> =
+                all.filter(|(n, _)| bits & (1 << n) != 0).map(|(_, link)| link).collect();
+            move |_: &NodeId| up.clone()
+        };
+        let before = ground.lower(&before, &up(links.0));
+        let after = ground.lower(&after, &up(links.1));
+        for (node, desired) in &after {
+            let named = |why| TestCaseError::fail(format!("{node}: {why}"));
+            holds(desired, &before[node]).map_err(named)?;
+            holds(desired, &NodeState::default()).map_err(TestCaseError::fail)?;
+            holds(&NodeState::default(), desired).map_err(TestCaseError::fail)?;
+        }
+    }
+}
+
+/// The intent after each order was given, approved and carried out.
+fn after_tasks(ground: &Ground, orders: &[&Order]) -> nett_policy::log::intent::Intent {
+    let mut desk = Desk::new(ground, 0);
+    for order in orders {
+        desk.order(1, order);
+        desk.wish(0, 0, true);
+        while desk.advance(Nodes::Done).is_some() {}
+    }
+    desk.intent()
+}

@@ -80,7 +80,7 @@ metrics! {
     ENTRIES_REFUSED_TOTAL = Counter "nett_entries_refused_total" ["reason"]
         "Log entries that are not believed.";
     CONFLICTS = Gauge "nett_conflicts" []
-        "Sites whose log does not continue what was read: forked, begun anew, or with a gap.";
+        "Sites whose log cannot be followed: forked, begun anew, a gap, an entry not believed.";
     TASKS = Gauge "nett_tasks" ["state"]
         "Tasks known here, by state.";
     SERVICE_EPOCH = Gauge "nett_service_epoch" ["service"]

@@ -1,5 +1,6 @@
 //! Several controllers in one thread: a log per site, a kernel that does as it is told, and time
 //! that jumps to the next deadline. Deterministic: no clock, no randomness, no task.
+#![expect(unreachable_pub, reason = "everything here is for the tests that include it")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -121,7 +121,7 @@ impl World {
         assert_ne!(address.port(), 0, "the port that was taken");
         let fake = Arc::new(Fake::default());
         runtime.spawn(server.serve(fake.clone(), scrape));
-        Self { fake, metrics, address, runtime: runtime }
+        Self { fake, metrics, address, runtime }
     }
 
     fn connect(&self) -> TcpStream {

@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use nett_dns::Stats;
 use nett_policy::id::SiteId;
-use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, IntCounterVec, Registry, TextEncoder};
 
 use super::metric_name::{self as name, Metric};
@@ -42,12 +40,13 @@ impl Scrape {
     /// old values would look like new ones.
     pub fn text(&self, answer: &Answer) -> String {
         self.metrics.loop_lag.set(answer.after.as_secs_f64());
-        let mut families = self.registry.gather();
-        families.extend(dns(&self.dns));
+        let fresh = Registry::new();
+        dns(&fresh, &self.dns);
         if let Some(snapshot) = &answer.snapshot {
-            families.extend(present(snapshot));
+            present(&fresh, snapshot);
         }
-        families.retain(|family| !family.get_metric().is_empty());
+        let mut families = self.registry.gather();
+        families.extend(fresh.gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new()
             .encode_to_string(&families)
@@ -55,50 +54,41 @@ impl Scrape {
     }
 }
 
-/// Rows of a gauge, as label values and value.
-fn gauges(
-    metric: &Metric,
-    rows: impl IntoIterator<Item = (Vec<String>, f64)>,
-) -> Vec<MetricFamily> {
+/// A gauge with these rows: label values and value.
+fn gauges(fresh: &Registry, metric: &Metric, rows: impl IntoIterator<Item = (Vec<String>, f64)>) {
     let gauges = GaugeVec::new(opts(metric), metric.labels).expect("a valid name and labels");
     for (labels, value) in rows {
         gauges.with_label_values(&labels).set(value);
     }
-    gauges.collect()
+    fresh.register(Box::new(gauges)).expect("every name is made once");
 }
 
-fn counters(
-    metric: &Metric,
-    rows: impl IntoIterator<Item = (Vec<String>, u64)>,
-) -> Vec<MetricFamily> {
+fn counters(fresh: &Registry, metric: &Metric, rows: impl IntoIterator<Item = (Vec<String>, u64)>) {
     let counters =
         IntCounterVec::new(opts(metric), metric.labels).expect("a valid name and labels");
     for (labels, value) in rows {
         counters.with_label_values(&labels).inc_by(value);
     }
-    counters.collect()
+    fresh.register(Box::new(counters)).expect("every name is made once");
 }
 
-fn single(metric: &Metric, value: impl Into<f64>) -> Vec<MetricFamily> {
-    gauges(metric, [(Vec::new(), value.into())])
+fn single(fresh: &Registry, metric: &Metric, value: impl Into<f64>) {
+    gauges(fresh, metric, [(Vec::new(), value.into())]);
 }
 
-fn dns(stats: &Stats) -> Vec<MetricFamily> {
+fn dns(fresh: &Registry, stats: &Stats) {
     let label = |text: &str| text.to_owned();
     let site = |site: Option<SiteId>| site.map_or_else(|| label("none"), |s| s.to_string());
     let queries = stats.queries().map(|(rcode, via, n)| (vec![label(rcode), label(via)], n));
     let answers = stats.answers().into_iter();
     let answers = answers.map(|(client, target, n)| (vec![site(client), site(target)], n));
     let dropped = stats.dropped().map(|(reason, n)| (vec![label(reason)], n));
-    [
-        counters(&name::DNS_QUERIES_TOTAL, queries),
-        counters(&name::DNS_ANSWERS_TOTAL, answers),
-        counters(&name::DNS_DROPPED_TOTAL, dropped),
-    ]
-    .concat()
+    counters(fresh, &name::DNS_QUERIES_TOTAL, queries);
+    counters(fresh, &name::DNS_ANSWERS_TOTAL, answers);
+    counters(fresh, &name::DNS_DROPPED_TOTAL, dropped);
 }
 
-fn present(snapshot: &Snapshot) -> Vec<MetricFamily> {
+fn present(fresh: &Registry, snapshot: &Snapshot) {
     let Snapshot {
         bus_connected,
         sites_connected,
@@ -120,18 +110,17 @@ fn present(snapshot: &Snapshot) -> Vec<MetricFamily> {
             (vec![service.to_string(), site.to_string()], f64::from(*percent))
         }));
     }
-    [
-        single(&name::BUS_CONNECTED, *bus_connected),
-        single(&name::SITES_CONNECTED, *sites_connected),
-        gauges(&name::PEER_LAG_SECONDS, lag),
-        gauges(&name::LINK_UP, links),
-        gauges(&name::TASKS, tasks),
-        gauges(&name::SERVICE_EPOCH, epochs),
-        gauges(&name::SERVICE_WEIGHT, shares),
-        dns_serial.map(|serial| single(&name::DNS_SERIAL, serial)).unwrap_or_default(),
-        single(&name::CONFLICTS, *conflicts),
-    ]
-    .concat()
+    single(fresh, &name::BUS_CONNECTED, *bus_connected);
+    single(fresh, &name::SITES_CONNECTED, *sites_connected);
+    gauges(fresh, &name::PEER_LAG_SECONDS, lag);
+    gauges(fresh, &name::LINK_UP, links);
+    gauges(fresh, &name::TASKS, tasks);
+    gauges(fresh, &name::SERVICE_EPOCH, epochs);
+    gauges(fresh, &name::SERVICE_WEIGHT, shares);
+    single(fresh, &name::CONFLICTS, *conflicts);
+    if let Some(serial) = dns_serial {
+        single(fresh, &name::DNS_SERIAL, *serial);
+    }
 }
 
 /// Epochs count moves: far below 2^53, where doubles begin to skip whole numbers.

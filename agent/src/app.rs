@@ -24,9 +24,10 @@ use crate::bus::nats::{NatsBus, NatsConfig};
 use crate::bus::wire::Sealed;
 use crate::clock::Clock;
 use crate::config::{Config, Loaded, load, read_seed};
-use crate::controller::Setting;
 use crate::controller::driver::{Driver, Input, Parts};
 use crate::controller::event::Event;
+use crate::controller::{Setting, Snapshot};
+use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
@@ -35,6 +36,8 @@ use crate::probe::LinkProbe;
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
 use crate::rng::Rng;
+use crate::telemetry::event::StoredEntryRefused;
+use crate::telemetry::{Metrics, Scrape};
 use crate::zone::ZoneKeeper;
 
 /// Why the agent does not run. Each is the operator's.
@@ -63,8 +66,11 @@ const EVENTS: usize = 1024;
 pub async fn run(path: &Path) -> Result<(), AppError> {
     let mut loaded = load(path).map_err(|e| AppError::Config(e.diagnostics))?;
     crate::telemetry::start(&loaded.config.log);
+    let registry = prometheus::Registry::new();
+    let metrics = Metrics::register(&registry).expect("the registry is new");
+    let scrape = Scrape { registry, metrics, dns: Arc::new(Stats::default()) };
     loop {
-        match run_loaded(path, loaded).await? {
+        match run_loaded(path, loaded, scrape.clone()).await? {
             (Ended::Stopped, _) => return Ok(()),
             (Ended::Reload, Some(next)) => loaded = next,
             (Ended::Reload, None) => unreachable!("a reload comes with its configuration"),
@@ -72,7 +78,11 @@ pub async fn run(path: &Path) -> Result<(), AppError> {
     }
 }
 
-async fn run_loaded(path: &Path, loaded: Loaded) -> Result<(Ended, Option<Loaded>), AppError> {
+async fn run_loaded(
+    path: &Path,
+    loaded: Loaded,
+    scrape: Scrape,
+) -> Result<(Ended, Option<Loaded>), AppError> {
     let Loaded { config, fabric, catalog, notes } = loaded;
     for note in &notes {
         tracing::warn!(%note, "The configuration has a note.");
@@ -88,13 +98,12 @@ async fn run_loaded(path: &Path, loaded: Loaded) -> Result<(Ended, Option<Loaded
     let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
     let mut records = Records::open(&make_dir(&config)?, node.id.clone(), clock)
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
-    let (journal, replayed) = open_journal(&config, &fabric, &mut records)?;
+    let (journal, replayed) = open_journal(&config, &fabric, &mut records, &scrape.metrics)?;
     let start = start_positions(&replayed);
     let home = node.site.clone();
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
         .map_err(anyhow::Error::from)?;
-    let stats = Arc::new(Stats::default());
-    let _dns = start_dns(&config, &zone, &stats)?;
+    let _dns = start_dns(&config, &zone, &scrape.dns)?;
 
     let (wanted, wishes) = watch::channel(None);
     if config.kernel.manage_sysctl {
@@ -112,6 +121,7 @@ async fn run_loaded(path: &Path, loaded: Loaded) -> Result<(Ended, Option<Loaded
         events: own.clone(),
         links: links.collect(),
         dry_run: config.kernel.dry_run,
+        metrics: scrape.metrics.clone(),
     };
     tasks.spawn(reconciler.run());
 
@@ -128,7 +138,12 @@ async fn run_loaded(path: &Path, loaded: Loaded) -> Result<(Ended, Option<Loaded
     let socket =
         ApiServer::bind(&config.socket, ApiLimits::default()).map_err(anyhow::Error::from)?;
     let backend = Arc::new(Door { inputs: inputs.clone() });
-    tasks.spawn(socket.serve(backend, std::future::pending()));
+    tasks.spawn(socket.serve(backend.clone(), std::future::pending()));
+    if let Some(address) = config.http_listen {
+        let http = HttpServer::bind(address, HttpLimits::default());
+        let http = http.await.map_err(anyhow::Error::from)?;
+        tasks.spawn(http.serve(backend, scrape.clone()));
+    }
 
     let setting = Setting {
         fabric: fabric.clone(),
@@ -146,6 +161,7 @@ async fn run_loaded(path: &Path, loaded: Loaded) -> Result<(Ended, Option<Loaded
         rng: Rng::system(),
         key,
         wanted,
+        metrics: scrape.metrics.clone(),
     };
     let mut driver = Driver::new(setting, parts, own);
     driver.replay(replayed).await;
@@ -234,6 +250,7 @@ fn open_journal(
     config: &Config,
     fabric: &Fabric,
     records: &mut Records,
+    metrics: &Metrics,
 ) -> Result<(JournalWriter, Vec<(Sealed, u64)>), AppError> {
     let mut journal = FileJournal::open(&config.state_dir).map_err(anyhow::Error::from)?;
     let loaded = journal.load().map_err(anyhow::Error::from)?;
@@ -246,9 +263,9 @@ fn open_journal(
         match Sealed::open_stored(&record.bytes, fabric) {
             Ok(sealed) => entries.push((sealed, record.stream_seq)),
             Err(error) => {
-                let error = error.message();
-                tracing::error!(stream_seq = record.stream_seq, error, "Not believed.");
-                records.note("journal-entry", &error);
+                let stream_seq = record.stream_seq;
+                metrics.emit(StoredEntryRefused { stream_seq, error: &error });
+                records.note("journal-entry", &error.message());
             }
         }
     }
@@ -325,5 +342,13 @@ impl Backend for Door {
             return gone();
         }
         answer.await.unwrap_or_else(|_| gone())
+    }
+}
+
+impl Inside for Door {
+    async fn measure(&self) -> Option<Snapshot> {
+        let (reply, answer) = oneshot::channel();
+        self.inputs.send(Input::Measure(reply)).await.ok()?;
+        answer.await.ok()
     }
 }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod controller;
 pub mod ctl;
 pub mod daemon;
+pub mod http;
 pub mod journal;
 pub mod kernel;
 pub mod probe;

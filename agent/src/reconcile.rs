@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::controller::event::{Applied, Event};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Monitor, Origin, Readback};
+use crate::telemetry::event::{KernelDrift, KernelOp, KernelRound, Outcome, Resync};
+use crate::telemetry::{Duty, Metrics};
 
 /// A desired state with its number; `None` until the controller has one.
 pub type Wanted = Option<(u64, NodeState)>;
@@ -50,12 +52,15 @@ pub struct Reconciler<K, C> {
     pub links: Vec<OwnLink>,
     /// Plans and logs, and changes nothing.
     pub dry_run: bool,
+    pub metrics: Metrics,
 }
 
 /// A read without a reason, in case a notification never came.
 const BACKSTOP: Duration = Duration::from_secs(30);
 /// The least time between two reads of the kernel that news of others cause.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the kernel's packet counters are read.
+const COUNT: Duration = Duration::from_secs(5);
 /// How long the controller gets to want something else after a link changed, before the old wish
 /// is repaired.
 const LINK_PAUSE: Duration = Duration::from_millis(50);
@@ -80,14 +85,18 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         let mut links_seen: Option<BTreeSet<LinkId>> = None;
         let mut looked = Instant::now();
         let mut pause = RETRY.0;
+        let mut reason = Resync::Start;
+        let mut settled: Option<u64> = None;
         loop {
             if actual.is_none() {
                 // News come in bursts; one read serves a whole burst.
                 sleep_until(looked + LOOK_INTERVAL).await;
                 looked = Instant::now();
+                self.metrics.emit(reason);
                 actual = self.look().await;
             }
             let Some(readback) = actual.as_ref() else {
+                reason = Resync::Unreadable;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY.1);
                 continue;
@@ -103,12 +112,15 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                     return;
                 }
             }
-            let failed = self.converge(&mut actual).await;
+            let failed = self.converge(&mut actual, &mut settled).await;
             let retry = failed.then(|| Instant::now() + pause);
             pause = if failed { (pause * 2).min(RETRY.1) } else { RETRY.0 };
             match self.wait(retry).await {
                 Wake::Wish => {}
-                Wake::Look => actual = None,
+                Wake::Look(why) => {
+                    reason = why;
+                    actual = None;
+                }
                 Wake::End => return,
             }
         }
@@ -116,7 +128,11 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
 
     async fn wait(&mut self, retry: Option<Instant>) -> Wake {
         let backstop = Instant::now() + BACKSTOP;
-        let until = retry.map_or(backstop, |at| at.min(backstop));
+        let (until, elapsed) = match retry {
+            Some(at) if at < backstop => (at, Resync::Retry),
+            Some(_) | None => (backstop, Resync::Backstop),
+        };
+        let mut count_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -125,10 +141,16 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 }
                 event = self.changes.next() => match event {
                     Some(KernelEvent::Objects(Origin::Own)) => {}
-                    Some(_) => return Wake::Look,
+                    Some(KernelEvent::Objects(Origin::Other)) => return Wake::Look(Resync::Changed),
+                    Some(KernelEvent::Interfaces) => return Wake::Look(Resync::Interfaces),
+                    Some(KernelEvent::Overrun) => return Wake::Look(Resync::Overrun),
                     None => return Wake::End,
                 },
-                () = sleep_until(until) => return Wake::Look,
+                () = sleep_until(until) => return Wake::Look(elapsed),
+                () = sleep_until(count_at) => {
+                    self.count().await;
+                    count_at = Instant::now() + COUNT;
+                }
             }
         }
     }
@@ -143,6 +165,13 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
     }
 
+    async fn count(&mut self) {
+        match self.kernel.counters().await {
+            Ok(counters) => self.metrics.traffic(&counters),
+            Err(error) => tracing::debug!(error = %chain(&error), "Cannot read the counters."),
+        }
+    }
+
     fn links_up(&self, readback: &Readback) -> BTreeSet<LinkId> {
         let up = |link: &&OwnLink| {
             readback.interfaces.get(&link.interface).is_some_and(|interface| interface.up)
@@ -151,7 +180,8 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     }
 
     /// Brings the kernel to the present wish. True when something is left to be tried again.
-    async fn converge(&mut self, actual: &mut Option<Readback>) -> bool {
+    /// `settled` is the generation that was last in place.
+    async fn converge(&mut self, actual: &mut Option<Readback>, settled: &mut Option<u64>) -> bool {
         let Some((generation, desired)) = self.wanted.borrow_and_update().clone() else {
             return false;
         };
@@ -162,18 +192,25 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             if plan.is_empty() {
                 break;
             }
+            if settled.take() == Some(generation) {
+                self.metrics.emit(KernelDrift { plan: &plan });
+            }
             done.failures.clear();
+            let begun = Instant::now();
             self.carry_out(&plan, &mut done).await;
             if self.dry_run {
                 break;
             }
             *actual = self.look().await;
+            self.metrics.emit(KernelRound { took: begun.elapsed() });
             if !done.failures.is_empty() {
                 break;
             }
         }
         if let Some(readback) = actual.as_ref() {
-            self.report(generation, done, &desired, readback).await
+            let standing = self.report(generation, done, &desired, readback).await;
+            *settled = (standing == Standing::InPlace).then_some(generation);
+            standing == Standing::Failed
         } else {
             true
         }
@@ -192,17 +229,17 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     async fn carry_out(&mut self, plan: &Plan, done: &mut Done) {
         for op in &plan.ops {
             if self.dry_run {
-                tracing::info!(%op, "Would change the kernel.");
+                self.metrics.emit(KernelOp { op, outcome: Outcome::DryRun });
                 continue;
             }
             match self.kernel.apply(op).await {
                 Ok(()) => {
-                    tracing::info!(%op, "Changed the kernel.");
+                    self.metrics.emit(KernelOp { op, outcome: Outcome::Done });
                     done.operations += 1;
                 }
                 Err(error) => {
                     let error = chain(&error);
-                    tracing::warn!(%op, %error, "The kernel refused.");
+                    self.metrics.emit(KernelOp { op, outcome: Outcome::Refused(&error) });
                     done.failures.push(format!("{op}: {error}"));
                 }
             }
@@ -215,25 +252,44 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         done: Done,
         desired: &NodeState,
         readback: &Readback,
-    ) -> bool {
+    ) -> Standing {
         let Done { operations, mut failures } = done;
-        if failures.is_empty() && !self.dry_run {
+        let mut standing = Standing::Unsure;
+        if failures.is_empty() {
             let left = self.plan(desired, readback);
-            failures.extend(left.ops.iter().map(|op| format!("{op}: not in place")));
+            if left.is_empty() && readback.complete {
+                standing = Standing::InPlace;
+                self.metrics.fulfil(Duty::Kernel);
+            }
+            if !self.dry_run {
+                failures.extend(left.ops.iter().map(|op| format!("{op}: not in place")));
+            }
         }
-        let failed = !failures.is_empty();
+        if !failures.is_empty() {
+            standing = Standing::Failed;
+        }
         let foreign = readback.foreign.iter().map(ToString::to_string).collect();
         let applied = Applied { generation, operations, failures, foreign };
         // The controller is gone when the agent stops; the next wait sees that.
         let _ = self.events.send(Event::Applied(applied)).await;
-        failed
+        standing
     }
+}
+
+/// How the kernel compares with the present wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Read back whole, and equal.
+    InPlace,
+    /// Not read whole, or only planned.
+    Unsure,
+    Failed,
 }
 
 /// Why the loop goes round again.
 enum Wake {
     Wish,
-    Look,
+    Look(Resync),
     End,
 }
 

@@ -113,7 +113,8 @@ impl Records {
     }
 }
 
-fn kind(body: &Body) -> &'static str {
+/// One word for what an entry says.
+pub(crate) fn kind(body: &Body) -> &'static str {
     match body {
         Body::Command(_) => "command",
         Body::Refused(_) => "refused",

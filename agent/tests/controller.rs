@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fleet::{Fleet, id};
-use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, VerbDoc};
+use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, TaskStateDoc, VerbDoc};
 use nett_policy::id::{NodeId, ServiceId, SiteId, Weight};
 use nett_policy::log::entry::{Ask, Object, Verb};
 use nett_policy::lower::object::{Layout, NexthopId, NodeState, RouteKey, RouteTarget, Table};
@@ -331,4 +331,35 @@ fn a_split_service_has_its_remote_share_alone_behind_the_route_nodes() {
     let links: Vec<NexthopId> = members.collect();
     let family = nett_policy::fabric::Family::V4;
     assert_eq!(links, [NexthopId::link(1, family)], "the cheaper link, and not the route node");
+}
+
+#[test]
+fn the_view_in_numbers_follows_what_happens() {
+    let mut fleet = Fleet::start();
+    let before = fleet.snapshot("osl-b1");
+    assert!(before.bus_connected && before.links.values().all(|up| *up), "{before:?}");
+    assert_eq!((before.sites_connected, before.conflicts), (1, 0));
+    let share = |fleet: &Fleet, site: &str| {
+        let seen = fleet.snapshot("osl-b1");
+        let service = &seen.services[&id::<ServiceId>(API)];
+        (service.epoch.0, service.percent[&id::<SiteId>(site)])
+    };
+    assert_eq!((share(&fleet, "osl"), share(&fleet, "svg")), ((0, 100), (0, 0)));
+    let count = |fleet: &Fleet, state| fleet.snapshot("osl-b1").tasks[&state];
+    assert_eq!(count(&fleet, TaskStateDoc::Done), 0, "every state is shown from the start");
+    accepted(&fleet.command("mira", "osl", failover(API, "svg")));
+    assert_eq!(count(&fleet, TaskStateDoc::Running), 1);
+    fleet.pass(Duration::from_secs(600));
+    assert_eq!(count(&fleet, TaskStateDoc::Running), 0);
+    assert_eq!(count(&fleet, TaskStateDoc::Done), 1);
+    assert_eq!((share(&fleet, "osl"), share(&fleet, "svg")), ((1, 0), (1, 100)));
+
+    let svg = fleet.fabric.nodes.iter().filter(|n| n.site.as_str() == "svg");
+    let svg: Vec<NodeId> = svg.map(|n| n.id.clone()).collect();
+    fleet.silent.extend(svg);
+    fleet.pass(Duration::from_secs(11));
+    let cut_off = fleet.snapshot("osl-b1");
+    assert_eq!(cut_off.sites_connected, 0);
+    let lag = cut_off.peer_lag[&id::<SiteId>("svg")];
+    assert!(lag >= Duration::from_secs(10) && lag <= Duration::from_secs(13), "{lag:?}");
 }

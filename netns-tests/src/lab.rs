@@ -227,21 +227,7 @@ impl Lab {
     pub fn wait_for_agent(&mut self, node: &str) -> Result<Duration> {
         let ns = self.ns(node)?;
         let what = format!("the agent on {node} is ready");
-        let _ = &ns;
-        let args = [
-            "--socket".to_owned(),
-            self.layout.socket(node).display().to_string(),
-            "status".to_owned(),
-        ];
-        let program = self.programs.nettctl.clone();
-        let ready = || {
-            let out = Command::new(&program).args(&args).output()?;
-            if out.status.success() {
-                Ok(())
-            } else {
-                bail!("{}", String::from_utf8_lossy(&out.stderr))
-            }
-        };
+        let ready = || crate::observe::http::ready(&ns);
         self.while_alive(&agent_name(node), patience() * 4, &what, ready)
     }
 

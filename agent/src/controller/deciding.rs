@@ -40,6 +40,7 @@ struct Waiting {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 enum InFlight {
     Request(Waiting),
     Fact,
@@ -260,11 +261,11 @@ impl Controller {
     pub(super) fn appended(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
         let in_flight = self.deciding.in_flight.take();
         self.read(sealed, stream_seq, now);
-        if let Some(InFlight::Request(Waiting { token, request, .. })) = in_flight {
-            if let Some(reply) = self.known(&request) {
-                self.deciding.refused += u64::from(!reply.accepted);
-                self.reply_command(token, reply, now);
-            }
+        if let Some(InFlight::Request(Waiting { token, request, .. })) = in_flight
+            && let Some(reply) = self.known(&request)
+        {
+            self.deciding.refused += u64::from(!reply.accepted);
+            self.reply_command(token, reply, now);
         }
     }
 

@@ -64,6 +64,15 @@ impl Doing {
         &self.links_up
     }
 
+    /// False until the interfaces were looked at.
+    pub(super) fn links_seen(&self) -> bool {
+        self.links_seen
+    }
+
+    pub(super) fn serial(&self) -> Option<u32> {
+        self.serial
+    }
+
     pub(super) fn own_ack(&self, slot: &Slot) -> Option<Ack> {
         self.parts.get(slot)?.ack.clone()
     }

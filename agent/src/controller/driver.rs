@@ -22,9 +22,9 @@ use nkeys::KeyPair;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::effect::{Append, Effect};
+use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Event, Now, Token};
-use super::{Controller, Setting};
+use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
 use crate::bus::wire::{Draft, Report, Sealed, seal_report};
@@ -35,6 +35,8 @@ use crate::probe::Probe;
 use crate::reconcile::Wanted;
 use crate::records::Records;
 use crate::rng::Rng;
+use crate::telemetry::event::{EntryAppended, EntryRefused, EntryTaken, Journalled, ZoneServed};
+use crate::telemetry::{Duty, Metrics};
 use crate::zone::ZoneKeeper;
 
 /// The concrete parts around the controller.
@@ -48,6 +50,7 @@ pub struct Parts<P> {
     pub rng: Rng,
     pub key: Arc<KeyPair>,
     pub wanted: watch::Sender<Wanted>,
+    pub metrics: Metrics,
 }
 
 pub struct Driver<P> {
@@ -64,7 +67,12 @@ pub struct Driver<P> {
 pub enum Input {
     Event(Event),
     Bus(BusEvent),
-    Api { request: ApiRequest, reply: oneshot::Sender<ApiResponse> },
+    Api {
+        request: ApiRequest,
+        reply: oneshot::Sender<ApiResponse>,
+    },
+    /// The controller's view in numbers.
+    Measure(oneshot::Sender<Snapshot>),
 }
 
 /// Whom an answer goes to, in which form.
@@ -89,9 +97,11 @@ impl<P: Probe> Driver<P> {
     /// What the journal holds, before anything else.
     pub async fn replay(&mut self, entries: Vec<(Sealed, u64)>) {
         for (sealed, stream_seq) in entries {
+            self.parts.metrics.emit(EntryTaken { body: &sealed.entry.body, replayed: true });
             self.step(Event::Replayed { sealed, stream_seq }).await;
         }
         self.step(Event::ReplayDone).await;
+        self.parts.metrics.fulfil(Duty::Journal);
     }
 
     /// Runs until the inputs end or `stop` is done. Nothing is undone on the way out.
@@ -135,6 +145,11 @@ impl<P: Probe> Driver<P> {
             Input::Event(event) => Some(event),
             Input::Bus(event) => self.bus_event(event),
             Input::Api { request, reply } => self.api_event(request, Asker::Api(reply)),
+            Input::Measure(reply) => {
+                // Whoever scrapes may have gone away.
+                let _ = reply.send(self.controller.snapshot(self.parts.clock.now()));
+                None
+            }
         }
     }
 
@@ -144,9 +159,8 @@ impl<P: Probe> Driver<P> {
                 Some(Event::Entry { sealed, stream_seq })
             }
             BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
-                let error = error.message();
-                tracing::warn!(%site, stream_seq, error, "An entry is not believed.");
-                Some(Event::BadEntry { site, stream_seq, error })
+                self.parts.metrics.emit(EntryRefused { site: &site, stream_seq, error: &error });
+                Some(Event::BadEntry { site, stream_seq, error: error.message() })
             }
             BusEvent::Report(report) => Some(Event::Report(report)),
             BusEvent::BadReport { site, subject, error } => {
@@ -166,7 +180,10 @@ impl<P: Probe> Driver<P> {
                     }
                 }
             }
-            BusEvent::Connected => Some(Event::BusConnected),
+            BusEvent::Connected => {
+                self.parts.metrics.fulfil(Duty::Bus);
+                Some(Event::BusConnected)
+            }
             BusEvent::Disconnected => Some(Event::BusDisconnected),
             BusEvent::CaughtUp { site } => Some(Event::CaughtUp { site }),
             BusEvent::StreamMissing { site, stream, reason } => {
@@ -216,8 +233,11 @@ impl<P: Probe> Driver<P> {
         match effect {
             Effect::Journal { sealed, stream_seq } => {
                 let record = Record { stream_seq, bytes: sealed.bytes.to_vec() };
-                if let Err(error) = self.parts.journal.append(record).await {
-                    tracing::error!(%error, "The journal is not durable.");
+                let begun = Instant::now();
+                let result = self.parts.journal.append(record).await;
+                let took = begun.elapsed();
+                self.parts.metrics.emit(Journalled { took, result: result.as_ref().copied() });
+                if let Err(error) = result {
                     self.parts.records.note("degraded", &error.to_string());
                 }
             }
@@ -225,14 +245,13 @@ impl<P: Probe> Driver<P> {
             Effect::Kernel { generation, desired } => {
                 self.parts.wanted.send_replace(Some((generation, *desired)));
             }
-            Effect::Zone(answers) => match self.parts.zone.serve(answers) {
-                Ok(()) => {
-                    let serial = self.parts.zone.serial();
+            Effect::Zone(answers) => {
+                let served = self.parts.zone.serve(answers).map(|()| self.parts.zone.serial());
+                self.parts.metrics.emit(ZoneServed { result: served.as_ref().copied() });
+                if let Ok(serial) = served {
                     self.controller.serves(serial);
-                    tracing::info!(serial, "Serving a new snapshot of the zone.");
                 }
-                Err(error) => tracing::error!(%error, "The zone stays as it was."),
-            },
+            }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
             Effect::Reply { token, response } => {
@@ -240,7 +259,13 @@ impl<P: Probe> Driver<P> {
                     send(asker, *response);
                 }
             }
-            Effect::Audit(event) => self.parts.records.write(&event, now),
+            Effect::Audit(event) => {
+                if let AuditEvent::Entry(sealed) = &event {
+                    let body = &sealed.entry.body;
+                    self.parts.metrics.emit(EntryTaken { body, replayed: false });
+                }
+                self.parts.records.write(&event, now);
+            }
         }
     }
 
@@ -248,6 +273,7 @@ impl<P: Probe> Driver<P> {
     fn append(&mut self, append: Append, now: Now) {
         let setting = self.controller.setting();
         let Append { body, verbatim, after, after_stream_seq } = append;
+        let kind = crate::records::kind(&body);
         let id = self.parts.rng.ulid(now.wall);
         let id: EntryId =
             format!("{}.{id}", setting.node.site).parse().expect("a site and a ulid are an id");
@@ -268,6 +294,7 @@ impl<P: Probe> Driver<P> {
             request_verbatim: verbatim,
         };
         let (bus, events) = (self.parts.bus.clone(), self.events.clone());
+        let metrics = self.parts.metrics.clone();
         let sealed = Sealed::seal(draft, &self.parts.key);
         tokio::spawn(async move {
             let event = match sealed {
@@ -277,6 +304,11 @@ impl<P: Probe> Driver<P> {
                 },
                 Err(error) => Event::AppendFailed(AppendFailure::Refused(error.to_string())),
             };
+            let result = match &event {
+                Event::AppendFailed(failure) => Err(failure),
+                _ => Ok(()),
+            };
+            metrics.emit(EntryAppended { kind, result });
             // The driver is gone when the agent stops.
             let _ = events.send(event).await;
         });

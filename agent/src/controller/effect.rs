@@ -55,6 +55,7 @@ pub struct Append {
 
 /// What goes to the audit file beside the entries themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "entries are most of them")]
 pub enum AuditEvent {
     /// An entry was read for the first time.
     Entry(Sealed),

@@ -41,6 +41,7 @@ use doing::Doing;
 use effect::Effect;
 use event::{Event, Now};
 use reading::Reading;
+pub use view::snapshot::{SERVICE_SERIES, ServiceSnapshot, Snapshot};
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]

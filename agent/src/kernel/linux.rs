@@ -71,14 +71,6 @@ impl LinuxKernel {
         self.ports.clone()
     }
 
-    /// The named counters of the nft table; empty without the table.
-    ///
-    /// # Errors
-    /// When the dump is refused or unanswered.
-    pub async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
-        self.nft.counters().await
-    }
-
     async fn add_nexthop(&mut self, id: NexthopId, to: &Nexthop) -> Result<(), KernelError> {
         let object = || format!("nexthop id {id} {to}");
         let index = self.index_of(to, object).await?;
@@ -318,6 +310,10 @@ impl LinuxKernel {
 impl Kernel for LinuxKernel {
     async fn read(&mut self) -> Result<Readback, KernelError> {
         super::read::read(self).await
+    }
+
+    async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
+        self.nft.counters().await
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

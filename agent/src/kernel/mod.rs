@@ -53,6 +53,14 @@ pub trait Kernel: Send {
     /// [`Readback::complete`] false.
     fn read(&mut self) -> impl Future<Output = Result<Readback, KernelError>> + Send;
 
+    /// The named counters of the nft table; empty without the table.
+    ///
+    /// # Errors
+    /// When the dump is refused or unanswered.
+    fn counters(
+        &mut self,
+    ) -> impl Future<Output = Result<BTreeMap<String, Count>, KernelError>> + Send;
+
     /// Carries one operation out; done before it returns, and no error when it was done already.
     ///
     /// # Errors

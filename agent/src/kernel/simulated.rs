@@ -120,10 +120,6 @@ impl SimulatedKernel {
         count.bytes += bytes;
     }
 
-    pub fn counters(&self) -> &BTreeMap<String, Count> {
-        &self.counters
-    }
-
     /// Removes nexthops as the kernel does: out of their groups, with emptied groups and routes.
     fn lose_nexthops(&mut self, lost: impl Fn(&Nexthop) -> bool) {
         let state = &mut self.state;
@@ -269,6 +265,10 @@ impl Kernel for SimulatedKernel {
             foreign: self.foreign.clone(),
             guard_damage: None,
         })
+    }
+
+    async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
+        Ok(self.counters.clone())
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

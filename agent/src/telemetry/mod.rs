@@ -1,4 +1,17 @@
-//! Logging set up from the configuration.
+//! What an operator sees of a running agent: its log, its metrics, whether it is ready.
+//!
+//! Metrics go to a registry that is passed in, never to a global one. Labels are closed sets or
+//! names of the configuration, so a peer cannot make series.
+
+pub mod event;
+pub mod metric_name;
+mod metrics;
+mod ready;
+mod scrape;
+
+pub use metrics::Metrics;
+pub use ready::Duty;
+pub use scrape::{Answer, Scrape, TEXT_FORMAT};
 
 use tracing_subscriber::EnvFilter;
 

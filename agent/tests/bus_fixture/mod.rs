@@ -146,6 +146,7 @@ pub(crate) fn effect() -> Effect {
         (id("svg"), nett_policy::id::Weight::new(30).expect("in range")),
     ]);
     Effect {
+        rank: 1,
         writes: vec![Write {
             epoch: Epoch(8),
             prev: Some(entry_id("svg", 7)),
@@ -155,6 +156,7 @@ pub(crate) fn effect() -> Effect {
         moves: vec![Move {
             service: id("shop/prod/api"),
             epoch: Epoch(8),
+            prev_epoch: Epoch(7),
             from: Traffic::settled(Spread::one(osl)),
             to: Traffic::settled(Spread::one(svg)),
             handover: Handover::MakeBeforeBreak,

@@ -196,6 +196,7 @@ fn a_task_that_waits_for_approval_is_5() {
     let world = World::new();
     let mut waits = canned("command");
     waits["ok"]["state"] = json!("waiting-approval");
+    waits["ok"]["exit"] = json!(5);
     world.queue("command", vec![waits]);
     let ran = world.run_signed(&failover());
     ran.exits(5);

@@ -1,5 +1,6 @@
 //! Several controllers in one thread: a log per site, a kernel that does as it is told, and time
 //! that jumps to the next deadline. Deterministic: no clock, no randomness, no task.
+#![expect(unreachable_pub, reason = "everything here is for the tests that include it")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload};
 use nett_agent::bus::wire::{Draft, Report, Sealed, request_subject, seal_request};
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now, Token};
-use nett_agent::controller::{Controller, Setting};
+use nett_agent::controller::{Controller, Setting, Snapshot};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
@@ -316,6 +317,10 @@ impl Fleet {
         let ask = Ask::Wish { task, kind: WishKind::Approve { plan_hash } };
         let request = self.request(person, site, ask);
         self.send(&format!("{site}-b1"), &request)
+    }
+
+    pub fn snapshot(&self, node: &str) -> Snapshot {
+        self.agents[&id::<NodeId>(node)].controller.snapshot(self.clock())
     }
 
     pub fn task_state(&mut self, node: &str, task: &str) -> String {

@@ -3,6 +3,7 @@
 mod plan;
 mod service;
 mod site;
+pub(super) mod snapshot;
 mod task;
 
 use std::time::Duration;

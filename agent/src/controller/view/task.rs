@@ -228,7 +228,7 @@ pub(super) fn subject(ask: &Ask) -> String {
     }
 }
 
-fn state_doc(state: TaskState) -> TaskStateDoc {
+pub(super) fn state_doc(state: TaskState) -> TaskStateDoc {
     match state {
         TaskState::WaitingApproval => TaskStateDoc::WaitingApproval,
         TaskState::Running => TaskStateDoc::Running,

@@ -1,0 +1,279 @@
+//! Operational events: each is a struct that writes its log line and moves its counter, so that the
+//! two cannot tell different stories. Call sites name the event, not the metric.
+
+use std::time::Duration;
+
+use nett_policy::id::SiteId;
+use nett_policy::log::entry::Body;
+use nett_policy::plan::{Op, Plan};
+
+use super::metrics::Metrics;
+use super::ready::Duty;
+use crate::bus::wire::OpenError;
+use crate::controller::event::AppendFailure;
+use crate::journal::JournalError;
+use crate::zone::ZoneFault;
+
+/// Something that is logged and counted; see [`Metrics::emit`].
+pub trait Emit {
+    fn emit(self, metrics: &Metrics);
+}
+
+// === The kernel ===
+
+/// What became of an operation.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome<'a> {
+    Done,
+    DryRun,
+    Refused(&'a str),
+}
+
+#[derive(Debug)]
+pub struct KernelOp<'a> {
+    pub op: &'a Op,
+    pub outcome: Outcome<'a>,
+}
+
+impl Emit for KernelOp<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { op, outcome } = self;
+        let result = match outcome {
+            Outcome::Done => {
+                tracing::info!(%op, "Changed the kernel.");
+                "ok"
+            }
+            Outcome::DryRun => {
+                tracing::info!(%op, "Would change the kernel.");
+                "dry-run"
+            }
+            Outcome::Refused(error) => {
+                tracing::warn!(%op, %error, "The kernel refused.");
+                "refused"
+            }
+        };
+        let (object, verb) = words(op);
+        metrics.kernel_ops.with_label_values(&[object, verb.as_str(), result]).inc();
+    }
+}
+
+/// A round of operations, with the readback after it.
+#[derive(Debug)]
+pub struct KernelRound {
+    pub took: Duration,
+}
+
+impl Emit for KernelRound {
+    fn emit(self, metrics: &Metrics) {
+        tracing::debug!(took = ?self.took, "Carried a plan out.");
+        metrics.kernel_apply.observe(self.took.as_secs_f64());
+    }
+}
+
+/// A desired state that was in place is so no longer, and nothing else was wanted meanwhile.
+#[derive(Debug)]
+pub struct KernelDrift<'a> {
+    /// What puts it right.
+    pub plan: &'a Plan,
+}
+
+impl Emit for KernelDrift<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let operations = self.plan.ops.len();
+        tracing::warn!(operations, "Something else changed what was in place.");
+        for op in &self.plan.ops {
+            let (object, verb) = words(op);
+            let cause = match verb {
+                Verb::Add => "missing",
+                Verb::Replace => "changed",
+                Verb::Delete => "surplus",
+            };
+            metrics.kernel_drift.with_label_values(&[object, cause]).inc();
+        }
+    }
+}
+
+/// Why the kernel is read as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resync {
+    Start,
+    /// Somebody else, or the kernel itself, changed one of our objects.
+    Changed,
+    /// An interface or address changed.
+    Interfaces,
+    /// Notifications were lost.
+    Overrun,
+    /// An operation failed and is tried again.
+    Retry,
+    /// The last read failed.
+    Unreadable,
+    /// Nothing happened for a while.
+    Backstop,
+}
+
+impl Emit for Resync {
+    fn emit(self, metrics: &Metrics) {
+        let reason = match self {
+            Self::Start => "start",
+            Self::Changed => "changed",
+            Self::Interfaces => "interfaces",
+            Self::Overrun => "overrun",
+            Self::Retry => "retry",
+            Self::Unreadable => "unreadable",
+            Self::Backstop => "backstop",
+        };
+        tracing::debug!(reason, "Reading the kernel.");
+        metrics.kernel_resync.with_label_values(&[reason]).inc();
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Add,
+    Replace,
+    Delete,
+}
+
+impl Verb {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Replace => "replace",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+fn words(op: &Op) -> (&'static str, Verb) {
+    match op {
+        Op::AddNexthop(..) => ("nexthop", Verb::Add),
+        Op::ReplaceNexthop { .. } => ("nexthop", Verb::Replace),
+        Op::DeleteNexthop(..) => ("nexthop", Verb::Delete),
+        Op::AddRoute(..) => ("route", Verb::Add),
+        Op::ReplaceRoute { .. } => ("route", Verb::Replace),
+        Op::DeleteRoute(..) => ("route", Verb::Delete),
+        Op::AddRule(_) => ("rule", Verb::Add),
+        Op::DeleteRule(_) => ("rule", Verb::Delete),
+        Op::LoadGuard { from: None, to: _ } => ("guard", Verb::Add),
+        Op::LoadGuard { from: Some(_), to: _ } => ("guard", Verb::Replace),
+        Op::DeleteGuard(_) => ("guard", Verb::Delete),
+        Op::Drained { .. } => ("drained", Verb::Replace),
+        Op::Answers { .. } => ("answers", Verb::Replace),
+    }
+}
+
+// === The log and the journal ===
+
+/// An entry taken in for the first time, or at start out of the journal.
+#[derive(Debug)]
+pub struct EntryTaken<'a> {
+    pub body: &'a Body,
+    pub replayed: bool,
+}
+
+impl Emit for EntryTaken<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let kind = crate::records::kind(self.body);
+        let result = if self.replayed { "replayed" } else { "read" };
+        tracing::debug!(kind, result, "Took an entry in.");
+        metrics.entries.with_label_values(&[kind, result]).inc();
+    }
+}
+
+/// An own entry that was, or was not, stored behind the head it was decided on.
+#[derive(Debug)]
+pub struct EntryAppended<'a> {
+    pub kind: &'static str,
+    pub result: Result<(), &'a AppendFailure>,
+}
+
+impl Emit for EntryAppended<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { kind, result } = self;
+        let result = match result {
+            Ok(()) => "appended",
+            Err(AppendFailure::Conflict) => "conflict",
+            Err(AppendFailure::Unreachable(_)) => "unreachable",
+            Err(AppendFailure::Unknown(_)) => "unknown",
+            Err(AppendFailure::Refused(error)) => {
+                tracing::error!(kind, error, "The bus refused an entry.");
+                "refused"
+            }
+        };
+        tracing::debug!(kind, result, "Appended to the site's log.");
+        metrics.entries.with_label_values(&[kind, result]).inc();
+    }
+}
+
+/// An entry on the bus that is not to be believed.
+#[derive(Debug)]
+pub struct EntryRefused<'a> {
+    pub site: &'a SiteId,
+    pub stream_seq: u64,
+    pub error: &'a OpenError,
+}
+
+impl Emit for EntryRefused<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { site, stream_seq, error } = self;
+        let reason = error.reason();
+        let error = error.message();
+        tracing::warn!(%site, stream_seq, error, "An entry is not believed.");
+        metrics.entries_refused.with_label_values(&[reason]).inc();
+    }
+}
+
+/// An entry in the journal that is not to be believed.
+#[derive(Debug)]
+pub struct StoredEntryRefused<'a> {
+    pub stream_seq: u64,
+    pub error: &'a OpenError,
+}
+
+impl Emit for StoredEntryRefused<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { stream_seq, error } = self;
+        let reason = error.reason();
+        let error = error.message();
+        tracing::error!(stream_seq, error, "An entry of the journal is not believed.");
+        metrics.entries_refused.with_label_values(&[reason]).inc();
+    }
+}
+
+/// An entry was, or was not, brought to disk.
+#[derive(Debug)]
+pub struct Journalled<'a> {
+    pub took: Duration,
+    pub result: Result<(), &'a JournalError>,
+}
+
+impl Emit for Journalled<'_> {
+    fn emit(self, metrics: &Metrics) {
+        match self.result {
+            Ok(()) => metrics.journal_fsync.observe(self.took.as_secs_f64()),
+            Err(error) => tracing::error!(%error, "The journal is not durable."),
+        }
+        metrics.journal_degraded.set(i64::from(self.result.is_err()));
+    }
+}
+
+// === The zone ===
+
+/// An attempt to serve new answers.
+#[derive(Debug)]
+pub struct ZoneServed<'a> {
+    /// The serial that is served now.
+    pub result: Result<u32, &'a ZoneFault>,
+}
+
+impl Emit for ZoneServed<'_> {
+    fn emit(self, metrics: &Metrics) {
+        match self.result {
+            Ok(serial) => {
+                tracing::info!(serial, "Serving a new snapshot of the zone.");
+                metrics.fulfil(Duty::Zone);
+            }
+            Err(error) => tracing::error!(%error, "The zone stays as it was."),
+        }
+    }
+}

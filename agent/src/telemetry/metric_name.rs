@@ -1,0 +1,102 @@
+//! The one home of metric names, with kind, labels and help. `docs/METRICS.md` has the same list,
+//! and a test compares the two.
+//!
+//! What is not measured has no name here: an absent series is truer than a zero.
+
+/// One metric family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// As in the `# TYPE` line of the text format.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            pub const $constant: Metric = Metric {
+                name: $name,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+                help: $help,
+            };
+        )*
+
+        /// Every metric there is.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+metrics! {
+    BUILD_INFO = Gauge "nett_build_info" ["version"]
+        "Always 1; the release is in the label.";
+    READY = Gauge "nett_ready" ["duty"]
+        "1 once the duty was fulfilled for the first time; it never goes back to 0.";
+    EVENT_LOOP_LAG_SECONDS = Gauge "nett_event_loop_lag_seconds" []
+        "How long the controller took to answer this scrape.";
+    KERNEL_OPS_TOTAL = Counter "nett_kernel_ops_total" ["object", "op", "result"]
+        "Operations on kernel objects.";
+    KERNEL_APPLY_SECONDS = Histogram "nett_kernel_apply_seconds" []
+        "Time of one round of operations, with reading the kernel back.";
+    KERNEL_DRIFT_TOTAL = Counter "nett_kernel_drift_total" ["object", "cause"]
+        "Own objects found different from a desired state that was in place before.";
+    KERNEL_RESYNC_TOTAL = Counter "nett_kernel_resync_total" ["reason"]
+        "Whole readbacks of the kernel, by what asked for them.";
+    TRAFFIC_PACKETS_TOTAL = Counter "nett_traffic_packets_total" ["class"]
+        "Packets counted by the nft table.";
+    TRAFFIC_BYTES_TOTAL = Counter "nett_traffic_bytes_total" ["class"]
+        "Bytes counted by the nft table.";
+    LINK_UP = Gauge "nett_link_up" ["link"]
+        "1 when the interface of this node's end of the link is up and has carrier.";
+    BUS_CONNECTED = Gauge "nett_bus_connected" []
+        "1 while there is a connection to a server of the bus.";
+    SITES_CONNECTED = Gauge "nett_sites_connected" []
+        "Other sites of which a node has reported lately.";
+    PEER_LAG_SECONDS = Gauge "nett_peer_lag_seconds" ["site"]
+        "Time since the newest report from another site; absent while there was none.";
+    ENTRIES_TOTAL = Counter "nett_entries_total" ["kind", "result"]
+        "Log entries by what became of them here.";
+    ENTRIES_REFUSED_TOTAL = Counter "nett_entries_refused_total" ["reason"]
+        "Log entries that are not believed.";
+    CONFLICTS = Gauge "nett_conflicts" []
+        "Sites whose log cannot be followed: forked, begun anew, a gap, an entry not believed.";
+    TASKS = Gauge "nett_tasks" ["state"]
+        "Tasks known here, by state.";
+    SERVICE_EPOCH = Gauge "nett_service_epoch" ["service"]
+        "How often the service has been moved.";
+    SERVICE_WEIGHT = Gauge "nett_service_weight" ["service", "site"]
+        "Share of the service's traffic in percent.";
+    DNS_QUERIES_TOTAL = Counter "nett_dns_queries_total" ["rcode", "transport"]
+        "Questions answered, by response code.";
+    DNS_ANSWERS_TOTAL = Counter "nett_dns_answers_total" ["client_site", "target_site"]
+        "Steered answers; none stands for an unknown client, or for no site.";
+    DNS_DROPPED_TOTAL = Counter "nett_dns_dropped_total" ["reason"]
+        "Messages that got no answer.";
+    DNS_SERIAL = Gauge "nett_dns_serial" []
+        "Number of the zone snapshot that is served; absent before the first.";
+    JOURNAL_FSYNC_SECONDS = Histogram "nett_journal_fsync_seconds" []
+        "How long the controller waited until an entry was on disk.";
+    JOURNAL_DEGRADED = Gauge "nett_journal_degraded" []
+        "1 when the last entry could not be written to disk.";
+}

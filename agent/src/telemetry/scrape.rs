@@ -1,0 +1,130 @@
+//! One page of metrics: what was counted where it happened, and what is read off its owners now.
+//!
+//! Series made here hold only names that are configured now; one that is gone vanishes with the
+//! next scrape. Nothing is kept between scrapes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nett_dns::Stats;
+use nett_policy::id::SiteId;
+use prometheus::{GaugeVec, IntCounterVec, Registry, TextEncoder};
+
+use super::metric_name::{self as name, Metric};
+use super::metrics::{Metrics, opts};
+use crate::controller::{ServiceSnapshot, Snapshot};
+
+/// The media type of [`Scrape::text`].
+pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
+
+/// Everything that a page of metrics is made from.
+#[derive(Debug, Clone)]
+pub struct Scrape {
+    pub registry: Registry,
+    pub metrics: Metrics,
+    pub dns: Arc<Stats>,
+}
+
+/// The controller's answer to a scrape; none when it had none in time.
+#[derive(Debug)]
+pub struct Answer {
+    pub snapshot: Option<Snapshot>,
+    /// How long it took, or how long it was waited for.
+    pub after: Duration,
+}
+
+// === impl Scrape ===
+
+impl Scrape {
+    /// The page in the text format. Without a snapshot the controller's families are left out:
+    /// old values would look like new ones.
+    pub fn text(&self, answer: &Answer) -> String {
+        self.metrics.loop_lag.set(answer.after.as_secs_f64());
+        let fresh = Registry::new();
+        dns(&fresh, &self.dns);
+        if let Some(snapshot) = &answer.snapshot {
+            present(&fresh, snapshot);
+        }
+        let mut families = self.registry.gather();
+        families.extend(fresh.gather());
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        TextEncoder::new()
+            .encode_to_string(&families)
+            .expect("every family has a name and a metric")
+    }
+}
+
+/// A gauge with these rows: label values and value.
+fn gauges(fresh: &Registry, metric: &Metric, rows: impl IntoIterator<Item = (Vec<String>, f64)>) {
+    let gauges = GaugeVec::new(opts(metric), metric.labels).expect("a valid name and labels");
+    for (labels, value) in rows {
+        gauges.with_label_values(&labels).set(value);
+    }
+    fresh.register(Box::new(gauges)).expect("every name is made once");
+}
+
+fn counters(fresh: &Registry, metric: &Metric, rows: impl IntoIterator<Item = (Vec<String>, u64)>) {
+    let counters =
+        IntCounterVec::new(opts(metric), metric.labels).expect("a valid name and labels");
+    for (labels, value) in rows {
+        counters.with_label_values(&labels).inc_by(value);
+    }
+    fresh.register(Box::new(counters)).expect("every name is made once");
+}
+
+fn single(fresh: &Registry, metric: &Metric, value: impl Into<f64>) {
+    gauges(fresh, metric, [(Vec::new(), value.into())]);
+}
+
+fn dns(fresh: &Registry, stats: &Stats) {
+    let label = |text: &str| text.to_owned();
+    let site = |site: Option<SiteId>| site.map_or_else(|| label("none"), |s| s.to_string());
+    let queries = stats.queries().map(|(rcode, via, n)| (vec![label(rcode), label(via)], n));
+    let answers = stats.answers().into_iter();
+    let answers = answers.map(|(client, target, n)| (vec![site(client), site(target)], n));
+    let dropped = stats.dropped().map(|(reason, n)| (vec![label(reason)], n));
+    counters(fresh, &name::DNS_QUERIES_TOTAL, queries);
+    counters(fresh, &name::DNS_ANSWERS_TOTAL, answers);
+    counters(fresh, &name::DNS_DROPPED_TOTAL, dropped);
+}
+
+fn present(fresh: &Registry, snapshot: &Snapshot) {
+    let Snapshot {
+        bus_connected,
+        sites_connected,
+        peer_lag,
+        links,
+        tasks,
+        services,
+        dns_serial,
+        conflicts,
+    } = snapshot;
+    let lag = peer_lag.iter().map(|(site, lag)| (vec![site.to_string()], lag.as_secs_f64()));
+    let links = links.iter().map(|(link, up)| (vec![link.to_string()], f64::from(*up)));
+    let tasks = tasks.iter().map(|(state, n)| (vec![state.as_str().to_owned()], f64::from(*n)));
+    let mut epochs = Vec::new();
+    let mut shares = Vec::new();
+    for (service, ServiceSnapshot { epoch, percent }) in services {
+        epochs.push((vec![service.to_string()], exact(epoch.0)));
+        shares.extend(percent.iter().map(|(site, percent)| {
+            (vec![service.to_string(), site.to_string()], f64::from(*percent))
+        }));
+    }
+    single(fresh, &name::BUS_CONNECTED, *bus_connected);
+    single(fresh, &name::SITES_CONNECTED, *sites_connected);
+    gauges(fresh, &name::PEER_LAG_SECONDS, lag);
+    gauges(fresh, &name::LINK_UP, links);
+    gauges(fresh, &name::TASKS, tasks);
+    gauges(fresh, &name::SERVICE_EPOCH, epochs);
+    gauges(fresh, &name::SERVICE_WEIGHT, shares);
+    single(fresh, &name::CONFLICTS, *conflicts);
+    if let Some(serial) = dns_serial {
+        single(fresh, &name::DNS_SERIAL, *serial);
+    }
+}
+
+/// Epochs count moves: far below 2^53, where doubles begin to skip whole numbers.
+#[expect(clippy::cast_precision_loss, reason = "see above; the text format has doubles only")]
+fn exact(number: u64) -> f64 {
+    number as f64
+}

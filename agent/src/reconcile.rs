@@ -87,6 +87,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         let mut pause = RETRY.0;
         let mut reason = Resync::Start;
         let mut settled: Option<u64> = None;
+        let mut count_at = Instant::now();
         loop {
             if actual.is_none() {
                 // News come in bursts; one read serves a whole burst.
@@ -115,8 +116,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             let failed = self.converge(&mut actual, &mut settled).await;
             let retry = failed.then(|| Instant::now() + pause);
             pause = if failed { (pause * 2).min(RETRY.1) } else { RETRY.0 };
-            match self.wait(retry).await {
-                Wake::Wish => {}
+            match self.wait(retry, &mut count_at).await {
+                // Nothing is read for a wish, unless the last read failed.
+                Wake::Wish => reason = Resync::Unreadable,
                 Wake::Look(why) => {
                     reason = why;
                     actual = None;
@@ -126,13 +128,12 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
     }
 
-    async fn wait(&mut self, retry: Option<Instant>) -> Wake {
+    async fn wait(&mut self, retry: Option<Instant>, count_at: &mut Instant) -> Wake {
         let backstop = Instant::now() + BACKSTOP;
         let (until, elapsed) = match retry {
             Some(at) if at < backstop => (at, Resync::Retry),
             Some(_) | None => (backstop, Resync::Backstop),
         };
-        let mut count_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -147,9 +148,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                     None => return Wake::End,
                 },
                 () = sleep_until(until) => return Wake::Look(elapsed),
-                () = sleep_until(count_at) => {
+                () = sleep_until(*count_at) => {
                     self.count().await;
-                    count_at = Instant::now() + COUNT;
+                    *count_at = Instant::now() + COUNT;
                 }
             }
         }

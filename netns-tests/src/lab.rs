@@ -152,7 +152,19 @@ impl Lab {
         for node in Node::all() {
             self.wait_for_agent(&node.name)?;
         }
-        Ok(())
+        Node::all().iter().try_for_each(|node| self.wait_for_contact(&node.name))
+    }
+
+    /// Waits until a node's agent has heard of the other site: the servers have found each other
+    /// over the way that the agents laid.
+    pub fn wait_for_contact(&mut self, node: &str) -> Result<()> {
+        let ns = self.ns(node)?;
+        let what = format!("the agent on {node} hears of the other site");
+        let heard = || match crate::observe::http::metric(&ns, "nett_sites_connected")? {
+            Some(sites) if sites >= 1.0 => Ok(()),
+            sites => bail!("nett_sites_connected is {sites:?}"),
+        };
+        self.while_alive(&agent_name(node), patience() * 4, &what, heard).map(drop)
     }
 
     pub fn prefix(&self) -> &str {

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -60,15 +60,19 @@ impl Process {
                 .append(true)
                 .open(&spec.log)
                 .with_context(|| format!("cannot open the log {}", spec.log.display()))?;
-            Command::new(&spec.program)
+            // A child inherits the mask of the thread that starts it, and must hear SIGTERM although
+            // the lab's own threads leave it to one of them.
+            let masked = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+            let child = Command::new(&spec.program)
                 .args(&spec.args)
                 .envs(spec.env.iter().map(|(k, v)| (k, v)))
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log)
                 .process_group(0)
-                .spawn()
-                .with_context(|| format!("cannot start {}", spec.program.display()))
+                .spawn();
+            masked.thread_set_mask()?;
+            child.with_context(|| format!("cannot start {}", spec.program.display()))
         })?;
         let pid = i32::try_from(child.id()).context("process ids fit 31 bits on Linux")?;
         let started = start_time(pid).unwrap_or_default();

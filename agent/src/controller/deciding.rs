@@ -37,6 +37,7 @@ struct Waiting {
     verbatim: Vec<u8>,
     /// How often it lost the compare-and-set.
     lost: u32,
+    since: Duration,
 }
 
 #[derive(Debug)]
@@ -59,6 +60,8 @@ const QUEUE_LIMIT: usize = 256;
 /// How long another agent of the site waits per place in the node list before it writes a fact
 /// that the writer of the last one owes.
 const TURN: Duration = Duration::from_millis(500);
+/// How long a request waits for the bus: an agent that has just started is connected within that.
+const BUS_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a request may lose before its author is told.
 const LOSSES: u32 = 12;
 /// How long an append holds still after it lost against another writer whose entry does not come.
@@ -101,7 +104,13 @@ impl Controller {
             let refusal = Refusal::rule("busy", "too many requests are waiting; send it again");
             return self.reply_command(token, refusal_reply(&refusal), now);
         }
-        self.deciding.queue.push_back(Waiting { token, request, verbatim: bytes, lost: 0 });
+        self.deciding.queue.push_back(Waiting {
+            token,
+            request,
+            verbatim: bytes,
+            lost: 0,
+            since: now.mono,
+        });
     }
 
     /// Nothing is written to the log for somebody who proved nothing: one counted line a second.
@@ -159,16 +168,23 @@ impl Controller {
         self.next_fact(now);
     }
 
-    /// Without the site's log nothing can be accepted: say so at once instead of keeping people
+    /// Without the site's log nothing can be accepted: say so soon instead of keeping people
     /// waiting.
     fn refuse_without_bus(&mut self, now: Now) {
         let reachable = self.peers.bus_connected && self.reading.is_caught_up(self.site());
         if reachable || self.deciding.in_flight.is_some() {
             return;
         }
-        while let Some(waiting) = self.deciding.queue.pop_front() {
+        while let Some(waiting) = self.deciding.queue.front() {
+            let until = waiting.since + BUS_PATIENCE;
+            if now.mono < until {
+                self.deciding.deadline = earlier(self.deciding.deadline, until);
+                return;
+            }
+            let token = waiting.token;
+            self.deciding.queue.pop_front();
             let text = "the site's log cannot be written: this agent is not connected to the bus";
-            self.reply_unreachable(waiting.token, text, now);
+            self.reply_unreachable(token, text, now);
         }
     }
 

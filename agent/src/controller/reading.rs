@@ -31,6 +31,9 @@ enum Fit {
     Trouble(String),
 }
 
+/// How trouble with an entry that nobody may have written begins.
+const NOT_BELIEVED: &str = "not believed: entry";
+
 // === impl Reading ===
 
 impl Reading {
@@ -54,6 +57,12 @@ impl Reading {
 
     pub(super) fn trouble(&self) -> impl Iterator<Item = (&SiteId, &String)> {
         self.trouble.iter()
+    }
+
+    /// Sites whose log says two things: forked, replaced or with a gap. An entry that is not
+    /// believed is trouble and no conflict.
+    pub(super) fn conflicts(&self) -> usize {
+        self.trouble.values().filter(|what| !what.starts_with(NOT_BELIEVED)).count()
     }
 
     pub(super) fn caught_up(&mut self, site: SiteId) {
@@ -136,7 +145,7 @@ impl Controller {
 
     pub(super) fn bad_entry(&mut self, site: SiteId, stream_seq: u64, error: &str) {
         self.reading.see(&site, stream_seq);
-        self.trouble(site, format!("entry {stream_seq} of the stream is not believed: {error}"));
+        self.trouble(site, format!("{NOT_BELIEVED} {stream_seq} of the stream: {error}"));
     }
 
     /// Reported until an entry of the site fits again; audited once.

@@ -71,7 +71,7 @@ impl Controller {
             tasks,
             services: self.service_snapshots(),
             dns_serial: self.doing.serial(),
-            conflicts: small(self.reading.trouble().count()),
+            conflicts: small(self.reading.conflicts()),
         }
     }
 

@@ -16,6 +16,7 @@
 pub mod document;
 pub mod fabric;
 pub mod id;
+pub mod lease;
 pub mod log;
 pub mod lower;
 pub mod place;

@@ -1,0 +1,346 @@
+//! What one node knows of the voters: votes read, asks sent, answers received, its own fence.
+//!
+//! Every serving node has its own; there is no knowledge of a site, and nobody renews for another.
+//! Votes of a voter are read in the order of their numbers, so a gap waits. An incarnation in which
+//! two votes claim one place is never counted again.
+//!
+//! On disk belong: the votes read, `since` and when each incarnation was first heard of, with the
+//! boot's id, and the fence, synced *before* a withdrawal is confirmed. Asks and answers die with the
+//! process. A node that lost its disk does not know what it confirmed, and serves nothing until
+//! somebody who knows says so ([`Knowledge::lost`]).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::rule::{Bid, Rules, Sight, Span, Verdict, best, counts, serves};
+use super::vote::{Answer, Ask, Asking, Electorate, Incarnation, Nonce, Vote};
+use crate::id::{EntryId, Epoch, ServiceId, SiteId};
+
+/// How many votes of an incarnation may wait for one that is missing; more are dropped and have to
+/// be read again.
+pub const MOST_EARLY: usize = 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Knowledge {
+    electorate: Electorate,
+    read: BTreeMap<SiteId, BTreeMap<Incarnation, Reading>>,
+    asked: BTreeMap<Nonce, Asked>,
+    got: BTreeMap<SiteId, Vec<Got>>,
+    fences: BTreeMap<ServiceId, Epoch>,
+    /// False after the disk was lost: what was confirmed is not known.
+    fences_known: bool,
+}
+
+/// One incarnation of one voter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reading {
+    heard: Duration,
+    /// Votes 1 to this have been read.
+    known: u64,
+    /// Hash of the last of them; empty when there is none.
+    head: String,
+    newest: BTreeMap<ServiceId, Newest>,
+    early: BTreeMap<u64, Vote>,
+    /// Two votes claim one place.
+    forked: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Newest {
+    claim: EntryId,
+    epoch: Epoch,
+    since: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    voter: SiteId,
+    at: Duration,
+}
+
+/// An answer, without its votes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Got {
+    asked: Duration,
+    incarnation: Incarnation,
+    stated: u64,
+}
+
+/// What became of a vote that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// It was the next, and this many votes are known now.
+    Next(u64),
+    /// Votes before it are missing.
+    Early,
+    Known,
+    /// Its voter is none of this node's voters.
+    Stranger,
+    /// It contradicts another vote of the incarnation, which does not count here any more: an
+    /// operator must look at that voter's disk.
+    Forked,
+}
+
+/// Why an answer does not count. Its votes are read all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unheard {
+    #[error("the answer is to no ask of this process, or to one that is too old")]
+    Nonce,
+    #[error("the answer is another voter's than was asked")]
+    Voter,
+    #[error("the answer is of another generation of voters than this node's")]
+    Generation,
+}
+
+// === impl Knowledge ===
+
+impl Knowledge {
+    /// Of a node that never served before.
+    pub fn new(electorate: Electorate) -> Self {
+        Self {
+            electorate,
+            read: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            got: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            fences_known: true,
+        }
+    }
+
+    /// Of a node that lost its disk: it may have confirmed anything, and serves nothing until
+    /// [`Self::fences_told`].
+    pub fn lost(electorate: Electorate) -> Self {
+        Self { fences_known: false, ..Self::new(electorate) }
+    }
+
+    /// After a restart of the agent: answers are gone. Times hold only within one boot; after
+    /// another one every wait starts again now.
+    pub fn restarted(mut self, same_boot: bool, now: Duration) -> Self {
+        self.asked.clear();
+        self.got.clear();
+        if !same_boot {
+            for reading in self.read.values_mut().flat_map(BTreeMap::values_mut) {
+                reading.heard = now;
+                reading.newest.values_mut().for_each(|n| n.since = now);
+            }
+        }
+        self
+    }
+
+    /// Answers of another generation count no more.
+    pub fn elect(&mut self, electorate: Electorate) {
+        if electorate != self.electorate {
+            self.asked.clear();
+            self.got.clear();
+            self.electorate = electorate;
+        }
+    }
+
+    pub fn electorate(&self) -> &Electorate {
+        &self.electorate
+    }
+
+    /// Notes an ask that is *about to be sent*. Asks and answers older than T are forgotten.
+    pub fn ask(&mut self, rules: &Rules, voter: &SiteId, nonce: Nonce, now: Duration) -> Ask {
+        self.asked.retain(|_, asked| now < asked.at + rules.lease);
+        for got in self.got.values_mut() {
+            got.retain(|g| now < g.asked + rules.lease);
+        }
+        self.asked.entry(nonce).or_insert(Asked { voter: voter.clone(), at: now });
+        Ask { voter: voter.clone(), nonce, known: self.known(voter) }
+    }
+
+    /// How many votes of each incarnation of a voter have been read.
+    pub fn known(&self, voter: &SiteId) -> BTreeMap<Incarnation, u64> {
+        let readings = self.read.get(voter).into_iter().flatten();
+        readings.map(|(incarnation, r)| (*incarnation, r.known)).collect()
+    }
+
+    /// The highest epoch read of a voter, over all its incarnations, for each service.
+    pub fn epochs(&self, voter: &SiteId) -> BTreeMap<ServiceId, Epoch> {
+        let mut highest: BTreeMap<ServiceId, Epoch> = BTreeMap::new();
+        for reading in self.read.get(voter).into_iter().flat_map(BTreeMap::values) {
+            for (service, newest) in &reading.newest {
+                let epoch = highest.entry(service.clone()).or_default();
+                *epoch = newest.epoch.max(*epoch);
+            }
+        }
+        highest
+    }
+
+    /// Takes an answer. Its votes are read first, since votes may be read by any path. Errors: the
+    /// answer counts for nothing; nobody has to act unless it goes on.
+    pub fn take(&mut self, answer: &Answer, now: Duration) -> Result<(), Unheard> {
+        for vote in &answer.new {
+            self.read_vote(vote, now);
+        }
+        let asked = self.asked.get(&answer.nonce).ok_or(Unheard::Nonce)?;
+        if asked.voter != answer.voter {
+            return Err(Unheard::Voter);
+        }
+        if answer.voters != self.electorate.generation {
+            return Err(Unheard::Generation);
+        }
+        let new = Got { asked: asked.at, incarnation: answer.incarnation, stated: answer.stated };
+        self.reading(&answer.voter, answer.incarnation, now);
+        let got = self.got.entry(answer.voter.clone()).or_default();
+        // Of two answers with one count only the later asked is of use.
+        let same = |g: &&mut Got| (g.incarnation, g.stated) == (new.incarnation, new.stated);
+        match got.iter_mut().find(same) {
+            Some(old) => old.asked = old.asked.max(new.asked),
+            None => got.push(new),
+        }
+        Ok(())
+    }
+
+    /// Transition R. A vote whose predecessor is missing waits for it.
+    pub fn read_vote(&mut self, vote: &Vote, now: Duration) -> Read {
+        if !self.electorate.voters.contains(&vote.voter) {
+            return Read::Stranger;
+        }
+        let reading = self.reading(&vote.voter, vote.incarnation, now);
+        let outcome = reading.join(vote.clone(), now);
+        while let Some(next) = reading.early.remove(&(reading.known + 1)) {
+            reading.join(next, now);
+        }
+        match outcome {
+            _ if reading.forked => Read::Forked,
+            Read::Next(_) => Read::Next(reading.known),
+            other => other,
+        }
+    }
+
+    /// Promises to serve no claim of the service up to this epoch. Must be on disk, and the gate
+    /// shut and read back, before anybody is told.
+    pub fn fence(&mut self, service: &ServiceId, epoch: Epoch) {
+        let fence = self.fences.entry(service.clone()).or_default();
+        *fence = epoch.max(*fence);
+    }
+
+    /// Somebody who knows gave back every promise of a node that lost its disk. Fences only rise.
+    pub fn fences_told(&mut self, fences: &BTreeMap<ServiceId, Epoch>) {
+        fences.iter().for_each(|(service, epoch)| self.fence(service, *epoch));
+        self.fences_known = true;
+    }
+
+    /// The epoch up to which nothing is served; `None` when it is not known.
+    pub fn fence_of(&self, service: &ServiceId) -> Option<Epoch> {
+        self.fences_known.then(|| self.fences.get(service).copied().unwrap_or_default())
+    }
+
+    /// When a voter counts for a claim here, by its best answer.
+    pub fn counts(
+        &self,
+        rules: &Rules,
+        voter: &SiteId,
+        asking: Asking<'_>,
+        now: Duration,
+    ) -> Option<Span> {
+        let sights = self.sights_of(voter, asking.service).map(|(_, sight)| sight);
+        best(sights.filter_map(|s| counts(rules, &s, &asking.claim, asking.ground)), now)
+    }
+
+    /// Transition S: whether this node serves the service under the claim, and until when.
+    pub fn serves(&self, rules: &Rules, asking: Asking<'_>, now: Duration) -> Verdict {
+        let voters: Vec<Option<Span>> =
+            self.electorate.voters.iter().map(|v| self.counts(rules, v, asking, now)).collect();
+        serves(rules, self.bid(asking), &voters, now)
+    }
+
+    fn bid(&self, asking: Asking<'_>) -> Bid {
+        let here = asking.here == asking.target;
+        Bid { here, epoch: asking.epoch, fence: self.fence_of(asking.service) }
+    }
+
+    pub(super) fn may_bid(&self, asking: Asking<'_>) -> bool {
+        let Bid { here, epoch, fence } = self.bid(asking);
+        here && fence.is_some_and(|f| epoch > f)
+    }
+
+    /// Every answer held, as what it means for a service.
+    pub(super) fn sights<'a>(
+        &'a self,
+        service: &'a ServiceId,
+    ) -> impl Iterator<Item = (&'a SiteId, Incarnation, Sight<&'a EntryId>)> {
+        let of = move |v: &'a SiteId| self.sights_of(v, service).map(move |(i, s)| (v, i, s));
+        self.electorate.voters.iter().flat_map(of)
+    }
+
+    /// The answers of one incarnation, whatever the service.
+    pub(super) fn answers(&self, voter: &SiteId, incarnation: Incarnation) -> Vec<Sight<()>> {
+        let got = self.got.get(voter).into_iter().flatten();
+        let got = got.filter(|g| g.incarnation == incarnation);
+        got.filter_map(|g| Some(self.whole(voter, incarnation)?.sight(g, None))).collect()
+    }
+
+    fn sights_of<'a>(
+        &'a self,
+        voter: &'a SiteId,
+        service: &'a ServiceId,
+    ) -> impl Iterator<Item = (Incarnation, Sight<&'a EntryId>)> {
+        let got = self.got.get(voter).into_iter().flatten();
+        got.filter_map(move |g| {
+            let reading = self.whole(voter, g.incarnation)?;
+            let newest = reading.newest.get(service).map(|n| (&n.claim, n.since));
+            Some((g.incarnation, reading.sight(g, newest)))
+        })
+    }
+
+    fn whole(&self, voter: &SiteId, incarnation: Incarnation) -> Option<&Reading> {
+        self.read.get(voter)?.get(&incarnation).filter(|r| !r.forked)
+    }
+
+    fn reading(&mut self, voter: &SiteId, inc: Incarnation, now: Duration) -> &mut Reading {
+        let readings = self.read.entry(voter.clone()).or_default();
+        readings.entry(inc).or_insert_with(|| Reading {
+            heard: now,
+            known: 0,
+            head: String::new(),
+            newest: BTreeMap::new(),
+            early: BTreeMap::new(),
+            forked: false,
+        })
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    fn join(&mut self, vote: Vote, now: Duration) -> Read {
+        if vote.number <= self.known {
+            self.forked |= vote.number == self.known && vote.hash != self.head;
+            return Read::Known;
+        }
+        if vote.number > self.known + 1 {
+            let other = self.early.get(&vote.number).is_some_and(|e| e.hash != vote.hash);
+            self.forked |= other;
+            if self.early.len() < MOST_EARLY {
+                self.early.insert(vote.number, vote);
+            }
+            return Read::Early;
+        }
+        if vote.prev_hash != self.head {
+            self.forked = true;
+            return Read::Forked;
+        }
+        self.known = vote.number;
+        self.head = vote.hash;
+        for (service, epoch) in vote.services {
+            let newest = Newest { claim: vote.claim.clone(), epoch, since: now };
+            self.newest.insert(service, newest);
+        }
+        Read::Next(self.known)
+    }
+
+    fn sight<C>(&self, got: &Got, newest: Option<(C, Duration)>) -> Sight<C> {
+        let since = newest.as_ref().map_or(self.heard, |(_, since)| *since);
+        Sight {
+            asked: got.asked,
+            stated: got.stated,
+            read: self.known,
+            newest: newest.map(|(claim, _)| claim),
+            since,
+            heard: self.heard,
+        }
+    }
+}

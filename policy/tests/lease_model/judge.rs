@@ -1,0 +1,217 @@
+//! What a state means: who serves, by the product's own predicate, and whether that may be.
+
+use std::time::Duration;
+
+use nett_policy::id::Epoch;
+use nett_policy::lease::rule::{
+    Bid, Ground, Rules, Sight, Span, Verdict, all_read, all_withdrawn, best, counts, serves, stands,
+};
+
+use crate::runs::{Mutant, Run};
+use crate::state::{CLAIMS, ClaimNo, Node, State, VOTERS};
+
+/// Every node's clock, at every instant: ages are what differs.
+const NOW: Duration = Duration::from_secs(1000);
+
+/// What must never be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Breach {
+    TwoSites,
+    /// An older claim serves after a newer one did, at another site.
+    OlderReturns,
+    TwoOfOneEpoch,
+    /// The grouping of the kernel gate says something else than the predicate.
+    Grouping,
+}
+
+fn ago(ticks: u8) -> Duration {
+    NOW - Duration::from_secs(u64::from(ticks))
+}
+
+/// A question about one node and one claim.
+struct Question<'a> {
+    run: &'a Run,
+    state: &'a State,
+    node: usize,
+    claim: ClaimNo,
+    rules: Rules,
+    ground: Ground,
+}
+
+/// The claims a node serves, as bits by place, and for how many ticks more.
+pub(crate) fn serving(run: &Run, state: &State, node: usize) -> [Option<u8>; CLAIMS] {
+    let mut served = [None; CLAIMS];
+    for (place, claim) in run.claims.iter().enumerate() {
+        let at = &state.nodes[node];
+        if at.gate[place] > 0 {
+            served[place] = Some(at.gate[place]);
+        }
+        if at.dead || run.sites[node] != claim.target {
+            continue;
+        }
+        let no = u8::try_from(place + 1).expect("few claims");
+        if let Verdict::Serves { until } = verdict(&question(run, state, node, no)) {
+            let left = u8::try_from((until - NOW).as_secs()).expect("at most T");
+            served[place] = served[place].max(Some(left));
+        }
+    }
+    served
+}
+
+fn question<'a>(run: &'a Run, state: &'a State, node: usize, claim: ClaimNo) -> Question<'a> {
+    let rules = Rules {
+        lease: Duration::from_secs(u64::from(run.lease)),
+        wait: Duration::from_secs(u64::from(run.wait)),
+        quorum: match run.mutant {
+            Mutant::OneVoter => 1,
+            _ => run.voters_of(node) / 2 + 1,
+        },
+    };
+    let ground = if is_confirmed(run, state, claim) { Ground::Confirmed } else { Ground::Wait };
+    Question { run, state, node, claim, rules, ground }
+}
+
+fn is_confirmed(run: &Run, state: &State, claim: ClaimNo) -> bool {
+    let wanted = run.claim(claim);
+    let others = run.nodes().filter(|n| run.sites[*n] != wanted.target);
+    let said = |n: usize| Some(state.nodes[n].said).filter(|e| *e > 0).map(|e| Epoch(u64::from(e)));
+    let epoch = Epoch(u64::from(wanted.epoch));
+    match (run.confirm, run.mutant) {
+        (false, _) => false,
+        (true, Mutant::ConfirmOne) => others.map(said).any(|s| all_withdrawn(epoch, [s])),
+        (true, _) => all_withdrawn(epoch, others.map(said)),
+    }
+}
+
+fn bid(q: &Question<'_>) -> Bid {
+    let claim = q.run.claim(q.claim);
+    let fence = Epoch(u64::from(q.state.nodes[q.node].fence));
+    let here = q.run.sites[q.node] == claim.target;
+    Bid { here, epoch: Epoch(u64::from(claim.epoch)), fence: Some(fence) }
+}
+
+fn verdict(q: &Question<'_>) -> Verdict {
+    let spans: [Option<Span>; VOTERS] = std::array::from_fn(|p| {
+        let sights = sights(q, p).map(|(_, sight)| sight);
+        let wanted = match q.run.mutant {
+            Mutant::BySite => q.run.claim(q.claim).target,
+            _ => q.claim,
+        };
+        best(sights.filter_map(|s| counts(&q.rules, &s, &wanted, q.ground)), NOW)
+    });
+    serves(&q.rules, bid(q), &spans[..q.run.voters_of(q.node)], NOW)
+}
+
+/// Every answer of a voter that a node holds, with its life.
+fn sights<'a>(q: &'a Question<'a>, p: usize) -> impl Iterator<Item = (usize, Sight<u8>)> + 'a {
+    let node = &q.state.nodes[q.node];
+    let lives = 0..=usize::from(q.state.voters[p].life);
+    lives.flat_map(move |life| {
+        let view = &node.views[p][life];
+        let stated = (1..=CLAIMS).filter(move |n| view.young[*n] < q.run.lease);
+        stated.map(move |n| (life, sight(q, p, life, n)))
+    })
+}
+
+fn sight(q: &Question<'_>, p: usize, life: usize, stated: usize) -> Sight<u8> {
+    let node = &q.state.nodes[q.node];
+    let view = &node.views[p][life];
+    let (newest, since) = match q.run.mutant {
+        Mutant::Keep => uncontested(q, node, p, life),
+        Mutant::Settle => (view.newest, node.first[usize::from(q.claim) - 1]),
+        _ => (view.newest, view.since),
+    };
+    let newest = match q.run.mutant {
+        Mutant::BySite if newest > 0 => Some(q.run.claim(newest).target),
+        _ => Some(newest).filter(|n| *n > 0),
+    };
+    let (age, stated) = match q.run.mutant {
+        Mutant::Unread => (view.young[1..].iter().copied().min().unwrap_or(u8::MAX), 0),
+        _ => (view.young[stated], stated),
+    };
+    Sight {
+        asked: ago(age),
+        stated: u64::try_from(stated).expect("few votes"),
+        read: u64::from(view.read),
+        newest,
+        since: ago(since),
+        heard: ago(view.heard),
+    }
+}
+
+/// The newest vote of which no other voter's contradicts the epoch: what a holder goes by that
+/// "keeps what it has" in a conflict.
+fn uncontested(q: &Question<'_>, node: &Node, p: usize, life: usize) -> (ClaimNo, u8) {
+    let read = |p: usize, life: usize| {
+        let view = &node.views[p][life];
+        q.state.voters[p].votes[life][..usize::from(view.read)].iter().copied()
+    };
+    let contested = |claim: ClaimNo| {
+        let epoch = q.run.claim(claim).epoch;
+        (0..q.run.voters).flat_map(|p| (0..q.run.lives()).map(move |l| (p, l))).any(|(p, l)| {
+            read(p, l).any(|other| other != claim && q.run.claim(other).epoch == epoch)
+        })
+    };
+    let view = &node.views[p][life];
+    let kept = read(p, life).filter(|c| !contested(*c)).last().unwrap_or(0);
+    if kept == view.newest { (kept, view.since) } else { (kept, q.run.wait) }
+}
+
+/// Looks for a breach. Also says who serves, as bits by place.
+pub(crate) fn judge(run: &Run, state: &State) -> (u8, Option<Breach>) {
+    let mut now = 0u8;
+    for node in run.nodes() {
+        for (place, left) in serving(run, state, node).iter().enumerate() {
+            now |= u8::from(left.is_some()) << place;
+        }
+        if run.grouped && !grouping_agrees(run, state, node) {
+            return (now, Some(Breach::Grouping));
+        }
+    }
+    let places = |bits: u8| (0..run.claims.len()).filter(move |p| bits & (1 << p) != 0);
+    let site = |p: usize| run.claims[p].target;
+    if places(now).any(|p| places(now).any(|q| site(p) != site(q))) {
+        return (now, Some(Breach::TwoSites));
+    }
+    if run.only_mutex {
+        return (now, None);
+    }
+    let ever = state.served | now;
+    for p in places(now) {
+        for q in places(ever).filter(|q| *q != p) {
+            let (mine, other) = (run.claims[p], run.claims[q]);
+            if mine.epoch == other.epoch {
+                return (now, Some(Breach::TwoOfOneEpoch));
+            }
+            if other.epoch > mine.epoch && other.target != mine.target {
+                return (now, Some(Breach::OlderReturns));
+            }
+        }
+    }
+    (now, None)
+}
+
+/// The gate opens a group when enough of its voters answered in one round. With a round for every
+/// age an answer can have, that must be exactly the predicate.
+fn grouping_agrees(run: &Run, state: &State, node: usize) -> bool {
+    if state.nodes[node].dead {
+        return true;
+    }
+    (1u8..).zip(run.claims).all(|(no, _)| {
+        let q = question(run, state, node, no);
+        let bid = bid(&q);
+        let may = bid.here && bid.fence.is_some_and(|f| bid.epoch > f);
+        let slot_open = |armed: Duration| {
+            let voters = (0..run.voters_of(node)).filter(|p| {
+                let open = |s: &Sight<u8>| {
+                    let member = stands(&q.rules, s, &no, q.ground).is_some_and(|f| f <= NOW);
+                    member && s.asked >= armed && all_read(s)
+                };
+                sights(&q, *p).any(|(_, s)| open(&s))
+            });
+            voters.count() >= q.rules.quorum
+        };
+        let grouped = may && (0..run.lease).any(|age| slot_open(ago(age)));
+        grouped == verdict(&q).is_serving()
+    })
+}

@@ -8,7 +8,7 @@ LAB_DIR ?= .lab
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test demo lab lab-down
+.PHONY: help deps build check test model demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +25,9 @@ check: deps ## Formatting and lints
 
 test: check build ## Every test; needs the right to make network namespaces
 	NETT_NETNS=required $(SETUP)/as-root.sh $(CARGO) test --workspace
+
+model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
+	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1
 
 demo: build ## Build a two-site lab, tell the story with measured numbers, clean up
 	$(SETUP)/as-root.sh $(LAB) demo --dir $(LAB_DIR)/demo --prefix nett-demo

@@ -135,7 +135,10 @@ fn sight(q: &Question<'_>, p: usize, life: usize, stated: usize) -> Sight<u8> {
         read: u64::from(view.read),
         newest,
         since: ago(since),
-        heard: ago(view.heard),
+        heard: match q.run.mutant {
+            Mutant::ConfirmAtOnce => ago(q.run.wait),
+            _ => ago(view.heard),
+        },
     }
 }
 
@@ -153,7 +156,7 @@ fn uncontested(q: &Question<'_>, node: &Node, p: usize, life: usize) -> (ClaimNo
         })
     };
     let view = &node.views[p][life];
-    let kept = read(p, life).filter(|c| !contested(*c)).last().unwrap_or(0);
+    let kept = read(p, life).rfind(|c| !contested(*c)).unwrap_or(0);
     if kept == view.newest { (kept, view.since) } else { (kept, q.run.wait) }
 }
 

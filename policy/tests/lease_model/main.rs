@@ -26,6 +26,7 @@ fn wanted() -> Option<String> {
     std::env::var("NETT_MODEL").ok()
 }
 
+#[expect(clippy::disallowed_methods, reason = "the results of a long search, when asked for")]
 fn say(run: &Run, found: &Found) {
     let Found { states, complete, served, breach } = found;
     let mut out = std::io::stderr();
@@ -71,12 +72,20 @@ searches! {
     the_same_with_every_reading "witness-every",
     dead_agents_do_not_keep_the_old_holder "witness-crash",
     waits_survive_a_restart_in_one_boot "witness-keep",
+    a_longer_lease "wide",
+    two_nodes_of_a_site_have_clocks_of_their_own "two-nodes",
     a_third_claim_goes_back "back",
     two_claims_of_one_epoch "equal",
     two_claims_of_one_epoch_beside_a_holder "equal-held",
+    three_sites_and_a_dead_agent "third-crash",
     five_voters "five",
     both_nodes_of_a_site_confirm "confirm-two",
+    a_confirmed_move_while_a_journal_is_lost "confirm-am",
     a_voter_loses_its_journal "amnesia-two",
+    a_voter_forgets_one_of_two_claims_of_one_epoch "amnesia-eq",
+    voters_lose_their_journals_one_after_the_other "amnesia-later",
+    two_voters_forget_and_nobody_rejoins "amnesia-mutex",
+    confirmed_moves_beside_a_voter_that_forgot "confirm-mutex",
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub(crate) enum Mutant {
     ConfirmOne,
     /// A restart forgets the fence.
     ConfirmForget,
+    /// A confirmed claim need not have known the voter's incarnation for W.
+    ConfirmAtOnce,
     /// Two nodes count different voters.
     TwoSets,
     /// A voter votes for anything.
@@ -137,25 +139,54 @@ pub(crate) const SMALL: &[Run] = &[
     Run { name: "witness-every", wait: 2, lost_every: 2, every_reading: true, ..BASE },
     Run { name: "witness-crash", wait: 2, lost_every: 2, deaths: 2, ..BASE },
     Run { name: "witness-keep", wait: 2, lost_every: 2, deaths: 2, times_survive: true, ..BASE },
+    Run { name: "wide", lease: 3, wait: 4, lost_every: 4, ..BASE },
+    Run { name: "two-nodes", wait: 2, lost_every: 2, sites: &[0, 0, 1], ..BASE },
     Run { name: "back", claims: BACK, grouped: true, ..BASE },
     Run { name: "equal", claims: EQUAL, ..BASE },
     Run { name: "equal-held", claims: HELD_EQUAL, sites: &[0, 1, 2], ..BASE },
+    Run { name: "third-crash", claims: THIRD, sites: &[0, 1, 2], deaths: 1, ..BASE },
     Run { name: "five", voters: 5, ..BASE },
     Run { name: "confirm-two", sites: &[0, 0, 1], confirm: true, deaths: 1, ..BASE },
-    Run { name: "amnesia-two", losses: 1, ..BASE },
+    Run { name: "confirm-am", confirm: true, losses: 1, ..BASE },
+    Run { name: "amnesia-two", losses: 1, grouped: true, ..BASE },
+    Run { name: "amnesia-eq", claims: EQUAL, losses: 1, ..BASE },
+    Run { name: "amnesia-later", losses: 2, ..BASE },
+    Run { name: "amnesia-mutex", losses: 2, no_rejoin: true, only_mutex: true, ..BASE },
+    Run {
+        name: "confirm-mutex",
+        confirm: true,
+        losses: 1,
+        no_rejoin: true,
+        only_mutex: true,
+        ..BASE
+    },
 ];
 
 /// The same in larger bounds: `make model`.
 pub(crate) const LARGE: &[Run] = &[
     Run { name: "back-every", claims: BACK, every_reading: true, ..BASE },
+    Run { name: "five-every", voters: 5, every_reading: true, ..BASE },
+    Run {
+        name: "equal-held-every",
+        claims: HELD_EQUAL,
+        sites: &[0, 1, 2],
+        every_reading: true,
+        ..BASE
+    },
     Run { name: "amnesia-every", losses: 1, every_reading: true, ..BASE },
+    Run { name: "amnesia-eq-every", claims: EQUAL, losses: 1, every_reading: true, ..BASE },
     Run { name: "witness-msg", wait: 2, lost_every: 2, messages: 1, ..BASE },
     Run { name: "witness-msg2", wait: 2, lost_every: 2, messages: 2, ..BASE },
-    Run { name: "back-drift", claims: BACK, wait: 2, lost_every: 2, ..BASE },
-    Run { name: "wide", lease: 3, wait: 4, lost_every: 4, ..BASE },
-    Run { name: "two-nodes", sites: &[0, 0, 1], wait: 2, lost_every: 2, ..BASE },
-    Run { name: "third", claims: THIRD, sites: &[0, 1, 2], ..BASE },
-    Run { name: "third-crash", claims: THIRD, sites: &[0, 1, 2], deaths: 1, ..BASE },
+    Run { name: "back-drift", claims: BACK, lease: 2, wait: 3, lost_every: 3, ..BASE },
+    Run {
+        name: "third-drift",
+        claims: THIRD,
+        sites: &[0, 1, 2],
+        wait: 2,
+        lost_every: 2,
+        deaths: 1,
+        ..BASE
+    },
     Run { name: "confirm", claims: BACK, confirm: true, deaths: 1, ..BASE },
     Run {
         name: "confirm-keep",
@@ -165,11 +196,21 @@ pub(crate) const LARGE: &[Run] = &[
         times_survive: true,
         ..BASE
     },
-    Run { name: "confirm-am", confirm: true, losses: 1, ..BASE },
-    Run { name: "amnesia-eq", claims: EQUAL, losses: 1, ..BASE },
+    Run {
+        name: "confirm-drift",
+        wait: 2,
+        lost_every: 2,
+        confirm: true,
+        deaths: 1,
+        losses: 1,
+        ..BASE
+    },
     Run { name: "amnesia", claims: BACK, losses: 1, ..BASE },
-    Run { name: "amnesia-mutex", losses: 2, no_rejoin: true, only_mutex: true, ..BASE },
-    Run { name: "amnesia-later", losses: 2, ..BASE },
+    Run { name: "amnesia-drift", wait: 2, lost_every: 2, losses: 1, deaths: 1, ..BASE },
+    Run { name: "amnesia-third", claims: THIRD, sites: &[0, 1, 2], losses: 1, ..BASE },
+    Run { name: "amnesia-five", voters: 5, losses: 1, ..BASE },
+    Run { name: "amnesia-again", claims: BACK, losses: 2, ..BASE },
+    Run { name: "confirm-back", claims: BACK, confirm: true, deaths: 1, losses: 1, ..BASE },
 ];
 
 /// A search that must end in a breach.
@@ -230,6 +271,12 @@ pub(crate) const MUTANTS: &[Broken] = &[
         Mutant::ConfirmForget,
         TWO_SITES,
         Run { confirm: true, deaths: 1, ..BASE },
+    ),
+    broken(
+        "m-conf-at-once",
+        Mutant::ConfirmAtOnce,
+        TWO_SITES,
+        Run { confirm: true, losses: 1, no_rejoin: true, only_mutex: true, ..BASE },
     ),
     broken("m-two-sets", Mutant::TwoSets, TWO_SITES, Run { voters: 5, ..BASE }),
     broken("m-lower", Mutant::Lower, Breach::OlderReturns, BASE),

@@ -210,7 +210,7 @@ pub(crate) const LARGE: &[Run] = &[
     Run { name: "amnesia-third", claims: THIRD, sites: &[0, 1, 2], losses: 1, ..BASE },
     Run { name: "amnesia-five", voters: 5, losses: 1, ..BASE },
     Run { name: "amnesia-again", claims: BACK, losses: 2, ..BASE },
-    Run { name: "confirm-back", claims: BACK, confirm: true, deaths: 1, losses: 1, ..BASE },
+    Run { name: "confirm-back", claims: BACK, confirm: true, losses: 1, ..BASE },
 ];
 
 /// A search that must end in a breach.
@@ -239,12 +239,7 @@ pub(crate) const MUTANTS: &[Broken] = &[
     broken("m-replica", Mutant::Replica, TWO_SITES, BASE),
     broken("m-no-fsync", Mutant::NoFsync, TWO_SITES, Run { losses: 1, ..BASE }),
     broken("m-same-inc", Mutant::SameLife, TWO_SITES, Run { losses: 1, ..BASE }),
-    broken(
-        "m-settle",
-        Mutant::Settle,
-        TWO_SITES,
-        Run { losses: 1, no_rejoin: true, only_mutex: true, ..BASE },
-    ),
+    broken("m-settle", Mutant::Settle, TWO_SITES, BASE),
     broken("m-by-site", Mutant::BySite, TWO_SITES, Run { claims: BACK, only_mutex: true, ..BASE }),
     broken(
         "m-keep",

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_dns::{Limits as DnsLimits, Server, ServerHandle, Stats};
+use nett_dns::{Limits as DnsLimits, Stats};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
-use nett_policy::id::SiteId;
+use nett_policy::lower::object::NodeState;
 use nkeys::KeyPair;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,12 +26,13 @@ use crate::clock::Clock;
 use crate::config::{Config, Loaded, load, read_seed};
 use crate::controller::driver::{Driver, Input, Parts};
 use crate::controller::event::Event;
-use crate::controller::{Setting, Snapshot};
+use crate::controller::{Setting, Snapshot, start_positions};
 use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
 use crate::kernel::{LinuxKernel, Monitor};
+use crate::name_server::NameServer;
 use crate::probe::LinkProbe;
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
@@ -98,19 +99,22 @@ async fn run_loaded(
     let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
     let mut records = Records::open(&make_dir(&config)?, node.id.clone(), clock)
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
-    let (journal, replayed) = open_journal(&config, &fabric, &mut records, &scrape.metrics)?;
-    let start = start_positions(&replayed);
+    let Opened { journal, entries, whole } =
+        open_journal(&config, &fabric, &mut records, &scrape.metrics)?;
+    let start = start_positions(&entries);
     let home = node.site.clone();
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
         .map_err(anyhow::Error::from)?;
-    let _dns = start_dns(&config, &zone, &scrape.dns)?;
+    let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
+    let name_server = NameServer::new(config.dns.listen.clone(), limits, scrape.dns.clone());
 
     let (wanted, wishes) = watch::channel(None);
     if config.kernel.manage_sysctl {
         apply_sysctls(&interfaces(&fabric, &node));
     }
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
-    crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
+    let found = crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
+    let adopted = found.state != NodeState::default();
     let links = fabric
         .links_of(&node.id)
         .map(|view| OwnLink { link: view.link.id.clone(), interface: view.near.interface.clone() });
@@ -156,6 +160,7 @@ async fn run_loaded(
         probe: Arc::new(LinkProbe),
         journal,
         zone,
+        name_server,
         records,
         clock,
         rng: Rng::system(),
@@ -164,7 +169,8 @@ async fn run_loaded(
         metrics: scrape.metrics.clone(),
     };
     let mut driver = Driver::new(setting, parts, own);
-    driver.replay(replayed).await;
+    driver.replay(entries, whole || !adopted).await;
+    driver.start_name_server().map_err(anyhow::Error::from)?;
     tracing::info!(node = %config.node, "The agent is ready.");
     notify(&[sd_notify::NotifyState::Ready]);
     let ended = run_until_told(path, &mut driver, own_events, input).await?;
@@ -251,7 +257,7 @@ fn open_journal(
     fabric: &Fabric,
     records: &mut Records,
     metrics: &Metrics,
-) -> Result<(JournalWriter, Vec<(Sealed, u64)>), AppError> {
+) -> Result<Opened, AppError> {
     let mut journal = FileJournal::open(&config.state_dir).map_err(anyhow::Error::from)?;
     let loaded = journal.load().map_err(anyhow::Error::from)?;
     for line in &loaded.damaged {
@@ -259,6 +265,7 @@ fn open_journal(
         records.note("journal-damage", &format!("line {line}"));
     }
     let mut entries = Vec::new();
+    let mut whole = !loaded.fresh && loaded.damaged.is_empty();
     for record in loaded.records {
         match Sealed::open_stored(&record.bytes, fabric) {
             Ok(sealed) => entries.push((sealed, record.stream_seq)),
@@ -266,34 +273,20 @@ fn open_journal(
                 let stream_seq = record.stream_seq;
                 metrics.emit(StoredEntryRefused { stream_seq, error: &error });
                 records.note("journal-entry", &error.message());
+                whole = false;
             }
         }
     }
-    let writer = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
-    Ok((writer, entries))
+    let journal = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
+    Ok(Opened { journal, entries, whole })
 }
 
-/// The first stream entry of each site that the journal lacks.
-fn start_positions(replayed: &[(Sealed, u64)]) -> BTreeMap<SiteId, u64> {
-    let mut start = BTreeMap::new();
-    for (sealed, stream_seq) in replayed {
-        let next = start.entry(sealed.entry.site.clone()).or_insert(1);
-        *next = (*next).max(stream_seq + 1);
-    }
-    start
-}
-
-fn start_dns(
-    config: &Config,
-    zone: &ZoneKeeper,
-    stats: &Arc<Stats>,
-) -> Result<Option<ServerHandle>, AppError> {
-    if config.dns.listen.is_empty() {
-        return Ok(None);
-    }
-    let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
-    let server = Server::start(&config.dns.listen, zone.zone().clone(), limits, stats.clone());
-    Ok(Some(server.map_err(anyhow::Error::from)?))
+/// The journal as found.
+struct Opened {
+    journal: JournalWriter,
+    entries: Vec<(Sealed, u64)>,
+    /// False when something that was once written may be missing.
+    whole: bool,
 }
 
 async fn start_bus(
@@ -301,7 +294,7 @@ async fn start_bus(
     fabric: &Arc<Fabric>,
     node: &Node,
     key: &KeyPair,
-    start: BTreeMap<SiteId, u64>,
+    start: BTreeMap<nett_policy::id::SiteId, u64>,
 ) -> Result<(NatsBus, crate::bus::BusEvents), AppError> {
     let site = fabric.site(&node.site).expect("checked: a node's site exists");
     let own = &config.nats.urls;

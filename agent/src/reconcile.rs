@@ -2,9 +2,9 @@
 //!
 //! Wanted, last read back and what is done now are three separate things. The loop reads, plans the
 //! difference, carries it out operation by operation, reads again, and only then says that a
-//! generation is in place. Any change by somebody else makes it look again. It never deletes because
-//! of an incomplete read, never touches what is not ours, and does nothing at all when it ends: the
-//! kernel goes on forwarding.
+//! generation is in place. Any change by somebody else makes it look again. It never deletes
+//! because of an incomplete read, never touches what is not ours, and does nothing at all when it
+//! ends: the kernel goes on forwarding.
 //!
 //! Crash story: nothing is kept. The next start reads the kernel and plans from there.
 

@@ -8,7 +8,7 @@ use nett_policy::id::{LinkId, ServiceId};
 use nett_policy::log::entry::Slot;
 use nett_policy::log::fold::Fact;
 use nett_policy::lower::answers::ServiceAnswers;
-use nett_policy::lower::{Place, lower};
+use nett_policy::lower::{Place, answers, lower};
 use nett_policy::task::acks::{Course, ProbeTarget};
 use nett_policy::task::next::Ack;
 use nett_policy::task::steps::StepKind;
@@ -96,7 +96,14 @@ impl Controller {
     /// Lowers the placement for this node; a change is a new generation.
     pub(super) fn lower(&mut self, _now: Now) {
         let ready = self.doing.links_seen || self.setting.node.role != Role::Border;
-        if !self.started || !ready {
+        if !self.started || !self.trusted {
+            return;
+        }
+        if self.doing.wanted.generation == 0 {
+            // Answers wait neither for links nor for the kernel when nothing was answered before.
+            self.serve(answers(self.world(), &self.placement));
+        }
+        if !ready {
             return;
         }
         let links_up = &self.doing.links_up;
@@ -105,10 +112,6 @@ impl Controller {
         let state = lower(place, &self.placement);
         if state != self.doing.wanted.state || self.doing.wanted.generation == 0 {
             let generation = self.doing.wanted.generation + 1;
-            if generation == 1 {
-                // Answers do not wait for the kernel when nothing was answered before.
-                self.serve(state.answers.clone());
-            }
             self.doing.failures.clear();
             self.doing.wanted = Wanted { generation, state: state.clone() };
             self.effects.push(Effect::Kernel { generation, desired: Box::new(state) });
@@ -240,6 +243,9 @@ impl Controller {
         let mut degraded: Vec<String> = Vec::new();
         if !self.doing.failures.is_empty() {
             degraded.push("kernel".to_owned());
+        }
+        if !self.trusted {
+            degraded.push("journal: entries are missing; waiting for the logs".to_owned());
         }
         degraded.extend(self.reading.trouble().map(|(site, what)| format!("log {site}: {what}")));
         let links = self.setting.fabric.links_of(&self.setting.node.id);

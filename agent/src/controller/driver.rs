@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nett_dns::ServerError;
 use nett_policy::id::EntryId;
 use nett_policy::log::entry::Slot;
 use nett_policy::task::acks::ProbeTarget;
@@ -31,6 +32,7 @@ use crate::bus::wire::{Draft, Report, Sealed, seal_report};
 use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
 use crate::journal::{JournalWriter, Record};
+use crate::name_server::NameServer;
 use crate::probe::Probe;
 use crate::reconcile::Wanted;
 use crate::records::Records;
@@ -45,6 +47,7 @@ pub struct Parts<P> {
     pub probe: Arc<P>,
     pub journal: JournalWriter,
     pub zone: ZoneKeeper,
+    pub name_server: NameServer,
     pub records: Records,
     pub clock: Clock,
     pub rng: Rng,
@@ -95,12 +98,15 @@ impl<P: Probe> Driver<P> {
     }
 
     /// What the journal holds, before anything else.
-    pub async fn replay(&mut self, entries: Vec<(Sealed, u64)>) {
+    ///
+    /// `trusted` is false when entries may be missing and the kernel has the state of a former run:
+    /// then nothing is wanted before the logs are read from the bus.
+    pub async fn replay(&mut self, entries: Vec<(Sealed, u64)>, trusted: bool) {
         for (sealed, stream_seq) in entries {
             self.parts.metrics.emit(EntryTaken { body: &sealed.entry.body, replayed: true });
             self.step(Event::Replayed { sealed, stream_seq }).await;
         }
-        self.step(Event::ReplayDone).await;
+        self.step(Event::ReplayDone { trusted }).await;
         self.parts.metrics.fulfil(Duty::Journal);
     }
 
@@ -131,6 +137,14 @@ impl<P: Probe> Driver<P> {
             let Some(event) = event else { return };
             self.step(event).await;
         }
+    }
+
+    /// Starts the name server, if it has something to serve and does not run yet.
+    pub fn start_name_server(&mut self) -> Result<(), ServerError> {
+        if !self.parts.zone.has_begun() {
+            return Ok(());
+        }
+        self.parts.name_server.start(self.parts.zone.zone())
     }
 
     async fn step(&mut self, event: Event) {
@@ -250,6 +264,9 @@ impl<P: Probe> Driver<P> {
                 self.parts.metrics.emit(ZoneServed { result: served.as_ref().copied() });
                 if let Ok(serial) = served {
                     self.controller.serves(serial);
+                    if let Err(error) = self.start_name_server() {
+                        tracing::error!(%error, "The name server does not start.");
+                    }
                 }
             }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),

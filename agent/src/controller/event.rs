@@ -29,8 +29,11 @@ pub enum Event {
         sealed: Sealed,
         stream_seq: u64,
     },
-    /// The journal is read to its end.
-    ReplayDone,
+    /// The journal is read to its end. Not `trusted`: entries may be missing, and the kernel has
+    /// the state of a former run, which then stays until the logs were read from the bus.
+    ReplayDone {
+        trusted: bool,
+    },
     /// An entry of a site's log as the bus delivered it.
     Entry {
         sealed: Sealed,

@@ -41,6 +41,7 @@ use doing::Doing;
 use effect::Effect;
 use event::{Event, Now};
 use reading::Reading;
+pub use reading::start_positions;
 pub use view::snapshot::{SERVICE_SERIES, ServiceSnapshot, Snapshot};
 
 /// What does not change while the agent runs.
@@ -65,6 +66,8 @@ pub struct Controller {
     watchers: Vec<view::Watcher>,
     /// False until the journal is read: before that nothing is wanted of the kernel.
     started: bool,
+    /// False while the journal is known to lack something: what is in the kernel stays.
+    trusted: bool,
     effects: Vec<Effect>,
 }
 
@@ -101,6 +104,7 @@ impl Controller {
             peers: Peers::default(),
             watchers: Vec::new(),
             started: false,
+            trusted: false,
             effects: Vec::new(),
         }
     }
@@ -109,10 +113,10 @@ impl Controller {
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
         match event {
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
-            Event::ReplayDone => self.start(now),
+            Event::ReplayDone { trusted } => self.start(trusted, now),
             Event::Entry { sealed, stream_seq } => self.read(sealed, stream_seq, now),
             Event::BadEntry { site, stream_seq, error } => self.bad_entry(site, stream_seq, &error),
-            Event::CaughtUp { site } => self.reading.caught_up(site),
+            Event::CaughtUp { site } => self.caught_up(site, now),
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => self.peers.bus_connected = true,
             Event::BusDisconnected => self.peers.bus_connected = false,

@@ -109,22 +109,47 @@ impl Reading {
     }
 }
 
+/// The first stream entry of each site that a journal with these entries lacks: behind the
+/// contiguous prefix, so that what is missing in the middle is read again.
+pub fn start_positions(entries: &[(Sealed, u64)]) -> BTreeMap<SiteId, u64> {
+    let mut reading = Reading::default();
+    for (sealed, stream_seq) in entries {
+        if reading.fit(&sealed.entry) == Fit::Next {
+            reading.advance(&sealed.entry);
+            reading.see(&sealed.entry.site, *stream_seq);
+        }
+    }
+    reading.seen.into_iter().map(|(site, seen)| (site, seen + 1)).collect()
+}
+
 // === impl Controller ===
 
 impl Controller {
-    /// An entry of the journal: as when it was first read, but neither journalled nor audited again.
+    /// An entry of the journal: as when it was first read, but neither journalled nor audited
+    /// again.
     pub(super) fn replay(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
-        self.reading.see(&sealed.entry.site, stream_seq);
         if self.reading.fit(&sealed.entry) == Fit::Next {
+            self.reading.see(&sealed.entry.site, stream_seq);
             self.take_in(&sealed, now);
         }
     }
 
     /// The journal is read: from here on the agent wants something of the kernel.
-    pub(super) fn start(&mut self, now: Now) {
+    pub(super) fn start(&mut self, trusted: bool, now: Now) {
         self.started = true;
+        self.trusted = trusted;
         self.intent = Intent::read(&self.fold, self.world());
         self.want(now);
+    }
+
+    /// Once every site's log was read, what is known is what there is.
+    pub(super) fn caught_up(&mut self, site: SiteId, now: Now) {
+        self.reading.caught_up(site);
+        let all = self.setting.fabric.sites.iter().all(|s| self.reading.is_caught_up(&s.id));
+        if self.started && !self.trusted && all {
+            self.trusted = true;
+            self.want(now);
+        }
     }
 
     pub(super) fn read(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {

@@ -96,6 +96,11 @@ async fn run_loaded(
     let (inputs, input) = mpsc::channel(EVENTS);
     let (own, own_events) = mpsc::channel(EVENTS);
 
+    if config.kernel.manage_sysctl {
+        for finding in apply_sysctls(&interfaces(&fabric, &node)) {
+            tracing::info!(%finding, "Set what the fabric needs.");
+        }
+    }
     let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
     let mut records = Records::open(&make_dir(&config)?, node.id.clone(), clock)
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
@@ -109,9 +114,6 @@ async fn run_loaded(
     let name_server = NameServer::new(config.dns.listen.clone(), limits, scrape.dns.clone());
 
     let (wanted, wishes) = watch::channel(None);
-    if config.kernel.manage_sysctl {
-        apply_sysctls(&interfaces(&fabric, &node));
-    }
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
     let found = crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
     let adopted = found.state != NodeState::default();
@@ -174,7 +176,9 @@ async fn run_loaded(
     tracing::info!(node = %config.node, "The agent is ready.");
     notify(&[sd_notify::NotifyState::Ready]);
     let ended = run_until_told(path, &mut driver, own_events, input).await?;
-    notify(&[sd_notify::NotifyState::Stopping]);
+    if matches!(ended.0, Ended::Stopped) {
+        notify(&[sd_notify::NotifyState::Stopping]);
+    }
     tasks.shutdown().await;
     Ok(ended)
 }

@@ -229,6 +229,11 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
 
     async fn carry_out(&mut self, plan: &Plan, done: &mut Done) {
         for op in &plan.ops {
+            // The order is safe to stop at, not to leave something out of: what a refused change
+            // would have freed may still be in use.
+            if !done.failures.is_empty() && deletes(op) {
+                continue;
+            }
             if self.dry_run {
                 self.metrics.emit(KernelOp { op, outcome: Outcome::DryRun });
                 continue;
@@ -258,6 +263,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         let mut standing = Standing::Unsure;
         if failures.is_empty() {
             let left = self.plan(desired, readback);
+            if !readback.complete {
+                failures.push("the kernel could not be read whole".to_owned());
+            }
             if left.is_empty() && readback.complete {
                 standing = Standing::InPlace;
                 self.metrics.fulfil(Duty::Kernel);

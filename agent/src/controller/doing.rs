@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::fabric::Role;
-use nett_policy::id::{LinkId, ServiceId};
+use nett_policy::id::{LinkId, ServiceId, SiteId};
 use nett_policy::log::entry::Slot;
 use nett_policy::log::fold::Fact;
 use nett_policy::lower::answers::ServiceAnswers;
@@ -25,6 +25,8 @@ pub(super) struct Doing {
     /// The last generation that the kernel was read back to equal.
     applied: u64,
     failures: Vec<String>,
+    /// Failed attempts at the present wish.
+    attempts: usize,
     foreign: Vec<String>,
     links_up: BTreeSet<LinkId>,
     links_seen: bool,
@@ -113,6 +115,7 @@ impl Controller {
         if state != self.doing.wanted.state || self.doing.wanted.generation == 0 {
             let generation = self.doing.wanted.generation + 1;
             self.doing.failures.clear();
+            self.doing.attempts = 0;
             self.doing.wanted = Wanted { generation, state: state.clone() };
             self.effects.push(Effect::Kernel { generation, desired: Box::new(state) });
         }
@@ -147,9 +150,9 @@ impl Controller {
             self.settle_parts(Ok(operations));
             return;
         }
-        self.doing.failures.extend(failures.iter().cloned());
-        if self.doing.failures.len() >= PATIENCE * failures.len() {
-            self.doing.failures = failures.clone();
+        self.doing.attempts += 1;
+        self.doing.failures.clone_from(&failures);
+        if self.doing.attempts >= PATIENCE {
             self.settle_parts(Err(failures));
         }
     }
@@ -194,10 +197,16 @@ impl Controller {
             let generation = self.doing.wanted.generation;
             open.insert(slot, (Part { generation, probe, ack: None }, targets));
         }
-        for (slot, (_, targets)) in &mut open {
-            // Probes over links that are down would only repeat what the links say.
+        for (slot, (part, targets)) in &mut open {
+            // Probes over links that are down would only repeat what the links say; but a site that
+            // no link reaches is no verified site.
+            let asked: BTreeSet<SiteId> = targets.iter().map(|t| t.site.clone()).collect();
             targets.retain(|t| self.link_is_up(t.link));
-            if !targets.is_empty() {
+            let unreached = |site: &&SiteId| targets.iter().all(|t| t.site != **site);
+            if let Some(site) = asked.iter().find(unreached) {
+                let evidence = vec![format!("no link to {site} is up")];
+                part.probe = Probe::Finished { ok: false, evidence };
+            } else if !targets.is_empty() {
                 let (slot, targets) = (slot.clone(), std::mem::take(targets));
                 let timeout = PROBE_TIMEOUT;
                 self.effects.push(Effect::Probe { slot, targets, timeout });

@@ -28,7 +28,7 @@ use super::event::{AppendFailure, Event, Now, Token};
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
-use crate::bus::wire::{Draft, Report, Sealed, seal_report};
+use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
 use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
 use crate::journal::{JournalWriter, Record};
@@ -174,11 +174,13 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
                 self.parts.metrics.emit(EntryRefused { site: &site, stream_seq, error: &error });
-                Some(Event::BadEntry { site, stream_seq, error: error.message() })
+                let upgrade = error.blame() == Blame::Upgrade;
+                Some(Event::BadEntry { site, stream_seq, error: error.message(), upgrade })
             }
             BusEvent::Report(report) => Some(Event::Report(report)),
             BusEvent::BadReport { site, subject, error } => {
-                tracing::warn!(%site, subject, error = error.message(), "A report is not believed.");
+                let error = error.message();
+                tracing::warn!(%site, subject, error, "A report is not believed.");
                 None
             }
             BusEvent::Request { bytes, subject, reply } => {
@@ -205,7 +207,7 @@ impl<P: Probe> Driver<P> {
                 None
             }
             BusEvent::LogReplaced { site, read, found } => {
-                tracing::error!(%site, read, found, "A log was replaced: see `nettctl bus resync`.");
+                tracing::error!(%site, read, found, "A log was replaced.");
                 self.parts.records.note("log-replaced", &format!("{site}: {found} after {read}"));
                 None
             }

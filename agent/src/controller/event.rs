@@ -40,10 +40,12 @@ pub enum Event {
         stream_seq: u64,
     },
     /// Something in a site's log that nobody who may write there has signed.
+    /// With `upgrade` it is good, and this agent is too old to read it.
     BadEntry {
         site: SiteId,
         stream_seq: u64,
         error: String,
+        upgrade: bool,
     },
     /// Everything that was in a site's log when reading began has been delivered.
     CaughtUp {

@@ -115,7 +115,9 @@ impl Controller {
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
             Event::ReplayDone { trusted } => self.start(trusted, now),
             Event::Entry { sealed, stream_seq } => self.read(sealed, stream_seq, now),
-            Event::BadEntry { site, stream_seq, error } => self.bad_entry(site, stream_seq, &error),
+            Event::BadEntry { site, stream_seq, error, upgrade } => {
+                self.bad_entry(site, stream_seq, &error, upgrade);
+            }
             Event::CaughtUp { site } => self.caught_up(site, now),
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => self.peers.bus_connected = true,
@@ -172,10 +174,18 @@ impl Controller {
     }
 
     fn heard(&mut self, report: Report, now: Now) {
-        if report.node == self.setting.node.id {
+        let known = self.peers.reports.get(&report.node).map(|heard| &heard.report);
+        if report.node == self.setting.node.id || known == Some(&report) {
+            // Delivered again after a reconnect: no sign of life.
             return;
         }
-        self.peers.reports.insert(report.node.clone(), Heard { report, at: now.mono });
+        // The first one may have been stored long ago.
+        let age = match known {
+            Some(_) => Duration::ZERO,
+            None => Duration::from_millis(now.wall.0.saturating_sub(report.at.0)),
+        };
+        let at = now.mono.saturating_sub(age);
+        self.peers.reports.insert(report.node.clone(), Heard { report, at });
     }
 
     /// The links a node last said it can use: all of them when it has never said anything.

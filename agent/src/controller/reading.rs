@@ -65,6 +65,12 @@ impl Reading {
         self.trouble.values().filter(|what| !what.starts_with(NOT_BELIEVED)).count()
     }
 
+    /// Why nothing may be appended to a site's log: what stands there cannot be followed, and an
+    /// entry behind it would be a fork.
+    pub(super) fn cannot_follow(&self, site: &SiteId) -> Option<&String> {
+        self.trouble.get(site).filter(|what| !what.starts_with(NOT_BELIEVED))
+    }
+
     pub(super) fn caught_up(&mut self, site: SiteId) {
         self.caught_up.insert(site);
     }
@@ -168,8 +174,11 @@ impl Controller {
         }
     }
 
-    pub(super) fn bad_entry(&mut self, site: SiteId, stream_seq: u64, error: &str) {
+    pub(super) fn bad_entry(&mut self, site: SiteId, stream_seq: u64, error: &str, upgrade: bool) {
         self.reading.see(&site, stream_seq);
+        if upgrade {
+            return self.trouble(site, format!("needs-upgrade at {stream_seq}: {error}"));
+        }
         self.trouble(site, format!("{NOT_BELIEVED} {stream_seq} of the stream: {error}"));
     }
 

@@ -212,6 +212,10 @@ fn changes(present: Present<'_>, verb: &Verb) -> Result<Vec<Change>, Refusal> {
         }
         Verb::Failback { services } => each(services, Directive::Nominal),
         Verb::Steer { services, to } => {
+            if to.is_empty() {
+                return Err(Refusal::usage("no-weights", "a steer names no site")
+                    .hint("give weights, for example --to osl=70,svg=30"));
+            }
             to.keys().try_for_each(|site| known_site(present, site))?;
             each(services, Directive::Steer(to.clone()))
         }

@@ -4,7 +4,7 @@ use nett_policy::id::{EntryId, WallMs};
 use nett_policy::log::entry::{Ask, Effect, Object, StepState, Verb, WishKind};
 use nett_policy::log::fold::{Fact, TaskRecord, Written};
 use nett_policy::task::acks::Course;
-use nett_policy::task::decide::propose;
+use nett_policy::task::decide::{Present, propose};
 use nett_policy::task::steps::{Step, steps};
 use nett_policy::task::view::{Reading, TaskState, read, start_slot};
 
@@ -86,13 +86,14 @@ impl Controller {
         let record = self.fold.task(id);
         let ended = reading.end.and(reading.last.as_ref()).map(|last| last.at.into());
         let effective = record.and_then(TaskRecord::effect).map(|w| w.at.into());
+        // The task itself would stand in its own way as an open one.
+        let without = self.fold.without(id);
+        let rest = Present { fold: &without, ..self.present() };
         let services = match (self.effect(id), &command.request.ask) {
             (Some(effect), _) => effect.moves.iter().map(|m| m.service.to_string()).collect(),
-            (None, Ask::Command { verb, overrides, .. }) => {
-                propose(self.present(), verb, overrides)
-                    .map(|p| p.services.iter().map(ToString::to_string).collect())
-                    .unwrap_or_default()
-            }
+            (None, Ask::Command { verb, overrides, .. }) => propose(rest, verb, overrides)
+                .map(|p| p.services.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
             (None, Ask::Wish { .. }) => Vec::new(),
         };
         let (continue_with, revert_with) = ways_on(id, &reading);
@@ -121,7 +122,7 @@ impl Controller {
 
     fn approval_docs(&self, task: &EntryId) -> Vec<ApprovalDoc> {
         let Some((_, command)) = self.fold.command(task) else { return Vec::new() };
-        let counted = nett_policy::task::view::approvals(&self.fold, command);
+        let counted = nett_policy::task::view::approvals(&self.fold, command, &self.setting.fabric);
         let wishes = self.fold.task(task).into_iter().flat_map(TaskRecord::wishes);
         let doc = |wish: &Written<nett_policy::log::entry::Request>| {
             let Ask::Wish { kind, .. } = &wish.what.ask else { return None };

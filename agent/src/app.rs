@@ -175,7 +175,7 @@ async fn run_loaded(
     driver.start_name_server().map_err(anyhow::Error::from)?;
     tracing::info!(node = %config.node, "The agent is ready.");
     notify(&[sd_notify::NotifyState::Ready]);
-    let ended = run_until_told(path, &mut driver, own_events, input).await?;
+    let ended = run_until_told(path, &mut driver, own_events, input, &mut tasks).await?;
     if matches!(ended.0, Ended::Stopped) {
         notify(&[sd_notify::NotifyState::Stopping]);
     }
@@ -189,6 +189,7 @@ async fn run_until_told(
     driver: &mut Driver<LinkProbe>,
     own: mpsc::Receiver<Event>,
     inputs: mpsc::Receiver<Input>,
+    tasks: &mut JoinSet<()>,
 ) -> Result<(Ended, Option<Loaded>), AppError> {
     let on = |kind| -> Result<Signal, AppError> {
         Ok(signal(kind).map_err(|e| anyhow::anyhow!("cannot listen for signals: {e}"))?)
@@ -197,9 +198,15 @@ async fn run_until_told(
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let mut hangup = on(SignalKind::hangup())?;
     let (told, tell) = oneshot::channel();
+    let mut broken = false;
     let stop = async {
         loop {
             tokio::select! {
+                _ = tasks.join_next() => {
+                    // Without one of its parts the agent would only look alive.
+                    broken = true;
+                    break drop(told.send(None));
+                }
                 _ = terminate.recv() => break drop(told.send(None)),
                 _ = interrupt.recv() => break drop(told.send(None)),
                 _ = hangup.recv() => match load(path) {
@@ -215,6 +222,9 @@ async fn run_until_told(
         }
     };
     driver.run(own, inputs, stop).await;
+    if broken {
+        return Err(anyhow::anyhow!("a part of the agent ended; the log says which").into());
+    }
     match tell.await {
         Ok(Some(loaded)) => Ok((Ended::Reload, Some(loaded))),
         Ok(None) | Err(_) => Ok((Ended::Stopped, None)),

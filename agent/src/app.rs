@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Loaded, load, read_seed};
 use crate::controller::driver::{Driver, Input, Parts};
 use crate::controller::event::Event;
-use crate::controller::{Setting, Snapshot, start_positions};
+use crate::controller::{Prefix, Setting, Snapshot, prefix};
 use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
@@ -106,7 +106,8 @@ async fn run_loaded(
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
     let Opened { journal, entries, whole } =
         open_journal(&config, &fabric, &mut records, &scrape.metrics)?;
-    let start = start_positions(&entries);
+    let Prefix { start, whole: chained } = prefix(&entries);
+    let whole = whole && chained;
     let home = node.site.clone();
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
         .map_err(anyhow::Error::from)?;

@@ -29,6 +29,8 @@ pub(super) struct Deciding {
     unauthentic: u64,
     unauthentic_noted: Option<Duration>,
     pub(super) refused: u64,
+    /// Why the journal does not take records; no command is accepted meanwhile.
+    pub(super) journal_trouble: Option<String>,
 }
 
 /// A request that is authentic and not yet in the log.
@@ -157,8 +159,11 @@ impl Controller {
         if self.deciding.busy(now) || !self.reading.is_caught_up(self.site()) {
             return self.refuse_without_bus(now);
         }
-        if let Some(trouble) = self.reading.cannot_follow(self.site()) {
-            let text = format!("nothing can be added to the site's log: {trouble}");
+        let follow = self.reading.cannot_follow(self.site());
+        let follow = follow.map(|what| format!("nothing can be added to the site's log: {what}"));
+        let durable = self.deciding.journal_trouble.as_ref();
+        let durable = durable.map(|why| format!("this agent cannot keep what it accepts: {why}"));
+        if let Some(text) = follow.or(durable) {
             while let Some(waiting) = self.deciding.queue.pop_front() {
                 self.reply_unreachable(waiting.token, &text, now);
             }

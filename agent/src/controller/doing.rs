@@ -31,6 +31,10 @@ pub(super) struct Doing {
     links_up: BTreeSet<LinkId>,
     links_seen: bool,
     served: BTreeMap<ServiceId, ServiceAnswers>,
+    /// Handed to the zone, which has not said yet that it answers so.
+    serving: Option<BTreeMap<ServiceId, ServiceAnswers>>,
+    /// Why the zone did not take the last answers, and when they are handed in again.
+    zone_trouble: Option<(String, Duration)>,
     serial: Option<u32>,
     /// Steps that ask something of this node, by the slot of their start.
     parts: BTreeMap<Slot, Part>,
@@ -56,6 +60,10 @@ enum Probe {
 
 /// How long the probes of a `verify` step may take in all.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many objects of others a report names; the count is in the drift.
+const FOREIGN_SHOWN: usize = 3;
+/// How long until answers are handed in again that the zone did not take.
+const ZONE_RETRY: Duration = Duration::from_secs(1);
 /// How many failed attempts at one desired state make a node say that it cannot.
 const PATIENCE: usize = 3;
 
@@ -81,10 +89,12 @@ impl Doing {
 
     pub(super) fn is_settled(&self) -> bool {
         self.applied == self.wanted.generation
+            && self.serving.is_none()
+            && self.zone_trouble.is_none()
     }
 
-    pub(super) fn serves(&mut self, serial: u32) {
-        self.serial = Some(serial);
+    pub(super) fn serve_due(&self) -> Option<Duration> {
+        self.zone_trouble.as_ref().map(|(_, at)| *at)
     }
 
     pub(super) fn report_due(&self) -> Option<Duration> {
@@ -124,8 +134,30 @@ impl Controller {
 
     fn serve(&mut self, answers: BTreeMap<ServiceId, ServiceAnswers>) {
         if self.doing.served != answers {
-            self.doing.served = answers.clone();
+            self.doing.zone_trouble = None;
+            self.doing.serving = Some(answers.clone());
             self.effects.push(Effect::Zone(answers));
+        }
+    }
+
+    pub(super) fn served(&mut self, result: Result<u32, String>, now: Now) {
+        let Some(answers) = self.doing.serving.take() else { return };
+        match result {
+            Ok(serial) => {
+                self.doing.served = answers;
+                self.doing.serial = Some(serial);
+            }
+            Err(why) => self.doing.zone_trouble = Some((why, now.mono + ZONE_RETRY)),
+        }
+        if self.doing.is_settled() {
+            self.settle_parts(Ok(0));
+        }
+    }
+
+    pub(super) fn serve_again(&mut self, now: Now) {
+        if self.doing.serve_due().is_some_and(|at| now.mono >= at) {
+            self.doing.zone_trouble = None;
+            self.serve(self.doing.wanted.state.answers.clone());
         }
     }
 
@@ -147,7 +179,9 @@ impl Controller {
             self.doing.failures.clear();
             self.doing.applied = generation;
             self.serve(self.doing.wanted.state.answers.clone());
-            self.settle_parts(Ok(operations));
+            if self.doing.is_settled() {
+                self.settle_parts(Ok(operations));
+            }
             return;
         }
         self.doing.attempts += 1;
@@ -253,6 +287,14 @@ impl Controller {
         if !self.doing.failures.is_empty() {
             degraded.push("kernel".to_owned());
         }
+        if let Some((why, _)) = &self.doing.zone_trouble {
+            degraded.push(format!("zone: {why}"));
+        }
+        if let Some(why) = self.deciding.journal_trouble.as_ref() {
+            degraded.push(format!("durability: {why}"));
+        }
+        degraded
+            .extend(self.doing.foreign.iter().take(FOREIGN_SHOWN).map(|f| format!("foreign: {f}")));
         if !self.trusted {
             degraded.push("journal: entries are missing; waiting for the logs".to_owned());
         }

@@ -11,7 +11,7 @@
 //! ```
 //! Queues are bounded; what is only worth its newest value travels by `watch`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +63,10 @@ pub struct Driver<P> {
     reports: watch::Sender<Option<Report>>,
     waiting: BTreeMap<Token, Asker>,
     next_token: u64,
+    /// Acted on, and not yet on the disk: bounded by what the site's log brings meanwhile, since no
+    /// command is accepted.
+    unsaved: VecDeque<Record>,
+    journal_due: Duration,
 }
 
 /// Something from outside that is turned into an event here.
@@ -86,6 +90,9 @@ enum Asker {
     Rpc(Responder),
 }
 
+/// How long until the disk is tried again.
+const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+
 // === impl Driver ===
 
 impl<P: Probe> Driver<P> {
@@ -94,7 +101,16 @@ impl<P: Probe> Driver<P> {
         tokio::spawn(publish_reports(latest, parts.bus.clone(), parts.key.clone()));
         let controller = Controller::new(setting);
         let waiting = BTreeMap::new();
-        Self { controller, parts, events, reports, waiting, next_token: 0 }
+        Self {
+            controller,
+            parts,
+            events,
+            reports,
+            waiting,
+            next_token: 0,
+            unsaved: VecDeque::new(),
+            journal_due: Duration::ZERO,
+        }
     }
 
     /// What the journal holds, before anything else.
@@ -148,10 +164,31 @@ impl<P: Probe> Driver<P> {
     }
 
     async fn step(&mut self, event: Event) {
-        let now = self.parts.clock.now();
-        for effect in self.controller.handle(event, now) {
-            self.carry_out(effect, now).await;
+        // What an effect leads to at once is handled before anything else.
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = self.parts.clock.now();
+            for effect in self.controller.handle(event, now) {
+                events.extend(self.carry_out(effect, now).await);
+            }
+            events.extend(self.journal_again(now).await);
         }
+    }
+
+    /// Records that the disk did not take are tried again, in order, before any newer one.
+    async fn journal_again(&mut self, now: Now) -> Option<Event> {
+        if self.unsaved.is_empty() || now.mono < self.journal_due {
+            return None;
+        }
+        while let Some(record) = self.unsaved.front() {
+            if self.parts.journal.append(record.clone()).await.is_err() {
+                self.journal_due = now.mono + JOURNAL_RETRY;
+                return None;
+            }
+            self.unsaved.pop_front();
+        }
+        self.parts.records.note("durable", "the journal takes records again");
+        Some(Event::Journal { trouble: None })
     }
 
     fn event_of(&mut self, input: Input) -> Option<Event> {
@@ -245,17 +282,12 @@ impl<P: Probe> Driver<P> {
         token
     }
 
-    async fn carry_out(&mut self, effect: Effect, now: Now) {
+    /// Carries an effect out; gives the event that it leads to at once, if any.
+    async fn carry_out(&mut self, effect: Effect, now: Now) -> Option<Event> {
         match effect {
             Effect::Journal { sealed, stream_seq } => {
                 let record = Record { stream_seq, bytes: sealed.bytes.to_vec() };
-                let begun = Instant::now();
-                let result = self.parts.journal.append(record).await;
-                let took = begun.elapsed();
-                self.parts.metrics.emit(Journalled { took, result: result.as_ref().copied() });
-                if let Err(error) = result {
-                    self.parts.records.note("degraded", &error.to_string());
-                }
+                return self.journal(record, now).await;
             }
             Effect::Append(append) => self.append(*append, now),
             Effect::Kernel { generation, desired } => {
@@ -264,12 +296,13 @@ impl<P: Probe> Driver<P> {
             Effect::Zone(answers) => {
                 let served = self.parts.zone.serve(answers).map(|()| self.parts.zone.serial());
                 self.parts.metrics.emit(ZoneServed { result: served.as_ref().copied() });
-                if let Ok(serial) = served {
-                    self.controller.serves(serial);
-                    if let Err(error) = self.start_name_server() {
-                        tracing::error!(%error, "The name server does not start.");
-                    }
+                if served.is_ok()
+                    && let Err(error) = self.start_name_server()
+                {
+                    tracing::error!(%error, "The name server does not start.");
                 }
+                let result = served.map_err(|error| error.to_string());
+                return Some(Event::Served { result });
             }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
@@ -286,6 +319,24 @@ impl<P: Probe> Driver<P> {
                 self.parts.records.write(&event, now);
             }
         }
+        None
+    }
+
+    /// Keeps a record, or remembers to: behind those that are waiting for the disk already.
+    async fn journal(&mut self, record: Record, now: Now) -> Option<Event> {
+        if !self.unsaved.is_empty() {
+            self.unsaved.push_back(record);
+            return None;
+        }
+        let begun = Instant::now();
+        let result = self.parts.journal.append(record.clone()).await;
+        let took = begun.elapsed();
+        self.parts.metrics.emit(Journalled { took, result: result.as_ref().copied() });
+        let error = result.err()?;
+        self.unsaved.push_back(record);
+        self.journal_due = now.mono + JOURNAL_RETRY;
+        self.parts.records.note("degraded", &error.to_string());
+        Some(Event::Journal { trouble: Some(error.to_string()) })
     }
 
     /// Signs and stores an entry behind the head that it was decided on.

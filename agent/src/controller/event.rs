@@ -77,6 +77,15 @@ pub enum Event {
     },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),
+    /// The zone answers with the last [`super::effect::Effect::Zone`] under this serial, or still
+    /// with what was before.
+    Served {
+        result: Result<u32, String>,
+    },
+    /// The journal takes records again, or why it does not.
+    Journal {
+        trouble: Option<String>,
+    },
     /// The probes of a `verify` step are finished.
     Probed {
         slot: Slot,

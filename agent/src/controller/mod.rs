@@ -41,7 +41,7 @@ use doing::Doing;
 use effect::Effect;
 use event::{Event, Now};
 use reading::Reading;
-pub use reading::start_positions;
+pub use reading::{Prefix, prefix};
 pub use view::snapshot::{SERVICE_SERIES, ServiceSnapshot, Snapshot};
 
 /// What does not change while the agent runs.
@@ -69,6 +69,8 @@ pub struct Controller {
     /// False while the journal is known to lack something: what is in the kernel stays.
     trusted: bool,
     effects: Vec<Effect>,
+    /// The monotonic time of the event that is being handled.
+    last_now: Duration,
 }
 
 /// What other nodes say about themselves, and what this one sees of them.
@@ -106,11 +108,13 @@ impl Controller {
             started: false,
             trusted: false,
             effects: Vec::new(),
+            last_now: Duration::ZERO,
         }
     }
 
     /// Takes one event in and says what is to be done, in order.
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        self.last_now = now.mono;
         match event {
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
             Event::ReplayDone { trusted } => self.start(trusted, now),
@@ -128,8 +132,10 @@ impl Controller {
             Event::AppendFailed(failure) => self.append_failed(&failure, now),
             Event::Links { up } => self.links(up, now),
             Event::Applied(applied) => self.applied(applied, now),
+            Event::Served { result } => self.served(result, now),
+            Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
             Event::Probed { slot, ok, evidence } => self.probed(&slot, ok, evidence),
-            Event::Timer => {}
+            Event::Timer => self.serve_again(now),
         }
         if self.started {
             self.decide(now);
@@ -141,7 +147,8 @@ impl Controller {
 
     /// When [`Event::Timer`] is wanted at the latest, if nothing else happens before.
     pub fn deadline(&self) -> Option<Duration> {
-        let deadlines = [self.deciding.deadline, self.doing.report_due(), self.watch_deadline()];
+        let (report, serve) = (self.doing.report_due(), self.doing.serve_due());
+        let deadlines = [self.deciding.deadline, report, serve, self.watch_deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -160,11 +167,6 @@ impl Controller {
     fn present(&self) -> Present<'_> {
         let home = &self.setting.node.site;
         Present { world: self.world(), fold: &self.fold, intent: &self.intent, home }
-    }
-
-    /// The serial of the zone snapshot that is served now.
-    pub fn serves(&mut self, serial: u32) {
-        self.doing.serves(serial);
     }
 
     /// The fabric that this agent judges by, as entries and reports name it.

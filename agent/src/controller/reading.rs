@@ -115,17 +115,32 @@ impl Reading {
     }
 }
 
-/// The first stream entry of each site that a journal with these entries lacks: behind the
-/// contiguous prefix, so that what is missing in the middle is read again.
-pub fn start_positions(entries: &[(Sealed, u64)]) -> BTreeMap<SiteId, u64> {
+/// Where a journal with these entries goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix {
+    /// The first stream entry of each site that is missing: behind the contiguous prefix, so that
+    /// what is missing in the middle is read again.
+    pub start: BTreeMap<SiteId, u64>,
+    /// True when every entry has its place in a prefix.
+    pub whole: bool,
+}
+
+/// Walks the hash chains of the entries of a journal.
+pub fn prefix(entries: &[(Sealed, u64)]) -> Prefix {
     let mut reading = Reading::default();
     for (sealed, stream_seq) in entries {
-        if reading.fit(&sealed.entry) == Fit::Next {
-            reading.advance(&sealed.entry);
-            reading.see(&sealed.entry.site, *stream_seq);
+        match reading.fit(&sealed.entry) {
+            Fit::Next => {
+                reading.advance(&sealed.entry);
+                reading.see(&sealed.entry.site, *stream_seq);
+            }
+            Fit::Known => {}
+            Fit::Trouble(what) => drop(reading.trouble.insert(sealed.entry.site.clone(), what)),
         }
     }
-    reading.seen.into_iter().map(|(site, seen)| (site, seen + 1)).collect()
+    let whole = reading.trouble.is_empty();
+    let start = reading.seen.into_iter().map(|(site, seen)| (site, seen + 1)).collect();
+    Prefix { start, whole }
 }
 
 // === impl Controller ===
@@ -152,8 +167,8 @@ impl Controller {
     pub(super) fn caught_up(&mut self, site: SiteId, now: Now) {
         self.reading.caught_up(site);
         let all = self.setting.fabric.sites.iter().all(|s| self.reading.is_caught_up(&s.id));
-        if self.started && !self.trusted && all {
-            self.trusted = true;
+        self.trusted |= self.started && all;
+        if self.started {
             self.want(now);
         }
     }
@@ -168,8 +183,12 @@ impl Controller {
                 self.effects.push(Effect::Journal { sealed: sealed.clone(), stream_seq });
                 self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
                 self.take_in(&sealed, now);
+                let current = self.reading.is_caught_up(&sealed.entry.site);
                 self.intent = Intent::read(&self.fold, self.world());
-                self.want(now);
+                // What a site did while this node was away is history: only its end is wanted.
+                if current {
+                    self.want(now);
+                }
             }
         }
     }

@@ -225,7 +225,11 @@ impl Fleet {
                 let applied = Applied { generation, operations, failures: vec![], foreign: vec![] };
                 self.inbox.push_back((node.clone(), Event::Applied(applied)));
             }
-            Effect::Zone(answers) => agent.zone = answers,
+            Effect::Zone(answers) => {
+                agent.zone = answers;
+                let result = Ok(1);
+                self.inbox.push_front((node.clone(), Event::Served { result }));
+            }
             Effect::Probe { slot, .. } => {
                 let (ok, evidence) = (self.probes_answer, vec!["simulated".to_owned()]);
                 self.inbox.push_back((node.clone(), Event::Probed { slot, ok, evidence }));

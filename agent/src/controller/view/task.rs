@@ -154,7 +154,7 @@ impl Controller {
             let acks = course.required(step).into_iter().map(|node| AckDoc {
                 acked: step.number <= reading.done
                     || slot.as_ref().is_some_and(|s| self.ack_of(&node, s).is_some()),
-                age_ms: None,
+                age_ms: self.age_of(&node),
                 node: node.to_string(),
             });
             StepDoc {
@@ -177,6 +177,15 @@ impl Controller {
             }
         };
         course.steps().iter().map(doc).collect()
+    }
+
+    /// How long ago a node reported; its own word is always new.
+    fn age_of(&self, node: &nett_policy::id::NodeId) -> Option<u64> {
+        if *node == self.setting.node.id {
+            return Some(0);
+        }
+        let heard = self.peers.reports.get(node)?;
+        Some(super::ms(self.last_now.saturating_sub(heard.at)))
     }
 
     fn step_times(&self, task: &EntryId, number: u32) -> StepTimes {

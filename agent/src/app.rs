@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_dns::{Limits as DnsLimits, Server, ServerHandle, Stats};
+use nett_dns::{Limits as DnsLimits, Stats};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
-use nett_policy::id::SiteId;
+use nett_policy::lower::object::NodeState;
 use nkeys::KeyPair;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,12 +26,13 @@ use crate::clock::Clock;
 use crate::config::{Config, Loaded, load, read_seed};
 use crate::controller::driver::{Driver, Input, Parts};
 use crate::controller::event::Event;
-use crate::controller::{Setting, Snapshot};
+use crate::controller::{Prefix, Setting, Snapshot, prefix};
 use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
 use crate::kernel::{LinuxKernel, Monitor};
+use crate::name_server::NameServer;
 use crate::probe::LinkProbe;
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
@@ -95,22 +96,28 @@ async fn run_loaded(
     let (inputs, input) = mpsc::channel(EVENTS);
     let (own, own_events) = mpsc::channel(EVENTS);
 
+    if config.kernel.manage_sysctl {
+        for finding in apply_sysctls(&interfaces(&fabric, &node)) {
+            tracing::info!(%finding, "Set what the fabric needs.");
+        }
+    }
     let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
     let mut records = Records::open(&make_dir(&config)?, node.id.clone(), clock)
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
-    let (journal, replayed) = open_journal(&config, &fabric, &mut records, &scrape.metrics)?;
-    let start = start_positions(&replayed);
+    let Opened { journal, entries, whole } =
+        open_journal(&config, &fabric, &mut records, &scrape.metrics)?;
+    let Prefix { start, whole: chained } = prefix(&entries);
+    let whole = whole && chained;
     let home = node.site.clone();
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
         .map_err(anyhow::Error::from)?;
-    let _dns = start_dns(&config, &zone, &scrape.dns)?;
+    let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
+    let name_server = NameServer::new(config.dns.listen.clone(), limits, scrape.dns.clone());
 
     let (wanted, wishes) = watch::channel(None);
-    if config.kernel.manage_sysctl {
-        apply_sysctls(&interfaces(&fabric, &node));
-    }
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
-    crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
+    let found = crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
+    let adopted = found.state != NodeState::default();
     let links = fabric
         .links_of(&node.id)
         .map(|view| OwnLink { link: view.link.id.clone(), interface: view.near.interface.clone() });
@@ -156,6 +163,7 @@ async fn run_loaded(
         probe: Arc::new(LinkProbe),
         journal,
         zone,
+        name_server,
         records,
         clock,
         rng: Rng::system(),
@@ -164,11 +172,14 @@ async fn run_loaded(
         metrics: scrape.metrics.clone(),
     };
     let mut driver = Driver::new(setting, parts, own);
-    driver.replay(replayed).await;
+    driver.replay(entries, whole || !adopted).await;
+    driver.start_name_server().map_err(anyhow::Error::from)?;
     tracing::info!(node = %config.node, "The agent is ready.");
     notify(&[sd_notify::NotifyState::Ready]);
-    let ended = run_until_told(path, &mut driver, own_events, input).await?;
-    notify(&[sd_notify::NotifyState::Stopping]);
+    let ended = run_until_told(path, &mut driver, own_events, input, &mut tasks).await?;
+    if matches!(ended.0, Ended::Stopped) {
+        notify(&[sd_notify::NotifyState::Stopping]);
+    }
     tasks.shutdown().await;
     Ok(ended)
 }
@@ -179,6 +190,7 @@ async fn run_until_told(
     driver: &mut Driver<LinkProbe>,
     own: mpsc::Receiver<Event>,
     inputs: mpsc::Receiver<Input>,
+    tasks: &mut JoinSet<()>,
 ) -> Result<(Ended, Option<Loaded>), AppError> {
     let on = |kind| -> Result<Signal, AppError> {
         Ok(signal(kind).map_err(|e| anyhow::anyhow!("cannot listen for signals: {e}"))?)
@@ -187,9 +199,15 @@ async fn run_until_told(
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let mut hangup = on(SignalKind::hangup())?;
     let (told, tell) = oneshot::channel();
+    let mut broken = false;
     let stop = async {
         loop {
             tokio::select! {
+                _ = tasks.join_next() => {
+                    // Without one of its parts the agent would only look alive.
+                    broken = true;
+                    break drop(told.send(None));
+                }
                 _ = terminate.recv() => break drop(told.send(None)),
                 _ = interrupt.recv() => break drop(told.send(None)),
                 _ = hangup.recv() => match load(path) {
@@ -205,6 +223,9 @@ async fn run_until_told(
         }
     };
     driver.run(own, inputs, stop).await;
+    if broken {
+        return Err(anyhow::anyhow!("a part of the agent ended; the log says which").into());
+    }
     match tell.await {
         Ok(Some(loaded)) => Ok((Ended::Reload, Some(loaded))),
         Ok(None) | Err(_) => Ok((Ended::Stopped, None)),
@@ -251,7 +272,7 @@ fn open_journal(
     fabric: &Fabric,
     records: &mut Records,
     metrics: &Metrics,
-) -> Result<(JournalWriter, Vec<(Sealed, u64)>), AppError> {
+) -> Result<Opened, AppError> {
     let mut journal = FileJournal::open(&config.state_dir).map_err(anyhow::Error::from)?;
     let loaded = journal.load().map_err(anyhow::Error::from)?;
     for line in &loaded.damaged {
@@ -259,6 +280,7 @@ fn open_journal(
         records.note("journal-damage", &format!("line {line}"));
     }
     let mut entries = Vec::new();
+    let mut whole = !loaded.fresh && loaded.damaged.is_empty();
     for record in loaded.records {
         match Sealed::open_stored(&record.bytes, fabric) {
             Ok(sealed) => entries.push((sealed, record.stream_seq)),
@@ -266,34 +288,20 @@ fn open_journal(
                 let stream_seq = record.stream_seq;
                 metrics.emit(StoredEntryRefused { stream_seq, error: &error });
                 records.note("journal-entry", &error.message());
+                whole = false;
             }
         }
     }
-    let writer = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
-    Ok((writer, entries))
+    let journal = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
+    Ok(Opened { journal, entries, whole })
 }
 
-/// The first stream entry of each site that the journal lacks.
-fn start_positions(replayed: &[(Sealed, u64)]) -> BTreeMap<SiteId, u64> {
-    let mut start = BTreeMap::new();
-    for (sealed, stream_seq) in replayed {
-        let next = start.entry(sealed.entry.site.clone()).or_insert(1);
-        *next = (*next).max(stream_seq + 1);
-    }
-    start
-}
-
-fn start_dns(
-    config: &Config,
-    zone: &ZoneKeeper,
-    stats: &Arc<Stats>,
-) -> Result<Option<ServerHandle>, AppError> {
-    if config.dns.listen.is_empty() {
-        return Ok(None);
-    }
-    let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
-    let server = Server::start(&config.dns.listen, zone.zone().clone(), limits, stats.clone());
-    Ok(Some(server.map_err(anyhow::Error::from)?))
+/// The journal as found.
+struct Opened {
+    journal: JournalWriter,
+    entries: Vec<(Sealed, u64)>,
+    /// False when something that was once written may be missing.
+    whole: bool,
 }
 
 async fn start_bus(
@@ -301,7 +309,7 @@ async fn start_bus(
     fabric: &Arc<Fabric>,
     node: &Node,
     key: &KeyPair,
-    start: BTreeMap<SiteId, u64>,
+    start: BTreeMap<nett_policy::id::SiteId, u64>,
 ) -> Result<(NatsBus, crate::bus::BusEvents), AppError> {
     let site = fabric.site(&node.site).expect("checked: a node's site exists");
     let own = &config.nats.urls;

@@ -2,9 +2,9 @@
 //!
 //! Wanted, last read back and what is done now are three separate things. The loop reads, plans the
 //! difference, carries it out operation by operation, reads again, and only then says that a
-//! generation is in place. Any change by somebody else makes it look again. It never deletes because
-//! of an incomplete read, never touches what is not ours, and does nothing at all when it ends: the
-//! kernel goes on forwarding.
+//! generation is in place. Any change by somebody else makes it look again. It never deletes
+//! because of an incomplete read, never touches what is not ours, and does nothing at all when it
+//! ends: the kernel goes on forwarding.
 //!
 //! Crash story: nothing is kept. The next start reads the kernel and plans from there.
 
@@ -229,6 +229,11 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
 
     async fn carry_out(&mut self, plan: &Plan, done: &mut Done) {
         for op in &plan.ops {
+            // The order is safe to stop at, not to leave something out of: what a refused change
+            // would have freed may still be in use.
+            if !done.failures.is_empty() && deletes(op) {
+                continue;
+            }
             if self.dry_run {
                 self.metrics.emit(KernelOp { op, outcome: Outcome::DryRun });
                 continue;
@@ -258,6 +263,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         let mut standing = Standing::Unsure;
         if failures.is_empty() {
             let left = self.plan(desired, readback);
+            if !readback.complete {
+                failures.push("the kernel could not be read whole".to_owned());
+            }
             if left.is_empty() && readback.complete {
                 standing = Standing::InPlace;
                 self.metrics.fulfil(Duty::Kernel);

@@ -77,6 +77,11 @@ impl ZoneKeeper {
         &self.zone
     }
 
+    /// True once answers were handed in.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     pub fn serial(&self) -> u32 {
         self.zone.load().serial().0
     }

@@ -363,3 +363,15 @@ fn the_view_in_numbers_follows_what_happens() {
     let lag = cut_off.peer_lag[&id::<SiteId>("svg")];
     assert!(lag >= Duration::from_secs(10) && lag <= Duration::from_secs(13), "{lag:?}");
 }
+
+#[test]
+fn an_agent_that_lost_its_journal_wants_nothing_before_it_has_read_the_logs() {
+    let mut fleet = Fleet::start();
+    accepted(&fleet.command("mira", "osl", failover(API, "svg")));
+    fleet.pass(Duration::from_secs(600));
+    let moved = kernels(&fleet);
+    let (before, after) = fleet.restart_without_journal("osl-b1");
+    assert_eq!(before, 0, "what is in the kernel stays as it is");
+    assert_eq!(after, 1, "one wish, which is what the kernel has");
+    assert_eq!(kernels(&fleet), moved);
+}

@@ -37,21 +37,6 @@ const IMPURE: [&str; 16] = [
 const MOST_LINES: usize = 600;
 const MOST_COLUMNS: usize = 100;
 
-/// Files with lines that are too long, and how many at most. Only ever gets shorter.
-const LONG_LINES: [(&str, usize); 11] = [
-    ("agent/src/app.rs", 2),
-    ("agent/src/controller/driver.rs", 2),
-    ("agent/src/controller/reading.rs", 2),
-    ("agent/src/controller/view/mod.rs", 2),
-    ("agent/src/controller/view/task.rs", 1),
-    ("agent/src/journal/mod.rs", 1),
-    ("agent/src/journal/writer.rs", 1),
-    ("agent/src/probe/echo.rs", 1),
-    ("agent/src/probe/run.rs", 1),
-    ("agent/src/reconcile.rs", 2),
-    ("agent/tests/controller.rs", 1),
-];
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
 }
@@ -182,14 +167,10 @@ fn files_are_small() {
 
 #[test]
 fn lines_are_short() {
-    let allowed: BTreeMap<&str, usize> = LONG_LINES.into_iter().collect();
     let mut bad = Vec::new();
     for (name, text) in sources() {
         let long = text.lines().enumerate().filter(|(_, l)| l.chars().count() > MOST_COLUMNS);
-        let long: Vec<String> = long.map(|(n, _)| format!("{name}:{}", n + 1)).collect();
-        if long.len() > allowed.get(name.as_str()).copied().unwrap_or(0) {
-            bad.extend(long);
-        }
+        bad.extend(long.map(|(n, _)| format!("{name}:{}", n + 1)));
     }
     none(&bad);
 }

@@ -1,7 +1,12 @@
 #!/bin/sh
-# Installs the Debian packages that are missing for building, testing and the lab; does nothing,
-# without network and without privilege, when all programs are there. Reads nothing from stdin.
+# Installs the Debian packages that are missing for building, testing and the lab, and makes a
+# Python with the packages of docs/examples/requirements.txt below the target directory; does
+# nothing, without network and without privilege, when all is there. Reads nothing from stdin.
 set -eu
+
+root="$(cd "$(dirname "$0")/../.." && pwd)"
+python="${CARGO_TARGET_DIR:-$root/target}/python"
+requirements="$root/docs/examples/requirements.txt"
 
 # program:package
 needed="
@@ -23,13 +28,28 @@ missing=""
 for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
 if ! command -v cargo >/dev/null 2>&1; then
     echo "Missing: cargo. Install Rust 1.89 or newer, for example with https://rustup.rs." >&2
     exit 1
 fi
-[ -z "$missing" ] && exit 0
+
+# The packages are installed once: the copy of the requirements is written last.
+make_python() {
+    cmp -s "$requirements" "$python/requirements.txt" && return 0
+    echo "Making a Python for the worked example of the protocol: $python"
+    rm -rf "$python"
+    python3 -m venv "$python" </dev/null
+    "$python/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" </dev/null
+    cp "$requirements" "$python/requirements.txt"
+}
+
+if [ -z "$missing" ]; then
+    make_python
+    exit 0
+fi
 
 if ! command -v apt-get >/dev/null 2>&1; then
     echo "Missing:$missing (Debian names). Install them with this system's package manager." >&2
@@ -61,3 +81,5 @@ case "$missing" in
         $as_root systemctl disable --now nats-server >/dev/null 2>&1 || true
     ;;
 esac
+
+make_python

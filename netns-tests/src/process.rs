@@ -60,8 +60,8 @@ impl Process {
                 .append(true)
                 .open(&spec.log)
                 .with_context(|| format!("cannot open the log {}", spec.log.display()))?;
-            // A child inherits the mask of the thread that starts it, and must hear SIGTERM although
-            // the lab's own threads leave it to one of them.
+            // A child inherits the mask of the thread that starts it, and must hear SIGTERM
+            // although the lab's own threads leave it to one of them.
             let masked = SigSet::empty().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
             let child = Command::new(&spec.program)
                 .args(&spec.args)

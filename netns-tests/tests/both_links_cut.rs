@@ -43,6 +43,26 @@ fn a_partition_fails_closed_and_heals_by_itself() -> Result<()> {
     })
 }
 
+/// Replies to the site's own hosts come in over a link and must go into the site, or nowhere.
+#[test]
+fn a_border_that_lost_the_way_into_its_site_sends_nothing_out() -> Result<()> {
+    tell("a_border_that_lost_the_way_into_its_site_sends_nothing_out", |lab| {
+        let traffic = Traffic::to_vips(lab, &["osl-c1"], VAULT)?;
+        traffic.settles_on("svg")?;
+        let leaks = lab.leaks()?;
+        let border = lab.ns("osl-b1")?;
+        border.ip("route del 10.1.0.0/16")?;
+        border.ip("-6 route del fd00:a::/32")?;
+        let cut = now();
+        traffic.run_for(1000)?;
+        let away = traffic.so_far().between(cut + 100_000_000, now());
+        assert_eq!(away.received(), 0, "{}", away.summary());
+        assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
+        drop(traffic.finish());
+        Ok(())
+    })
+}
+
 #[test]
 fn losing_one_link_of_two_is_repaired_without_anybody() -> Result<()> {
     tell("losing_one_link_of_two_is_repaired_without_anybody", |lab| {

@@ -65,10 +65,10 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
 /// Where the registers want a service, whatever a task is doing.
 pub fn target(world: World<'_>, intent: &Intent, service: &Service) -> (Spread, Reason) {
     let eligible = eligible(world, intent, service);
-    let next = |wanted: &SiteId| {
+    let next = |wanted: Option<&SiteId>| {
         let passed = service.sites().into_iter().filter(|s| !eligible.contains(s)).collect();
         match eligible.first() {
-            Some(site) if site == wanted => (Spread::one(site.clone()), Reason::Nominal),
+            Some(site) if Some(site) == wanted => (Spread::one(site.clone()), Reason::Nominal),
             Some(site) => (Spread::one(site.clone()), Reason::NextInOrder { passed }),
             None => (Spread::Nowhere, Reason::NoSite),
         }
@@ -83,14 +83,14 @@ pub fn target(world: World<'_>, intent: &Intent, service: &Service) -> (Spread, 
                 .filter(|(s, _)| eligible.contains(s))
                 .map(|(s, w)| (s.clone(), *w))
                 .collect();
-            match (kept.is_empty(), eligible.first()) {
-                (false, _) => (Spread::Weighted(kept), Reason::Directed),
-                (true, Some(site)) => next(site),
-                (true, None) => (Spread::Nowhere, Reason::NoSite),
+            match kept.is_empty() {
+                false => (Spread::Weighted(kept), Reason::Directed),
+                true => next(None),
             }
         }
         (Directive::Failover(_) | Directive::Nominal, Mode::ActivePassive { primary, .. }) => {
-            next(primary)
+            let nominal = *intent.directive(&service.id) == Directive::Nominal;
+            next(nominal.then_some(primary))
         }
         (Directive::Failover(_) | Directive::Nominal, Mode::ActiveActive { .. }) => {
             if eligible.is_empty() {

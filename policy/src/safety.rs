@@ -16,6 +16,9 @@ pub const GATE: &str = "gate";
 /// Built in: a service always keeps a site that may serve it.
 pub const LAST_ELIGIBLE_SITE: &str = "last-eligible-site";
 
+/// The built-in rules that an override can name.
+pub const BUILT_IN: [&str; 2] = [GATE, LAST_ELIGIBLE_SITE];
+
 /// Refuses by the first rule that the change would break and that `overrides` does not name.
 pub fn check(
     present: Present<'_>,

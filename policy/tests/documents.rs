@@ -231,3 +231,22 @@ proptest! {
         }
     }
 }
+
+/// Nexthop ids of classes end where those of sites begin.
+#[test]
+fn more_services_than_nexthop_ids_are_refused() {
+    let services = |count: usize| {
+        let one = |n: usize| {
+            format!(
+                "[[service]]\nid = \"a/b/s{n}\"\ncategory = \"C\"\nprimary = \"osl\"\n\
+                 vips = [\"10.99.{}.{}\"]\nbackends.osl = [\"10.1.20.2\"]\n",
+                n / 250,
+                n % 250 + 1
+            )
+        };
+        SourceFile::new("services.toml", (0..count).map(one).collect::<String>())
+    };
+    assert!(compile(&file("fabric.toml"), &services(2048)).is_ok());
+    let refused = compile(&file("fabric.toml"), &services(2049)).expect_err("one too many");
+    assert_eq!(refused.iter().map(|d| d.code).collect::<Vec<_>>(), [Code::TooMany]);
+}

@@ -22,11 +22,15 @@ pub(super) struct Deciding {
     in_flight: Option<InFlight>,
     /// After a lost compare-and-set: nothing is appended before the head has moved, or this time.
     held_until: Option<Duration>,
+    /// Appends in a row that were not stored for another reason: each doubles the pause.
+    failures: u32,
     touched: ByTask<Touched>,
     pub(super) deadline: Option<Duration>,
     unauthentic: u64,
     unauthentic_noted: Option<Duration>,
     pub(super) refused: u64,
+    /// Why the journal does not take records; no command is accepted meanwhile.
+    pub(super) journal_trouble: Option<String>,
 }
 
 /// A request that is authentic and not yet in the log.
@@ -155,6 +159,16 @@ impl Controller {
         if self.deciding.busy(now) || !self.reading.is_caught_up(self.site()) {
             return self.refuse_without_bus(now);
         }
+        let follow = self.reading.cannot_follow(self.site());
+        let follow = follow.map(|what| format!("nothing can be added to the site's log: {what}"));
+        let durable = self.deciding.journal_trouble.as_ref();
+        let durable = durable.map(|why| format!("this agent cannot keep what it accepts: {why}"));
+        if let Some(text) = follow.or(durable) {
+            while let Some(waiting) = self.deciding.queue.pop_front() {
+                self.reply_unreachable(waiting.token, &text, now);
+            }
+            return;
+        }
         while let Some(waiting) = self.deciding.queue.pop_front() {
             if let Some(reply) = self.known(&waiting.request) {
                 self.reply_command(waiting.token, reply, now);
@@ -276,6 +290,7 @@ impl Controller {
 
     pub(super) fn appended(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
         let in_flight = self.deciding.in_flight.take();
+        self.deciding.failures = 0;
         self.read(sealed, stream_seq, now);
         if let Some(InFlight::Request(Waiting { token, request, .. })) = in_flight
             && let Some(reply) = self.known(&request)
@@ -287,7 +302,16 @@ impl Controller {
 
     pub(super) fn append_failed(&mut self, failure: &AppendFailure, now: Now) {
         let in_flight = self.deciding.in_flight.take();
-        self.deciding.held_until = Some(now.mono + CONFLICT_HOLD);
+        let hold = match failure {
+            AppendFailure::Conflict => CONFLICT_HOLD,
+            AppendFailure::Unreachable(_)
+            | AppendFailure::Unknown(_)
+            | AppendFailure::Refused(_) => {
+                self.deciding.failures += 1;
+                CONFLICT_HOLD * 2u32.saturating_pow(self.deciding.failures.min(7))
+            }
+        };
+        self.deciding.held_until = Some(now.mono + hold);
         let Some(InFlight::Request(waiting)) = in_flight else { return };
         match failure {
             AppendFailure::Conflict if waiting.lost < LOSSES => {

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::fabric::Role;
-use nett_policy::id::{LinkId, ServiceId};
+use nett_policy::id::{LinkId, ServiceId, SiteId};
 use nett_policy::log::entry::Slot;
 use nett_policy::log::fold::Fact;
 use nett_policy::lower::answers::ServiceAnswers;
-use nett_policy::lower::{Place, lower};
+use nett_policy::lower::{Place, answers, lower};
 use nett_policy::task::acks::{Course, ProbeTarget};
 use nett_policy::task::next::Ack;
 use nett_policy::task::steps::StepKind;
@@ -25,10 +25,16 @@ pub(super) struct Doing {
     /// The last generation that the kernel was read back to equal.
     applied: u64,
     failures: Vec<String>,
+    /// Failed attempts at the present wish.
+    attempts: usize,
     foreign: Vec<String>,
     links_up: BTreeSet<LinkId>,
     links_seen: bool,
     served: BTreeMap<ServiceId, ServiceAnswers>,
+    /// Handed to the zone, which has not said yet that it answers so.
+    serving: Option<BTreeMap<ServiceId, ServiceAnswers>>,
+    /// Why the zone did not take the last answers, and when they are handed in again.
+    zone_trouble: Option<(String, Duration)>,
     serial: Option<u32>,
     /// Steps that ask something of this node, by the slot of their start.
     parts: BTreeMap<Slot, Part>,
@@ -54,6 +60,10 @@ enum Probe {
 
 /// How long the probes of a `verify` step may take in all.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many objects of others a report names; the count is in the drift.
+const FOREIGN_SHOWN: usize = 3;
+/// How long until answers are handed in again that the zone did not take.
+const ZONE_RETRY: Duration = Duration::from_secs(1);
 /// How many failed attempts at one desired state make a node say that it cannot.
 const PATIENCE: usize = 3;
 
@@ -79,10 +89,12 @@ impl Doing {
 
     pub(super) fn is_settled(&self) -> bool {
         self.applied == self.wanted.generation
+            && self.serving.is_none()
+            && self.zone_trouble.is_none()
     }
 
-    pub(super) fn serves(&mut self, serial: u32) {
-        self.serial = Some(serial);
+    pub(super) fn serve_due(&self) -> Option<Duration> {
+        self.zone_trouble.as_ref().map(|(_, at)| *at)
     }
 
     pub(super) fn report_due(&self) -> Option<Duration> {
@@ -96,7 +108,14 @@ impl Controller {
     /// Lowers the placement for this node; a change is a new generation.
     pub(super) fn lower(&mut self, _now: Now) {
         let ready = self.doing.links_seen || self.setting.node.role != Role::Border;
-        if !self.started || !ready {
+        if !self.started || !self.trusted {
+            return;
+        }
+        if self.doing.wanted.generation == 0 {
+            // Answers wait neither for links nor for the kernel when nothing was answered before.
+            self.serve(answers(self.world(), &self.placement));
+        }
+        if !ready {
             return;
         }
         let links_up = &self.doing.links_up;
@@ -105,11 +124,8 @@ impl Controller {
         let state = lower(place, &self.placement);
         if state != self.doing.wanted.state || self.doing.wanted.generation == 0 {
             let generation = self.doing.wanted.generation + 1;
-            if generation == 1 {
-                // Answers do not wait for the kernel when nothing was answered before.
-                self.serve(state.answers.clone());
-            }
             self.doing.failures.clear();
+            self.doing.attempts = 0;
             self.doing.wanted = Wanted { generation, state: state.clone() };
             self.effects.push(Effect::Kernel { generation, desired: Box::new(state) });
         }
@@ -118,8 +134,30 @@ impl Controller {
 
     fn serve(&mut self, answers: BTreeMap<ServiceId, ServiceAnswers>) {
         if self.doing.served != answers {
-            self.doing.served = answers.clone();
+            self.doing.zone_trouble = None;
+            self.doing.serving = Some(answers.clone());
             self.effects.push(Effect::Zone(answers));
+        }
+    }
+
+    pub(super) fn served(&mut self, result: Result<u32, String>, now: Now) {
+        let Some(answers) = self.doing.serving.take() else { return };
+        match result {
+            Ok(serial) => {
+                self.doing.served = answers;
+                self.doing.serial = Some(serial);
+            }
+            Err(why) => self.doing.zone_trouble = Some((why, now.mono + ZONE_RETRY)),
+        }
+        if self.doing.is_settled() {
+            self.settle_parts(Ok(0));
+        }
+    }
+
+    pub(super) fn serve_again(&mut self, now: Now) {
+        if self.doing.serve_due().is_some_and(|at| now.mono >= at) {
+            self.doing.zone_trouble = None;
+            self.serve(self.doing.wanted.state.answers.clone());
         }
     }
 
@@ -141,12 +179,14 @@ impl Controller {
             self.doing.failures.clear();
             self.doing.applied = generation;
             self.serve(self.doing.wanted.state.answers.clone());
-            self.settle_parts(Ok(operations));
+            if self.doing.is_settled() {
+                self.settle_parts(Ok(operations));
+            }
             return;
         }
-        self.doing.failures.extend(failures.iter().cloned());
-        if self.doing.failures.len() >= PATIENCE * failures.len() {
-            self.doing.failures = failures.clone();
+        self.doing.attempts += 1;
+        self.doing.failures.clone_from(&failures);
+        if self.doing.attempts >= PATIENCE {
             self.settle_parts(Err(failures));
         }
     }
@@ -191,10 +231,16 @@ impl Controller {
             let generation = self.doing.wanted.generation;
             open.insert(slot, (Part { generation, probe, ack: None }, targets));
         }
-        for (slot, (_, targets)) in &mut open {
-            // Probes over links that are down would only repeat what the links say.
+        for (slot, (part, targets)) in &mut open {
+            // Probes over links that are down would only repeat what the links say; but a site that
+            // no link reaches is no verified site.
+            let asked: BTreeSet<SiteId> = targets.iter().map(|t| t.site.clone()).collect();
             targets.retain(|t| self.link_is_up(t.link));
-            if !targets.is_empty() {
+            let unreached = |site: &&SiteId| targets.iter().all(|t| t.site != **site);
+            if let Some(site) = asked.iter().find(unreached) {
+                let evidence = vec![format!("no link to {site} is up")];
+                part.probe = Probe::Finished { ok: false, evidence };
+            } else if !targets.is_empty() {
                 let (slot, targets) = (slot.clone(), std::mem::take(targets));
                 let timeout = PROBE_TIMEOUT;
                 self.effects.push(Effect::Probe { slot, targets, timeout });
@@ -240,6 +286,17 @@ impl Controller {
         let mut degraded: Vec<String> = Vec::new();
         if !self.doing.failures.is_empty() {
             degraded.push("kernel".to_owned());
+        }
+        if let Some((why, _)) = &self.doing.zone_trouble {
+            degraded.push(format!("zone: {why}"));
+        }
+        if let Some(why) = self.deciding.journal_trouble.as_ref() {
+            degraded.push(format!("durability: {why}"));
+        }
+        degraded
+            .extend(self.doing.foreign.iter().take(FOREIGN_SHOWN).map(|f| format!("foreign: {f}")));
+        if !self.trusted {
+            degraded.push("journal: entries are missing; waiting for the logs".to_owned());
         }
         degraded.extend(self.reading.trouble().map(|(site, what)| format!("log {site}: {what}")));
         let links = self.setting.fabric.links_of(&self.setting.node.id);

@@ -11,10 +11,11 @@
 //! ```
 //! Queues are bounded; what is only worth its newest value travels by `watch`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nett_dns::ServerError;
 use nett_policy::id::EntryId;
 use nett_policy::log::entry::Slot;
 use nett_policy::task::acks::ProbeTarget;
@@ -27,10 +28,11 @@ use super::event::{AppendFailure, Event, Now, Token};
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
-use crate::bus::wire::{Draft, Report, Sealed, seal_report};
+use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
 use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
 use crate::journal::{JournalWriter, Record};
+use crate::name_server::NameServer;
 use crate::probe::Probe;
 use crate::reconcile::Wanted;
 use crate::records::Records;
@@ -45,6 +47,7 @@ pub struct Parts<P> {
     pub probe: Arc<P>,
     pub journal: JournalWriter,
     pub zone: ZoneKeeper,
+    pub name_server: NameServer,
     pub records: Records,
     pub clock: Clock,
     pub rng: Rng,
@@ -60,6 +63,10 @@ pub struct Driver<P> {
     reports: watch::Sender<Option<Report>>,
     waiting: BTreeMap<Token, Asker>,
     next_token: u64,
+    /// Acted on, and not yet on the disk: bounded by what the site's log brings meanwhile, since no
+    /// command is accepted.
+    unsaved: VecDeque<Record>,
+    journal_due: Duration,
 }
 
 /// Something from outside that is turned into an event here.
@@ -83,6 +90,9 @@ enum Asker {
     Rpc(Responder),
 }
 
+/// How long until the disk is tried again.
+const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+
 // === impl Driver ===
 
 impl<P: Probe> Driver<P> {
@@ -91,16 +101,28 @@ impl<P: Probe> Driver<P> {
         tokio::spawn(publish_reports(latest, parts.bus.clone(), parts.key.clone()));
         let controller = Controller::new(setting);
         let waiting = BTreeMap::new();
-        Self { controller, parts, events, reports, waiting, next_token: 0 }
+        Self {
+            controller,
+            parts,
+            events,
+            reports,
+            waiting,
+            next_token: 0,
+            unsaved: VecDeque::new(),
+            journal_due: Duration::ZERO,
+        }
     }
 
     /// What the journal holds, before anything else.
-    pub async fn replay(&mut self, entries: Vec<(Sealed, u64)>) {
+    ///
+    /// `trusted` is false when entries may be missing and the kernel has the state of a former run:
+    /// then nothing is wanted before the logs are read from the bus.
+    pub async fn replay(&mut self, entries: Vec<(Sealed, u64)>, trusted: bool) {
         for (sealed, stream_seq) in entries {
             self.parts.metrics.emit(EntryTaken { body: &sealed.entry.body, replayed: true });
             self.step(Event::Replayed { sealed, stream_seq }).await;
         }
-        self.step(Event::ReplayDone).await;
+        self.step(Event::ReplayDone { trusted }).await;
         self.parts.metrics.fulfil(Duty::Journal);
     }
 
@@ -133,11 +155,40 @@ impl<P: Probe> Driver<P> {
         }
     }
 
-    async fn step(&mut self, event: Event) {
-        let now = self.parts.clock.now();
-        for effect in self.controller.handle(event, now) {
-            self.carry_out(effect, now).await;
+    /// Starts the name server, if it has something to serve and does not run yet.
+    pub fn start_name_server(&mut self) -> Result<(), ServerError> {
+        if !self.parts.zone.has_begun() {
+            return Ok(());
         }
+        self.parts.name_server.start(self.parts.zone.zone())
+    }
+
+    async fn step(&mut self, event: Event) {
+        // What an effect leads to at once is handled before anything else.
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = self.parts.clock.now();
+            for effect in self.controller.handle(event, now) {
+                events.extend(self.carry_out(effect, now).await);
+            }
+            events.extend(self.journal_again(now).await);
+        }
+    }
+
+    /// Records that the disk did not take are tried again, in order, before any newer one.
+    async fn journal_again(&mut self, now: Now) -> Option<Event> {
+        if self.unsaved.is_empty() || now.mono < self.journal_due {
+            return None;
+        }
+        while let Some(record) = self.unsaved.front() {
+            if self.parts.journal.append(record.clone()).await.is_err() {
+                self.journal_due = now.mono + JOURNAL_RETRY;
+                return None;
+            }
+            self.unsaved.pop_front();
+        }
+        self.parts.records.note("durable", "the journal takes records again");
+        Some(Event::Journal { trouble: None })
     }
 
     fn event_of(&mut self, input: Input) -> Option<Event> {
@@ -160,11 +211,13 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
                 self.parts.metrics.emit(EntryRefused { site: &site, stream_seq, error: &error });
-                Some(Event::BadEntry { site, stream_seq, error: error.message() })
+                let upgrade = error.blame() == Blame::Upgrade;
+                Some(Event::BadEntry { site, stream_seq, error: error.message(), upgrade })
             }
             BusEvent::Report(report) => Some(Event::Report(report)),
             BusEvent::BadReport { site, subject, error } => {
-                tracing::warn!(%site, subject, error = error.message(), "A report is not believed.");
+                let error = error.message();
+                tracing::warn!(%site, subject, error, "A report is not believed.");
                 None
             }
             BusEvent::Request { bytes, subject, reply } => {
@@ -191,7 +244,7 @@ impl<P: Probe> Driver<P> {
                 None
             }
             BusEvent::LogReplaced { site, read, found } => {
-                tracing::error!(%site, read, found, "A log was replaced: see `nettctl bus resync`.");
+                tracing::error!(%site, read, found, "A log was replaced.");
                 self.parts.records.note("log-replaced", &format!("{site}: {found} after {read}"));
                 None
             }
@@ -229,17 +282,12 @@ impl<P: Probe> Driver<P> {
         token
     }
 
-    async fn carry_out(&mut self, effect: Effect, now: Now) {
+    /// Carries an effect out; gives the event that it leads to at once, if any.
+    async fn carry_out(&mut self, effect: Effect, now: Now) -> Option<Event> {
         match effect {
             Effect::Journal { sealed, stream_seq } => {
                 let record = Record { stream_seq, bytes: sealed.bytes.to_vec() };
-                let begun = Instant::now();
-                let result = self.parts.journal.append(record).await;
-                let took = begun.elapsed();
-                self.parts.metrics.emit(Journalled { took, result: result.as_ref().copied() });
-                if let Err(error) = result {
-                    self.parts.records.note("degraded", &error.to_string());
-                }
+                return self.journal(record, now).await;
             }
             Effect::Append(append) => self.append(*append, now),
             Effect::Kernel { generation, desired } => {
@@ -248,9 +296,13 @@ impl<P: Probe> Driver<P> {
             Effect::Zone(answers) => {
                 let served = self.parts.zone.serve(answers).map(|()| self.parts.zone.serial());
                 self.parts.metrics.emit(ZoneServed { result: served.as_ref().copied() });
-                if let Ok(serial) = served {
-                    self.controller.serves(serial);
+                if served.is_ok()
+                    && let Err(error) = self.start_name_server()
+                {
+                    tracing::error!(%error, "The name server does not start.");
                 }
+                let result = served.map_err(|error| error.to_string());
+                return Some(Event::Served { result });
             }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
@@ -267,6 +319,24 @@ impl<P: Probe> Driver<P> {
                 self.parts.records.write(&event, now);
             }
         }
+        None
+    }
+
+    /// Keeps a record, or remembers to: behind those that are waiting for the disk already.
+    async fn journal(&mut self, record: Record, now: Now) -> Option<Event> {
+        if !self.unsaved.is_empty() {
+            self.unsaved.push_back(record);
+            return None;
+        }
+        let begun = Instant::now();
+        let result = self.parts.journal.append(record.clone()).await;
+        let took = begun.elapsed();
+        self.parts.metrics.emit(Journalled { took, result: result.as_ref().copied() });
+        let error = result.err()?;
+        self.unsaved.push_back(record);
+        self.journal_due = now.mono + JOURNAL_RETRY;
+        self.parts.records.note("degraded", &error.to_string());
+        Some(Event::Journal { trouble: Some(error.to_string()) })
     }
 
     /// Signs and stores an entry behind the head that it was decided on.

@@ -29,18 +29,23 @@ pub enum Event {
         sealed: Sealed,
         stream_seq: u64,
     },
-    /// The journal is read to its end.
-    ReplayDone,
+    /// The journal is read to its end. Not `trusted`: entries may be missing, and the kernel has
+    /// the state of a former run, which then stays until the logs were read from the bus.
+    ReplayDone {
+        trusted: bool,
+    },
     /// An entry of a site's log as the bus delivered it.
     Entry {
         sealed: Sealed,
         stream_seq: u64,
     },
     /// Something in a site's log that nobody who may write there has signed.
+    /// With `upgrade` it is good, and this agent is too old to read it.
     BadEntry {
         site: SiteId,
         stream_seq: u64,
         error: String,
+        upgrade: bool,
     },
     /// Everything that was in a site's log when reading began has been delivered.
     CaughtUp {
@@ -72,6 +77,15 @@ pub enum Event {
     },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),
+    /// The zone answers with the last [`super::effect::Effect::Zone`] under this serial, or still
+    /// with what was before.
+    Served {
+        result: Result<u32, String>,
+    },
+    /// The journal takes records again, or why it does not.
+    Journal {
+        trouble: Option<String>,
+    },
     /// The probes of a `verify` step are finished.
     Probed {
         slot: Slot,

@@ -41,6 +41,7 @@ use doing::Doing;
 use effect::Effect;
 use event::{Event, Now};
 use reading::Reading;
+pub use reading::{Prefix, prefix};
 pub use view::snapshot::{SERVICE_SERIES, ServiceSnapshot, Snapshot};
 
 /// What does not change while the agent runs.
@@ -65,7 +66,11 @@ pub struct Controller {
     watchers: Vec<view::Watcher>,
     /// False until the journal is read: before that nothing is wanted of the kernel.
     started: bool,
+    /// False while the journal is known to lack something: what is in the kernel stays.
+    trusted: bool,
     effects: Vec<Effect>,
+    /// The monotonic time of the event that is being handled.
+    last_now: Duration,
 }
 
 /// What other nodes say about themselves, and what this one sees of them.
@@ -101,18 +106,23 @@ impl Controller {
             peers: Peers::default(),
             watchers: Vec::new(),
             started: false,
+            trusted: false,
             effects: Vec::new(),
+            last_now: Duration::ZERO,
         }
     }
 
     /// Takes one event in and says what is to be done, in order.
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        self.last_now = now.mono;
         match event {
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
-            Event::ReplayDone => self.start(now),
+            Event::ReplayDone { trusted } => self.start(trusted, now),
             Event::Entry { sealed, stream_seq } => self.read(sealed, stream_seq, now),
-            Event::BadEntry { site, stream_seq, error } => self.bad_entry(site, stream_seq, &error),
-            Event::CaughtUp { site } => self.reading.caught_up(site),
+            Event::BadEntry { site, stream_seq, error, upgrade } => {
+                self.bad_entry(site, stream_seq, &error, upgrade);
+            }
+            Event::CaughtUp { site } => self.caught_up(site, now),
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => self.peers.bus_connected = true,
             Event::BusDisconnected => self.peers.bus_connected = false,
@@ -122,8 +132,10 @@ impl Controller {
             Event::AppendFailed(failure) => self.append_failed(&failure, now),
             Event::Links { up } => self.links(up, now),
             Event::Applied(applied) => self.applied(applied, now),
+            Event::Served { result } => self.served(result, now),
+            Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
             Event::Probed { slot, ok, evidence } => self.probed(&slot, ok, evidence),
-            Event::Timer => {}
+            Event::Timer => self.serve_again(now),
         }
         if self.started {
             self.decide(now);
@@ -135,7 +147,8 @@ impl Controller {
 
     /// When [`Event::Timer`] is wanted at the latest, if nothing else happens before.
     pub fn deadline(&self) -> Option<Duration> {
-        let deadlines = [self.deciding.deadline, self.doing.report_due(), self.watch_deadline()];
+        let (report, serve) = (self.doing.report_due(), self.doing.serve_due());
+        let deadlines = [self.deciding.deadline, report, serve, self.watch_deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -156,11 +169,6 @@ impl Controller {
         Present { world: self.world(), fold: &self.fold, intent: &self.intent, home }
     }
 
-    /// The serial of the zone snapshot that is served now.
-    pub fn serves(&mut self, serial: u32) {
-        self.doing.serves(serial);
-    }
-
     /// The fabric that this agent judges by, as entries and reports name it.
     pub fn fabric_ref(&self) -> FabricRef {
         let fabric = &self.setting.fabric;
@@ -168,10 +176,18 @@ impl Controller {
     }
 
     fn heard(&mut self, report: Report, now: Now) {
-        if report.node == self.setting.node.id {
+        let known = self.peers.reports.get(&report.node).map(|heard| &heard.report);
+        if report.node == self.setting.node.id || known == Some(&report) {
+            // Delivered again after a reconnect: no sign of life.
             return;
         }
-        self.peers.reports.insert(report.node.clone(), Heard { report, at: now.mono });
+        // The first one may have been stored long ago.
+        let age = match known {
+            Some(_) => Duration::ZERO,
+            None => Duration::from_millis(now.wall.0.saturating_sub(report.at.0)),
+        };
+        let at = now.mono.saturating_sub(age);
+        self.peers.reports.insert(report.node.clone(), Heard { report, at });
     }
 
     /// The links a node last said it can use: all of them when it has never said anything.

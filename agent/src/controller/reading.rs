@@ -65,6 +65,12 @@ impl Reading {
         self.trouble.values().filter(|what| !what.starts_with(NOT_BELIEVED)).count()
     }
 
+    /// Why nothing may be appended to a site's log: what stands there cannot be followed, and an
+    /// entry behind it would be a fork.
+    pub(super) fn cannot_follow(&self, site: &SiteId) -> Option<&String> {
+        self.trouble.get(site).filter(|what| !what.starts_with(NOT_BELIEVED))
+    }
+
     pub(super) fn caught_up(&mut self, site: SiteId) {
         self.caught_up.insert(site);
     }
@@ -109,22 +115,62 @@ impl Reading {
     }
 }
 
+/// Where a journal with these entries goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix {
+    /// The first stream entry of each site that is missing: behind the contiguous prefix, so that
+    /// what is missing in the middle is read again.
+    pub start: BTreeMap<SiteId, u64>,
+    /// True when every entry has its place in a prefix.
+    pub whole: bool,
+}
+
+/// Walks the hash chains of the entries of a journal.
+pub fn prefix(entries: &[(Sealed, u64)]) -> Prefix {
+    let mut reading = Reading::default();
+    for (sealed, stream_seq) in entries {
+        match reading.fit(&sealed.entry) {
+            Fit::Next => {
+                reading.advance(&sealed.entry);
+                reading.see(&sealed.entry.site, *stream_seq);
+            }
+            Fit::Known => {}
+            Fit::Trouble(what) => drop(reading.trouble.insert(sealed.entry.site.clone(), what)),
+        }
+    }
+    let whole = reading.trouble.is_empty();
+    let start = reading.seen.into_iter().map(|(site, seen)| (site, seen + 1)).collect();
+    Prefix { start, whole }
+}
+
 // === impl Controller ===
 
 impl Controller {
-    /// An entry of the journal: as when it was first read, but neither journalled nor audited again.
+    /// An entry of the journal: as when it was first read, but neither journalled nor audited
+    /// again.
     pub(super) fn replay(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
-        self.reading.see(&sealed.entry.site, stream_seq);
         if self.reading.fit(&sealed.entry) == Fit::Next {
+            self.reading.see(&sealed.entry.site, stream_seq);
             self.take_in(&sealed, now);
         }
     }
 
     /// The journal is read: from here on the agent wants something of the kernel.
-    pub(super) fn start(&mut self, now: Now) {
+    pub(super) fn start(&mut self, trusted: bool, now: Now) {
         self.started = true;
+        self.trusted = trusted;
         self.intent = Intent::read(&self.fold, self.world());
         self.want(now);
+    }
+
+    /// Once every site's log was read, what is known is what there is.
+    pub(super) fn caught_up(&mut self, site: SiteId, now: Now) {
+        self.reading.caught_up(site);
+        let all = self.setting.fabric.sites.iter().all(|s| self.reading.is_caught_up(&s.id));
+        self.trusted |= self.started && all;
+        if self.started {
+            self.want(now);
+        }
     }
 
     pub(super) fn read(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
@@ -137,14 +183,21 @@ impl Controller {
                 self.effects.push(Effect::Journal { sealed: sealed.clone(), stream_seq });
                 self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
                 self.take_in(&sealed, now);
+                let current = self.reading.is_caught_up(&sealed.entry.site);
                 self.intent = Intent::read(&self.fold, self.world());
-                self.want(now);
+                // What a site did while this node was away is history: only its end is wanted.
+                if current {
+                    self.want(now);
+                }
             }
         }
     }
 
-    pub(super) fn bad_entry(&mut self, site: SiteId, stream_seq: u64, error: &str) {
+    pub(super) fn bad_entry(&mut self, site: SiteId, stream_seq: u64, error: &str, upgrade: bool) {
         self.reading.see(&site, stream_seq);
+        if upgrade {
+            return self.trouble(site, format!("needs-upgrade at {stream_seq}: {error}"));
+        }
         self.trouble(site, format!("{NOT_BELIEVED} {stream_seq} of the stream: {error}"));
     }
 

@@ -28,6 +28,8 @@ pub enum JournalError {
 pub struct FileJournal {
     path: PathBuf,
     file: File,
+    /// Bytes of whole records, the header included.
+    length: u64,
 }
 
 // === impl FileJournal ===
@@ -46,7 +48,7 @@ impl FileJournal {
         let file = options.open(&path).map_err(io("open"))?;
         let directory = File::open(state_dir).map_err(io("open the directory of"))?;
         directory.sync_all().map_err(io("sync the directory of"))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, length: 0 })
     }
 
     fn io(&self, action: &'static str, source: std::io::Error) -> JournalError {
@@ -73,7 +75,8 @@ impl Journal for FileJournal {
             // Empty, or torn within the header: nothing was ever recorded.
             self.file.set_len(0).map_err(|e| self.io("truncate", e))?;
             self.write_synced(HEADER).map_err(|e| self.io("write", e))?;
-            return Ok(Loaded::default());
+            self.length = u64::try_from(HEADER.len()).expect("a short header");
+            return Ok(Loaded { fresh: true, ..Loaded::default() });
         }
         let Some(body) = bytes.strip_prefix(HEADER) else {
             let first = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
@@ -81,16 +84,24 @@ impl Journal for FileJournal {
             return Err(JournalError::Header { path: self.path.clone(), found });
         };
         let loaded = parse(body);
+        self.length = u64::try_from(bytes.len()).expect("a file in memory") - loaded.torn;
         if loaded.torn > 0 {
-            let whole = u64::try_from(bytes.len()).expect("a file in memory") - loaded.torn;
-            self.file.set_len(whole).map_err(|e| self.io("truncate", e))?;
+            self.file.set_len(self.length).map_err(|e| self.io("truncate", e))?;
             self.file.sync_data().map_err(|e| self.io("sync", e))?;
         }
         Ok(loaded)
     }
 
     fn append(&mut self, record: &Record) -> Result<(), JournalError> {
-        self.write_synced(&line(record)).map_err(|e| self.io("write", e))
+        let line = line(record);
+        if let Err(error) = self.write_synced(&line) {
+            // A part of the line must not stand before the next one. When the disk does not even
+            // take that, the next start finds a damaged line, and says so.
+            let _ = self.file.set_len(self.length);
+            return Err(self.io("write", error));
+        }
+        self.length += u64::try_from(line.len()).expect("a line in memory");
+        Ok(())
     }
 }
 

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! The first word is the CRC-32C of the rest of the line (without the line break), the second the
-//! position in the stream of the site's log. After a crash the last line may be torn: it is cut off,
-//! since nothing was done about it. A damaged line before the last is passed over and reported; the
-//! hash chain of the log then tells what is missing, and the bus delivers it again.
+//! position in the stream of the site's log. After a crash the last line may be torn: it is cut
+//! off, since nothing was done about it. A damaged line before the last is passed over and
+//! reported; the hash chain of the log then tells what is missing, and the bus delivers it again.
 
 pub mod audit;
 mod file;
@@ -40,6 +40,8 @@ pub struct Loaded {
     pub damaged: Vec<u64>,
     /// Bytes cut off at the end.
     pub torn: u64,
+    /// There was no journal: either the node is new, or it was lost.
+    pub fresh: bool,
 }
 
 /// Where records are kept.

@@ -1,4 +1,5 @@
-//! A thread of its own for the journal, so that a slow disk stops nothing but what must wait for it.
+//! A thread of its own for the journal, so that a slow disk stops nothing but what must wait for
+//! it.
 
 use tokio::sync::{mpsc, oneshot};
 

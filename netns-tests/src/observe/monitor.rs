@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::eventually::eventually_true;
 use crate::netns::Netns;
@@ -23,12 +23,21 @@ pub struct Monitor {
 impl Monitor {
     /// Starts and returns once events are seen for certain.
     pub fn start(ns: &Netns, log: PathBuf) -> Result<Self> {
-        let args = ["monitor", "route", "rule", "nexthop", "link"];
+        Self::with(ns, log, &["monitor", "route", "rule", "nexthop", "link"])
+    }
+
+    /// Without links, one line per event, and each line with its time: see [`Self::finish_timed`].
+    pub fn timed(ns: &Netns, log: PathBuf) -> Result<Self> {
+        Self::with(ns, log, &["-o", "-ts", "monitor", "route", "rule", "nexthop"])
+    }
+
+    fn with(ns: &Netns, log: PathBuf, args: &[&str]) -> Result<Self> {
         let spec = Spec {
             name: format!("monitor-{}", ns.name()),
             program: "ip".into(),
-            args: args.map(str::to_owned).to_vec(),
-            env: Vec::new(),
+            args: args.iter().map(|a| (*a).to_owned()).collect(),
+            // `-ts` speaks local time.
+            env: vec![("TZ".into(), "UTC".into())],
             log: log.clone(),
         };
         let monitor = Self { ns: ns.clone(), log, process: Process::start(ns, spec)? };
@@ -44,6 +53,19 @@ impl Monitor {
         self.process.kill();
         let lines = text.lines().filter(|l| !l.contains(MARK) && !l.trim().is_empty());
         Ok(lines.map(str::to_owned).collect())
+    }
+
+    /// As [`Self::finish`] for a [`Self::timed`] one: nanoseconds since the Unix epoch, and the
+    /// event. The time is when `ip` read the event, so never before the kernel's change.
+    pub fn finish_timed(self) -> Result<Vec<(u64, String)>> {
+        let timed = |line: String| {
+            let (time, event) = line
+                .strip_prefix('[')
+                .and_then(|l| l.split_once("] "))
+                .with_context(|| format!("no time: {line}"))?;
+            Ok((moment(time)?, event.to_owned()))
+        };
+        self.finish()?.into_iter().map(timed).collect()
     }
 
     /// Makes and removes a route nobody uses until the log shows `at_least` of its lines: events
@@ -64,5 +86,36 @@ impl Monitor {
 
     fn text(&self) -> Result<String> {
         std::fs::read_to_string(&self.log).context("cannot read the monitor's log")
+    }
+}
+
+/// `2026-11-21T13:54:29.257406` (microseconds) or `...29.257Z`, in UTC, as nanoseconds since the
+/// Unix epoch.
+pub fn moment(text: &str) -> Result<u64> {
+    let numbers: Result<Vec<i64>, _> =
+        text.trim_end_matches('Z').split(['-', 'T', ':', '.']).map(str::parse).collect();
+    let fraction = text.trim_end_matches('Z').rsplit_once('.').map_or("", |(_, f)| f);
+    let [year, month, day, hour, minute, second, part] = numbers.unwrap_or_default()[..] else {
+        bail!("not a time: {text}");
+    };
+    // Days since 1970 in the calendar of years that begin in March, so that the leap day is last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    let seconds = ((days - 719_468) * 24 + hour) * 3600 + minute * 60 + second;
+    let nanos = part * 10i64.pow(9u32.saturating_sub(u32::try_from(fraction.len())?));
+    u64::try_from(seconds * 1_000_000_000 + nanos).context("before 1970")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_both_forms_are_nanoseconds_since_1970() {
+        let known = 1_795_269_269_257_000_000;
+        assert_eq!(moment("2026-11-21T13:54:29.257Z").expect("a time"), known);
+        assert_eq!(moment("2026-11-21T13:54:29.257406").expect("a time"), known + 406_000);
+        assert_eq!(moment("1970-01-01T00:00:00.001Z").expect("a time"), 1_000_000);
+        assert!(moment("yesterday").is_err());
     }
 }

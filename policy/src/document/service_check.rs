@@ -1,6 +1,6 @@
 //! What must hold inside a service, between services, and between a service and its fabric.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::code::Code;
@@ -11,6 +11,7 @@ use super::read::{At, Reader};
 use super::service_file::{BackendDoc, IsolationWord, ServiceDoc, SitesDoc};
 use crate::fabric::{Family, OperatorRole, Role};
 use crate::id::SiteId;
+use crate::lower::object::NexthopId;
 
 /// The fabric's part of the check; `None` when that file could not be read.
 pub(super) type FabricPart<'a, 'f> = Option<(&'a Reader<'f>, &'a FabricDoc)>;
@@ -19,6 +20,7 @@ pub(super) fn check(r: &Reader<'_>, services: &[ServiceDoc], fabric: FabricPart<
     let mut ids = Unique::new(r, Code::DuplicateId, "the service");
     let mut vips = Unique::new(r, Code::VipUsedTwice, "the VIP");
     let nodes = fabric.map(|(_, doc)| node_addresses(doc)).unwrap_or_default();
+    limits(r, services);
     for service in services {
         ids.add(&service.id.value, service.id.span);
         for vip in &service.vips {
@@ -32,6 +34,31 @@ pub(super) fn check(r: &Reader<'_>, services: &[ServiceDoc], fabric: FabricPart<
         if let Some((of, doc)) = fabric {
             in_fabric(r, service, doc);
             vip_places(r, service, of, doc, &nodes);
+        }
+    }
+}
+
+/// Services and backends have nexthop ids in ranges of their own.
+fn limits(r: &Reader<'_>, services: &[ServiceDoc]) {
+    if let Some(service) = services.get(NexthopId::MOST_CLASSES) {
+        let message = format!("more than {} services", NexthopId::MOST_CLASSES);
+        let hint = "each service has nexthop groups of its own in this release";
+        r.report(r.mistake(Code::TooMany, service.id.span, message).hint(hint));
+    }
+    let mut seen: BTreeMap<&SiteId, BTreeSet<IpAddr>> = BTreeMap::new();
+    for backend in services.iter().flat_map(|s| &s.backends) {
+        let (site, backends) = backend;
+        let known = seen.entry(&site.value).or_default();
+        let before = known.len();
+        known.extend(backends.iter().map(|b| b.address.value));
+        if before <= NexthopId::MOST_BACKENDS && known.len() > NexthopId::MOST_BACKENDS {
+            let message = format!(
+                "more than {} backend addresses at {}",
+                NexthopId::MOST_BACKENDS,
+                site.value
+            );
+            let hint = "backends of a site are numbered in nexthop ids";
+            r.report(r.mistake(Code::TooMany, site.span, message).hint(hint));
         }
     }
 }

@@ -9,7 +9,7 @@
 //! for the wait W (or every other candidate node has confirmed that it is shut). A node serves while
 //! a majority counts. Start, renewal, fencing, return and expiry are this one predicate.
 //!
-//! The rules are numbered as in the decision record `docs/adr/0008-quorum-lease-model.md`:
+//! The rules are numbered as in the decision record `docs/adr/0009-quorum-lease-model.md`:
 //! (1) the answer is younger than T, counted from when its ask was *sent*; (2) every vote it speaks
 //! of has been read; (3) the newest of them for the service is the claim; (4) the wait is over.
 //!

@@ -174,6 +174,10 @@ impl Default for Layout {
 // === impl NexthopId ===
 
 impl NexthopId {
+    /// How many steering classes have ids; one per service in this release.
+    pub const MOST_CLASSES: usize = 2048;
+    /// How many backend addresses of one site have ids.
+    pub const MOST_BACKENDS: usize = 4096;
     const BASE: u32 = *Layout::NEXTHOP_IDS.start();
 
     fn of(offset: u32) -> Self {

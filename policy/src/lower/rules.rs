@@ -26,12 +26,15 @@ fn from_outside(place: Place<'_>, family: Family, state: &mut NodeState) {
             let priority = layout.rule_base + offset;
             state.rules.insert(Rule { priority, iif: Some(outer.clone()), ..rule });
         };
-        let sent = (Layout::MARK_SENT, Layout::MARK_CLASS);
-        add(0, Rule { fwmark: Some(sent), ..lookup(family, MAIN) });
-        add(10, lookup(family, layout.table_in));
+        // Own prefixes first, each with its floor: when main has lost the way into the site, not
+        // even a reply may take the default route.
         for prefix in own_prefixes(place, family) {
-            add(12, Rule { to: Some(prefix), ..specific(family, MAIN) });
+            add(0, Rule { to: Some(prefix), ..specific(family, MAIN) });
+            add(1, Rule { to: Some(prefix), ..unreachable(family) });
         }
+        let sent = (Layout::MARK_SENT, Layout::MARK_CLASS);
+        add(2, Rule { fwmark: Some(sent), ..lookup(family, MAIN) });
+        add(10, lookup(family, layout.table_in));
         add(19, unreachable(family));
     }
 }
@@ -78,6 +81,11 @@ fn from_inside(place: Place<'_>, family: Family, state: &mut NodeState) {
         add(51, Rule { to: Some(prefix), ..unreachable(family) });
     }
     add(60, lookup(family, layout.table_xs));
+    for site in world.fabric.other_sites(&node.site) {
+        for prefix in of_family(&site.prefixes, family) {
+            add(61, Rule { to: Some(prefix), ..unreachable(family) });
+        }
+    }
 }
 
 fn own_prefixes(place: Place<'_>, family: Family) -> Vec<IpNet> {

@@ -123,14 +123,20 @@ fn answers(
     to: Option<&ServiceAnswers>,
 ) -> fmt::Result {
     let name = service.dns_name();
+    let (from, to) = (from.map(said), to.map(said));
     match (from, to) {
-        (Some(from), Some(to)) => write!(
-            f,
-            "~ dns {name} {} epoch {}  (was {} epoch {})",
-            to.spread, to.epoch, from.spread, from.epoch
-        ),
-        (None, Some(to)) => write!(f, "+ dns {name} {} epoch {}", to.spread, to.epoch),
-        (Some(from), None) => write!(f, "- dns {name} {} epoch {}", from.spread, from.epoch),
+        (Some(from), Some(to)) => write!(f, "~ dns {name} {to}  (was {from})"),
+        (None, Some(to)) => write!(f, "+ dns {name} {to}"),
+        (Some(from), None) => write!(f, "- dns {name} {from}"),
         (None, None) => Ok(()),
     }
+}
+
+/// Who is answered with which addresses: those of every site that gets clients.
+fn said(answers: &ServiceAnswers) -> String {
+    let active = answers.spread.sites();
+    let sites = answers.sites.iter().filter(|s| active.contains(&s.site));
+    let addresses: Vec<String> =
+        sites.flat_map(|s| &s.addresses).map(ToString::to_string).collect();
+    format!("{} [{}] epoch {}", answers.spread, addresses.join(" "), answers.epoch)
 }

@@ -175,12 +175,14 @@ pub fn propose(
     verb: &Verb,
     overrides: &BTreeSet<String>,
 ) -> Result<Proposal, Refusal> {
-    let changes = changes(present, verb)?;
-    let named = named_services(present, verb, &changes);
-    let writes = writes(present, changes);
-    let after = after_writes(present, &writes);
-    let moves = moves(present, &after, &named);
-    if writes.iter().all(|w| w.change == w.before) && moves.is_empty() {
+    known_rules(present, overrides)?;
+    let Aim { named, writes, after, moves } = aim(present, verb)?;
+    let pins = |w: &Write| match (&w.before, &w.change) {
+        // Nothing sent it elsewhere before, and nothing moves now.
+        (Change::Service(_, Directive::Nominal), Change::Service(..)) => true,
+        (before, change) => before == change,
+    };
+    if writes.iter().all(pins) && moves.is_empty() {
         return Err(Refusal::rule("no-change", "everything named is in that state already"));
     }
     refuse_open_tasks(present, &writes, &moves)?;
@@ -199,6 +201,37 @@ pub fn propose(
     Ok(Proposal { effect, plan_hash, approvals_needed, services })
 }
 
+/// What a verb is after, before any rule is asked.
+struct Aim {
+    named: BTreeSet<ServiceId>,
+    writes: Vec<Write>,
+    after: Intent,
+    moves: Vec<Move>,
+}
+
+fn aim(present: Present<'_>, verb: &Verb) -> Result<Aim, Refusal> {
+    let changes = changes(present, verb)?;
+    let named = named_services(present, verb, &changes);
+    let writes = writes(present, changes);
+    let after = after_writes(present, &writes);
+    let moves = moves(present, &after, &named);
+    Ok(Aim { named, writes, after, moves })
+}
+
+fn known_rules(present: Present<'_>, overrides: &BTreeSet<String>) -> Result<(), Refusal> {
+    let own = present.world.fabric.safety.iter().map(|rule| rule.id.as_str());
+    let known: BTreeSet<&str> = own.chain(safety::BUILT_IN).collect();
+    let unknown = |name: &&String| !known.contains(name.as_str());
+    match overrides.iter().find(unknown) {
+        None => Ok(()),
+        Some(name) => {
+            let names: Vec<&str> = known.into_iter().collect();
+            Err(Refusal::usage("unknown-rule", format!("there is no rule `{name}` to pass over"))
+                .hint(format!("the rules that can be passed over are {}", names.join(", "))))
+        }
+    }
+}
+
 fn changes(present: Present<'_>, verb: &Verb) -> Result<Vec<Change>, Refusal> {
     let each = |selector: &Selector, directive: Directive| {
         let services = select(present, selector)?;
@@ -212,6 +245,10 @@ fn changes(present: Present<'_>, verb: &Verb) -> Result<Vec<Change>, Refusal> {
         }
         Verb::Failback { services } => each(services, Directive::Nominal),
         Verb::Steer { services, to } => {
+            if to.is_empty() {
+                return Err(Refusal::usage("no-weights", "a steer names no site")
+                    .hint("give weights, for example --to osl=70,svg=30"));
+            }
             to.keys().try_for_each(|site| known_site(present, site))?;
             each(services, Directive::Steer(to.clone()))
         }
@@ -415,10 +452,13 @@ fn touched(present: Present<'_>, task: &EntryId, command: &crate::log::entry::Co
     let Ask::Command { verb, .. } = &command.request.ask else {
         return Touched { subjects: BTreeSet::new(), services: BTreeSet::new() };
     };
-    let changes = changes(present, verb).unwrap_or_default();
-    Touched {
-        subjects: changes.iter().map(Change::subject).collect(),
-        services: named_services(present, verb, &changes),
+    match aim(present, verb) {
+        Ok(Aim { named, writes, after: _, moves }) => Touched {
+            subjects: writes.iter().map(|w| w.change.subject()).collect(),
+            services: moves.into_iter().map(|m| m.service).chain(named).collect(),
+        },
+        // What it named is gone; it will be refused when it is to take effect.
+        Err(_) => Touched { subjects: BTreeSet::new(), services: BTreeSet::new() },
     }
 }
 

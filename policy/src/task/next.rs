@@ -65,7 +65,7 @@ fn waiting(
     seen: &Seen<'_>,
 ) -> Next {
     let task = &command.request.id;
-    if let Some(given) = rejection(present.fold, task) {
+    if let Some(given) = rejection(present.fold, task, present.world.fabric) {
         let reason = format!("rejected by {}: {}", given.person.name, given.reason);
         return end(slot, Outcome::Rejected, reason);
     }
@@ -73,13 +73,15 @@ fn waiting(
     if waited >= APPROVAL_TIMEOUT {
         return end(slot, Outcome::Expired, "not approved within 15 minutes".to_owned());
     }
-    let given = approvals(present.fold, command);
+    let given = approvals(present.fold, command, present.world.fabric);
     if given.len() < usize::from(command.approvals_needed) {
         return Next::Wait(Some(APPROVAL_TIMEOUT - waited));
     }
     // The plan is made again from what is known now: another hash, or a rule that refuses, and the
     // approval does not fit any more.
-    match judge(Present { fold: &without(present, task), ..present }, &command.request) {
+    // Without the task itself, which would else stand in its own way as an open one.
+    let fold = present.fold.without(task);
+    match judge(Present { fold: &fold, ..present }, &command.request) {
         Ok(proposal) if proposal.plan_hash == command.plan_hash => {
             let approvals = given.into_iter().map(|g| g.id).collect();
             let effect = proposal.effect;
@@ -92,11 +94,6 @@ fn waiting(
             end(slot, Outcome::Failed, reason)
         }
     }
-}
-
-/// The log without the task itself, which would else stand in its own way as an open task.
-fn without(present: Present<'_>, task: &EntryId) -> crate::log::fold::Fold {
-    present.fold.without(task)
 }
 
 fn running(
@@ -117,8 +114,14 @@ fn running(
     let course = Course { world: present.world, before: present.intent, task, site, effect };
     let steps = course.steps();
     let at = |number: u32| steps.iter().find(|s| s.number == number);
-    if let Some(step) = reading.open_step().and_then(at) {
-        return open_step(present, &course, step, slot, seen);
+    if let Some(number) = reading.open_step() {
+        return match at(number) {
+            Some(step) => open_step(present, &course, step, slot, seen),
+            None => {
+                let reason = format!("step {number} does not exist in this fabric any more");
+                fact_of(slot, number, StepState::Failed { reason })
+            }
+        };
     }
     match at(reading.done + 1) {
         None => end(slot, Outcome::Done, String::new()),

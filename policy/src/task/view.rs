@@ -1,5 +1,6 @@
 //! How far a task has come, read from its facts.
 
+use crate::fabric::{Fabric, OperatorRole};
 use crate::id::{EntryId, WallMs};
 use crate::log::entry::{Ask, Command, Outcome, Person, Slot, StepState, WishKind};
 use crate::log::fold::{Fact, Fold, TaskRecord, Written};
@@ -104,15 +105,19 @@ pub fn start_slot(fold: &Fold, task: &EntryId, step: u32) -> Option<Slot> {
     Some(Slot { task: task.clone(), term: 0, index })
 }
 
-/// The approvals that count for a task: bound to its plan, and from two different people neither of
-/// whom issued the command. One per person, in order of the wish's id.
-pub fn approvals(fold: &Fold, command: &Command) -> Vec<Given> {
+/// The approvals that count for a task: bound to its plan, from people with the role, none of whom
+/// issued the command. One per person, in order of the wish's id.
+pub fn approvals(fold: &Fold, command: &Command, fabric: &Fabric) -> Vec<Given> {
     let mut counted: Vec<Given> = Vec::new();
     for given in wishes(fold, &command.request.id) {
         let fits = matches!(&given.kind,
             WishKind::Approve { plan_hash } if *plan_hash == command.plan_hash);
         let other = given.person.key != command.request.person.key;
-        if fits && other && counted.iter().all(|c| c.person.key != given.person.key) {
+        if fits
+            && other
+            && is_approver(fabric, &given)
+            && counted.iter().all(|c| c.person.key != given.person.key)
+        {
             counted.push(given);
         }
     }
@@ -120,8 +125,15 @@ pub fn approvals(fold: &Fold, command: &Command) -> Vec<Given> {
 }
 
 /// The rejection of a task, if there is one.
-pub fn rejection(fold: &Fold, task: &EntryId) -> Option<Given> {
-    wishes(fold, task).into_iter().find(|given| given.kind == WishKind::Reject)
+pub fn rejection(fold: &Fold, task: &EntryId, fabric: &Fabric) -> Option<Given> {
+    let rejects = |given: &Given| given.kind == WishKind::Reject && is_approver(fabric, given);
+    wishes(fold, task).into_iter().find(rejects)
+}
+
+/// Checked where it counts as well as where it was given: that was another site's agent.
+fn is_approver(fabric: &Fabric, given: &Given) -> bool {
+    let operator = fabric.operator_by_key(&given.person.key);
+    operator.is_some_and(|o| o.roles.contains(&OperatorRole::Approver))
 }
 
 fn wishes(fold: &Fold, task: &EntryId) -> Vec<Given> {

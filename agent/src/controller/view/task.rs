@@ -4,7 +4,7 @@ use nett_policy::id::{EntryId, WallMs};
 use nett_policy::log::entry::{Ask, Effect, Object, StepState, Verb, WishKind};
 use nett_policy::log::fold::{Fact, TaskRecord, Written};
 use nett_policy::task::acks::Course;
-use nett_policy::task::decide::propose;
+use nett_policy::task::decide::{Present, propose};
 use nett_policy::task::steps::{Step, steps};
 use nett_policy::task::view::{Reading, TaskState, read, start_slot};
 
@@ -86,13 +86,14 @@ impl Controller {
         let record = self.fold.task(id);
         let ended = reading.end.and(reading.last.as_ref()).map(|last| last.at.into());
         let effective = record.and_then(TaskRecord::effect).map(|w| w.at.into());
+        // The task itself would stand in its own way as an open one.
+        let without = self.fold.without(id);
+        let rest = Present { fold: &without, ..self.present() };
         let services = match (self.effect(id), &command.request.ask) {
             (Some(effect), _) => effect.moves.iter().map(|m| m.service.to_string()).collect(),
-            (None, Ask::Command { verb, overrides, .. }) => {
-                propose(self.present(), verb, overrides)
-                    .map(|p| p.services.iter().map(ToString::to_string).collect())
-                    .unwrap_or_default()
-            }
+            (None, Ask::Command { verb, overrides, .. }) => propose(rest, verb, overrides)
+                .map(|p| p.services.iter().map(ToString::to_string).collect())
+                .unwrap_or_default(),
             (None, Ask::Wish { .. }) => Vec::new(),
         };
         let (continue_with, revert_with) = ways_on(id, &reading);
@@ -121,7 +122,7 @@ impl Controller {
 
     fn approval_docs(&self, task: &EntryId) -> Vec<ApprovalDoc> {
         let Some((_, command)) = self.fold.command(task) else { return Vec::new() };
-        let counted = nett_policy::task::view::approvals(&self.fold, command);
+        let counted = nett_policy::task::view::approvals(&self.fold, command, &self.setting.fabric);
         let wishes = self.fold.task(task).into_iter().flat_map(TaskRecord::wishes);
         let doc = |wish: &Written<nett_policy::log::entry::Request>| {
             let Ask::Wish { kind, .. } = &wish.what.ask else { return None };
@@ -153,7 +154,7 @@ impl Controller {
             let acks = course.required(step).into_iter().map(|node| AckDoc {
                 acked: step.number <= reading.done
                     || slot.as_ref().is_some_and(|s| self.ack_of(&node, s).is_some()),
-                age_ms: None,
+                age_ms: self.age_of(&node),
                 node: node.to_string(),
             });
             StepDoc {
@@ -176,6 +177,15 @@ impl Controller {
             }
         };
         course.steps().iter().map(doc).collect()
+    }
+
+    /// How long ago a node reported; its own word is always new.
+    fn age_of(&self, node: &nett_policy::id::NodeId) -> Option<u64> {
+        if *node == self.setting.node.id {
+            return Some(0);
+        }
+        let heard = self.peers.reports.get(node)?;
+        Some(super::ms(self.last_now.saturating_sub(heard.at)))
     }
 
     fn step_times(&self, task: &EntryId, number: u32) -> StepTimes {

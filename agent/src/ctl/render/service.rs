@@ -2,7 +2,7 @@
 
 use super::table::{Cell, Table, facts};
 use super::{Style, age_note, or_dash};
-use crate::api::types::{DefinitionDoc, ServiceDoc, ServiceLine};
+use crate::api::types::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite};
 
 pub(super) fn list(services: &[ServiceLine], style: Style) -> String {
     let mut header = vec!["SERVICE", "CAT", "TRAFFIC", "EPOCH", "HEALTH", "TASK"];
@@ -50,13 +50,21 @@ pub(super) fn show(service: &ServiceDoc, style: Style) -> String {
             Cell::state(&site.state),
             format!("{} %", site.weight).into(),
             Cell::state(&site.health),
-            format!("{}/{}", site.backends_up, site.backends).into(),
+            backends(site).into(),
         ];
-        table.noted(cells, age_note(site.age_ms));
+        table.noted(cells, site.age_ms.and_then(|age| age_note(Some(age))));
     }
     out += &table.text(style);
     out.push('\n');
     out + &definition_text(definition)
+}
+
+/// How many answer, or how many there are where none is probed.
+fn backends(site: &ServiceSite) -> String {
+    match site.age_ms {
+        Some(_) => format!("{}/{}", site.backends_up, site.backends),
+        None => format!("{} not probed", site.backends),
+    }
 }
 
 fn definition_text(definition: &DefinitionDoc) -> String {

@@ -212,6 +212,11 @@ fn site_state(site: &SiteDoc) -> Cell {
         words.push("isolated".to_owned());
         tone = Tone::Bad;
     }
+    let silent = site.nodes.iter().filter(|n| is_silent(n)).count();
+    if silent > 0 {
+        words.push(format!("{silent} silent"));
+        tone = Tone::Bad;
+    }
     if site.drained {
         words.push("drained".to_owned());
     }
@@ -231,10 +236,18 @@ fn node_state(node: &NodeDoc) -> Cell {
     if node.age_ms.is_none() {
         return Cell::state("unknown");
     }
+    if is_silent(node) {
+        return Cell::new("silent".to_owned(), Tone::Bad);
+    }
     if node.degraded.is_empty() {
         return Cell::state("ok");
     }
     Cell::new(format!("degraded ({})", node.degraded.join(", ")), Tone::Warn)
+}
+
+/// It has reported once, and not lately.
+fn is_silent(node: &NodeDoc) -> bool {
+    node.age_ms.is_some_and(|age| age > FRESH_MS)
 }
 
 fn fabric_cell(node: &NodeDoc) -> Cell {

@@ -91,8 +91,10 @@ fn with_both_links_cut_every_client_gets_an_error_in_time() -> Result<()> {
 }
 
 /// FIXME: without links the error is the router's `unreachable`, which the kernel sends to one
-/// client a few times at once and then once in two seconds (`icmp_ratelimit`, icmp(7), charged twice:
-/// `ip_error` and `icmp_send`). Of a burst of connections the later ones learn nothing and wait. A reset, as in `drained4`, has no limit.
+/// client a few times at once and then once in two seconds (`icmp_ratelimit`, icmp(7), charged
+/// twice:
+/// `ip_error` and `icmp_send`). Of a burst of connections the later ones learn nothing and wait. A
+/// reset, as in `drained4`, has no limit.
 #[test]
 fn of_a_burst_of_connections_the_first_get_an_error_and_none_leaks() -> Result<()> {
     tell("of_a_burst_of_connections_the_first_get_an_error_and_none_leaks", |lab| {

@@ -1,9 +1,9 @@
 //! Confirmed withdrawals, which stand in for the wait in planned moves.
 //!
 //! A node says `withdrawn(service, epoch)` only after its kernel gate is shut and was read back,
-//! and after [`super::knowledge::Knowledge::fence`] for that epoch is on disk. One node missing, and
-//! the claim waits W instead. A crash between fence and message leaves a node that does not serve
-//! and has not said so: that costs the wait, nothing else.
+//! and after [`super::knowledge::Knowledge::fence`] for that epoch is on disk. One node missing,
+//! and the claim waits W instead. A crash between fence and message leaves a node that does not
+//! serve and has not said so: that costs the wait, nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 

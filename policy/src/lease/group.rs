@@ -1,9 +1,9 @@
 //! The predicate cut in two, for the kernel gate.
 //!
 //! The gate holds a verdict per *group* of services instead of one per service, so that a round
-//! touches a handful of elements whatever the number of services is. A service's group is the set of
-//! voters that stand behind its claim now: conditions (3) and (4), which only a vote, the end of W
-//! or a confirmation changes. A slot of the gate lives for T from when it was armed, and opens a
+//! touches a handful of elements whatever the number of services is. A service's group is the set
+//! of voters that stand behind its claim now: conditions (3) and (4), which only a vote, the end of
+//! W or a confirmation changes. A slot of the gate lives for T from when it was armed, and opens a
 //! group when a majority of its voters answered in that round: conditions (1) and (2). Both halves
 //! are the functions of [`super::rule`], and together they never allow more than
 //! [`Knowledge::serves`] does.

@@ -5,8 +5,8 @@
 //! two votes claim one place is never counted again.
 //!
 //! On disk belong: the votes read, `since` and when each incarnation was first heard of, with the
-//! boot's id, and the fence, synced *before* a withdrawal is confirmed. Asks and answers die with the
-//! process. A node that lost its disk does not know what it confirmed, and serves nothing until
+//! boot's id, and the fence, synced *before* a withdrawal is confirmed. Asks and answers die with
+//! the process. A node that lost its disk does not know what it confirmed, and serves nothing until
 //! somebody who knows says so ([`Knowledge::lost`]).
 
 use std::collections::BTreeMap;

@@ -1,13 +1,14 @@
 //! The quorum lease: who may serve a `lease` or `exclusive` service, decided by votes in the log.
 //!
 //! Two sites must never serve such a service at one instant, although messages may be lost, late,
-//! doubled, reordered or replayed and any node may die. One node per site is a *voter*: it votes for
-//! the first claim of each epoch that it reads, never lower, with a number, on disk before anybody
-//! sees it. Every serving node asks all voters again and again; an answer says how many votes the
-//! voter has made. A voter *counts* for a claim at a node for as long as that answer is young, if
-//! the node has read all those votes, the newest one is for that very claim, and it has been known
-//! for the wait W (or every other candidate node has confirmed that it is shut). A node serves while
-//! a majority counts. Start, renewal, fencing, return and expiry are this one predicate.
+//! doubled, reordered or replayed and any node may die. One node per site is a *voter*: it votes
+//! for the first claim of each epoch that it reads, never lower, with a number, on disk before
+//! anybody sees it. Every serving node asks all voters again and again; an answer says how many
+//! votes the voter has made. A voter *counts* for a claim at a node for as long as that answer is
+//! young, if the node has read all those votes, the newest one is for that very claim, and it has
+//! been known for the wait W (or every other candidate node has confirmed that it is shut). A node
+//! serves while a majority counts. Start, renewal, fencing, return and expiry are this one
+//! predicate.
 //!
 //! The rules are numbered as in the decision record `docs/adr/0009-quorum-lease-model.md`:
 //! (1) the answer is younger than T, counted from when its ask was *sent*; (2) every vote it speaks

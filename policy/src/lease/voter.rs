@@ -1,12 +1,13 @@
 //! What one voter has promised, and how it comes back without its journal.
 //!
-//! A voter votes by itself: judgement was exercised when the command was accepted. It has no timers.
-//! It never answers or votes while it has others to read, and it never votes twice in one epoch.
+//! A voter votes by itself: judgement was exercised when the command was accepted. It has no
+//! timers. It never answers or votes while it has others to read, and it never votes twice in one
+//! epoch.
 //!
 //! A vote is made in three acts: [`Voter::ballot`] says what it would be, the shell seals it (hash,
 //! signature) and syncs it to disk, and only then [`Voter::made`] lets anybody see it. A crash
-//! before the sync leaves no vote; after it the journal has it. A journal that is not provably whole
-//! is a lost one: [`Voter::lost`].
+//! before the sync leaves no vote; after it the journal has it. A journal that is not provably
+//! whole is a lost one: [`Voter::lost`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -141,8 +142,8 @@ impl Voter {
         }
     }
 
-    /// Transition V, last act, and the replay of a journal: the vote is on disk. Errors: it does not
-    /// follow the ones before.
+    /// Transition V, last act, and the replay of a journal: the vote is on disk. Errors: it does
+    /// not follow the ones before.
     pub fn made(&mut self, vote: Vote) -> Result<(), OutOfPlace> {
         let head = self.votes.last().map(|v| v.hash.as_str()).unwrap_or_default();
         let follows = vote.number == self.count() + 1

@@ -3,8 +3,8 @@
 //!
 //! Who serves is decided by the very functions the product calls
 //! ([`nett_policy::lease::rule::counts`] and [`nett_policy::lease::rule::serves`]), whether a voter
-//! may vote by [`nett_policy::lease::rule::may_vote`], and every rule that can be taken away is taken
-//! away once and must be missed. `docs/adr/0009-quorum-lease-model.md` has the results.
+//! may vote by [`nett_policy::lease::rule::may_vote`], and every rule that can be taken away is
+//! taken away once and must be missed. `docs/adr/0009-quorum-lease-model.md` has the results.
 //!
 //! `NETT_MODEL=large` adds the searches that take minutes and gigabytes; `NETT_MODEL=NAME` runs one
 //! search by its name. Both print what they saw.

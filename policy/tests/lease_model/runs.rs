@@ -209,7 +209,6 @@ pub(crate) const LARGE: &[Run] = &[
     Run { name: "amnesia-drift", wait: 2, lost_every: 2, losses: 1, deaths: 1, ..BASE },
     Run { name: "amnesia-third", claims: THIRD, sites: &[0, 1, 2], losses: 1, ..BASE },
     Run { name: "amnesia-five", voters: 5, losses: 1, ..BASE },
-    Run { name: "amnesia-again", claims: BACK, losses: 2, ..BASE },
     Run { name: "confirm-back", claims: BACK, confirm: true, losses: 1, ..BASE },
 ];
 

@@ -1,7 +1,7 @@
 //! One state of the model, small enough to copy: one service, a few voters, nodes and claims.
 //!
-//! There is no absolute time. What a node measured is an *age* on its own clock, in ticks, and stops
-//! growing where the rules do not look any further (T or W).
+//! There is no absolute time. What a node measured is an *age* on its own clock, in ticks, and
+//! stops growing where the rules do not look any further (T or W).
 
 pub(crate) const VOTERS: usize = 5;
 pub(crate) const NODES: usize = 3;

@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{
-    Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule, Table,
-};
+use nett_policy::lower::object::{Layout, Nexthop, NexthopId, RouteKey, RouteTarget, Rule, Table};
 use nix::errno::Errno;
 
 use super::error::KernelError;
@@ -17,32 +15,78 @@ use super::linux::LinuxKernel;
 use super::netlink::attr::Message;
 use super::netlink::socket::{Dump, Failure};
 use super::netlink::{link, nexthop, route, rule};
-use super::{Interface, Readback};
+use super::{Interface, Parts, Readback};
 
 pub(super) async fn read(kernel: &mut LinuxKernel) -> Result<Readback, KernelError> {
-    let mut readback = Readback {
-        state: NodeState::default(),
-        complete: true,
-        interfaces: BTreeMap::new(),
-        foreign: Vec::new(),
-        guard_damage: None,
-    };
-    interfaces(kernel, &mut readback).await?;
-    nexthops(kernel, &mut readback).await?;
-    for family in Family::BOTH {
-        for table in tables(&kernel.layout) {
-            routes(kernel, &mut readback, family, table).await?;
-        }
-        rules(kernel, &mut readback, family).await?;
-    }
-    let guard = kernel.nft.read().await?;
-    readback.complete &= guard.complete;
-    readback.state.guard = guard.guard;
-    readback.guard_damage = guard.damage;
-    if guard.foreign {
-        readback.foreign.push(Foreign::NftTable);
-    }
+    let mut readback = Readback { complete: true, ..Readback::default() };
+    let both = |table| Family::BOTH.map(|family| (family, table));
+    let tables = tables(&kernel.layout).into_iter().flat_map(both).collect();
+    refresh(kernel, &mut readback, &Parts::in_use(tables)).await?;
     Ok(readback)
+}
+
+pub(super) async fn refresh(
+    kernel: &mut LinuxKernel,
+    readback: &mut Readback,
+    parts: &Parts,
+) -> Result<(), KernelError> {
+    forget(readback, parts);
+    let Parts { interfaces, nexthops, rules, guard, tables } = parts;
+    if *interfaces {
+        self::interfaces(kernel, readback).await?;
+    }
+    if *nexthops {
+        self::nexthops(kernel, readback).await?;
+    }
+    for (family, table) in tables {
+        routes(kernel, readback, *family, *table).await?;
+    }
+    if *rules {
+        for family in Family::BOTH {
+            self::rules(kernel, readback, family).await?;
+        }
+    }
+    if *guard {
+        let guard = kernel.nft.read().await?;
+        readback.complete &= guard.complete;
+        readback.state.guard = guard.guard;
+        readback.guard_damage = guard.damage;
+        if guard.foreign {
+            readback.foreign.push(Foreign::NftTable);
+        }
+    }
+    Ok(())
+}
+
+/// Leaves nothing of the parts that are read anew.
+pub(super) fn forget(readback: &mut Readback, parts: &Parts) {
+    let Parts { interfaces, nexthops, rules, guard, tables } = parts;
+    let read = |key: &RouteKey| tables.contains(&(Family::of_net(key.destination), key.table));
+    if *interfaces {
+        readback.interfaces.clear();
+    }
+    if *nexthops {
+        readback.state.nexthops.clear();
+    }
+    if *rules {
+        readback.state.rules.clear();
+    }
+    if *guard {
+        readback.state.guard = None;
+        readback.guard_damage = None;
+    }
+    if !tables.is_empty() {
+        readback.state.routes.retain(|key, _| !read(key));
+    }
+    readback.foreign.retain(|foreign| match foreign {
+        Foreign::Route { key, .. } => !read(key),
+        Foreign::Rule { .. } => !rules,
+        Foreign::Nexthop { .. } => !nexthops,
+        Foreign::NftTable => !guard,
+        Foreign::RouteElsewhere { .. }
+        | Foreign::RuleElsewhere { .. }
+        | Foreign::NexthopElsewhere { .. } => true,
+    });
 }
 
 async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), KernelError> {

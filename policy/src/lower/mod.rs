@@ -5,20 +5,23 @@
 //! of every group, and a group that would be empty becomes an `unreachable` route.
 
 pub mod answers;
+mod classes;
 mod guard;
+mod links;
 pub mod object;
 mod routes;
 mod rules;
 mod ways;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::fabric::{Node, Role};
-use crate::id::{LinkId, ServiceId};
+use crate::id::ServiceId;
 use crate::log::intent::World;
 use crate::place::{Placed, Placement};
 use crate::service::Service;
 use answers::{ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
+pub use links::LinksUp;
 use object::{Layout, NodeState};
 
 /// What lowering needs beside the placement.
@@ -28,7 +31,7 @@ pub struct Place<'a> {
     pub layout: &'a Layout,
     pub node: &'a Node,
     /// Links of the node that can carry packets now.
-    pub links_up: &'a BTreeSet<LinkId>,
+    pub links_up: &'a LinksUp,
 }
 
 /// What `place.node` should have. A witness has answers only.
@@ -36,10 +39,9 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
     let mut state = NodeState::default();
     if place.node.role != Role::Witness {
         routes::inter_site(place, &mut state);
-        for (class, service) in place.world.catalog.indexed() {
-            if let Some(placed) = placement.services.get(&service.id) {
-                routes::service(place, class, service, &placed.traffic, &mut state);
-            }
+        let backends = classes::backend_ids(place.world.catalog, &place.node.site);
+        for class in classes::classes(place.world.catalog, placement) {
+            routes::class(place, &class, &backends, &mut state);
         }
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);
@@ -59,7 +61,7 @@ pub fn answers(world: World<'_>, placement: &Placement) -> BTreeMap<ServiceId, S
 }
 
 /// All links of the fabric: what other nodes are assumed to see.
-pub fn all_links(world: World<'_>) -> BTreeSet<LinkId> {
+pub fn all_links(world: World<'_>) -> LinksUp {
     world.fabric.links.iter().map(|l| l.id.clone()).collect()
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::fabric::Family;
-use nett_policy::id::{LinkId, NodeId, Weight};
+use nett_policy::id::{NodeId, Weight};
+use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{
     Guard, GuardKind, GuardMark, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
     Rule, RuleAction, Table,
@@ -186,7 +187,7 @@ proptest! {
         let after = after_tasks(&ground, &[&first, &second]);
         let up = |bits: usize| {
             let all = ground.links().into_iter().enumerate();
-            let up: BTreeSet<LinkId> =
+            let up: LinksUp =
                 all.filter(|(n, _)| bits & (1 << n) != 0).map(|(_, link)| link).collect();
             move |_: &NodeId| up.clone()
         };

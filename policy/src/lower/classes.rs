@@ -1,0 +1,186 @@
+//! Steering classes: services that always move together share their nexthop groups.
+//!
+//! A class is made of what decides where its services can be: mode, sites in order, category and
+//! backends. Its *base* state is the one that most of its services are in, and a service in another
+//! state is a *departed* one, which shares its groups with those that departed alike. So a drain of
+//! a site is one change of a group per class, and one service that goes its own way is one change
+//! of a route.
+//!
+//! Numbers come from a hash of the class, not from its place among the others: a service that is
+//! added to a class, or a class that is added, renumbers nothing. Only where two classes hash to
+//! the same number does the later one, in the order of their names, get the next free one; a plan
+//! renumbers without sending anything the wrong way, but it does take a route per service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+
+use super::object::NexthopId;
+use crate::fabric::Family;
+use crate::id::SiteId;
+use crate::place::Placement;
+use crate::service::{Catalog, Mode, Service};
+use crate::traffic::{Spread, Traffic};
+
+/// Services with one set of groups.
+#[derive(Debug)]
+pub(super) struct Class<'a> {
+    /// `None` when there are more classes than numbers: its routes then go without groups.
+    pub(super) slot: Option<u32>,
+    pub(super) traffic: &'a Traffic,
+    /// Not empty.
+    pub(super) services: Vec<&'a Service>,
+}
+
+/// The part of a traffic state that forwarding depends on.
+type Course<'a> = (&'a Spread, &'a BTreeSet<SiteId>);
+
+fn course(traffic: &Traffic) -> Course<'_> {
+    let Traffic { spread, accept, answers: _ } = traffic;
+    (spread, accept)
+}
+
+/// Every class with its services, in a fixed order.
+pub(super) fn classes<'a>(catalog: &'a Catalog, placement: &'a Placement) -> Vec<Class<'a>> {
+    let mut by_name: BTreeMap<String, BTreeMap<Course<'a>, Class<'a>>> = BTreeMap::new();
+    for service in catalog.iter() {
+        let Some(placed) = placement.services.get(&service.id) else { continue };
+        let traffic = &placed.traffic;
+        let states = by_name.entry(name(service)).or_default();
+        let class = || Class { slot: None, traffic, services: Vec::new() };
+        states.entry(course(traffic)).or_insert_with(class).services.push(service);
+    }
+    let (mut bases, mut departed) = (Vec::new(), Vec::new());
+    for (name, states) in by_name {
+        let base = base(&states);
+        for (course, class) in states {
+            if Some(course) == base {
+                bases.push((name.clone(), class));
+            } else {
+                departed.push((departed_name(&name, class.traffic), class));
+            }
+        }
+    }
+    // The bases first, so that no departure takes a number from one.
+    departed.sort_by(|a, b| a.0.cmp(&b.0));
+    let all: Vec<_> = bases.into_iter().chain(departed).collect();
+    let names = all.iter().map(|(name, _)| name.as_bytes());
+    let slots = slots(names, NexthopId::MOST_CLASSES);
+    let numbered = all.into_iter().zip(slots);
+    numbered.map(|((_, class), slot)| Class { slot, ..class }).collect()
+}
+
+/// The state that most services are in; of equal ones that at home, else the least.
+fn base<'a>(states: &BTreeMap<Course<'a>, Class<'a>>) -> Option<Course<'a>> {
+    let mut best: Option<(Course<'a>, (usize, bool))> = None;
+    for (course, class) in states {
+        let size = (class.services.len(), is_home(class));
+        if best.is_none_or(|(_, greatest)| size > greatest) {
+            best = Some((*course, size));
+        }
+    }
+    best.map(|(course, _)| course)
+}
+
+fn is_home(class: &Class<'_>) -> bool {
+    class.services.first().is_some_and(|service| match &service.mode {
+        Mode::ActivePassive { primary, standby: _ } => {
+            class.traffic.spread == Spread::one(primary.clone())
+        }
+        Mode::ActiveActive { active, readmit: _ } => {
+            class.traffic.spread == Spread::Nearest(active.iter().cloned().collect())
+        }
+    })
+}
+
+/// Two services have the same name exactly when they belong to one class.
+pub(crate) fn name(service: &Service) -> String {
+    let mut text = String::new();
+    let mut add = |part: &dyn std::fmt::Display| {
+        write!(text, "{part} ").expect("strings take everything");
+    };
+    match &service.mode {
+        Mode::ActivePassive { primary, standby } => {
+            add(&"passive");
+            add(primary);
+            standby.iter().for_each(|s| add(&s.site));
+        }
+        Mode::ActiveActive { active, readmit: _ } => {
+            add(&"active");
+            active.iter().for_each(|site| add(site));
+        }
+    }
+    add(&format_args!("{:?}", service.category));
+    for (site, backends) in &service.backends {
+        add(site);
+        let mut members: Vec<_> = backends.iter().map(|b| (b.address, b.weight)).collect();
+        members.sort_unstable();
+        members.iter().for_each(|(address, weight)| add(&format_args!("{address}*{weight}")));
+    }
+    text
+}
+
+fn departed_name(class: &str, traffic: &Traffic) -> String {
+    let accept: Vec<&str> = traffic.accept.iter().map(SiteId::as_str).collect();
+    format!("{class}| {} | {}", traffic.spread, accept.join(" "))
+}
+
+/// A number below `count` for each name: its hash, or the next free number after it. `None` for
+/// those that find none.
+pub(super) fn slots<'a>(names: impl Iterator<Item = &'a [u8]>, count: usize) -> Vec<Option<u32>> {
+    let count = u32::try_from(count).expect("ids are numbers of 32 bits");
+    let mut taken: BTreeSet<u32> = BTreeSet::new();
+    let place = |name: &[u8]| {
+        let digest = Sha256::digest(name);
+        let [a, b, c, d, ..] = digest.as_slice() else { unreachable!("SHA-256 has 32 bytes") };
+        let hash = u32::from_be_bytes([*a, *b, *c, *d]) % count;
+        let slot = (hash..count).chain(0..hash).find(|slot| !taken.contains(slot));
+        taken.extend(slot);
+        slot
+    };
+    names.map(place).collect()
+}
+
+/// Ids of a site's backends, each from a hash of its address: adding one renumbers no other, but
+/// for the rare case of two with one hash.
+pub(super) fn backend_ids(catalog: &Catalog, site: &SiteId) -> BTreeMap<IpAddr, NexthopId> {
+    let at_site = catalog.iter().filter_map(|s| s.backends.get(site));
+    let addresses: BTreeSet<IpAddr> = at_site.flatten().map(|b| b.address).collect();
+    let names: Vec<Vec<u8>> = addresses
+        .iter()
+        .map(|address| match Family::of(*address) {
+            Family::V4 => format!("4 {address}").into_bytes(),
+            Family::V6 => format!("6 {address}").into_bytes(),
+        })
+        .collect();
+    let slots = slots(names.iter().map(Vec::as_slice), NexthopId::BACKEND_SLOTS);
+    let numbered = addresses.into_iter().zip(slots);
+    numbered.filter_map(|(address, slot)| Some((address, NexthopId::backend(slot?)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_unique_and_do_not_move_when_others_come() {
+        let names: Vec<String> = (0..200).map(|n| format!("class {n}")).collect();
+        let of = |names: &[String]| slots(names.iter().map(String::as_bytes), 4096);
+        let few = of(&names[..100]);
+        let many = of(&names);
+        let same = few.iter().zip(&many).filter(|(a, b)| a == b).count();
+        assert_eq!(same, 100, "those that come later take what is left");
+        let unique: BTreeSet<u32> = many.iter().map(|s| s.expect("room")).collect();
+        assert_eq!(unique.len(), 200);
+    }
+
+    #[test]
+    fn without_room_there_is_no_number() {
+        let names = ["a", "b", "c"].map(str::as_bytes);
+        let mut slots = slots(names.into_iter(), 2);
+        slots.sort_unstable();
+        assert_eq!(slots, [None, Some(0), Some(1)]);
+    }
+}

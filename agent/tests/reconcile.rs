@@ -220,6 +220,7 @@ fn guard() -> Guard {
         remote: BTreeSet::new(),
         vips: BTreeSet::from([net("10.99.0.0/16")]),
         drained: BTreeSet::new(),
+        unreachable: BTreeSet::new(),
     }
 }
 

@@ -171,7 +171,7 @@ impl<K: Kernel> Round<'_, K> {
             | Op::AddRoute(..)
             | Op::ReplaceRoute { .. }
             | Op::LoadGuard { .. }
-            | Op::Drained { .. }
+            | Op::Elements { .. }
             | Op::Answers { .. } => false,
         }
     }
@@ -228,7 +228,7 @@ impl Parts {
                 self.tables.insert((Family::of_net(key.destination), key.table));
             }
             Op::AddRule(_) | Op::DeleteRule(_) => self.rules = true,
-            Op::LoadGuard { .. } | Op::DeleteGuard(_) | Op::Drained { .. } => self.guard = true,
+            Op::LoadGuard { .. } | Op::DeleteGuard(_) | Op::Elements { .. } => self.guard = true,
             Op::Answers { .. } => {}
         }
     }

@@ -47,10 +47,11 @@ pub(super) fn note(op: &nett_policy::plan::Op, state: &mut NodeState) {
         Op::DeleteRule(rule) => drop(state.rules.remove(rule)),
         Op::LoadGuard { from: _, to } => state.guard = Some(to.clone()),
         Op::DeleteGuard(_) => state.guard = None,
-        Op::Drained { add, delete } => {
+        Op::Elements { set, add, delete } => {
             if let Some(guard) = &mut state.guard {
-                guard.drained.retain(|address| !delete.contains(address));
-                guard.drained.extend(add);
+                let elements = set.of_mut(guard);
+                elements.retain(|address| !delete.contains(address));
+                elements.extend(add);
             }
         }
         Op::Answers { .. } => {}

@@ -70,6 +70,37 @@ fn kept(desired: &NodeState, actual: &NodeState, now: &NodeState) -> Result<(), 
     Ok(())
 }
 
+/// A way through the kernel: gateways with their weights, or none.
+fn way(state: &NodeState, target: RouteTarget) -> Vec<(Nexthop, u32)> {
+    let RouteTarget::Nexthop(id) = target else { return Vec::new() };
+    match &state.nexthops[&id] {
+        Nexthop::Group { family: _, members } => {
+            let member = |(id, weight): (&NexthopId, &Weight)| {
+                (state.nexthops[id].clone(), u32::from(weight.get()))
+            };
+            let mut all: Vec<_> = members.iter().map(member).collect();
+            all.sort();
+            all
+        }
+        single @ Nexthop::Single { .. } => vec![(single.clone(), 1)],
+    }
+}
+
+/// No route goes a third way while its group, or those of others, change.
+fn faithful(desired: &NodeState, actual: &NodeState) -> Result<(), String> {
+    let mut now = actual.clone();
+    for op in &plan(desired, actual).ops {
+        apply(&mut now, op)?;
+        for (key, target) in &now.routes {
+            let ends = [desired, actual].map(|s| s.routes.get(key).map(|t| way(s, *t)));
+            if !ends.contains(&Some(way(&now, *target))) {
+                return Err(format!("after {op}: route {key} goes a third way"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Ids by kind, as `Layout` cuts the range: an id is never single here and group there.
 fn singles() -> Vec<NexthopId> {
     let mut ids: Vec<NexthopId> = (1..=3).map(|n| NexthopId::link(n, Family::V4)).collect();
@@ -129,7 +160,9 @@ fn rules() -> impl Strategy<Value = BTreeSet<Rule>> {
 
 fn guard() -> impl Strategy<Value = Option<Guard>> {
     let addresses = prop::collection::btree_set(0..4u8, 0..4);
-    let guard = (1..3u8, addresses).prop_map(|(index, drained)| Guard {
+    let vip = |n: u8| [10, 99, 0, n].into();
+    let sets = (addresses.clone(), addresses);
+    let guard = (1..3u8, sets).prop_map(move |(index, (drained, unreachable))| Guard {
         kind: GuardKind::Border,
         mark_mask: 0x307f,
         marks: BTreeSet::from([GuardMark { interface: "wan0".to_owned(), index }]),
@@ -137,7 +170,8 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
         site: BTreeSet::new(),
         remote: BTreeSet::new(),
         vips: BTreeSet::new(),
-        drained: drained.into_iter().map(|n| [10, 99, 0, n].into()).collect(),
+        drained: drained.into_iter().map(vip).collect(),
+        unreachable: unreachable.into_iter().map(vip).collect(),
     });
     prop::option::weighted(0.8, guard)
 }
@@ -196,6 +230,7 @@ proptest! {
         for (node, desired) in &after {
             let named = |why| TestCaseError::fail(format!("{node}: {why}"));
             holds(desired, &before[node]).map_err(named)?;
+            faithful(desired, &before[node]).map_err(named)?;
             holds(desired, &NodeState::default()).map_err(TestCaseError::fail)?;
             holds(&NodeState::default(), desired).map_err(TestCaseError::fail)?;
         }

@@ -21,7 +21,7 @@ use crate::rng::Rng;
 /// First and longest pause before an object is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How often an object is put back within [`WINDOW`] before it is left alone.
-pub const REPAIRS: usize = 10;
+pub const REPAIRS: usize = 20;
 pub const WINDOW: Duration = Duration::from_secs(60);
 /// How long an object is left alone before it gets a new budget.
 pub const LEFT_ALONE: Duration = Duration::from_secs(300);
@@ -209,10 +209,10 @@ mod tests {
         for n in 0..REPAIRS {
             assert_eq!(ledger.repair(&OBJECT, None, at(n as u64)), None, "{n}");
         }
-        let text = ledger.repair(&OBJECT, Some("bird (pid 7)".to_owned()), at(10));
+        let text = ledger.repair(&OBJECT, Some("bird (pid 7)".to_owned()), at(20));
         assert!(text.is_some_and(|t| t.contains("bird (pid 7)")), "{text:?}");
-        assert!(ledger.hold(&OBJECT, at(11)).is_some());
-        let over = at(10) + LEFT_ALONE;
+        assert!(ledger.hold(&OBJECT, at(21)).is_some());
+        let over = at(20) + LEFT_ALONE;
         assert!(ledger.hold(&OBJECT, over).is_none());
         assert_eq!(ledger.repair(&OBJECT, None, over), None, "a fresh budget");
         assert_eq!(ledger.contested(), 0);
@@ -223,7 +223,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let start = Instant::now();
         for n in 0..100 {
-            let now = start + WINDOW.mul_f64(0.11 * f64::from(n));
+            let now = start + WINDOW.mul_f64(0.052 * f64::from(n));
             assert_eq!(ledger.repair(&OBJECT, None, now), None, "{n}");
         }
     }

@@ -17,6 +17,8 @@ dig:bind9-dnsutils
 ping:iputils-ping
 tcpdump:tcpdump
 strace:strace
+bird:bird2
+keepalived:keepalived
 python3:python3
 cc:gcc
 make:make
@@ -29,6 +31,7 @@ for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+[ -x /usr/lib/frr/zebra ] || missing="$missing frr"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
 if ! command -v cargo >/dev/null 2>&1; then
@@ -74,12 +77,14 @@ install() {
 # The lists may be old or absent: refresh them only when the first try fails.
 install >/dev/null 2>&1 || { $as_root apt-get update -q </dev/null; install; }
 
-# The package starts a server of its own on port 4222; the lab starts its own ones.
-case "$missing" in
-*nats-server*)
-    command -v systemctl >/dev/null 2>&1 &&
-        $as_root systemctl disable --now nats-server >/dev/null 2>&1 || true
-    ;;
-esac
+# The packages start servers of their own; the lab starts its own ones in its namespaces.
+for package in nats-server bird2:bird keepalived frr; do
+    case "$missing " in
+    *" ${package%%:*} "*)
+        command -v systemctl >/dev/null 2>&1 &&
+            $as_root systemctl disable --now "${package#*:}" >/dev/null 2>&1 || true
+        ;;
+    esac
+done
 
 make_python

@@ -63,8 +63,8 @@ enum Probe {
 
 /// How long the probes of a `verify` step may take in all.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many objects of others a report names; the count is in the drift.
-const FOREIGN_SHOWN: usize = 3;
+/// How many objects of each kind a report names; the count is in the drift.
+const LINES_SHOWN: usize = 3;
 /// How long until answers are handed in again that the zone did not take.
 const ZONE_RETRY: Duration = Duration::from_secs(1);
 /// How many failed attempts at one desired state make a node say that it cannot.
@@ -300,6 +300,8 @@ impl Controller {
         if !self.doing.failures.is_empty() || !self.doing.standing.is_empty() {
             degraded.push("kernel".to_owned());
         }
+        let wrong = self.doing.failures.iter().chain(&self.doing.standing);
+        degraded.extend(wrong.take(LINES_SHOWN).map(|line| format!("kernel: {line}")));
         degraded.extend(self.doing.link_troubles.iter().cloned());
         if let Some((why, _)) = &self.doing.zone_trouble {
             degraded.push(format!("zone: {why}"));
@@ -308,7 +310,7 @@ impl Controller {
             degraded.push(format!("durability: {why}"));
         }
         degraded
-            .extend(self.doing.foreign.iter().take(FOREIGN_SHOWN).map(|f| format!("foreign: {f}")));
+            .extend(self.doing.foreign.iter().take(LINES_SHOWN).map(|f| format!("foreign: {f}")));
         if !self.trusted {
             degraded.push("journal: entries are missing; waiting for the logs".to_owned());
         }

@@ -3,7 +3,7 @@
 //! A dump is no snapshot. That does no harm, because every operation is idempotent: a route that
 //! was missed is added again and found equal, one that has gone is deleted again and not found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{Layout, Nexthop, NexthopId, RouteKey, RouteTarget, Rule, Table};
@@ -35,12 +35,12 @@ pub(super) async fn refresh(
     if *interfaces {
         self::interfaces(kernel, readback).await?;
     }
-    if *nexthops {
-        self::nexthops(kernel, readback).await?;
-    }
+    let restamped =
+        if *nexthops { self::nexthops(kernel, readback).await? } else { BTreeMap::new() };
     for (family, table) in tables {
         routes(kernel, readback, *family, *table).await?;
     }
+    take_back(restamped, readback);
     if *rules {
         for family in Family::BOTH {
             self::rules(kernel, readback, family).await?;
@@ -112,20 +112,21 @@ async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), K
     Ok(())
 }
 
-async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), KernelError> {
+/// Gives the nexthops with our ids and another protocol that have a form of ours.
+async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<Others, KernelError> {
     let rows = kernel.route.dump(nexthop::dump(), nexthop::decode);
     let rows = whole(rows.await, "the nexthops", to)?;
     let names: BTreeMap<u32, &str> =
         kernel.interfaces.iter().map(|(name, index)| (*index, name.as_str())).collect();
     let families: BTreeMap<NexthopId, Family> =
         rows.iter().filter_map(|r| Some((r.id, r.family?))).collect();
+    let mut others = Others::new();
     for row in rows {
         let nexthop::Row { id, protocol, form, .. } = row;
         if !Layout::NEXTHOP_IDS.contains(&id.0) {
             continue;
         }
-        let ours = match form {
-            _ if protocol != kernel.layout.protocol => None,
+        let known = match form {
             nexthop::Form::Single { gateway, index } => names.get(&index).map(|name| {
                 let interface = (*name).to_owned();
                 Nexthop::Single { gateway, interface }
@@ -137,12 +138,48 @@ async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), Ker
             }
             nexthop::Form::Other => None,
         };
-        match ours {
-            Some(nexthop) => drop(to.state.nexthops.insert(id, nexthop)),
+        match known {
+            Some(nexthop) if protocol == kernel.layout.protocol => {
+                to.state.nexthops.insert(id, nexthop);
+            }
+            Some(nexthop) => drop(others.insert(id, (nexthop, protocol))),
             None => to.foreign.push(Foreign::Nexthop { id, protocol }),
         }
     }
-    Ok(())
+    Ok(others)
+}
+
+/// Nexthops with the protocol that they carry.
+type Others = BTreeMap<NexthopId, (Nexthop, u8)>;
+
+/// FRR's zebra installs every nexthop that it has seen again when an interface or address changes,
+/// with its own protocol number on it. What a route or group of ours uses under an id of ours is
+/// ours, whoever wrote it last; the next change by us has our number again.
+fn take_back(others: Others, to: &mut Readback) {
+    if others.is_empty() {
+        return;
+    }
+    let mut used: BTreeSet<NexthopId> = BTreeSet::new();
+    used.extend(to.state.routes.values().filter_map(|target| match target {
+        RouteTarget::Nexthop(id) => Some(*id),
+        RouteTarget::Unreachable => None,
+    }));
+    let is_group = |nexthop: &Nexthop| matches!(nexthop, Nexthop::Group { .. });
+    let (groups, singles): (Others, Others) =
+        others.into_iter().partition(|(_, (nexthop, _))| is_group(nexthop));
+    for some in [groups, singles] {
+        used.extend(to.state.nexthops.values().flat_map(|nexthop| match nexthop {
+            Nexthop::Group { members, .. } => members.keys().copied().collect(),
+            Nexthop::Single { .. } => Vec::new(),
+        }));
+        for (id, (nexthop, protocol)) in some {
+            if used.contains(&id) {
+                to.state.nexthops.insert(id, nexthop);
+            } else {
+                to.foreign.push(Foreign::Nexthop { id, protocol });
+            }
+        }
+    }
 }
 
 /// Every table that is ours, used or not: what a former fabric left must be seen too.

@@ -8,7 +8,8 @@ use nett_policy::plan::Object;
 pub(super) enum Value<'a> {
     Absent,
     Nexthop(&'a Nexthop),
-    Route(RouteTarget),
+    /// With what its group is, if it has one: another group under the same id is another way.
+    Route(RouteTarget, Option<&'a Nexthop>),
     Rule,
     Guard(&'a Guard),
 }
@@ -19,7 +20,13 @@ impl<'a> Value<'a> {
     pub(super) fn of(object: &Object, state: &'a NodeState) -> Self {
         let value = match object {
             Object::Nexthop(id) => state.nexthops.get(id).map(Self::Nexthop),
-            Object::Route(key) => state.routes.get(key).copied().map(Self::Route),
+            Object::Route(key) => state.routes.get(key).map(|target| {
+                let way = match target {
+                    RouteTarget::Nexthop(id) => state.nexthops.get(id),
+                    RouteTarget::Unreachable => None,
+                };
+                Self::Route(*target, way)
+            }),
             Object::Rule(rule) => state.rules.contains(rule).then_some(Self::Rule),
             Object::Guard => state.guard.as_ref().map(Self::Guard),
         };

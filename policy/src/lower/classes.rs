@@ -1,15 +1,15 @@
 //! Steering classes: services that always move together share their nexthop groups.
 //!
 //! A class is made of what decides where its services can be: mode, sites in order, category and
-//! backends. Its *base* state is the one that most of its services are in, and a service in another
-//! state is a *departed* one, which shares its groups with those that departed alike. So a drain of
-//! a site is one change of a group per class, and one service that goes its own way is one change
-//! of a route.
+//! backends. Its *base* state is the one that most of its services are in; they share the groups of
+//! the class, so that a drain of a site is one change of a group per class. A service in another
+//! state has *departed*: where it goes another way than its class, it shares a group with all that
+//! go the same way, so that going its own way is one change of a route.
 //!
-//! Numbers come from a hash of the class, not from its place among the others: a service that is
-//! added to a class, or a class that is added, renumbers nothing. Only where two classes hash to
-//! the same number does the later one, in the order of their names, get the next free one; a plan
-//! renumbers without sending anything the wrong way, but it does take a route per service.
+//! Numbers come from a hash of a name, not from a place among others: a service that is added to a
+//! class, or a class that is added, renumbers nothing. Only where two names hash to the same number
+//! does the later one get the next free one; a plan renumbers without sending anything the wrong
+//! way, but it does take a route per service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -24,11 +24,12 @@ use crate::place::Placement;
 use crate::service::{Catalog, Mode, Service};
 use crate::traffic::{Spread, Traffic};
 
-/// Services with one set of groups.
+/// Services of one class in one state.
 #[derive(Debug)]
 pub(super) struct Class<'a> {
-    /// `None` when there are more classes than numbers: its routes then go without groups.
-    pub(super) slot: Option<u32>,
+    pub(super) name: String,
+    /// The state of most services of the class.
+    pub(super) base: &'a Traffic,
     pub(super) traffic: &'a Traffic,
     /// Not empty.
     pub(super) services: Vec<&'a Service>,
@@ -42,46 +43,36 @@ fn course(traffic: &Traffic) -> Course<'_> {
     (spread, accept)
 }
 
-/// Every class with its services, in a fixed order.
+/// Every class and state with its services, in a fixed order.
 pub(super) fn classes<'a>(catalog: &'a Catalog, placement: &'a Placement) -> Vec<Class<'a>> {
     let mut by_name: BTreeMap<String, BTreeMap<Course<'a>, Class<'a>>> = BTreeMap::new();
     for service in catalog.iter() {
         let Some(placed) = placement.services.get(&service.id) else { continue };
         let traffic = &placed.traffic;
-        let states = by_name.entry(name(service)).or_default();
-        let class = || Class { slot: None, traffic, services: Vec::new() };
+        let name = name(service);
+        let states = by_name.entry(name.clone()).or_default();
+        let class = || Class { name, base: traffic, traffic, services: Vec::new() };
         states.entry(course(traffic)).or_insert_with(class).services.push(service);
     }
-    let (mut bases, mut departed) = (Vec::new(), Vec::new());
-    for (name, states) in by_name {
+    let mut all = Vec::new();
+    for states in by_name.into_values() {
         let base = base(&states);
-        for (course, class) in states {
-            if Some(course) == base {
-                bases.push((name.clone(), class));
-            } else {
-                departed.push((departed_name(&name, class.traffic), class));
-            }
-        }
+        let with_base = |class: Class<'a>| Class { base: base.unwrap_or(class.base), ..class };
+        all.extend(states.into_values().map(with_base));
     }
-    // The bases first, so that no departure takes a number from one.
-    departed.sort_by(|a, b| a.0.cmp(&b.0));
-    let all: Vec<_> = bases.into_iter().chain(departed).collect();
-    let names = all.iter().map(|(name, _)| name.as_bytes());
-    let slots = slots(names, NexthopId::MOST_CLASSES);
-    let numbered = all.into_iter().zip(slots);
-    numbered.map(|((_, class), slot)| Class { slot, ..class }).collect()
+    all
 }
 
 /// The state that most services are in; of equal ones that at home, else the least.
-fn base<'a>(states: &BTreeMap<Course<'a>, Class<'a>>) -> Option<Course<'a>> {
-    let mut best: Option<(Course<'a>, (usize, bool))> = None;
-    for (course, class) in states {
+fn base<'a>(states: &BTreeMap<Course<'a>, Class<'a>>) -> Option<&'a Traffic> {
+    let mut best: Option<(&'a Traffic, (usize, bool))> = None;
+    for class in states.values() {
         let size = (class.services.len(), is_home(class));
         if best.is_none_or(|(_, greatest)| size > greatest) {
-            best = Some((*course, size));
+            best = Some((class.traffic, size));
         }
     }
-    best.map(|(course, _)| course)
+    best.map(|(traffic, _)| traffic)
 }
 
 fn is_home(class: &Class<'_>) -> bool {
@@ -96,35 +87,45 @@ fn is_home(class: &Class<'_>) -> bool {
 }
 
 /// Two services have the same name exactly when they belong to one class.
-pub(crate) fn name(service: &Service) -> String {
-    let mut text = String::new();
-    let mut add = |part: &dyn std::fmt::Display| {
-        write!(text, "{part} ").expect("strings take everything");
-    };
+fn name(service: &Service) -> String {
+    let mut words: Vec<&str> = Vec::new();
     match &service.mode {
         Mode::ActivePassive { primary, standby } => {
-            add(&"passive");
-            add(primary);
-            standby.iter().for_each(|s| add(&s.site));
+            words.extend(["passive", primary.as_str()]);
+            words.extend(standby.iter().map(|s| s.site.as_str()));
         }
         Mode::ActiveActive { active, readmit: _ } => {
-            add(&"active");
-            active.iter().for_each(|site| add(site));
+            words.push("active");
+            words.extend(active.iter().map(SiteId::as_str));
         }
     }
-    add(&format_args!("{:?}", service.category));
-    for (site, backends) in &service.backends {
-        add(site);
-        let mut members: Vec<_> = backends.iter().map(|b| (b.address, b.weight)).collect();
-        members.sort_unstable();
-        members.iter().for_each(|(address, weight)| add(&format_args!("{address}*{weight}")));
+    let category = format!("{:?}", service.category);
+    words.push(&category);
+    let backends: Vec<String> = service.backends.keys().map(|s| backends(service, s)).collect();
+    words.extend(backends.iter().map(String::as_str));
+    words.join(" ")
+}
+
+/// What a service is delivered to at a site.
+pub(super) fn backends(service: &Service, site: &SiteId) -> String {
+    let mut text = site.to_string();
+    let there = service.backends.get(site).into_iter().flatten();
+    let mut members: Vec<_> = there.map(|b| (b.address, b.weight)).collect();
+    members.sort_unstable();
+    for (address, weight) in members {
+        write!(text, " {address}*{weight}").expect("strings take everything");
     }
     text
 }
 
-fn departed_name(class: &str, traffic: &Traffic) -> String {
-    let accept: Vec<&str> = traffic.accept.iter().map(SiteId::as_str).collect();
-    format!("{class}| {} | {}", traffic.spread, accept.join(" "))
+/// The number of every name: those of classes first, so that no way takes one from a class.
+pub(super) fn numbers(
+    classes: BTreeSet<String>,
+    ways: BTreeSet<String>,
+) -> BTreeMap<String, Option<u32>> {
+    let names: Vec<String> = classes.into_iter().chain(ways).collect();
+    let slots = slots(names.iter().map(String::as_bytes), NexthopId::MOST_CLASSES);
+    names.into_iter().zip(slots).collect()
 }
 
 /// A number below `count` for each name: its hash, or the next free number after it. `None` for

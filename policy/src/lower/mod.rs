@@ -39,10 +39,7 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
     let mut state = NodeState::default();
     if place.node.role != Role::Witness {
         routes::inter_site(place, &mut state);
-        let backends = classes::backend_ids(place.world.catalog, &place.node.site);
-        for class in classes::classes(place.world.catalog, placement) {
-            routes::class(place, &class, &backends, &mut state);
-        }
+        routes::services(place, placement, &mut state);
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);
         state.guard = Some(guard::guard(place, placement, &state.routes));

@@ -1,51 +1,81 @@
 //! Routes and groups: VIPs in `nett-svc`, `nett-in` and `nett-core`, remote prefixes in `nett-xs`,
 //! own aggregates in `nett-guard`, returns in `nett-ret-N`, and the floors under all of them.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 
 use super::Place;
-use super::classes::Class;
+use super::classes::{self, Class};
 use super::object::{Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table};
 use super::ways::{self, Backends, Members};
 use crate::fabric::{Family, Role};
+use crate::id::{SiteId, Weight};
+use crate::place::Placement;
 use crate::service::Service;
 use crate::traffic::{Deliver, Traffic};
 
-/// The groups and routes of the services of one class.
-pub(super) fn class(
-    place: Place<'_>,
-    class: &Class<'_>,
-    backends: &Backends,
-    state: &mut NodeState,
-) {
-    let [service, ..] = class.services.as_slice() else { return };
-    let at = Ground { place, service, backends };
-    let Class { slot, traffic, services } = class;
-    for family in Family::BOTH {
-        let vips = services.iter().flat_map(|service| service.vips(family));
-        let vips: Vec<IpNet> = vips.map(IpNet::from).collect();
-        if vips.is_empty() {
-            continue;
-        }
-        let id = |of: fn(u32, Family) -> NexthopId| slot.map(|slot| of(slot, family));
-        let out = at.deliver(traffic, family, state);
-        let target = group(id(NexthopId::class), family, out, state);
-        routes(place.layout.table_svc, &vips, target, state);
-
-        let accepted = if traffic.accept.contains(&place.node.site) {
-            at.local(family, state)
-        } else {
-            Members::new()
-        };
-        let target = group(id(NexthopId::class_in), family, accepted, state);
-        routes(place.layout.table_in, &vips, target, state);
-
-        let decided = at.decided_by_route_nodes(traffic, family, state);
-        if !decided.is_empty() {
-            let target = group(id(NexthopId::class_core), family, decided, state);
-            routes(place.layout.table_core, &vips, target, state);
+/// The groups and routes of all services.
+pub(super) fn services(place: Place<'_>, placement: &Placement, state: &mut NodeState) {
+    let catalog = place.world.catalog;
+    let backends = classes::backend_ids(catalog, &place.node.site);
+    let all = classes::classes(catalog, placement);
+    let grounds = all.iter().filter_map(|class| {
+        let service = class.services.first().copied()?;
+        Some((class, Ground { place, service, backends: &backends }))
+    });
+    let grounds: Vec<_> = grounds.collect();
+    let ways = grounds.iter().flat_map(|(class, at)| {
+        let own = Entry::ALL.map(|role| at.way(class, role));
+        own.into_iter().filter(|way| !way.of_class).filter_map(|way| way.name)
+    });
+    let names = all.iter().map(|class| class.name.clone()).collect();
+    let numbers = classes::numbers(names, ways.collect());
+    for (class, at) in grounds {
+        for family in Family::BOTH {
+            let vips = class.services.iter().flat_map(|service| service.vips(family));
+            let vips: Vec<IpNet> = vips.map(IpNet::from).collect();
+            if !vips.is_empty() {
+                at.routes(class, &numbers, family, &vips, state);
+            }
         }
     }
+}
+
+/// The tables that hold VIPs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Out,
+    In,
+    Core,
+}
+
+impl Entry {
+    const ALL: [Self; 3] = [Self::Out, Self::In, Self::Core];
+
+    fn table(self, layout: &Layout) -> Table {
+        match self {
+            Self::Out => layout.table_svc,
+            Self::In => layout.table_in,
+            Self::Core => layout.table_core,
+        }
+    }
+
+    /// The group of a class.
+    fn id(self, slot: u32, family: Family) -> NexthopId {
+        match self {
+            Self::Out => NexthopId::class(slot, family),
+            Self::In => NexthopId::class_in(slot, family),
+            Self::Core => NexthopId::class_core(slot, family),
+        }
+    }
+}
+
+/// The way of some services in one table: whether it is that of their whole class, and what it is
+/// called if there is one.
+struct Way {
+    of_class: bool,
+    name: Option<String>,
 }
 
 /// Where a class is lowered, with any one of its services.
@@ -57,6 +87,83 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
+    fn routes(
+        self,
+        class: &Class<'_>,
+        numbers: &BTreeMap<String, Option<u32>>,
+        family: Family,
+        vips: &[IpNet],
+        state: &mut NodeState,
+    ) {
+        for entry in Entry::ALL {
+            let members = self.members(class.traffic, entry, family, state);
+            if entry == Entry::Core && members.is_empty() {
+                continue;
+            }
+            let number = |name: &str| numbers.get(name).copied().flatten();
+            let Way { of_class, name } = self.way(class, entry);
+            let id = if of_class {
+                number(&class.name).map(|slot| entry.id(slot, family))
+            } else {
+                // Ways that are called the same have the same members in every table.
+                let slot = name.as_deref().and_then(number);
+                slot.map(|slot| NexthopId::class(slot, family))
+            };
+            let target = group(id, family, members, state);
+            routes(entry.table(self.place.layout), vips, target, state);
+        }
+    }
+
+    fn members(
+        self,
+        traffic: &Traffic,
+        entry: Entry,
+        family: Family,
+        state: &mut NodeState,
+    ) -> Members {
+        match entry {
+            Entry::Out => self.deliver(traffic, family, state),
+            Entry::In if traffic.accept.contains(&self.place.node.site) => {
+                self.local(family, state)
+            }
+            Entry::In => Members::new(),
+            Entry::Core => self.decided_by_route_nodes(traffic, family, state),
+        }
+    }
+
+    fn way(self, class: &Class<'_>, entry: Entry) -> Way {
+        let name = self.name(class.traffic, entry);
+        Way { of_class: name == self.name(class.base, entry), name }
+    }
+
+    /// What the way of a traffic state is called; `None` when there is none.
+    fn name(self, traffic: &Traffic, entry: Entry) -> Option<String> {
+        let own = &self.place.node.site;
+        let local = || {
+            if self.place.node.role == Role::Border && ways::has_route_nodes(self.place) {
+                return "way to the route nodes".to_owned();
+            }
+            format!("way to {}", classes::backends(self.service, own))
+        };
+        let shares = |weights: &BTreeMap<SiteId, Weight>| {
+            let share = |(site, weight): (&SiteId, &Weight)| format!("{site}={weight}");
+            weights.iter().map(share).collect::<Vec<_>>().join(" ")
+        };
+        let deliver = traffic.deliver(own, self.place.world.fabric);
+        match (entry, deliver) {
+            (Entry::In, _) => traffic.accept.contains(own).then(local),
+            (Entry::Out, Deliver::Local) => Some(local()),
+            (Entry::Out, Deliver::Remote(site)) => Some(format!("way to site {site}")),
+            (Entry::Out, Deliver::Split(weights)) => {
+                Some(format!("ways {} with {}", shares(&weights), local()))
+            }
+            (Entry::Core, Deliver::Split(weights)) => {
+                Some(format!("ways {} but {own}", shares(&weights)))
+            }
+            (_, Deliver::Drained) | (Entry::Core, _) => None,
+        }
+    }
+
     fn local(self, family: Family, state: &mut NodeState) -> Members {
         ways::local(self.place, self.service, self.backends, family, state)
     }

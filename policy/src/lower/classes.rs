@@ -3,8 +3,10 @@
 //! A class is made of what decides where its services can be: mode, sites in order, category and
 //! backends. Its *base* state is the one that most of its services are in; they share the groups of
 //! the class, so that a drain of a site is one change of a group per class. A service in another
-//! state has *departed*: where it goes another way than its class, it shares a group with all that
-//! go the same way, so that going its own way is one change of a route.
+//! state has *departed*: where it goes another way than its class, it uses a group that is there
+//! anyway, towards a site or into its own, so that going its own way is one change of a route and
+//! no group comes or goes. (FRR's zebra puts back groups that it sees deleted while it still knows
+//! a route with them.) Only shares that no class has as its base make a group of their own.
 //!
 //! Numbers come from a hash of a name, not from a place among others: a service that is added to a
 //! class, or a class that is added, renumbers nothing. Only where two names hash to the same number

@@ -27,7 +27,10 @@ pub(super) fn services(place: Place<'_>, placement: &Placement, state: &mut Node
     let grounds: Vec<_> = grounds.collect();
     let ways = grounds.iter().flat_map(|(class, at)| {
         let own = Entry::ALL.map(|role| at.way(class, role));
-        own.into_iter().filter(|way| !way.of_class).filter_map(|way| way.name)
+        own.into_iter().filter_map(|way| match way {
+            Way::Named(name) => Some(name),
+            Way::OfClass | Way::Local | Way::Site(_) | Way::Nowhere => None,
+        })
     });
     let names = all.iter().map(|class| class.name.clone()).collect();
     let numbers = classes::numbers(names, ways.collect());
@@ -71,11 +74,16 @@ impl Entry {
     }
 }
 
-/// The way of some services in one table: whether it is that of their whole class, and what it is
-/// called if there is one.
-struct Way {
-    of_class: bool,
-    name: Option<String>,
+/// Which group leads where some services go from one table.
+enum Way {
+    OfClass,
+    /// What `nett-in` uses for the class.
+    Local,
+    /// The inter-site group towards the site at this place of the fabric file.
+    Site(u32),
+    /// Shares that no class has as its base.
+    Named(String),
+    Nowhere,
 }
 
 /// Where a class is lowered, with any one of its services.
@@ -95,19 +103,24 @@ impl Ground<'_> {
         vips: &[IpNet],
         state: &mut NodeState,
     ) {
+        let number = |name: &str| numbers.get(name).copied().flatten();
+        let class_in = number(&class.name).map(|slot| NexthopId::class_in(slot, family));
+        // The way into the site is always there, for services that depart to it.
+        if self.service.sites().contains(&self.place.node.site) {
+            let members = self.local(family, state);
+            group(class_in, family, members, state);
+        }
         for entry in Entry::ALL {
             let members = self.members(class.traffic, entry, family, state);
             if entry == Entry::Core && members.is_empty() {
                 continue;
             }
-            let number = |name: &str| numbers.get(name).copied().flatten();
-            let Way { of_class, name } = self.way(class, entry);
-            let id = if of_class {
-                number(&class.name).map(|slot| entry.id(slot, family))
-            } else {
-                // Ways that are called the same have the same members in every table.
-                let slot = name.as_deref().and_then(number);
-                slot.map(|slot| NexthopId::class(slot, family))
+            let id = match self.way(class, entry) {
+                Way::OfClass => number(&class.name).map(|slot| entry.id(slot, family)),
+                Way::Local => class_in,
+                Way::Site(index) => Some(NexthopId::site(index, family)),
+                Way::Named(name) => number(&name).map(|slot| NexthopId::class(slot, family)),
+                Way::Nowhere => None,
             };
             let target = group(id, family, members, state);
             routes(entry.table(self.place.layout), vips, target, state);
@@ -131,36 +144,34 @@ impl Ground<'_> {
         }
     }
 
+    /// Which group some services of a class use: that of their class, as long as they go the way
+    /// of their class; else one that is there anyway; a group of its own for shares alone.
     fn way(self, class: &Class<'_>, entry: Entry) -> Way {
-        let name = self.name(class.traffic, entry);
-        Way { of_class: name == self.name(class.base, entry), name }
-    }
-
-    /// What the way of a traffic state is called; `None` when there is none.
-    fn name(self, traffic: &Traffic, entry: Entry) -> Option<String> {
-        let own = &self.place.node.site;
-        let local = || {
-            if self.place.node.role == Role::Border && ways::has_route_nodes(self.place) {
-                return "way to the route nodes".to_owned();
-            }
-            format!("way to {}", classes::backends(self.service, own))
-        };
+        let Place { node, world, .. } = self.place;
+        let own = &node.site;
+        let deliver = |traffic: &Traffic| traffic.deliver(own, world.fabric);
+        let course = deliver(class.traffic);
+        if entry == Entry::In || course == deliver(class.base) {
+            return Way::OfClass;
+        }
         let shares = |weights: &BTreeMap<SiteId, Weight>| {
             let share = |(site, weight): (&SiteId, &Weight)| format!("{site}={weight}");
             weights.iter().map(share).collect::<Vec<_>>().join(" ")
         };
-        let deliver = traffic.deliver(own, self.place.world.fabric);
-        match (entry, deliver) {
-            (Entry::In, _) => traffic.accept.contains(own).then(local),
-            (Entry::Out, Deliver::Local) => Some(local()),
-            (Entry::Out, Deliver::Remote(site)) => Some(format!("way to site {site}")),
-            (Entry::Out, Deliver::Split(weights)) => {
-                Some(format!("ways {} with {}", shares(&weights), local()))
-            }
+        match (entry, course) {
             (Entry::Core, Deliver::Split(weights)) => {
-                Some(format!("ways {} but {own}", shares(&weights)))
+                Way::Named(format!("shares {} but {own}", shares(&weights)))
             }
-            (_, Deliver::Drained) | (Entry::Core, _) => None,
+            (_, Deliver::Split(weights)) => {
+                let local = classes::backends(self.service, own);
+                Way::Named(format!("shares {} with {local}", shares(&weights)))
+            }
+            (Entry::Out, Deliver::Local) => Way::Local,
+            (Entry::Out, Deliver::Remote(site)) => {
+                let index = (0u32..).zip(&world.fabric.sites).find(|(_, s)| s.id == site);
+                index.map_or(Way::Nowhere, |(index, _)| Way::Site(index))
+            }
+            (Entry::Out, Deliver::Drained) | (Entry::In | Entry::Core, _) => Way::Nowhere,
         }
     }
 

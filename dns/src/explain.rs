@@ -12,11 +12,12 @@ use nett_policy::lower::answers::SiteState;
 use nett_policy::service::AllDown;
 
 use crate::client::Client;
+use crate::entry::Entry;
 use crate::name::LowerName;
 use crate::serial::Serial;
 use crate::steer::{Target, Why};
 use crate::topology::{Located, Topology};
-use crate::zone::{Entry, Found, NS_TTL, Zone};
+use crate::zone::{Found, NS_TTL, Zone};
 
 /// The explanation of one name for one client. Prints as lines for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]

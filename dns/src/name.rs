@@ -5,7 +5,7 @@
 //! pointer: in the first name of a message nothing lies before it that a pointer could mean.
 
 /// The longest name in wire form, with the root label (RFC 1035 section 2.3.4).
-const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 /// 127 labels of one byte each, and the root.
 const MAX_LABELS: usize = 128;
 
@@ -115,6 +115,11 @@ impl LowerName {
 }
 
 impl<'a> Relative<'a> {
+    /// Labels in lower case whose form was checked, and how many they are.
+    pub(crate) fn of_labels(bytes: &'a [u8], labels: usize) -> Self {
+        Self { bytes, labels }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.labels
     }

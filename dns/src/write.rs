@@ -13,19 +13,24 @@ use ipnet::IpNet;
 use crate::client::CLIENT_SUBNET;
 use crate::message::{HEADER_LEN, Query};
 use crate::name::LowerName;
-use crate::serial::Serial;
-use crate::zone::{Apex, EXPIRE, MINIMUM, NS_TTL, REFRESH, RETRY, SOA_TTL};
+use crate::zone::{Apex, NEGATIVE_TTL, NS_TTL, SOA_TTL};
 
 /// What this server can take, and the most it sends over UDP (DNS flag day 2020: no fragments).
 pub(crate) const UDP_PAYLOAD: u16 = 1232;
 
-const CLASS_IN: u16 = 1;
-const QR: u8 = 0x80;
-const AA: u8 = 0x04;
+pub(crate) const CLASS_IN: u16 = 1;
+pub(crate) const QR: u8 = 0x80;
+pub(crate) const AA: u8 = 0x04;
 const TC: u8 = 0x02;
-const RD: u8 = 0x01;
-const CD: u8 = 0x10;
-const DNSSEC_OK: u16 = 0x8000;
+pub(crate) const RD: u8 = 0x01;
+pub(crate) const CD: u8 = 0x10;
+pub(crate) const DNSSEC_OK: u16 = 0x8000;
+
+/// The head of the SOA record beside a negative answer: owner and length are to be filled in.
+pub(crate) const NO_DATA: [u8; 12] = {
+    let [t0, t1, t2, t3] = NEGATIVE_TTL.to_be_bytes();
+    [0, 0, 0, 6, 0, 1, t0, t1, t2, t3, 0, 0]
+};
 
 /// The parts of a message after the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +71,17 @@ impl<'a> Writer<'a> {
             authoritative: false,
             apex_at: u16::try_from(apex_at).expect("a name has at most 255 bytes"),
         }
+    }
+
+    /// Writes records of the answer section alone, whose owner is the name of a question to come.
+    pub(crate) fn records_only(out: &'a mut Vec<u8>) -> Self {
+        out.clear();
+        Self { out, counts: [0; 3], authoritative: false, apex_at: 0 }
+    }
+
+    /// Bytes written so far, and records of the answer section since the last call.
+    pub(crate) fn written(&mut self) -> (usize, u16) {
+        (self.out.len(), std::mem::take(&mut self.counts[Section::Answer as usize]))
     }
 
     pub(crate) fn authoritative(&mut self) {
@@ -141,19 +157,13 @@ impl<'a> Writer<'a> {
     }
 
     /// The SOA record: the answer itself, or beside a negative one with the TTL of RFC 2308.
-    pub(crate) fn soa(&mut self, section: Section, apex: &Apex, serial: Serial) {
+    pub(crate) fn soa(&mut self, section: Section, data: &[u8]) {
         let ttl = match section {
             Section::Answer => SOA_TTL,
-            Section::Authority | Section::Additional => SOA_TTL.min(MINIMUM),
+            Section::Authority | Section::Additional => NEGATIVE_TTL,
         };
         let owner = self.apex_at;
-        self.record(section, owner, (RecordType::SOA, ttl), |w| {
-            w.out.extend_from_slice(apex.primary());
-            w.out.extend_from_slice(&apex.hostmaster);
-            for number in [serial.0, REFRESH, RETRY, EXPIRE, MINIMUM] {
-                w.u32(number);
-            }
-        });
+        self.record(section, owner, (RecordType::SOA, ttl), |w| w.out.extend_from_slice(data));
     }
 
     /// The NS records of the apex, and the addresses of those inside the zone.

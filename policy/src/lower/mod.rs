@@ -63,7 +63,8 @@ pub fn all_links(world: World<'_>) -> BTreeSet<LinkId> {
     world.fabric.links.iter().map(|l| l.id.clone()).collect()
 }
 
-fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
+/// What every name server answers for one service.
+pub fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
     let spread = &placed.traffic.answers;
     let active = spread.sites();
     let site = |site: crate::id::SiteId| {

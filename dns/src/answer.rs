@@ -173,13 +173,13 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
         Found::Reflect | Found::Empty => (Told::code(ResponseCode::NoError), false),
         Found::Service(entry) => tell_service(zone, entry, kind, client, writer),
         Found::Site(entry, at) => {
-            let site = &entry.answers.sites[at];
+            let site = &entry.answers().sites[at];
             let any = tell_sites(entry, std::iter::once(site), kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
         Found::AllSites(entry) => {
             let eligible = |s: &&SiteAnswers| s.state != SiteState::Drained;
-            let sites = entry.answers.sites.iter().filter(eligible);
+            let sites = entry.answers().sites.iter().filter(eligible);
             let any = tell_sites(entry, sites, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
@@ -208,15 +208,15 @@ fn tell_service(
     match kind {
         RecordType::A | RecordType::AAAA => {}
         RecordType::TXT => {
-            let any = tell_sites(entry, entry.answers.sites.iter(), kind, writer);
+            let any = tell_sites(entry, entry.answers().sites.iter(), kind, writer);
             return (Told::code(ResponseCode::NoError), any);
         }
         _ => return (Told::code(ResponseCode::NoError), false),
     }
     let topology = zone.topology();
     let located = topology.locate(client);
-    let choice = entry.plan.choose(topology, client, &located);
-    let sites = &entry.answers.sites;
+    let choice = entry.plan().choose(topology, client, &located);
+    let sites = &entry.answers().sites;
     let mut rcode = ResponseCode::NoError;
     let mut site = None;
     let written = match choice.target {
@@ -224,12 +224,12 @@ fn tell_service(
             Some(chosen) => {
                 site = topology.index(&chosen.site);
                 let addresses = chosen.addresses.iter().copied();
-                write_addresses(writer, kind, entry.ttl, addresses)
+                write_addresses(writer, kind, entry.ttl(), addresses)
             }
             None => false,
         },
         Target::Address(address) => {
-            write_addresses(writer, kind, entry.ttl, std::iter::once(address))
+            write_addresses(writer, kind, entry.ttl(), std::iter::once(address))
         }
         Target::Refused => {
             rcode = ResponseCode::Refused;
@@ -250,7 +250,7 @@ fn tell_sites<'a>(
     kind: RecordType,
     writer: &mut Writer<'_>,
 ) -> bool {
-    write_sites(writer, &entry.answers, entry.ttl, sites, kind)
+    write_sites(writer, entry.answers(), entry.ttl(), sites, kind)
 }
 
 /// The addresses of `sites`, or a line of text for each.

@@ -3,6 +3,8 @@
 //! The bytes are written once, when the placement changes, by the very code that answers a question
 //! in full. Owner names are pointers to the question, so they fit any spelling of the name.
 
+use std::sync::Arc;
+
 use hickory_proto::rr::RecordType;
 use nett_policy::fabric::Family;
 use nett_policy::lower::answers::ServiceAnswers;
@@ -14,13 +16,20 @@ use crate::steer::Plan;
 use crate::topology::{SiteIndex, Topology};
 use crate::write::Writer;
 
-#[derive(Debug)]
+/// A service in a table. Copies share what they point to.
+#[derive(Debug, Clone)]
 pub(crate) struct Entry {
-    pub(crate) answers: ServiceAnswers,
-    pub(crate) plan: Plan,
-    /// Seconds.
-    pub(crate) ttl: u32,
     packed: Packed,
+    details: Arc<Details>,
+}
+
+/// What the bytes were made of: for the choice among sites, for the full path and for people.
+#[derive(Debug)]
+struct Details {
+    answers: ServiceAnswers,
+    plan: Plan,
+    /// Seconds.
+    ttl: u32,
 }
 
 /// Records of the answer section, without anything before or behind them.
@@ -35,19 +44,23 @@ pub(crate) struct Records<'a> {
 /// ```text
 /// key length (1), key                                            the labels below the apex
 /// columns (1)                                                    0: nothing is prepared
+/// the column that all clients get (1)                            255: it depends on the client
 /// per column: site (2), end of A (2), records of A (2), AAAA (4) sites in order, then a fallback
 /// end of TXT (2), records of TXT (2)
 /// records
 /// ```
 ///
 /// Ends count from the first record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Packed(Box<[u8]>);
+#[derive(Debug, Clone)]
+struct Packed(Arc<[u8]>);
 
+const HEAD: usize = 2;
 const COLUMN: usize = 10;
 const ROW: usize = 4;
 /// The mark of a column whose site the fabric does not know, or that is no site.
 const NO_SITE: u16 = u16::MAX;
+/// The mark of a choice that depends on the client.
+const DEPENDS: u8 = u8::MAX;
 
 // === impl Entry ===
 
@@ -58,12 +71,23 @@ impl Entry {
         let name = LowerName::parse(&answers.service.dns_name())?;
         let (_, key) = name.wire().split_last().expect("a name ends in the root");
         let ttl = u32::try_from(answers.ttl.as_secs().min(MAX_TTL)).expect("31 bits");
-        Ok(Self {
-            plan: Plan::new(answers, topology),
-            ttl,
-            packed: Packed::new(key, answers, ttl, topology),
-            answers: answers.clone(),
-        })
+        let plan = Plan::new(answers, topology);
+        let packed = Packed::new(key, &plan, answers, ttl, topology);
+        let details = Details { answers: answers.clone(), plan, ttl };
+        Ok(Self { packed, details: Arc::new(details) })
+    }
+
+    pub(crate) fn answers(&self) -> &ServiceAnswers {
+        &self.details.answers
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.details.plan
+    }
+
+    /// Seconds.
+    pub(crate) fn ttl(&self) -> u32 {
+        self.details.ttl
     }
 
     /// The labels of the service's name below the apex, in wire form without a root label.
@@ -73,7 +97,12 @@ impl Entry {
 
     /// The column of `AllDown::Fallback`, behind those of the sites.
     pub(crate) fn fallback(&self) -> usize {
-        self.answers.sites.len()
+        self.answers().sites.len()
+    }
+
+    /// The column that every client gets, if it is prepared and there is one.
+    pub(crate) fn only(&self) -> Option<usize> {
+        self.packed.only()
     }
 
     /// The addresses of one family in a column, and whose they are; `None` when not prepared.
@@ -94,15 +123,27 @@ impl Entry {
 // === impl Packed ===
 
 impl Packed {
-    fn new(key: &[u8], answers: &ServiceAnswers, ttl: u32, topology: &Topology) -> Self {
-        let mut head = vec![u8::try_from(key.len()).expect("a name has at most 255 bytes")];
+    fn new(
+        key: &[u8],
+        plan: &Plan,
+        answers: &ServiceAnswers,
+        ttl: u32,
+        topology: &Topology,
+    ) -> Self {
+        let mut head = Vec::with_capacity(256);
+        head.push(u8::try_from(key.len()).expect("a name has at most 255 bytes"));
         head.extend_from_slice(key);
         let bare = head.len();
-        Self::columns(&mut head, answers, ttl, topology).unwrap_or_else(|| {
+        let only = match plan {
+            Plan::One(position) => u8::try_from(*position).unwrap_or(DEPENDS),
+            Plan::Shares(_) | Plan::Nearest { .. } | Plan::Nowhere(_) => DEPENDS,
+        };
+        head.extend([0, only]);
+        if Self::columns(&mut head, answers, ttl, topology).is_none() {
             head.truncate(bare);
-            head.push(0);
-        });
-        Self(head.into_boxed_slice())
+            head.extend([0, DEPENDS]);
+        }
+        Self(head.into())
     }
 
     /// `None` when ends do not fit into 16 bits: such a service is answered in full.
@@ -117,7 +158,8 @@ impl Packed {
             AllDown::LastOrder | AllDown::Refuse => None,
         };
         let columns = answers.sites.len() + usize::from(fallback.is_some());
-        head.push(u8::try_from(columns).ok()?);
+        let at = head.len() - HEAD;
+        head[at] = u8::try_from(columns).ok()?;
         let mut records = Vec::new();
         let mut writer = Writer::records_only(&mut records);
         let end = |head: &mut Vec<u8>, writer: &mut Writer<'_>| {
@@ -149,7 +191,12 @@ impl Packed {
     /// How many columns there are, and where the first one begins.
     fn table(&self) -> (usize, usize) {
         let at = 1 + usize::from(self.0[0]);
-        (usize::from(self.0[at]), at + 1)
+        (usize::from(self.0[at]), at + HEAD)
+    }
+
+    fn only(&self) -> Option<usize> {
+        let only = self.0[2 + usize::from(self.0[0])];
+        (only != DEPENDS).then_some(only.into())
     }
 
     fn number(&self, at: usize) -> usize {

@@ -136,14 +136,14 @@ impl Explanation {
             Found::Outside => (NameKind::Outside, "not in the zone: REFUSED"),
             Found::Site(entry, at) => {
                 self.service(entry);
-                let site = &entry.answers.sites[at];
+                let site = &entry.answers().sites[at];
                 self.target = Some(site.site.clone());
                 self.addresses = site.addresses.clone();
                 (NameKind::Site, "the name asks for this site")
             }
             Found::AllSites(entry) => {
                 self.service(entry);
-                let eligible = entry.answers.sites.iter().filter(|s| s.state != SiteState::Drained);
+                let eligible = entry.answers().sites.iter().filter(|s| s.state != SiteState::Drained);
                 for address in eligible.flat_map(|s| &s.addresses) {
                     if !self.addresses.contains(address) {
                         self.addresses.push(*address);
@@ -163,22 +163,22 @@ impl Explanation {
     }
 
     fn service(&mut self, entry: &Entry) {
-        self.service = Some(entry.answers.service.clone());
-        self.spread = Some(entry.answers.spread.to_string());
-        self.ttl = entry.ttl;
+        self.service = Some(entry.answers().service.clone());
+        self.spread = Some(entry.answers().spread.to_string());
+        self.ttl = entry.ttl();
     }
 
     fn steered(&mut self, topology: &Topology, entry: &Entry, client: &Client, located: &Located) {
         // Without any client a weighted choice would be that of 0.0.0.0: show all instead.
-        if self.found_by == FoundBy::Nothing && !entry.plan.is_the_same_for_all() {
+        if self.found_by == FoundBy::Nothing && !entry.plan().is_the_same_for_all() {
             self.why = "the answer depends on the client: give --client or --subnet".to_owned();
             return;
         }
-        let choice = entry.plan.choose(topology, client, located);
+        let choice = entry.plan().choose(topology, client, located);
         self.scope = choice.scope;
         match choice.target {
             Target::Site(at) => {
-                if let Some(site) = entry.answers.sites.get(at) {
+                if let Some(site) = entry.answers().sites.get(at) {
                     self.target = Some(site.site.clone());
                     self.addresses = site.addresses.clone();
                 }
@@ -210,7 +210,7 @@ fn why(topology: &Topology, entry: &Entry, why: &Why, located: &Located) -> Stri
             }
         }
         Why::FirstInOrder => "first of the serving sites in failover order".to_owned(),
-        Why::AllDown => match entry.answers.all_down {
+        Why::AllDown => match entry.answers().all_down {
             AllDown::LastOrder => "no site gets traffic: first in failover order".to_owned(),
             AllDown::Refuse => "no site gets traffic: REFUSED".to_owned(),
             AllDown::Fallback(_) => "no site gets traffic: the fallback address".to_owned(),

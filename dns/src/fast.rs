@@ -18,7 +18,7 @@ use crate::client::{CLIENT_SUBNET, Client, read_subnet};
 use crate::entry::{Entry, Records};
 use crate::message::HEADER_LEN;
 use crate::name::{LowerName, MAX_NAME, Relative};
-use crate::steer::{Plan, Target};
+use crate::steer::Target;
 use crate::topology::SiteIndex;
 use crate::write::{AA, CD, CLASS_IN, DNSSEC_OK, NO_DATA, QR, RD, UDP_PAYLOAD};
 use crate::zone::{Found, Zone};
@@ -210,12 +210,12 @@ fn service<'z>(
     };
     let topology = zone.topology();
     let client = Client::new(ask.source, plain.network());
-    let (target, scope, site) = match &entry.plan {
+    let (target, scope, site) = match entry.only() {
         // The client is only counted.
-        Plan::One(position) => (Target::Site(*position), 0, topology.site_of(&client)),
-        plan => {
+        Some(position) => (Target::Site(position), 0, topology.site_of(&client)),
+        None => {
             let located = topology.locate(&client);
-            let choice = plan.choose(topology, &client, &located);
+            let choice = entry.plan().choose(topology, &client, &located);
             (choice.target, choice.scope, located.found.map(|(site, _)| site))
         }
     };

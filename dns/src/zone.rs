@@ -178,7 +178,7 @@ impl Zone {
     /// The answers of one service as this snapshot has them.
     pub fn answers(&self, service: &ServiceId) -> Option<&ServiceAnswers> {
         let key = service_key(service).ok()?;
-        Some(&self.services.get(&key)?.answers)
+        Some(self.services.get(&key)?.answers())
     }
 
     pub(crate) fn apex(&self) -> &Apex {
@@ -246,7 +246,7 @@ impl Zone {
                     return Some(Found::AllSites(entry));
                 }
                 let is_it = |s: &_| site_name(s) == name.first();
-                let at = entry.answers.sites.iter().position(is_it)?;
+                let at = entry.answers().sites.iter().position(is_it)?;
                 Some(Found::Site(entry, at))
             }
             _ => None,

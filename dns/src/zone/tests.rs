@@ -21,11 +21,11 @@ fn kind(zone: &Zone, name: &str) -> String {
         Found::Apex(_) => "apex".to_owned(),
         Found::Host(addresses) => format!("host {}", addresses.len()),
         Found::Reflect => "reflect".to_owned(),
-        Found::Service(entry) => entry.answers.service.to_string(),
+        Found::Service(entry) => entry.answers().service.to_string(),
         Found::Site(entry, at) => {
-            format!("{} {}", entry.answers.service, entry.answers.sites[at].site)
+            format!("{} {}", entry.answers().service, entry.answers().sites[at].site)
         }
-        Found::AllSites(entry) => format!("{} all", entry.answers.service),
+        Found::AllSites(entry) => format!("{} all", entry.answers().service),
         Found::Empty => "empty".to_owned(),
         Found::Missing => "missing".to_owned(),
         Found::Outside => "outside".to_owned(),

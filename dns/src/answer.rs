@@ -200,7 +200,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
 /// A service's own name: the client's site for addresses, all sites for TXT.
 fn tell_service(
     zone: &Zone,
-    entry: &Entry,
+    entry: Entry<'_>,
     kind: RecordType,
     client: &Client,
     writer: &mut Writer<'_>,
@@ -245,7 +245,7 @@ fn tell_service(
 }
 
 fn tell_sites<'a>(
-    entry: &Entry,
+    entry: Entry<'_>,
     sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
     kind: RecordType,
     writer: &mut Writer<'_>,

@@ -162,13 +162,13 @@ impl Explanation {
         self.why = why.to_owned();
     }
 
-    fn service(&mut self, entry: &Entry) {
+    fn service(&mut self, entry: Entry<'_>) {
         self.service = Some(entry.answers().service.clone());
         self.spread = Some(entry.answers().spread.to_string());
         self.ttl = entry.ttl();
     }
 
-    fn steered(&mut self, topology: &Topology, entry: &Entry, client: &Client, located: &Located) {
+    fn steered(&mut self, topology: &Topology, entry: Entry<'_>, client: &Client, located: &Located) {
         // Without any client a weighted choice would be that of 0.0.0.0: show all instead.
         if self.found_by == FoundBy::Nothing && !entry.plan().is_the_same_for_all() {
             self.why = "the answer depends on the client: give --client or --subnet".to_owned();
@@ -190,7 +190,7 @@ impl Explanation {
     }
 }
 
-fn why(topology: &Topology, entry: &Entry, why: &Why, located: &Located) -> String {
+fn why(topology: &Topology, entry: Entry<'_>, why: &Why, located: &Located) -> String {
     match why {
         Why::OnlySite => "only this site gets traffic".to_owned(),
         Why::Share { weight, of, block } => {

@@ -15,9 +15,10 @@ use nett_policy::fabric::Family;
 
 use crate::answer::{Ask, Outcome, Steered, limit};
 use crate::client::{CLIENT_SUBNET, Client, read_subnet};
-use crate::entry::{Entry, Records};
+use crate::entry::Entry;
 use crate::message::HEADER_LEN;
 use crate::name::{LowerName, MAX_NAME, Relative};
+use crate::packed::Records;
 use crate::steer::Target;
 use crate::topology::SiteIndex;
 use crate::write::{AA, CD, CLASS_IN, DNSSEC_OK, NO_DATA, QR, RD, UDP_PAYLOAD};
@@ -197,14 +198,14 @@ fn below<'l>(
 
 fn service<'z>(
     zone: &'z Zone,
-    entry: &'z Entry,
+    entry: Entry<'z>,
     plain: &Plain<'_>,
     ask: &Ask<'_>,
 ) -> Option<Body<'z>> {
     let family = match plain.kind {
         RecordType::A => Family::V4,
         RecordType::AAAA => Family::V6,
-        RecordType::TXT => return Some(Body::of(entry.text()?)),
+        RecordType::TXT => return Some(Body::of(entry.text())),
         kind if is_ordinary(kind) => return Some(Body::without_records(ResponseCode::NoError)),
         _ => return None,
     };

@@ -22,6 +22,7 @@ pub mod explain;
 mod fast;
 mod message;
 mod name;
+mod packed;
 pub mod serial;
 pub mod server;
 pub mod stats;

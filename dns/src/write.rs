@@ -73,15 +73,9 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes records of the answer section alone, whose owner is the name of a question to come.
+    /// Appends records of the answer section alone, whose owner is the name of a question to come.
     pub(crate) fn records_only(out: &'a mut Vec<u8>) -> Self {
-        out.clear();
         Self { out, counts: [0; 3], authoritative: false, apex_at: 0 }
-    }
-
-    /// Bytes written so far, and records of the answer section since the last call.
-    pub(crate) fn written(&mut self) -> (usize, u16) {
-        (self.out.len(), std::mem::take(&mut self.counts[Section::Answer as usize]))
     }
 
     pub(crate) fn authoritative(&mut self) {

@@ -16,7 +16,7 @@ use nett_policy::fabric::{self, Fabric};
 use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::lower::answers::ServiceAnswers;
 
-use crate::entry::Entry;
+use crate::entry::{Details, Entry};
 use crate::name::{LowerName, NameError, Relative};
 use crate::serial::Serial;
 use crate::table::Table;
@@ -97,10 +97,10 @@ pub(crate) enum Found<'a> {
     Apex(&'a [IpAddr]),
     Host(&'a [IpAddr]),
     Reflect,
-    Service(&'a Entry),
+    Service(Entry<'a>),
     /// The site at this position of the service.
-    Site(&'a Entry, usize),
-    AllSites(&'a Entry),
+    Site(Entry<'a>, usize),
+    AllSites(Entry<'a>),
     /// There are names below, and nothing here (RFC 8020, RFC 4592 section 2.2.2).
     Empty,
     Missing,
@@ -136,9 +136,7 @@ impl Zone {
             topology: Arc::new(Topology::new(fabric, home)),
             services: table,
         };
-        for answers in services.values() {
-            built.set(&answers.service, Some(answers))?;
-        }
+        built.set(services.iter().map(|(id, answers)| (id, Some(answers))))?;
         Ok(built)
     }
 
@@ -152,9 +150,7 @@ impl Zone {
         let mut next = self.clone();
         next.serial = serial;
         next.soa = next.apex.soa(serial);
-        for (service, answers) in changes {
-            next.set(service, answers.as_ref())?;
-        }
+        next.set(changes.iter().map(|(id, answers)| (id, answers.as_ref())))?;
         Ok(next)
     }
 
@@ -190,18 +186,29 @@ impl Zone {
         &self.soa
     }
 
-    fn set(
+    fn set<'a>(
         &mut self,
-        service: &ServiceId,
-        answers: Option<&ServiceAnswers>,
+        services: impl Iterator<Item = (&'a ServiceId, Option<&'a ServiceAnswers>)>,
     ) -> Result<(), ZoneError> {
-        let named = |source| ZoneError::Service { service: service.clone(), source };
-        match answers {
-            Some(answers) => {
-                self.services.insert(Entry::new(answers, &self.topology).map_err(named)?);
-            }
-            None => self.services.remove(&service_key(service).map_err(named)?),
+        let (mut bytes, mut changes) = (Vec::new(), Vec::new());
+        for (service, answers) in services {
+            let named = |source| ZoneError::Service { service: service.clone(), source };
+            let at = bytes.len();
+            let details = match answers {
+                Some(answers) => {
+                    let prepared = Details::prepare(answers, &self.topology, &mut bytes);
+                    Some(prepared.map_err(named)?)
+                }
+                None => {
+                    let key = service_key(service).map_err(named)?;
+                    bytes.push(u8::try_from(key.len()).expect("a name has at most 255 bytes"));
+                    bytes.extend_from_slice(&key);
+                    None
+                }
+            };
+            changes.push(self.services.change(&bytes, at, details));
         }
+        self.services.apply(changes, &bytes);
         Ok(())
     }
 

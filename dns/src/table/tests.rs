@@ -8,73 +8,89 @@ use super::*;
 use crate::sample::{answers, fabric, weighted};
 use crate::topology::Topology;
 
-fn entry(n: u32, epoch: u64) -> Entry {
+type Model = BTreeMap<Box<[u8]>, u64>;
+
+/// The bytes of name number N.
+fn prepared(n: u32, epoch: u64, bytes: &mut Vec<u8>) -> Arc<Details> {
     let mut answers = answers(&format!("p/e{}/s{n}", n % 3), weighted(&[("osl", 1)]));
     answers.epoch = nett_policy::id::Epoch(epoch);
-    Entry::new(&answers, &Topology::new(&fabric(), None)).expect("a valid name")
+    Details::prepare(&answers, &Topology::new(&fabric(), None), bytes).expect("a valid name")
 }
 
-fn view(table: &Table) -> BTreeMap<Box<[u8]>, u64> {
+fn key(n: u32) -> Box<[u8]> {
+    let mut bytes = Vec::new();
+    prepared(n, 0, &mut bytes);
+    Packed::at(&bytes).key().into()
+}
+
+fn view(table: &Table) -> Model {
     table.entries().map(|e| (e.key().into(), e.answers().epoch.0)).collect()
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
     fn it_is_a_map_whose_snapshots_do_not_change(
-        steps in prop::collection::vec((0u32..60, prop::bool::weighted(0.6)), 1..300),
+        steps in prop::collection::vec(
+            prop::collection::btree_map(0u32..60, prop::bool::weighted(0.6), 1..20),
+            1..20,
+        ),
     ) {
         let mut table = Table::new();
-        let mut model: BTreeMap<Box<[u8]>, u64> = BTreeMap::new();
-        let mut earlier = None;
-        for (at, (n, put)) in steps.iter().enumerate() {
-            let epoch = at as u64;
-            let new = entry(*n, epoch);
-            let key: Box<[u8]> = new.key().into();
-            if *put {
-                table.insert(new);
-                model.insert(key, epoch);
-            } else {
-                table.remove(&key);
-                model.remove(&key);
+        let mut model = Model::new();
+        let mut earlier = Vec::new();
+        for (epoch, step) in (0u64..).zip(&steps) {
+            earlier.push((table.clone(), model.clone()));
+            let (mut bytes, mut changes) = (Vec::new(), Vec::new());
+            for (n, put) in step {
+                let at = bytes.len();
+                let details = prepared(*n, epoch, &mut bytes);
+                changes.push(table.change(&bytes, at, put.then_some(details)));
+                match put {
+                    true => model.insert(key(*n), epoch),
+                    false => model.remove(&key(*n)),
+                };
             }
-            if at == steps.len() / 2 {
-                earlier = Some((table.clone(), model.clone()));
-            }
+            table.apply(changes, &bytes);
         }
         prop_assert_eq!(table.len(), model.len());
         for n in 0..60 {
-            let key: Box<[u8]> = entry(n, 0).key().into();
-            let found = table.get(&key).map(|e| e.answers().epoch.0);
-            prop_assert_eq!(found, model.get(&key).copied());
+            let found = table.get(&key(n)).map(|e| e.answers().epoch.0);
+            prop_assert_eq!(found, model.get(&key(n)).copied());
         }
-        let (old, old_model) = earlier.expect("half way");
-        prop_assert_eq!(view(&old), old_model);
+        for (old, old_model) in earlier {
+            prop_assert_eq!(view(&old), old_model);
+        }
         prop_assert_eq!(view(&table), model);
     }
 }
 
-/// All in one part: growth, wrapping round the end and removal from the middle of a run.
+/// All in one run: growth, wrapping round the end and removal from the middle.
 #[test]
-fn a_full_part_grows_and_a_removal_leaves_no_hole_in_a_run() {
-    let entries: Vec<Entry> = (0..100).map(|n| entry(n, 0)).collect();
+fn names_of_one_hash_are_told_apart() {
+    let mut bytes = Vec::new();
+    let all: Vec<(usize, Arc<Details>)> =
+        (0..100).map(|n| (bytes.len(), prepared(n, 0, &mut bytes))).collect();
     for low in [0, 6, u32::MAX] {
-        let mut part = Part::with_room(0);
-        for (count, entry) in entries.iter().enumerate() {
-            assert!(part.put(low, entry.clone()));
-            assert!(!part.put(low, entry.clone()));
-            assert!(part.slots.iter().any(Option::is_none), "a search must end");
-            assert_eq!(part.taken, count + 1);
+        let change = |n: usize, put: bool| {
+            let (at, details) = &all[n];
+            let hash = Hash { group: 0, part: 0, low };
+            Change { hash, at: *at, details: put.then(|| Arc::clone(details)) }
+        };
+        let mut part = Part::of(&[], &[]);
+        for n in 0..100 {
+            part = part.with(&[change(n, true)], &bytes);
+            part = part.with(&[change(n, true)], &bytes);
+            assert!(part.slots.iter().any(|s| s.at().is_none()), "a search must end");
+            assert_eq!(part.slots.iter().filter(|s| s.at().is_some()).count(), n + 1);
         }
-        assert!(!part.take(low, b"\x01x"));
-        for gone in (0..100).step_by(3) {
-            assert!(part.take(low, entries[gone].key()));
-        }
-        for (n, entry) in entries.iter().enumerate() {
-            let at = find(&part.slots, low, entry.key());
-            let key = part.slots[at].as_ref().map(|(_, e)| e.key());
-            assert_eq!(key, (n % 3 != 0).then_some(entry.key()));
+        let gone: Vec<Change> = (0..100).step_by(3).map(|n| change(n, false)).collect();
+        part = part.with(&gone, &bytes);
+        for (n, (at, _)) in all.iter().enumerate() {
+            let key = Packed::at(&bytes[*at..]).key();
+            let slot = find(&part.slots, &part.bytes, low, key);
+            assert_eq!(part.slots[slot].at().is_some(), n % 3 != 0);
         }
     }
 }

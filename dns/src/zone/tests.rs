@@ -1,5 +1,7 @@
 //! Snapshots: what is found in them, and what two of them share.
 
+use nett_policy::fabric::Family;
+
 use super::*;
 use crate::sample::{answers, fabric, services, usual, weighted};
 
@@ -103,7 +105,13 @@ fn incremental_equals_full() {
     let full = build(&all, 3);
     assert_eq!(without.services.parents(), full.services.parents());
     let view = |zone: &Zone| -> BTreeMap<Box<[u8]>, String> {
-        let row = |e: &Entry| (e.key().into(), format!("{e:?}"));
+        let row = |e: Entry<'_>| {
+            let (answers, plan, text) = (e.answers(), e.plan(), e.text());
+            let columns: Vec<_> = (0..4)
+                .flat_map(|at| Family::BOTH.map(|family| e.addresses(at, family)))
+                .collect();
+            (e.key().into(), format!("{answers:?} {plan:?} {text:?} {columns:?}"))
+        };
         zone.services.entries().map(row).collect()
     };
     assert_eq!(view(&without), view(&full));

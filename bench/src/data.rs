@@ -95,7 +95,8 @@ pub(crate) fn questions(names: u32, mix: Mix, count: u32) -> String {
     let mut text = String::new();
     let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
     for at in 0..count {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let draw = u32::try_from(state >> 33).expect("31 bits");
         let miss = match mix {
             Mix::Usual => at % 20 == 0,

@@ -41,10 +41,7 @@ impl Load<'_> {
         };
         let (sent, done) = (number("Queries sent:")?, number("Queries completed:")?);
         ensure!(done >= sent * 0.999, "{}: {done} of {sent} answered", server.peer);
-        Ok(Cost {
-            per_question: micros(used) / done,
-            per_second: number("Queries per second:")?,
-        })
+        Ok(Cost { per_question: micros(used) / done, per_second: number("Queries per second:")? })
     }
 
     fn dnsperf(self, server: SocketAddr) -> anyhow::Result<String> {

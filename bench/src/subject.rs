@@ -3,7 +3,6 @@
 //! Commands come as lines on the standard input, so that a change starts where a placement starts
 //! to differ, and ends where a question sees it: placement, lowering, zone and swap are inside.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -11,12 +10,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use nett_dns::{Limits, Serial, Server, Stats, Zone, ZoneSource, publish};
-use nett_policy::id::{ServiceId, SiteId};
+use nett_dns::{Changes, Limits, Serial, Server, Stats, Zone, ZoneSource, publish};
+use nett_policy::id::ServiceId;
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower;
-use nett_policy::place::{Placement, place};
-use nett_policy::service::Catalog;
+use nett_policy::place::{Placed, Placement, place};
+use nett_policy::service::Service;
 use nett_policy::traffic::{Spread, Traffic};
 
 use crate::data;
@@ -45,8 +44,8 @@ pub(crate) fn name_server(listen: SocketAddr, names: u32) -> anyhow::Result<()> 
         let line = line?;
         let done = match line.split_once(' ') {
             Some(("built", _)) => format!("{}", built.as_micros()),
-            Some(("first", count)) => change(world, &mut placement, &zone, count.parse()?, 0)?,
-            Some(("second", count)) => change(world, &mut placement, &zone, count.parse()?, 1)?,
+            Some(("first", which)) => change(world, &mut placement, &zone, which == "all", 0)?,
+            Some(("second", which)) => change(world, &mut placement, &zone, which == "all", 1)?,
             _ => bail!("unknown command `{line}`"),
         };
         writeln!(stdout.lock(), "{done}")?;
@@ -54,34 +53,36 @@ pub(crate) fn name_server(listen: SocketAddr, names: u32) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Sends the first `count` names to their site number `to`; gives the microseconds it took.
+/// Sends name 0, or all names, to their site number `to`; gives the microseconds it
+/// took, with the old snapshot gone.
 fn change(
     world: World<'_>,
     placement: &mut Placement,
     zone: &ArcSwap<Zone>,
-    count: u32,
+    all: bool,
     to: usize,
 ) -> anyhow::Result<String> {
     let started = Instant::now();
-    let mut changes = BTreeMap::new();
-    for n in 0..count {
-        let (id, site) = target(world.catalog, n, to)?;
-        let placed = placement.services.get_mut(&id).context("a placed service")?;
+    let mut changes = Changes::new();
+    let mut send = |service: &Service, placed: &mut Placed| {
+        let site = service.sites().into_iter().nth(to).context("a second site")?;
         placed.traffic = Traffic::settled(Spread::one(site));
-        let service = world.catalog.get(&id).context("a service")?;
-        changes.insert(id, Some(lower::answers_of(service, placed)));
+        let answers = lower::answers_of(service, placed);
+        changes.insert(service.id.clone(), Some(Arc::new(answers)));
+        anyhow::Ok(())
+    };
+    if all {
+        let services = world.catalog.iter().zip(placement.services.values_mut());
+        services.into_iter().try_for_each(|(service, placed)| send(service, placed))?;
+    } else {
+        let id: ServiceId = "p0/e0/s0".parse()?;
+        let placed = placement.services.get_mut(&id).context("a placed service")?;
+        send(world.catalog.get(&id).context("a service")?, placed)?;
     }
     let current = zone.load();
     let next = current.with(&changes, current.serial().next())?;
     publish(zone, next)?;
     Ok(started.elapsed().as_micros().to_string())
-}
-
-fn target(catalog: &Catalog, n: u32, to: usize) -> anyhow::Result<(ServiceId, SiteId)> {
-    let id: ServiceId = format!("p{}/e{}/s{n}", n % 100, n % 4).parse()?;
-    let service = catalog.get(&id).context("a service")?;
-    let site = service.sites().into_iter().nth(to).context("a second site")?;
-    Ok((id, site))
 }
 
 /// Sends every question back with the response bit set.

@@ -24,7 +24,7 @@ use crate::fast::answer_from_prepared;
 use crate::message::{Query, Unreadable};
 use crate::steer::Target;
 use crate::topology::SiteIndex;
-use crate::write::{Finish, Section, UDP_PAYLOAD, Writer, network_text, refusal};
+use crate::write::{Finish, NetworkText, Section, UDP_PAYLOAD, Writer, refusal};
 use crate::zone::{Found, NS_TTL, Zone};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -268,13 +268,15 @@ pub(crate) fn write_sites<'a>(
     let Some(first) = sites.next() else {
         return false;
     };
-    let line = |s: &SiteAnswers| {
-        let SiteAnswers { site, addresses: _, state, weight, health } = s;
-        let (state, health) = (state.as_str(), health.as_str());
-        let epoch = answers.epoch;
-        format!("site={site} state={state} weight={weight} health={health} epoch={epoch}")
-    };
-    writer.text(ttl, std::iter::once(first).chain(sites).map(line));
+    writer.text(ttl, |text| {
+        for answered in std::iter::once(first).chain(sites) {
+            let SiteAnswers { site, addresses: _, state, weight, health } = answered;
+            let (state, health, epoch) = (state.as_str(), health.as_str(), answers.epoch);
+            text.string(format_args!(
+                "site={site} state={state} weight={weight} health={health} epoch={epoch}"
+            ));
+        }
+    });
     true
 }
 
@@ -308,13 +310,12 @@ fn reflect(zone: &Zone, client: &Client, writer: &mut Writer<'_>) -> Told {
         Some((site, prefix)) => (zone.topology().site(site).as_str(), Some(prefix)),
         None => ("unknown", None),
     };
-    let lines = [
-        format!("client={}", client.source),
-        format!("subnet={}", network_text(client.subnet)),
-        format!("site={site}"),
-        format!("prefix={}", network_text(prefix)),
-    ];
-    writer.text(0, lines.into_iter());
+    writer.text(0, |text| {
+        text.string(format_args!("client={}", client.source));
+        text.string(format_args!("subnet={}", NetworkText(client.subnet)));
+        text.string(format_args!("site={site}"));
+        text.string(format_args!("prefix={}", NetworkText(prefix)));
+    });
     Told {
         // The answer names the very subnet, so no other may share it.
         scope: client.subnet.map_or(0, |n| n.prefix_len()),

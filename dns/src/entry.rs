@@ -5,14 +5,10 @@ use std::sync::Arc;
 use nett_policy::fabric::Family;
 use nett_policy::lower::answers::ServiceAnswers;
 
-use crate::answer::write_sites;
 use crate::name::{LowerName, NameError};
 use crate::packed::{Packed, Records, pack};
 use crate::steer::Plan;
 use crate::topology::{SiteIndex, Topology};
-use crate::write::Writer;
-
-use hickory_proto::rr::RecordType;
 
 /// A service in a table. What is not asked for is not touched: `details` lie elsewhere.
 #[derive(Debug, Clone, Copy)]
@@ -24,12 +20,10 @@ pub(crate) struct Entry<'a> {
 /// What the bytes were made of: for the choice among sites, for the full path and for people.
 #[derive(Debug)]
 pub(crate) struct Details {
-    answers: ServiceAnswers,
+    answers: Arc<ServiceAnswers>,
     plan: Plan,
     /// Seconds.
     ttl: u32,
-    /// The TXT record of the service's own name.
-    text: Box<[u8]>,
 }
 
 // === impl Details ===
@@ -37,22 +31,18 @@ pub(crate) struct Details {
 impl Details {
     /// Prepares one service, and appends the bytes for questions.
     pub(crate) fn prepare(
-        answers: &ServiceAnswers,
+        answers: &Arc<ServiceAnswers>,
         topology: &Topology,
         bytes: &mut Vec<u8>,
     ) -> Result<Arc<Self>, NameError> {
         // RFC 2181 section 8: a TTL has 31 bits.
         const MAX_TTL: u64 = 0x7fff_ffff;
-        let name = LowerName::parse(&answers.service.dns_name())?;
-        let (_, key) = name.wire().split_last().expect("a name ends in the root");
+        let name = LowerName::of_service(&answers.service)?;
+        let key = name.labels();
         let ttl = u32::try_from(answers.ttl.as_secs().min(MAX_TTL)).expect("31 bits");
         let plan = Plan::new(answers, topology);
         pack(bytes, key, &plan, (answers, ttl), topology);
-        let mut text = Vec::new();
-        let mut writer = Writer::records_only(&mut text);
-        write_sites(&mut writer, answers, ttl, answers.sites.iter(), RecordType::TXT);
-        let answers = answers.clone();
-        Ok(Arc::new(Self { answers, plan, ttl, text: text.into() }))
+        Ok(Arc::new(Self { answers: Arc::clone(answers), plan, ttl }))
     }
 }
 
@@ -103,11 +93,5 @@ impl<'a> Entry<'a> {
         family: Family,
     ) -> Option<(Option<SiteIndex>, Records<'a>)> {
         self.packed.addresses(column, family)
-    }
-
-    /// The TXT record of the service's own name.
-    pub(crate) fn text(self) -> Records<'a> {
-        let bytes = &self.details().text;
-        Records { count: u16::from(!bytes.is_empty()), bytes }
     }
 }

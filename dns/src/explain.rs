@@ -143,7 +143,8 @@ impl Explanation {
             }
             Found::AllSites(entry) => {
                 self.service(entry);
-                let eligible = entry.answers().sites.iter().filter(|s| s.state != SiteState::Drained);
+                let eligible =
+                    entry.answers().sites.iter().filter(|s| s.state != SiteState::Drained);
                 for address in eligible.flat_map(|s| &s.addresses) {
                     if !self.addresses.contains(address) {
                         self.addresses.push(*address);
@@ -168,7 +169,13 @@ impl Explanation {
         self.ttl = entry.ttl();
     }
 
-    fn steered(&mut self, topology: &Topology, entry: Entry<'_>, client: &Client, located: &Located) {
+    fn steered(
+        &mut self,
+        topology: &Topology,
+        entry: Entry<'_>,
+        client: &Client,
+        located: &Located,
+    ) {
         // Without any client a weighted choice would be that of 0.0.0.0: show all instead.
         if self.found_by == FoundBy::Nothing && !entry.plan().is_the_same_for_all() {
             self.why = "the answer depends on the client: give --client or --subnet".to_owned();

@@ -205,7 +205,6 @@ fn service<'z>(
     let family = match plain.kind {
         RecordType::A => Family::V4,
         RecordType::AAAA => Family::V6,
-        RecordType::TXT => return Some(Body::of(entry.text())),
         kind if is_ordinary(kind) => return Some(Body::without_records(ResponseCode::NoError)),
         _ => return None,
     };

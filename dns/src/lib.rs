@@ -43,4 +43,4 @@ pub use name::NameError;
 pub use serial::Serial;
 pub use server::{Limits, Server, ServerError, ServerHandle};
 pub use stats::Stats;
-pub use zone::{StaleSerial, Zone, ZoneError, ZoneSource, publish};
+pub use zone::{Changes, StaleSerial, Zone, ZoneError, ZoneSource, publish};

@@ -109,21 +109,15 @@ impl Table {
     }
 
     /// What is to become of the name at the start of `bytes[at..]`, given as [`Packed`] begins.
-    pub(crate) fn change(
-        &self,
-        bytes: &[u8],
-        at: usize,
-        details: Option<Arc<Details>>,
-    ) -> Change {
+    pub(crate) fn change(&self, bytes: &[u8], at: usize, details: Option<Arc<Details>>) -> Change {
         Change { hash: self.hash(Packed::at(&bytes[at..]).key()), at, details }
     }
 
     /// Makes `changes`, whose bytes are in `bytes`. At most one may be of a name.
     pub(crate) fn apply(&mut self, mut changes: Vec<Change>, bytes: &[u8]) {
         changes.sort_unstable_by_key(|c| c.hash);
-        let same_part = |a: &Change, b: &Change| {
-            (a.hash.group, a.hash.part) == (b.hash.group, b.hash.part)
-        };
+        let same_part =
+            |a: &Change, b: &Change| (a.hash.group, a.hash.part) == (b.hash.group, b.hash.part);
         for of_part in changes.chunk_by(same_part) {
             let Hash { group, part, low: _ } = of_part[0].hash;
             let before = &self.groups[group][part];
@@ -255,7 +249,11 @@ impl Table {
         let parts = |table: &Self| -> Vec<Part> {
             table.groups.iter().flat_map(|g| g.iter().cloned()).collect()
         };
-        parts(self).iter().zip(parts(other)).filter(|(a, b)| Arc::ptr_eq(&a.slots, &b.slots)).count()
+        parts(self)
+            .iter()
+            .zip(parts(other))
+            .filter(|(a, b)| Arc::ptr_eq(&a.slots, &b.slots))
+            .count()
     }
 
     pub(crate) fn parts(&self) -> usize {

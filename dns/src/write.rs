@@ -4,6 +4,8 @@
 //! When a message does not fit, all records go and TC is set (RFC 2181 section 9): a client that
 //! retries over TCP gets the whole set, and nobody caches a part of one.
 
+use std::fmt;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use hickory_proto::op::ResponseCode;
@@ -129,10 +131,10 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// One TXT record of several strings; each is cut at 255 bytes.
-    pub(crate) fn text(&mut self, ttl: u32, strings: impl Iterator<Item = String>) {
+    /// One TXT record, of the strings that `strings` writes.
+    pub(crate) fn text(&mut self, ttl: u32, strings: impl FnOnce(&mut Strings<'_>)) {
         self.record(Section::Answer, HEADER_LEN as u16, (RecordType::TXT, ttl), |w| {
-            strings.for_each(|s| w.character_string(s.as_bytes()))
+            strings(&mut Strings { out: w.out });
         });
     }
 
@@ -261,9 +263,32 @@ pub(crate) fn slip(out: &mut Vec<u8>) {
     }
 }
 
+/// The data of a TXT record (RFC 1035 section 3.3.14).
+pub(crate) struct Strings<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Strings<'_> {
+    /// Writes one string, cut at 255 bytes.
+    pub(crate) fn string(&mut self, text: fmt::Arguments<'_>) {
+        let at = self.out.len();
+        self.out.push(0);
+        self.out.write_fmt(text).expect("memory takes every write");
+        self.out.truncate(at + 1 + 255);
+        self.out[at] = u8::try_from(self.out.len() - at - 1).expect("cut to 255");
+    }
+}
+
 /// A network as text, or `none`.
-pub(crate) fn network_text(network: Option<IpNet>) -> String {
-    network.map_or_else(|| "none".to_owned(), |n| n.to_string())
+pub(crate) struct NetworkText(pub(crate) Option<IpNet>);
+
+impl fmt::Display for NetworkText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(network) => network.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
 }
 
 #[cfg(test)]

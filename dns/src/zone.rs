@@ -14,7 +14,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use nett_policy::fabric::{self, Fabric};
 use nett_policy::id::{ServiceId, SiteId};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::answers::{Answers, ServiceAnswers};
 
 use crate::entry::{Details, Entry};
 use crate::name::{LowerName, NameError, Relative};
@@ -44,8 +44,11 @@ pub struct ZoneSource<'a> {
     /// The site this name server stands in.
     pub home: Option<&'a SiteId>,
     pub serial: Serial,
-    pub services: &'a BTreeMap<ServiceId, ServiceAnswers>,
+    pub services: &'a Answers,
 }
+
+/// What becomes of the answers of single services; `None` removes them.
+pub type Changes = BTreeMap<ServiceId, Option<Arc<ServiceAnswers>>>;
 
 /// Why a zone cannot be built: the operator must change a name in the fabric.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,11 +145,7 @@ impl Zone {
 
     /// The next snapshot: `changes` replace (or, as `None`, remove) the answers of single
     /// services. Takes time by the number of changes, not by the size of the zone.
-    pub fn with(
-        &self,
-        changes: &BTreeMap<ServiceId, Option<ServiceAnswers>>,
-        serial: Serial,
-    ) -> Result<Self, ZoneError> {
+    pub fn with(&self, changes: &Changes, serial: Serial) -> Result<Self, ZoneError> {
         let mut next = self.clone();
         next.serial = serial;
         next.soa = next.apex.soa(serial);
@@ -188,7 +187,7 @@ impl Zone {
 
     fn set<'a>(
         &mut self,
-        services: impl Iterator<Item = (&'a ServiceId, Option<&'a ServiceAnswers>)>,
+        services: impl Iterator<Item = (&'a ServiceId, Option<&'a Arc<ServiceAnswers>>)>,
     ) -> Result<(), ZoneError> {
         let (mut bytes, mut changes) = (Vec::new(), Vec::new());
         for (service, answers) in services {
@@ -267,9 +266,7 @@ fn site_name(answers: &nett_policy::lower::answers::SiteAnswers) -> &[u8] {
 
 /// The service's key: its labels in wire form without a root label.
 fn service_key(service: &ServiceId) -> Result<Box<[u8]>, NameError> {
-    let name = LowerName::parse(&service.dns_name())?;
-    let (_, labels) = name.wire().split_last().expect("a name ends in the root");
-    Ok(labels.into())
+    Ok(LowerName::of_service(service)?.labels().into())
 }
 
 // === impl Apex ===

@@ -41,15 +41,27 @@ fn no_answer_of_the_usual_kinds_allocates() {
             assert_eq!((prepared, either, full), (0, 0, 0), "{name} {kind} {payload:?}");
         }
     }
-    // TXT is prepared too, while written in full it is made of pieces.
-    let packet = query("api.prod.shop.steer.example", RecordType::TXT, Some(1232));
+    // What is not prepared takes no memory either.
+    let unprepared = [
+        ("api.prod.shop.", RecordType::TXT),
+        ("api.prod.shop.", RecordType::ANY),
+        ("all.site.api.prod.shop.", RecordType::A),
+        ("osl.site.api.prod.shop.", RecordType::TXT),
+        ("reflect.", RecordType::TXT),
+        ("ns1.", RecordType::A),
+        ("", RecordType::SOA),
+    ];
     let source = sample::ip("10.1.0.1");
-    let ask = Ask { packet: &packet, source, transport: Transport::Udp };
-    let mut out = Vec::with_capacity(1 << 16);
-    let used = allocation_counter::measure(|| {
-        answer_from_prepared(&zone, &ask, &mut out).expect("prepared");
-    });
-    assert_eq!(used.count_total, 0);
+    for (name, kind) in unprepared {
+        let packet = query(&format!("{name}steer.example"), kind, Some(1232));
+        let ask = Ask { packet: &packet, source, transport: Transport::Udp };
+        assert_eq!(answer_from_prepared(&zone, &ask, &mut out), None, "{name} {kind}");
+        let used = allocation_counter::measure(|| {
+            answer(&zone, &ask, &mut out);
+        });
+        assert_eq!(used.count_total, 0, "{name} {kind}");
+    }
     // The counter counts: a message that must be copied is seen.
+    let packet = vec![0; 12];
     assert_eq!(allocation_counter::measure(|| drop(packet.clone())).count_total, 1);
 }

@@ -52,6 +52,10 @@ fn compare(arguments: &RunArguments, rate: Option<u32>) -> anyhow::Result<()> {
         print_row(peer, &text, cost / knot);
     }
     let (nett, _) = of(&Peer::Nett);
-    println!("  Nett / gdnsd {:.3}, Nett / NSD {:.3}", nett / of(&Peer::Gdnsd).0, nett / of(&Peer::Nsd).0);
+    println!(
+        "  Nett / gdnsd {:.3}, Nett / NSD {:.3}",
+        nett / of(&Peer::Gdnsd).0,
+        nett / of(&Peer::Nsd).0
+    );
     Ok(())
 }

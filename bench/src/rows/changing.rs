@@ -120,13 +120,16 @@ impl Changer {
             Peer::Nett => {
                 let word = if to == Side::Second { "second" } else { "first" };
                 let commands = self.server.commands.as_mut().context("no input")?;
-                writeln!(commands, "{word} {count}")?;
+                let which = if count == 1 { "one" } else { "all" };
+                writeln!(commands, "{word} {which}")?;
                 let replies = self.replies.as_mut().context("no output")?;
                 replies.read_line(&mut String::new())?;
                 Ok(())
             }
             Peer::Bind => update(&self.server, to),
-            Peer::Gdnsd => run(Command::new("gdnsdctl").arg("-c").arg(directory).arg("reload-zones")),
+            Peer::Gdnsd => {
+                run(Command::new("gdnsdctl").arg("-c").arg(directory).arg("reload-zones"))
+            }
             Peer::Knot => {
                 let socket = directory.join("knot.sock");
                 run(Command::new("knotc").arg("-s").arg(socket).args(["zone-reload", ZONE]))

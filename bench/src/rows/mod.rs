@@ -8,7 +8,6 @@ use anyhow::ensure;
 
 use crate::RunArguments;
 
-
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let processors = std::thread::available_parallelism()?.get();
     ensure!(processors >= 2, "a server and a load generator need a processor each");

@@ -14,7 +14,8 @@ type Model = BTreeMap<Box<[u8]>, u64>;
 fn prepared(n: u32, epoch: u64, bytes: &mut Vec<u8>) -> Arc<Details> {
     let mut answers = answers(&format!("p/e{}/s{n}", n % 3), weighted(&[("osl", 1)]));
     answers.epoch = nett_policy::id::Epoch(epoch);
-    Details::prepare(&answers, &Topology::new(&fabric(), None), bytes).expect("a valid name")
+    Details::prepare(&Arc::new(answers), &Topology::new(&fabric(), None), bytes)
+        .expect("a valid name")
 }
 
 fn key(n: u32) -> Box<[u8]> {

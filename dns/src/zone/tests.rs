@@ -5,7 +5,7 @@ use nett_policy::fabric::Family;
 use super::*;
 use crate::sample::{answers, fabric, services, usual, weighted};
 
-fn build(services: &BTreeMap<ServiceId, ServiceAnswers>, serial: u32) -> Zone {
+fn build(services: &Answers, serial: u32) -> Zone {
     let fabric = fabric();
     Zone::build(ZoneSource {
         zone: &fabric.zone,
@@ -73,8 +73,8 @@ fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
     let new: ServiceId = "web/test/one".parse().expect("an id");
     let moved = answers("shop/prod/api", weighted(&[("sto", 1)]));
     let changes = BTreeMap::from([
-        (api.clone(), Some(moved.clone())),
-        (new.clone(), Some(answers("web/test/one", weighted(&[("osl", 1)])))),
+        (api.clone(), Some(Arc::new(moved.clone()))),
+        (new.clone(), Some(Arc::new(answers("web/test/one", weighted(&[("osl", 1)]))))),
     ]);
     let next = old.with(&changes, Serial(2)).expect("valid names");
     assert_eq!((old.serial(), next.serial()), (Serial(1), Serial(2)));
@@ -106,11 +106,10 @@ fn incremental_equals_full() {
     assert_eq!(without.services.parents(), full.services.parents());
     let view = |zone: &Zone| -> BTreeMap<Box<[u8]>, String> {
         let row = |e: Entry<'_>| {
-            let (answers, plan, text) = (e.answers(), e.plan(), e.text());
-            let columns: Vec<_> = (0..4)
-                .flat_map(|at| Family::BOTH.map(|family| e.addresses(at, family)))
-                .collect();
-            (e.key().into(), format!("{answers:?} {plan:?} {text:?} {columns:?}"))
+            let (answers, plan) = (e.answers(), e.plan());
+            let columns: Vec<_> =
+                (0..4).flat_map(|at| Family::BOTH.map(|family| e.addresses(at, family))).collect();
+            (e.key().into(), format!("{answers:?} {plan:?} {columns:?}"))
         };
         zone.services.entries().map(row).collect()
     };

@@ -213,10 +213,6 @@ fn set_guard(ops: &mut Vec<Op>, desired: Option<&Guard>, actual: Option<&Guard>)
 
 fn set_answers(ops: &mut Vec<Op>, desired: &NodeState, actual: &NodeState) {
     for (service, to, from) in changes(&desired.answers, &actual.answers) {
-        ops.push(Op::Answers {
-            service: service.clone(),
-            from: from.cloned().map(Box::new),
-            to: to.cloned().map(Box::new),
-        });
+        ops.push(Op::Answers { service: service.clone(), from: from.cloned(), to: to.cloned() });
     }
 }

@@ -20,6 +20,7 @@ use crate::name::{LowerName, NameError, Relative};
 use crate::serial::Serial;
 use crate::steer::Plan;
 use crate::topology::Topology;
+use crate::transfer::{History, Transfers};
 
 /// SOA timers in seconds (RFC 1035 section 3.3.13). Secondaries ask often, and a name that does
 /// not exist yet may exist soon: negative answers are kept for [`MINIMUM`] only (RFC 2308).
@@ -77,6 +78,9 @@ pub struct Zone {
     parts: Vec<Arc<Part>>,
     /// Names that exist only because others lie below them, with how many do.
     empty: Arc<BTreeMap<Box<[u8]>, u32>>,
+    /// Who may copy the zone; nobody without it.
+    transfers: Option<Arc<Transfers>>,
+    history: History,
 }
 
 type Part = HashMap<Box<[u8]>, Arc<Entry>>;
@@ -119,12 +123,20 @@ pub(crate) enum Found<'a> {
 /// Puts `next` in the place of the current snapshot, in one step. Readers never wait.
 ///
 /// Only one task may publish to a zone; two would race between the check and the swap.
-pub fn publish(current: &ArcSwap<Zone>, next: Zone) -> Result<(), StaleSerial> {
-    let now = current.load().serial;
-    if !next.serial.is_newer_than(now) {
-        return Err(StaleSerial { current: now, offered: next.serial });
+pub fn publish(current: &ArcSwap<Zone>, mut next: Zone) -> Result<(), StaleSerial> {
+    let now = current.load();
+    if !next.serial.is_newer_than(now.serial) {
+        return Err(StaleSerial { current: now.serial, offered: next.serial });
     }
+    let transfers = next.transfers.clone().filter(|t| t.has_secondaries());
+    if transfers.is_some() {
+        next.history = History::after(&now, &next);
+    }
+    let serial = next.serial;
     current.store(Arc::new(next));
+    if let Some(transfers) = transfers {
+        transfers.publish(serial);
+    }
     Ok(())
 }
 
@@ -146,6 +158,8 @@ impl Zone {
             topology: Arc::new(Topology::new(fabric, home)),
             parts: vec![no_services; PARTS],
             empty: Arc::new(empty),
+            transfers: None,
+            history: History::default(),
         };
         for answers in services.values() {
             built.set(&answers.service, Some(answers))?;
@@ -191,8 +205,60 @@ impl Zone {
         Some(&self.entry(&key)?.answers)
     }
 
+    /// The zone with its secondaries; all later snapshots have them too.
+    pub fn with_transfers(mut self, transfers: Arc<Transfers>) -> Self {
+        self.transfers = Some(transfers);
+        self
+    }
+
+    pub(crate) fn transfers(&self) -> Option<&Arc<Transfers>> {
+        self.transfers.as_ref()
+    }
+
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// How many older snapshots differences can be given from.
+    pub fn depth(&self) -> usize {
+        self.history.len()
+    }
+
+    pub(crate) fn without_history(&self) -> Self {
+        Self { history: History::default(), ..self.clone() }
+    }
+
     pub(crate) fn apex(&self) -> &Apex {
         &self.apex
+    }
+
+    pub(crate) fn has_apex_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.apex, &other.apex)
+    }
+
+    /// The services of one part of the table, or `None` behind the last part.
+    pub(crate) fn entries_of(&self, part: usize) -> Option<impl Iterator<Item = (&[u8], &Entry)>> {
+        Some(self.parts.get(part)?.iter().map(|(key, entry)| (&**key, &**entry)))
+    }
+
+    /// The services that are not the same as in `old`, each as it was and as it is.
+    pub(crate) fn changed_entries<'a>(
+        &'a self,
+        old: &'a Self,
+    ) -> Vec<(&'a [u8], Option<&'a Entry>, Option<&'a Entry>)> {
+        let mut changed = Vec::new();
+        let parts = old.parts.iter().zip(&self.parts).filter(|(a, b)| !Arc::ptr_eq(a, b));
+        for (before, after) in parts {
+            for (key, entry) in after.iter() {
+                let was = before.get(key);
+                if !was.is_some_and(|was| Arc::ptr_eq(was, entry)) {
+                    changed.push((&**key, was.map(|e| &**e), Some(&**entry)));
+                }
+            }
+            let gone = before.iter().filter(|(key, _)| !after.contains_key(*key));
+            changed.extend(gone.map(|(key, entry)| (&**key, Some(&**entry), None)));
+        }
+        changed
     }
 
     fn entry(&self, key: &[u8]) -> Option<&Entry> {
@@ -320,6 +386,11 @@ impl Apex {
             }
         }
         Ok(Self { name, ns, hostmaster: hostmaster.wire().into(), hosts })
+    }
+
+    /// The name servers inside the zone, by name below the apex.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&[u8], &[IpAddr])> {
+        self.hosts.iter().map(|(name, addresses)| (&**name, addresses.as_slice()))
     }
 
     /// MNAME of the SOA record: the first name server.

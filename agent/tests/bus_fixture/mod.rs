@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use nett_agent::bus::wire::{self, Draft, Sealed};
 use nett_policy::fabric::{
+    Transfer,
     BusKeys, Fabric, Node, Operator, OperatorRole, Role, Site, UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, WallMs};
@@ -89,6 +90,8 @@ pub(crate) fn fabric() -> Fabric {
             name: "steer.example.".to_owned(),
             hostmaster: "dns.example.".to_owned(),
             ns: Vec::new(),
+            transfer: Transfer::default(),
+            dnssec: None,
         },
         sites: vec![site("osl", 1), site("svg", 2)],
         nodes: vec![

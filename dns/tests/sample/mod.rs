@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use nett_policy::fabric::{
-    BusKeys, ClientPrefix, Fabric, Link, LinkEnd, NameServer, Node, Role, Site, UnknownClient, Zone,
+    BusKeys, ClientPrefix, Fabric, Link, LinkEnd, NameServer, Node, Role, Site, Transfer,
+    UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, ServiceId, SiteId, Weight};
 use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
@@ -39,6 +40,8 @@ pub(crate) fn zone() -> Zone {
             server("ns2.dc.steer.example.", &["192.0.2.54"]),
             server("ns.elsewhere.example.", &["192.0.2.55"]),
         ],
+        transfer: Transfer::default(),
+        dnssec: None,
     }
 }
 

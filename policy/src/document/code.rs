@@ -63,6 +63,7 @@ codes! {
     PrefixOverlap = "prefix-overlap",
     VipRangeOverlap = "vip-range-overlap",
     NsWithoutAddress = "ns-without-address",
+    DnssecKeys = "dnssec-keys",
     EvenVoters = "even-voters",
     VotersShareSite = "voters-share-site",
     OuterMissing = "outer-missing",

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_dns::{Limits as DnsLimits, Stats};
+use nett_dns::{Limits as DnsLimits, Stats, Transfers};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
 use nett_policy::lower::object::NodeState;
@@ -23,7 +23,7 @@ use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode};
 use crate::bus::nats::{NatsBus, NatsConfig};
 use crate::bus::wire::Sealed;
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, load, read_seed};
+use crate::config::{Config, Loaded, load, read_keyring, read_seed};
 use crate::controller::driver::{Driver, Input, Parts};
 use crate::controller::event::Event;
 use crate::controller::{Prefix, Setting, Snapshot, prefix};
@@ -110,7 +110,8 @@ async fn run_loaded(
     let whole = whole && chained;
     let home = node.site.clone();
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
-        .map_err(anyhow::Error::from)?;
+        .map_err(anyhow::Error::from)?
+        .copied_by(secondaries(&config, &fabric)?);
     let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
     let name_server = NameServer::new(config.dns.listen.clone(), limits, scrape.dns.clone());
 
@@ -182,6 +183,14 @@ async fn run_loaded(
     }
     tasks.shutdown().await;
     Ok(ended)
+}
+
+/// The secondaries of the zone, if this node is the one they copy from.
+fn secondaries(config: &Config, fabric: &Fabric) -> Result<Arc<Transfers>, AppError> {
+    let path = config.dns.tsig_keys.as_ref().map(|f| f.value.as_path());
+    let keys = read_keyring(path).map_err(anyhow::Error::from)?;
+    let transfer = &fabric.zone.transfer;
+    Ok(Arc::new(Transfers::new(transfer, keys, transfer.from.as_ref() == Some(&config.node))))
 }
 
 /// Runs the driver until a signal says stop, or hands over a configuration to go on with.

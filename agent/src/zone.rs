@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use nett_dns::explain::FoundBy;
-use nett_dns::{Serial, Zone, ZoneError, ZoneSource, publish};
+use nett_dns::{Serial, Transfers, Zone, ZoneError, ZoneSource, publish};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{ServiceId, SiteId, WallMs, sha256_hex};
 use nett_policy::lower::answers::ServiceAnswers;
@@ -71,6 +71,13 @@ impl ZoneKeeper {
         let source = ZoneSource { zone: &fabric.zone, fabric, home, serial, services: &services };
         let zone = Arc::new(ArcSwap::from_pointee(Zone::build(source)?));
         Ok(Self { path, zone, kept, services, begun: false })
+    }
+
+    /// Lets secondaries copy the zone, and tells them of every snapshot from now on.
+    pub fn copied_by(self, transfers: Arc<Transfers>) -> Self {
+        let zone = self.zone.load_full();
+        self.zone.store(Arc::new((*zone).clone().with_transfers(transfers)));
+        self
     }
 
     pub fn zone(&self) -> &Arc<ArcSwap<Zone>> {

@@ -17,6 +17,8 @@
 
 pub mod answer;
 pub mod client;
+mod clock;
+pub mod dnssec;
 pub mod explain;
 mod message;
 mod name;

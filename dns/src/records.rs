@@ -85,6 +85,14 @@ pub(crate) fn of_service(
         Target::Address(address) => records.push(Record::address(key, entry.ttl, address)),
         Target::Refused => {}
     }
+    records.extend(apart_from_addresses(zone, key, entry));
+    records.sort();
+    records
+}
+
+/// All records of one service but the addresses of its own name, which are steered.
+pub(crate) fn apart_from_addresses(_zone: &Zone, key: &[u8], entry: &Entry) -> Vec<Record> {
+    let mut records = Vec::new();
     push_sites(&mut records, key, entry, &|_| true, false);
     let below = below_sites(key);
     for (at, site) in entry.answers.sites.iter().enumerate() {
@@ -93,7 +101,6 @@ pub(crate) fn of_service(
     }
     let eligible = |at: usize| entry.answers.sites[at].state != SiteState::Drained;
     push_sites(&mut records, &child(b"all", &below), entry, &eligible, true);
-    records.sort();
     records
 }
 

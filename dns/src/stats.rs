@@ -11,6 +11,7 @@ use hickory_proto::op::ResponseCode;
 use nett_policy::id::SiteId;
 
 use crate::answer::{DropReason, Outcome, Steered, Transport};
+use crate::dnssec::SigningStats;
 use crate::topology::{SiteIndex, Topology};
 use crate::transfer::TransferStats;
 
@@ -50,6 +51,8 @@ pub struct Stats {
     connections: AtomicU64,
     /// Copies of the zone.
     pub transfers: TransferStats,
+    /// Signatures of the zone.
+    pub signing: Arc<SigningStats>,
     pairs: ArcSwapOption<Pairs>,
     by_name: Mutex<BTreeMap<Pair, Arc<AtomicU64>>>,
 }

@@ -7,7 +7,7 @@
 //!
 //! Nothing here is stored: after a crash the agent builds the zone again, under a higher number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ use nett_policy::fabric::{self, Fabric};
 use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::lower::answers::ServiceAnswers;
 
+use crate::clock::unix_time;
+use crate::dnssec::{Keys, Signed};
 use crate::name::{LowerName, NameError, Relative};
 use crate::serial::Serial;
 use crate::steer::Plan;
@@ -81,6 +83,21 @@ pub struct Zone {
     /// Who may copy the zone; nobody without it.
     transfers: Option<Arc<Transfers>>,
     history: History,
+    changes: Changes,
+    signed: Option<Signed>,
+}
+
+/// What differs between a snapshot and the one it was made from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes {
+    /// The serial of that one; unknown for the first.
+    pub(crate) base: Option<Serial>,
+    /// Keys of services.
+    pub(crate) services: BTreeSet<Box<[u8]>>,
+    /// Order keys of links of the NSEC chain.
+    pub(crate) links: BTreeSet<Box<[u8]>>,
+    /// Whether signatures changed of what the fabric names.
+    pub(crate) fixed: bool,
 }
 
 type Part = HashMap<Box<[u8]>, Arc<Entry>>;
@@ -160,6 +177,8 @@ impl Zone {
             empty: Arc::new(empty),
             transfers: None,
             history: History::default(),
+            changes: Changes::default(),
+            signed: None,
         };
         for answers in services.values() {
             built.set(&answers.service, Some(answers))?;
@@ -176,9 +195,16 @@ impl Zone {
     ) -> Result<Self, ZoneError> {
         let mut next = self.clone();
         next.serial = serial;
+        let mut keys = Vec::with_capacity(changes.len());
         for (service, answers) in changes {
             next.set(service, answers.as_ref())?;
+            keys.extend(service_key(service));
         }
+        if let Some(signed) = &self.signed {
+            next.signed = Some(signed.after(&next, &keys, unix_time()));
+        }
+        let services = keys.into_iter().collect();
+        next.changes = Changes { base: Some(self.serial), services, ..Changes::default() };
         Ok(next)
     }
 
@@ -232,36 +258,57 @@ impl Zone {
         &self.apex
     }
 
-    pub(crate) fn has_apex_of(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.apex, &other.apex)
-    }
-
     /// The services of one part of the table, or `None` behind the last part.
     pub(crate) fn entries_of(&self, part: usize) -> Option<impl Iterator<Item = (&[u8], &Entry)>> {
         Some(self.parts.get(part)?.iter().map(|(key, entry)| (&**key, &**entry)))
     }
 
-    /// The services that are not the same as in `old`, each as it was and as it is.
-    pub(crate) fn changed_entries<'a>(
-        &'a self,
-        old: &'a Self,
-    ) -> Vec<(&'a [u8], Option<&'a Entry>, Option<&'a Entry>)> {
-        let mut changed = Vec::new();
-        let parts = old.parts.iter().zip(&self.parts).filter(|(a, b)| !Arc::ptr_eq(a, b));
-        for (before, after) in parts {
-            for (key, entry) in after.iter() {
-                let was = before.get(key);
-                if !was.is_some_and(|was| Arc::ptr_eq(was, entry)) {
-                    changed.push((&**key, was.map(|e| &**e), Some(&**entry)));
-                }
-            }
-            let gone = before.iter().filter(|(key, _)| !after.contains_key(*key));
-            changed.extend(gone.map(|(key, entry)| (&**key, Some(&**entry), None)));
-        }
-        changed
+    /// What is not the same as in the snapshot before.
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
-    fn entry(&self, key: &[u8]) -> Option<&Entry> {
+    /// The zone, signed with these keys; later snapshots are too. Only the apex is signed yet:
+    /// [`Zone::caught_up`] signs the services. `now` is in seconds since 1970.
+    pub fn with_keys(mut self, keys: Arc<Keys>, now: u64) -> Self {
+        self.signed = Some(Signed::new(&self, keys, now));
+        self
+    }
+
+    pub(crate) fn signed(&self) -> Option<&Signed> {
+        self.signed.as_ref()
+    }
+
+    /// Whether something in a signed zone is not signed yet.
+    pub fn is_behind(&self) -> bool {
+        self.signed.as_ref().is_some_and(|s| !s.is_complete())
+    }
+
+    /// Whether [`Zone::caught_up`] would sign anything. Looks at every signature.
+    pub fn has_signing_work(&self, now: u64) -> bool {
+        self.signed.as_ref().is_some_and(|s| s.has_work(now))
+    }
+
+    /// The next snapshot, in which at most `most` services more are signed, or signed anew because
+    /// their signatures grow old. Nothing else changes. `now` is in seconds since 1970.
+    pub fn caught_up(&self, serial: Serial, most: usize, now: u64) -> Self {
+        let mut next = self.clone();
+        next.serial = serial;
+        next.changes = Changes::default();
+        if let Some(signed) = &self.signed {
+            let (signed, changes) = signed.caught_up(&next, most, now);
+            next.signed = Some(signed);
+            next.changes = changes;
+        }
+        next.changes.base = Some(self.serial);
+        next
+    }
+
+    pub(crate) fn entry_arc(&self, key: &[u8]) -> Option<&Arc<Entry>> {
+        self.parts[part_of(key)].get(key)
+    }
+
+    pub(crate) fn entry(&self, key: &[u8]) -> Option<&Entry> {
         self.parts[part_of(key)].get(key).map(|e| &**e)
     }
 

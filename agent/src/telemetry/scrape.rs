@@ -86,6 +86,12 @@ fn dns(fresh: &Registry, stats: &Stats) {
     counters(fresh, &name::DNS_QUERIES_TOTAL, queries);
     counters(fresh, &name::DNS_ANSWERS_TOTAL, answers);
     counters(fresh, &name::DNS_DROPPED_TOTAL, dropped);
+    let by_result = |(result, n)| (vec![label(result)], n);
+    let copies = &stats.transfers;
+    counters(fresh, &name::DNS_TRANSFERS_TOTAL, copies.transfers().map(by_result));
+    counters(fresh, &name::DNS_NOTIFIES_TOTAL, copies.notifies().map(by_result));
+    let bad = [(Vec::new(), copies.bad_signatures())];
+    counters(fresh, &name::DNS_BAD_SIGNATURES_TOTAL, bad.into_iter());
 }
 
 fn present(fresh: &Registry, snapshot: &Snapshot) {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use nett_agent::bus::wire::{self, Draft, Sealed};
 use nett_policy::fabric::{
-    Transfer,
-    BusKeys, Fabric, Node, Operator, OperatorRole, Role, Site, UnknownClient, Zone,
+    BusKeys, Fabric, Node, Operator, OperatorRole, Role, Site, Transfer, UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, WallMs};
 use nett_policy::log::entry::{

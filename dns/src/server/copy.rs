@@ -9,8 +9,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::tcp::Shared;
-use super::unix_time;
 use crate::answer::{Ask, Outcome};
+use crate::clock::unix_time;
 use crate::transfer::{Begun, Stream, begin};
 use crate::write::refusal;
 

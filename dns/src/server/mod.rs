@@ -35,6 +35,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::answer::{Ask, DropReason, Outcome, answer};
+use crate::clock::unix_time;
 use crate::stats::Stats;
 use crate::transfer::{self, Notifier};
 use crate::zone::Zone;
@@ -242,12 +243,6 @@ impl Answerer {
         self.stats.count(ask.transport, &outcome, zone.topology());
         outcome
     }
-}
-
-/// Seconds since 1970. A clock before that makes every signature too late, which is true.
-fn unix_time() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 /// Whom a connection is counted for: an IPv4 address, or an IPv6 /64, which one host can fill.

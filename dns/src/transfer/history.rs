@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::serial::Serial;
-use crate::zone::Zone;
+use crate::zone::{Changes, Zone};
 
 /// Snapshots that are kept.
 const MOST_SNAPSHOTS: usize = 64;
@@ -22,19 +22,22 @@ pub(crate) struct History {
 #[derive(Debug, Clone)]
 struct Past {
     zone: Arc<Zone>,
-    /// Services that the snapshot after this one changed.
-    changes: usize,
+    /// What the snapshot after this one changed.
+    changes: Arc<Changes>,
 }
 
 impl History {
-    /// The history of `next`, which follows `current`.
+    /// The history of `next`, which follows `current`; empty if it was made from another one.
     pub(crate) fn after(current: &Zone, next: &Zone) -> Self {
-        let changes = next.changed_entries(current).len();
+        if next.changes().base != Some(current.serial()) {
+            return Self::default();
+        }
         let mut past = (*current.history().past).clone();
+        let changes = Arc::new(next.changes().clone());
         past.push(Past { zone: Arc::new(current.without_history()), changes });
         let mut sum = 0;
         let fits = |p: &&Past| {
-            sum += p.changes;
+            sum += p.changes.services.len();
             sum <= MOST_CHANGES
         };
         let kept = past.iter().rev().take(MOST_SNAPSHOTS).take_while(fits).count().max(1);
@@ -42,9 +45,17 @@ impl History {
         Self { past: Arc::new(past) }
     }
 
-    /// The snapshot with this serial.
-    pub(crate) fn find(&self, serial: Serial) -> Option<&Arc<Zone>> {
-        self.past.iter().map(|p| &p.zone).find(|zone| zone.serial() == serial)
+    /// The snapshot with this serial, and all that changed since.
+    pub(crate) fn since(&self, serial: Serial) -> Option<(&Arc<Zone>, Changes)> {
+        let at = self.past.iter().position(|p| p.zone.serial() == serial)?;
+        let mut all = Changes { base: Some(serial), ..Changes::default() };
+        for Past { zone: _, changes } in &self.past[at..] {
+            let Changes { base: _, services, links, fixed } = &**changes;
+            all.services.extend(services.iter().cloned());
+            all.links.extend(links.iter().cloned());
+            all.fixed |= fixed;
+        }
+        Some((&self.past[at].zone, all))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,16 +1,16 @@
 //! The messages of one copy, one after the other, from one snapshot.
 //!
 //! Each message repeats the question, so that every owner name ends in a pointer to the apex there.
-//! Services are turned into records part by part: a copy of a large zone never exists as a whole.
+//! Services are turned into records piece by piece: a copy of a large zone never exists as a whole.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::access::Request;
-use super::differ::Difference;
+use super::differ::{Difference, Pieces};
 use super::stats::Count;
 use crate::message::HEADER_LEN;
-use crate::records::{Record, of_apex, of_service, soa};
+use crate::records::{Record, soa};
 use crate::serial::Serial;
 use crate::topology::SiteIndex;
 use crate::tsig::Session;
@@ -28,8 +28,8 @@ pub(crate) struct Stream {
     head: Head,
     session: Option<Session>,
     ready: VecDeque<Record>,
-    /// The part of the zone that comes next; none when all that is left is in `ready`.
-    part: Option<usize>,
+    /// The rest of the zone; none when all that is left is in `ready`.
+    pieces: Option<Pieces>,
     kind: Count,
 }
 
@@ -45,9 +45,9 @@ struct Head {
 impl Stream {
     /// The whole zone; the answer to AXFR, and to IXFR where there is no difference to give.
     pub(super) fn whole(zone: Arc<Zone>, site: Option<SiteIndex>, request: Request) -> Self {
-        let mut ready = VecDeque::from([soa(zone.apex(), zone.serial())]);
-        ready.extend(of_apex(zone.apex()));
-        Self::new(zone, site, request, (ready, Some(0)), Count::Whole)
+        let ready = VecDeque::from([soa(zone.apex(), zone.serial())]);
+        let pieces = Pieces::new(&zone);
+        Self::new(zone, site, request, (ready, Some(pieces)), Count::Whole)
     }
 
     /// The difference from `serial` (RFC 1995 section 4), the SOA record alone where there is
@@ -63,10 +63,11 @@ impl Stream {
         if serial == zone.serial() || serial.is_newer_than(zone.serial()) {
             return Self::new(zone, site, request, (VecDeque::from([now]), None), Count::Unchanged);
         }
-        let Some(old) = zone.history().find(serial).cloned() else {
+        let since = zone.history().since(serial).map(|(old, changes)| (Arc::clone(old), changes));
+        let Some((old, changes)) = since else {
             return Self::whole(zone, site, request);
         };
-        let difference = Difference::between(&old, &zone, site);
+        let difference = Difference::between(&old, &zone, &changes, site);
         // More than the zone itself would be told shorter by the zone.
         if difference.len() > zone.len().saturating_mul(2).max(1000) {
             return Self::whole(zone, site, request);
@@ -90,12 +91,12 @@ impl Stream {
         zone: Arc<Zone>,
         site: Option<SiteIndex>,
         request: Request,
-        (ready, part): (VecDeque<Record>, Option<usize>),
+        (ready, pieces): (VecDeque<Record>, Option<Pieces>),
         kind: Count,
     ) -> Self {
         let Request { id, flags, question, edns, serial: _, session } = request;
         let head = Head { id, flags, question, edns };
-        Self { zone, site, head, session, ready, part, kind }
+        Self { zone, site, head, session, ready, pieces, kind }
     }
 
     /// What kind of copy this is.
@@ -105,7 +106,7 @@ impl Stream {
 
     /// True when everything is written.
     pub(super) fn is_done(&self) -> bool {
-        self.ready.is_empty() && self.part.is_none()
+        self.ready.is_empty() && self.pieces.is_none()
     }
 
     /// Writes the next message; false when there is none. `now` is in seconds since 1970.
@@ -147,17 +148,13 @@ impl Stream {
 
     /// Turns parts into records until there are some, and puts the last SOA record behind them.
     fn refill(&mut self) {
-        while let (Some(part), true) = (self.part, self.ready.is_empty()) {
-            let entries = self.zone.entries_of(part);
-            let Some(entries) = entries else {
-                self.part = None;
+        while let (Some(pieces), true) = (&mut self.pieces, self.ready.is_empty()) {
+            let Some(records) = pieces.next(&self.zone, self.site) else {
+                self.pieces = None;
                 self.ready.push_back(soa(self.zone.apex(), self.zone.serial()));
                 return;
             };
-            for (key, entry) in entries {
-                self.ready.extend(of_service(&self.zone, key, entry, self.site));
-            }
-            self.part = Some(part + 1);
+            self.ready.extend(records);
         }
     }
 }

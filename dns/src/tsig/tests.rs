@@ -1,3 +1,5 @@
+//! Signatures of transactions: what holds, what does not, and what is said about it.
+
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType as Kind};
 

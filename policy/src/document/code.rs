@@ -108,6 +108,8 @@ codes! {
     BadKeyFile = "bad-key-file",
     KeyMismatch = "key-mismatch",
     BadFilter = "bad-filter",
+    TsigKeyMissing = "tsig-key-missing",
+    ZoneKeyMissing = "zone-key-missing",
 }
 
 impl fmt::Display for Code {

@@ -23,7 +23,7 @@ use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode};
 use crate::bus::nats::{NatsBus, NatsConfig};
 use crate::bus::wire::Sealed;
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, load, read_keyring, read_seed};
+use crate::config::{Config, Loaded, load, read_keyring, read_seed, read_zone_keys};
 use crate::controller::driver::{Driver, Input, Parts};
 use crate::controller::event::Event;
 use crate::controller::{Prefix, Setting, Snapshot, prefix};
@@ -112,6 +112,7 @@ async fn run_loaded(
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
         .map_err(anyhow::Error::from)?
         .copied_by(secondaries(&config, &fabric)?);
+    let zone = signed(zone, &config, &fabric, &scrape.dns)?;
     let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
     let name_server = NameServer::new(config.dns.listen.clone(), limits, scrape.dns.clone());
 
@@ -183,6 +184,24 @@ async fn run_loaded(
     }
     tasks.shutdown().await;
     Ok(ended)
+}
+
+/// The zone with the keys that sign it, where it is signed and served here.
+fn signed(
+    zone: ZoneKeeper,
+    config: &Config,
+    fabric: &Fabric,
+    stats: &Stats,
+) -> Result<ZoneKeeper, AppError> {
+    if config.dns.listen.is_empty() {
+        return Ok(zone);
+    }
+    let directory = config.dns.key_dir.as_ref().map(|d| d.value.as_path());
+    let keys = read_zone_keys(directory, &fabric.zone, &stats.signing);
+    match keys.map_err(anyhow::Error::from)? {
+        Some(keys) => Ok(zone.signed_with(Arc::new(keys)).map_err(anyhow::Error::from)?),
+        None => Ok(zone),
+    }
 }
 
 /// The secondaries of the zone, if this node is the one they copy from.

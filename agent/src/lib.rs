@@ -18,3 +18,4 @@ pub mod records;
 pub mod rng;
 pub mod telemetry;
 pub mod zone;
+mod zone_signer;

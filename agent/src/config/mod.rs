@@ -24,7 +24,7 @@ use nett_policy::service::Catalog;
 pub use crate::bus::nats::TlsFiles;
 pub use check::check;
 pub use key::{KeygenError, keygen, read_seed};
-pub use zone_keys::{ZoneKeyError, read_keyring};
+pub use zone_keys::{ZoneKeyError, read_keyring, read_zone_keys};
 
 use file::AgentDoc;
 

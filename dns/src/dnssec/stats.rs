@@ -18,7 +18,8 @@ impl SigningStats {
         self.waiting.store(u64::try_from(services).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub(super) fn expires(&self, at: u64) {
+    /// Notes when the first signature runs out, in seconds since 1970.
+    pub fn expires(&self, at: u64) {
         self.earliest_expiry.store(at, Ordering::Relaxed);
     }
 

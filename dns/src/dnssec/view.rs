@@ -107,14 +107,16 @@ impl Signed {
         };
     }
 
-    /// Whether there is anything for [`Signed::caught_up`] to do.
+    /// Whether there is anything for [`Signed::caught_up`] to do. Looks at every signature, and
+    /// notes which one runs out first.
     pub(crate) fn has_work(&self, now: u64) -> bool {
-        let due = |set: &SignedSet| self.keys.is_due(set, now);
-        !self.waiting.is_empty()
-            || due(&self.soa)
-            || self.fixed.values().flatten().any(due)
-            || self.services.values().any(|s| s.all_sets().any(due))
-            || self.chain.iter().any(|(_, link)| link.sets().iter().any(due))
+        let services = self.services.values().flat_map(|s| s.all_sets());
+        let links = self.chain.iter().flat_map(|(_, link)| link.sets());
+        let fixed = self.fixed.values().flatten().chain([&*self.soa]);
+        let first = fixed.chain(services).chain(links).min_by_key(|set| set.expires());
+        let first = first.expect("the SOA record is one");
+        self.keys.stats().expires(first.expires());
+        !self.waiting.is_empty() || self.keys.is_due(first, now)
     }
 
     /// Signs what waits and what grows old, of at most `most` services, for the next snapshot.
@@ -209,9 +211,6 @@ impl Signed {
     }
 
     fn measure(&self) {
-        let sets = self.fixed.values().flatten().chain([&*self.soa]);
-        let earliest = sets.map(SignedSet::expires).min();
-        self.keys.stats().expires(earliest.unwrap_or_default());
         self.keys.stats().waiting_for(self.waiting.len());
     }
 

@@ -4,10 +4,10 @@
 //! publish ── watch (newest serial) ──> one task per secondary: send, wait, send again
 //! ```
 //!
-//! One thread of its own. Publishing puts a number into a watch and goes on. A secondary is told at
-//! most every [`PAUSE`]; what is published in between is told together, since only the newest serial
-//! counts. Who does not answer is asked again, ever more slowly, and given up after some minutes: a
-//! secondary looks by itself every refresh interval. Messages are not signed: they say only "ask",
+//! One thread of its own. Publishing puts a number into a watch and goes on. A secondary is told
+//! at most every [`PAUSE`]; what is published in between is told together, since only the newest
+//! serial counts. Who does not answer is asked again, ever more slowly, and given up after some
+//! minutes: a secondary looks by itself every refresh interval. Messages are not signed: they say
 //! and what is asked then is signed.
 //!
 //! After a crash every secondary is told once at the start.

@@ -188,7 +188,8 @@ impl Shared {
             let held = (tried > TRIES).then(|| self.lock());
             let zone = self.zone.load_full();
             let now = unix_time();
-            if !zone.is_behind() && !(thoroughly && zone.has_signing_work(now)) {
+            let has_work = zone.is_behind() || (thoroughly && zone.has_signing_work(now));
+            if !has_work {
                 return Ok(false);
             }
             let next = zone.caught_up(zone.serial().next(), PORTION, now);

@@ -73,7 +73,7 @@ pub(crate) enum Verdict {
         message: Vec<u8>,
         session: Session,
     },
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 /// The signing half of a signed exchange: answers carry on from the question's MAC.
@@ -328,15 +328,15 @@ impl<'a> Record<'a> {
         }
     }
 
-    fn failure(&self, error: u16, session: Option<Session>) -> Failure {
-        Failure {
+    fn failure(&self, error: u16, session: Option<Session>) -> Box<Failure> {
+        Box::new(Failure {
             error,
             key: self.key.clone(),
             algorithm: self.algorithm.clone(),
             time: self.time,
             fudge: self.fudge,
             session,
-        }
+        })
     }
 }
 

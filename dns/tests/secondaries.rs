@@ -1,4 +1,5 @@
 //! Copies of the zone, as BIND, Knot DNS and their tools take them.
+#![expect(clippy::print_stdout, reason = "the run shows how long secondaries take")]
 
 mod peers;
 mod sample;
@@ -364,10 +365,7 @@ fn copies_under_way_are_limited_and_come_to_an_end() {
         if code == 2 {
             busy = true;
             // Questions are answered all the while.
-            assert_eq!(
-                dig_at(server.address, API).trim(),
-                "192.0.2.1".to_owned().replace("192.0.2.1", "")
-            );
+            assert!(dig_at(server.address, SOA).contains(&serial(100)));
             continue;
         }
         assert_eq!(code, 0);

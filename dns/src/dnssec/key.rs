@@ -104,7 +104,7 @@ impl ZoneKey {
 
     /// The key tag (RFC 4034 appendix B).
     pub fn tag(&self) -> u16 {
-        let shift = |at: usize| if at % 2 == 0 { 8 } else { 0 };
+        let shift = |at: usize| if at.is_multiple_of(2) { 8 } else { 0 };
         let bytes = self.record();
         let sum: u32 = bytes.iter().enumerate().map(|(at, b)| u32::from(*b) << shift(at)).sum();
         let folded = (sum + (sum >> 16)) & 0xffff;

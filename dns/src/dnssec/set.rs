@@ -153,11 +153,11 @@ impl SignedSet {
     /// The records and the signature as a secondary copies them.
     pub(super) fn records(&self, into: &mut Vec<Record>) {
         let Unsigned { owner, kind, ttl, data } = &self.set;
-        let record = |kind: u16, data: &Box<[u8]>| Record {
+        let record = |kind: u16, data: &[u8]| Record {
             owner: owner.clone(),
             kind,
             ttl: *ttl,
-            data: data.clone(),
+            data: data.into(),
         };
         into.extend(data.iter().map(|d| record(*kind, d)));
         into.push(record(RecordType::RRSIG.into(), &self.signature));

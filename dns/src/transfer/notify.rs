@@ -8,7 +8,7 @@
 //! at most every [`PAUSE`]; what is published in between is told together, since only the newest
 //! serial counts. Who does not answer is asked again, ever more slowly, and given up after some
 //! minutes: a secondary looks by itself every refresh interval. Messages are not signed: they say
-//! and what is asked then is signed.
+//! only "ask", and what is asked then is signed.
 //!
 //! After a crash every secondary is told once at the start.
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use nett_agent::config::{Loaded, load, read_zone_keys};
 use nett_agent::zone::ZoneKeeper;
 use nett_dns::dnssec::SigningStats;
-use nett_policy::id::{Epoch, ServiceId, SiteId, WallMs};
+use nett_policy::id::{Epoch, SiteId, WallMs};
 use nett_policy::log::intent::{Intent, World};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::answers::Answers;
 use nett_policy::place::place;
 use nett_policy::traffic::Spread;
 use tempfile::TempDir;
@@ -45,7 +45,7 @@ fn edit(directory: &Path, name: &str, find: &str, put: &str) {
     std::fs::write(path, text.replacen(find, put, 1)).expect("writable");
 }
 
-fn answers(loaded: &Loaded) -> BTreeMap<ServiceId, ServiceAnswers> {
+fn answers(loaded: &Loaded) -> Answers {
     let world = World { fabric: &loaded.fabric, catalog: &loaded.catalog };
     nett_policy::lower::answers(world, &place(world, &Intent::default()))
 }
@@ -73,6 +73,7 @@ fn answers_are_served_at_once_and_signed_behind() {
     assert!(signed > 50, "{signed}");
 
     let (_, moved) = services.iter_mut().find(|(_, a)| a.sites.len() > 1).expect("two sites");
+    let moved = Arc::make_mut(moved);
     let last = moved.sites.last().expect("two").site.clone();
     let weight = nett_policy::id::Weight::new(1).expect("a weight");
     moved.spread = Spread::Weighted(BTreeMap::from([(last, weight)]));

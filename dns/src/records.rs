@@ -13,10 +13,11 @@ use nett_policy::fabric::Family;
 use nett_policy::lower::answers::{SiteAnswers, SiteState};
 
 use crate::client::Client;
+use crate::entry::Details;
 use crate::serial::Serial;
 use crate::steer::{Plan, Target};
 use crate::topology::{Located, SiteIndex, Topology};
-use crate::zone::{Apex, EXPIRE, Entry, MINIMUM, NS_TTL, REFRESH, RETRY, SOA_TTL, Zone};
+use crate::zone::{Apex, NS_TTL, SOA_TTL, Zone};
 
 /// One record of class IN.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,11 +50,7 @@ impl Record {
 
 /// The SOA record, with which a copy begins and ends.
 pub(crate) fn soa(apex: &Apex, serial: Serial) -> Record {
-    let mut data = [apex.primary(), &apex.hostmaster].concat();
-    for number in [serial.0, REFRESH, RETRY, EXPIRE, MINIMUM] {
-        data.extend_from_slice(&number.to_be_bytes());
-    }
-    Record::new(&[], RecordType::SOA, SOA_TTL, data)
+    Record::new(&[], RecordType::SOA, SOA_TTL, apex.soa(serial))
 }
 
 /// The records of the fabric except SOA: name servers and their addresses.
@@ -72,17 +69,17 @@ pub(crate) fn of_apex(apex: &Apex) -> Vec<Record> {
 pub(crate) fn of_service(
     zone: &Zone,
     key: &[u8],
-    entry: &Entry,
+    entry: &Details,
     site: Option<SiteIndex>,
 ) -> Vec<Record> {
     let mut records = Vec::new();
-    match target(&entry.plan, zone.topology(), site) {
+    match target(entry.plan(), zone.topology(), site) {
         Target::Site(at) => {
-            let addresses = entry.answers.sites.get(at).map(|s| &s.addresses);
+            let addresses = entry.answers().sites.get(at).map(|s| &s.addresses);
             let addresses = addresses.into_iter().flatten().copied();
-            push_addresses(&mut records, key, entry.ttl, addresses);
+            push_addresses(&mut records, key, entry.ttl(), addresses);
         }
-        Target::Address(address) => records.push(Record::address(key, entry.ttl, address)),
+        Target::Address(address) => records.push(Record::address(key, entry.ttl(), address)),
         Target::Refused => {}
     }
     records.extend(apart_from_addresses(zone, key, entry));
@@ -91,15 +88,15 @@ pub(crate) fn of_service(
 }
 
 /// All records of one service but the addresses of its own name, which are steered.
-pub(crate) fn apart_from_addresses(_zone: &Zone, key: &[u8], entry: &Entry) -> Vec<Record> {
+pub(crate) fn apart_from_addresses(_zone: &Zone, key: &[u8], entry: &Details) -> Vec<Record> {
     let mut records = Vec::new();
     push_sites(&mut records, key, entry, &|_| true, false);
     let below = below_sites(key);
-    for (at, site) in entry.answers.sites.iter().enumerate() {
+    for (at, site) in entry.answers().sites.iter().enumerate() {
         let name = child(site.site.as_str().as_bytes(), &below);
         push_sites(&mut records, &name, entry, &|other| other == at, true);
     }
-    let eligible = |at: usize| entry.answers.sites[at].state != SiteState::Drained;
+    let eligible = |at: usize| entry.answers().sites[at].state != SiteState::Drained;
     push_sites(&mut records, &child(b"all", &below), entry, &eligible, true);
     records
 }
@@ -131,11 +128,11 @@ pub(crate) fn target(plan: &Plan, topology: &Topology, site: Option<SiteIndex>) 
 fn push_sites(
     records: &mut Vec<Record>,
     owner: &[u8],
-    entry: &Entry,
+    entry: &Details,
     wanted: &dyn Fn(usize) -> bool,
     with_addresses: bool,
 ) {
-    let sites = || entry.answers.sites.iter().enumerate().filter(|(at, _)| wanted(*at));
+    let sites = || entry.answers().sites.iter().enumerate().filter(|(at, _)| wanted(*at));
     let mut text = Vec::new();
     for (_, site) in sites() {
         let line = line(entry, site);
@@ -143,19 +140,19 @@ fn push_sites(
         text.extend_from_slice(line.as_bytes());
     }
     if !text.is_empty() {
-        records.push(Record::new(owner, RecordType::TXT, entry.ttl, text));
+        records.push(Record::new(owner, RecordType::TXT, entry.ttl(), text));
     }
     if with_addresses {
         let addresses = sites().flat_map(|(_, s)| s.addresses.iter().copied());
-        push_addresses(records, owner, entry.ttl, addresses);
+        push_addresses(records, owner, entry.ttl(), addresses);
     }
 }
 
 /// A site's line of text.
-pub(crate) fn line(entry: &Entry, site: &SiteAnswers) -> String {
+pub(crate) fn line(entry: &Details, site: &SiteAnswers) -> String {
     let SiteAnswers { site, addresses: _, state, weight, health } = site;
     let (state, health) = (state.as_str(), health.as_str());
-    let epoch = entry.answers.epoch;
+    let epoch = entry.answers().epoch;
     format!("site={site} state={state} weight={weight} health={health} epoch={epoch}")
 }
 

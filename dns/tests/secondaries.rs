@@ -16,8 +16,8 @@ use hickory_proto::rr::{RData, RecordType};
 use nett_dns::tsig::Algorithm;
 use nett_dns::{Keyring, Limits, Serial, Transfers, TsigKey, Zone, ZoneSource, publish};
 use nett_policy::fabric::{Secondary, Transfer};
-use nett_policy::id::{Epoch, ServiceId};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::id::Epoch;
+use nett_policy::lower::answers::{Answers, ServiceAnswers};
 
 use peers::{Peer, Primary, dig_at, own_address, path, place, place_for_bind, run, write};
 use serve::{Running, query, receive, send};
@@ -30,10 +30,7 @@ fn key() -> TsigKey {
     TsigKey::new(NAME, Algorithm::HmacSha256, b"secret secret secret secret 1234").expect("a key")
 }
 
-fn zone(
-    services: &BTreeMap<ServiceId, ServiceAnswers>,
-    secondaries: &[(Option<SocketAddr>, Option<&str>)],
-) -> Zone {
+fn zone(services: &Answers, secondaries: &[(Option<SocketAddr>, Option<&str>)]) -> Zone {
     let fabric = sample::fabric();
     let zone = Zone::build(ZoneSource {
         zone: &fabric.zone,
@@ -54,7 +51,7 @@ fn start(secondaries: &[(Option<SocketAddr>, Option<&str>)]) -> Running {
     let mut services = sample::usual();
     // BIND takes no more than a hundred records of one name and type.
     let wide = services.get_mut(&"shop/prod/wide".parse().expect("an id")).expect("usual");
-    wide.sites[0].addresses.truncate(90);
+    Arc::make_mut(wide).sites[0].addresses.truncate(90);
     over(zone(&services, secondaries), Limits::default())
 }
 
@@ -70,7 +67,7 @@ fn move_to(server: &Running, service: &str, site: &str) {
 
 fn change(server: &Running, answers: ServiceAnswers) {
     let current = server.zone.load_full();
-    let changes = BTreeMap::from([(answers.service.clone(), Some(answers))]);
+    let changes = BTreeMap::from([(answers.service.clone(), Some(Arc::new(answers)))]);
     let next = current.with(&changes, current.serial().next()).expect("a name");
     publish(&server.zone, next).expect("newer");
 }
@@ -254,7 +251,7 @@ fn the_history_is_bounded() {
 }
 
 /// A zone of many services, each with five names: the service, three sites, and all.
-fn many(services: u32) -> BTreeMap<ServiceId, ServiceAnswers> {
+fn many(services: u32) -> Answers {
     let one = |n| sample::answers(&format!("p{}/e{}/s{n}", n % 100, n % 7), spread(n));
     sample::services((0..services).map(one))
 }

@@ -14,8 +14,8 @@ use hickory_proto::rr::{Record, RecordType};
 use nett_dns::dnssec::{Keys, SigningStats, ZoneKey};
 use nett_dns::{Keyring, Limits, Serial, Transfers, Zone, ZoneSource, publish};
 use nett_policy::fabric::{Secondary, Transfer};
-use nett_policy::id::{Epoch, ServiceId};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::id::Epoch;
+use nett_policy::lower::answers::{Answers, ServiceAnswers};
 use tempfile::TempDir;
 
 use peers::{Peer, Primary, dig_at, own_address, path, place, place_for_bind, run, write};
@@ -74,17 +74,17 @@ fn now() -> u64 {
 }
 
 /// Smaller than BIND's limit for records of one name.
-fn services() -> BTreeMap<ServiceId, ServiceAnswers> {
+fn services() -> Answers {
     let mut services = sample::usual();
     let wide = services.get_mut(&"shop/prod/wide".parse().expect("an id")).expect("usual");
-    wide.sites[0].addresses.truncate(90);
+    Arc::make_mut(wide).sites[0].addresses.truncate(90);
     services
 }
 
 fn zone(
     made: &Made,
     stats: &Arc<SigningStats>,
-    services: &BTreeMap<ServiceId, ServiceAnswers>,
+    services: &Answers,
     secondary: Option<SocketAddr>,
 ) -> Zone {
     let fabric = sample::fabric();
@@ -122,7 +122,7 @@ fn start(made: Made, secondary: Option<SocketAddr>) -> Site {
 impl Site {
     fn change(&self, service: &str, answers: Option<ServiceAnswers>) {
         let current = self.server.zone.load_full();
-        let changes = BTreeMap::from([(service.parse().expect("an id"), answers)]);
+        let changes = BTreeMap::from([(service.parse().expect("an id"), answers.map(Arc::new))]);
         let next = current.with(&changes, current.serial().next()).expect("a name");
         publish(&self.server.zone, next).expect("newer");
     }

@@ -15,15 +15,16 @@ use nett_policy::service::AllDown;
 use super::chain::Types;
 use super::key::Keys;
 use super::set::{SignedSet, Unsigned};
+use crate::entry::Details;
 use crate::records::{Record, apart_from_addresses, of_family, target};
 use crate::steer::Target;
 use crate::topology::SiteIndex;
-use crate::zone::{Entry, Zone};
+use crate::zone::Zone;
 
 #[derive(Debug, Clone)]
 pub(crate) struct SignedService {
     /// By which it is steered.
-    entry: Arc<Entry>,
+    entry: Arc<Details>,
     /// Every address set of the service's own name.
     steered: Arc<Vec<SignedSet>>,
     /// Where the sets of each site, and last of the fallback, are in `steered`.
@@ -43,7 +44,7 @@ impl SignedService {
     pub(super) fn sign(
         zone: &Zone,
         key: &[u8],
-        entry: &Arc<Entry>,
+        entry: &Arc<Details>,
         old: Option<&Self>,
         (keys, now): (&Keys, u64),
     ) -> Self {
@@ -63,7 +64,7 @@ impl SignedService {
     }
 
     /// The service under another entry, if all its addresses are signed already: a move.
-    pub(super) fn moved(&self, key: &[u8], entry: &Arc<Entry>) -> Option<Self> {
+    pub(super) fn moved(&self, key: &[u8], entry: &Arc<Details>) -> Option<Self> {
         let (wanted, places) = steered(key, entry);
         let have = self.steered.iter().map(SignedSet::set);
         if !wanted.iter().eq(have) {
@@ -72,7 +73,7 @@ impl SignedService {
         Some(Self { entry: Arc::clone(entry), places, ..self.clone() })
     }
 
-    pub(super) fn entry(&self) -> &Arc<Entry> {
+    pub(super) fn entry(&self) -> &Arc<Details> {
         &self.entry
     }
 
@@ -137,7 +138,7 @@ impl SignedService {
 
     /// What a secondary copies: the addresses for clients of `site`, and everything else.
     pub(super) fn records(&self, zone: &Zone, site: Option<SiteIndex>, into: &mut Vec<Record>) {
-        let to = target(&self.entry.plan, zone.topology(), site);
+        let to = target(self.entry.plan(), zone.topology(), site);
         for (_, kind) in FAMILIES {
             if let Some(set) = self.addresses(to, kind.into()) {
                 set.records(into);
@@ -148,12 +149,12 @@ impl SignedService {
 
     /// The types that a copy has at the service's own name.
     pub(super) fn copied_types(&self, zone: &Zone, key: &[u8], site: Option<SiteIndex>) -> Types {
-        self.types_at(key, target(&self.entry.plan, zone.topology(), site))
+        self.types_at(key, target(self.entry.plan(), zone.topology(), site))
     }
 }
 
 /// All address sets of the service's own name, each once, and which of them each target has.
-fn steered(key: &[u8], entry: &Entry) -> (Vec<Unsigned>, Vec<Place>) {
+fn steered(key: &[u8], entry: &Details) -> (Vec<Unsigned>, Vec<Place>) {
     let mut sets: Vec<Unsigned> = Vec::new();
     let mut place = |addresses: &[IpAddr]| {
         FAMILIES.map(|(family, kind)| {
@@ -166,16 +167,16 @@ fn steered(key: &[u8], entry: &Entry) -> (Vec<Unsigned>, Vec<Place>) {
             if data.is_empty() {
                 return None;
             }
-            let set = Unsigned::new(key, kind, entry.ttl, data);
+            let set = Unsigned::new(key, kind, entry.ttl(), data);
             Some(sets.iter().position(|s| *s == set).unwrap_or_else(|| {
                 sets.push(set);
                 sets.len() - 1
             }))
         })
     };
-    let sites = entry.answers.sites.iter().map(|s| s.addresses.as_slice());
+    let sites = entry.answers().sites.iter().map(|s| s.addresses.as_slice());
     let mut places: Vec<Place> = sites.map(&mut place).collect();
-    places.push(match entry.answers.all_down {
+    places.push(match entry.answers().all_down {
         AllDown::Fallback(address) => place(&[address]),
         _ => [None; 2],
     });

@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::name::Relative;
 use crate::steer::Target;
 use crate::write::{Owner, Section, Writer};
-use crate::zone::{MINIMUM, SOA_TTL, Zone};
+use crate::zone::{MINIMUM, NEGATIVE_TTL, SOA_TTL, Zone};
 
 /// What is asked of a name below the apex.
 #[derive(Clone, Copy)]
@@ -129,14 +129,14 @@ impl Teller<'_, '_> {
         let key = self.wanted.name.key();
         let topology = self.zone.topology();
         let located = topology.locate(self.wanted.client);
-        let choice = service.entry().plan.choose(topology, self.wanted.client, &located);
+        let choice = service.entry().plan().choose(topology, self.wanted.client, &located);
         let told = service.told(key).unwrap_or_default();
         if !matches!(self.wanted.kind, RecordType::A | RecordType::AAAA) {
             let types = service.types_at(key, choice.target);
             return self.found(told, Some(&types));
         }
         let site = match choice.target {
-            Target::Site(at) => service.entry().answers.sites.get(at),
+            Target::Site(at) => service.entry().answers().sites.get(at),
             _ => None,
         };
         let steered = Some(Steered {
@@ -211,8 +211,7 @@ impl Teller<'_, '_> {
 
     fn soa(&mut self) {
         let (soa, signatures) = (self.signed.soa(), self.wanted.signatures);
-        let ttl = SOA_TTL.min(MINIMUM);
-        self.writer.set(Section::Authority, Owner::Apex, (soa, ttl), signatures);
+        self.writer.set(Section::Authority, Owner::Apex, (soa, NEGATIVE_TTL), signatures);
     }
 
     fn proof(&mut self, link: &Link) {

@@ -16,7 +16,7 @@ use super::set::{SignedSet, Unsigned};
 use crate::records::{Record, of_apex, soa};
 use crate::serial::Serial;
 use crate::topology::SiteIndex;
-use crate::zone::{Changes, NS_TTL, Zone};
+use crate::zone::{Delta, NS_TTL, Zone};
 
 /// SOA records are signed for so many snapshots to come.
 const SOAS_AHEAD: u32 = 16;
@@ -41,18 +41,17 @@ impl Signed {
     /// The apex is signed, and all services wait.
     pub(crate) fn new(zone: &Zone, keys: Arc<Keys>, now: u64) -> Self {
         let soa = Arc::new(keys.sign(soa_set(zone, zone.serial()), now));
-        let waiting = (0..).map_while(|part| zone.entries_of(part)).flatten();
         let mut new = Self {
             fixed: Arc::new(BTreeMap::new()),
             soa,
             ahead: Arc::default(),
             services: HashTrieMapSync::new_sync(),
             chain: Chain::default(),
-            waiting: Arc::new(waiting.map(|(key, _)| key.into()).collect()),
+            waiting: Arc::new(zone.services().entries().map(|e| e.key().into()).collect()),
             keys,
         };
-        let mut changes = Changes::default();
-        new.renew_fixed(zone, now, &mut changes);
+        let mut delta = Delta::default();
+        new.renew_fixed(zone, now, &mut delta);
         new.measure();
         new
     }
@@ -80,14 +79,14 @@ impl Signed {
 
     /// The signed side of the next snapshot. Services whose addresses are signed already are moved
     /// at once; all changed ones wait for what is not signed.
-    pub(crate) fn after(&self, next: &Zone, changed: &[Box<[u8]>], now: u64) -> Self {
+    pub(crate) fn after(&self, next: &Zone, changed: &BTreeSet<Box<[u8]>>, now: u64) -> Self {
         let mut after = self.clone();
         after.number(next, now);
         let waiting = Arc::make_mut(&mut after.waiting);
         for key in changed {
-            let (entry, service) = (next.entry_arc(key), after.services.get(key));
+            let (entry, service) = (next.services().get(key), after.services.get(key));
             if let (Some(entry), Some(service)) = (entry, service)
-                && let Some(moved) = service.moved(key, entry)
+                && let Some(moved) = service.moved(key, entry.details())
             {
                 after.services.insert_mut(key.clone(), Arc::new(moved));
             }
@@ -120,18 +119,18 @@ impl Signed {
     }
 
     /// Signs what waits and what grows old, of at most `most` services, for the next snapshot.
-    pub(crate) fn caught_up(&self, next: &Zone, most: usize, now: u64) -> (Self, Changes) {
+    pub(crate) fn caught_up(&self, next: &Zone, most: usize, now: u64) -> (Self, Delta) {
         let mut after = self.clone();
-        let mut changes = Changes::default();
+        let mut delta = Delta::default();
         after.number(next, now);
-        after.renew_fixed(next, now, &mut changes);
+        after.renew_fixed(next, now, &mut delta);
         let due = |set: &SignedSet| self.keys.is_due(set, now);
         let mut work: Vec<Box<[u8]>> = self.waiting.iter().take(most).cloned().collect();
         let old = self.services.iter().filter(|(_, s)| s.all_sets().any(due));
         let old = old.filter(|(key, _)| !self.waiting.contains(*key)).map(|(key, _)| key.clone());
         work.extend(old.take(most - work.len()));
         let signed = in_parallel(&work, |key| {
-            let entry = next.entry_arc(key)?;
+            let entry = next.services().get(key)?.details();
             let old = self.services.get(key).map(|s| &**s);
             let with = (&*self.keys, now);
             Some(Arc::new(SignedService::sign(next, key, entry, old, with)))
@@ -151,15 +150,15 @@ impl Signed {
         let links = self.chain.iter().filter(|(_, link)| link.sets().iter().any(due));
         let links = links.map(|(key, _)| key.clone()).take(most).collect();
         let with = (&*self.keys, now);
-        changes.links.extend(after.chain.change(&gone, new, &links, with));
+        delta.links.extend(after.chain.change(&gone, new, &links, with));
         let waiting = Arc::make_mut(&mut after.waiting);
         for key in &work {
             waiting.remove(key);
         }
-        changes.services.extend(work);
+        delta.services.extend(work);
         after.prepare(next, now);
         after.measure();
-        (after, changes)
+        (after, delta)
     }
 
     /// Signs SOA records of snapshots to come, and forgets those of the past.
@@ -176,7 +175,7 @@ impl Signed {
     }
 
     /// Signs what the fabric says, where that is due.
-    fn renew_fixed(&mut self, zone: &Zone, now: u64, changes: &mut Changes) {
+    fn renew_fixed(&mut self, zone: &Zone, now: u64, delta: &mut Delta) {
         let due = |set: &SignedSet| self.keys.is_due(set, now);
         if !self.fixed.is_empty() && !self.fixed.values().flatten().any(due) {
             return;
@@ -205,8 +204,8 @@ impl Signed {
         names.insert(REFLECT.into(), vec![vec![RecordType::NS.into()]]);
         let with = (&*self.keys, now);
         let nothing = BTreeSet::new();
-        changes.links.extend(self.chain.change(&nothing, names, &BTreeSet::new(), with));
-        changes.fixed = true;
+        delta.links.extend(self.chain.change(&nothing, names, &BTreeSet::new(), with));
+        delta.fixed = true;
         self.fixed = Arc::new(fixed);
     }
 

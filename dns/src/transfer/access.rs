@@ -15,14 +15,14 @@ use tokio::sync::watch;
 
 use super::stats::Count;
 use super::stream::Stream;
-use crate::answer::{Ask, Outcome, Transport, answer};
+use crate::answer::{Ask, Outcome, Transport, answer, limit};
 use crate::message::{HEADER_LEN, Query};
 use crate::name::LowerName;
 use crate::serial::Serial;
 use crate::stats::Stats;
 use crate::topology::SiteIndex;
 use crate::tsig::{Keyring, Session, Verdict};
-use crate::write::{UDP_PAYLOAD, refusal, slip};
+use crate::write::{refusal, slip};
 use crate::zone::Zone;
 
 /// The secondaries of a zone and the keys they sign with. Shared by all snapshots.
@@ -221,7 +221,7 @@ pub(crate) fn carefully(
             let ask = Ask { packet: &message, ..*ask };
             let mut outcome = answer(zone, &ask, out);
             if let Outcome::Reply { truncated, .. } = &mut outcome {
-                if out.len() + session.length() > limit(&ask) {
+                if out.len() + session.length() > room(&ask) {
                     slip(out);
                     *truncated = true;
                 }
@@ -246,7 +246,7 @@ fn copy_over_udp(
     let transfers = zone.transfers()?;
     let request = || Request::of(transfers, zone, ask, now).filter(|r| r.serial.is_some());
     let mut stream = request()?.stream(zone, transfers);
-    let limit = limit(ask);
+    let limit = room(ask);
     stream.next_within(limit, now, out);
     if !stream.is_done() || out.len() > limit {
         stream = Stream::soa_alone(Arc::clone(zone), request()?);
@@ -264,13 +264,9 @@ fn count_refusal(packet: &[u8], stats: &Stats) {
 }
 
 /// The most bytes the answer may have.
-fn limit(ask: &Ask<'_>) -> usize {
-    let edns = Query::read(ask.packet).ok().and_then(|q| q.edns.map(|e| e.payload));
-    usize::from(match (ask.transport, edns) {
-        (Transport::Tcp, _) => u16::MAX,
-        (Transport::Udp, None) => 512,
-        (Transport::Udp, Some(payload)) => payload.clamp(512, UDP_PAYLOAD),
-    })
+fn room(ask: &Ask<'_>) -> usize {
+    let payload = Query::read(ask.packet).ok().and_then(|q| q.edns.map(|e| e.payload));
+    limit(ask.transport, payload)
 }
 
 // === impl Request ===

@@ -3,7 +3,7 @@
 use crate::dnssec::Signed;
 use crate::records::{Record, of_apex, of_service};
 use crate::topology::SiteIndex;
-use crate::zone::{Changes, Zone};
+use crate::zone::{Delta, Zone};
 
 /// Records without SOA; both lists are sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -13,14 +13,9 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// Takes time by what changed, which `changes` says.
-    pub(crate) fn between(
-        old: &Zone,
-        new: &Zone,
-        changes: &Changes,
-        site: Option<SiteIndex>,
-    ) -> Self {
-        let (before, after) = (some(old, changes, site), some(new, changes, site));
+    /// Takes time by what changed, which `delta` says.
+    pub(crate) fn between(old: &Zone, new: &Zone, delta: &Delta, site: Option<SiteIndex>) -> Self {
+        let (before, after) = (some(old, delta, site), some(new, delta, site));
         Self { gone: without(&before, &after), new: without(&after, &before) }
     }
 
@@ -29,14 +24,15 @@ impl Difference {
     }
 }
 
-/// The records of a zone that `changes` speaks of, sorted.
-fn some(zone: &Zone, changes: &Changes, site: Option<SiteIndex>) -> Vec<Record> {
-    let Changes { base: _, services, links, fixed } = changes;
+/// The records of a zone that `delta` speaks of, sorted.
+fn some(zone: &Zone, delta: &Delta, site: Option<SiteIndex>) -> Vec<Record> {
+    let Delta { base: _, services, links, fixed } = delta;
     let mut records = Vec::new();
     match zone.signed() {
         None => {
-            let entries = services.iter().filter_map(|key| Some((key, zone.entry(key)?)));
-            records.extend(entries.flat_map(|(key, entry)| of_service(zone, key, entry, site)));
+            let entries = services.iter().filter_map(|key| zone.services().get(key));
+            let details = entries.map(|e| (e.key(), e.details()));
+            records.extend(details.flat_map(|(key, d)| of_service(zone, key, d, site)));
         }
         Some(signed) => {
             if *fixed {
@@ -102,9 +98,9 @@ impl Pieces {
                     *part = Some(0);
                     return Some(of_apex(zone.apex()));
                 };
-                let entries = zone.entries_of(*at)?;
+                let details = zone.services().entries_of(*at)?.map(|e| (e.key(), e.details()));
                 *at += 1;
-                records.extend(entries.flat_map(|(key, entry)| of_service(zone, key, entry, site)));
+                records.extend(details.flat_map(|(key, d)| of_service(zone, key, d, site)));
             }
             (State::Signed { begun, services, links }, Some(signed)) => {
                 if !*begun {

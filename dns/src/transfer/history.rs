@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::serial::Serial;
-use crate::zone::{Changes, Zone};
+use crate::zone::{Delta, Zone};
 
 /// Snapshots that are kept.
 const MOST_SNAPSHOTS: usize = 64;
@@ -23,21 +23,21 @@ pub(crate) struct History {
 struct Past {
     zone: Arc<Zone>,
     /// What the snapshot after this one changed.
-    changes: Arc<Changes>,
+    delta: Arc<Delta>,
 }
 
 impl History {
     /// The history of `next`, which follows `current`; empty if it was made from another one.
     pub(crate) fn after(current: &Zone, next: &Zone) -> Self {
-        if next.changes().base != Some(current.serial()) {
+        if next.delta().base != Some(current.serial()) {
             return Self::default();
         }
         let mut past = (*current.history().past).clone();
-        let changes = Arc::new(next.changes().clone());
-        past.push(Past { zone: Arc::new(current.without_history()), changes });
+        let delta = Arc::new(next.delta().clone());
+        past.push(Past { zone: Arc::new(current.without_history()), delta });
         let mut sum = 0;
         let fits = |p: &&Past| {
-            sum += p.changes.services.len();
+            sum += p.delta.services.len();
             sum <= MOST_CHANGES
         };
         let kept = past.iter().rev().take(MOST_SNAPSHOTS).take_while(fits).count().max(1);
@@ -46,11 +46,11 @@ impl History {
     }
 
     /// The snapshot with this serial, and all that changed since.
-    pub(crate) fn since(&self, serial: Serial) -> Option<(&Arc<Zone>, Changes)> {
+    pub(crate) fn since(&self, serial: Serial) -> Option<(&Arc<Zone>, Delta)> {
         let at = self.past.iter().position(|p| p.zone.serial() == serial)?;
-        let mut all = Changes { base: Some(serial), ..Changes::default() };
-        for Past { zone: _, changes } in &self.past[at..] {
-            let Changes { base: _, services, links, fixed } = &**changes;
+        let mut all = Delta { base: Some(serial), ..Delta::default() };
+        for Past { zone: _, delta } in &self.past[at..] {
+            let Delta { base: _, services, links, fixed } = &**delta;
             all.services.extend(services.iter().cloned());
             all.links.extend(links.iter().cloned());
             all.fixed |= fixed;

@@ -63,11 +63,11 @@ impl Stream {
         if serial == zone.serial() || serial.is_newer_than(zone.serial()) {
             return Self::new(zone, site, request, (VecDeque::from([now]), None), Count::Unchanged);
         }
-        let since = zone.history().since(serial).map(|(old, changes)| (Arc::clone(old), changes));
-        let Some((old, changes)) = since else {
+        let since = zone.history().since(serial).map(|(old, delta)| (Arc::clone(old), delta));
+        let Some((old, delta)) = since else {
             return Self::whole(zone, site, request);
         };
-        let difference = Difference::between(&old, &zone, &changes, site);
+        let difference = Difference::between(&old, &zone, &delta, site);
         // More than the zone itself would be told shorter by the zone.
         if difference.len() > zone.len().saturating_mul(2).max(1000) {
             return Self::whole(zone, site, request);

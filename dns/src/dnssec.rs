@@ -24,6 +24,8 @@ mod service;
 mod set;
 mod stats;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use key::{Keys, ZoneKey, ZoneKeyMistake};

@@ -14,6 +14,13 @@ nats-server:nats-server
 ip:iproute2
 nft:nftables
 dig:bind9-dnsutils
+named:bind9
+dnssec-keygen:bind9-utils
+knotd:knot
+kdig:knot-dnsutils
+kzonecheck:knot-dnssecutils
+ldns-verify-zone:ldnsutils
+unbound:unbound
 ping:iputils-ping
 tcpdump:tcpdump
 strace:strace
@@ -74,12 +81,17 @@ install() {
 # The lists may be old or absent: refresh them only when the first try fails.
 install >/dev/null 2>&1 || { $as_root apt-get update -q </dev/null; install; }
 
-# The package starts a server of its own on port 4222; the lab starts its own ones.
-case "$missing" in
-*nats-server*)
-    command -v systemctl >/dev/null 2>&1 &&
-        $as_root systemctl disable --now nats-server >/dev/null 2>&1 || true
-    ;;
-esac
+# These packages start servers of their own, on ports that may be somebody else's; the lab and the
+# tests start theirs.
+for package in nats-server bind9 knot unbound; do
+    case "$missing " in
+    *" $package "*)
+        service="$package"
+        [ "$package" = bind9 ] && service=named
+        command -v systemctl >/dev/null 2>&1 &&
+            $as_root systemctl disable --now "$service" >/dev/null 2>&1 || true
+        ;;
+    esac
+done
 
 make_python

@@ -96,6 +96,17 @@ impl ZoneKey {
         Ok(Self { flags, public, pair })
     }
 
+    /// A new key that is written nowhere.
+    #[cfg(test)]
+    pub(super) fn generate() -> Self {
+        use ring::signature::KeyPair as _;
+        let (random, form) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        let made = EcdsaKeyPair::generate_pkcs8(form, &random).expect("random numbers");
+        let pair = EcdsaKeyPair::from_pkcs8(form, made.as_ref(), &random).expect("just made");
+        let public = pair.public_key().as_ref()[1..].to_vec();
+        Self { flags: ZONE | SEP, public, pair: Some(pair) }
+    }
+
     /// RDATA of the DNSKEY record (RFC 4034 section 2.1).
     pub(super) fn record(&self) -> Vec<u8> {
         let [f0, f1] = self.flags.to_be_bytes();

@@ -23,6 +23,7 @@ mod fast;
 mod message;
 mod name;
 mod packed;
+mod ports;
 pub mod serial;
 pub mod server;
 pub mod stats;

@@ -370,11 +370,25 @@ fn ports(r: &Reader<'_>, s: &Section<'_, '_>) -> Vec<Port> {
     };
     r.items(value, |v| {
         r.section(v, "a port", |s| {
-            let name = s.required("name").and_then(|v| r.parse_text(v, form::name));
+            let name = s.required("name").and_then(|v| r.parse_text(v, port_name));
             let port = s.required("port").and_then(|v| r.integer(v, 1..=u16::MAX));
             Some(Port { name: name?.value, port: port?.value })
         })
     })
+}
+
+/// RFC 6335 section 5.1, as far as plain names go further than that: with a leading `_` it is a
+/// label of DNS.
+fn port_name(text: &str) -> Result<String, form::Flaw> {
+    let name = form::name(text)?;
+    let plain =
+        name.len() <= 15 && !name.contains("--") && name.contains(|c: char| c.is_ascii_lowercase());
+    if !plain {
+        let message = format!("`{text}` is not the name of a port");
+        let hint = "up to 15 of a-z, 0-9 and single `-`, with a letter, such as `https`";
+        return Err(form::Flaw::new(Code::BadValue, message).hint(hint));
+    }
+    Ok(name)
 }
 
 fn health_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Health {

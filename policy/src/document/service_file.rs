@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::code::Code;
 use super::diagnostic::Span;
+use super::fabric_check::Unique;
 use super::form;
 use super::read::{At, Reader, Section};
 use super::tree::Value;
@@ -368,9 +369,13 @@ fn ports(r: &Reader<'_>, s: &Section<'_, '_>) -> Vec<Port> {
     let Some(value) = s.optional("ports") else {
         return Vec::new();
     };
+    let mut names = Unique::new(r, Code::DuplicateId, "the port");
     r.items(value, |v| {
         r.section(v, "a port", |s| {
             let name = s.required("name").and_then(|v| r.parse_text(v, port_name));
+            if let Some(name) = &name {
+                names.add(name.value.clone(), name.span);
+            }
             let port = s.required("port").and_then(|v| r.integer(v, 1..=u16::MAX));
             Some(Port { name: name?.value, port: port?.value })
         })

@@ -17,12 +17,14 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, RecordType};
 use nett_policy::fabric::Family;
 use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, SiteState};
+use nett_policy::service::AllDown;
 
 use crate::client::Client;
 use crate::dnssec::{self, Wanted};
 use crate::entry::Entry;
 use crate::fast::answer_from_prepared;
 use crate::message::{Query, Unreadable};
+use crate::ports;
 use crate::steer::Target;
 use crate::topology::SiteIndex;
 use crate::write::{Finish, NetworkText, Section, UDP_PAYLOAD, Writer, refusal};
@@ -88,6 +90,13 @@ pub(crate) struct Told {
     pub(crate) rcode: ResponseCode,
     pub(crate) scope: u8,
     pub(crate) steered: Option<Steered>,
+}
+
+/// The choice for one client.
+pub(crate) struct Chosen<'z> {
+    /// Of both families.
+    pub(crate) addresses: &'z [IpAddr],
+    pub(crate) told: Told,
 }
 
 /// Answers one message into `out`, which is cleared first and keeps its capacity.
@@ -192,6 +201,9 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
         }
         Found::Reflect if kind == RecordType::TXT => (reflect(zone, client, writer), true),
         Found::Reflect | Found::Empty => (Told::code(ResponseCode::NoError), false),
+        Found::Service(entry) if kind == RecordType::HTTPS => {
+            ports::tell_https(zone, client, entry, writer)
+        }
         Found::Service(entry) => tell_service(zone, entry, kind, client, writer),
         Found::Site(entry, at) => {
             let site = &entry.answers().sites[at];
@@ -204,6 +216,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
             let any = tell_sites(entry, sites, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
+        Found::Port(entry, at, form) => ports::tell(zone, query, client, (entry, at, form), writer),
         Found::Missing => (Told::code(ResponseCode::NXDomain), false),
         Found::Outside => (Told::code(ResponseCode::Refused), false),
     };
@@ -234,35 +247,37 @@ fn tell_service(
         }
         _ => return (Told::code(ResponseCode::NoError), false),
     }
+    let Chosen { addresses, told } = choose(zone, entry, client);
+    let written = write_addresses(writer, kind, entry.ttl(), addresses.iter().copied());
+    (told, written)
+}
+
+/// Where the service sends this client.
+pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> Chosen<'z> {
     let topology = zone.topology();
     let located = topology.locate(client);
     let choice = entry.plan().choose(topology, client, &located);
-    let sites = &entry.answers().sites;
+    let answers = entry.answers();
     let mut rcode = ResponseCode::NoError;
     let mut site = None;
-    let written = match choice.target {
-        Target::Site(position) => match sites.get(position) {
+    let addresses: &[IpAddr] = match (choice.target, &answers.all_down) {
+        (Target::Site(position), _) => match answers.sites.get(position) {
             Some(chosen) => {
                 site = topology.index(&chosen.site);
-                let addresses = chosen.addresses.iter().copied();
-                write_addresses(writer, kind, entry.ttl(), addresses)
+                &chosen.addresses
             }
-            None => false,
+            None => &[],
         },
-        Target::Address(address) => {
-            write_addresses(writer, kind, entry.ttl(), std::iter::once(address))
-        }
-        Target::Refused => {
+        (Target::Address(_), AllDown::Fallback(address)) => std::slice::from_ref(address),
+        (Target::Address(_), AllDown::LastOrder | AllDown::Refuse) => &[],
+        (Target::Refused, _) => {
             rcode = ResponseCode::Refused;
-            false
+            &[]
         }
     };
-    let told = Told {
-        rcode,
-        scope: choice.scope,
-        steered: Some(Steered { client: located.found.map(|(site, _)| site), target: site }),
-    };
-    (told, written)
+    let client = located.found.map(|(site, _)| site);
+    let steered = Some(Steered { client, target: site });
+    Chosen { addresses, told: Told { rcode, scope: choice.scope, steered } }
 }
 
 fn tell_sites<'a>(
@@ -345,7 +360,11 @@ fn reflect(zone: &Zone, client: &Client, writer: &mut Writer<'_>) -> Told {
 }
 
 impl Told {
-    fn code(rcode: ResponseCode) -> Self {
+    pub(crate) fn code(rcode: ResponseCode) -> Self {
         Self { rcode, scope: 0, steered: None }
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.rcode == ResponseCode::Refused
     }
 }

@@ -25,6 +25,7 @@ mod fast;
 mod message;
 mod name;
 mod packed;
+mod ports;
 mod records;
 pub mod serial;
 pub mod server;

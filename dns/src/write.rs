@@ -130,6 +130,36 @@ impl<'a> Writer<'a> {
         self.address_of(Section::Answer, HEADER_LEN as u16, ttl, address);
     }
 
+    /// An address beside the answer, of the owner at this place in the message.
+    pub(crate) fn additional_address(&mut self, owner: u16, ttl: u32, address: IpAddr) {
+        self.address_of(Section::Additional, owner, ttl, address);
+    }
+
+    /// Priority and weight say nothing: which site it is was chosen with the addresses.
+    pub(crate) fn srv(&mut self, ttl: u32, port: u16, target: &[u8]) {
+        self.record(Section::Answer, HEADER_LEN as u16, (RecordType::SRV, ttl), |w| {
+            w.u16(0);
+            w.u16(0);
+            w.u16(port);
+            w.out.extend_from_slice(target);
+        });
+    }
+
+    /// A record of SVCB or HTTPS in service mode (RFC 9460 section 2.2), with a port or without.
+    pub(crate) fn svcb(&mut self, kind: RecordType, ttl: u32, target: &[u8], port: Option<u16>) {
+        /// The key of the parameter `port` (RFC 9460 section 14.3.2).
+        const PORT: u16 = 3;
+        self.record(Section::Answer, HEADER_LEN as u16, (kind, ttl), |w| {
+            w.u16(1);
+            w.out.extend_from_slice(target);
+            if let Some(port) = port {
+                w.u16(PORT);
+                w.u16(2);
+                w.u16(port);
+            }
+        });
+    }
+
     fn address_of(&mut self, section: Section, owner: u16, ttl: u32, address: IpAddr) {
         match address {
             IpAddr::V4(a) => self.record(section, owner, (RecordType::A, ttl), |w| {

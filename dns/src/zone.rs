@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nett_policy::fabric::{self, Fabric};
@@ -115,6 +116,15 @@ pub(crate) struct Apex {
     host_labels: usize,
 }
 
+/// The two names of a port, below those of its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PortName {
+    /// `_NAME._tcp` (RFC 2782).
+    Srv,
+    /// `_NAME` (RFC 9460 section 2.3, without a port of its own in front).
+    Svcb,
+}
+
 /// What a name stands for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Found<'a> {
@@ -125,6 +135,8 @@ pub(crate) enum Found<'a> {
     /// The site at this position of the service.
     Site(Entry<'a>, usize),
     AllSites(Entry<'a>),
+    /// The port at this position of the service.
+    Port(Entry<'a>, usize, PortName),
     /// There are names below, and nothing here (RFC 8020, RFC 4592 section 2.2.2).
     Empty,
     Missing,
@@ -192,6 +204,16 @@ impl Zone {
             next.signed = Some(signed.after(&next, &next.delta.services, unix_time()));
         }
         Ok(next)
+    }
+
+    /// The next snapshot, with other times measured between sites: see [`Topology::with_rtts`].
+    /// Services are prepared by places in the fabric, which do not change.
+    pub fn with_rtts(&self, rtts: &BTreeMap<(SiteId, SiteId), Duration>, serial: Serial) -> Self {
+        let mut next = self.clone();
+        next.serial = serial;
+        next.soa = next.apex.soa(serial);
+        next.topology = Arc::new(self.topology.with_rtts(rtts));
+        next
     }
 
     pub fn serial(&self) -> Serial {
@@ -351,9 +373,17 @@ impl Zone {
     fn find_service(&self, name: Relative<'_>) -> Option<Found<'_>> {
         match name.count() {
             3 => Some(Found::Service(self.services.get(name.key())?)),
-            4 if name.first() == b"site" => {
-                self.services.get(name.parent()?.key())?;
-                Some(Found::Empty)
+            4 => {
+                let entry = self.services.get(name.parent()?.key())?;
+                match name.first() {
+                    b"site" => Some(Found::Empty),
+                    b"_tcp" if !entry.answers().ports.is_empty() => Some(Found::Empty),
+                    label => Some(Found::Port(entry, port(entry, label)?, PortName::Svcb)),
+                }
+            }
+            5 if name.parent()?.first() == b"_tcp" => {
+                let entry = self.services.get(name.parent()?.parent()?.key())?;
+                Some(Found::Port(entry, port(entry, name.first())?, PortName::Srv))
             }
             5 => {
                 let site = name.parent().filter(|p| p.first() == b"site")?;
@@ -368,6 +398,12 @@ impl Zone {
             _ => None,
         }
     }
+}
+
+/// The port whose name the label is, with a `_` in front.
+fn port(entry: Entry<'_>, label: &[u8]) -> Option<usize> {
+    let name = label.strip_prefix(b"_")?;
+    entry.answers().ports.iter().position(|p| p.name.as_bytes() == name)
 }
 
 fn site_name(answers: &nett_policy::lower::answers::SiteAnswers) -> &[u8] {

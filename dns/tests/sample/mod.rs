@@ -15,7 +15,7 @@ use nett_policy::fabric::{
 };
 use nett_policy::id::{Epoch, Generation, SiteId, Weight};
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
-use nett_policy::service::{AllDown, Prefer};
+use nett_policy::service::{AllDown, Port, Prefer};
 use nett_policy::traffic::Spread;
 
 pub(crate) const ZONE: &str = "steer.example.";
@@ -161,6 +161,7 @@ pub(crate) fn answers(service: &str, spread: Spread) -> ServiceAnswers {
         all_down: AllDown::LastOrder,
         spread,
         epoch: Epoch(7),
+        ports: Vec::new(),
         sites,
     }
 }
@@ -181,7 +182,11 @@ pub(crate) fn usual() -> Answers {
     v4.sites[0].addresses = vec![ip("192.0.2.1"), ip("192.0.2.11"), ip("192.0.2.1")];
     let mut wide = answers("shop/prod/wide", weighted(&[("osl", 1)]));
     wide.sites[0].addresses = (0..=255).map(|n| ip(&format!("10.0.0.{n}"))).collect();
+    let mut ports = answers("shop/prod/ports", nearest(&["osl", "sto", "fra"]));
+    let port = |name: &str, port| Port { name: name.to_owned(), port };
+    ports.ports = vec![port("https", 8443), port("smtp", 25)];
     services([
+        ports,
         answers("shop/prod/api", weighted(&[("osl", 1)])),
         answers("shop/prod/ramp", weighted(&[("osl", 3), ("sto", 1)])),
         answers("shop/prod/near", nearest(&["osl", "sto", "fra"])),

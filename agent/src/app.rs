@@ -120,16 +120,20 @@ async fn run_loaded(
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
     let found = crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
     let adopted = found.state != NodeState::default();
-    let links = fabric
-        .links_of(&node.id)
-        .map(|view| OwnLink { link: view.link.id.clone(), interface: view.near.interface.clone() });
+    let links = fabric.links_of(&node.id).map(|view| OwnLink {
+        link: view.link.id.clone(),
+        interface: view.near.interface.clone(),
+        addresses: view.near.addresses.clone(),
+    });
     let reconciler = Reconciler {
         kernel,
         changes: monitor,
         wanted: wishes,
         events: own.clone(),
         links: links.collect(),
+        layout: config.kernel.layout.clone(),
         dry_run: config.kernel.dry_run,
+        rng: Rng::system(),
         metrics: scrape.metrics.clone(),
     };
     tasks.spawn(reconciler.run());

@@ -46,6 +46,9 @@ impl Records {
                 reason: Some((*reason).to_owned()),
                 ..self.blank(now.wall, "unauthentic")
             },
+            AuditEvent::Kernel { kind, text } => {
+                AuditRecord { text: text.clone(), ..self.blank(now.wall, kind) }
+            }
             AuditEvent::LogTrouble { site, trouble } => AuditRecord {
                 site: Some(site.clone()),
                 text: trouble.clone(),

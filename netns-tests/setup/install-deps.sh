@@ -24,6 +24,8 @@ unbound:unbound
 ping:iputils-ping
 tcpdump:tcpdump
 strace:strace
+bird:bird2
+keepalived:keepalived
 python3:python3
 cc:gcc
 make:make
@@ -36,6 +38,7 @@ for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+[ -x /usr/lib/frr/zebra ] || missing="$missing frr"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
 if ! command -v cargo >/dev/null 2>&1; then
@@ -83,13 +86,11 @@ install >/dev/null 2>&1 || { $as_root apt-get update -q </dev/null; install; }
 
 # These packages start servers of their own, on ports that may be somebody else's; the lab and the
 # tests start theirs.
-for package in nats-server bind9 knot unbound; do
+for package in nats-server bind9:named knot unbound bird2:bird keepalived frr; do
     case "$missing " in
-    *" $package "*)
-        service="$package"
-        [ "$package" = bind9 ] && service=named
+    *" ${package%%:*} "*)
         command -v systemctl >/dev/null 2>&1 &&
-            $as_root systemctl disable --now "$service" >/dev/null 2>&1 || true
+            $as_root systemctl disable --now "${package#*:}" >/dev/null 2>&1 || true
         ;;
     esac
 done

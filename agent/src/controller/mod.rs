@@ -21,15 +21,16 @@ pub mod event;
 mod reading;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::fabric::{Fabric, Node};
-use nett_policy::id::{EntryId, LinkId, NodeId, SiteId};
+use nett_policy::id::{EntryId, NodeId, SiteId};
 use nett_policy::log::entry::FabricRef;
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::{Intent, World};
+use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::place::Placement;
 use nett_policy::service::Catalog;
@@ -191,7 +192,7 @@ impl Controller {
     }
 
     /// The links a node last said it can use: all of them when it has never said anything.
-    fn links_of(&self, node: &NodeId) -> BTreeSet<LinkId> {
+    fn links_of(&self, node: &NodeId) -> LinksUp {
         if *node == self.setting.node.id {
             return self.doing.links_up().clone();
         }

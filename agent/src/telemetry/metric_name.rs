@@ -63,6 +63,12 @@ metrics! {
         "Own objects found different from a desired state that was in place before.";
     KERNEL_RESYNC_TOTAL = Counter "nett_kernel_resync_total" ["reason"]
         "Whole readbacks of the kernel, by what asked for them.";
+    KERNEL_FOREIGN = Gauge "nett_kernel_foreign" []
+        "Objects of others that stand where Nett's objects go.";
+    KERNEL_CONTESTED = Gauge "nett_kernel_contested" []
+        "Own objects that another program changes again and again, and that are left alone.";
+    NETLINK_OVERRUNS_TOTAL = Counter "nett_netlink_overruns_total" []
+        "Times that the kernel dropped notifications, each followed by a whole readback.";
     TRAFFIC_PACKETS_TOTAL = Counter "nett_traffic_packets_total" ["class"]
         "Packets counted by the nft table.";
     TRAFFIC_BYTES_TOTAL = Counter "nett_traffic_bytes_total" ["class"]

@@ -60,16 +60,20 @@ pub struct Claims {
 
 impl Claims {
     pub fn of(fold: &Fold) -> Self {
-        let mut by_subject: BTreeMap<Contested, Vec<Claim>> = BTreeMap::new();
-        for (task, ..) in fold.commands() {
-            for (subject, claim) in claims(fold, task) {
-                by_subject.entry(subject).or_default().push(claim);
+        let mut all = Self::default();
+        fold.commands().for_each(|(task, ..)| all.update(fold, task));
+        all
+    }
+
+    /// Takes in what a task does, after something was added to what is known of it.
+    pub fn update(&mut self, fold: &Fold, task: &EntryId) {
+        for (subject, claim) in claims(fold, task) {
+            let of_subject = self.by_subject.entry(subject).or_default();
+            match of_subject.binary_search_by(|old| claim.order.cmp(&old.order)) {
+                Ok(known) => of_subject[known] = claim,
+                Err(place) => of_subject.insert(place, claim),
             }
         }
-        for claims in by_subject.values_mut() {
-            claims.sort_by(|a, b| b.order.cmp(&a.order));
-        }
-        Self { by_subject }
     }
 
     /// All split decisions that nobody has resolved, by subject.

@@ -166,6 +166,27 @@ pub enum Outcome {
     Reverted,
 }
 
+// === impl Entry ===
+
+impl Entry {
+    /// The task that the entry says something about.
+    pub fn about(&self) -> Option<&EntryId> {
+        match &self.body {
+            Body::Command(command) => Some(&command.request.id),
+            Body::Effective(fact) => Some(&fact.slot.task),
+            Body::Step(fact) => Some(&fact.slot.task),
+            Body::Turn(fact) => Some(&fact.slot.task),
+            Body::End(fact) => Some(&fact.slot.task),
+            Body::Adopt(fact) => Some(&fact.slot.task),
+            Body::Wish(wish) => match &wish.request.ask {
+                Ask::Wish { task, .. } => Some(task),
+                Ask::Command { .. } => None,
+            },
+            Body::Refused(_) => None,
+        }
+    }
+}
+
 // === impl Outcome ===
 
 impl Outcome {

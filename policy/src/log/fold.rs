@@ -65,26 +65,31 @@ pub enum Fact {
 
 impl Fold {
     /// Joins one entry. Joining it again, or in another order, changes nothing.
-    pub fn join(&mut self, entry: &Entry) {
+    ///
+    /// True when it only added something; false when it took the place of what was there, or may
+    /// have made other entries void: then what was read of the fold before has to be read anew.
+    pub fn join(&mut self, entry: &Entry) -> bool {
         match &entry.body {
             Body::Command(command) => {
                 let task = command.request.id.clone();
                 if let Some(effect) = &command.effect {
                     let slot = Slot { task: task.clone(), term: 0, index: 0 };
                     let fact = Fact::Effective { approvals: Vec::new(), effect: effect.clone() };
-                    self.join_fact(&slot, written(entry, fact));
+                    let added = self.join_fact(&slot, written(entry, fact));
+                    let verdict = written(entry, Verdict::Accepted(command.clone()));
+                    return self.join_verdict(&task, verdict) && added;
                 }
-                self.join_verdict(&task, written(entry, Verdict::Accepted(command.clone())));
+                self.join_verdict(&task, written(entry, Verdict::Accepted(command.clone())))
             }
             Body::Refused(refused) => {
                 let verdict = written(entry, Verdict::Refused(refused.clone()));
-                self.join_verdict(&refused.request.id, verdict);
+                self.join_verdict(&refused.request.id, verdict)
             }
             Body::Wish(wish) => self.join_wish(written(entry, wish.request.clone())),
             Body::Effective(fact) => {
                 let approvals = fact.approvals.clone();
                 let effective = Fact::Effective { approvals, effect: fact.effect.clone() };
-                self.join_fact(&fact.slot, written(entry, effective));
+                self.join_fact(&fact.slot, written(entry, effective))
             }
             Body::Step(fact) => {
                 self.join_fact(&fact.slot, written(entry, Fact::Step(fact.clone())))
@@ -164,37 +169,36 @@ impl Fold {
     }
 
     /// Only a request's own site decides about it: what another site says is in its log, and void.
-    fn join_verdict(&mut self, request: &EntryId, verdict: Written<Verdict>) {
+    fn join_verdict(&mut self, request: &EntryId, verdict: Written<Verdict>) -> bool {
         if verdict.site != request.site() {
-            return;
+            return true;
         }
         if let Verdict::Accepted(command) = &verdict.what {
             for older in &command.supersedes {
                 self.superseded.entry(older.clone()).or_default().insert(request.clone());
             }
         }
-        keep_least(&mut self.verdicts, request.clone(), verdict);
+        keep_least(&mut self.verdicts, request.clone(), verdict)
     }
 
     /// Facts are kept by the site that wrote them. Which of them count depends on who adopted the
     /// task, and that may be read later: see [`TaskRecord::facts`].
-    fn join_fact(&mut self, slot: &Slot, fact: Written<Fact>) {
+    fn join_fact(&mut self, slot: &Slot, fact: Written<Fact>) -> bool {
         let record = self.tasks.entry(slot.task.clone()).or_default();
         let key = (slot.term, fact.site.clone(), slot.index);
-        keep_least(&mut record.facts, key, fact);
+        keep_least(&mut record.facts, key, fact)
     }
 
-    fn join_wish(&mut self, wish: Written<Request>) {
-        if let Ask::Wish { task, .. } = &wish.what.ask {
-            let record = self.tasks.entry(task.clone()).or_default();
-            keep_least(&mut record.wishes, wish.what.id.clone(), wish);
-        }
+    fn join_wish(&mut self, wish: Written<Request>) -> bool {
+        let Ask::Wish { task, .. } = &wish.what.ask else { return true };
+        let record = self.tasks.entry(task.clone()).or_default();
+        keep_least(&mut record.wishes, wish.what.id.clone(), wish)
     }
 
-    fn join_adopt(&mut self, adopt: Written<AdoptFact>) {
+    fn join_adopt(&mut self, adopt: Written<AdoptFact>) -> bool {
         let slot = &adopt.what.slot;
         if slot.term == 0 {
-            return;
+            return true;
         }
         let record = self.tasks.entry(slot.task.clone()).or_default();
         let rank = |a: &Written<AdoptFact>| (a.what.rank, a.site.clone(), a.entry.clone());
@@ -202,6 +206,7 @@ impl Fold {
             Some(old) if rank(old) <= rank(&adopt) => {}
             Some(_) | None => drop(record.adopts.insert(slot.term, adopt)),
         }
+        false
     }
 }
 
@@ -235,11 +240,12 @@ impl<T> Written<T> {
 
 /// Of two entries for one key the earlier of a log stays, across logs the lower id: a total order,
 /// so any order of joining gives the same.
-fn keep_least<K: Ord, T>(map: &mut BTreeMap<K, Written<T>>, key: K, new: Written<T>) {
+/// False when something else was there before.
+fn keep_least<K: Ord, T>(map: &mut BTreeMap<K, Written<T>>, key: K, new: Written<T>) -> bool {
     let rank = |w: &Written<T>| (w.site.clone(), w.seq, w.entry.clone());
     match map.get(&key) {
-        Some(old) if rank(old) <= rank(&new) => {}
-        Some(_) | None => drop(map.insert(key, new)),
+        Some(old) if rank(old) <= rank(&new) => true,
+        Some(_) | None => map.insert(key, new).is_none(),
     }
 }
 

@@ -103,13 +103,16 @@ impl Ord for Order {
 impl Intent {
     pub fn read(fold: &Fold) -> Self {
         let mut intent = Self::default();
-        for (task, ..) in fold.commands() {
-            let Some(record) = fold.task(task) else { continue };
-            for (fact, effect, progress) in doings(record, task) {
-                intent.apply(&Doing { task, site: &fact.site, effect, progress });
-            }
-        }
+        fold.commands().for_each(|(task, ..)| intent.update(fold, task));
         intent
+    }
+
+    /// Takes in how far one task has come, after something was added to what is known of it.
+    pub fn update(&mut self, fold: &Fold, task: &EntryId) {
+        let Some(record) = fold.task(task).filter(|_| fold.command(task).is_some()) else { return };
+        for (fact, effect, progress) in doings(record, task) {
+            self.apply(&Doing { task, site: &fact.site, effect, progress });
+        }
     }
 
     /// Lets an effect win what it wins. Also used to ask "what if" for a plan.

@@ -177,6 +177,22 @@ proptest! {
         entries.iter().rev().for_each(|entry| again.join(entry));
         prop_assert_eq!(&again, &straight);
 
+        // Following what is added gives what reading it all again gives.
+        let mut followed = (Fold::default(), Intent::default(), Claims::default());
+        for entry in shuffled {
+            let (fold, intent, claims) = &mut followed;
+            let added = fold.join(entry);
+            match entry.about().filter(|_| added) {
+                Some(task) => {
+                    intent.update(fold, task);
+                    claims.update(fold, task);
+                }
+                None => (*intent, *claims) = (Intent::read(fold), Claims::of(fold)),
+            }
+        }
+        prop_assert_eq!(&followed.1, &Intent::read(&straight));
+        prop_assert_eq!(followed.2.conflicts(), Claims::of(&straight).conflicts());
+
         let world = ground.world();
         let (a, b) = (Intent::read(&straight), Intent::read(&other));
         prop_assert_eq!(&a, &b);

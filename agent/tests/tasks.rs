@@ -355,7 +355,8 @@ fn a_held_service_is_left_alone_and_its_ramp_stands_still() {
     let all: Selector = id("shop/*");
     let held = accepted(&fleet.command("odd", "svg", Verb::Hold { services: all.clone() }));
     fleet.pass(HOUR);
-    assert_eq!(fleet.task_state("osl-b1", &held), "done");
+    let hold = fleet.task("osl-b1", &held);
+    assert_eq!(hold.state.as_str(), "done", "{hold:#?}");
     let doc = fleet.task("osl-b1", &task);
     assert_eq!(doc.stands_still, [format!("{API} is held")], "{doc:#?}");
     assert_eq!(spread(&fleet, "osl-b1", API).percent(&id("svg")), 50);

@@ -1,5 +1,5 @@
-//! What a verb is after, before any rule is asked: the registers it writes and the services that move
-//! because of them.
+//! What a verb is after, before any rule is asked: the registers it writes and the services that
+//! move because of them.
 
 use std::collections::BTreeSet;
 

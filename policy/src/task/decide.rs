@@ -157,8 +157,8 @@ pub fn propose(
     let plan_hash = plan_hash(present, verb, &effect, terms);
     let approvals = services.iter().filter_map(|s| present.world.catalog.get(s));
     let mut approvals_needed = match verb {
-        // Less happens afterwards, not more.
-        Verb::Hold { .. } => 0,
+        // Nothing moves by either.
+        Verb::Hold { .. } | Verb::Release { .. } => 0,
         _ => approvals.map(|s| s.approvals).max().unwrap_or(0),
     };
     if !overrides.is_empty() {

@@ -1,7 +1,7 @@
 //! The steps between two traffic states, and the state a service is in at each of them.
 //!
-//! Make-before-break: activate, verify, shift (along a ramp), withdraw. Break-before-make: withdraw,
-//! activate, verify. The moves of one task that share a handover share their steps;
+//! Make-before-break: activate, verify, shift (along a ramp), withdraw. Break-before-make:
+//! withdraw, activate, verify. The moves of one task that share a handover share their steps;
 //! make-before-break moves run first, because nothing of theirs stops meanwhile. An evacuation goes
 //! in waves, one for each category.
 //!

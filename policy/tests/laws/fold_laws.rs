@@ -98,7 +98,9 @@ pub(crate) fn history(ground: &Ground, acts: &[Act]) -> Vec<Entry> {
 
 pub(crate) fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fold {
     let mut fold = Fold::default();
-    entries.into_iter().for_each(|entry| fold.join(entry));
+    entries.into_iter().for_each(|entry| {
+        fold.join(entry);
+    });
     fold
 }
 
@@ -174,7 +176,9 @@ proptest! {
 
         // Joining everything once more, backwards, moves nothing either.
         let mut again = other.clone();
-        entries.iter().rev().for_each(|entry| again.join(entry));
+        entries.iter().rev().for_each(|entry| {
+            again.join(entry);
+        });
         prop_assert_eq!(&again, &straight);
 
         // Following what is added gives what reading it all again gives.

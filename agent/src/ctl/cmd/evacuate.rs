@@ -11,7 +11,7 @@ use crate::ctl::submit;
 #[derive(Debug, clap::Args)]
 pub(in crate::ctl) struct Args {
     /// The dead site
-    site: SiteId,
+    id: SiteId,
     /// Where its services go; `auto`: each to the next site of its own order
     #[arg(long, value_name = "SITE", default_value = "auto")]
     to: String,
@@ -27,7 +27,7 @@ impl Args {
                 CtlError::usage(format!("--to: {error}"), "`nettctl site list` names all sites")
             })?),
         };
-        Ok(Verb::Evacuate { site: self.site.clone(), to })
+        Ok(Verb::Evacuate { site: self.id.clone(), to })
     }
 }
 

@@ -283,7 +283,12 @@ fn open_journal(
         records.note("journal-damage", &format!("line {line}"));
     }
     let mut entries = Vec::new();
-    let mut whole = !loaded.fresh && loaded.damaged.is_empty();
+    let mut whole = loaded.is_whole();
+    if loaded.missing > 0 {
+        let missing = loaded.missing;
+        tracing::error!(missing, "The journal lacks records that it once had.");
+        records.note("journal-damage", &format!("{missing} records are gone"));
+    }
     for record in loaded.records {
         match Sealed::open_stored(&record.bytes, rosters) {
             Ok(sealed) => entries.push((sealed, record.stream_seq)),

@@ -17,13 +17,17 @@
 
 pub mod answer;
 pub mod client;
+mod entry;
 pub mod explain;
+mod fast;
 mod message;
 mod name;
+mod packed;
 pub mod serial;
 pub mod server;
 pub mod stats;
 mod steer;
+mod table;
 pub mod topology;
 mod write;
 pub mod zone;
@@ -32,10 +36,11 @@ pub mod zone;
 #[path = "../tests/sample/mod.rs"]
 mod sample;
 
-pub use answer::{Ask, DropReason, Outcome, Transport, answer};
+pub use answer::{Ask, DropReason, Outcome, Transport, answer, answer_in_full};
 pub use explain::Explanation;
+pub use fast::answer_from_prepared;
 pub use name::NameError;
 pub use serial::Serial;
 pub use server::{Limits, Server, ServerError, ServerHandle};
 pub use stats::Stats;
-pub use zone::{StaleSerial, Zone, ZoneError, ZoneSource, publish};
+pub use zone::{Changes, StaleSerial, Zone, ZoneError, ZoneSource, publish};

@@ -61,7 +61,7 @@ fn who_supersedes_ends_the_task_in_the_way_at_once() {
     assert!(refused.message.contains(task.as_str()), "{}", refused.message);
     let entry = desk.order(1, &Order::Failback { service: 0 }, true).expect("an order");
     let Body::Command(command) = entry.body else { panic!("accepted: {entry:?}") };
-    assert_eq!(command.supersedes, [task.clone()]);
+    assert_eq!(command.supersedes, std::slice::from_ref(&task));
     desk.advance(Nodes::Done).expect("the end of the first");
     assert_eq!(state(&desk.fold, &task), TaskState::Ended(Outcome::Superseded));
     desk.wish(0, 0, true).expect("approved");

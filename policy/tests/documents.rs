@@ -156,7 +156,6 @@ on = ["proposal", "waiting", "redundancy"]
         "dnssec",
         "transfer",
         "bfd",
-        "freeze",
         "notify",
         "surge_limit",
         "rto",

@@ -16,5 +16,6 @@ pub mod probe;
 pub mod reconcile;
 pub mod records;
 pub mod rng;
+pub mod rosters;
 pub mod telemetry;
 pub mod zone;

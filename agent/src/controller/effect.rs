@@ -63,4 +63,6 @@ pub enum AuditEvent {
     Unauthentic { reason: &'static str, message: String, count: u64 },
     /// A log has another incarnation, a gap or a fork.
     LogTrouble { site: String, trouble: String },
+    /// A split decision was found, or is resolved.
+    Conflict { service: Option<String>, text: String },
 }

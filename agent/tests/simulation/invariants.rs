@@ -17,7 +17,7 @@ use nett_policy::lower::object::NodeState;
 use nett_policy::lower::{Place, lower};
 use nett_policy::place::place;
 use nett_policy::service::{Catalog, Handover};
-use nett_policy::task::view::{TaskState, read};
+use nett_policy::task::view::{TaskState, state};
 use nett_policy::traffic::Spread;
 
 use crate::world::World;
@@ -83,7 +83,9 @@ impl Watch {
                 *self.ended.entry(end.outcome.as_str()).or_default() += 1;
                 return;
             }
-            Body::Wish(_) | Body::Effective(_) | Body::Step(_) => return,
+            Body::Wish(_) | Body::Effective(_) | Body::Step(_) | Body::Turn(_) | Body::Adopt(_) => {
+                return;
+            }
         };
         // Only the site that a request names decides about it.
         if request.site() != sealed.entry.site {
@@ -109,7 +111,9 @@ impl World {
         entries.extend(again);
         self.rng.shuffle(&mut entries);
         let mut fold = Fold::default();
-        entries.iter().for_each(|sealed| fold.join(&sealed.entry));
+        for sealed in &entries {
+            fold.join(&sealed.entry);
+        }
         fold
     }
 
@@ -133,14 +137,14 @@ impl World {
     pub(crate) fn busy(&mut self) -> Vec<EntryId> {
         let fold = self.fold_of_all();
         let tasks = fold.commands().map(|(id, _, _)| id.clone());
-        tasks.filter(|id| read(&fold, id).state() == TaskState::Running).collect()
+        tasks.filter(|id| state(&fold, id) == TaskState::Running).collect()
     }
 
     /// Everybody wants and has what the core makes of all entries.
     pub(crate) fn check_settled(&mut self) -> Result<(), String> {
         let fold = self.fold_of_all();
         let world = self.policy();
-        let intent = Intent::read(&fold, world);
+        let intent = Intent::read(&fold);
         let placement = place(world, &intent);
         for (service, placed) in &placement.services {
             if placed.traffic.spread == Spread::Nowhere {

@@ -7,7 +7,7 @@ use nett_agent::bus::wire::{request_subject, seal_request};
 use nett_agent::controller::event::{Event, Token};
 use nett_policy::id::EntryId;
 use nett_policy::id::{NodeId, ServiceId, SiteId, WallMs, Weight};
-use nett_policy::log::entry::{Ask, Object, Person, Request, Verb, WishKind};
+use nett_policy::log::entry::{Ask, Object, Person, Request, Terms, Verb, WishKind};
 use nett_policy::log::intent::World as Policy;
 
 use crate::shape::OPERATORS;
@@ -54,11 +54,12 @@ impl World {
                 };
                 Ask::Wish { task, kind }
             }
-            _ => Ask::Command {
-                verb: self.verb(&sites),
-                plan_hash: None,
-                overrides: BTreeSet::new(),
-            },
+            4 if !self.tasks().is_empty() => {
+                let tasks = self.tasks();
+                let task = tasks[self.rng.usize(0..tasks.len())].clone();
+                Ask::Wish { task, kind: self.wish() }
+            }
+            _ => self.command(&sites),
         };
         let request = self.request(person, &site, ask);
         let subject = request_subject(&request);
@@ -107,6 +108,30 @@ impl World {
         }
     }
 
+    /// The tasks that people have heard of.
+    fn tasks(&self) -> Vec<EntryId> {
+        let replies = self.desk.replies.values();
+        replies.filter_map(|r| r.task.as_deref()?.parse().ok()).collect()
+    }
+
+    fn wish(&mut self) -> WishKind {
+        match self.rng.u8(0..6) {
+            0 => WishKind::Cancel,
+            1 => WishKind::Pause,
+            2 | 3 => WishKind::Resume,
+            4 => WishKind::Confirm,
+            _ => WishKind::Adopt { asserted: BTreeSet::new() },
+        }
+    }
+
+    fn command(&mut self, sites: &[SiteId]) -> Ask {
+        let confirm_within = (self.rng.u8(0..8) == 0).then(|| ms(self.rng.u64(100..5000)));
+        let supersede = self.rng.u8(0..6) == 0;
+        let terms = Terms { supersede, confirm_within, asserted: BTreeSet::new() };
+        let verb = self.verb(sites);
+        Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms }
+    }
+
     fn verb(&mut self, sites: &[SiteId]) -> Verb {
         let services: Vec<ServiceId> = self.catalog.iter().map(|s| s.id.clone()).collect();
         let service = services[self.rng.usize(0..services.len())].clone();
@@ -114,7 +139,7 @@ impl World {
         let site = sites[self.rng.usize(0..sites.len())].clone();
         let tasks: Vec<EntryId> =
             self.desk.replies.values().filter_map(|r| r.task.as_deref()?.parse().ok()).collect();
-        match self.rng.u8(0..12) {
+        match self.rng.u8(0..16) {
             0..4 => Verb::Failover { services, to: site },
             4..6 => Verb::Failback { services },
             6 => {
@@ -126,6 +151,9 @@ impl World {
             8 => Verb::Undrain { object: Object::Site(site) },
             9 => Verb::Drain { object: Object::ServiceAt(service, site) },
             10 => Verb::Undrain { object: Object::ServiceAt(service, site) },
+            11 => Verb::Evacuate { site, to: None },
+            12 => Verb::Hold { services },
+            13 | 14 => Verb::Release { services },
             _ if tasks.is_empty() => Verb::Failback { services },
             _ => Verb::Revert { task: tasks[self.rng.usize(0..tasks.len())].clone() },
         }

@@ -571,6 +571,8 @@ fn said(sealed: &Sealed) -> String {
         Body::Wish(w) => format!("wish {:?}", w.request.ask),
         Body::Effective(f) => format!("effective {}", f.slot.task),
         Body::Step(f) => format!("step {} {} {:?}", f.slot.task, f.step, f.state),
+        Body::Turn(f) => format!("turn {f:?}"),
+        Body::Adopt(f) => format!("adopt {f:?}"),
         Body::End(f) => format!("end {} {:?} {}", f.slot.task, f.outcome, f.reason),
     }
 }

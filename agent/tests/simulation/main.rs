@@ -38,8 +38,9 @@ fn run(seed: u64, mutant: Option<Mutant>) -> Result<World, (String, World)> {
     world.pass(ROUGH);
     world.calm();
     world.note("calm".to_owned());
+    let lengths = world.lengths();
     world.pass(READ_WITHIN);
-    if let Err(wrong) = world.check_read() {
+    if let Err(wrong) = world.check_read(&lengths) {
         return Err((wrong, world));
     }
     let mut waited = READ_WITHIN;

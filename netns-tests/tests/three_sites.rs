@@ -4,7 +4,7 @@
 use anyhow::Result;
 use nett_netns_tests::services::{API, VAULT, WEB};
 use nett_netns_tests::story::{Operator, Traffic, tell_of};
-use nett_netns_tests::topology::{OUTSIDE, Shape};
+use nett_netns_tests::topology::Shape;
 
 const CLIENTS: [&str; 2] = ["osl-c1", "trd-c1"];
 

@@ -9,7 +9,8 @@ use nett_agent::bus::wire::Sealed;
 use nett_agent::controller::{Controller, Setting};
 use nett_agent::kernel::{Kernel, SimulatedKernel};
 use nett_policy::id::{LinkId, ServiceId, SiteId};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::LinksUp;
+use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::Nexthop;
 use nett_policy::lower::object::{NexthopId, NodeState, RouteTarget};
 use nett_policy::plan::plan;
@@ -36,7 +37,7 @@ pub(crate) struct Agent {
     pub(crate) wanted: Option<(u64, NodeState)>,
     /// True while a visit of the kernel is on its way.
     pub(crate) applying: bool,
-    pub(crate) zone: BTreeMap<ServiceId, ServiceAnswers>,
+    pub(crate) zone: Answers,
     pub(crate) serial: u32,
     /// Milliseconds that its wall clock is ahead.
     pub(crate) skew: i64,
@@ -79,7 +80,7 @@ impl Agent {
             lacks: false,
             wanted: None,
             applying: false,
-            zone: BTreeMap::new(),
+            zone: Answers::new(),
             serial: 0,
             skew: 0,
             read: BTreeMap::new(),
@@ -127,7 +128,7 @@ impl Agent {
         catalog.iter().filter(accepts).map(|s| s.id.clone()).collect()
     }
 
-    pub(crate) fn links_up(&self, down: &BTreeSet<LinkId>) -> BTreeSet<LinkId> {
+    pub(crate) fn links_up(&self, down: &BTreeSet<LinkId>) -> LinksUp {
         let views = self.setting.fabric.links_of(&self.setting.node.id);
         views.map(|v| v.link.id.clone()).filter(|id| !down.contains(id)).collect()
     }

@@ -12,7 +12,7 @@ use nett_policy::id::{EntryId, Epoch, NodeId, ServiceId, SiteId};
 use nett_policy::log::entry::Body;
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::NodeState;
 use nett_policy::lower::{Place, lower};
 use nett_policy::place::place;
@@ -64,7 +64,7 @@ impl Watch {
         }
     }
 
-    pub(crate) fn served(&mut self, node: &NodeId, answers: &BTreeMap<ServiceId, ServiceAnswers>) {
+    pub(crate) fn served(&mut self, node: &NodeId, answers: &Answers) {
         for (service, answer) in answers {
             let key = (node.clone(), service.clone());
             let before = self.epochs.insert(key, answer.epoch);

@@ -29,7 +29,7 @@ const SEEDS: u64 = 500;
 const REGRESSIONS: [u64; 0] = [];
 
 /// One run; gives what was wrong, with the last things that happened.
-fn run(seed: u64, mutant: Option<Mutant>) -> Result<World, (String, World)> {
+fn run(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, World)>> {
     let mut world = World::new(seed, mutant);
     // Everybody is up before anything goes wrong.
     world.pass(Duration::from_secs(2));
@@ -41,23 +41,23 @@ fn run(seed: u64, mutant: Option<Mutant>) -> Result<World, (String, World)> {
     let lengths = world.lengths();
     world.pass(READ_WITHIN);
     if let Err(wrong) = world.check_read(&lengths) {
-        return Err((wrong, world));
+        return Err(Box::new((wrong, world)));
     }
     let mut waited = READ_WITHIN;
     while !world.busy().is_empty() {
         if waited > PATIENCE {
             let tasks = world.busy();
-            return Err((format!("tasks hang: {tasks:?}"), world));
+            return Err(Box::new((format!("tasks hang: {tasks:?}"), world)));
         }
         world.pass(Duration::from_secs(1));
         waited += Duration::from_secs(1);
     }
     world.pass(Duration::from_secs(1));
     if let Err(wrong) = world.check_settled() {
-        return Err((wrong, world));
+        return Err(Box::new((wrong, world)));
     }
     match world.watch.wrong.take() {
-        Some(wrong) => Err((wrong, world)),
+        Some(wrong) => Err(Box::new((wrong, world))),
         None => Ok(world),
     }
 }
@@ -86,8 +86,8 @@ fn sweep(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
             if seed >= seeds.end {
                 return failed;
             }
-            if let Err((wrong, _)) = run(seed, None) {
-                failed.push((seed, wrong));
+            if let Err(wrong) = run(seed, None) {
+                failed.push((seed, wrong.0));
             }
         }
     };
@@ -105,7 +105,8 @@ fn no_seed_breaks_an_invariant() {
     if let Some(seed) = number("NETT_SEED") {
         match run(seed, None) {
             Ok(world) => tell(seed, "nothing is wrong", &world),
-            Err((wrong, world)) => {
+            Err(failed) => {
+                let (wrong, world) = *failed;
                 tell(seed, &wrong, &world);
                 panic!("seed {seed}: {wrong}");
             }
@@ -124,7 +125,8 @@ fn no_seed_breaks_an_invariant() {
 #[test]
 fn seeds_that_failed_once_do_not_fail_again() {
     for seed in REGRESSIONS {
-        if let Err((wrong, world)) = run(seed, None) {
+        if let Err(failed) = run(seed, None) {
+            let (wrong, world) = *failed;
             tell(seed, &wrong, &world);
             panic!("seed {seed}: {wrong}");
         }
@@ -133,7 +135,7 @@ fn seeds_that_failed_once_do_not_fail_again() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let trace = |_| run(1, None).map(|w| w.trace).unwrap_or_else(|(_, w)| w.trace);
+    let trace = |_| run(1, None).map_or_else(|failed| failed.1.trace, |world| world.trace);
     assert_eq!(trace(()), trace(()));
 }
 

@@ -11,6 +11,11 @@ use nett_policy::service::Catalog;
 use nkeys::{KeyPair, KeyPairType};
 
 const SITES: [&str; 7] = ["osl", "svg", "trd", "bgo", "tos", "ham", "cph"];
+/// The name of the site at this place.
+fn site_name(at: usize) -> &'static str {
+    SITES[at]
+}
+
 /// All operators may command and approve.
 pub(crate) const OPERATORS: [&str; 3] = ["mira", "jon", "kim"];
 /// Agents of the largest fabrics.
@@ -111,7 +116,7 @@ impl Writer<'_> {
             for nth in 0..borders + routes {
                 let border = nth < borders;
                 let kind = if border { 'b' } else { 'r' };
-                let name = format!("{}-{kind}{nth}", SITES[site]);
+                let name = format!("{}-{kind}{nth}", site_name(site));
                 let number = u8::try_from(nth + 2).expect("four at most");
                 self.nodes.push(Node { name, site, border, number });
             }
@@ -120,7 +125,7 @@ impl Writer<'_> {
             let Node { name, site, border, number } = &self.nodes[at];
             let (name, site, border, number) = (name.clone(), *site, *border, *number);
             let key = self.key(&name);
-            let (id, n) = (SITES[site], site + 1);
+            let (id, n) = (site_name(site), site + 1);
             let role = if border { "border" } else { "route" };
             let inner = if border { "core = \"core\"" } else { "core = \"lan\"\nouter = \"up\"" };
             self.line(&format!(
@@ -149,7 +154,8 @@ impl Writer<'_> {
                         )
                     };
                     let (one, other) = (end(a, 1), end(b, 2));
-                    let (id, cost) = (format!("{}-{}-{nth}", SITES[a], SITES[b]), 10 + 10 * nth);
+                    let (id, cost) =
+                        (format!("{}-{}-{nth}", site_name(a), site_name(b)), 10 + 10 * nth);
                     self.line(&format!(
                         "[[link]]\nid = \"{id}\"\ncost = {cost}\ncapacity = \"1G\"\n\
                          a = {one}\nb = {other}"
@@ -174,7 +180,8 @@ impl Writer<'_> {
         for nth in 1..=self.rng.usize(2..=5) {
             let mut sites: Vec<usize> = (0..self.sites).collect();
             self.rng.shuffle(&mut sites);
-            let names: Vec<String> = sites.iter().map(|s| format!("\"{}\"", SITES[*s])).collect();
+            let names: Vec<String> =
+                sites.iter().map(|s| format!("\"{}\"", site_name(*s))).collect();
             let (category, more) = match self.rng.u8(0..4) {
                 0 => ("C", format!("mode = \"active-active\"\nactive = [{}]", names.join(", "))),
                 1 | 2 => ("C", "handover = \"make-before-break\"".to_owned()),
@@ -194,7 +201,7 @@ impl Writer<'_> {
             self.line(&format!("{more}\nsticky = \"1s\""));
             self.line(&format!("vips = [\"10.99.0.{nth}\", \"fd00:99::{nth}\"]"));
             for site in 0..self.sites {
-                let (id, n) = (SITES[site], site + 1);
+                let (id, n) = (site_name(site), site + 1);
                 self.line(&format!(
                     "backends.{id} = [\"10.{n}.20.{nth}\", \"fd00:{n}:20::{nth}\"]"
                 ));

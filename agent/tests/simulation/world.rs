@@ -399,7 +399,7 @@ impl World {
         self.watch.delivering(node, delivers);
         self.heed();
         let applied = |operations, failures| {
-            Event::Applied(Applied { generation, operations, failures, foreign: Vec::new() })
+            Event::Applied(Applied { generation, operations, failures, ..Applied::default() })
         };
         let event = match visit {
             Visit::Halfway => return self.look_at_kernel(node, ms(1)),

@@ -14,6 +14,13 @@ nats-server:nats-server
 ip:iproute2
 nft:nftables
 dig:bind9-dnsutils
+named:bind9
+dnssec-keygen:bind9-utils
+knotd:knot
+kdig:knot-dnsutils
+kzonecheck:knot-dnssecutils
+ldns-verify-zone:ldnsutils
+unbound:unbound
 ping:iputils-ping
 tcpdump:tcpdump
 strace:strace
@@ -77,8 +84,9 @@ install() {
 # The lists may be old or absent: refresh them only when the first try fails.
 install >/dev/null 2>&1 || { $as_root apt-get update -q </dev/null; install; }
 
-# The packages start servers of their own; the lab starts its own ones in its namespaces.
-for package in nats-server bird2:bird keepalived frr; do
+# These packages start servers of their own, on ports that may be somebody else's; the lab and the
+# tests start theirs.
+for package in nats-server bind9:named knot unbound bird2:bird keepalived frr; do
     case "$missing " in
     *" ${package%%:*} "*)
         command -v systemctl >/dev/null 2>&1 &&

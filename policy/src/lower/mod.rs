@@ -89,6 +89,7 @@ pub fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
         all_down: service.all_down,
         spread: spread.clone(),
         epoch: placed.epoch,
+        ports: service.ports.clone(),
         sites: service.sites().into_iter().map(site).collect(),
     }
 }

@@ -105,8 +105,10 @@ impl Follower {
                     reason,
                 }),
                 Stop::Replaced { found } => {
-                    let site = self.site.clone();
-                    Some(BusEvent::LogReplaced { site, read: last, found })
+                    let (site, read) = (self.site.clone(), last);
+                    // What it holds now is read from its beginning: what is known is passed over.
+                    (last, told) = (0, false);
+                    Some(BusEvent::LogReplaced { site, read, found })
                 }
             };
             if let Some(event) = event.filter(|_| !told) {

@@ -39,6 +39,7 @@ pub(super) enum What {
     State,
 }
 
+#[derive(Clone)]
 pub(super) struct Follower {
     pub(super) context: Context,
     pub(super) stream: String,

@@ -12,6 +12,7 @@
 //! Queues are bounded; what is only worth its newest value travels by `watch`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use nett_policy::log::entry::Slot;
 use nett_policy::roster::Rosters;
 use nett_policy::task::acks::ProbeTarget;
 use nkeys::KeyPair;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::effect::{Append, AuditEvent, Effect};
@@ -33,6 +34,7 @@ use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, P
 use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
 use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
+use crate::journal::audit::Filter;
 use crate::journal::{JournalWriter, Record};
 use crate::name_server::NameServer;
 use crate::probe::Probe;
@@ -72,6 +74,8 @@ pub struct Driver<P> {
     journal_due: Duration,
     /// A branch of a log that was read does not count: everything begins again from the journal.
     read_again: bool,
+    /// How many may read the audit file at once.
+    readers: Arc<Semaphore>,
 }
 
 /// Why a driver stopped.
@@ -104,6 +108,8 @@ enum Asker {
     Rpc(Responder),
 }
 
+/// Readers of the audit file at once; more are told to come again.
+const AUDIT_READERS: usize = 2;
 /// How long until the disk is tried again.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 
@@ -125,6 +131,7 @@ impl<P: Probe> Driver<P> {
             unsaved: VecDeque::new(),
             journal_due: Duration::ZERO,
             read_again: false,
+            readers: Arc::new(Semaphore::new(AUDIT_READERS)),
         }
     }
 
@@ -279,7 +286,14 @@ impl<P: Probe> Driver<P> {
                 self.parts.zone.explain(&name, client.as_deref(), subnet.as_deref())
             }
             ApiRequest::Audit { since, service, limit } => {
-                self.parts.records.read(since, service, limit)
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                let filter = Filter { since: since.map(|s| s.0), service, limit };
+                self.beside(asker, move |path, _| crate::records::read(path, &filter));
+                return None;
+            }
+            ApiRequest::AuditVerify {} => {
+                self.beside(asker, crate::records::verify);
+                return None;
             }
             request => {
                 let token = self.token(asker);
@@ -293,6 +307,37 @@ impl<P: Probe> Driver<P> {
         };
         send(asker, self.controller.envelope(outcome, now));
         None
+    }
+
+    /// Answers from the audit file on a thread of its own: the file may be long, and the driver
+    /// must not wait for a disk.
+    fn beside(
+        &self,
+        asker: Asker,
+        read: impl FnOnce(&Path, &Rosters) -> Result<Payload, ApiError> + Send + 'static,
+    ) {
+        let now = self.parts.clock.now();
+        let busy = ApiError::new(
+            ErrorCode::Busy,
+            "the audit trail is being read for others",
+            "try again in a moment",
+        );
+        let mut answer = self.controller.envelope(Outcome::from(busy), now);
+        let Ok(permit) = self.readers.clone().try_acquire_owned() else {
+            return send(asker, answer);
+        };
+        let path = self.parts.records.path().to_owned();
+        let rosters = self.parts.rosters.clone();
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            answer.outcome = match read(&path, &rosters) {
+                Ok(payload) => Outcome::from(payload),
+                Err(error) => Outcome::from(error),
+            };
+            drop(permit);
+            let _inside = runtime.enter();
+            send(asker, answer);
+        });
     }
 
     fn token(&mut self, asker: Asker) -> Token {
@@ -406,8 +451,8 @@ impl<P: Probe> Driver<P> {
         });
     }
 
-    /// Stores the own site's entries again, as they were, in their order. Another agent that does the
-    /// same is told from it by the compare-and-set: who loses stops.
+    /// Stores the own site's entries again, as they were, in their order. Another agent that does
+    /// the same is told from it by the compare-and-set: who loses stops.
     fn refill(&self, from: u64, after_stream_seq: u64) {
         let (bus, events) = (self.parts.bus.clone(), self.events.clone());
         let (journal, rosters) = (self.parts.journal.clone(), self.parts.rosters.clone());

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_dns::{Limits as DnsLimits, Stats};
+use nett_dns::{Limits as DnsLimits, Stats, Transfers};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
 use nett_policy::log::chain::followed;
@@ -25,7 +25,7 @@ use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode};
 use crate::bus::nats::{NatsBus, NatsConfig};
 use crate::bus::wire::Sealed;
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, load, read_seed};
+use crate::config::{Config, Loaded, load, read_keyring, read_seed, read_zone_keys};
 use crate::controller::driver::{Driver, Finished, Input, Parts};
 use crate::controller::event::Event;
 use crate::controller::{Prefix, Setting, Snapshot, prefix};
@@ -118,7 +118,9 @@ async fn run_loaded(
     let whole = whole && chained;
     let home = node.site.clone();
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
-        .map_err(anyhow::Error::from)?;
+        .map_err(anyhow::Error::from)?
+        .copied_by(secondaries(&config, &fabric)?);
+    let zone = signed(zone, &config, &fabric, &scrape.dns)?;
     let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
     let name_server = NameServer::new(config.dns.listen.clone(), limits, scrape.dns.clone());
 
@@ -126,16 +128,20 @@ async fn run_loaded(
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
     let found = crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
     let adopted = found.state != NodeState::default();
-    let links = fabric
-        .links_of(&node.id)
-        .map(|view| OwnLink { link: view.link.id.clone(), interface: view.near.interface.clone() });
+    let links = fabric.links_of(&node.id).map(|view| OwnLink {
+        link: view.link.id.clone(),
+        interface: view.near.interface.clone(),
+        addresses: view.near.addresses.clone(),
+    });
     let reconciler = Reconciler {
         kernel,
         changes: monitor,
         wanted: wishes,
         events: own.clone(),
         links: links.collect(),
+        layout: config.kernel.layout.clone(),
         dry_run: config.kernel.dry_run,
+        rng: Rng::system(),
         metrics: scrape.metrics.clone(),
     };
     tasks.spawn(reconciler.run());
@@ -193,6 +199,32 @@ async fn run_loaded(
     }
     tasks.shutdown().await;
     Ok(ended)
+}
+
+/// The zone with the keys that sign it, where it is signed and served here.
+fn signed(
+    zone: ZoneKeeper,
+    config: &Config,
+    fabric: &Fabric,
+    stats: &Stats,
+) -> Result<ZoneKeeper, AppError> {
+    if config.dns.listen.is_empty() {
+        return Ok(zone);
+    }
+    let directory = config.dns.key_dir.as_ref().map(|d| d.value.as_path());
+    let keys = read_zone_keys(directory, &fabric.zone, &stats.signing);
+    match keys.map_err(anyhow::Error::from)? {
+        Some(keys) => Ok(zone.signed_with(Arc::new(keys)).map_err(anyhow::Error::from)?),
+        None => Ok(zone),
+    }
+}
+
+/// The secondaries of the zone, if this node is the one they copy from.
+fn secondaries(config: &Config, fabric: &Fabric) -> Result<Arc<Transfers>, AppError> {
+    let path = config.dns.tsig_keys.as_ref().map(|f| f.value.as_path());
+    let keys = read_keyring(path).map_err(anyhow::Error::from)?;
+    let transfer = &fabric.zone.transfer;
+    Ok(Arc::new(Transfers::new(transfer, keys, transfer.from.as_ref() == Some(&config.node))))
 }
 
 /// Runs the driver until a signal says stop, or hands over a configuration to go on with.

@@ -19,3 +19,4 @@ pub mod rng;
 pub mod rosters;
 pub mod telemetry;
 pub mod zone;
+mod zone_signer;

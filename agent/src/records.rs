@@ -49,6 +49,9 @@ impl Records {
                 reason: Some((*reason).to_owned()),
                 ..self.blank(now.wall, "unauthentic")
             },
+            AuditEvent::Kernel { kind, text } => {
+                AuditRecord { text: text.clone(), ..self.blank(now.wall, kind) }
+            }
             AuditEvent::Conflict { service, text } => AuditRecord {
                 services: service.iter().cloned().collect(),
                 text: text.clone(),

@@ -356,7 +356,7 @@ impl<P: Probe> Driver<P> {
             }
             Effect::Append(append) => self.append(*append, now),
             Effect::Kernel { generation, desired } => {
-                self.parts.wanted.send_replace(Some((generation, *desired)));
+                self.parts.wanted.send_replace(Some((generation, Arc::from(desired))));
             }
             Effect::Zone(answers) => {
                 let served = self.parts.zone.serve(answers).map(|()| self.parts.zone.serial());

@@ -26,11 +26,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::fabric::{Fabric, Node};
-use nett_policy::id::{EntryId, LinkId, NodeId, SiteId};
+use nett_policy::id::{EntryId, NodeId, SiteId};
 use nett_policy::log::conflict::{Claims, Conflict};
 use nett_policy::log::entry::FabricRef;
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::{Intent, World};
+use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::place::Placement;
 use nett_policy::service::Catalog;
@@ -178,6 +179,11 @@ impl Controller {
         &self.setting
     }
 
+    /// False while entries that this node once acted on may be missing.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     fn site(&self) -> &SiteId {
         &self.setting.node.site
     }
@@ -243,7 +249,7 @@ impl Controller {
     }
 
     /// The links a node last said it can use: all of them when it has never said anything.
-    fn links_of(&self, node: &NodeId) -> BTreeSet<LinkId> {
+    fn links_of(&self, node: &NodeId) -> LinksUp {
         if *node == self.setting.node.id {
             return self.doing.links_up().clone();
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nett_agent::bus::wire::{self, Draft, Sealed};
 use nett_policy::fabric::{
-    BusKeys, Fabric, Node, Operator, OperatorRole, Role, Site, UnknownClient, Zone,
+    BusKeys, Fabric, Node, Operator, OperatorRole, Role, Site, Transfer, UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, WallMs};
 use nett_policy::log::entry::{
@@ -91,6 +91,8 @@ pub(crate) fn fabric() -> Fabric {
             name: "steer.example.".to_owned(),
             hostmaster: "dns.example.".to_owned(),
             ns: Vec::new(),
+            transfer: Transfer::default(),
+            dnssec: None,
         },
         sites: vec![site("osl", 1), site("svg", 2)],
         nodes: vec![

@@ -244,7 +244,7 @@ impl Fleet {
                 let operations = nett_policy::plan::plan(&desired, &agent.kernel).ops.len();
                 agent.kernel = (*desired).clone();
                 self.told.push((node.clone(), *desired));
-                let applied = Applied { generation, operations, failures: vec![], foreign: vec![] };
+                let applied = Applied { generation, operations, ..Applied::default() };
                 self.inbox.push_back((node.clone(), Event::Applied(applied)));
             }
             Effect::Zone(answers) => {

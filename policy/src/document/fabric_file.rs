@@ -11,7 +11,8 @@ use super::form;
 use super::link_file::{LinkDoc, link};
 use super::read::{At, Reader, Section};
 use super::tree::Value;
-use crate::fabric::{BusKeys, Freeze, NameServer, OperatorRole, Role, UnknownClient, Zone};
+use super::zone_file::{self, ZoneDoc};
+use crate::fabric::{BusKeys, Freeze, OperatorRole, Role, UnknownClient};
 use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId, WallMs};
 
 /// Elements that could not be read at all are missing from the lists; `whole` says that none is,
@@ -19,7 +20,7 @@ use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId, WallMs}
 #[derive(Debug)]
 pub(super) struct FabricDoc {
     pub(super) head: Head,
-    pub(super) zone: Option<Zone>,
+    pub(super) zone: Option<ZoneDoc>,
     pub(super) sites: Vec<SiteDoc>,
     pub(super) sites_span: Option<Span>,
     pub(super) nodes: Vec<NodeDoc>,
@@ -100,7 +101,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Option<FabricDoc> {
 fn root_of(r: &Reader<'_>, s: &Section<'_, '_>) -> FabricDoc {
     let mut whole = true;
     let head = s.required("fabric").and_then(|v| r.section(v, "[fabric]", |s| Some(head(r, s))));
-    let zone = s.required("zone").and_then(|v| r.section(v, "[zone]", |s| zone(r, s)));
+    let zone = s.required("zone").and_then(|v| r.section(v, "[zone]", |s| zone_file::zone(r, s)));
     let sites = s.required("site");
     let mut all = Elements { reader: r, whole: &mut whole };
     let doc = FabricDoc {
@@ -207,51 +208,6 @@ fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
         r.report(r.mistake(Code::LeaseWaitTooShort, wait.span, message).hint(hint));
     }
     Some(())
-}
-
-fn zone(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Zone> {
-    let name = s.required("name").and_then(|v| r.parse_text(v, form::domain));
-    let hostmaster = s.required("hostmaster").and_then(|v| r.parse_text(v, form::domain));
-    let zone = name.as_ref().map(|n| n.value.as_str());
-    let ns = s
-        .required("ns")
-        .map(|v| r.items(v, |v| r.section(v, "ns", |s| name_server(r, s, zone))))
-        .unwrap_or_default();
-    s.later("dnssec", |v| {
-        r.section(v, "dnssec", |s| s.required("csk").and_then(|v| r.parse_text(v, form::words)));
-    });
-    s.later("transfer", |v| {
-        r.items(v, |v| {
-            r.section(v, "transfer", |s| {
-                let to = s.required("to").and_then(|v| r.parse_text(v, form::address));
-                let tsig = s.required("tsig");
-                to.zip(tsig.and_then(|v| r.parse_text(v, form::words)))
-            })
-        });
-    });
-    Some(Zone { name: name?.value, hostmaster: hostmaster?.value, ns })
-}
-
-/// A name server whose name lies in the zone can only be found through glue.
-fn name_server(r: &Reader<'_>, s: &Section<'_, '_>, zone: Option<&str>) -> Option<NameServer> {
-    let name = s.required("name").and_then(|v| r.parse_text(v, form::domain));
-    let addresses: Vec<At<IpAddr>> = s
-        .optional("addresses")
-        .map(|v| r.items(v, |v| r.parse_text(v, form::address)))
-        .unwrap_or_default();
-    let name = name?;
-    let inside = zone.is_some_and(|z| name.value == z || name.value.ends_with(&format!(".{z}")));
-    if inside && addresses.is_empty() {
-        let message = format!("`{}` lies in the zone and has no address", name.value);
-        r.report(
-            r.mistake(Code::NsWithoutAddress, name.span, message)
-                .hint("add `addresses`, or use a name outside the zone"),
-        );
-    }
-    Some(NameServer {
-        name: name.value,
-        addresses: addresses.into_iter().map(|a| a.value).collect(),
-    })
 }
 
 fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {

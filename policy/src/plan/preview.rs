@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::{Plan, plan};
 use crate::fabric::Node;
-use crate::id::{LinkId, NodeId, ServiceId};
+use crate::id::{NodeId, ServiceId};
 use crate::log::intent::Intent;
 use crate::lower::object::{Layout, NodeState};
-use crate::lower::{Place, lower};
+use crate::lower::{LinksUp, Place, lower};
 use crate::place::place;
 use crate::task::acks::Course;
 use crate::task::decide::{Present, Proposal, planned};
@@ -41,7 +41,7 @@ pub struct PreviewStep {
 /// What each node sees and uses: its own links, as it last reported them.
 pub struct NodeViews<'a> {
     pub layout: &'a Layout,
-    pub links_up: &'a dyn Fn(&NodeId) -> BTreeSet<LinkId>,
+    pub links_up: &'a dyn Fn(&NodeId) -> LinksUp,
 }
 
 pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>) -> Preview {

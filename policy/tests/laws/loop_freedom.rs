@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use nett_policy::fabric::Family;
-use nett_policy::id::{LinkId, NodeId, SiteId};
+use nett_policy::id::{NodeId, SiteId};
 use nett_policy::log::intent::Intent;
+use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{NexthopId, NodeState, RouteKey, RouteTarget};
 use nett_policy::place::{Placement, place};
 use nett_policy::plan::plan;
@@ -210,7 +211,7 @@ impl<'a> Present<'a> {
 }
 
 fn seen(ground: &Ground, intent: &Intent, links: &Links) -> (Placement, States) {
-    let up = |node: &NodeId| -> BTreeSet<LinkId> {
+    let up = |node: &NodeId| -> LinksUp {
         let ends = ground.fabric.links.iter().zip(links);
         let sees = ends.filter(|(link, [a, b])| if link.b.node == *node { *b } else { *a });
         sees.map(|(link, _)| link.id.clone()).collect()

@@ -96,6 +96,13 @@ impl Signed {
         after
     }
 
+    /// The same under the serial of the next snapshot, where nothing else is to be signed.
+    pub(crate) fn renumbered(&self, next: &Zone, now: u64) -> Self {
+        let mut after = self.clone();
+        after.number(next, now);
+        after
+    }
+
     /// Takes the SOA record of the snapshot from those that are ready.
     fn number(&mut self, next: &Zone, now: u64) {
         let serial = next.serial();

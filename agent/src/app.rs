@@ -13,6 +13,7 @@ use nett_dns::{Limits as DnsLimits, Stats, Transfers};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
 use nett_policy::lower::object::NodeState;
+use nett_policy::roster::Rosters;
 use nkeys::KeyPair;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -104,8 +105,9 @@ async fn run_loaded(
     let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
     let mut records = Records::open(&make_dir(&config)?, node.id.clone(), clock)
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
+    let rosters = open_rosters(&config, &fabric, &mut records)?;
     let Opened { journal, entries, whole } =
-        open_journal(&config, &fabric, &mut records, &scrape.metrics)?;
+        open_journal(&config, &rosters, &mut records, &scrape.metrics)?;
     let Prefix { start, whole: chained } = prefix(&entries);
     let whole = whole && chained;
     let home = node.site.clone();
@@ -138,7 +140,8 @@ async fn run_loaded(
     };
     tasks.spawn(reconciler.run());
 
-    let (bus, mut bus_events) = start_bus(&config, &fabric, &node, &key, start).await?;
+    let (bus, mut bus_events) =
+        start_bus(&config, &fabric, &node, &key, Reading { rosters, start }).await?;
     let to_driver = inputs.clone();
     tasks.spawn(async move {
         while let Some(event) = bus_events.recv().await {
@@ -301,7 +304,7 @@ fn make_dir(config: &Config) -> Result<std::path::PathBuf, AppError> {
 /// the bus delivers them again if they are good after all.
 fn open_journal(
     config: &Config,
-    fabric: &Fabric,
+    rosters: &Rosters,
     records: &mut Records,
     metrics: &Metrics,
 ) -> Result<Opened, AppError> {
@@ -312,9 +315,14 @@ fn open_journal(
         records.note("journal-damage", &format!("line {line}"));
     }
     let mut entries = Vec::new();
-    let mut whole = !loaded.fresh && loaded.damaged.is_empty();
+    let mut whole = loaded.is_whole();
+    if loaded.missing > 0 {
+        let missing = loaded.missing;
+        tracing::error!(missing, "The journal lacks records that it once had.");
+        records.note("journal-damage", &format!("{missing} records are gone"));
+    }
     for record in loaded.records {
-        match Sealed::open_stored(&record.bytes, fabric) {
+        match Sealed::open_stored(&record.bytes, rosters) {
             Ok(sealed) => entries.push((sealed, record.stream_seq)),
             Err(error) => {
                 let stream_seq = record.stream_seq;
@@ -326,6 +334,27 @@ fn open_journal(
     }
     let journal = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
     Ok(Opened { journal, entries, whole })
+}
+
+/// Keeps the present fabric generation, and knows those before it.
+fn open_rosters(
+    config: &Config,
+    fabric: &Fabric,
+    records: &mut Records,
+) -> Result<Arc<Rosters>, AppError> {
+    let opened = crate::rosters::open(&config.state_dir, fabric);
+    let (rosters, damaged) = opened.map_err(anyhow::Error::from)?;
+    for error in damaged {
+        tracing::error!(%error, "A fabric generation of the past cannot be read.");
+        records.note("fabric-damage", &error.to_string());
+    }
+    Ok(Arc::new(rosters))
+}
+
+/// What the logs are read with, and from where on.
+struct Reading {
+    rosters: Arc<Rosters>,
+    start: BTreeMap<nett_policy::id::SiteId, u64>,
 }
 
 /// The journal as found.
@@ -341,7 +370,7 @@ async fn start_bus(
     fabric: &Arc<Fabric>,
     node: &Node,
     key: &KeyPair,
-    start: BTreeMap<nett_policy::id::SiteId, u64>,
+    reading: Reading,
 ) -> Result<(NatsBus, crate::bus::BusEvents), AppError> {
     let site = fabric.site(&node.site).expect("checked: a node's site exists");
     let own = &config.nats.urls;
@@ -353,8 +382,9 @@ async fn start_bus(
         urls,
         seed,
         tls: config.nats.tls.clone(),
-        start,
+        start: reading.start,
         capacity: EVENTS,
+        rosters: reading.rosters,
     };
     Ok(NatsBus::start(nats, fabric.clone()).await.map_err(anyhow::Error::from)?)
 }

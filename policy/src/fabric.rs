@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::id::{ClusterId, Generation, LinkId, NodeId, RuleId, Selector, SiteId};
+use crate::id::{ClusterId, Generation, LinkId, NodeId, RuleId, Selector, SiteId, WallMs};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fabric {
@@ -33,6 +33,7 @@ pub struct Fabric {
     pub operators: Vec<Operator>,
     pub bus: BusKeys,
     pub safety: Vec<SafetyRule>,
+    pub freezes: Vec<Freeze>,
 }
 
 /// Where clients in no `[[client]]` prefix and no site prefix belong.
@@ -212,6 +213,18 @@ pub struct SafetyRule {
     pub at_least: u32,
     pub of: Vec<SiteId>,
     pub owner: String,
+}
+
+/// A time in which nothing is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freeze {
+    pub from: WallMs,
+    /// The first moment in which changes are allowed again.
+    pub to: WallMs,
+    /// Every service when empty.
+    pub services: Vec<Selector>,
+    /// Verbs that are allowed all the same.
+    pub except: Vec<String>,
 }
 
 /// One link as one of its two nodes sees it.

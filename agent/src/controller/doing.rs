@@ -6,13 +6,12 @@ use std::time::Duration;
 use nett_policy::fabric::Role;
 use nett_policy::id::{LinkId, SiteId};
 use nett_policy::log::entry::Slot;
-use nett_policy::log::fold::Fact;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::{LinksUp, Place, answers, lower};
-use nett_policy::task::acks::{Course, ProbeTarget};
+use nett_policy::task::acks::{ProbeTarget, probes};
 use nett_policy::task::next::Ack;
 use nett_policy::task::steps::StepKind;
-use nett_policy::task::view::{TaskState, read, start_slot};
+use nett_policy::task::view::{last_effect, read, start_slot};
 
 use super::effect::{AuditEvent, Effect};
 use super::event::{Applied, News, Now};
@@ -216,28 +215,21 @@ impl Controller {
     /// Finds the steps that ask something of this node, and forgets those that are over.
     fn take_parts(&mut self) {
         let mut open: BTreeMap<Slot, (Part, Vec<ProbeTarget>)> = BTreeMap::new();
-        for (task, written, _) in self.fold.commands() {
+        for task in &self.open {
             let reading = read(&self.fold, task);
-            if reading.state() != TaskState::Running {
-                continue;
-            }
             let Some(number) = reading.open_step() else { continue };
             let Some(slot) = start_slot(&self.fold, task, number) else { continue };
             if let Some(part) = self.doing.parts.get(&slot) {
                 open.insert(slot, (part.clone(), Vec::new()));
                 continue;
             }
-            let fact = self.fold.task(task).and_then(|record| record.effect());
-            let Some(Fact::Effective { effect, .. }) = fact.map(|w| &w.what) else { continue };
-            let (world, before, site) = (self.world(), &self.intent, &written.site);
-            let course = Course { world, before, task, site, effect };
-            let steps = course.steps();
-            let Some(step) = steps.iter().find(|s| s.number == number) else { continue };
-            if !course.required(step).contains(&self.setting.node.id) {
+            let Some(effect) = last_effect(&self.fold, task) else { continue };
+            let Some(step) = effect.steps.iter().find(|s| s.number == number) else { continue };
+            if !step.required.contains(&self.setting.node.id) {
                 continue;
             }
             let targets = match step.kind {
-                StepKind::Verify => course.probes(step, &self.setting.node),
+                StepKind::Verify => probes(self.world(), &effect.moves, step, &self.setting.node),
                 StepKind::Activate | StepKind::Shift | StepKind::Withdraw => Vec::new(),
             };
             let probe = if targets.is_empty() { Probe::NotAsked } else { Probe::Running };

@@ -63,4 +63,6 @@ pub enum AuditEvent {
     Kernel { kind: &'static str, text: String },
     /// A log has another incarnation, a gap or a fork.
     LogTrouble { site: String, trouble: String },
+    /// A split decision was found, or is resolved.
+    Conflict { service: Option<String>, text: String },
 }

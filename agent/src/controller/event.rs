@@ -40,12 +40,13 @@ pub enum Event {
         stream_seq: u64,
     },
     /// Something in a site's log that nobody who may write there has signed.
-    /// With `upgrade` it is good, and this agent is too old to read it.
+    /// With `blocks` it may well be good, and this agent lacks what it takes to read it: the log
+    /// stands still here, under that name.
     BadEntry {
         site: SiteId,
         stream_seq: u64,
         error: String,
-        upgrade: bool,
+        blocks: Option<&'static str>,
     },
     /// Everything that was in a site's log when reading began has been delivered.
     CaughtUp {

@@ -126,6 +126,7 @@ pub(crate) fn fabric() -> Fabric {
         operators: Vec::new(),
         bus: BusKeys { admin: None, system: None, ca: None },
         safety: Vec::new(),
+        freezes: Vec::new(),
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         operators,
         bus,
         safety,
+        freezes,
         whole: _,
     } = doc;
     let Head { name, generation, vip_ranges, anchors, unknown_client } = head;
@@ -56,6 +57,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         operators: operators.into_iter().map(operator).collect(),
         bus,
         safety: safety.into_iter().map(safety_rule).collect(),
+        freezes,
     };
     fabric.hash = canonical::hash(&fabric, later);
     fabric

@@ -4,8 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::fabric::{
-    BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Link, LinkEnd, NameServer, Node, Operator,
-    OperatorRole, Role, SafetyRule, Secondary, Site, Transfer, UnknownClient, Zone, ZoneKeys,
+    BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Link, LinkEnd, NameServer, Node,
+    Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer, UnknownClient, Zone,
+    ZoneKeys,
 };
 use crate::id::sha256_hex;
 
@@ -28,6 +29,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         operators,
         bus: BusKeys { admin, system, ca },
         safety,
+        freezes,
     } = fabric;
     let unknown_client = match unknown_client {
         UnknownClient::Primary => "primary",
@@ -54,6 +56,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         list(operators.iter().map(operator)),
         [admin, system, ca],
         list(safety.iter().map(safety_rule)),
+        list(freezes.iter().map(freeze)),
         later,
     ]);
     sha256_hex(whole.to_string().as_bytes())
@@ -131,4 +134,9 @@ fn operator(operator: &Operator) -> Value {
 fn safety_rule(rule: &SafetyRule) -> Value {
     let SafetyRule { id, at_least, of, owner } = rule;
     json!([id.as_str(), at_least, texts(of), owner])
+}
+
+fn freeze(freeze: &Freeze) -> Value {
+    let Freeze { from, to, services, except } = freeze;
+    json!([from.0, to.0, texts(services), except])
 }

@@ -12,8 +12,8 @@ use super::link_file::{LinkDoc, link};
 use super::read::{At, Reader, Section};
 use super::tree::Value;
 use super::zone_file::{self, ZoneDoc};
-use crate::fabric::{BusKeys, OperatorRole, Role, UnknownClient};
-use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId};
+use crate::fabric::{BusKeys, Freeze, OperatorRole, Role, UnknownClient};
+use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId, WallMs};
 
 /// Elements that could not be read at all are missing from the lists; `whole` says that none is,
 /// so that a reference to nothing known is a mistake of its own.
@@ -30,6 +30,7 @@ pub(super) struct FabricDoc {
     pub(super) operators: Vec<OperatorDoc>,
     pub(super) bus: BusKeys,
     pub(super) safety: Vec<SafetyDoc>,
+    pub(super) freezes: Vec<Freeze>,
     pub(super) whole: bool,
 }
 
@@ -118,11 +119,9 @@ fn root_of(r: &Reader<'_>, s: &Section<'_, '_>) -> FabricDoc {
             .and_then(|v| r.section(v, "[bus]", |s| Some(bus(r, s))))
             .unwrap_or(NO_BUS_KEYS),
         safety: all.read(s.optional("safety"), "[[safety]]", safety),
+        freezes: all.read(s.optional("freeze"), "[[freeze]]", freeze),
         whole: true,
     };
-    s.later("freeze", |v| {
-        r.items(v, |v| r.section(v, "[[freeze]]", |s| freeze(r, s)));
-    });
     s.later("notify", |v| {
         r.section(v, "[notify]", |s| notify(r, s));
     });
@@ -341,27 +340,24 @@ fn safety(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SafetyDoc> {
     Some(SafetyDoc { id: id?, at_least, of, owner: owner.map(|o| o.value).unwrap_or_default() })
 }
 
-const VERBS: &[(&str, ())] = &[
-    ("failover", ()),
-    ("failback", ()),
-    ("steer", ()),
-    ("drain", ()),
-    ("undrain", ()),
-    ("evacuate", ()),
-    ("hold", ()),
-    ("release", ()),
-    ("revert", ()),
+const VERBS: &[(&str, &str)] = &[
+    ("failover", "failover"),
+    ("failback", "failback"),
+    ("steer", "steer"),
+    ("drain", "drain"),
+    ("undrain", "undrain"),
+    ("evacuate", "evacuate"),
+    ("hold", "hold"),
+    ("release", "release"),
+    ("revert", "revert"),
+    ("resolve", "resolve"),
 ];
 
-fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
+fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Freeze> {
     let from = s.required("from").and_then(|v| r.parse_text(v, form::time));
     let to = s.required("to").and_then(|v| r.parse_text(v, form::time));
-    if let Some(v) = s.optional("services") {
-        r.items(v, |v| r.parse_text(v, form::selector));
-    }
-    if let Some(v) = s.optional("except") {
-        r.items(v, |v| r.choice(v, VERBS));
-    }
+    let services = s.optional("services").map(|v| r.items(v, |v| r.parse_text(v, form::selector)));
+    let except = s.optional("except").map(|v| r.items(v, |v| r.choice(v, VERBS)));
     let (from, to) = (from?, to?);
     if to.value <= from.value {
         let message = "this freeze ends before it begins";
@@ -370,7 +366,13 @@ fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
                 .related(r.place(from.span), "it begins here"),
         );
     }
-    Some(())
+    let ms = |at: &At<i64>| WallMs(u64::try_from(at.value).unwrap_or(0).saturating_mul(1000));
+    Some(Freeze {
+        from: ms(&from),
+        to: ms(&to),
+        services: services.into_iter().flatten().map(|s| s.value).collect(),
+        except: except.into_iter().flatten().map(|v| v.value.to_owned()).collect(),
+    })
 }
 
 const OCCASIONS: &[(&str, ())] =

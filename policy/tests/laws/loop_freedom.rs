@@ -227,7 +227,7 @@ fn live(ground: &Ground, tasks: &[Task], walked: &mut Walked) -> Result<(), Stri
         if let Some(links) = task.links {
             present.change(&desk.intent(), links)?;
         }
-        desk.order(1, &task.order);
+        desk.order(1, &task.order, false);
         desk.wish(0, 0, true);
         for fact in 0.. {
             // The first fact is the effect; then one starts a step and one says how it went.
@@ -301,7 +301,7 @@ fn a_returning_site_loses_nothing_although_its_border_is_first() {
     let mut before = desk.intent();
     let mut lost: Vec<String> = Vec::new();
     for on in [true, false] {
-        desk.order(1, &Order::DrainService { service: 2, site: 1, on });
+        desk.order(1, &Order::DrainService { service: 2, site: 1, on }, false);
         desk.wish(0, 0, true);
         while desk.advance(Nodes::Done).is_some() {
             let after = desk.intent();

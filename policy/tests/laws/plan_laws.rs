@@ -241,7 +241,7 @@ proptest! {
 fn after_tasks(ground: &Ground, orders: &[&Order]) -> nett_policy::log::intent::Intent {
     let mut desk = Desk::new(ground, 0);
     for order in orders {
-        desk.order(1, order);
+        desk.order(1, order, false);
         desk.wish(0, 0, true);
         while desk.advance(Nodes::Done).is_some() {}
     }

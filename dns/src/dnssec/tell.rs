@@ -158,13 +158,12 @@ impl Teller<'_, '_> {
     fn service(&mut self, service: &SignedService) -> Told {
         let key = self.wanted.name.key();
         let (target, told) = self.choose(service);
-        let sets = service.told(key).unwrap_or_default();
-        if self.wanted.kind == RecordType::HTTPS && has_port(sets) {
-            return self.port(service, key, sets);
-        }
         if !matches!(self.wanted.kind, RecordType::A | RecordType::AAAA) {
-            let types = service.types_at(key, target);
-            return self.found(sets, Some(&types));
+            let sets = service.told(key).unwrap_or_default();
+            if self.wanted.kind == RecordType::HTTPS && has_port(sets) {
+                return self.port(service, key, sets);
+            }
+            return self.found(sets, Some(&service.types_at(key, target)));
         }
         if told.rcode == ResponseCode::Refused {
             return told;

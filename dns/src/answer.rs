@@ -20,6 +20,7 @@ use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, SiteState};
 use nett_policy::service::AllDown;
 
 use crate::client::Client;
+use crate::dnssec::{self, Wanted};
 use crate::entry::Entry;
 use crate::fast::answer_from_prepared;
 use crate::message::{Query, Unreadable};
@@ -86,9 +87,9 @@ pub struct Steered {
 
 /// What the records of an answer depend on.
 pub(crate) struct Told {
-    rcode: ResponseCode,
-    scope: u8,
-    steered: Option<Steered>,
+    pub(crate) rcode: ResponseCode,
+    pub(crate) scope: u8,
+    pub(crate) steered: Option<Steered>,
 }
 
 /// The choice for one client.
@@ -152,7 +153,27 @@ fn tell(zone: &Zone, query: &Query<'_>, source: IpAddr, writer: &mut Writer<'_>)
         _ => {}
     }
     let client = Client::new(source, query.edns.and_then(|e| e.network));
-    tell_name(zone, query, &client, writer)
+    match tell_signed(zone, query, &client, writer) {
+        Some(told) => told,
+        None => tell_name(zone, query, &client, writer),
+    }
+}
+
+/// What the signed side of the zone says, where there is one and the question is for it.
+fn tell_signed(
+    zone: &Zone,
+    query: &Query<'_>,
+    client: &Client,
+    writer: &mut Writer<'_>,
+) -> Option<Told> {
+    use RecordType::{CDNSKEY, CDS, DNSKEY, DS, NSEC, RRSIG};
+    let signed = zone.signed()?;
+    let (kind, signatures) = (query.kind, query.edns.is_some_and(|e| e.dnssec_ok));
+    if !signatures && !matches!(kind, CDNSKEY | CDS | DNSKEY | DS | NSEC | RRSIG) {
+        return None;
+    }
+    let name = query.name.below(&zone.apex().name)?;
+    dnssec::tell(zone, signed, Wanted { name, kind, signatures, client }, writer)
 }
 
 fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Writer<'_>) -> Told {

@@ -17,6 +17,8 @@
 
 pub mod answer;
 pub mod client;
+mod clock;
+pub mod dnssec;
 mod entry;
 pub mod explain;
 mod fast;
@@ -24,12 +26,15 @@ mod message;
 mod name;
 mod packed;
 mod ports;
+mod records;
 pub mod serial;
 pub mod server;
 pub mod stats;
 mod steer;
 mod table;
 pub mod topology;
+pub mod transfer;
+pub mod tsig;
 mod write;
 pub mod zone;
 
@@ -44,4 +49,6 @@ pub use name::NameError;
 pub use serial::Serial;
 pub use server::{Limits, Server, ServerError, ServerHandle};
 pub use stats::Stats;
+pub use transfer::Transfers;
+pub use tsig::{Keyring, TsigKey};
 pub use zone::{Changes, StaleSerial, Zone, ZoneError, ZoneSource, publish};

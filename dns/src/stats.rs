@@ -11,16 +11,20 @@ use hickory_proto::op::ResponseCode;
 use nett_policy::id::SiteId;
 
 use crate::answer::{DropReason, Outcome, Steered, Transport};
+use crate::dnssec::SigningStats;
 use crate::topology::{SiteIndex, Topology};
+use crate::transfer::TransferStats;
 
 /// The response codes this server gives, with the names of the metric label.
-const RCODES: [(ResponseCode, &str); 6] = [
+const RCODES: [(ResponseCode, &str); 8] = [
     (ResponseCode::NoError, "noerror"),
     (ResponseCode::FormErr, "formerr"),
     (ResponseCode::NXDomain, "nxdomain"),
     (ResponseCode::NotImp, "notimp"),
     (ResponseCode::Refused, "refused"),
     (ResponseCode::BADVERS, "badvers"),
+    (ResponseCode::ServFail, "servfail"),
+    (ResponseCode::NotAuth, "notauth"),
 ];
 
 const REASONS: [(DropReason, &str); 7] = [
@@ -45,6 +49,10 @@ pub struct Stats {
     /// Errors of recv(2) on UDP sockets.
     receive_errors: AtomicU64,
     connections: AtomicU64,
+    /// Copies of the zone.
+    pub transfers: TransferStats,
+    /// Signatures of the zone.
+    pub signing: Arc<SigningStats>,
     pairs: ArcSwapOption<Pairs>,
     by_name: Mutex<BTreeMap<Pair, Arc<AtomicU64>>>,
 }

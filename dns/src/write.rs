@@ -13,6 +13,7 @@ use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 
 use crate::client::CLIENT_SUBNET;
+use crate::dnssec::SignedSet;
 use crate::message::{HEADER_LEN, Query};
 use crate::name::LowerName;
 use crate::zone::{Apex, NEGATIVE_TTL, NS_TTL, SOA_TTL};
@@ -40,6 +41,15 @@ pub(crate) enum Section {
     Answer,
     Authority,
     Additional,
+}
+
+/// The owner of records.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Owner<'a> {
+    Question,
+    Apex,
+    /// These labels and the apex.
+    Below(&'a [u8]),
 }
 
 pub(crate) struct Writer<'a> {
@@ -159,6 +169,25 @@ impl<'a> Writer<'a> {
                 w.out.extend_from_slice(&a.octets());
             }),
         }
+    }
+
+    /// A signed set, with its signature if asked for; no record gets more than this TTL.
+    pub(crate) fn set(
+        &mut self,
+        section: Section,
+        owner: Owner<'_>,
+        (set, most_ttl): (&SignedSet, u32),
+        signed: bool,
+    ) {
+        let apex = (0xc000 | self.apex_at).to_be_bytes();
+        match owner {
+            Owner::Question => set.write(self.out, &[0xc0, HEADER_LEN as u8], most_ttl, signed),
+            Owner::Apex | Owner::Below([]) => set.write(self.out, &apex, most_ttl, signed),
+            Owner::Below(name) => {
+                set.write(self.out, &[name, &apex].concat(), most_ttl, signed);
+            }
+        }
+        self.counts[section as usize] += set.count(signed);
     }
 
     /// One TXT record, of the strings that `strings` writes.

@@ -12,11 +12,11 @@ use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{Epoch, SiteId, Weight};
 use nett_policy::log::entry::Move;
-use nett_policy::log::intent::World;
+use nett_policy::log::intent::{Progress, World};
 use nett_policy::lower;
 use nett_policy::place::{Placed, Reason};
 use nett_policy::service::{AllDown, Catalog, Handover, Service};
-use nett_policy::task::steps::{steps, traffic_at};
+use nett_policy::task::steps::{Manner, steps, traffic_at};
 use nett_policy::traffic::{Spread, Traffic};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -120,11 +120,13 @@ proptest! {
             service: service.id.clone(),
             epoch: Epoch(2),
             prev_epoch: Epoch(1),
+            prev: None,
             from: from.clone(),
             to: to.clone(),
             handover,
         };
-        let steps = steps(std::slice::from_ref(&a_move), world);
+        let manner = Manner { world, in_waves: false, gated: false };
+        let steps = steps(std::slice::from_ref(&a_move), manner);
         let told = |state: &Traffic, epoch: Epoch| {
             let placed = Placed {
                 traffic: state.clone(),
@@ -145,7 +147,7 @@ proptest! {
         .expect("valid names");
         let mut before: Vec<_> = CLIENTS.iter().map(|c| ask(&zone, sample::ip(c))).collect();
         for step in &steps {
-            let (state, epoch) = traffic_at(&steps, &a_move, step.number);
+            let (state, epoch) = traffic_at(&steps, &a_move, &Progress::begun(1..=step.number));
             let changes: Changes =
                 [(service.id.clone(), Some(told(&state, epoch).into()))].into();
             zone = zone.with(&changes, zone.serial().next()).expect("valid names");
@@ -171,7 +173,7 @@ proptest! {
             }
         }
         // The last step is the placement that was asked for.
-        let (last, _) = traffic_at(&steps, &a_move, u32::MAX);
+        let (last, _) = traffic_at(&steps, &a_move, &Progress::Done);
         prop_assert_eq!(&last.answers, &to.answers);
     }
 }

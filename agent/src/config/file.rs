@@ -28,6 +28,10 @@ pub(super) struct AgentDoc {
 }
 
 impl AgentDoc {
+    pub(super) fn dns(&self) -> &Dns {
+        &self.dns
+    }
+
     /// `None` when a required key is missing; it was reported.
     pub(super) fn build(self) -> Option<Config> {
         let Self {
@@ -69,7 +73,8 @@ pub(super) fn read(r: &Reader<'_>, directory: &Path) -> Option<AgentDoc> {
         let nats = s
             .optional("nats")
             .and_then(|v| r.section(v, "[nats]", |s| Some(nats(r, s, directory))));
-        let dns = s.optional("dns").and_then(|v| r.section(v, "[dns]", |s| Some(dns(r, s))));
+        let dns =
+            s.optional("dns").and_then(|v| r.section(v, "[dns]", |s| Some(dns(r, s, directory))));
         let http = s.optional("http");
         let http = http.and_then(|v| r.section(v, "[http]", |s| http_listen(r, s)));
         let kernel = s.optional("kernel");
@@ -92,7 +97,7 @@ pub(super) fn read(r: &Reader<'_>, directory: &Path) -> Option<AgentDoc> {
     })
 }
 
-const NO_DNS: Dns = Dns { listen: Vec::new(), threads: 1 };
+const NO_DNS: Dns = Dns { listen: Vec::new(), threads: 1, tsig_keys: None, key_dir: None };
 
 impl Default for Log {
     fn default() -> Self {
@@ -141,7 +146,7 @@ fn dns_address(text: &str) -> Result<SocketAddr, Flaw> {
     Ok(address)
 }
 
-fn dns(r: &Reader<'_>, s: &Section<'_, '_>) -> Dns {
+fn dns(r: &Reader<'_>, s: &Section<'_, '_>, directory: &Path) -> Dns {
     let listen = s.optional("listen").map(|v| r.items(v, |v| r.parse_text(v, dns_address)));
     let listen = listen.unwrap_or_default();
     for (at, address) in listen.iter().enumerate() {
@@ -155,9 +160,17 @@ fn dns(r: &Reader<'_>, s: &Section<'_, '_>) -> Dns {
         }
     }
     let threads = s.optional("threads").and_then(|v| r.integer(v, 1..=64_u8));
+    let at = |key, value: &Value| {
+        let found = r.parse_text(value, path)?;
+        Some(At { value: directory.join(found.value), span: s.span_of(key) })
+    };
+    let tsig_keys = s.optional("tsig_keys").and_then(|v| at("tsig_keys", v));
+    let key_dir = s.optional("key_dir").and_then(|v| at("key_dir", v));
     Dns {
         listen: listen.into_iter().map(|l| l.value).collect(),
         threads: threads.map_or(NO_DNS.threads, |t| t.value),
+        tsig_keys,
+        key_dir,
     }
 }
 

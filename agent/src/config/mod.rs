@@ -7,6 +7,7 @@
 mod check;
 mod file;
 mod key;
+mod zone_keys;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use nett_policy::service::Catalog;
 pub use crate::bus::nats::TlsFiles;
 pub use check::check;
 pub use key::{KeygenError, keygen, read_seed};
+pub use zone_keys::{ZoneKeyError, read_keyring, read_zone_keys};
 
 use file::AgentDoc;
 
@@ -64,6 +66,10 @@ pub struct Dns {
     pub listen: Vec<SocketAddr>,
     /// 1 to 64.
     pub threads: u8,
+    /// File of the keys that secondaries sign with, as `tsig-keygen` writes it.
+    pub tsig_keys: Option<At<PathBuf>>,
+    /// Directory of the keys that the zone is signed with.
+    pub key_dir: Option<At<PathBuf>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -142,6 +148,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
         if let Some(fabric) = &fabric {
             own_node(&reader, doc, fabric);
         }
+        zone_keys::check(&reader, doc, compiled.as_ref().map(|c| &c.fabric));
     }
     let (mut diagnostics, own_notes) = reader.finish();
     diagnostics.extend(found);

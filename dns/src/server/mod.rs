@@ -6,6 +6,7 @@
 //! nett-dns-udp-N   one per listen address and configured thread: a blocking loop on its own
 //!                  SO_REUSEPORT socket; receives, answers, sends; shares nothing but the zone
 //! nett-dns-tcp     one: a current-thread runtime with all listeners and all connections
+//! nett-dns-notify  one, where there are secondaries: tells them of new snapshots
 //! ```
 //!
 //! They are the server's own operating-system threads, so a flood of questions takes time from
@@ -18,6 +19,7 @@
 //! After a crash there is nothing to recover: sockets are bound anew, the zone is given anew.
 
 mod bind;
+mod copy;
 mod rate;
 mod tcp;
 mod udp;
@@ -33,7 +35,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::answer::{Ask, DropReason, Outcome, answer};
+use crate::clock::unix_time;
 use crate::stats::Stats;
+use crate::transfer::{self, Notifier};
 use crate::zone::Zone;
 
 /// What the server may use.
@@ -51,6 +55,10 @@ pub struct Limits {
     /// From the end of one message to the end of the next; a client that sends a byte at a time
     /// gets no longer than that, and one that does not read its answers neither.
     pub tcp_idle: Duration,
+    /// Copies of the zone that are sent at the same time.
+    pub transfers: usize,
+    /// The longest time that sending one copy may take.
+    pub transfer_time: Duration,
     /// How long open connections may finish the answer they are writing when the server stops.
     pub stop_grace: Duration,
 }
@@ -83,6 +91,7 @@ pub struct ServerHandle {
     udp: Vec<socket2::Socket>,
     tcp: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
+    _notifier: Option<Notifier>,
 }
 
 /// What every thread needs to answer.
@@ -100,6 +109,8 @@ impl Default for Limits {
             tcp_connections: 512,
             tcp_per_source: 16,
             tcp_idle: Duration::from_secs(5),
+            transfers: 4,
+            transfer_time: Duration::from_secs(600),
             stop_grace: Duration::from_secs(1),
         }
     }
@@ -134,7 +145,9 @@ impl Server {
             udp: Vec::new(),
             tcp,
             threads: Vec::new(),
+            _notifier: None,
         };
+        handle.notify(&zone.load(), &stats)?;
         let answerer = Answerer { zone, stats };
         let mut listeners = Vec::new();
         for bound in sockets {
@@ -161,6 +174,15 @@ impl ServerHandle {
     /// Stops the server: no new question is taken, answers under way are finished.
     pub fn stop(self) {
         drop(self);
+    }
+
+    /// Tells the secondaries of new snapshots, where there are any.
+    fn notify(&mut self, zone: &Zone, stats: &Arc<Stats>) -> Result<(), ServerError> {
+        if let Some(transfers) = zone.transfers().filter(|t| t.has_secondaries()) {
+            let notifier = Notifier::start(zone, transfers, &self.addresses, stats);
+            self._notifier = Some(notifier.map_err(ServerError::Thread)?);
+        }
+        Ok(())
     }
 
     fn start_udp(
@@ -212,7 +234,10 @@ impl Answerer {
     /// counted; the threads go on.
     fn answer(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
         let zone = self.zone.load();
-        let attempt = std::panic::AssertUnwindSafe(|| answer(&zone, ask, out));
+        let attempt = std::panic::AssertUnwindSafe(|| match transfer::is_plain(ask.packet) {
+            true => answer(&zone, ask, out),
+            false => transfer::carefully(&zone, ask, &self.stats, unix_time(), out),
+        });
         let outcome =
             std::panic::catch_unwind(attempt).unwrap_or(Outcome::Dropped(DropReason::Panic));
         self.stats.count(ask.transport, &outcome, zone.topology());

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::answer::{Ask, DropReason, Outcome, Transport};
 
-use super::{Answerer, Limits, ServerError, source_of};
+use super::{Answerer, Limits, ServerError, copy, source_of};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -33,11 +33,11 @@ pub(super) struct Tcp {
 }
 
 #[derive(Clone)]
-struct Shared {
-    answerer: Answerer,
-    limits: Arc<Limits>,
+pub(super) struct Shared {
+    pub(super) answerer: Answerer,
+    pub(super) limits: Arc<Limits>,
     open: Arc<Mutex<Open>>,
-    stopped: watch::Receiver<bool>,
+    pub(super) stopped: watch::Receiver<bool>,
 }
 
 /// Open connections, in all and by source.
@@ -157,6 +157,11 @@ async fn serve(stream: TcpStream, source: IpAddr, shared: Shared, _place: Place)
         };
         let Ok(Ok(())) = next else { return };
         let ask = Ask { packet: &question, source, transport: Transport::Tcp };
+        match copy::send(&mut stream, &ask, &shared).await {
+            copy::Sent::NoCopy => {}
+            copy::Sent::Whole => continue,
+            copy::Sent::Broken => return,
+        }
         // A message that gets no answer is no question: its sender is not a client.
         let Outcome::Reply { .. } = shared.answerer.answer(&ask, &mut out) else {
             return;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::fabric::{
-    BusKeys, ClientPrefix, Fabric, Link, LinkEnd, NameServer, Node, Role, Site, UnknownClient, Zone,
+    BusKeys, ClientPrefix, Fabric, Link, LinkEnd, NameServer, Node, Role, Site, Transfer,
+    UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, SiteId, Weight};
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
@@ -40,6 +41,8 @@ pub(crate) fn zone() -> Zone {
             server("ns2.dc.steer.example.", &["192.0.2.54"]),
             server("ns.elsewhere.example.", &["192.0.2.55"]),
         ],
+        transfer: Transfer::default(),
+        dnssec: None,
     }
 }
 
@@ -123,6 +126,7 @@ pub(crate) fn fabric() -> Fabric {
         operators: Vec::new(),
         bus: BusKeys { admin: None, system: None, ca: None },
         safety: Vec::new(),
+        freezes: Vec::new(),
     }
 }
 

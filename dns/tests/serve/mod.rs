@@ -52,7 +52,11 @@ impl Running {
     }
 
     pub(crate) fn on(listen: SocketAddr, limits: Limits) -> Self {
-        let zone = Arc::new(ArcSwap::from_pointee(zone(100)));
+        Self::over(zone(100), listen, limits)
+    }
+
+    pub(crate) fn over(zone: Zone, listen: SocketAddr, limits: Limits) -> Self {
+        let zone = Arc::new(ArcSwap::from_pointee(zone));
         let stats = Arc::new(Stats::default());
         let handle = Server::start(&[listen], Arc::clone(&zone), limits, Arc::clone(&stats))
             .expect("a free port");

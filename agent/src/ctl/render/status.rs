@@ -21,8 +21,16 @@ pub(super) fn status_text(
     look: &Look,
     style: Style,
 ) -> String {
-    let StatusDoc { fabric, generation, fabric_hash, sites, services, open_tasks, refused } =
-        status;
+    let StatusDoc {
+        fabric,
+        generation,
+        fabric_hash,
+        sites,
+        services,
+        open_tasks,
+        conflicts,
+        refused,
+    } = status;
     let mut out = format!(
         "fabric {fabric} generation {generation} hash {}, seen from {} at {}\n\n",
         short(fabric_hash),
@@ -47,6 +55,10 @@ pub(super) fn status_text(
         "\nservices {services}, open tasks {}, refused requests {refused}\n",
         open_tasks.len()
     );
+    if !conflicts.is_empty() {
+        let names: Vec<&str> = conflicts.iter().map(|c| c.subject.as_str()).collect();
+        out += &format!("SPLIT DECISIONS: {} (see nettctl conflicts)\n", names.join(", "));
+    }
     if !open_tasks.is_empty() {
         out.push('\n');
         out += &task::list(open_tasks, style);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_dns::{Limits as DnsLimits, Stats};
+use nett_dns::{Cookies, Stats};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
 use nett_policy::lower::object::NodeState;
@@ -32,7 +32,7 @@ use crate::journal::{FileJournal, Journal, JournalWriter};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
 use crate::kernel::{LinuxKernel, Monitor};
-use crate::name_server::NameServer;
+use crate::name_server::{self, NameServer};
 use crate::probe::LinkProbe;
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
@@ -70,8 +70,11 @@ pub async fn run(path: &Path) -> Result<(), AppError> {
     let registry = prometheus::Registry::new();
     let metrics = Metrics::register(&registry).expect("the registry is new");
     let scrape = Scrape { registry, metrics, dns: Arc::new(Stats::default()) };
+    let cookies = name_server::own_cookies().map_err(anyhow::Error::from)?;
+    let mut rotation = JoinSet::new();
+    rotation.spawn(name_server::rotate(cookies.clone()));
     loop {
-        match run_loaded(path, loaded, scrape.clone()).await? {
+        match run_loaded(path, loaded, scrape.clone(), &cookies).await? {
             (Ended::Stopped, _) => return Ok(()),
             (Ended::Reload, Some(next)) => loaded = next,
             (Ended::Reload, None) => unreachable!("a reload comes with its configuration"),
@@ -83,6 +86,7 @@ async fn run_loaded(
     path: &Path,
     loaded: Loaded,
     scrape: Scrape,
+    cookies: &Arc<Cookies>,
 ) -> Result<(Ended, Option<Loaded>), AppError> {
     let Loaded { config, fabric, catalog, notes } = loaded;
     for note in &notes {
@@ -111,8 +115,9 @@ async fn run_loaded(
     let home = node.site.clone();
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
         .map_err(anyhow::Error::from)?;
-    let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
-    let name_server = NameServer::new(config.dns.listen.clone(), limits, scrape.dns.clone());
+    let profile = name_server::profile(&config.dns, &config.node, cookies);
+    let profile = Arc::new(profile.map_err(anyhow::Error::from)?);
+    let name_server = NameServer::new(&config.dns, profile, scrape.dns.clone());
 
     let (wanted, wishes) = watch::channel(None);
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use nett_dns::{Limits, Serial, Server, Stats, Zone, ZoneSource};
+use nett_dns::{Limits, Profile, Serial, Server, Setup, Stats, Zone, ZoneSource};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::place::place;
@@ -125,7 +125,14 @@ pub fn dns(arguments: &DnsArguments) -> ExitCode {
     let serve = || -> anyhow::Result<()> {
         let zone = Arc::new(ArcSwap::from_pointee(Zone::build(source)?));
         let limits = Limits { udp_threads: usize::from(arguments.threads), ..Limits::default() };
-        let server = Server::start(&arguments.listen, zone, limits, Arc::new(Stats::default()))?;
+        let profile = Profile {
+            cookies: Some(crate::name_server::own_cookies()?),
+            tcp_idle: limits.tcp_idle,
+            ..Profile::default()
+        };
+        let listen = arguments.listen.clone();
+        let (profile, stats) = (Arc::new(profile), Arc::new(Stats::default()));
+        let server = Server::start(Setup { listen, zone, limits, profile, stats })?;
         for address in server.addresses() {
             println!("serving {} on {address}", fabric.zone.name);
         }

@@ -18,16 +18,23 @@ use nett_policy::fabric::Family;
 use nett_policy::lower::answers::{SiteAnswers, SiteState};
 
 use crate::client::Client;
+use crate::cookie::{Judged, Sender};
+use crate::edns::{ExtendedError, OptAnswer, UDP_PAYLOAD};
 use crate::message::{Query, Unreadable};
+use crate::profile::Profile;
 use crate::steer::Target;
 use crate::topology::SiteIndex;
-use crate::write::{Finish, Section, UDP_PAYLOAD, Writer, network_text, refusal};
+use crate::write::{Finish, Section, Writer, network_text, refusal};
 use crate::zone::{Entry, Found, NS_TTL, Zone};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
     Udp,
     Tcp,
+    /// RFC 7858.
+    Tls,
+    /// RFC 8484.
+    Https,
 }
 
 /// One message as it came in.
@@ -37,6 +44,9 @@ pub struct Ask<'a> {
     pub packet: &'a [u8],
     pub source: IpAddr,
     pub transport: Transport,
+    /// Seconds since 1970, modulo 2^32: the clock of cookies (RFC 9018 section 4.3).
+    pub now: u32,
+    pub profile: &'a Profile,
 }
 
 /// Why a message gets no answer.
@@ -67,6 +77,7 @@ pub enum Outcome {
         truncated: bool,
         /// Set when a service's addresses were steered.
         steered: Option<Steered>,
+        sender: Sender,
     },
     Dropped(DropReason),
 }
@@ -84,6 +95,7 @@ struct Told {
     rcode: ResponseCode,
     scope: u8,
     steered: Option<Steered>,
+    error: Option<ExtendedError>,
 }
 
 /// Answers one message into `out`, which is cleared first and keeps its capacity.
@@ -94,40 +106,104 @@ pub fn answer(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
         Err(Unreadable::Response) => return Outcome::Dropped(DropReason::Response),
         Err(Unreadable::Rejected { head, rcode }) => {
             refusal(out, head, rcode);
-            return Outcome::Reply { rcode, truncated: false, steered: None };
+            let sender = Sender::Unproven;
+            return Outcome::Reply { rcode, truncated: false, steered: None, sender };
         }
     };
+    let judged = judge_cookie(&query, ask);
+    let sender = judged.map(|j| j.sender).unwrap_or_default();
     let mut writer = Writer::new(out, &query, &zone.apex().name);
-    let told = tell(zone, &query, ask.source, &mut writer);
+    let required = ask.profile.cookies_required && ask.transport == Transport::Udp;
+    let told = match required && sender == Sender::Asking {
+        true => Told::code(ResponseCode::BADCOOKIE),
+        false => tell(zone, &query, ask, &mut writer),
+    };
+    let truncated = finish(writer, &query, ask, &told, judged);
+    Outcome::Reply { rcode: told.rcode, truncated, steered: told.steered, sender }
+}
+
+/// Answers a question that has a client cookie with BADCOOKIE and a good server cookie, instead of
+/// what it asks for (RFC 7873 section 5.2.3).
+pub(crate) fn demand_cookie(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) {
+    if let Ok(query) = Query::read(ask.packet) {
+        let judged = judge_cookie(&query, ask);
+        let writer = Writer::new(out, &query, &zone.apex().name);
+        finish(writer, &query, ask, &Told::code(ResponseCode::BADCOOKIE), judged);
+    }
+}
+
+fn judge_cookie(query: &Query<'_>, ask: &Ask<'_>) -> Option<Judged> {
+    let cookie = query.edns?.cookie?;
+    Some(ask.profile.cookies.as_ref()?.judge(cookie, ask.source, ask.now))
+}
+
+/// Puts OPT and header in place. True when the records had to go.
+fn finish(
+    writer: Writer<'_>,
+    query: &Query<'_>,
+    ask: &Ask<'_>,
+    told: &Told,
+    judged: Option<Judged>,
+) -> bool {
     let limit = match (ask.transport, &query.edns) {
-        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Tcp | Transport::Tls | Transport::Https, _) => u16::MAX,
         (Transport::Udp, None) => 512,
         // RFC 6891 section 6.2.3: less than 512 means 512.
         (Transport::Udp, Some(edns)) => edns.payload.clamp(512, UDP_PAYLOAD),
     };
-    let finish = Finish { rcode: told.rcode, scope: told.scope, limit: usize::from(limit) };
-    Outcome::Reply {
+    let profile = ask.profile;
+    let lasting = matches!(ask.transport, Transport::Tcp | Transport::Tls);
+    let old = told.steered.is_some() && profile.is_isolated();
+    let opt = OptAnswer {
         rcode: told.rcode,
-        truncated: writer.finish(&query, finish),
-        steered: told.steered,
-    }
+        scope: told.scope,
+        cookie: judged.as_ref().map(|j| &j.answer[..]),
+        nsid: profile.nsid.as_deref(),
+        keepalive: lasting.then(|| profile.keepalive()),
+        error: told.error.or(old.then_some(ExtendedError::ISOLATED)),
+        encrypted: matches!(ask.transport, Transport::Tls | Transport::Https),
+    };
+    writer.finish(query, &Finish { opt, limit: usize::from(limit) })
 }
 
 /// The checks before the zone is asked.
-fn tell(zone: &Zone, query: &Query<'_>, source: IpAddr, writer: &mut Writer<'_>) -> Told {
+fn tell(zone: &Zone, query: &Query<'_>, ask: &Ask<'_>, writer: &mut Writer<'_>) -> Told {
     if query.edns.is_some_and(|e| e.version > 0) {
         return Told::code(ResponseCode::BADVERS);
     }
-    if query.class != DNSClass::IN {
-        return Told::code(ResponseCode::Refused);
+    // Only a cookie was asked for.
+    if query.question.is_empty() {
+        return Told::code(ResponseCode::NoError);
+    }
+    match query.class {
+        DNSClass::IN => {}
+        DNSClass::CH => return tell_chaos(query, ask.profile, writer),
+        _ => return Told::refused(ExtendedError::NOT_AUTHORITATIVE),
     }
     match query.kind {
         RecordType::OPT => return Told::code(ResponseCode::FormErr),
-        RecordType::AXFR | RecordType::IXFR => return Told::code(ResponseCode::Refused),
+        RecordType::AXFR | RecordType::IXFR => return Told::refused(ExtendedError::PROHIBITED),
         _ => {}
     }
-    let client = Client::new(source, query.edns.and_then(|e| e.network));
+    let client = Client::new(ask.source, query.edns.and_then(|e| e.network));
     tell_name(zone, query, &client, writer)
+}
+
+/// Class CH: the server about itself, if it was told to.
+fn tell_chaos(query: &Query<'_>, profile: &Profile, writer: &mut Writer<'_>) -> Told {
+    let text = match query.name.wire() {
+        b"\x07version\x04bind\0" | b"\x07version\x06server\0" => &profile.version,
+        b"\x08hostname\x04bind\0" | b"\x02id\x06server\0" => &profile.hostname,
+        _ => &None,
+    };
+    match text {
+        Some(text) if matches!(query.kind, RecordType::TXT | RecordType::ANY) => {
+            writer.authoritative();
+            writer.chaos(text);
+            Told::code(ResponseCode::NoError)
+        }
+        _ => Told::refused(ExtendedError::NOT_AUTHORITATIVE),
+    }
 }
 
 fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Writer<'_>) -> Told {
@@ -168,7 +244,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
             (Told::code(ResponseCode::NoError), any)
         }
         Found::Missing => (Told::code(ResponseCode::NXDomain), false),
-        Found::Outside => (Told::code(ResponseCode::Refused), false),
+        Found::Outside => (Told::refused(ExtendedError::NOT_AUTHORITATIVE), false),
     };
     // A refusal says nothing about the name, so it is no authoritative answer.
     if told.rcode == ResponseCode::Refused {
@@ -222,6 +298,7 @@ fn tell_service(
     };
     let told = Told {
         rcode,
+        error: (rcode == ResponseCode::Refused).then_some(ExtendedError::ALL_DOWN),
         scope: choice.scope,
         steered: Some(Steered { client: located.found.map(|(site, _)| site), target: site }),
     };
@@ -298,6 +375,10 @@ fn reflect(zone: &Zone, client: &Client, writer: &mut Writer<'_>) -> Told {
 
 impl Told {
     fn code(rcode: ResponseCode) -> Self {
-        Self { rcode, scope: 0, steered: None }
+        Self { rcode, scope: 0, steered: None, error: None }
+    }
+
+    fn refused(error: ExtendedError) -> Self {
+        Self { error: Some(error), ..Self::code(ResponseCode::Refused) }
     }
 }

@@ -17,9 +17,12 @@
 
 pub mod answer;
 pub mod client;
+pub mod cookie;
+mod edns;
 pub mod explain;
 mod message;
 mod name;
+mod profile;
 pub mod serial;
 pub mod server;
 pub mod stats;
@@ -33,9 +36,12 @@ pub mod zone;
 mod sample;
 
 pub use answer::{Ask, DropReason, Outcome, Transport, answer};
+pub use cookie::{Cookies, Secret, Sender};
+pub use edns::LONGEST_NSID;
 pub use explain::Explanation;
 pub use name::NameError;
+pub use profile::Profile;
 pub use serial::Serial;
-pub use server::{Limits, Server, ServerError, ServerHandle};
+pub use server::{Limits, Server, ServerError, ServerHandle, Setup};
 pub use stats::Stats;
 pub use zone::{StaleSerial, Zone, ZoneError, ZoneSource, publish};

@@ -14,13 +14,21 @@ use crate::answer::{DropReason, Outcome, Steered, Transport};
 use crate::topology::{SiteIndex, Topology};
 
 /// The response codes this server gives, with the names of the metric label.
-const RCODES: [(ResponseCode, &str); 6] = [
+const RCODES: [(ResponseCode, &str); 7] = [
     (ResponseCode::NoError, "noerror"),
     (ResponseCode::FormErr, "formerr"),
     (ResponseCode::NXDomain, "nxdomain"),
     (ResponseCode::NotImp, "notimp"),
     (ResponseCode::Refused, "refused"),
     (ResponseCode::BADVERS, "badvers"),
+    (ResponseCode::BADCOOKIE, "badcookie"),
+];
+
+const TRANSPORTS: [(Transport, &str); 4] = [
+    (Transport::Udp, "udp"),
+    (Transport::Tcp, "tcp"),
+    (Transport::Tls, "tls"),
+    (Transport::Https, "https"),
 ];
 
 const REASONS: [(DropReason, &str); 7] = [
@@ -36,7 +44,7 @@ const REASONS: [(DropReason, &str); 7] = [
 /// All counters of one name server.
 #[derive(Debug, Default)]
 pub struct Stats {
-    queries: [[AtomicU64; RCODES.len()]; 2],
+    queries: [[AtomicU64; RCODES.len()]; TRANSPORTS.len()],
     dropped: [AtomicU64; REASONS.len()],
     truncated: AtomicU64,
     slipped: AtomicU64,
@@ -67,7 +75,7 @@ impl Stats {
     pub fn count(&self, transport: Transport, outcome: &Outcome, topology: &Arc<Topology>) {
         match *outcome {
             Outcome::Dropped(reason) => self.count_drop(reason),
-            Outcome::Reply { rcode, truncated, steered } => {
+            Outcome::Reply { rcode, truncated, steered, sender: _ } => {
                 if let Some(at) = RCODES.iter().position(|(code, _)| *code == rcode) {
                     add(&self.queries[transport as usize][at]);
                 }
@@ -125,13 +133,10 @@ impl Stats {
 
     /// `(rcode, transport, count)` for `nett_dns_queries_total`.
     pub fn queries(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
-        [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")].into_iter().flat_map(
-            move |(transport, label)| {
-                let counters = &self.queries[transport as usize];
-                let rows = RCODES.iter().zip(counters);
-                rows.map(move |((_, rcode), count)| (*rcode, label, get(count)))
-            },
-        )
+        TRANSPORTS.into_iter().flat_map(move |(transport, label)| {
+            let rows = RCODES.iter().zip(&self.queries[transport as usize]);
+            rows.map(move |((_, rcode), count)| (*rcode, label, get(count)))
+        })
     }
 
     /// `(reason, count)` for `nett_dns_dropped_total`.
@@ -198,6 +203,9 @@ mod tests {
     fn tables_follow_the_order_of_their_enums() {
         for (at, (reason, _)) in REASONS.iter().enumerate() {
             assert_eq!(*reason as usize, at);
+        }
+        for (at, (transport, _)) in TRANSPORTS.iter().enumerate() {
+            assert_eq!(*transport as usize, at);
         }
         let stats = Stats::default();
         stats.count_drop(DropReason::PortZero);

@@ -5,6 +5,7 @@
 //! value beside the old one and keeps the old one when this fails.
 
 mod check;
+mod dns;
 mod file;
 mod key;
 
@@ -22,6 +23,7 @@ use nett_policy::service::Catalog;
 
 pub use crate::bus::nats::TlsFiles;
 pub use check::check;
+pub use dns::{CookiePolicy, Dns, Nsid, SecretsError, read_secrets};
 pub use key::{KeygenError, keygen, read_seed};
 
 use file::AgentDoc;
@@ -56,14 +58,6 @@ pub struct Nats {
     /// Instead of the site's URLs in the fabric file; those when empty.
     pub urls: Vec<String>,
     pub tls: Option<TlsFiles>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dns {
-    /// Never a wildcard. No DNS is served when empty.
-    pub listen: Vec<SocketAddr>,
-    /// 1 to 64.
-    pub threads: u8,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -27,12 +27,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::answer::{Ask, DropReason, Outcome, answer};
+use crate::answer::{Ask, DropReason, Outcome, Transport, answer, demand_cookie};
+use crate::profile::Profile;
 use crate::stats::Stats;
 use crate::zone::Zone;
 
@@ -71,6 +72,18 @@ pub enum ServerError {
     Thread(#[source] io::Error),
 }
 
+/// What a name server is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// UDP and TCP are served on every one; port 0 takes a free port, the same for both. Addresses
+    /// need not be up yet.
+    pub listen: Vec<SocketAddr>,
+    pub zone: Arc<ArcSwap<Zone>>,
+    pub limits: Limits,
+    pub profile: Arc<Profile>,
+    pub stats: Arc<Stats>,
+}
+
 /// Starts name servers.
 #[derive(Debug)]
 pub struct Server;
@@ -89,6 +102,7 @@ pub struct ServerHandle {
 #[derive(Clone)]
 struct Answerer {
     zone: Arc<ArcSwap<Zone>>,
+    profile: Arc<Profile>,
     stats: Arc<Stats>,
 }
 
@@ -108,15 +122,9 @@ impl Default for Limits {
 // === impl Server ===
 
 impl Server {
-    /// Binds UDP and TCP on every address and answers from `zone` until the handle is dropped.
-    ///
-    /// Port 0 takes a free port, the same one for both transports. Addresses need not be up yet.
-    pub fn start(
-        listen: &[SocketAddr],
-        zone: Arc<ArcSwap<Zone>>,
-        limits: Limits,
-        stats: Arc<Stats>,
-    ) -> Result<ServerHandle, ServerError> {
+    /// Binds every address and answers from the zone until the handle is dropped.
+    pub fn start(setup: Setup) -> Result<ServerHandle, ServerError> {
+        let Setup { listen, zone, limits, profile, stats } = setup;
         if listen.is_empty() {
             return Err(ServerError::NoAddress);
         }
@@ -135,7 +143,7 @@ impl Server {
             tcp,
             threads: Vec::new(),
         };
-        let answerer = Answerer { zone, stats };
+        let answerer = Answerer { zone, profile, stats };
         let mut listeners = Vec::new();
         for bound in sockets {
             listeners.push(bound.tcp);
@@ -208,6 +216,14 @@ impl Drop for ServerHandle {
 // === impl Answerer ===
 
 impl Answerer {
+    /// One message, as it came in now.
+    fn ask<'a>(&'a self, packet: &'a [u8], source: IpAddr, transport: Transport) -> Ask<'a> {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since_1970.unwrap_or_default().as_secs() & u64::from(u32::MAX);
+        let now = u32::try_from(seconds).expect("cut to 32 bits");
+        Ask { packet, source, transport, now, profile: &self.profile }
+    }
+
     /// Answers one message from one snapshot. A panic is a bug, costs this one answer, and is
     /// counted; the threads go on.
     fn answer(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
@@ -217,6 +233,11 @@ impl Answerer {
             std::panic::catch_unwind(attempt).unwrap_or(Outcome::Dropped(DropReason::Panic));
         self.stats.count(ask.transport, &outcome, zone.topology());
         outcome
+    }
+
+    /// Puts a demand for a cookie in the place of an answer that was just given.
+    fn demand_cookie(&self, ask: &Ask<'_>, out: &mut Vec<u8>) {
+        demand_cookie(&self.zone.load(), ask, out);
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::answer::{Ask, DropReason, Outcome, Transport};
+use crate::answer::{DropReason, Outcome, Transport};
 
 use super::{Answerer, Limits, ServerError, source_of};
 
@@ -156,7 +156,7 @@ async fn serve(stream: TcpStream, source: IpAddr, shared: Shared, _place: Place)
             next = timeout_at(deadline, read_question(&mut stream, &mut question)) => next,
         };
         let Ok(Ok(())) = next else { return };
-        let ask = Ask { packet: &question, source, transport: Transport::Tcp };
+        let ask = shared.answerer.ask(&question, source, Transport::Tcp);
         // A message that gets no answer is no question: its sender is not a client.
         let Outcome::Reply { .. } = shared.answerer.answer(&ask, &mut out) else {
             return;

@@ -3,11 +3,16 @@
 //! Blocking calls cost less per question than a runtime does, and the thread has nothing else to
 //! do. Buffers are made once.
 
-use std::net::UdpSocket;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::answer::{Ask, DropReason, Outcome, Transport};
+use nix::sys::socket::{SockaddrStorage, recvfrom};
+
+use crate::answer::{DropReason, Outcome, Transport};
+use crate::cookie::Sender;
 use crate::write::slip;
 
 use super::Answerer;
@@ -28,14 +33,14 @@ pub(super) fn run(
     let mut question = [0; LONGEST_QUESTION];
     let mut out = Vec::with_capacity(usize::from(u16::MAX));
     loop {
-        let received = socket.recv_from(&mut question);
+        let received = receive(socket, &mut question);
         if stop.load(Ordering::Relaxed) {
             return;
         }
         let (length, from) = match received {
             Ok(received) => received,
             Err(error) => {
-                use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+                use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
                 if !matches!(error.kind(), Interrupted | TimedOut | WouldBlock) {
                     answerer.stats.receive_error();
                     std::thread::sleep(PAUSE);
@@ -47,16 +52,20 @@ pub(super) fn run(
             answerer.stats.count_drop(DropReason::PortZero);
             continue;
         }
-        let ask = Ask { packet: &question[..length], source: from.ip(), transport: Transport::Udp };
-        let Outcome::Reply { rcode, .. } = answerer.answer(&ask, &mut out) else {
+        let ask = answerer.ask(&question[..length], from.ip(), Transport::Udp);
+        let Outcome::Reply { rcode, sender, .. } = answerer.answer(&ask, &mut out) else {
             continue;
         };
-        if let Some(rate) = &mut rate {
+        // An address that is proven is nobody else's, so its flood is none at a victim.
+        if let Some(rate) = rate.as_mut().filter(|_| sender != Sender::Proven) {
             match rate.judge(from.ip(), rcode, &out, Instant::now()) {
                 Verdict::Send => {}
                 Verdict::Slip => {
                     answerer.stats.slip();
-                    slip(&mut out);
+                    match sender {
+                        Sender::Asking => answerer.demand_cookie(&ask, &mut out),
+                        Sender::Unproven | Sender::Proven => slip(&mut out),
+                    }
                 }
                 Verdict::Drop => {
                     answerer.stats.count_drop(DropReason::Rate);
@@ -69,4 +78,17 @@ pub(super) fn run(
             answerer.stats.count_drop(DropReason::Send);
         }
     }
+}
+
+/// Receives one datagram.
+///
+/// The standard library's `recv_from` panics when the kernel tells no sender, which is what it does
+/// when the socket was shut down to wake its reader.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    let (length, sender) = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), buffer)?;
+    let address = sender.and_then(|sender| {
+        let four = sender.as_sockaddr_in().map(|a| SocketAddr::V4((*a).into()));
+        four.or_else(|| sender.as_sockaddr_in6().map(|a| SocketAddr::V6((*a).into())))
+    });
+    Ok((length, address.ok_or(io::ErrorKind::NotConnected)?))
 }

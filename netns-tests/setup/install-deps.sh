@@ -14,6 +14,11 @@ nats-server:nats-server
 ip:iproute2
 nft:nftables
 dig:bind9-dnsutils
+kdig:knot-dnsutils
+knotd:knot
+nsd:nsd
+dnsperf:dnsperf
+curl:curl
 ping:iputils-ping
 tcpdump:tcpdump
 strace:strace
@@ -74,12 +79,14 @@ install() {
 # The lists may be old or absent: refresh them only when the first try fails.
 install >/dev/null 2>&1 || { $as_root apt-get update -q </dev/null; install; }
 
-# The package starts a server of its own on port 4222; the lab starts its own ones.
-case "$missing" in
-*nats-server*)
-    command -v systemctl >/dev/null 2>&1 &&
-        $as_root systemctl disable --now nats-server >/dev/null 2>&1 || true
-    ;;
-esac
+# Some packages start a server of their own; lab and tests start theirs.
+for server in nats-server knot nsd; do
+    case "$missing " in
+    *" $server "*)
+        command -v systemctl >/dev/null 2>&1 &&
+            $as_root systemctl disable --now "$server" >/dev/null 2>&1 || true
+        ;;
+    esac
+done
 
 make_python

@@ -175,10 +175,14 @@ pub(crate) struct Dug {
 }
 
 pub(crate) fn dig(server: &Running, arguments: &[&str]) -> Dug {
+    dig_at(server.address, arguments)
+}
+
+pub(crate) fn dig_at(server: SocketAddr, arguments: &[&str]) -> Dug {
     let output = Command::new("dig")
         .args(["-r", "+tries=1", "+time=10", "+nocookie", "+norec", "-p"])
-        .arg(server.address.port().to_string())
-        .arg(format!("@{}", server.address.ip()))
+        .arg(server.port().to_string())
+        .arg(format!("@{}", server.ip()))
         .args(arguments)
         .output()
         .expect("dig is installed (package bind9-dnsutils)");

@@ -313,7 +313,7 @@ fn deletes(op: &Op) -> bool {
         | Op::ReplaceRoute { .. }
         | Op::AddRule(_)
         | Op::LoadGuard { .. }
-        | Op::Drained { .. }
+        | Op::Elements { .. }
         | Op::Answers { .. } => false,
     }
 }

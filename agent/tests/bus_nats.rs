@@ -18,6 +18,9 @@ use nett_agent::bus::wire::{Report, open_request, request_subject, seal_report};
 use nett_agent::bus::{AppendError, Bus, BusEvent, BusEvents, Sealed};
 use nett_policy::id::SiteId;
 use nett_policy::log::entry::FabricRef;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use tokio::time::timeout;
 
 async fn agent(lab: &Lab, name: &str, number: u8, start: &[(&str, u64)]) -> (NatsBus, BusEvents) {
@@ -350,14 +353,21 @@ async fn an_agent_starts_without_any_server() {
     next(&mut events, "read", caught_up("osl")).await;
 }
 
+/// Returns when the last thread of our child stands still: the signal alone lets it go on for a
+/// moment.
+fn stop(pid: Pid) {
+    kill(pid, Signal::SIGSTOP).expect("our child");
+    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("our child");
+    assert_eq!(stopped, WaitStatus::Stopped(pid, Signal::SIGSTOP));
+}
+
 #[tokio::test]
 async fn a_silent_server_blocks_nobody_and_a_retry_stores_once() {
-    use nix::sys::signal::{Signal, kill};
     let lab = lab().await;
     let (osl, mut events) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
     next(&mut events, "osl read", caught_up("osl")).await;
     let pid = lab.servers[&id("osl")].pid();
-    kill(pid, Signal::SIGSTOP).expect("our child");
+    stop(pid);
     let (begin, sealed) = (Instant::now(), sealed_command("osl", 1));
     let result = osl.append(&sealed, 0).await;
     assert_eq!(result, Err(AppendError::Timeout));

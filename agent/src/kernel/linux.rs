@@ -301,7 +301,7 @@ impl LinuxKernel {
             Op::DeleteRule(rule) => self.delete_rule(rule).await,
             Op::LoadGuard { from: _, to } => self.nft.load(to).await,
             Op::DeleteGuard(_) => self.nft.delete().await,
-            Op::Drained { add, delete } => self.nft.drained(add, delete).await,
+            Op::Elements { set, add, delete } => self.nft.elements(*set, add, delete).await,
             Op::Answers { .. } => Err(KernelError::NotKernel(op.to_string())),
         }
     }

@@ -231,14 +231,15 @@ impl SimulatedKernel {
                 self.state.guard = None;
                 Ok(())
             }
-            Op::Drained { add, delete } => {
+            Op::Elements { set, add, delete } => {
                 let guard: Option<&mut Guard> = self.state.guard.as_mut();
                 let guard = guard.ok_or_else(|| KernelError::Stale {
                     object: op.to_string(),
                     reason: "ENOENT".to_owned(),
                 })?;
-                guard.drained.retain(|address| !delete.contains(address));
-                guard.drained.extend(add);
+                let kept = set.of_mut(guard);
+                kept.retain(|address| !delete.contains(address));
+                kept.extend(add);
                 Ok(())
             }
             Op::Answers { .. } => Err(KernelError::NotKernel(op.to_string())),

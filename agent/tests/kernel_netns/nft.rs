@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use nett_agent::kernel::{Kernel, LinuxKernel};
-use nett_policy::lower::object::{Guard, GuardKind, NodeState};
+use nett_policy::lower::object::{AddressSet, Guard, GuardKind, NodeState};
 use nett_policy::plan::{Op, plan};
 
 use crate::netns::Netns;
@@ -60,7 +60,7 @@ fn drained_addresses_change_as_elements_alone() {
             .map(|a| a.parse().expect("an address"))
             .into();
         let ops = plan(&with(guard.clone()), &before.state).ops;
-        assert!(matches!(&ops[..], [Op::Drained { .. }]), "{ops:?}");
+        assert!(matches!(&ops[..], [Op::Elements { set: AddressSet::Drained, .. }]), "{ops:?}");
         kernel.apply(&ops[0]).await.expect("applies");
         // Again, when some of it is done already.
         kernel.apply(&ops[0]).await.expect("applies twice");
@@ -213,14 +213,14 @@ fn stray_packet(netns: &Netns) {
 }
 
 #[test]
-fn a_client_of_a_drained_address_is_reset_at_once_and_others_are_not() {
+fn a_new_connection_to_nowhere_is_reset_at_once_and_others_are_not() {
     let netns = Netns::border();
     let guard = state::guard(GuardKind::Border);
     netns.inside(async || load(&mut open(), &guard).await);
     for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
         netns.run(&["sysctl", "-qw", setting]).expect("sysctl");
     }
-    // Without a route the border answers with ICMP; a reset can only come from the drained set.
+    // Without a route the border answers with ICMP; a reset can only come from the sets.
     for vip in ["198.51.100.0/24", "fd99::/48"] {
         netns.ip(&format!("route add blackhole {vip}"));
     }
@@ -232,8 +232,10 @@ fn a_client_of_a_drained_address_is_reset_at_once_and_others_are_not() {
             .expect_err("nobody listens")
             .kind()
     };
-    for drained in ["198.51.100.9:80", "[fd99::9]:80"] {
-        assert_eq!(connect(drained), ErrorKind::ConnectionRefused, "{drained}");
+    let drained = ["198.51.100.9:80", "[fd99::9]:80"];
+    let unreachable = ["198.51.100.7:80", "[fd99::7]:80"];
+    for nowhere in drained.into_iter().chain(unreachable) {
+        assert_eq!(connect(nowhere), ErrorKind::ConnectionRefused, "{nowhere}");
     }
     for other in ["198.51.100.8:80", "[fd99::8]:80"] {
         assert_ne!(connect(other), ErrorKind::ConnectionRefused, "{other}");

@@ -45,6 +45,10 @@ pub(crate) fn guard(kind: GuardKind) -> Guard {
             "198.51.100.9".parse().expect("an address"),
             "fd99::9".parse().expect("an address"),
         ]),
+        unreachable: BTreeSet::from([
+            "198.51.100.7".parse().expect("an address"),
+            "fd99::7".parse().expect("an address"),
+        ]),
     }
 }
 

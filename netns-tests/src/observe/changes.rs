@@ -73,7 +73,7 @@ impl Known {
             }
         }
         let ruleset = ns.output("nft", &["list", "ruleset"])?;
-        for set in ["drained4", "drained6"] {
+        for set in ["drained4", "drained6", "unreachable4", "unreachable6"] {
             let Some((_, rest)) = ruleset.split_once(&format!("set {set} {{")) else { continue };
             let body = rest.split("\n\t}").next().unwrap_or_default();
             let Some((_, elements)) = body.split_once("elements = {") else { continue };

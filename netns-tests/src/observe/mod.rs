@@ -8,3 +8,4 @@ pub mod http;
 pub mod kernel;
 pub mod monitor;
 pub mod recorder;
+pub mod sampler;

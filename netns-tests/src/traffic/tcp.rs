@@ -1,6 +1,6 @@
 //! One TCP connection and how it ended: with a server's name, or with an error after some time.
 
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,17 @@ impl Session {
 
     /// Sends a line and waits for its echo.
     pub fn ping(&mut self) -> std::io::Result<()> {
-        use std::io::Write;
-        self.stream.get_mut().write_all(b"ping\n")?;
+        self.say()?;
+        self.hear()
+    }
+
+    /// Sends a line.
+    pub fn say(&mut self) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(b"ping\n")
+    }
+
+    /// Waits for the echo of one line.
+    pub fn hear(&mut self) -> std::io::Result<()> {
         match line(&mut self.stream)?.as_str() {
             "ping" => Ok(()),
             _ => Err(ErrorKind::InvalidData.into()),

@@ -1,15 +1,21 @@
 //! The inputs of the nft table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Place;
-use super::object::{Guard, GuardKind, GuardMark};
+use super::object::{Guard, GuardKind, GuardMark, Layout, RouteKey, RouteTarget};
 use crate::fabric::Role;
 use crate::place::Placement;
 use crate::traffic::Spread;
 
-pub(super) fn guard(place: Place<'_>, placement: &Placement) -> Guard {
+/// The guard of a node whose `routes` are final.
+pub(super) fn guard(
+    place: Place<'_>,
+    placement: &Placement,
+    routes: &BTreeMap<RouteKey, RouteTarget>,
+) -> Guard {
+    let drained = drained(place, placement);
     let fabric = place.world.fabric;
     let own = fabric.sites.iter().filter(|s| s.id == place.node.site);
     let remote = fabric.other_sites(&place.node.site);
@@ -24,7 +30,8 @@ pub(super) fn guard(place: Place<'_>, placement: &Placement) -> Guard {
         site: own.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
         remote: remote.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
         vips: fabric.vip_ranges.iter().map(ipnet::IpNet::trunc).collect(),
-        drained: drained(place, placement),
+        unreachable: unreachable(place, routes).filter(|a| !drained.contains(a)).collect(),
+        drained,
     }
 }
 
@@ -59,4 +66,25 @@ fn drained(place: Place<'_>, placement: &Placement) -> BTreeSet<IpAddr> {
         placed.is_some_and(|p| p.traffic.spread == Spread::Nowhere && p.traffic.accept.is_empty())
     };
     place.world.catalog.iter().filter(nobody).flat_map(|s| s.vips.iter().copied()).collect()
+}
+
+/// VIPs without a way from this node, for clients of the site and for outside ones: the kernel
+/// answers with few ICMP errors a second (icmp(7), `icmp_ratelimit`), so of many connections most
+/// would wait for their timeout.
+fn unreachable(
+    place: Place<'_>,
+    routes: &BTreeMap<RouteKey, RouteTarget>,
+) -> impl Iterator<Item = IpAddr> {
+    let tables = [place.layout.table_svc, place.layout.table_in];
+    let no_way = move |vip: &IpAddr| {
+        tables.iter().all(|table| {
+            let key = RouteKey {
+                table: *table,
+                destination: (*vip).into(),
+                metric: Layout::METRIC_ACTIVE,
+            };
+            routes.get(&key) == Some(&RouteTarget::Unreachable)
+        })
+    };
+    place.world.catalog.iter().flat_map(|s| s.vips.iter().copied()).filter(no_way)
 }

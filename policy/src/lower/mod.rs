@@ -43,7 +43,7 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
         }
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);
-        state.guard = Some(guard::guard(place, placement));
+        state.guard = Some(guard::guard(place, placement, &state.routes));
     }
     state.answers = answers(place.world, placement);
     state

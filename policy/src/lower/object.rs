@@ -101,6 +101,16 @@ pub struct Guard {
     pub vips: BTreeSet<IpNet>,
     /// VIPs that nobody serves now: TCP is reset in prerouting.
     pub drained: BTreeSet<IpAddr>,
+    /// VIPs that are served where this node has no way to now: new TCP connections are reset in
+    /// prerouting. Established ones are left alone, because the way may come back before they end.
+    pub unreachable: BTreeSet<IpAddr>,
+}
+
+/// The sets of single addresses in the nft table, which change as elements alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressSet {
+    Drained,
+    Unreachable,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -299,6 +309,37 @@ impl fmt::Display for Rule {
                     None => Ok(()),
                 }
             }
+        }
+    }
+}
+
+// === impl AddressSet ===
+
+impl AddressSet {
+    pub const ALL: [Self; 2] = [Self::Drained, Self::Unreachable];
+
+    /// Its name in the nft table, which has one set for each family.
+    pub const fn name(self, family: Family) -> &'static str {
+        match (self, family) {
+            (Self::Drained, Family::V4) => "drained4",
+            (Self::Drained, Family::V6) => "drained6",
+            (Self::Unreachable, Family::V4) => "unreachable4",
+            (Self::Unreachable, Family::V6) => "unreachable6",
+        }
+    }
+
+    /// What the guard has in it.
+    pub const fn of(self, guard: &Guard) -> &BTreeSet<IpAddr> {
+        match self {
+            Self::Drained => &guard.drained,
+            Self::Unreachable => &guard.unreachable,
+        }
+    }
+
+    pub const fn of_mut(self, guard: &mut Guard) -> &mut BTreeSet<IpAddr> {
+        match self {
+            Self::Drained => &mut guard.drained,
+            Self::Unreachable => &mut guard.unreachable,
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Op, Plan};
-use crate::lower::object::{Guard, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget};
+use crate::lower::object::{
+    AddressSet, Guard, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
+};
 
 /// The operations that turn `actual` into `desired`.
 ///
@@ -80,7 +82,7 @@ fn drop_route(key: &RouteKey, desired: &NodeState, actual: &NodeState) -> Option
     }
 }
 
-/// A table that differs only in its drained addresses changes elements; any other difference
+/// A table that differs only in its sets of addresses changes elements; any other difference
 /// replaces the whole table in one transaction.
 fn set_guard(ops: &mut Vec<Op>, desired: Option<&Guard>, actual: Option<&Guard>) {
     let Some(to) = desired else { return };
@@ -91,15 +93,24 @@ fn set_guard(ops: &mut Vec<Op>, desired: Option<&Guard>, actual: Option<&Guard>)
     if to == from {
         return;
     }
-    let with_drained_of_to = Guard { drained: to.drained.clone(), ..from.clone() };
-    if with_drained_of_to != *to {
+    let mut with_sets_of_to = from.clone();
+    for set in AddressSet::ALL {
+        set.of_mut(&mut with_sets_of_to).clone_from(set.of(to));
+    }
+    if with_sets_of_to != *to {
         ops.push(Op::LoadGuard { from: Some(from.clone()), to: to.clone() });
         return;
     }
-    ops.push(Op::Drained {
-        add: to.drained.difference(&from.drained).copied().collect(),
-        delete: from.drained.difference(&to.drained).copied().collect(),
-    });
+    for set in AddressSet::ALL {
+        let (from, to) = (set.of(from), set.of(to));
+        if from != to {
+            ops.push(Op::Elements {
+                set,
+                add: to.difference(from).copied().collect(),
+                delete: from.difference(to).copied().collect(),
+            });
+        }
+    }
 }
 
 fn set_answers(ops: &mut Vec<Op>, desired: &NodeState, actual: &NodeState) {

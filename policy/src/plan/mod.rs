@@ -12,9 +12,10 @@ use std::net::IpAddr;
 
 pub use diff::plan;
 
+use crate::fabric::Family;
 use crate::id::ServiceId;
 use crate::lower::answers::ServiceAnswers;
-use crate::lower::object::{Guard, Nexthop, NexthopId, RouteKey, RouteTarget, Rule};
+use crate::lower::object::{AddressSet, Guard, Nexthop, NexthopId, RouteKey, RouteTarget, Rule};
 
 /// Operations on one node, in the order in which they are carried out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,8 +47,9 @@ pub enum Op {
         to: Guard,
     },
     DeleteGuard(Guard),
-    /// Elements of the sets `drained4` and `drained6`, in one transaction.
-    Drained {
+    /// Elements of a set of addresses, of both families, in one transaction.
+    Elements {
+        set: AddressSet,
         add: BTreeSet<IpAddr>,
         delete: BTreeSet<IpAddr>,
     },
@@ -92,7 +94,7 @@ impl fmt::Display for Op {
             Self::LoadGuard { from: None, .. } => f.write_str("+ nft table inet nett"),
             Self::LoadGuard { from: Some(_), .. } => f.write_str("~ nft table inet nett"),
             Self::DeleteGuard(_) => f.write_str("- nft table inet nett"),
-            Self::Drained { add, delete } => drained(f, add, delete),
+            Self::Elements { set, add, delete } => elements(f, *set, add, delete),
             Self::Answers { service, from, to } => {
                 answers(f, service, from.as_deref(), to.as_deref())
             }
@@ -100,14 +102,13 @@ impl fmt::Display for Op {
     }
 }
 
-fn drained(
+fn elements(
     f: &mut fmt::Formatter<'_>,
+    set: AddressSet,
     add: &BTreeSet<IpAddr>,
     delete: &BTreeSet<IpAddr>,
 ) -> fmt::Result {
-    let set = |address: &IpAddr| {
-        if address.is_ipv4() { "drained4" } else { "drained6" }
-    };
+    let set = |address: &IpAddr| set.name(Family::of(*address));
     let lines = add.iter().map(|a| ('+', a)).chain(delete.iter().map(|a| ('-', a)));
     for (nth, (sign, address)) in lines.enumerate() {
         let separator = if nth == 0 { "" } else { "\n" };

@@ -50,13 +50,14 @@ pub(crate) fn apply(state: &mut NodeState, op: &Op) -> Result<(), String> {
                 return wrong("was something else");
             }
         }
-        Op::Drained { add, delete } => {
+        Op::Elements { set, add, delete } => {
             let Some(guard) = &mut state.guard else { return wrong("there is no table") };
-            let fits = guard.drained.is_disjoint(add) && guard.drained.is_superset(delete);
+            let kept = set.of_mut(guard);
+            let fits = kept.is_disjoint(add) && kept.is_superset(delete);
             if !fits || (add.is_empty() && delete.is_empty()) {
                 return wrong("the elements do not fit");
             }
-            guard.drained = guard.drained.difference(delete).chain(add).copied().collect();
+            *kept = kept.difference(delete).chain(add).copied().collect();
         }
         Op::Answers { service, from, to } => {
             let was = match to {

@@ -128,7 +128,9 @@ fn rules() -> impl Strategy<Value = BTreeSet<Rule>> {
 
 fn guard() -> impl Strategy<Value = Option<Guard>> {
     let addresses = prop::collection::btree_set(0..4u8, 0..4);
-    let guard = (1..3u8, addresses).prop_map(|(index, drained)| Guard {
+    let vip = |n: u8| [10, 99, 0, n].into();
+    let sets = (addresses.clone(), addresses);
+    let guard = (1..3u8, sets).prop_map(move |(index, (drained, unreachable))| Guard {
         kind: GuardKind::Border,
         mark_mask: 0x307f,
         marks: BTreeSet::from([GuardMark { interface: "wan0".to_owned(), index }]),
@@ -136,7 +138,8 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
         site: BTreeSet::new(),
         remote: BTreeSet::new(),
         vips: BTreeSet::new(),
-        drained: drained.into_iter().map(|n| [10, 99, 0, n].into()).collect(),
+        drained: drained.into_iter().map(vip).collect(),
+        unreachable: unreachable.into_iter().map(vip).collect(),
     });
     prop::option::weighted(0.8, guard)
 }

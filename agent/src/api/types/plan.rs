@@ -88,7 +88,7 @@ fn lines(op: &Op) -> Vec<OpDoc> {
         Op::AddRoute(..) | Op::ReplaceRoute { .. } | Op::DeleteRoute(..) => "route",
         Op::AddRule(_) | Op::DeleteRule(_) => "rule",
         Op::LoadGuard { .. } | Op::DeleteGuard(_) => "guard",
-        Op::Drained { .. } => "drained",
+        Op::Elements { .. } => "element",
         Op::Answers { .. } => "answers",
     };
     let line = |text: &str| {
@@ -104,12 +104,15 @@ fn lines(op: &Op) -> Vec<OpDoc> {
 
 #[cfg(test)]
 mod tests {
+    use nett_policy::lower::object::AddressSet;
+
     use super::*;
 
     #[test]
     fn a_line_per_set_element_with_its_own_sign() {
         let plan = Plan {
-            ops: vec![Op::Drained {
+            ops: vec![Op::Elements {
+                set: AddressSet::Drained,
                 add: ["10.99.0.1".parse().expect("valid")].into(),
                 delete: ["fd00:99::1".parse().expect("valid")].into(),
             }],

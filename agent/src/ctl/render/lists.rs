@@ -56,7 +56,7 @@ pub(super) fn audit(audit: &AuditDoc, style: Style) -> String {
             log.into(),
             kind.clone().into(),
             dash(person).into(),
-            text.clone().into(),
+            if style.wide { text.clone() } else { in_short(text, reason.as_deref()) }.into(),
         ];
         if style.wide {
             cells.extend([dash(reason).into(), node.clone().into(), dash(id).into()]);
@@ -68,6 +68,20 @@ pub(super) fn audit(audit: &AuditDoc, style: Style) -> String {
         out += "(older entries were left out; see --limit and --since)\n";
     }
     out
+}
+
+/// What happened and why, on a line that fits a screen; `-o wide` has all of it.
+fn in_short(text: &str, reason: Option<&str>) -> String {
+    /// Characters.
+    const LONGEST: usize = 100;
+    let mut line = text.to_owned();
+    if let Some(reason) = reason.filter(|r| !r.is_empty()) {
+        line += &format!(" \"{reason}\"");
+    }
+    if line.chars().count() > LONGEST {
+        line = line.chars().take(LONGEST - 3).chain("...".chars()).collect();
+    }
+    line
 }
 
 pub(super) fn identity(identity: &IdentityDoc) -> String {

@@ -11,14 +11,17 @@ const SHOWN: usize = 40;
 
 pub(super) fn show(plan: &PlanDoc, style: Style) -> String {
     let PlanDoc { verb, services, plan_hash, approvals_needed, steps, warnings, refusals } = plan;
-    let mut out = format!("plan {plan_hash}\n");
+    let mut out = match plan_hash.as_str() {
+        "" => String::new(),
+        hash => format!("plan {hash}\n"),
+    };
     out += &format!("{}\n", verb_text(verb));
     out += &format!("services: {}\n", task::services(services));
     out += &format!("approvals needed: {approvals_needed}\n");
     for step in steps {
         let head = format!("step {} {}", step.number, step.kind);
         out += &format!("\n{}", paint(&head, Tone::Head, style.colour));
-        if step.services.len() < services.len() {
+        if !step.services.is_empty() && step.services.len() < services.len() {
             out += &format!(" ({})", step.services.join(", "));
         }
         if !step.acknowledge.is_empty() {

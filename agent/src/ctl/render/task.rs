@@ -117,6 +117,7 @@ fn steps_text(steps: &[StepDoc], style: Style) -> String {
 /// One service by its name, more of them with their number.
 pub(super) fn services(services: &[String]) -> String {
     match services {
+        [] => "none".to_owned(),
         [one] => one.clone(),
         many => format!("{}: {}", many.len(), many.join(", ")),
     }

@@ -184,6 +184,28 @@ impl Expressions {
         self.load_meta(Meta::Transport).compare(Compare::Equal, &[6])
     }
 
+    /// `tcp flags & (fin | syn | rst | ack) == syn`: asks for a new connection (RFC 9293 section
+    /// 3.10.7.2).
+    pub(super) fn opens_connection(self) -> Self {
+        const FIN_SYN_RST_ACK: u8 = 0x17;
+        const SYN: u8 = 0x02;
+        self.tcp()
+            .push("payload", |m| {
+                m.put_be32(1, REGISTER);
+                m.put_be32(2, 2);
+                m.put_be32(3, 13);
+                m.put_be32(4, 1);
+            })
+            .push("bitwise", |m| {
+                m.put_be32(1, REGISTER);
+                m.put_be32(2, REGISTER);
+                m.put_be32(3, 1);
+                m.nest(4, |m| m.put(DATA_VALUE, &[FIN_SYN_RST_ACK]));
+                m.nest(5, |m| m.put(DATA_VALUE, &[0]));
+            })
+            .compare(Compare::Equal, &[SYN])
+    }
+
     /// `counter name NAME`
     pub(super) fn count(self, name: &str) -> Self {
         self.push("objref", |m| {

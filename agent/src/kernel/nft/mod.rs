@@ -20,7 +20,8 @@ mod read;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use nett_policy::lower::object::Guard;
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{AddressSet, Guard};
 use nix::errno::Errno;
 
 use super::Count;
@@ -138,18 +139,20 @@ impl Nft {
         }
     }
 
-    /// Elements of the drained sets alone, in one transaction.
-    pub(super) async fn drained(
+    /// Elements of a set of addresses, of both families, in one transaction.
+    pub(super) async fn elements(
         &mut self,
+        set: AddressSet,
         add: &BTreeSet<IpAddr>,
         delete: &BTreeSet<IpAddr>,
     ) -> Result<(), KernelError> {
         let change = |twice: bool| {
             let mut messages = Vec::new();
-            for (six, set) in [(false, "drained4"), (true, "drained6")] {
+            for family in Family::BOTH {
+                let set = set.name(family);
                 let of = |all: &BTreeSet<IpAddr>| -> Vec<Element> {
-                    let family = all.iter().filter(|a| a.is_ipv6() == six);
-                    family.map(|a| element(*a)).collect()
+                    let of_family = all.iter().filter(|a| Family::of(**a) == family);
+                    of_family.map(|a| element(*a)).collect()
                 };
                 let gone = of(delete);
                 if twice {

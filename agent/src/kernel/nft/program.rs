@@ -4,7 +4,8 @@
 //! written as `P' = (P & ~MASK) | (C & MASK)`, because other software owns the other bits.
 
 use ipnet::IpNet;
-use nett_policy::lower::object::{Guard, GuardKind, GuardMark, Layout};
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{AddressSet, Guard, GuardKind, GuardMark, Layout};
 
 use super::super::netlink::attr::address_bytes;
 use super::expr::{Compare, Direction, Expressions, Meta, Reject, Verdict, interface_key};
@@ -13,7 +14,7 @@ use super::interval;
 pub(super) const TABLE: &str = "nett";
 pub(super) const COUNTERS: [&str; 4] = ["steered", "hairpin", "leak", "stray"];
 /// Changes when the meaning of the program changes; a table of another version is loaded anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
 
@@ -58,7 +59,7 @@ pub(super) struct Rule {
 }
 
 /// The sets' names and forms, in the order of [`Program::sets`].
-pub(super) const SETS: [(&str, Key, bool); 9] = [
+pub(super) const SETS: [(&str, Key, bool); 11] = [
     ("outer", Key::Interface, false),
     ("site4", Key::V4, true),
     ("site6", Key::V6, true),
@@ -68,6 +69,8 @@ pub(super) const SETS: [(&str, Key, bool); 9] = [
     ("vip6", Key::V6, true),
     ("drained4", Key::V4, false),
     ("drained6", Key::V6, false),
+    ("unreachable4", Key::V4, false),
+    ("unreachable6", Key::V6, false),
 ];
 
 /// # Errors
@@ -109,9 +112,10 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
         "site" => of_family(&guard.site),
         "remote" => of_family(&guard.remote),
         "vip" => of_family(&guard.vips),
-        _ => {
-            let drained = guard.drained.iter().filter(|a| a.is_ipv6() == six);
-            Some(drained.map(|a| plain(address_bytes(*a))).collect())
+        stem => {
+            let set = address_set(stem)?;
+            let of_family = set.of(guard).iter().filter(|a| a.is_ipv6() == six);
+            Some(of_family.map(|a| plain(address_bytes(*a))).collect())
         }
     }
 }
@@ -155,11 +159,23 @@ fn marking(guard: &Guard) -> Vec<Rule> {
     rules
 }
 
+/// The set of addresses whose two sets begin with `stem`.
+pub(super) fn address_set(stem: &str) -> Option<AddressSet> {
+    let named = |set: &AddressSet| set.name(Family::V4).trim_end_matches('4') == stem;
+    AddressSet::ALL.into_iter().find(named)
+}
+
 /// In prerouting, because the forward hook is never reached once the route is `unreachable`.
 fn draining() -> Vec<Rule> {
-    let reset =
-        |six, set| Expressions::new().destination_in(six, set).tcp().reject(Reject::TcpReset);
-    vec![rule("drained v4", reset(false, "drained4")), rule("drained v6", reset(true, "drained6"))]
+    let to = |six, set| Expressions::new().destination_in(six, set);
+    let reset = |six, set| to(six, set).tcp().reject(Reject::TcpReset);
+    let reset_new = |six, set| to(six, set).opens_connection().reject(Reject::TcpReset);
+    vec![
+        rule("drained v4", reset(false, "drained4")),
+        rule("drained v6", reset(true, "drained6")),
+        rule("no way v4", reset_new(false, "unreachable4")),
+        rule("no way v6", reset_new(true, "unreachable6")),
+    ]
 }
 
 fn local_and_hairpin() -> [Rule; 2] {

@@ -9,7 +9,9 @@ use super::super::error::KernelError;
 use super::super::netlink::attr::{Attributes, Malformed, Message, read_address, read_text};
 use super::expr::same_expressions;
 use super::message::{self, ELEMENT_END, Fields, SET_INTERVAL, TABLE_OWNER, read_comment};
-use super::program::{COUNTERS, Element, SETS, parse_mark_comment, parse_table_comment, program};
+use super::program::{
+    COUNTERS, Element, SETS, address_set, parse_mark_comment, parse_table_comment, program,
+};
 use super::{Header, Nft, OBJECT, interval};
 
 /// The table as a readback found it.
@@ -169,6 +171,7 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
         remote: BTreeSet::new(),
         vips: BTreeSet::new(),
         drained: BTreeSet::new(),
+        unreachable: BTreeSet::new(),
     };
     let Some((kind, mask)) = parse_table_comment(comment) else {
         let damage = format!("the table is of another version: \"{comment}\"");
@@ -201,14 +204,15 @@ fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
                 guard.outer = elements.iter().map(|e| read_text(&e.key)).collect();
                 Some(())
             }
-            "drained" => {
-                let all = elements.iter().map(|e| read_address(&e.key).ok());
-                let all: Option<Vec<IpAddr>> = all.collect();
-                all.map(|all| guard.drained.extend(all))
-            }
             "site" => interval::prefixes(elements).map(|nets| guard.site.extend(nets)),
             "remote" => interval::prefixes(elements).map(|nets| guard.remote.extend(nets)),
-            _ => interval::prefixes(elements).map(|nets| guard.vips.extend(nets)),
+            "vip" => interval::prefixes(elements).map(|nets| guard.vips.extend(nets)),
+            stem => address_set(stem).and_then(|set| {
+                let all = elements.iter().map(|e| read_address(&e.key).ok());
+                let all: Vec<IpAddr> = all.collect::<Option<_>>()?;
+                set.of_mut(guard).extend(all);
+                Some(())
+            }),
         };
         if read.is_none() {
             return Some(format!("set {name} has elements that Nett does not write"));

@@ -7,10 +7,12 @@ LAB := target/debug/nett-lab
 LAB_DIR ?= .lab
 # How many sites the lab has. This release knows two.
 SITES ?= 2
+# How long each flood of `make flood` lasts.
+SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test model demo lab lab-down two-sites
+.PHONY: help deps build check test model flood demo lab lab-down two-sites
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,6 +32,10 @@ test: check build ## Every test; needs the right to make network namespaces
 
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1
+
+flood: deps ## The name server at twice what it can answer; SECONDS of each kind of flood
+	NETT_NETNS=required NETT_FLOOD_SECONDS=$(SECONDS) $(SETUP)/as-root.sh \
+	    $(CARGO) test --release -p nett-dns --test flood -- --nocapture
 
 demo: build ## Build a two-site lab, tell the story with measured numbers, clean up
 	$(SETUP)/as-root.sh $(LAB) demo --dir $(LAB_DIR)/demo --prefix nett-demo

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,6 +15,7 @@ use nett_dns::Zone;
 use nett_dns::{Cookies, Limits, Profile, Secret, Server, ServerError, ServerHandle, Setup, Stats};
 use nett_policy::id::NodeId;
 
+use crate::api::types::RateLimitedDoc;
 use crate::config::{CookiePolicy, Dns, Nsid, SecretsError, read_secrets};
 
 /// How often a secret of the agent's own is replaced. The one before it stays good until then,
@@ -44,6 +46,21 @@ impl NameServer {
     /// Serves nothing, ever, when `dns.listen` is empty.
     pub fn new(dns: &Dns, profile: Arc<Profile>, stats: Arc<Stats>) -> Self {
         Self { listen: dns.listen.clone(), limits: limits(dns), profile, stats, handle: None }
+    }
+
+    /// While the site is cut off, its answers say so to who asks with EDNS.
+    pub fn set_isolated(&self, isolated: bool) {
+        self.profile.isolated.store(isolated, Ordering::Relaxed);
+    }
+
+    /// Networks that got fewer answers than they asked for in the last minute.
+    pub fn rate_limited(&self) -> Vec<RateLimitedDoc> {
+        let doc = |limited: nett_dns::Limited| RateLimitedDoc {
+            network: limited.network.to_string(),
+            withheld: limited.withheld,
+            age_ms: u64::try_from(limited.last.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        self.stats.limited().into_iter().map(doc).collect()
     }
 
     /// Starts serving the zone, unless it does so already.

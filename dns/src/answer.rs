@@ -66,6 +66,8 @@ pub enum DropReason {
     Connection,
     /// Too many equal answers to one network.
     Rate,
+    /// More questions came than can be answered, and this was none of a known network's share.
+    Rush,
 }
 
 /// What became of a message.

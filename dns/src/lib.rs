@@ -43,5 +43,5 @@ pub use name::NameError;
 pub use profile::Profile;
 pub use serial::Serial;
 pub use server::{Limits, Server, ServerError, ServerHandle, Setup};
-pub use stats::Stats;
+pub use stats::{AnswerSeconds, Limited, Stats};
 pub use zone::{StaleSerial, Zone, ZoneError, ZoneSource, publish};

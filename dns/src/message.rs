@@ -64,7 +64,7 @@ impl<'a> Query<'a> {
         let rest = &body[query.question.len()..];
         query.edns = edns(rest, counts).map_err(|_| rejected(ResponseCode::FormErr))?;
         // Nothing is asked but a cookie (RFC 7873 section 5.4).
-        if query.question.is_empty() && !query.edns.is_some_and(|e| e.cookie.is_some()) {
+        if query.question.is_empty() && query.edns.is_none_or(|e| e.cookie.is_none()) {
             return Err(rejected(ResponseCode::FormErr));
         }
         Ok(query)

@@ -5,7 +5,7 @@
 //! differ on purpose, the reason stands beside the exception. Opcodes other than QUERY are left
 //! out: to some of them a peer says nothing at all.
 
-mod peers;
+mod rivals;
 mod sample;
 mod serve;
 
@@ -17,7 +17,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 
-use peers::{Peer, STEERED};
+use rivals::{Peer, STEERED};
 use serve::{Dug, Running, dig_at};
 
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -18,6 +18,7 @@
 //! After a crash there is nothing to recover: sockets are bound anew, the zone is given anew.
 
 mod bind;
+mod intake;
 mod rate;
 mod tcp;
 mod udp;

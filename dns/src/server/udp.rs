@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{SockaddrStorage, recvfrom};
 
 use crate::answer::{DropReason, Outcome, Transport};
+use crate::client::Client;
 use crate::cookie::Sender;
 use crate::write::slip;
 
 use super::Answerer;
+use super::intake::Intake;
 use super::rate::{Rate, Verdict};
 
 /// Longer questions are cut off by the kernel and then refused as malformed.
@@ -29,7 +31,10 @@ pub(super) fn run(
     equal_per_second: u32,
     stop: &AtomicBool,
 ) {
-    let mut rate = (equal_per_second > 0).then(|| Rate::new(equal_per_second, Instant::now()));
+    // When the thread began to wait for the question, when it came, and when it was done with.
+    let mut waits_since = Instant::now();
+    let mut rate = (equal_per_second > 0).then(|| Rate::new(equal_per_second, waits_since));
+    let mut intake = Intake::new(waits_since);
     let mut question = [0; LONGEST_QUESTION];
     let mut out = Vec::with_capacity(usize::from(u16::MAX));
     loop {
@@ -48,6 +53,13 @@ pub(super) fn run(
                 continue;
             }
         };
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(waits_since);
+        waits_since = now;
+        if !intake.admits(from.ip(), waited, now) {
+            answerer.stats.count_drop(DropReason::Rush);
+            continue;
+        }
         if from.port() == 0 {
             answerer.stats.count_drop(DropReason::PortZero);
             continue;
@@ -56,9 +68,16 @@ pub(super) fn run(
         let Outcome::Reply { rcode, sender, .. } = answerer.answer(&ask, &mut out) else {
             continue;
         };
+        if sender == Sender::Proven {
+            intake.vouch(from.ip(), now);
+        }
         // An address that is proven is nobody else's, so its flood is none at a victim.
         if let Some(rate) = rate.as_mut().filter(|_| sender != Sender::Proven) {
-            match rate.judge(from.ip(), rcode, &out, Instant::now()) {
+            let verdict = rate.judge(from.ip(), rcode, &out, now);
+            if verdict != Verdict::Send {
+                answerer.stats.limit(Client::new(from.ip(), None).block(), now);
+            }
+            match verdict {
                 Verdict::Send => {}
                 Verdict::Slip => {
                     answerer.stats.slip();
@@ -77,6 +96,8 @@ pub(super) fn run(
         if socket.send_to(&out, from).is_err() {
             answerer.stats.count_drop(DropReason::Send);
         }
+        waits_since = Instant::now();
+        answerer.stats.answered_in(waits_since.saturating_duration_since(now));
     }
 }
 

@@ -29,6 +29,7 @@ impl Controller {
             services: u64::try_from(self.setting.catalog.len()).unwrap_or(u64::MAX),
             open_tasks: open_tasks.map(|(id, _, _)| self.task_line(id)).collect(),
             refused: self.deciding.refused,
+            rate_limited: Vec::new(),
         }
     }
 

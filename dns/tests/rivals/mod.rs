@@ -57,7 +57,8 @@ impl Peer {
             let at = directory.display();
             format!(
                 "server:\n ip-address: {}@{}\n username: \"\"\n zonesdir: {at}\n database: \"\"\n \
-                 pidfile: {at}/pid\n xfrdir: {at}\n xfrdfile: {at}/xfrd\n zonelistfile: {at}/list\n \
+                 pidfile: {at}/pid\n xfrdir: {at}\n xfrdfile: {at}/xfrd\n \
+                 zonelistfile: {at}/list\n \
                  minimal-responses: yes\n rrl-ratelimit: 0\n server-count: 1\n \
                  answer-cookie: yes\n cookie-secret: {SECRET}\n\
                  remote-control:\n control-enable: no\n\

@@ -52,7 +52,8 @@ fn row(title: &str, offered: f64, seen: &Seen, grown_kib: i64) {
     let share = 100.0 * *answered as f64 / *asked as f64;
     let (p50, p99) = (seen.percentile(50), seen.percentile(99));
     eprintln!(
-        "| {title} | {offered:.0} | {asked} | {share:.2} % | {p50:.2?} | {p99:.2?} | {grown_kib} KiB |"
+        "| {title} | {offered:.0} | {asked} | {share:.2} % | {p50:.2?} | {p99:.2?} | \
+         {grown_kib} KiB |"
     );
 }
 

@@ -3,10 +3,10 @@
 //! A thread that never has to wait for the next question is behind: the kernel's queue grows, each
 //! question waits its whole length, and whose questions are lost is chance. So a thread watches
 //! when it last had to wait, which is when the queue was empty. When that is some milliseconds ago
-//! it passes over questions before reading them, which is many times cheaper than answering, until
-//! the queue is empty now and then. Passed over are, first, networks that were not here before the rush, and networks that
-//! ask for more than a share; a forged flood is the former, a real one the latter. A network is
-//! known once it was seen in eight different seconds, or by a good cookie.
+//! it passes over questions before reading them, which is much cheaper than answering, until the
+//! queue is empty now and then. Passed over are, first, networks that were not here before the
+//! rush, and networks that ask for more than a share; a forged flood is the former, a real one the
+//! latter. A network is known once it was seen in eight different seconds, or by a good cookie.
 //!
 //! Tables have a fixed size, hash with a secret, and belong to one thread. Nothing is kept: after a
 //! restart everybody is new until the first calm seconds have passed.

@@ -62,7 +62,7 @@ pub(crate) fn resident_kib() -> i64 {
 }
 
 /// Puts threads whose name begins so on one processor, as if senders and server were two machines.
-/// Threads a thread starts stay where it is. With one processor nothing is gained, and nothing done.
+/// Threads a thread starts stay where it is. With one processor nothing is done.
 pub(crate) fn pin(threads: &str, processor: usize) {
     for task in std::fs::read_dir("/proc/self/task").expect("procfs") {
         let path = task.expect("an entry").path();

@@ -118,6 +118,7 @@ async fn run_loaded(
     let profile = name_server::profile(&config.dns, &config.node, cookies);
     let profile = Arc::new(profile.map_err(anyhow::Error::from)?);
     let name_server = NameServer::new(&config.dns, profile, scrape.dns.clone());
+    let name_server = name_server.map_err(anyhow::Error::from)?;
 
     let (wanted, wishes) = watch::channel(None);
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.

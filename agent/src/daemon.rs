@@ -132,7 +132,8 @@ pub fn dns(arguments: &DnsArguments) -> ExitCode {
         };
         let listen = arguments.listen.clone();
         let (profile, stats) = (Arc::new(profile), Arc::new(Stats::default()));
-        let server = Server::start(Setup { listen, zone, limits, profile, stats })?;
+        let server =
+            Server::start(Setup { listen, encrypted: None, zone, limits, profile, stats })?;
         for address in server.addresses() {
             println!("serving {} on {address}", fabric.zone.name);
         }

@@ -12,11 +12,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nett_dns::Zone;
-use nett_dns::{Cookies, Limits, Profile, Secret, Server, ServerError, ServerHandle, Setup, Stats};
+use nett_dns::{
+    Cookies, Encrypted, Limits, Profile, Secret, Server, ServerError, ServerHandle, Setup, Stats,
+};
 use nett_policy::id::NodeId;
 
 use crate::api::types::RateLimitedDoc;
-use crate::config::{CookiePolicy, Dns, Nsid, SecretsError, read_secrets};
+use crate::config::{
+    CertificateFileError, CookiePolicy, Dns, EncryptedDns, Nsid, SecretsError, read_certificate,
+    read_secrets,
+};
 
 /// How often a secret of the agent's own is replaced. The one before it stays good until then,
 /// which is longer than a cookie lives (RFC 9018 section 5).
@@ -25,6 +30,7 @@ const ROTATION: Duration = Duration::from_secs(24 * 3600);
 /// Not yet started, or running until it is dropped.
 pub struct NameServer {
     listen: Vec<SocketAddr>,
+    encrypted: Option<Encrypted>,
     limits: Limits,
     profile: Arc<Profile>,
     stats: Arc<Stats>,
@@ -44,8 +50,24 @@ pub enum ProfileError {
 
 impl NameServer {
     /// Serves nothing, ever, when `dns.listen` is empty.
-    pub fn new(dns: &Dns, profile: Arc<Profile>, stats: Arc<Stats>) -> Self {
-        Self { listen: dns.listen.clone(), limits: limits(dns), profile, stats, handle: None }
+    ///
+    /// # Errors
+    /// Certificate or key cannot be used any more.
+    pub fn new(
+        dns: &Dns,
+        profile: Arc<Profile>,
+        stats: Arc<Stats>,
+    ) -> Result<Self, CertificateFileError> {
+        let (listen, limits) = (dns.listen.clone(), limits(dns));
+        let encrypted = match &dns.encrypted {
+            Some(EncryptedDns { tls, https, cert, key }) => Some(Encrypted {
+                tls: tls.clone(),
+                https: https.clone(),
+                certificate: read_certificate(cert, key)?,
+            }),
+            None => None,
+        };
+        Ok(Self { listen, encrypted, limits, profile, stats, handle: None })
     }
 
     /// While the site is cut off, its answers say so to who asks with EDNS.
@@ -68,6 +90,7 @@ impl NameServer {
         if self.handle.is_none() && !self.listen.is_empty() {
             self.handle = Some(Server::start(Setup {
                 listen: self.listen.clone(),
+                encrypted: self.encrypted.clone(),
                 zone: zone.clone(),
                 limits: self.limits.clone(),
                 profile: self.profile.clone(),

@@ -82,6 +82,7 @@ fn ask_dns(stats: &Arc<Stats>) {
     let listen = ["127.0.0.1:0".parse().expect("an address")];
     let server = Server::start(Setup {
         listen: listen.to_vec(),
+        encrypted: None,
         zone,
         limits: Limits::default(),
         profile: Arc::default(),

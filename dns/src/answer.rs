@@ -64,6 +64,8 @@ pub enum DropReason {
     Panic,
     /// A TCP connection above one of the limits.
     Connection,
+    /// A TLS handshake that failed or took too long.
+    Handshake,
     /// Too many equal answers to one network.
     Rate,
     /// More questions came than can be answered, and this was none of a known network's share.

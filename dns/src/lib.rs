@@ -42,6 +42,8 @@ pub use explain::Explanation;
 pub use name::NameError;
 pub use profile::Profile;
 pub use serial::Serial;
-pub use server::{Limits, Server, ServerError, ServerHandle, Setup};
+pub use server::{
+    Certificate, CertificateError, Encrypted, Limits, Server, ServerError, ServerHandle, Setup,
+};
 pub use stats::{AnswerSeconds, Limited, Stats};
 pub use zone::{StaleSerial, Zone, ZoneError, ZoneSource, publish};

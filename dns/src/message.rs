@@ -120,6 +120,21 @@ fn edns(mut rest: &[u8], counts: [u16; 3]) -> Result<Option<Edns<'_>>, Malformed
     Ok(found)
 }
 
+/// The least TTL among the answers of a message that this server wrote, in seconds; where there is
+/// none, of the record beside them that says so (RFC 2308). `None` without any record.
+pub(crate) fn least_ttl(message: &[u8]) -> Option<u32> {
+    let (header, mut rest) = message.split_first_chunk::<HEADER_LEN>()?;
+    let [_, _, _, _, _, questions, an0, an1, ns0, ns1, _, _] = *header;
+    if questions > 0 {
+        let name = name_length(rest).ok()?;
+        rest = rest.get(name + 4..)?;
+    }
+    let [answers, authorities] = [[an0, an1], [ns0, ns1]].map(u16::from_be_bytes);
+    let count = if answers > 0 { answers } else { authorities };
+    let ttls = (0..count).map_while(|_| Record::read(&mut rest).ok());
+    ttls.map(|record| u32::from_be_bytes(record.ttl)).min()
+}
+
 struct Record<'a> {
     owner_is_root: bool,
     kind: RecordType,

@@ -53,7 +53,7 @@ fn dig_gets_every_kind_of_answer_over_both_transports() {
                 .filter(|r| !r.is_empty())
                 .map(|r| format!("{name} {r}"))
                 .collect();
-            assert_eq!(told.answer, wanted, "{what}");
+            assert_eq!(told.answer, wanted, "{what}: {}", told.text);
             let refused = *status == "REFUSED";
             assert_eq!(told.flags.contains(&"aa".to_owned()), !refused, "{what}");
             let soa = "steer.example. 10 IN SOA ns1.steer.example. dns.example. \

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use nett_dns::{LONGEST_NSID, Secret};
+use nett_dns::{Certificate, CertificateError, LONGEST_NSID, Secret};
 use nett_policy::document::form::{self, Flaw};
 use nett_policy::document::{At, Code, Reader, Section};
 
@@ -17,6 +17,7 @@ use super::file::{path, socket_address};
 pub struct Dns {
     /// Never a wildcard. No DNS is served when empty.
     pub listen: Vec<SocketAddr>,
+    pub encrypted: Option<EncryptedDns>,
     /// 1 to 64.
     pub threads: u8,
     /// Equal answers a second to one network; 0 for no limit.
@@ -29,6 +30,19 @@ pub struct Dns {
     pub cookies: CookiePolicy,
     /// Secrets of cookies; without, the agent makes its own.
     pub cookie_secrets: Option<PathBuf>,
+}
+
+/// Where DNS is served inside TLS, and with what certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncryptedDns {
+    /// DNS over TLS. Never a wildcard.
+    pub tls: Vec<SocketAddr>,
+    /// DNS over HTTPS. Never a wildcard.
+    pub https: Vec<SocketAddr>,
+    /// PEM: the server's certificate and those between it and a root.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
 }
 
 /// The name server identifier (RFC 5001).
@@ -63,10 +77,29 @@ pub enum SecretsError {
     Form(PathBuf),
 }
 
+/// Why certificate or key cannot be used. The operator must act.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateFileError {
+    #[error("cannot read {path}: {source}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{cert} with {key}: {source}")]
+    Unusable {
+        cert: PathBuf,
+        key: PathBuf,
+        #[source]
+        source: CertificateError,
+    },
+}
+
 impl Default for Dns {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            encrypted: None,
             threads: 1,
             rate_limit: nett_dns::Limits::default().equal_answers_per_second,
             nsid: Nsid::Node,
@@ -76,6 +109,22 @@ impl Default for Dns {
             cookie_secrets: None,
         }
     }
+}
+
+/// The certificate of the encrypted transports.
+///
+/// # Errors
+/// A file cannot be read, or they are no certificate and its key. No part of the key is in it.
+pub fn read_certificate(cert: &Path, key: &Path) -> Result<Certificate, CertificateFileError> {
+    let read = |path: &Path| {
+        let failed = |source| CertificateFileError::Read { path: path.to_owned(), source };
+        std::fs::read(path).map_err(failed)
+    };
+    let unusable = |source| {
+        let (cert, key) = (cert.to_owned(), key.to_owned());
+        CertificateFileError::Unusable { cert, key, source }
+    };
+    Certificate::from_pem(&read(cert)?, &read(key)?).map_err(unusable)
 }
 
 /// The secret to sign with, and the one before it.
@@ -100,9 +149,13 @@ pub fn read_secrets(path: &Path) -> Result<(Secret, Option<Secret>), SecretsErro
 
 pub(super) fn read(r: &Reader<'_>, s: &Section<'_, '_>, directory: &Path) -> Dns {
     let defaults = Dns::default();
-    let listen = s.optional("listen").map(|v| r.items(v, |v| r.parse_text(v, service_address)));
-    let listen = listen.unwrap_or_default();
-    once_each(r, &listen);
+    let addresses = |key| {
+        let found = s.optional(key).map(|v| r.items(v, |v| r.parse_text(v, service_address)));
+        found.unwrap_or_default()
+    };
+    let (listen, tls, https) = (addresses("listen"), addresses("tls"), addresses("https"));
+    // All of them are TCP sockets too.
+    once_each(r, &[&listen[..], &tls, &https].concat());
     let threads = s.optional("threads").and_then(|v| r.integer(v, 1..=64_u8));
     let rate = s.optional("rate_limit").and_then(|v| r.integer(v, 0..=1_000_000_u32));
     let words = |key| s.optional(key).and_then(|v| r.parse_text(v, form::words));
@@ -122,7 +175,8 @@ pub(super) fn read(r: &Reader<'_>, s: &Section<'_, '_>, directory: &Path) -> Dns
         r.report(r.mistake(Code::BadKeyFile, *span, error.to_string()).hint(hint));
     }
     Dns {
-        listen: listen.into_iter().map(|l| l.value).collect(),
+        listen: plain(listen),
+        encrypted: encrypted(r, s, directory, (plain(tls), plain(https))),
         threads: threads.map_or(defaults.threads, |t| t.value),
         rate_limit: rate.map_or(defaults.rate_limit, |r| r.value),
         nsid: s
@@ -134,6 +188,31 @@ pub(super) fn read(r: &Reader<'_>, s: &Section<'_, '_>, directory: &Path) -> Dns
         cookies: cookies.map_or(defaults.cookies, |c| c.value),
         cookie_secrets: secrets.map(|s| s.value),
     }
+}
+
+fn plain(addresses: Vec<At<SocketAddr>>) -> Vec<SocketAddr> {
+    addresses.into_iter().map(|address| address.value).collect()
+}
+
+/// Certificate and key come together, and are there where something is served with them.
+fn encrypted(
+    r: &Reader<'_>,
+    s: &Section<'_, '_>,
+    directory: &Path,
+    (tls, https): (Vec<SocketAddr>, Vec<SocketAddr>),
+) -> Option<EncryptedDns> {
+    let any = ["tls", "https", "cert", "key"].into_iter().any(|key| s.optional(key).is_some());
+    let file = |key| {
+        let found = if any { s.required(key) } else { None };
+        found.and_then(|v| r.parse_text(v, path)).map(|file| file.map(|p| directory.join(p)))
+    };
+    let (cert, key) = (file("cert"), file("key"));
+    let (cert, key) = (cert?, key?);
+    if let Err(error) = read_certificate(&cert.value, &key.value) {
+        let hint = "PEM files: the server's certificate with those above it, and its private key";
+        r.report(r.mistake(Code::BadKeyFile, cert.span, error.to_string()).hint(hint));
+    }
+    Some(EncryptedDns { tls, https, cert: cert.value, key: key.value })
 }
 
 /// Answers from a wildcard socket leave with the routed source address, which clients drop.

@@ -23,7 +23,10 @@ use nett_policy::service::Catalog;
 
 pub use crate::bus::nats::TlsFiles;
 pub use check::check;
-pub use dns::{CookiePolicy, Dns, Nsid, SecretsError, read_secrets};
+pub use dns::{
+    CertificateFileError, CookiePolicy, Dns, EncryptedDns, Nsid, SecretsError, read_certificate,
+    read_secrets,
+};
 pub use key::{KeygenError, keygen, read_seed};
 
 use file::AgentDoc;

@@ -6,6 +6,8 @@
 //! nett-dns-udp-N   one per listen address and configured thread: a blocking loop on its own
 //!                  SO_REUSEPORT socket; receives, answers, sends; shares nothing but the zone
 //! nett-dns-tcp     one: a current-thread runtime with all listeners and all connections
+//! nett-dns-tls     one, where TLS is served: the same for its listeners and connections, so that
+//!                  handshakes take time from each other alone
 //! ```
 //!
 //! They are the server's own operating-system threads, so a flood of questions takes time from
@@ -18,10 +20,14 @@
 //! After a crash there is nothing to recover: sockets are bound anew, the zone is given anew.
 
 mod bind;
+mod https;
 mod intake;
 mod rate;
 mod tcp;
+mod tls;
 mod udp;
+
+pub use tls::{Certificate, CertificateError};
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +37,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use tcp::Door;
+use tls::Inside;
 use tokio::sync::watch;
 
 use crate::answer::{Ask, DropReason, Outcome, Transport, answer, demand_cookie};
@@ -79,10 +87,21 @@ pub struct Setup {
     /// UDP and TCP are served on every one; port 0 takes a free port, the same for both. Addresses
     /// need not be up yet.
     pub listen: Vec<SocketAddr>,
+    pub encrypted: Option<Encrypted>,
     pub zone: Arc<ArcSwap<Zone>>,
     pub limits: Limits,
     pub profile: Arc<Profile>,
     pub stats: Arc<Stats>,
+}
+
+/// Where DNS is served inside TLS. Connections have the limits of TCP, counted for themselves.
+#[derive(Debug, Clone)]
+pub struct Encrypted {
+    /// DNS over TLS (RFC 7858).
+    pub tls: Vec<SocketAddr>,
+    /// DNS over HTTP/2 (RFC 8484), at `/dns-query`.
+    pub https: Vec<SocketAddr>,
+    pub certificate: Certificate,
 }
 
 /// Starts name servers.
@@ -93,6 +112,8 @@ pub struct Server;
 #[derive(Debug)]
 pub struct ServerHandle {
     addresses: Vec<SocketAddr>,
+    tls: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
     stop: Arc<AtomicBool>,
     udp: Vec<socket2::Socket>,
     tcp: watch::Sender<bool>,
@@ -125,11 +146,12 @@ impl Default for Limits {
 impl Server {
     /// Binds every address and answers from the zone until the handle is dropped.
     pub fn start(setup: Setup) -> Result<ServerHandle, ServerError> {
-        let Setup { listen, zone, limits, profile, stats } = setup;
+        let Setup { listen, encrypted, zone, limits, profile, stats } = setup;
         if listen.is_empty() {
             return Err(ServerError::NoAddress);
         }
-        if let Some(wildcard) = listen.iter().find(|a| a.ip().is_unspecified()) {
+        let inside = encrypted.iter().flat_map(|e| e.tls.iter().chain(&e.https));
+        if let Some(wildcard) = listen.iter().chain(inside).find(|a| a.ip().is_unspecified()) {
             return Err(ServerError::Wildcard(*wildcard));
         }
         let sockets = listen
@@ -139,6 +161,8 @@ impl Server {
         let (tcp, stopped) = watch::channel(false);
         let mut handle = ServerHandle {
             addresses: sockets.iter().map(|s| s.address).collect(),
+            tls: Vec::new(),
+            https: Vec::new(),
             stop: Arc::new(AtomicBool::new(false)),
             udp: Vec::new(),
             tcp,
@@ -147,14 +171,20 @@ impl Server {
         let answerer = Answerer { zone, profile, stats };
         let mut listeners = Vec::new();
         for bound in sockets {
-            listeners.push(bound.tcp);
+            listeners.push((bound.tcp, Door::Plain));
             for socket in bound.udp {
                 let rate = limits.equal_answers_per_second;
                 handle.start_udp(socket, answerer.clone(), rate)?;
             }
         }
-        let tcp = tcp::Tcp::new(listeners, answerer, limits, stopped)?;
+        let shared = (answerer.clone(), limits.clone(), stopped.clone());
+        let tcp = tcp::Tcp::new(listeners, shared)?;
         handle.spawn("nett-dns-tcp".to_owned(), move || tcp.run())?;
+        if let Some(encrypted) = encrypted {
+            let listeners = handle.open(&encrypted)?;
+            let tls = tcp::Tcp::new(listeners, (answerer, limits, stopped))?;
+            handle.spawn("nett-dns-tls".to_owned(), move || tls.run())?;
+        }
         Ok(handle)
     }
 }
@@ -165,6 +195,35 @@ impl ServerHandle {
     /// The addresses served over UDP and TCP, in the order given, with the ports really bound.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The addresses of DNS over TLS.
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        &self.tls
+    }
+
+    /// The addresses of DNS over HTTPS.
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    /// Binds the listeners of what is inside TLS.
+    fn open(
+        &mut self,
+        encrypted: &Encrypted,
+    ) -> Result<Vec<(std::net::TcpListener, Door)>, ServerError> {
+        let Encrypted { tls, https, certificate } = encrypted;
+        let mut listeners = Vec::new();
+        for (wanted, inside, bound) in
+            [(tls, Inside::Dns, &mut self.tls), (https, Inside::Http, &mut self.https)]
+        {
+            for address in wanted {
+                let listener = bind::listener(*address)?;
+                bound.push(listener.local_addr().map_err(ServerError::Thread)?);
+                listeners.push((listener, Door::Tls(inside, certificate.acceptor(inside))));
+            }
+        }
+        Ok(listeners)
     }
 
     /// Stops the server: no new question is taken, answers under way are finished.

@@ -26,6 +26,8 @@ pub(crate) struct Running {
     pub(crate) stats: Arc<Stats>,
     pub(crate) profile: Arc<Profile>,
     pub(crate) address: SocketAddr,
+    pub(crate) tls: Vec<SocketAddr>,
+    pub(crate) https: Vec<SocketAddr>,
 }
 
 /// The sample zone with its usual services.
@@ -57,6 +59,7 @@ pub(crate) fn profile() -> Profile {
 pub(crate) fn setup(listen: &[SocketAddr], limits: Limits) -> Setup {
     Setup {
         listen: listen.to_vec(),
+        encrypted: None,
         zone: Arc::new(ArcSwap::from_pointee(zone(100))),
         limits,
         profile: Arc::new(profile()),
@@ -92,7 +95,8 @@ impl Running {
         let handle = Server::start(setup).expect("a free port");
         let address = handle.addresses()[0];
         assert_ne!(address.port(), 0);
-        Self { handle: Some(handle), zone, stats, profile, address }
+        let (tls, https) = (handle.tls_addresses().to_vec(), handle.https_addresses().to_vec());
+        Self { handle: Some(handle), zone, stats, profile, address, tls, https }
     }
 
     pub(crate) fn stop(&mut self) {

@@ -1,7 +1,7 @@
 //! The certificate of the encrypted transports.
 //!
-//! It is read and checked before any socket is bound, and stays the same until the server is started
-//! again; a new one is taken by a reload. Keys are never shown or logged.
+//! It is read and checked before any socket is bound, and stays the same until the server is
+//! started again; a new one is taken by a reload. Keys are never shown or logged.
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test model flood demo lab lab-down two-sites
+.PHONY: help deps build check test bench model flood demo lab lab-down two-sites
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,11 @@ check: deps ## Formatting and lints
 
 test: check build ## Every test; needs the right to make network namespaces
 	NETT_NETNS=required $(SETUP)/as-root.sh $(CARGO) test --workspace
+
+bench: ## Nett beside its peers, as ratios measured now; ROW=n for one row, ROUNDS=n
+	@bench/install-peers.sh
+	$(CARGO) build --release -p nett-bench
+	target/release/nett-bench run $(if $(ROW),--row $(ROW)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1

@@ -4,17 +4,18 @@
 //! with it is served. Equal answers keep their serial over a restart, because the file also holds a
 //! hash of them. A lost file starts from the clock, which is above any number of snapshots.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use nett_dns::explain::FoundBy;
-use nett_dns::{Serial, Zone, ZoneError, ZoneSource, publish};
+use nett_dns::{Changes, Serial, Zone, ZoneError, ZoneSource, publish};
 use nett_policy::fabric::Fabric;
-use nett_policy::id::{ServiceId, SiteId, WallMs, sha256_hex};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::id::{SiteId, WallMs};
+use nett_policy::lower::answers::{Answers, ServiceAnswers};
 use serde::{Deserialize, Serialize};
 
 use crate::api::types::{ExplainDoc, Payload};
@@ -38,7 +39,9 @@ pub struct ZoneKeeper {
     path: PathBuf,
     zone: Arc<ArcSwap<Zone>>,
     kept: Kept,
-    services: BTreeMap<ServiceId, ServiceAnswers>,
+    services: Answers,
+    /// Of `services`, as [`hash_after`] makes it.
+    hash: u64,
     begun: bool,
 }
 
@@ -65,12 +68,12 @@ impl ZoneKeeper {
             serial: Serial::of_snapshot(now.0 / 1000).0,
             answers: String::new(),
         });
-        let services = BTreeMap::new();
+        let services = Answers::new();
         let serial = Serial(kept.serial);
         let home = Some(home);
         let source = ZoneSource { zone: &fabric.zone, fabric, home, serial, services: &services };
         let zone = Arc::new(ArcSwap::from_pointee(Zone::build(source)?));
-        Ok(Self { path, zone, kept, services, begun: false })
+        Ok(Self { path, zone, kept, services, hash: 0, begun: false })
     }
 
     pub fn zone(&self) -> &Arc<ArcSwap<Zone>> {
@@ -87,33 +90,25 @@ impl ZoneKeeper {
     }
 
     /// Serves these answers from now on, in one step.
-    pub fn serve(
-        &mut self,
-        services: BTreeMap<ServiceId, ServiceAnswers>,
-    ) -> Result<(), ZoneFault> {
-        let gone = self.services.keys().filter(|id| !services.contains_key(*id));
-        let mut changes: BTreeMap<ServiceId, Option<ServiceAnswers>> =
-            gone.map(|id| (id.clone(), None)).collect();
-        for (id, answers) in &services {
-            if self.services.get(id) != Some(answers) {
-                changes.insert(id.clone(), Some(answers.clone()));
-            }
-        }
+    pub fn serve(&mut self, services: Answers) -> Result<(), ZoneFault> {
+        let changes = differences(&self.services, &services);
         if changes.is_empty() && self.begun {
             return Ok(());
         }
-        let hash = sha256_hex(format!("{services:?}").as_bytes());
+        let hash = hash_after(self.hash, &self.services, &changes);
+        let text = format!("{hash:016x}");
         let current = self.zone.load_full();
-        if !self.begun && hash == self.kept.answers {
+        if !self.begun && text == self.kept.answers {
             // As before the restart: the same snapshot, so the same serial.
             self.zone.store(Arc::new(current.with(&changes, Serial(self.kept.serial))?));
         } else {
             let serial = Serial(self.kept.serial).next();
             let next = current.with(&changes, serial)?;
-            self.keep(Kept { serial: serial.0, answers: hash })?;
+            self.keep(Kept { serial: serial.0, answers: text })?;
             publish(&self.zone, next)?;
         }
         self.begun = true;
+        self.hash = hash;
         self.services = services;
         Ok(())
     }
@@ -124,6 +119,48 @@ impl ZoneKeeper {
         self.kept = kept;
         Ok(())
     }
+}
+
+/// What must become of `before` to be `after`: the union of both, name by name.
+fn differences(before: &Answers, after: &Answers) -> Changes {
+    let mut changes = Changes::new();
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return changes,
+        };
+        let was = if order == Ordering::Greater { None } else { old.next() };
+        let is = if order == Ordering::Less { None } else { new.next() };
+        match (was, is) {
+            // Shared answers are equal without a look at them.
+            (Some((_, a)), Some((_, b))) if Arc::ptr_eq(a, b) || a == b => {}
+            (_, Some((id, answers))) => {
+                changes.insert(id.clone(), Some(Arc::clone(answers)));
+            }
+            (Some((id, _)), None) => {
+                changes.insert(id.clone(), None);
+            }
+            (None, None) => return changes,
+        }
+    }
+}
+
+/// The hash of all answers, from the one before the changes: a sum over services, so that a change
+/// costs by its size. Releases and machines may differ in it; then the serial goes on by one.
+fn hash_after(before: u64, services: &Answers, changes: &Changes) -> u64 {
+    let of = |answers: &Arc<ServiceAnswers>| {
+        let mut hasher = DefaultHasher::new();
+        answers.hash(&mut hasher);
+        hasher.finish()
+    };
+    changes.iter().fold(before, |sum, (id, answers)| {
+        let was = services.get(id).map_or(0, of);
+        let is = answers.as_ref().map_or(0, of);
+        sum.wrapping_sub(was).wrapping_add(is)
+    })
 }
 
 /// Writes beside the file and renames, so that a crash leaves the old or the new one.

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Every crate with the crates of ours it may use: in the program, and in tests only.
-const CRATES: [(&str, &[&str], &[&str]); 5] = [
+const CRATES: [(&str, &[&str], &[&str]); 6] = [
     ("policy", &[], &["nett-fixtures"]),
     ("dns", &["nett-policy"], &[]),
     ("agent", &["nett-dns", "nett-policy"], &["nett-fixtures"]),
     ("fixtures", &[], &[]),
     ("netns-tests", &[], &[]),
+    ("bench", &["nett-dns", "nett-policy"], &[]),
 ];
 
 /// What the pure core must never use: runtimes, clocks, randomness, sockets, logging.

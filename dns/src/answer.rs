@@ -1,7 +1,8 @@
 //! One question in, one answer out: bytes to bytes, pure given the snapshot and the client.
 //!
-//! Every transport comes through [`answer`]. A path with prepared answers may be put in front of
-//! it and must then give the same bytes. Nothing here waits, locks or logs, and no input panics.
+//! Every transport comes through [`answer`]. Most questions are answered by copying what
+//! `dns/src/fast.rs` has ready; [`answer_in_full`] answers every question, and where both do, they
+//! give the same bytes. Nothing here waits, locks or logs, and no input panics.
 //!
 //! The choices where the RFCs leave one:
 //! - `all_down = "refuse"` with no site in service is REFUSED, not "no data": resolvers do not
@@ -15,17 +16,19 @@ use std::net::IpAddr;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, RecordType};
 use nett_policy::fabric::Family;
-use nett_policy::lower::answers::{SiteAnswers, SiteState};
+use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, SiteState};
 
 use crate::client::Client;
 use crate::cookie::{Judged, Sender};
-use crate::edns::{ExtendedError, OptAnswer, UDP_PAYLOAD};
+use crate::edns::{Edns, ExtendedError, OptAnswer, UDP_PAYLOAD};
+use crate::entry::Entry;
+use crate::fast::answer_from_prepared;
 use crate::message::{Query, Unreadable};
 use crate::profile::Profile;
 use crate::steer::Target;
 use crate::topology::SiteIndex;
-use crate::write::{Finish, Section, Writer, network_text, refusal};
-use crate::zone::{Entry, Found, NS_TTL, Zone};
+use crate::write::{Finish, NetworkText, Section, Writer, refusal};
+use crate::zone::{Found, NS_TTL, Zone};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
@@ -104,6 +107,14 @@ struct Told {
 
 /// Answers one message into `out`, which is cleared first and keeps its capacity.
 pub fn answer(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
+    match answer_from_prepared(zone, ask, out) {
+        Some(outcome) => outcome,
+        None => answer_in_full(zone, ask, out),
+    }
+}
+
+/// As [`answer`], but never from prepared bytes: the reference for those.
+pub fn answer_in_full(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
     let query = match Query::read(ask.packet) {
         Ok(query) => query,
         Err(Unreadable::Short) => return Outcome::Dropped(DropReason::Short),
@@ -114,11 +125,10 @@ pub fn answer(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
             return Outcome::Reply { rcode, truncated: false, steered: None, sender };
         }
     };
-    let judged = judge_cookie(&query, ask);
+    let judged = judge_cookie(query.edns.as_ref(), ask);
     let sender = judged.map(|j| j.sender).unwrap_or_default();
     let mut writer = Writer::new(out, &query, &zone.apex().name);
-    let required = ask.profile.cookies_required && ask.transport == Transport::Udp;
-    let told = match required && sender == Sender::Asking {
+    let told = match is_cookie_due(sender, ask) {
         true => Told::code(ResponseCode::BADCOOKIE),
         false => tell(zone, &query, ask, &mut writer),
     };
@@ -130,15 +140,21 @@ pub fn answer(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
 /// what it asks for (RFC 7873 section 5.2.3).
 pub(crate) fn demand_cookie(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) {
     if let Ok(query) = Query::read(ask.packet) {
-        let judged = judge_cookie(&query, ask);
+        let judged = judge_cookie(query.edns.as_ref(), ask);
         let writer = Writer::new(out, &query, &zone.apex().name);
         finish(writer, &query, ask, &Told::code(ResponseCode::BADCOOKIE), judged);
     }
 }
 
-fn judge_cookie(query: &Query<'_>, ask: &Ask<'_>) -> Option<Judged> {
-    let cookie = query.edns?.cookie?;
+pub(crate) fn judge_cookie(edns: Option<&Edns<'_>>, ask: &Ask<'_>) -> Option<Judged> {
+    let cookie = edns?.cookie?;
     Some(ask.profile.cookies.as_ref()?.judge(cookie, ask.source, ask.now))
+}
+
+/// Whether a cookie must come before an answer.
+pub(crate) fn is_cookie_due(sender: Sender, ask: &Ask<'_>) -> bool {
+    let required = ask.profile.cookies_required && ask.transport == Transport::Udp;
+    required && sender == Sender::Asking
 }
 
 /// Puts OPT and header in place. True when the records had to go.
@@ -149,25 +165,49 @@ fn finish(
     told: &Told,
     judged: Option<Judged>,
 ) -> bool {
-    let limit = match (ask.transport, &query.edns) {
+    let Told { rcode, scope, steered, error } = *told;
+    let body = OptBody { rcode, scope, is_steered: steered.is_some(), error };
+    let opt = opt_answer(ask, &body, judged.as_ref());
+    let limit = limit(ask.transport, query.edns.map(|e| e.payload));
+    writer.finish(query, &Finish { opt, limit })
+}
+
+/// What the OPT record of an answer depends on, besides who asks.
+pub(crate) struct OptBody {
+    pub(crate) rcode: ResponseCode,
+    pub(crate) scope: u8,
+    pub(crate) is_steered: bool,
+    pub(crate) error: Option<ExtendedError>,
+}
+
+pub(crate) fn opt_answer<'a>(
+    ask: &Ask<'a>,
+    body: &OptBody,
+    judged: Option<&'a Judged>,
+) -> OptAnswer<'a> {
+    let OptBody { rcode, scope, is_steered, error } = *body;
+    let profile = ask.profile;
+    let lasting = matches!(ask.transport, Transport::Tcp | Transport::Tls);
+    let old = is_steered && profile.is_isolated();
+    OptAnswer {
+        rcode,
+        scope,
+        cookie: judged.map(|j| &j.answer[..]),
+        nsid: profile.nsid.as_deref(),
+        keepalive: lasting.then(|| profile.keepalive()),
+        error: error.or(old.then_some(ExtendedError::ISOLATED)),
+        encrypted: matches!(ask.transport, Transport::Tls | Transport::Https),
+    }
+}
+
+/// The most bytes an answer may have, given what the question says it can take.
+pub(crate) fn limit(transport: Transport, payload: Option<u16>) -> usize {
+    usize::from(match (transport, payload) {
         (Transport::Tcp | Transport::Tls | Transport::Https, _) => u16::MAX,
         (Transport::Udp, None) => 512,
         // RFC 6891 section 6.2.3: less than 512 means 512.
-        (Transport::Udp, Some(edns)) => edns.payload.clamp(512, UDP_PAYLOAD),
-    };
-    let profile = ask.profile;
-    let lasting = matches!(ask.transport, Transport::Tcp | Transport::Tls);
-    let old = told.steered.is_some() && profile.is_isolated();
-    let opt = OptAnswer {
-        rcode: told.rcode,
-        scope: told.scope,
-        cookie: judged.as_ref().map(|j| &j.answer[..]),
-        nsid: profile.nsid.as_deref(),
-        keepalive: lasting.then(|| profile.keepalive()),
-        error: told.error.or(old.then_some(ExtendedError::ISOLATED)),
-        encrypted: matches!(ask.transport, Transport::Tls | Transport::Https),
-    };
-    writer.finish(query, &Finish { opt, limit: usize::from(limit) })
+        (Transport::Udp, Some(payload)) => payload.clamp(512, UDP_PAYLOAD),
+    })
 }
 
 /// The checks before the zone is asked.
@@ -221,7 +261,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
     }
     let (told, written) = match found {
         Found::Apex(_) if kind == RecordType::SOA => {
-            writer.soa(Section::Answer, zone.apex(), zone.serial());
+            writer.soa(Section::Answer, zone.soa());
             (Told::code(ResponseCode::NoError), true)
         }
         Found::Apex(_) if kind == RecordType::NS => {
@@ -237,13 +277,13 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
         Found::Reflect | Found::Empty => (Told::code(ResponseCode::NoError), false),
         Found::Service(entry) => tell_service(zone, entry, kind, client, writer),
         Found::Site(entry, at) => {
-            let site = &entry.answers.sites[at];
+            let site = &entry.answers().sites[at];
             let any = tell_sites(entry, std::iter::once(site), kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
         Found::AllSites(entry) => {
             let eligible = |s: &&SiteAnswers| s.state != SiteState::Drained;
-            let sites = entry.answers.sites.iter().filter(eligible);
+            let sites = entry.answers().sites.iter().filter(eligible);
             let any = tell_sites(entry, sites, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
@@ -256,7 +296,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
     }
     writer.authoritative();
     if !written {
-        writer.soa(Section::Authority, zone.apex(), zone.serial());
+        writer.soa(Section::Authority, zone.soa());
     }
     told
 }
@@ -264,7 +304,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
 /// A service's own name: the client's site for addresses, all sites for TXT.
 fn tell_service(
     zone: &Zone,
-    entry: &Entry,
+    entry: Entry<'_>,
     kind: RecordType,
     client: &Client,
     writer: &mut Writer<'_>,
@@ -272,15 +312,15 @@ fn tell_service(
     match kind {
         RecordType::A | RecordType::AAAA => {}
         RecordType::TXT => {
-            let any = tell_sites(entry, entry.answers.sites.iter(), kind, writer);
+            let any = tell_sites(entry, entry.answers().sites.iter(), kind, writer);
             return (Told::code(ResponseCode::NoError), any);
         }
         _ => return (Told::code(ResponseCode::NoError), false),
     }
     let topology = zone.topology();
     let located = topology.locate(client);
-    let choice = entry.plan.choose(topology, client, &located);
-    let sites = &entry.answers.sites;
+    let choice = entry.plan().choose(topology, client, &located);
+    let sites = &entry.answers().sites;
     let mut rcode = ResponseCode::NoError;
     let mut site = None;
     let written = match choice.target {
@@ -288,12 +328,12 @@ fn tell_service(
             Some(chosen) => {
                 site = topology.index(&chosen.site);
                 let addresses = chosen.addresses.iter().copied();
-                write_addresses(writer, kind, entry.ttl, addresses)
+                write_addresses(writer, kind, entry.ttl(), addresses)
             }
             None => false,
         },
         Target::Address(address) => {
-            write_addresses(writer, kind, entry.ttl, std::iter::once(address))
+            write_addresses(writer, kind, entry.ttl(), std::iter::once(address))
         }
         Target::Refused => {
             rcode = ResponseCode::Refused;
@@ -309,32 +349,44 @@ fn tell_service(
     (told, written)
 }
 
-/// The addresses of `sites`, or a line of text for each.
 fn tell_sites<'a>(
-    entry: &Entry,
-    mut sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
+    entry: Entry<'_>,
+    sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
     kind: RecordType,
     writer: &mut Writer<'_>,
 ) -> bool {
+    write_sites(writer, entry.answers(), entry.ttl(), sites, kind)
+}
+
+/// The addresses of `sites`, or a line of text for each.
+pub(crate) fn write_sites<'a>(
+    writer: &mut Writer<'_>,
+    answers: &ServiceAnswers,
+    ttl: u32,
+    mut sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
+    kind: RecordType,
+) -> bool {
     if kind != RecordType::TXT {
         let addresses = sites.flat_map(|s| s.addresses.iter().copied());
-        return write_addresses(writer, kind, entry.ttl, addresses);
+        return write_addresses(writer, kind, ttl, addresses);
     }
     let Some(first) = sites.next() else {
         return false;
     };
-    let line = |s: &SiteAnswers| {
-        let SiteAnswers { site, addresses: _, state, weight, health } = s;
-        let (state, health) = (state.as_str(), health.as_str());
-        let epoch = entry.answers.epoch;
-        format!("site={site} state={state} weight={weight} health={health} epoch={epoch}")
-    };
-    writer.text(entry.ttl, std::iter::once(first).chain(sites).map(line));
+    writer.text(ttl, |text| {
+        for answered in std::iter::once(first).chain(sites) {
+            let SiteAnswers { site, addresses: _, state, weight, health } = answered;
+            let (state, health, epoch) = (state.as_str(), health.as_str(), answers.epoch);
+            text.string(format_args!(
+                "site={site} state={state} weight={weight} health={health} epoch={epoch}"
+            ));
+        }
+    });
     true
 }
 
 /// Writes the addresses of the asked family, each once; a set has no repeats (RFC 2181 section 5).
-fn write_addresses(
+pub(crate) fn write_addresses(
     writer: &mut Writer<'_>,
     kind: RecordType,
     ttl: u32,
@@ -363,13 +415,12 @@ fn reflect(zone: &Zone, client: &Client, writer: &mut Writer<'_>) -> Told {
         Some((site, prefix)) => (zone.topology().site(site).as_str(), Some(prefix)),
         None => ("unknown", None),
     };
-    let lines = [
-        format!("client={}", client.source),
-        format!("subnet={}", network_text(client.subnet)),
-        format!("site={site}"),
-        format!("prefix={}", network_text(prefix)),
-    ];
-    writer.text(0, lines.into_iter());
+    writer.text(0, |text| {
+        text.string(format_args!("client={}", client.source));
+        text.string(format_args!("subnet={}", NetworkText(client.subnet)));
+        text.string(format_args!("site={site}"));
+        text.string(format_args!("prefix={}", NetworkText(prefix)));
+    });
     Told {
         // The answer names the very subnet, so no other may share it.
         scope: client.subnet.map_or(0, |n| n.prefix_len()),

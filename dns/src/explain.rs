@@ -12,11 +12,12 @@ use nett_policy::lower::answers::SiteState;
 use nett_policy::service::AllDown;
 
 use crate::client::Client;
+use crate::entry::Entry;
 use crate::name::LowerName;
 use crate::serial::Serial;
 use crate::steer::{Target, Why};
 use crate::topology::{Located, Topology};
-use crate::zone::{Entry, Found, NS_TTL, Zone};
+use crate::zone::{Found, NS_TTL, Zone};
 
 /// The explanation of one name for one client. Prints as lines for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,14 +136,15 @@ impl Explanation {
             Found::Outside => (NameKind::Outside, "not in the zone: REFUSED"),
             Found::Site(entry, at) => {
                 self.service(entry);
-                let site = &entry.answers.sites[at];
+                let site = &entry.answers().sites[at];
                 self.target = Some(site.site.clone());
                 self.addresses = site.addresses.clone();
                 (NameKind::Site, "the name asks for this site")
             }
             Found::AllSites(entry) => {
                 self.service(entry);
-                let eligible = entry.answers.sites.iter().filter(|s| s.state != SiteState::Drained);
+                let eligible =
+                    entry.answers().sites.iter().filter(|s| s.state != SiteState::Drained);
                 for address in eligible.flat_map(|s| &s.addresses) {
                     if !self.addresses.contains(address) {
                         self.addresses.push(*address);
@@ -161,23 +163,29 @@ impl Explanation {
         self.why = why.to_owned();
     }
 
-    fn service(&mut self, entry: &Entry) {
-        self.service = Some(entry.answers.service.clone());
-        self.spread = Some(entry.answers.spread.to_string());
-        self.ttl = entry.ttl;
+    fn service(&mut self, entry: Entry<'_>) {
+        self.service = Some(entry.answers().service.clone());
+        self.spread = Some(entry.answers().spread.to_string());
+        self.ttl = entry.ttl();
     }
 
-    fn steered(&mut self, topology: &Topology, entry: &Entry, client: &Client, located: &Located) {
+    fn steered(
+        &mut self,
+        topology: &Topology,
+        entry: Entry<'_>,
+        client: &Client,
+        located: &Located,
+    ) {
         // Without any client a weighted choice would be that of 0.0.0.0: show all instead.
-        if self.found_by == FoundBy::Nothing && !entry.plan.is_the_same_for_all() {
+        if self.found_by == FoundBy::Nothing && !entry.plan().is_the_same_for_all() {
             self.why = "the answer depends on the client: give --client or --subnet".to_owned();
             return;
         }
-        let choice = entry.plan.choose(topology, client, located);
+        let choice = entry.plan().choose(topology, client, located);
         self.scope = choice.scope;
         match choice.target {
             Target::Site(at) => {
-                if let Some(site) = entry.answers.sites.get(at) {
+                if let Some(site) = entry.answers().sites.get(at) {
                     self.target = Some(site.site.clone());
                     self.addresses = site.addresses.clone();
                 }
@@ -189,7 +197,7 @@ impl Explanation {
     }
 }
 
-fn why(topology: &Topology, entry: &Entry, why: &Why, located: &Located) -> String {
+fn why(topology: &Topology, entry: Entry<'_>, why: &Why, located: &Located) -> String {
     match why {
         Why::OnlySite => "only this site gets traffic".to_owned(),
         Why::Share { weight, of, block } => {
@@ -209,7 +217,7 @@ fn why(topology: &Topology, entry: &Entry, why: &Why, located: &Located) -> Stri
             }
         }
         Why::FirstInOrder => "first of the serving sites in failover order".to_owned(),
-        Why::AllDown => match entry.answers.all_down {
+        Why::AllDown => match entry.answers().all_down {
             AllDown::LastOrder => "no site gets traffic: first in failover order".to_owned(),
             AllDown::Refuse => "no site gets traffic: REFUSED".to_owned(),
             AllDown::Fallback(_) => "no site gets traffic: the fallback address".to_owned(),

@@ -19,14 +19,18 @@ pub mod answer;
 pub mod client;
 pub mod cookie;
 mod edns;
+mod entry;
 pub mod explain;
+mod fast;
 mod message;
 mod name;
+mod packed;
 mod profile;
 pub mod serial;
 pub mod server;
 pub mod stats;
 mod steer;
+mod table;
 pub mod topology;
 mod write;
 pub mod zone;
@@ -35,10 +39,11 @@ pub mod zone;
 #[path = "../tests/sample/mod.rs"]
 mod sample;
 
-pub use answer::{Ask, DropReason, Outcome, Transport, answer};
+pub use answer::{Ask, DropReason, Outcome, Transport, answer, answer_in_full};
 pub use cookie::{Cookies, Secret, Sender};
 pub use edns::LONGEST_NSID;
 pub use explain::Explanation;
+pub use fast::answer_from_prepared;
 pub use name::NameError;
 pub use profile::Profile;
 pub use serial::Serial;
@@ -46,4 +51,4 @@ pub use server::{
     Certificate, CertificateError, Encrypted, Limits, Server, ServerError, ServerHandle, Setup,
 };
 pub use stats::{AnswerSeconds, Limited, Stats};
-pub use zone::{StaleSerial, Zone, ZoneError, ZoneSource, publish};
+pub use zone::{Changes, StaleSerial, Zone, ZoneError, ZoneSource, publish};

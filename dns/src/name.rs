@@ -4,8 +4,10 @@
 //! (RFC 4343: ASCII only) and the only place that reads labels. It never follows a compression
 //! pointer: in the first name of a message nothing lies before it that a pointer could mean.
 
+use nett_policy::id::ServiceId;
+
 /// The longest name in wire form, with the root label (RFC 1035 section 2.3.4).
-const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 /// 127 labels of one byte each, and the root.
 const MAX_LABELS: usize = 128;
 
@@ -102,6 +104,20 @@ impl LowerName {
         Ok(name)
     }
 
+    /// `project/environment/instance` as `instance.environment.project`.
+    pub(crate) fn of_service(service: &ServiceId) -> Result<Self, NameError> {
+        let mut name = Self::new();
+        service.as_str().rsplit('/').try_for_each(|label| name.push(label.as_bytes()))?;
+        name.push(b"")?;
+        Ok(name)
+    }
+
+    /// The wire form without the root label.
+    pub(crate) fn labels(&self) -> &[u8] {
+        let (_, labels) = self.wire().split_last().expect("a name ends in the root");
+        labels
+    }
+
     pub(crate) fn wire(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -119,6 +135,11 @@ impl LowerName {
 }
 
 impl<'a> Relative<'a> {
+    /// Labels in lower case whose form was checked, and how many they are.
+    pub(crate) fn of_labels(bytes: &'a [u8], labels: usize) -> Self {
+        Self { bytes, labels }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.labels
     }

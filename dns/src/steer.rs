@@ -79,6 +79,10 @@ impl Plan {
         let nowhere = || Self::Nowhere(answers.all_down);
         match &answers.spread {
             Spread::Nowhere => nowhere(),
+            Spread::Weighted(weights) if weights.len() == 1 => {
+                let only = weights.keys().find_map(position);
+                only.map_or_else(nowhere, Self::One)
+            }
             Spread::Weighted(weights) => {
                 let shares: Vec<Share> = weights
                     .iter()

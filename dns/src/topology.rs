@@ -4,8 +4,7 @@
 //! Built once per fabric and shared by all snapshots of it. Sites are numbered by their place in
 //! the fabric file, so that a question touches small integers only.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -42,12 +41,21 @@ pub struct Located {
     pub scope: u8,
 }
 
-/// The prefixes of one family.
+/// The prefixes of one family, by first address and length: the neighbours of an address bound
+/// its scope, and those around it are a chain of parents.
 #[derive(Debug, Default)]
 struct PrefixMap {
-    by_length: Vec<(u8, HashMap<u128, SiteIndex>)>,
-    /// Every prefix, by first address and length: the neighbours of an address bound its scope.
-    sorted: Vec<(u128, u8)>,
+    sorted: Vec<Prefix>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Prefix {
+    /// The first address, left-aligned.
+    start: u128,
+    length: u8,
+    site: SiteIndex,
+    /// The place of the next shorter prefix around this one.
+    parent: Option<usize>,
 }
 
 // === impl Topology ===
@@ -119,14 +127,26 @@ impl Topology {
         (self.costs[row + to], self.ranks[to])
     }
 
+    /// The client's site alone: all that counters need when the answer is the same for everybody.
+    pub(crate) fn site_of(&self, client: &Client) -> Option<SiteIndex> {
+        let network = client.network();
+        let (map, key, _) = self.map_of(network);
+        Some(map.longest(key, network.prefix_len())?.0)
+    }
+
+    /// The prefixes of the network's family, its first address there, and the family's width.
+    fn map_of(&self, network: IpNet) -> (&PrefixMap, u128, u8) {
+        match network.addr() {
+            IpAddr::V4(a) => (&self.v4, u128::from(a.to_bits()) << 96, 32),
+            IpAddr::V6(a) => (&self.v6, a.to_bits(), 128),
+        }
+    }
+
     /// Finds the longest prefix that holds the whole network of the client.
     pub fn locate(&self, client: &Client) -> Located {
         let network = client.network();
         let length = network.prefix_len();
-        let (map, key, width) = match network.addr() {
-            IpAddr::V4(a) => (&self.v4, u128::from(a.to_bits()) << 96, 32),
-            IpAddr::V6(a) => (&self.v6, a.to_bits(), 128),
-        };
+        let (map, key, width) = self.map_of(network);
         let found = map.longest(key, length);
         let prefix = |length| {
             IpNet::new(network.addr(), length)
@@ -162,28 +182,42 @@ fn common(a: u128, b: u128) -> u8 {
 
 impl PrefixMap {
     fn new(prefixes: impl Iterator<Item = (IpNet, SiteIndex)>) -> Self {
-        let mut by_length: BTreeMap<Reverse<u8>, HashMap<u128, SiteIndex>> = BTreeMap::new();
-        let mut sorted = BTreeSet::new();
-        for (prefix, site) in prefixes {
-            let key = match prefix.network() {
-                IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
-                IpAddr::V6(a) => a.to_bits(),
-            };
-            let length = prefix.prefix_len();
-            by_length.entry(Reverse(length)).or_default().insert(key, site);
-            sorted.insert((key, length));
+        let mut sorted: Vec<Prefix> = prefixes
+            .map(|(prefix, site)| {
+                let start = match prefix.network() {
+                    IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
+                    IpAddr::V6(a) => a.to_bits(),
+                };
+                Prefix { start, length: prefix.prefix_len(), site, parent: None }
+            })
+            .collect();
+        sorted.sort_by_key(|p| (p.start, p.length));
+        for at in 1..sorted.len() {
+            let mut around = Some(at - 1);
+            while let Some(other) = around
+                && !sorted[other].holds(sorted[at].start)
+            {
+                around = sorted[other].parent;
+            }
+            sorted[at].parent = around;
         }
-        Self {
-            by_length: by_length.into_iter().map(|(l, m)| (l.0, m)).collect(),
-            sorted: sorted.into_iter().collect(),
-        }
+        Self { sorted }
     }
 
+    /// The longest prefix around `key` of at most `longest` bits.
+    ///
+    /// It is the last one that does not begin behind `key`, or one of those around that one: what
+    /// begins later and ends before `key` lies inside of it.
     fn longest(&self, key: u128, longest: u8) -> Option<(SiteIndex, u8)> {
-        self.by_length
-            .iter()
-            .filter(|(length, _)| *length <= longest)
-            .find_map(|(length, map)| Some((*map.get(&mask(key, *length))?, *length)))
+        let behind = self.sorted.partition_point(|p| (p.start, p.length) <= (key, longest));
+        let mut at = behind.checked_sub(1)?;
+        loop {
+            let prefix = &self.sorted[at];
+            if prefix.length <= longest && prefix.holds(key) {
+                return Some((prefix.site, prefix.length));
+            }
+            at = prefix.parent?;
+        }
     }
 
     /// The shortest prefix around `key` that no more specific prefix reaches into, given that the
@@ -192,23 +226,29 @@ impl PrefixMap {
     /// Of all first addresses the nearest one below (or equal) and the nearest one above share
     /// the most bits with `key`, so looking at those two is enough.
     fn scope(&self, key: u128, known: u8, matched: u8) -> u8 {
-        let split = self.sorted.partition_point(|(start, _)| *start <= key);
+        let split = self.sorted.partition_point(|p| p.start <= key);
         let (below, above) = self.sorted.split_at(split);
         let mut scope = matched;
-        if let Some((start, _)) = above.first() {
-            scope = scope.max(common(key, *start) + 1);
+        if let Some(next) = above.first() {
+            scope = scope.max(common(key, next.start) + 1);
         }
-        let nearest = below.last().map(|(start, _)| *start);
-        let at_nearest = below.iter().rev().take_while(|(start, _)| Some(*start) == nearest);
-        for (start, length) in at_nearest {
-            let shared = common(key, *start);
-            if *length > shared {
+        let nearest = below.last().map(|p| p.start);
+        let at_nearest = below.iter().rev().take_while(|p| Some(p.start) == nearest);
+        for prefix in at_nearest {
+            let shared = common(key, prefix.start);
+            if prefix.length > shared {
                 scope = scope.max(shared + 1);
-            } else if *length > known {
-                scope = scope.max(*length);
+            } else if prefix.length > known {
+                scope = scope.max(prefix.length);
             }
         }
         scope
+    }
+}
+
+impl Prefix {
+    fn holds(&self, key: u128) -> bool {
+        mask(key, self.length) == self.start
     }
 }
 

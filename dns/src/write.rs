@@ -4,6 +4,8 @@
 //! When a message does not fit, all records go and TC is set (RFC 2181 section 9): a client that
 //! retries over TCP gets the whole set, and nobody caches a part of one.
 
+use std::fmt;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use hickory_proto::op::ResponseCode;
@@ -13,16 +15,21 @@ use ipnet::IpNet;
 use crate::edns::OptAnswer;
 use crate::message::{HEADER_LEN, Query};
 use crate::name::LowerName;
-use crate::serial::Serial;
-use crate::zone::{Apex, EXPIRE, MINIMUM, NS_TTL, REFRESH, RETRY, SOA_TTL};
+use crate::zone::{Apex, NEGATIVE_TTL, NS_TTL, SOA_TTL};
 
-const CLASS_IN: u16 = 1;
+pub(crate) const CLASS_IN: u16 = 1;
 const CLASS_CHAOS: u16 = 3;
-const QR: u8 = 0x80;
-const AA: u8 = 0x04;
+pub(crate) const QR: u8 = 0x80;
+pub(crate) const AA: u8 = 0x04;
 const TC: u8 = 0x02;
-const RD: u8 = 0x01;
-const CD: u8 = 0x10;
+pub(crate) const RD: u8 = 0x01;
+pub(crate) const CD: u8 = 0x10;
+
+/// The head of the SOA record beside a negative answer: owner and length are to be filled in.
+pub(crate) const NO_DATA: [u8; 12] = {
+    let [t0, t1, t2, t3] = NEGATIVE_TTL.to_be_bytes();
+    [0, 0, 0, 6, 0, 1, t0, t1, t2, t3, 0, 0]
+};
 
 /// The parts of a message after the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +69,11 @@ impl<'a> Writer<'a> {
             authoritative: false,
             apex_at: u16::try_from(apex_at).expect("a name has at most 255 bytes"),
         }
+    }
+
+    /// Appends records of the answer section alone, whose owner is the name of a question to come.
+    pub(crate) fn records_only(out: &'a mut Vec<u8>) -> Self {
+        Self { out, counts: [0; 3], authoritative: false, apex_at: 0 }
     }
 
     pub(crate) fn authoritative(&mut self) {
@@ -115,10 +127,10 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// One TXT record of several strings; each is cut at 255 bytes.
-    pub(crate) fn text(&mut self, ttl: u32, strings: impl Iterator<Item = String>) {
+    /// One TXT record, of the strings that `strings` writes.
+    pub(crate) fn text(&mut self, ttl: u32, strings: impl FnOnce(&mut Strings<'_>)) {
         self.record(Section::Answer, HEADER_LEN as u16, (RecordType::TXT, ttl), |w| {
-            strings.for_each(|s| w.character_string(s.as_bytes()))
+            strings(&mut Strings { out: w.out });
         });
     }
 
@@ -150,19 +162,13 @@ impl<'a> Writer<'a> {
     }
 
     /// The SOA record: the answer itself, or beside a negative one with the TTL of RFC 2308.
-    pub(crate) fn soa(&mut self, section: Section, apex: &Apex, serial: Serial) {
+    pub(crate) fn soa(&mut self, section: Section, data: &[u8]) {
         let ttl = match section {
             Section::Answer => SOA_TTL,
-            Section::Authority | Section::Additional => SOA_TTL.min(MINIMUM),
+            Section::Authority | Section::Additional => NEGATIVE_TTL,
         };
         let owner = self.apex_at;
-        self.record(section, owner, (RecordType::SOA, ttl), |w| {
-            w.out.extend_from_slice(apex.primary());
-            w.out.extend_from_slice(&apex.hostmaster);
-            for number in [serial.0, REFRESH, RETRY, EXPIRE, MINIMUM] {
-                w.u32(number);
-            }
-        });
+        self.record(section, owner, (RecordType::SOA, ttl), |w| w.out.extend_from_slice(data));
     }
 
     /// The NS records of the apex, and the addresses of those inside the zone.
@@ -249,9 +255,32 @@ pub(crate) fn slip(out: &mut Vec<u8>) {
     }
 }
 
+/// The data of a TXT record (RFC 1035 section 3.3.14).
+pub(crate) struct Strings<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Strings<'_> {
+    /// Writes one string, cut at 255 bytes.
+    pub(crate) fn string(&mut self, text: fmt::Arguments<'_>) {
+        let at = self.out.len();
+        self.out.push(0);
+        self.out.write_fmt(text).expect("memory takes every write");
+        self.out.truncate(at + 1 + 255);
+        self.out[at] = u8::try_from(self.out.len() - at - 1).expect("cut to 255");
+    }
+}
+
 /// A network as text, or `none`.
-pub(crate) fn network_text(network: Option<IpNet>) -> String {
-    network.map_or_else(|| "none".to_owned(), |n| n.to_string())
+pub(crate) struct NetworkText(pub(crate) Option<IpNet>);
+
+impl fmt::Display for NetworkText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(network) => network.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
 }
 
 #[cfg(test)]

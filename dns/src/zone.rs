@@ -7,18 +7,19 @@
 //!
 //! Nothing here is stored: after a crash the agent builds the zone again, under a higher number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use nett_policy::fabric::{self, Fabric};
 use nett_policy::id::{ServiceId, SiteId};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::answers::{Answers, ServiceAnswers};
 
+use crate::entry::{Details, Entry};
 use crate::name::{LowerName, NameError, Relative};
 use crate::serial::Serial;
-use crate::steer::Plan;
+use crate::table::Table;
 use crate::topology::Topology;
 
 /// SOA timers in seconds (RFC 1035 section 3.3.13). Secondaries ask often, and a name that does
@@ -29,11 +30,10 @@ pub const EXPIRE: u32 = 1_209_600;
 pub const MINIMUM: u32 = 10;
 /// TTL of the SOA record.
 pub const SOA_TTL: u32 = 60;
+/// TTL of the SOA record beside a negative answer: the lesser of the two (RFC 2308 section 3).
+pub(crate) const NEGATIVE_TTL: u32 = if SOA_TTL < MINIMUM { SOA_TTL } else { MINIMUM };
 /// TTL of the NS records and of the addresses of name servers.
 pub const NS_TTL: u32 = 3600;
-
-/// How many parts the table of services is cut into. Changing one service copies one part.
-const PARTS: usize = 1024;
 
 /// What a whole zone is made of.
 #[derive(Debug, Clone, Copy)]
@@ -44,8 +44,11 @@ pub struct ZoneSource<'a> {
     /// The site this name server stands in.
     pub home: Option<&'a SiteId>,
     pub serial: Serial,
-    pub services: &'a BTreeMap<ServiceId, ServiceAnswers>,
+    pub services: &'a Answers,
 }
+
+/// What becomes of the answers of single services; `None` removes them.
+pub type Changes = BTreeMap<ServiceId, Option<Arc<ServiceAnswers>>>;
 
 /// Why a zone cannot be built: the operator must change a name in the fabric.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,12 +77,10 @@ pub struct Zone {
     serial: Serial,
     apex: Arc<Apex>,
     topology: Arc<Topology>,
-    parts: Vec<Arc<Part>>,
-    /// Names that exist only because others lie below them, with how many do.
-    empty: Arc<BTreeMap<Box<[u8]>, u32>>,
+    services: Table,
+    /// The data of the SOA record, with this snapshot's serial.
+    soa: Box<[u8]>,
 }
-
-type Part = HashMap<Box<[u8]>, Arc<Entry>>;
 
 /// What the fabric says about the zone itself.
 pub(crate) struct Apex {
@@ -89,15 +90,8 @@ pub(crate) struct Apex {
     pub(crate) hostmaster: Box<[u8]>,
     /// Addresses of name servers inside the zone, by name below the apex.
     hosts: BTreeMap<Box<[u8]>, Vec<IpAddr>>,
-}
-
-/// One service, ready for questions.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) answers: ServiceAnswers,
-    pub(crate) plan: Plan,
-    /// Seconds.
-    pub(crate) ttl: u32,
+    /// The most labels below the apex that any of them has: most names asked for have more.
+    host_labels: usize,
 }
 
 /// What a name stands for.
@@ -106,10 +100,10 @@ pub(crate) enum Found<'a> {
     Apex(&'a [IpAddr]),
     Host(&'a [IpAddr]),
     Reflect,
-    Service(&'a Entry),
+    Service(Entry<'a>),
     /// The site at this position of the service.
-    Site(&'a Entry, usize),
-    AllSites(&'a Entry),
+    Site(Entry<'a>, usize),
+    AllSites(Entry<'a>),
     /// There are names below, and nothing here (RFC 8020, RFC 4592 section 2.2.2).
     Empty,
     Missing,
@@ -134,37 +128,28 @@ impl Zone {
     pub fn build(source: ZoneSource<'_>) -> Result<Self, ZoneError> {
         let ZoneSource { zone, fabric, home, serial, services } = source;
         let apex = Apex::new(zone)?;
-        let mut empty = BTreeMap::new();
+        let mut table = Table::new();
         for host in apex.hosts.keys() {
-            count_parents(&mut empty, host, 1);
+            table.count_parents(host, 1);
         }
-        // One empty part in all places: the first service of each makes its own.
-        let no_services = Arc::new(Part::new());
         let mut built = Self {
             serial,
+            soa: apex.soa(serial),
             apex: Arc::new(apex),
             topology: Arc::new(Topology::new(fabric, home)),
-            parts: vec![no_services; PARTS],
-            empty: Arc::new(empty),
+            services: table,
         };
-        for answers in services.values() {
-            built.set(&answers.service, Some(answers))?;
-        }
+        built.set(services.iter().map(|(id, answers)| (id, Some(answers))))?;
         Ok(built)
     }
 
     /// The next snapshot: `changes` replace (or, as `None`, remove) the answers of single
     /// services. Takes time by the number of changes, not by the size of the zone.
-    pub fn with(
-        &self,
-        changes: &BTreeMap<ServiceId, Option<ServiceAnswers>>,
-        serial: Serial,
-    ) -> Result<Self, ZoneError> {
+    pub fn with(&self, changes: &Changes, serial: Serial) -> Result<Self, ZoneError> {
         let mut next = self.clone();
         next.serial = serial;
-        for (service, answers) in changes {
-            next.set(service, answers.as_ref())?;
-        }
+        next.soa = next.apex.soa(serial);
+        next.set(changes.iter().map(|(id, answers)| (id, answers.as_ref())))?;
         Ok(next)
     }
 
@@ -178,56 +163,64 @@ impl Zone {
 
     /// How many services have a name.
     pub fn len(&self) -> usize {
-        self.parts.iter().map(|p| p.len()).sum()
+        self.services.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.parts.iter().all(|p| p.is_empty())
+        self.services.len() == 0
     }
 
     /// The answers of one service as this snapshot has them.
     pub fn answers(&self, service: &ServiceId) -> Option<&ServiceAnswers> {
         let key = service_key(service).ok()?;
-        Some(&self.entry(&key)?.answers)
+        Some(self.services.get(&key)?.answers())
     }
 
     pub(crate) fn apex(&self) -> &Apex {
         &self.apex
     }
 
-    fn entry(&self, key: &[u8]) -> Option<&Entry> {
-        self.parts[part_of(key)].get(key).map(|e| &**e)
+    /// The data of the SOA record (RFC 1035 section 3.3.13).
+    pub(crate) fn soa(&self) -> &[u8] {
+        &self.soa
     }
 
-    /// Snapshots share parts, so the first change to a part of a new snapshot copies it.
-    fn set(
+    fn set<'a>(
         &mut self,
-        service: &ServiceId,
-        answers: Option<&ServiceAnswers>,
+        services: impl Iterator<Item = (&'a ServiceId, Option<&'a Arc<ServiceAnswers>>)>,
     ) -> Result<(), ZoneError> {
-        let key = service_key(service)
-            .map_err(|source| ZoneError::Service { service: service.clone(), source })?;
-        let part = Arc::make_mut(&mut self.parts[part_of(&key)]);
-        let (before, after) = match answers {
-            Some(answers) => {
-                let entry = Entry::new(answers.clone(), &self.topology);
-                (part.insert(key.clone(), Arc::new(entry)).is_some(), true)
-            }
-            None => (part.remove(&key).is_some(), false),
-        };
-        match (before, after) {
-            (false, true) => count_parents(Arc::make_mut(&mut self.empty), &key, 1),
-            (true, false) => count_parents(Arc::make_mut(&mut self.empty), &key, -1),
-            (true, true) | (false, false) => {}
+        let (mut bytes, mut changes) = (Vec::new(), Vec::new());
+        for (service, answers) in services {
+            let named = |source| ZoneError::Service { service: service.clone(), source };
+            let at = bytes.len();
+            let details = match answers {
+                Some(answers) => {
+                    let prepared = Details::prepare(answers, &self.topology, &mut bytes);
+                    Some(prepared.map_err(named)?)
+                }
+                None => {
+                    let key = service_key(service).map_err(named)?;
+                    bytes.push(u8::try_from(key.len()).expect("a name has at most 255 bytes"));
+                    bytes.extend_from_slice(&key);
+                    None
+                }
+            };
+            changes.push(self.services.change(&bytes, at, details));
         }
+        self.services.apply(changes, &bytes);
         Ok(())
     }
 
     pub(crate) fn find(&self, name: &LowerName) -> Found<'_> {
-        let Some(below) = name.below(&self.apex.name) else {
-            return Found::Outside;
-        };
-        let host = self.apex.hosts.get(below.key()).map(Vec::as_slice);
+        match name.below(&self.apex.name) {
+            Some(below) => self.find_below(below),
+            None => Found::Outside,
+        }
+    }
+
+    /// As [`Zone::find`], for a name that is known to be in the zone.
+    pub(crate) fn find_below(&self, below: Relative<'_>) -> Found<'_> {
+        let host = self.apex.host(&below);
         if below.count() == 0 {
             return Found::Apex(host.unwrap_or_default());
         }
@@ -239,7 +232,7 @@ impl Zone {
         }
         match self.find_service(below) {
             Some(found) => found,
-            None if self.empty.contains_key(below.key()) => Found::Empty,
+            None if self.services.is_above(below.key()) => Found::Empty,
             None => Found::Missing,
         }
     }
@@ -247,19 +240,19 @@ impl Zone {
     /// Services are three labels deep, and `site` lies below each of them.
     fn find_service(&self, name: Relative<'_>) -> Option<Found<'_>> {
         match name.count() {
-            3 => Some(Found::Service(self.entry(name.key())?)),
+            3 => Some(Found::Service(self.services.get(name.key())?)),
             4 if name.first() == b"site" => {
-                self.entry(name.parent()?.key())?;
+                self.services.get(name.parent()?.key())?;
                 Some(Found::Empty)
             }
             5 => {
                 let site = name.parent().filter(|p| p.first() == b"site")?;
-                let entry = self.entry(site.parent()?.key())?;
+                let entry = self.services.get(site.parent()?.key())?;
                 if name.first() == b"all" {
                     return Some(Found::AllSites(entry));
                 }
                 let is_it = |s: &_| site_name(s) == name.first();
-                let at = entry.answers.sites.iter().position(is_it)?;
+                let at = entry.answers().sites.iter().position(is_it)?;
                 Some(Found::Site(entry, at))
             }
             _ => None,
@@ -273,32 +266,7 @@ fn site_name(answers: &nett_policy::lower::answers::SiteAnswers) -> &[u8] {
 
 /// The service's key: its labels in wire form without a root label.
 fn service_key(service: &ServiceId) -> Result<Box<[u8]>, NameError> {
-    let name = LowerName::parse(&service.dns_name())?;
-    let (_, labels) = name.wire().split_last().expect("a name ends in the root");
-    Ok(labels.into())
-}
-
-/// FNV-1a; the tables inside the parts have their own keyed hash.
-fn part_of(key: &[u8]) -> usize {
-    let fold = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    let hash = key.iter().fold(0x811c_9dc5, fold);
-    usize::try_from(hash ^ (hash >> 16)).expect("usize has 32 bits or more") % PARTS
-}
-
-/// Counts one name more or less below each of its parents, short of the apex.
-fn count_parents(empty: &mut BTreeMap<Box<[u8]>, u32>, key: &[u8], change: i32) {
-    let mut rest = key;
-    while let Some((length, tail)) = rest.split_first() {
-        rest = &tail[usize::from(*length)..];
-        if rest.is_empty() {
-            return;
-        }
-        let count = empty.entry(rest.into()).or_insert(0);
-        *count = count.checked_add_signed(change).expect("no name leaves that did not come");
-        if *count == 0 {
-            empty.remove(rest);
-        }
-    }
+    Ok(LowerName::of_service(service)?.labels().into())
 }
 
 // === impl Apex ===
@@ -311,15 +279,33 @@ impl Apex {
             .map_err(|source| ZoneError::Hostmaster { name: zone.hostmaster.clone(), source })?;
         let mut ns = Vec::new();
         let mut hosts = BTreeMap::new();
+        let mut host_labels = 0;
         for server in &zone.ns {
             let host = LowerName::parse(&server.name)
                 .map_err(|source| ZoneError::NameServer { name: server.name.clone(), source })?;
             ns.push(host.wire().into());
             if let Some(below) = host.below(&name) {
                 hosts.insert(below.key().into(), server.addresses.clone());
+                host_labels = host_labels.max(below.count());
             }
         }
-        Ok(Self { name, ns, hostmaster: hostmaster.wire().into(), hosts })
+        Ok(Self { name, ns, hostmaster: hostmaster.wire().into(), hosts, host_labels })
+    }
+
+    /// The addresses of the name server with this name.
+    fn host(&self, name: &Relative<'_>) -> Option<&[IpAddr]> {
+        if name.count() > self.host_labels {
+            return None;
+        }
+        self.hosts.get(name.key()).map(Vec::as_slice)
+    }
+
+    fn soa(&self, serial: Serial) -> Box<[u8]> {
+        let mut data = [self.primary(), &self.hostmaster].concat();
+        for number in [serial.0, REFRESH, RETRY, EXPIRE, MINIMUM] {
+            data.extend(number.to_be_bytes());
+        }
+        data.into_boxed_slice()
     }
 
     /// MNAME of the SOA record: the first name server.
@@ -338,21 +324,6 @@ impl Apex {
 impl std::fmt::Debug for Apex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Apex").field("hosts", &self.hosts.len()).finish_non_exhaustive()
-    }
-}
-
-// === impl Entry ===
-
-impl Entry {
-    fn new(answers: ServiceAnswers, topology: &Topology) -> Self {
-        // RFC 2181 section 8: a TTL has 31 bits.
-        const MAX_TTL: u64 = 0x7fff_ffff;
-        let ttl = answers.ttl.as_secs().min(MAX_TTL);
-        Self {
-            plan: Plan::new(&answers, topology),
-            ttl: u32::try_from(ttl).expect("31 bits"),
-            answers,
-        }
     }
 }
 

@@ -59,10 +59,7 @@ fn curl(directory: &Path, at: SocketAddr, path: &str, more: &[&str]) -> (u16, St
     let _ = std::fs::remove_file(&body);
     let ran = output(command.args(more).arg(url), "curl");
     let headers = std::fs::read_to_string(headers).expect("headers").to_ascii_lowercase();
-    // A body that is not read to its end is cut off after the response, which curl calls an error.
-    let cut_off = ran.status.code() == Some(92) && headers.starts_with("http/2 413");
-    let errors = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success() || cut_off, "{path}: {errors}");
+    assert!(ran.status.success(), "{path}: {}", String::from_utf8_lossy(&ran.stderr));
     let status = headers.split_whitespace().nth(1).and_then(|s| s.parse().ok());
     (status.expect("a status"), headers, std::fs::read(body).unwrap_or_default())
 }
@@ -143,10 +140,6 @@ fn responses_say_how_long_they_may_be_kept_and_by_whom() {
 fn requests_that_are_no_questions_get_a_status() {
     let (server, directory) = server(Limits::default());
     let good = dns_get(&query(NAME, RecordType::A, None));
-    let long = directory.path().join("long");
-    std::fs::write(&long, vec![7; 70_000]).expect("writable");
-    let long = format!("@{}", long.display());
-    let kind = "content-type: application/dns-message";
     for (path, more, expected) in [
         ("/", &[][..], 404),
         ("/dns-query", &[], 400),
@@ -156,7 +149,6 @@ fn requests_that_are_no_questions_get_a_status() {
         ("/dns-query?x=1&dns=AAAA", &[], 400),
         (&good, &["--request", "DELETE"], 405),
         ("/dns-query", &["--data", "x"], 415),
-        ("/dns-query", &["--data-binary", &long, "--header", kind], 413),
         (&good, &[], 200),
     ] {
         let (status, headers, _) = curl(directory.path(), server.https[0], path, more);

@@ -27,11 +27,9 @@ fn snapshot(n: u32) -> nett_policy::lower::answers::ServiceAnswers {
     answers
 }
 
-fn changes(
-    n: u32,
-) -> BTreeMap<nett_policy::id::ServiceId, Option<nett_policy::lower::answers::ServiceAnswers>> {
+fn changes(n: u32) -> nett_dns::Changes {
     let answers = snapshot(n);
-    BTreeMap::from([(answers.service.clone(), Some(answers))])
+    BTreeMap::from([(answers.service.clone(), Some(answers.into()))])
 }
 
 /// Which snapshot an answer of addresses is from; panics when it is from several.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Why a text is not a valid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,11 +36,12 @@ fn part(text: &str) -> Result<(), IdError> {
     Ok(())
 }
 
+/// Copies of an id share their text: the same few names are in every part of a large state.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $check:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             pub fn as_str(&self) -> &str {
@@ -53,7 +55,7 @@ macro_rules! name {
             fn from_str(text: &str) -> Result<Self, IdError> {
                 let check: fn(&str) -> Result<(), IdError> = $check;
                 check(text)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -146,7 +148,7 @@ impl EntryId {
     /// The site that gave the id.
     pub fn site(&self) -> SiteId {
         let (site, _) = self.0.rsplit_once('.').expect("an entry id has a dot");
-        SiteId(site.to_owned())
+        SiteId(site.into())
     }
 }
 

@@ -94,14 +94,14 @@ pub enum Trigger {
     Auto,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Prefer {
     Nearest,
     Local,
     Primary,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AllDown {
     LastOrder,
     Refuse,
@@ -169,10 +169,11 @@ impl Service {
     }
 
     /// What DNS answers for `site`: per family its addresses, else the VIPs of that family.
-    pub fn answers(&self, site: &SiteId, family: Family) -> Vec<IpAddr> {
+    pub fn answers(&self, site: &SiteId, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
         let own = self.addresses.get(site).map(Vec::as_slice).unwrap_or_default();
-        let own: Vec<IpAddr> = own.iter().copied().filter(|a| Family::of(*a) == family).collect();
-        if own.is_empty() { self.vips(family).collect() } else { own }
+        let has_own = own.iter().any(|a| Family::of(*a) == family);
+        let all = if has_own { own } else { self.vips.as_slice() };
+        all.iter().copied().filter(move |a| Family::of(*a) == family)
     }
 }
 

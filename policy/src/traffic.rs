@@ -7,7 +7,7 @@ use crate::fabric::Fabric;
 use crate::id::{SiteId, Weight};
 
 /// How traffic is spread over sites.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Spread {
     /// Nobody gets traffic.
     Nowhere,
@@ -52,6 +52,15 @@ impl Spread {
             Self::Nowhere => BTreeSet::new(),
             Self::Weighted(weights) => weights.keys().cloned().collect(),
             Self::Nearest(sites) => sites.clone(),
+        }
+    }
+
+    /// True when the site gets traffic.
+    pub fn has(&self, site: &SiteId) -> bool {
+        match self {
+            Self::Nowhere => false,
+            Self::Weighted(weights) => weights.contains_key(site),
+            Self::Nearest(sites) => sites.contains(site),
         }
     }
 

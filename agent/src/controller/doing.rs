@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::fabric::Role;
-use nett_policy::id::{LinkId, ServiceId, SiteId};
+use nett_policy::id::{LinkId, SiteId};
 use nett_policy::log::entry::Slot;
 use nett_policy::log::fold::Fact;
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::answers::Answers;
 use nett_policy::lower::{Place, answers, lower};
 use nett_policy::task::acks::{Course, ProbeTarget};
 use nett_policy::task::next::Ack;
@@ -30,9 +30,9 @@ pub(super) struct Doing {
     foreign: Vec<String>,
     links_up: BTreeSet<LinkId>,
     links_seen: bool,
-    served: BTreeMap<ServiceId, ServiceAnswers>,
+    served: Answers,
     /// Handed to the zone, which has not said yet that it answers so.
-    serving: Option<BTreeMap<ServiceId, ServiceAnswers>>,
+    serving: Option<Answers>,
     /// Why the zone did not take the last answers, and when they are handed in again.
     zone_trouble: Option<(String, Duration)>,
     serial: Option<u32>,
@@ -132,7 +132,7 @@ impl Controller {
         self.take_parts();
     }
 
-    fn serve(&mut self, answers: BTreeMap<ServiceId, ServiceAnswers>) {
+    fn serve(&mut self, answers: Answers) {
         if self.doing.served != answers {
             self.doing.zone_trouble = None;
             self.doing.serving = Some(answers.clone());

@@ -1,11 +1,9 @@
 //! What the controller wants done. The driver carries effects out in order.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nett_policy::id::ServiceId;
 use nett_policy::log::entry::{Body, Slot};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::NodeState;
 use nett_policy::task::acks::ProbeTarget;
 
@@ -27,7 +25,7 @@ pub enum Effect {
         desired: Box<NodeState>,
     },
     /// Answer with these from now on.
-    Zone(BTreeMap<ServiceId, ServiceAnswers>),
+    Zone(Answers),
     Probe {
         slot: Slot,
         targets: Vec<ProbeTarget>,

@@ -15,7 +15,7 @@ use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::{Ask, Person, Request, Verb, WishKind};
-use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::service::Catalog;
 use nkeys::{KeyPair, KeyPairType};
@@ -45,7 +45,7 @@ pub struct Fleet {
 pub struct Agent {
     controller: Controller,
     pub kernel: NodeState,
-    pub zone: BTreeMap<nett_policy::id::ServiceId, ServiceAnswers>,
+    pub zone: Answers,
     key: KeyPair,
     pub audit: usize,
 }

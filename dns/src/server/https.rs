@@ -103,11 +103,11 @@ async fn question(request: Request<Incoming>, patience: Duration) -> Result<Vec<
         }
         Method::POST => {
             let kind = request.headers().get(CONTENT_TYPE);
-            if kind.is_none_or(|kind| kind.as_bytes() != MEDIA_TYPE.as_bytes()) {
-                return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-            }
+            let is_message = kind.is_some_and(|kind| kind.as_bytes() == MEDIA_TYPE.as_bytes());
+            // Read in any case: to some clients a body that is not looks like a broken stream.
             let body = Limited::new(request.into_body(), usize::from(u16::MAX));
             match timeout(patience, body.collect()).await {
+                Ok(Ok(_)) if !is_message => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
                 Ok(Ok(body)) => Ok(body.to_bytes().into()),
                 Ok(Err(_)) => Err(StatusCode::PAYLOAD_TOO_LARGE),
                 Err(_) => Err(StatusCode::REQUEST_TIMEOUT),

@@ -1,9 +1,11 @@
 //! Snapshots: what is found in them, and what two of them share.
 
+use nett_policy::fabric::Family;
+
 use super::*;
 use crate::sample::{answers, fabric, services, usual, weighted};
 
-fn build(services: &BTreeMap<ServiceId, ServiceAnswers>, serial: u32) -> Zone {
+fn build(services: &Answers, serial: u32) -> Zone {
     let fabric = fabric();
     Zone::build(ZoneSource {
         zone: &fabric.zone,
@@ -21,11 +23,11 @@ fn kind(zone: &Zone, name: &str) -> String {
         Found::Apex(_) => "apex".to_owned(),
         Found::Host(addresses) => format!("host {}", addresses.len()),
         Found::Reflect => "reflect".to_owned(),
-        Found::Service(entry) => entry.answers.service.to_string(),
+        Found::Service(entry) => entry.answers().service.to_string(),
         Found::Site(entry, at) => {
-            format!("{} {}", entry.answers.service, entry.answers.sites[at].site)
+            format!("{} {}", entry.answers().service, entry.answers().sites[at].site)
         }
-        Found::AllSites(entry) => format!("{} all", entry.answers.service),
+        Found::AllSites(entry) => format!("{} all", entry.answers().service),
         Found::Empty => "empty".to_owned(),
         Found::Missing => "missing".to_owned(),
         Found::Outside => "outside".to_owned(),
@@ -71,8 +73,8 @@ fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
     let new: ServiceId = "web/test/one".parse().expect("an id");
     let moved = answers("shop/prod/api", weighted(&[("sto", 1)]));
     let changes = BTreeMap::from([
-        (api.clone(), Some(moved.clone())),
-        (new.clone(), Some(answers("web/test/one", weighted(&[("osl", 1)])))),
+        (api.clone(), Some(Arc::new(moved.clone()))),
+        (new.clone(), Some(Arc::new(answers("web/test/one", weighted(&[("osl", 1)]))))),
     ]);
     let next = old.with(&changes, Serial(2)).expect("valid names");
     assert_eq!((old.serial(), next.serial()), (Serial(1), Serial(2)));
@@ -81,9 +83,7 @@ fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
     assert_eq!((kind(&old, "web"), kind(&next, "web")), ("missing".into(), "empty".into()));
     assert_eq!((old.len(), next.len()), (9, 10));
     // Parts that nothing changed in are the very same.
-    let shared = |(a, b): &(&Arc<Part>, &Arc<Part>)| Arc::ptr_eq(a, b);
-    let same = old.parts.iter().zip(&next.parts).filter(shared).count();
-    assert_eq!(same, PARTS - 2);
+    assert_eq!(old.services.shared_with(&next.services), old.services.parts() - 2);
 
     let gone = BTreeMap::from([(new.clone(), None), (api, None)]);
     let last = next.with(&gone, Serial(3)).expect("valid names");
@@ -103,14 +103,17 @@ fn incremental_equals_full() {
     let without = filled.with(&BTreeMap::from([(api.clone(), None)]), Serial(3)).expect("valid");
     all.remove(&api);
     let full = build(&all, 3);
-    assert_eq!(without.empty, full.empty);
-    for (mine, theirs) in without.parts.iter().zip(&full.parts) {
-        let view = |part: &Part| -> BTreeMap<Box<[u8]>, (ServiceAnswers, Plan, u32)> {
-            let row = |e: &Entry| (e.answers.clone(), e.plan.clone(), e.ttl);
-            part.iter().map(|(k, e)| (k.clone(), row(e))).collect()
+    assert_eq!(without.services.parents(), full.services.parents());
+    let view = |zone: &Zone| -> BTreeMap<Box<[u8]>, String> {
+        let row = |e: Entry<'_>| {
+            let (answers, plan) = (e.answers(), e.plan());
+            let columns: Vec<_> =
+                (0..4).flat_map(|at| Family::BOTH.map(|family| e.addresses(at, family))).collect();
+            (e.key().into(), format!("{answers:?} {plan:?} {columns:?}"))
         };
-        assert_eq!(view(mine), view(theirs));
-    }
+        zone.services.entries().map(row).collect()
+    };
+    assert_eq!(view(&without), view(&full));
 }
 
 #[test]

@@ -4,15 +4,16 @@
 
 #![allow(dead_code, reason = "every test crate uses a part of it")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::fabric::{
     BusKeys, ClientPrefix, Fabric, Link, LinkEnd, NameServer, Node, Role, Site, UnknownClient, Zone,
 };
-use nett_policy::id::{Epoch, Generation, ServiceId, SiteId, Weight};
-use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
+use nett_policy::id::{Epoch, Generation, SiteId, Weight};
+use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
 use nett_policy::service::{AllDown, Prefer};
 use nett_policy::traffic::Spread;
 
@@ -161,14 +162,12 @@ pub(crate) fn answers(service: &str, spread: Spread) -> ServiceAnswers {
     }
 }
 
-pub(crate) fn services(
-    all: impl IntoIterator<Item = ServiceAnswers>,
-) -> BTreeMap<ServiceId, ServiceAnswers> {
-    all.into_iter().map(|a| (a.service.clone(), a)).collect()
+pub(crate) fn services(all: impl IntoIterator<Item = ServiceAnswers>) -> Answers {
+    all.into_iter().map(|a| (a.service.clone(), Arc::new(a))).collect()
 }
 
 /// One service of each kind of spread.
-pub(crate) fn usual() -> BTreeMap<ServiceId, ServiceAnswers> {
+pub(crate) fn usual() -> Answers {
     let mut refuse = answers("shop/prod/refuse", Spread::Nowhere);
     refuse.all_down = AllDown::Refuse;
     let mut fallback = answers("shop/prod/fallback", Spread::Nowhere);

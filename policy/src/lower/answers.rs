@@ -1,14 +1,19 @@
 //! What the steering zone says about one service: the input of a zone snapshot.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{Epoch, ServiceId, SiteId};
 use crate::service::{AllDown, Prefer};
 use crate::traffic::Spread;
 
+/// The answers of all services. A copy shares them.
+pub type Answers = BTreeMap<ServiceId, Arc<ServiceAnswers>>;
+
 /// The answers for one service. Equal values give equal answers to every question but the serial.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServiceAnswers {
     pub service: ServiceId,
     pub ttl: Duration,
@@ -22,7 +27,7 @@ pub struct ServiceAnswers {
 }
 
 /// What one site would answer, and its line of TXT.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SiteAnswers {
     pub site: SiteId,
     /// Both families; per family the site's addresses, else the VIPs.
@@ -33,14 +38,14 @@ pub struct SiteAnswers {
     pub health: SiteHealth,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SiteState {
     Active,
     Standby,
     Drained,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SiteHealth {
     Up,
     Down,

@@ -11,14 +11,15 @@ mod routes;
 mod rules;
 mod ways;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::fabric::{Node, Role};
-use crate::id::{LinkId, ServiceId};
+use crate::id::LinkId;
 use crate::log::intent::World;
 use crate::place::{Placed, Placement};
 use crate::service::Service;
-use answers::{ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
+use answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
 use object::{Layout, NodeState};
 
 /// What lowering needs beside the placement.
@@ -50,10 +51,10 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
 }
 
 /// What every name server of the fabric answers.
-pub fn answers(world: World<'_>, placement: &Placement) -> BTreeMap<ServiceId, ServiceAnswers> {
+pub fn answers(world: World<'_>, placement: &Placement) -> Answers {
     let of = |service: &Service| {
         let placed = placement.services.get(&service.id)?;
-        Some((service.id.clone(), answers_of(service, placed)))
+        Some((service.id.clone(), Arc::new(answers_of(service, placed))))
     };
     world.catalog.iter().filter_map(of).collect()
 }
@@ -63,18 +64,21 @@ pub fn all_links(world: World<'_>) -> BTreeSet<LinkId> {
     world.fabric.links.iter().map(|l| l.id.clone()).collect()
 }
 
-fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
+/// What every name server answers for one service.
+pub fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
     let spread = &placed.traffic.answers;
-    let active = spread.sites();
     let site = |site: crate::id::SiteId| {
-        let state = match (active.contains(&site), placed.drained.contains(&site)) {
+        let state = match (spread.has(&site), placed.drained.contains(&site)) {
             (true, _) => SiteState::Active,
             (false, true) => SiteState::Drained,
             (false, false) => SiteState::Standby,
         };
-        let families = crate::fabric::Family::BOTH;
+        let mut addresses = Vec::with_capacity(2);
+        for family in crate::fabric::Family::BOTH {
+            addresses.extend(service.answers(&site, family));
+        }
         SiteAnswers {
-            addresses: families.into_iter().flat_map(|f| service.answers(&site, f)).collect(),
+            addresses,
             weight: spread.percent(&site),
             health: SiteHealth::Unknown,
             state,

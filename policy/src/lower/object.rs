@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::answers::ServiceAnswers;
+use super::answers::Answers;
 use crate::fabric::Family;
-use crate::id::{ServiceId, Weight};
+use crate::id::Weight;
 
 /// Id of a nexthop object (`nhmsg`, linux/nexthop.h). Ours lie in [`Layout::NEXTHOP_IDS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,7 +133,7 @@ pub struct NodeState {
     pub routes: BTreeMap<RouteKey, RouteTarget>,
     pub rules: BTreeSet<Rule>,
     pub guard: Option<Guard>,
-    pub answers: BTreeMap<ServiceId, ServiceAnswers>,
+    pub answers: Answers,
 }
 
 // === impl Layout ===

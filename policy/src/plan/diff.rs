@@ -120,8 +120,8 @@ fn set_answers(ops: &mut Vec<Op>, desired: &NodeState, actual: &NodeState) {
         if to != from {
             ops.push(Op::Answers {
                 service: service.clone(),
-                from: from.cloned().map(Box::new),
-                to: to.cloned().map(Box::new),
+                from: from.cloned(),
+                to: to.cloned(),
             });
         }
     }

@@ -9,6 +9,7 @@ pub mod preview;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use diff::plan;
 
@@ -56,8 +57,8 @@ pub enum Op {
     /// The zone's answers for one service; all services of a plan change in one swap.
     Answers {
         service: ServiceId,
-        from: Option<Box<ServiceAnswers>>,
-        to: Option<Box<ServiceAnswers>>,
+        from: Option<Arc<ServiceAnswers>>,
+        to: Option<Arc<ServiceAnswers>>,
     },
 }
 

@@ -61,10 +61,10 @@ pub(crate) fn apply(state: &mut NodeState, op: &Op) -> Result<(), String> {
         }
         Op::Answers { service, from, to } => {
             let was = match to {
-                Some(to) => state.answers.insert(service.clone(), (**to).clone()),
+                Some(to) => state.answers.insert(service.clone(), to.clone()),
                 None => state.answers.remove(service),
             };
-            if was.as_ref() != from.as_deref() || to == from {
+            if was.as_ref() != from.as_ref() || to == from {
                 return wrong("was something else");
             }
         }

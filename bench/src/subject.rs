@@ -1,0 +1,106 @@
+//! What is measured of Nett: the name server as the agent runs it, over a generated catalogue.
+//!
+//! Commands come as lines on the standard input, so that a change starts where a placement starts
+//! to differ, and ends where a question sees it: placement, lowering, zone and swap are inside.
+
+use std::io::{BufRead as _, Write as _};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
+use nett_dns::{Changes, Limits, Serial, Server, Setup, Zone, ZoneSource, publish};
+use nett_policy::id::ServiceId;
+use nett_policy::log::intent::{Intent, World};
+use nett_policy::lower;
+use nett_policy::place::{Placed, Placement, place};
+use nett_policy::service::Service;
+use nett_policy::traffic::{Spread, Traffic};
+
+use crate::data;
+
+pub(crate) fn name_server(listen: SocketAddr, names: u32) -> anyhow::Result<()> {
+    let (fabric, catalog) = data::catalog(names)?;
+    let world = World { fabric: &fabric, catalog: &catalog };
+    let mut placement = place(world, &Intent::default());
+    let services = lower::answers(world, &placement);
+    let started = Instant::now();
+    let zone = Zone::build(ZoneSource {
+        zone: &fabric.zone,
+        fabric: &fabric,
+        home: None,
+        serial: Serial(1),
+        services: &services,
+    })?;
+    let built = started.elapsed();
+    drop(services);
+    let zone = Arc::new(ArcSwap::from_pointee(zone));
+    // Counted, but never reached by a load generator that stands for many networks.
+    let limits = Limits { equal_answers_per_second: 1_000_000, ..Limits::default() };
+    let _server = Server::start(Setup {
+        listen: vec![listen],
+        encrypted: None,
+        zone: Arc::clone(&zone),
+        limits,
+        profile: Arc::default(),
+        stats: Arc::default(),
+    })?;
+    let stdout = std::io::stdout();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let done = match line.split_once(' ') {
+            Some(("built", _)) => format!("{}", built.as_micros()),
+            Some(("first", which)) => change(world, &mut placement, &zone, which == "all", 0)?,
+            Some(("second", which)) => change(world, &mut placement, &zone, which == "all", 1)?,
+            _ => bail!("unknown command `{line}`"),
+        };
+        writeln!(stdout.lock(), "{done}")?;
+    }
+    Ok(())
+}
+
+/// Sends name 0, or all names, to their site number `to`; gives the microseconds it
+/// took, with the old snapshot gone.
+fn change(
+    world: World<'_>,
+    placement: &mut Placement,
+    zone: &ArcSwap<Zone>,
+    all: bool,
+    to: usize,
+) -> anyhow::Result<String> {
+    let started = Instant::now();
+    let mut changes = Changes::new();
+    let mut send = |service: &Service, placed: &mut Placed| {
+        let site = service.sites().into_iter().nth(to).context("a second site")?;
+        placed.traffic = Traffic::settled(Spread::one(site));
+        let answers = lower::answers_of(service, placed);
+        changes.insert(service.id.clone(), Some(Arc::new(answers)));
+        anyhow::Ok(())
+    };
+    if all {
+        let services = world.catalog.iter().zip(placement.services.values_mut());
+        services.into_iter().try_for_each(|(service, placed)| send(service, placed))?;
+    } else {
+        let id: ServiceId = "p0/e0/s0".parse()?;
+        let placed = placement.services.get_mut(&id).context("a placed service")?;
+        send(world.catalog.get(&id).context("a service")?, placed)?;
+    }
+    let current = zone.load();
+    let next = current.with(&changes, current.serial().next())?;
+    publish(zone, next)?;
+    Ok(started.elapsed().as_micros().to_string())
+}
+
+/// Sends every question back with the response bit set.
+pub(crate) fn floor(listen: SocketAddr) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind(listen)?;
+    let mut buffer = [0; 4096];
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        if let Some(flags) = buffer.get_mut(2) {
+            *flags |= 0x80;
+        }
+        socket.send_to(&buffer[..length], from)?;
+    }
+}

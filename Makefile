@@ -7,12 +7,14 @@ LAB := target/debug/nett-lab
 LAB_DIR ?= .lab
 # How many sites the lab has. This release knows two.
 SITES ?= 2
+# How long `make fuzz` lasts.
+MINUTES ?= 30
 # How long each flood of `make flood` lasts.
 SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench model flood demo lab lab-down two-sites
+.PHONY: help deps build check test bench model fuzz flood demo lab lab-down two-sites
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +39,10 @@ bench: ## Nett beside its peers, as ratios measured now; ROW=n for one row, ROUN
 
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1
+
+fuzz: deps ## Every parser against changed inputs for MINUTES, each target in turn
+	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / 7 )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \
+	    -- --nocapture --test-threads 1
 
 flood: deps ## The name server at twice what it can answer; SECONDS of each kind of flood
 	NETT_NETNS=required NETT_FLOOD_SECONDS=$(SECONDS) $(SETUP)/as-root.sh \

@@ -2,7 +2,8 @@
 //!
 //! A question is taken when it has the plain form of RFC 1035 with at most one EDNS record of
 //! version 0, and its name is a service's, or none at all. The answer is then its header, the
-//! question, records that were prepared with the snapshot, and the EDNS record. Nothing is allocated, and only the choice of a site is computed.
+//! question, records that were prepared with the snapshot, and the EDNS record. Nothing is
+//! allocated, and only the choice of a site is computed.
 //!
 //! Everything else is `None`, and so is whatever is odd: the full path says what is wrong with it.
 //! What both answer must be equal to the byte, which `dns/tests/agreement.rs` holds.

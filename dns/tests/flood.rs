@@ -3,6 +3,7 @@
 //! Runs in a network namespace of its own, where every IPv4 address is local, so that sources can
 //! be forged and answers to them go nowhere. `make test` runs a short flood and holds what cannot
 //! depend on the machine; `NETT_FLOOD_SECONDS` runs long ones, holds the goals and prints a table.
+#![expect(clippy::print_stderr, reason = "it measures, and says what")]
 
 mod flood_parts;
 mod sample;

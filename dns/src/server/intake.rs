@@ -1,12 +1,13 @@
 //! Which questions are looked at when more come than can be answered.
 //!
-//! A thread that never has to wait for the next question is behind: the kernel's queue grows, each
-//! question waits its whole length, and whose questions are lost is chance. So a thread watches
-//! when it last had to wait, which is when the queue was empty. When that is some milliseconds ago
-//! it passes over questions before reading them, which is much cheaper than answering, until the
-//! queue is empty now and then. Passed over are, first, networks that were not here before the
-//! rush, and networks that ask for more than a share; a forged flood is the former, a real one the
-//! latter. A network is known once it was seen in eight different seconds, or by a good cookie.
+//! Once the kernel's queue is full, each question waits its whole length, and whose questions are
+//! lost is chance. So a thread watches whether it ever has to wait for the next question, which
+//! means that the queue is empty. While it does not, it asks how long questions have lain there.
+//! When that is milliseconds it passes over questions before reading them, which is much cheaper
+//! than answering, until the queue is short. Passed over are, first, networks that were not here
+//! before the rush, and networks that ask for more than a share; a forged flood is the former, a
+//! real one the latter. A network is known once it was seen in eight different seconds, or by a
+//! good cookie.
 //!
 //! Tables have a fixed size, hash with a secret, and belong to one thread. Nothing is kept: after a
 //! restart everybody is new until the first calm seconds have passed.
@@ -21,6 +22,8 @@ use crate::client::Client;
 const PLACES: u64 = 1 << 16;
 /// How often the load is judged.
 const WINDOW: Duration = Duration::from_millis(5);
+/// A question that has lain in the queue for so long is late.
+const LATE: Duration = Duration::from_millis(2);
 /// Taking a question that is there already is quicker than this, being woken for one is not.
 const WAITED: Duration = Duration::from_micros(6);
 /// Of so many questions of the unknown, [`Intake::admit`] are looked at.
@@ -44,6 +47,7 @@ pub(super) struct Intake {
     /// Out of [`ALL`].
     admit: u32,
     share: u32,
+    wants_age: bool,
     draw: u32,
 }
 
@@ -51,6 +55,8 @@ struct Window {
     began: Instant,
     /// Whether the queue was empty at any time since.
     emptied: bool,
+    /// The age of the newest question of which it was asked.
+    age: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -73,20 +79,34 @@ impl Intake {
             start,
             hasher: RandomState::new(),
             places: vec![Place::default(); places],
-            window: Window { began: start, emptied: true },
+            window: Window { began: start, emptied: true, age: None },
+            wants_age: false,
             admit: ALL,
             share: MOST_SHARE,
             draw: 1,
         }
     }
 
-    /// True for a question that is to be answered. It came at `now`, from `source`, after the
-    /// thread had waited for it so long.
-    pub(super) fn admits(&mut self, source: IpAddr, waited: Duration, now: Instant) -> bool {
+    /// Whether the age of the next question is worth asking for.
+    pub(super) fn wants_age(&self) -> bool {
+        self.wants_age
+    }
+
+    /// Notes how long the thread waited for the question that came at `now`, and how long the
+    /// question had waited for the thread, if that was asked.
+    pub(super) fn waited(&mut self, waited: Duration, age: Option<Duration>, now: Instant) {
         self.window.emptied |= waited >= WAITED;
+        if age.is_some() {
+            self.window.age = age;
+            self.wants_age = false;
+        }
         if now.saturating_duration_since(self.window.began) >= WINDOW {
             self.judge_load(now);
         }
+    }
+
+    /// True for a question from `source` that is to be answered.
+    pub(super) fn admits(&mut self, source: IpAddr, now: Instant) -> bool {
         let calm = self.admit == ALL;
         if calm && !self.drawn(REMEMBERED) {
             return true;
@@ -113,8 +133,10 @@ impl Intake {
 
     /// Lets in less of the unknown while the thread is behind, and more again when it is not.
     fn judge_load(&mut self, now: Instant) {
-        let behind = !self.window.emptied;
-        self.window = Window { began: now, emptied: false };
+        let Window { emptied, age, .. } = self.window;
+        let behind = !emptied && age.is_some_and(|age| age >= LATE);
+        self.window = Window { began: now, emptied: false, age: None };
+        self.wants_age = !emptied;
         if behind && self.admit > LEAST {
             self.admit = (self.admit * 3 / 4).max(LEAST);
         } else if behind {
@@ -194,11 +216,15 @@ mod tests {
         /// One question a step, from `source(n)`; counts those admitted. In calm the thread waits
         /// all of the time, behind it never does.
         fn ask(&mut self, steps: u32, calm: bool, source: impl Fn(u32) -> IpAddr) -> u32 {
-            let waited = if calm { STEP } else { Duration::ZERO };
+            let (waited, age) = match calm {
+                true => (STEP, None),
+                false => (Duration::ZERO, self.intake.wants_age().then_some(5 * LATE)),
+            };
             let mut admitted = 0;
             for n in 0..steps {
                 self.now += STEP;
-                admitted += u32::from(self.intake.admits(source(n), waited, self.now));
+                self.intake.waited(waited, age, self.now);
+                admitted += u32::from(self.intake.admits(source(n), self.now));
             }
             admitted
         }
@@ -209,6 +235,19 @@ mod tests {
         let mut run = Run::new();
         let everybody = |n: u32| ip(u8::try_from(n % 256).expect("cut"), 0);
         assert_eq!(run.ask(500_000, true, everybody), 500_000);
+    }
+
+    #[test]
+    fn a_thread_that_is_busy_and_not_late_admits_everybody() {
+        let mut run = Run::new();
+        let mut admitted = 0;
+        for n in 0..500_000u32 {
+            run.now += STEP;
+            let age = run.intake.wants_age().then_some(LATE / 2);
+            run.intake.waited(Duration::ZERO, age, run.now);
+            admitted += u32::from(run.intake.admits(IpAddr::from(n.to_be_bytes()), run.now));
+        }
+        assert_eq!(admitted, 500_000);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod bind;
 mod https;
 mod intake;
 mod rate;
+mod receive;
 mod tcp;
 mod tls;
 mod udp;

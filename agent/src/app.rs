@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_dns::{Cookies, Stats};
+use nett_dns::{Cookies, Stats, Transfers};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
 use nett_policy::lower::object::NodeState;
+use nett_policy::roster::Rosters;
 use nkeys::KeyPair;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,7 +24,7 @@ use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode};
 use crate::bus::nats::{NatsBus, NatsConfig};
 use crate::bus::wire::Sealed;
 use crate::clock::Clock;
-use crate::config::{Config, Loaded, load, read_seed};
+use crate::config::{Config, Loaded, load, read_keyring, read_seed, read_zone_keys};
 use crate::controller::driver::{Driver, Input, Parts};
 use crate::controller::event::Event;
 use crate::controller::{Prefix, Setting, Snapshot, prefix};
@@ -108,13 +109,16 @@ async fn run_loaded(
     let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
     let mut records = Records::open(&make_dir(&config)?, node.id.clone(), clock)
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
+    let rosters = open_rosters(&config, &fabric, &mut records)?;
     let Opened { journal, entries, whole } =
-        open_journal(&config, &fabric, &mut records, &scrape.metrics)?;
+        open_journal(&config, &rosters, &mut records, &scrape.metrics)?;
     let Prefix { start, whole: chained } = prefix(&entries);
     let whole = whole && chained;
     let home = node.site.clone();
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
-        .map_err(anyhow::Error::from)?;
+        .map_err(anyhow::Error::from)?
+        .copied_by(secondaries(&config, &fabric)?);
+    let zone = signed(zone, &config, &fabric, &scrape.dns)?;
     let profile = name_server::profile(&config.dns, &config.node, cookies);
     let profile = Arc::new(profile.map_err(anyhow::Error::from)?);
     let name_server = NameServer::new(&config.dns, profile, scrape.dns.clone());
@@ -124,21 +128,26 @@ async fn run_loaded(
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
     let found = crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
     let adopted = found.state != NodeState::default();
-    let links = fabric
-        .links_of(&node.id)
-        .map(|view| OwnLink { link: view.link.id.clone(), interface: view.near.interface.clone() });
+    let links = fabric.links_of(&node.id).map(|view| OwnLink {
+        link: view.link.id.clone(),
+        interface: view.near.interface.clone(),
+        addresses: view.near.addresses.clone(),
+    });
     let reconciler = Reconciler {
         kernel,
         changes: monitor,
         wanted: wishes,
         events: own.clone(),
         links: links.collect(),
+        layout: config.kernel.layout.clone(),
         dry_run: config.kernel.dry_run,
+        rng: Rng::system(),
         metrics: scrape.metrics.clone(),
     };
     tasks.spawn(reconciler.run());
 
-    let (bus, mut bus_events) = start_bus(&config, &fabric, &node, &key, start).await?;
+    let (bus, mut bus_events) =
+        start_bus(&config, &fabric, &node, &key, Reading { rosters, start }).await?;
     let to_driver = inputs.clone();
     tasks.spawn(async move {
         while let Some(event) = bus_events.recv().await {
@@ -188,6 +197,32 @@ async fn run_loaded(
     }
     tasks.shutdown().await;
     Ok(ended)
+}
+
+/// The zone with the keys that sign it, where it is signed and served here.
+fn signed(
+    zone: ZoneKeeper,
+    config: &Config,
+    fabric: &Fabric,
+    stats: &Stats,
+) -> Result<ZoneKeeper, AppError> {
+    if config.dns.listen.is_empty() {
+        return Ok(zone);
+    }
+    let directory = config.dns.key_dir.as_ref().map(|d| d.value.as_path());
+    let keys = read_zone_keys(directory, &fabric.zone, &stats.signing);
+    match keys.map_err(anyhow::Error::from)? {
+        Some(keys) => Ok(zone.signed_with(Arc::new(keys)).map_err(anyhow::Error::from)?),
+        None => Ok(zone),
+    }
+}
+
+/// The secondaries of the zone, if this node is the one they copy from.
+fn secondaries(config: &Config, fabric: &Fabric) -> Result<Arc<Transfers>, AppError> {
+    let path = config.dns.tsig_keys.as_ref().map(|f| f.value.as_path());
+    let keys = read_keyring(path).map_err(anyhow::Error::from)?;
+    let transfer = &fabric.zone.transfer;
+    Ok(Arc::new(Transfers::new(transfer, keys, transfer.from.as_ref() == Some(&config.node))))
 }
 
 /// Runs the driver until a signal says stop, or hands over a configuration to go on with.
@@ -275,7 +310,7 @@ fn make_dir(config: &Config) -> Result<std::path::PathBuf, AppError> {
 /// the bus delivers them again if they are good after all.
 fn open_journal(
     config: &Config,
-    fabric: &Fabric,
+    rosters: &Rosters,
     records: &mut Records,
     metrics: &Metrics,
 ) -> Result<Opened, AppError> {
@@ -286,9 +321,14 @@ fn open_journal(
         records.note("journal-damage", &format!("line {line}"));
     }
     let mut entries = Vec::new();
-    let mut whole = !loaded.fresh && loaded.damaged.is_empty();
+    let mut whole = loaded.is_whole();
+    if loaded.missing > 0 {
+        let missing = loaded.missing;
+        tracing::error!(missing, "The journal lacks records that it once had.");
+        records.note("journal-damage", &format!("{missing} records are gone"));
+    }
     for record in loaded.records {
-        match Sealed::open_stored(&record.bytes, fabric) {
+        match Sealed::open_stored(&record.bytes, rosters) {
             Ok(sealed) => entries.push((sealed, record.stream_seq)),
             Err(error) => {
                 let stream_seq = record.stream_seq;
@@ -300,6 +340,27 @@ fn open_journal(
     }
     let journal = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
     Ok(Opened { journal, entries, whole })
+}
+
+/// Keeps the present fabric generation, and knows those before it.
+fn open_rosters(
+    config: &Config,
+    fabric: &Fabric,
+    records: &mut Records,
+) -> Result<Arc<Rosters>, AppError> {
+    let opened = crate::rosters::open(&config.state_dir, fabric);
+    let (rosters, damaged) = opened.map_err(anyhow::Error::from)?;
+    for error in damaged {
+        tracing::error!(%error, "A fabric generation of the past cannot be read.");
+        records.note("fabric-damage", &error.to_string());
+    }
+    Ok(Arc::new(rosters))
+}
+
+/// What the logs are read with, and from where on.
+struct Reading {
+    rosters: Arc<Rosters>,
+    start: BTreeMap<nett_policy::id::SiteId, u64>,
 }
 
 /// The journal as found.
@@ -315,7 +376,7 @@ async fn start_bus(
     fabric: &Arc<Fabric>,
     node: &Node,
     key: &KeyPair,
-    start: BTreeMap<nett_policy::id::SiteId, u64>,
+    reading: Reading,
 ) -> Result<(NatsBus, crate::bus::BusEvents), AppError> {
     let site = fabric.site(&node.site).expect("checked: a node's site exists");
     let own = &config.nats.urls;
@@ -327,8 +388,9 @@ async fn start_bus(
         urls,
         seed,
         tls: config.nats.tls.clone(),
-        start,
+        start: reading.start,
         capacity: EVENTS,
+        rosters: reading.rosters,
     };
     Ok(NatsBus::start(nats, fabric.clone()).await.map_err(anyhow::Error::from)?)
 }

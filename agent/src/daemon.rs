@@ -11,11 +11,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use nett_dns::{Limits, Profile, Serial, Server, Setup, Stats, Zone, ZoneSource};
 use nett_policy::document::{SourceFile, compile};
+use nett_policy::fabric::Fabric;
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::place::place;
 
 use crate::app::{self, AppError};
-use crate::config::{EXIT_CONFIG, Loaded, load};
+use crate::config::{EXIT_CONFIG, Loaded, load, read_zone_keys};
 use crate::kernel::LinuxKernel;
 use crate::kernel::preflight::Severity;
 
@@ -34,6 +35,9 @@ pub struct DnsArguments {
     /// UDP threads per address.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub threads: u8,
+    /// Directory of the keys of a signed zone; without it the zone is served unsigned.
+    #[arg(long, value_name = "DIR")]
+    pub key_dir: Option<PathBuf>,
 }
 
 pub fn run(path: &Path) -> ExitCode {
@@ -123,15 +127,16 @@ pub fn dns(arguments: &DnsArguments) -> ExitCode {
     let source =
         ZoneSource { zone: &fabric.zone, fabric: &fabric, home: None, serial, services: &answers };
     let serve = || -> anyhow::Result<()> {
-        let zone = Arc::new(ArcSwap::from_pointee(Zone::build(source)?));
+        let stats = Arc::new(Stats::default());
+        let zone = signed(Zone::build(source)?, arguments, &fabric, &stats)?;
+        let zone = Arc::new(ArcSwap::from_pointee(zone));
         let limits = Limits { udp_threads: usize::from(arguments.threads), ..Limits::default() };
         let profile = Profile {
             cookies: Some(crate::name_server::own_cookies()?),
             tcp_idle: limits.tcp_idle,
             ..Profile::default()
         };
-        let listen = arguments.listen.clone();
-        let (profile, stats) = (Arc::new(profile), Arc::new(Stats::default()));
+        let (listen, profile) = (arguments.listen.clone(), Arc::new(profile));
         let server =
             Server::start(Setup { listen, encrypted: None, zone, limits, profile, stats })?;
         for address in server.addresses() {
@@ -152,6 +157,24 @@ pub fn dns(arguments: &DnsArguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
+}
+
+/// The zone with all its signatures, if there are keys.
+fn signed(
+    zone: Zone,
+    arguments: &DnsArguments,
+    fabric: &Fabric,
+    stats: &Stats,
+) -> anyhow::Result<Zone> {
+    let Some(directory) = &arguments.key_dir else {
+        return Ok(zone);
+    };
+    let Some(keys) = read_zone_keys(Some(directory), &fabric.zone, &stats.signing)? else {
+        anyhow::bail!("--key-dir is given, and the fabric has no `dnssec` in [zone]");
+    };
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let (serial, now) = (zone.serial(), since.as_secs());
+    Ok(zone.with_keys(Arc::new(keys), now).caught_up(serial, usize::MAX, now))
 }
 
 fn with_kernel(

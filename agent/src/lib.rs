@@ -16,5 +16,7 @@ pub mod probe;
 pub mod reconcile;
 pub mod records;
 pub mod rng;
+pub mod rosters;
 pub mod telemetry;
 pub mod zone;
+mod zone_signer;

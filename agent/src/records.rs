@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nett_policy::id::{NodeId, WallMs};
-use nett_policy::log::entry::{Ask, Body, Effect, StepState};
+use nett_policy::log::entry::{Body, Effect, Entry, StepState, Turn};
 
 use crate::api::types::{ApiError, AuditDoc, AuditLine, ErrorCode, Payload, Stamp};
 use crate::bus::wire::Sealed;
@@ -45,6 +45,14 @@ impl Records {
                 text: format!("{count} request(s) refused unread, the last by {reason}: {message}"),
                 reason: Some((*reason).to_owned()),
                 ..self.blank(now.wall, "unauthentic")
+            },
+            AuditEvent::Kernel { kind, text } => {
+                AuditRecord { text: text.clone(), ..self.blank(now.wall, kind) }
+            }
+            AuditEvent::Conflict { service, text } => AuditRecord {
+                services: service.iter().cloned().collect(),
+                text: text.clone(),
+                ..self.blank(now.wall, "conflict")
             },
             AuditEvent::LogTrouble { site, trouble } => AuditRecord {
                 site: Some(site.clone()),
@@ -102,7 +110,7 @@ impl Records {
             node: entry.node.to_string(),
             site: Some(entry.site.to_string()),
             seq: Some(entry.position.seq),
-            id: Some(task_of(&entry.body)),
+            id: Some(task_of(entry)),
             person: request.map(|r| r.person.name.clone()),
             reason: request.map(|r| r.reason.clone()),
             services: services(&entry.body),
@@ -121,22 +129,18 @@ pub(crate) fn kind(body: &Body) -> &'static str {
         Body::Wish(wish) => wish.request.ask.verb_name(),
         Body::Effective(_) => "effective",
         Body::Step(_) => "step",
+        Body::Turn(_) => "turn",
         Body::End(_) => "end",
+        Body::Adopt(_) => "adopt",
     }
 }
 
 /// The task, or for a refused request its own id.
-fn task_of(body: &Body) -> String {
-    match body {
-        Body::Command(command) => command.request.id.to_string(),
-        Body::Refused(refused) => refused.request.id.to_string(),
-        Body::Wish(wish) => match &wish.request.ask {
-            Ask::Wish { task, .. } => task.to_string(),
-            Ask::Command { .. } => wish.request.id.to_string(),
-        },
-        Body::Effective(fact) => fact.slot.task.to_string(),
-        Body::Step(fact) => fact.slot.task.to_string(),
-        Body::End(fact) => fact.slot.task.to_string(),
+fn task_of(entry: &Entry) -> String {
+    match (&entry.body, entry.about()) {
+        (_, Some(task)) => task.to_string(),
+        (Body::Refused(refused), None) => refused.request.id.to_string(),
+        (_, None) => entry.id.to_string(),
     }
 }
 
@@ -145,7 +149,12 @@ fn services(body: &Body) -> Vec<String> {
     match body {
         Body::Command(command) => command.effect.as_ref().map(moved).unwrap_or_default(),
         Body::Effective(fact) => moved(&fact.effect),
-        Body::Refused(_) | Body::Wish(_) | Body::Step(_) | Body::End(_) => Vec::new(),
+        Body::Refused(_)
+        | Body::Wish(_)
+        | Body::Step(_)
+        | Body::Turn(_)
+        | Body::End(_)
+        | Body::Adopt(_) => Vec::new(),
     }
 }
 
@@ -173,7 +182,7 @@ fn text(body: &Body) -> String {
         Body::Wish(wish) => format!("{} given", wish.request.ask.verb_name()),
         Body::Effective(fact) => format!("effective: {}", moves(&fact.effect)),
         Body::Step(fact) => match &fact.state {
-            StepState::Started => format!("step {} started", fact.step),
+            StepState::Started { .. } => format!("step {} started", fact.step),
             StepState::Done { evidence } if evidence.is_empty() => {
                 format!("step {} done", fact.step)
             }
@@ -182,6 +191,11 @@ fn text(body: &Body) -> String {
             }
             StepState::Failed { reason } => format!("step {} failed: {reason}", fact.step),
         },
+        Body::Turn(fact) => match fact.turn {
+            Turn::Paused => "paused".to_owned(),
+            Turn::Resumed => "resumed".to_owned(),
+        },
+        Body::Adopt(fact) => format!("adopted from fact {} on", fact.slot.index),
         Body::End(fact) if fact.reason.is_empty() => format!("ended {}", fact.outcome.as_str()),
         Body::End(fact) => format!("ended {}: {}", fact.outcome.as_str(), fact.reason),
     }

@@ -1,4 +1,4 @@
-//! The randomness seam: ids of entries and log incarnations come from here.
+//! The randomness seam: ids of entries, log incarnations and jitter come from here.
 
 use nett_policy::id::WallMs;
 
@@ -28,6 +28,12 @@ impl Rng {
     pub fn ulid(&mut self, now: WallMs) -> String {
         let random = (u128::from(self.word()) << 64) | u128::from(self.word());
         ulid::Ulid::from_parts(now.0, random).to_string().to_ascii_lowercase()
+    }
+
+    /// From 0 up to, but not including, 1.
+    pub fn share(&mut self) -> f64 {
+        // The upper 53 bits: as many as a double holds exactly.
+        (self.word() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     fn word(&mut self) -> u64 {

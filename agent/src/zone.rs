@@ -8,17 +8,19 @@ use std::cmp::Ordering;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use nett_dns::dnssec::Keys;
 use nett_dns::explain::FoundBy;
-use nett_dns::{Changes, Serial, Zone, ZoneError, ZoneSource, publish};
+use nett_dns::{Changes, Serial, Transfers, Zone, ZoneError, ZoneSource, publish};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{SiteId, WallMs};
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
 use serde::{Deserialize, Serialize};
 
 use crate::api::types::{ExplainDoc, Payload};
+use crate::zone_signer::Signer;
 
 /// Why a snapshot is not served. The one before it stays.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +38,19 @@ pub enum ZoneFault {
 }
 
 pub struct ZoneKeeper {
-    path: PathBuf,
-    zone: Arc<ArcSwap<Zone>>,
-    kept: Kept,
+    shared: Arc<Shared>,
     services: Answers,
     /// Of `services`, as [`hash_after`] makes it.
     hash: u64,
     begun: bool,
+    signer: Option<Signer>,
+}
+
+/// What the keeper and the signer have in common. Whoever publishes holds the lock of `kept`.
+pub(crate) struct Shared {
+    path: PathBuf,
+    zone: Arc<ArcSwap<Zone>>,
+    kept: Mutex<Kept>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,11 +81,30 @@ impl ZoneKeeper {
         let home = Some(home);
         let source = ZoneSource { zone: &fabric.zone, fabric, home, serial, services: &services };
         let zone = Arc::new(ArcSwap::from_pointee(Zone::build(source)?));
-        Ok(Self { path, zone, kept, services, hash: 0, begun: false })
+        let shared = Arc::new(Shared { path, zone, kept: Mutex::new(kept) });
+        Ok(Self { shared, services, hash: 0, begun: false, signer: None })
+    }
+
+    /// Lets secondaries copy the zone, and tells them of every snapshot from now on.
+    pub fn copied_by(self, transfers: Arc<Transfers>) -> Self {
+        let zone = (*self.shared.zone.load_full()).clone();
+        self.shared.zone.store(Arc::new(zone.with_transfers(transfers)));
+        self
+    }
+
+    /// Signs the zone with these keys from the first snapshot on.
+    ///
+    /// # Errors
+    /// The thread that signs cannot be started.
+    pub fn signed_with(mut self, keys: Arc<Keys>) -> Result<Self, std::io::Error> {
+        let zone = (*self.shared.zone.load_full()).clone();
+        self.shared.zone.store(Arc::new(zone.with_keys(keys, unix_time())));
+        self.signer = Some(Signer::start(Arc::clone(&self.shared))?);
+        Ok(self)
     }
 
     pub fn zone(&self) -> &Arc<ArcSwap<Zone>> {
-        &self.zone
+        &self.shared.zone
     }
 
     /// True once answers were handed in.
@@ -86,10 +113,11 @@ impl ZoneKeeper {
     }
 
     pub fn serial(&self) -> u32 {
-        self.zone.load().serial().0
+        self.shared.zone.load().serial().0
     }
 
-    /// Serves these answers from now on, in one step.
+    /// Serves these answers from now on, in one step. In a signed zone the first answers are
+    /// signed here; later ones are served as far as they are signed, and the rest follows.
     pub fn serve(&mut self, services: Answers) -> Result<(), ZoneFault> {
         let changes = differences(&self.services, &services);
         if changes.is_empty() && self.begun {
@@ -97,28 +125,82 @@ impl ZoneKeeper {
         }
         let hash = hash_after(self.hash, &self.services, &changes);
         let text = format!("{hash:016x}");
-        let current = self.zone.load_full();
-        if !self.begun && text == self.kept.answers {
-            // As before the restart: the same snapshot, so the same serial.
-            self.zone.store(Arc::new(current.with(&changes, Serial(self.kept.serial))?));
+        let mut kept = self.shared.lock();
+        let current = self.shared.zone.load_full();
+        if !self.begun && text == kept.answers && self.signer.is_none() {
+            // As before the restart: the same snapshot, so the same serial. Signatures differ.
+            self.shared.zone.store(Arc::new(current.with(&changes, Serial(kept.serial))?));
         } else {
-            let serial = Serial(self.kept.serial).next();
-            let next = current.with(&changes, serial)?;
-            self.keep(Kept { serial: serial.0, answers: text })?;
-            publish(&self.zone, next)?;
+            let serial = Serial(kept.serial).next();
+            let mut next = current.with(&changes, serial)?;
+            if !self.begun {
+                // Names that are not signed yet would be denied, and resolvers remember that.
+                next = next.caught_up(serial, usize::MAX, unix_time());
+            }
+            self.shared.publish(&mut kept, next, Some(text))?;
+        }
+        drop(kept);
+        if let Some(signer) = &self.signer {
+            signer.wake();
         }
         self.begun = true;
         self.hash = hash;
         self.services = services;
         Ok(())
     }
+}
 
-    fn keep(&mut self, kept: Kept) -> Result<(), ZoneFault> {
-        write_synced(&self.path, &kept)
+// === impl Shared ===
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the serial on disk, then serves the snapshot.
+    fn publish(
+        &self,
+        kept: &mut Kept,
+        next: Zone,
+        answers: Option<String>,
+    ) -> Result<(), ZoneFault> {
+        let answers = answers.unwrap_or_else(|| kept.answers.clone());
+        let new = Kept { serial: next.serial().0, answers };
+        write_synced(&self.path, &new)
             .map_err(|source| ZoneFault::Serial { path: self.path.clone(), source })?;
-        self.kept = kept;
+        *kept = new;
+        publish(&self.zone, next)?;
         Ok(())
     }
+
+    /// Signs a portion of what waits or grows old. False when there was nothing to do.
+    pub(crate) fn sign(&self, thoroughly: bool) -> Result<bool, ZoneFault> {
+        /// Services signed in one snapshot.
+        const PORTION: usize = 500;
+        /// How often answers may come in between before they have to wait.
+        const TRIES: u32 = 3;
+        for tried in 1.. {
+            let held = (tried > TRIES).then(|| self.lock());
+            let zone = self.zone.load_full();
+            let now = unix_time();
+            let has_work = zone.is_behind() || (thoroughly && zone.has_signing_work(now));
+            if !has_work {
+                return Ok(false);
+            }
+            let next = zone.caught_up(zone.serial().next(), PORTION, now);
+            let mut kept = held.unwrap_or_else(|| self.lock());
+            // Answers that were served meanwhile are not in it.
+            if self.zone.load().serial() == zone.serial() {
+                return self.publish(&mut kept, next, None).map(|()| true);
+            }
+        }
+        unreachable!("with the lock held nothing comes in between")
+    }
+}
+
+fn unix_time() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// What must become of `before` to be `after`: the union of both, name by name.

@@ -33,6 +33,7 @@ async fn agent(lab: &Lab, name: &str, number: u8, start: &[(&str, u64)]) -> (Nat
         tls: Some(lab.authority.issue(name)),
         start: start.iter().map(|(site, seq)| (id(site), *seq)).collect(),
         capacity: 64,
+        rosters: Arc::new((&lab.fabric).into()),
     };
     NatsBus::start(config, Arc::new(lab.fabric.clone())).await.expect("starts")
 }

@@ -96,6 +96,7 @@ async fn the_worked_example_is_understood() {
         tls: Some(lab.authority.issue("osl-b1")),
         start: Default::default(),
         capacity: 64,
+        rosters: Arc::new((&lab.fabric).into()),
     };
     let fabric = Arc::new(lab.fabric.clone());
     let (_bus, mut events) = NatsBus::start(config, Arc::clone(&fabric)).await.expect("starts");

@@ -11,8 +11,9 @@ use nett_agent::bus::wire::{
 };
 use nett_policy::id::{Weight, sha256_hex};
 use nett_policy::log::entry::{
-    Ask, Body, Change, Command, Directive, EffectiveFact, EndFact, Entry, FabricRef, Object,
-    Outcome, Refused, Request, Slot, StepFact, StepState, Verb, Wish, WishKind, Write,
+    AdoptFact, Ask, Body, Change, Command, Directive, EffectiveFact, EndFact, Entry, FabricRef,
+    Object, Outcome, Refused, Request, Slot, StepFact, StepState, Terms, Turn, TurnFact, Verb,
+    Wish, WishKind, Write,
 };
 use nett_policy::traffic::Spread;
 use proptest::prelude::*;
@@ -23,7 +24,12 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
         (id("osl"), Weight::new(70).expect("in range")),
         (id("svg"), Weight::new(256).expect("in range")),
     ]);
-    let command = |verb| Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new() };
+    let command = |verb| Ask::Command {
+        verb,
+        plan_hash: None,
+        overrides: BTreeSet::new(),
+        terms: Terms::default(),
+    };
     let wish = |kind| Ask::Wish { task: entry_id("svg", 9), kind };
     let api = "service.shop~prod~api";
     let at = Object::ServiceAt(id("shop/prod/api"), id("svg"));
@@ -38,6 +44,47 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
         (command(Verb::Drain { object: Object::Site(id("osl")) }), "drain.site.osl".into()),
         (command(Verb::Undrain { object: at }), format!("undrain.{api}")),
         (command(Verb::Revert { task: entry_id("svg", 9) }), format!("revert.{task}")),
+        (
+            command(Verb::Evacuate { site: id("osl"), to: Some(id("svg")) }),
+            "evacuate.site.osl".into(),
+        ),
+        (command(Verb::Evacuate { site: id("osl"), to: None }), "evacuate.site.osl".into()),
+        (command(Verb::Hold { services: id("shop/*") }), "hold.service.many".into()),
+        (command(Verb::Release { services: id("shop/prod/api") }), format!("release.{api}")),
+        (
+            command(Verb::Resolve { subject: id("shop/prod/api"), to: Some(id("osl")) }),
+            format!("resolve.{api}"),
+        ),
+        (
+            command(Verb::Resolve { subject: id("drained:osl"), to: None }),
+            "resolve.site.osl".into(),
+        ),
+        (
+            command(Verb::Resolve { subject: id("drained:shop/prod/api@osl"), to: None }),
+            format!("resolve.{api}"),
+        ),
+        (
+            Ask::Command {
+                verb: Verb::Failback { services: id("*") },
+                plan_hash: None,
+                overrides: BTreeSet::new(),
+                terms: Terms {
+                    supersede: true,
+                    asserted: BTreeSet::from([id("osl-b1")]),
+                    confirm_within: Some(std::time::Duration::from_secs(300)),
+                },
+            },
+            "failback.service.many".into(),
+        ),
+        (wish(WishKind::Cancel), format!("cancel.{task}")),
+        (wish(WishKind::Pause), format!("pause.{task}")),
+        (wish(WishKind::Resume), format!("resume.{task}")),
+        (wish(WishKind::Confirm), format!("confirm.{task}")),
+        (wish(WishKind::Gate { name: "data-ready".into() }), format!("gate.{task}")),
+        (
+            wish(WishKind::Adopt { asserted: BTreeSet::from([id("osl-b1")]) }),
+            format!("adopt.{task}"),
+        ),
         (wish(WishKind::Approve { plan_hash: "ab".into() }), format!("approve.{task}")),
         (wish(WishKind::Reject), format!("reject.{task}")),
     ];
@@ -70,6 +117,7 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
         request: request("osl", 1),
         plan_hash: "ab12".into(),
         approvals_needed: 2,
+        supersedes: vec![entry_id("svg", 5)],
         effect: None,
     });
     let refused = Body::Refused(Refused {
@@ -89,6 +137,7 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
     effect.writes.push(Write {
         epoch: nett_policy::id::Epoch(1),
         prev: None,
+        settles: BTreeSet::from([entry_id("osl", 6)]),
         change: Change::Drained(Object::Site(id("osl")), true),
         before: Change::Service(id("shop/prod/api"), Directive::Nominal),
     });
@@ -100,12 +149,22 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
         effect,
     };
     let states = [
-        StepState::Started,
+        StepState::Started { gates: Vec::new() },
+        StepState::Started { gates: vec![entry_id("svg", 8)] },
         StepState::Done { evidence: vec!["12 routes".into()] },
         StepState::Failed { reason: "no answer from svg".into() },
     ];
     let steps =
         states.map(|state| (Body::Step(StepFact { slot: slot.clone(), step: 2, state }), None));
+    let turns = [Turn::Paused, Turn::Resumed].map(|turn| {
+        let (slot, wish) = (slot.clone(), entry_id("osl", 7));
+        (Body::Turn(TurnFact { slot, turn, wish }), None)
+    });
+    let adopt = WishKind::Adopt { asserted: BTreeSet::from([id("svg-b1")]) };
+    let adopt =
+        Request { ask: Ask::Wish { task: slot.task.clone(), kind: adopt }, ..request("osl", 3) };
+    let adopt_verbatim = sealed_request(&adopt);
+    let adopt = Body::Adopt(AdoptFact { request: adopt, slot: slot.clone(), rank: 2 });
     let outcomes = [
         Outcome::Done,
         Outcome::Failed,
@@ -124,7 +183,9 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
         (refused, Some(verbatim)),
         (Body::Wish(Wish { request: approve }), Some(approve_verbatim)),
         (Body::Effective(effective), None),
+        (adopt, Some(adopt_verbatim)),
     ];
+    all.extend(turns);
     all.extend(steps);
     all.extend(ends);
     all

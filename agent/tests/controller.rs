@@ -8,7 +8,7 @@ use std::time::Duration;
 use fleet::{Fleet, id};
 use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, TaskStateDoc, VerbDoc};
 use nett_policy::id::{NodeId, ServiceId, SiteId, Weight};
-use nett_policy::log::entry::{Ask, Object, Verb};
+use nett_policy::log::entry::{Ask, Object, Terms, Verb};
 use nett_policy::lower::object::{Layout, NexthopId, NodeState, RouteKey, RouteTarget, Table};
 use nett_policy::traffic::Spread;
 
@@ -18,6 +18,10 @@ const WEB: &str = "shop/prod/web";
 
 fn failover(service: &str, to: &str) -> Verb {
     Verb::Failover { services: id(service), to: id(to) }
+}
+
+fn plan_of(verb: &VerbDoc) -> ApiRequest {
+    ApiRequest::Plan { verb: verb.clone(), overrides: BTreeSet::new(), terms: None }
 }
 
 fn accepted(reply: &CommandReply) -> String {
@@ -85,7 +89,11 @@ fn break_before_make_never_has_two_sites_serving() {
     let mut current = kernels(&fleet);
     let overrides = BTreeSet::from(["gate".to_owned()]);
     let verb = failover(PAY, "svg");
-    let request = fleet.request("mira", "osl", Ask::Command { verb, plan_hash: None, overrides });
+    let request = fleet.request(
+        "mira",
+        "osl",
+        Ask::Command { verb, plan_hash: None, overrides, terms: Terms::default() },
+    );
     let reply = fleet.send("osl-b1", &request);
     assert_eq!((reply.accepted, reply.exit), (true, 5), "it waits for an approval: {reply:?}");
     let task = accepted(&reply);
@@ -133,7 +141,12 @@ fn an_undrain_of_a_service_active_at_both_sites_waits_for_nothing() {
 #[test]
 fn a_request_repeated_or_replayed_changes_nothing() {
     let mut fleet = Fleet::start();
-    let ask = |verb| Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new() };
+    let ask = |verb| Ask::Command {
+        verb,
+        plan_hash: None,
+        overrides: BTreeSet::new(),
+        terms: Terms::default(),
+    };
     let first = fleet.request("mira", "osl", ask(failover(API, "svg")));
     let reply = fleet.send("osl-b1", &first);
     let task = accepted(&reply);
@@ -153,8 +166,12 @@ fn a_request_repeated_or_replayed_changes_nothing() {
 fn forged_expired_and_misplaced_requests_are_refused_and_audited() {
     let mut fleet = Fleet::start();
     let still = kernels(&fleet);
-    let ask =
-        || Ask::Command { verb: failover(API, "svg"), plan_hash: None, overrides: BTreeSet::new() };
+    let ask = || Ask::Command {
+        verb: failover(API, "svg"),
+        plan_hash: None,
+        overrides: BTreeSet::new(),
+        terms: Terms::default(),
+    };
     let audited = |fleet: &Fleet| fleet.agents[&id::<NodeId>("osl-b1")].audit;
     let request = fleet.request("mira", "osl", ask());
 
@@ -199,8 +216,12 @@ fn the_last_eligible_site_is_never_drained() {
 fn a_task_goes_on_when_the_agent_that_accepted_it_dies() {
     let mut fleet = Fleet::start();
     let node: NodeId = id("osl-r1");
-    let ask =
-        Ask::Command { verb: failover(API, "svg"), plan_hash: None, overrides: BTreeSet::new() };
+    let ask = Ask::Command {
+        verb: failover(API, "svg"),
+        plan_hash: None,
+        overrides: BTreeSet::new(),
+        terms: Terms::default(),
+    };
     let request = fleet.request("mira", "osl", ask);
     let reply = fleet.send("osl-r1", &request);
     let task = accepted(&reply);
@@ -257,8 +278,7 @@ fn a_plan_is_what_the_command_then_does() {
         VerbDoc::Failover { services: API.to_owned(), to: "svg".to_owned() },
         VerbDoc::Steer { services: WEB.to_owned(), to: weights },
     ] {
-        let Outcome::Ok(payload) = fleet.ask("svg-r1", ApiRequest::Plan { verb: verb.clone() })
-        else {
+        let Outcome::Ok(payload) = fleet.ask("svg-r1", plan_of(&verb)) else {
             panic!("the plan is given");
         };
         let Payload::Plan(plan) = *payload else { panic!("a plan was asked for") };
@@ -272,7 +292,12 @@ fn a_plan_is_what_the_command_then_does() {
         fleet.told.clear();
         let verb = Verb::try_from(&verb).expect("a valid verb");
         let hash = Some(plan.plan_hash.clone());
-        let ask = Ask::Command { verb, plan_hash: hash, overrides: BTreeSet::new() };
+        let ask = Ask::Command {
+            verb,
+            plan_hash: hash,
+            overrides: BTreeSet::new(),
+            terms: Terms::default(),
+        };
         let request = fleet.request("mira", "osl", ask);
         accepted(&fleet.send("osl-b1", &request));
         fleet.pass(Duration::from_secs(600));
@@ -293,8 +318,12 @@ fn a_plan_is_what_the_command_then_does() {
 fn another_state_than_the_plans_is_refused_with_exit_7() {
     let mut fleet = Fleet::start();
     let hash = Some("0".repeat(64));
-    let ask =
-        Ask::Command { verb: failover(API, "svg"), plan_hash: hash, overrides: BTreeSet::new() };
+    let ask = Ask::Command {
+        verb: failover(API, "svg"),
+        plan_hash: hash,
+        overrides: BTreeSet::new(),
+        terms: Terms::default(),
+    };
     let request = fleet.request("mira", "osl", ask);
     let reply = fleet.send("osl-b1", &request);
     assert_eq!((reply.refused_by.as_deref(), reply.exit), (Some("plan-hash"), 7));
@@ -304,7 +333,12 @@ fn another_state_than_the_plans_is_refused_with_exit_7() {
 fn one_task_at_a_time_per_service() {
     let mut fleet = Fleet::start();
     let overrides = BTreeSet::from(["gate".to_owned()]);
-    let ask = |verb| Ask::Command { verb, plan_hash: None, overrides: overrides.clone() };
+    let ask = |verb| Ask::Command {
+        verb,
+        plan_hash: None,
+        overrides: overrides.clone(),
+        terms: Terms::default(),
+    };
     let request = fleet.request("mira", "osl", ask(failover(PAY, "svg")));
     let waiting = accepted(&fleet.send("osl-b1", &request));
     let request = fleet.request("odd", "osl", ask(failover(PAY, "svg")));

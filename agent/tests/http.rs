@@ -48,6 +48,7 @@ impl Fake {
                 services: 1,
                 open_tasks: Vec::new(),
                 rate_limited: Vec::new(),
+                conflicts: Vec::new(),
                 refused: 0,
             }),
             ApiRequest::Services { selector: None } => {

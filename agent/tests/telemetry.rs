@@ -10,9 +10,10 @@ use nett_agent::bus::wire::OpenError;
 use nett_agent::controller::event::{AppendFailure, Event};
 use nett_agent::controller::{ServiceSnapshot, Snapshot};
 use nett_agent::kernel::{
-    Count, Kernel, KernelError, KernelEvent, Origin, Readback, SimulatedKernel,
+    Count, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
 };
 use nett_agent::reconcile::{Changes, Reconciler, Wanted};
+use nett_agent::rng::Rng;
 use nett_agent::telemetry::event::{
     EntryAppended, EntryRefused, EntryTaken, Journalled, KernelDrift, KernelOp, KernelRound,
     Outcome, Resync,
@@ -24,7 +25,7 @@ use nett_policy::document::{SourceFile, compile};
 use nett_policy::id::Epoch;
 use nett_policy::log::entry::{Body, EndFact, Slot};
 use nett_policy::log::intent::{Intent, World};
-use nett_policy::lower::object::{Nexthop, NexthopId, NodeState};
+use nett_policy::lower::object::{Layout, Nexthop, NexthopId, NodeState};
 use nett_policy::plan::{Op, Plan};
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
@@ -126,6 +127,7 @@ fn the_page_has_every_metric_with_its_kind_and_labels_and_no_other() {
     let scrape = scrape();
     emit_everything(&scrape.metrics);
     ask_dns(&scrape.dns);
+    scrape.dns.signing.expires(1_800_000_000);
     let page = text(&scrape, Some(snapshot()));
     let declared: BTreeSet<(&str, &str)> =
         ALL.iter().map(|metric| (metric.name, metric.kind.as_str())).collect();
@@ -230,6 +232,10 @@ impl Kernel for Shared {
         self.with(|kernel| Self::now(kernel.read()))
     }
 
+    async fn refresh(&mut self, to: &mut Readback, parts: &Parts) -> Result<(), KernelError> {
+        self.with(|kernel| Self::now(kernel.refresh(to, parts)))
+    }
+
     async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
         self.with(|kernel| Self::now(kernel.counters()))
     }
@@ -267,7 +273,9 @@ fn reconciler(dry_run: bool) -> Rig {
         wanted: wishes,
         events: sender,
         links: Vec::new(),
+        layout: Layout::default(),
         dry_run,
+        rng: Rng::seeded(1),
         metrics: scrape.metrics.clone(),
     };
     tokio::spawn(reconciler.run());
@@ -299,7 +307,7 @@ async fn a_reconciler_counts_what_it_does_and_what_others_undo() {
     const ADDED: &str = "nett_kernel_ops_total{object=\"nexthop\",op=\"add\",result=\"ok\"}";
     let mut rig = reconciler(false);
     assert!(!rig.scrape.metrics.is_fulfilled(Duty::Kernel));
-    rig.wanted.send_replace(Some((1, desired())));
+    rig.wanted.send_replace(Some((1, Arc::new(desired()))));
     rig.applied().await;
     assert!(rig.scrape.metrics.is_fulfilled(Duty::Kernel));
     assert_eq!(rig.value(ADDED), Some(1.0));
@@ -314,7 +322,7 @@ async fn a_reconciler_counts_what_it_does_and_what_others_undo() {
     assert_eq!(rig.value("nett_kernel_resync_total{reason=\"changed\"}"), Some(1.0));
     assert_eq!(rig.value("nett_kernel_resync_total{reason=\"start\"}"), Some(1.0));
 
-    rig.wanted.send_replace(Some((2, NodeState::default())));
+    rig.wanted.send_replace(Some((2, Arc::default())));
     rig.applied().await;
     assert_eq!(rig.value(MISSING), Some(1.0), "a new wish is no drift");
     let surplus = "nett_kernel_drift_total{cause=\"surplus\",object=\"nexthop\"}";
@@ -324,7 +332,7 @@ async fn a_reconciler_counts_what_it_does_and_what_others_undo() {
 #[tokio::test(start_paused = true)]
 async fn a_dry_run_is_ready_only_when_nothing_is_left_to_do() {
     let mut rig = reconciler(true);
-    rig.wanted.send_replace(Some((1, desired())));
+    rig.wanted.send_replace(Some((1, Arc::new(desired()))));
     rig.applied().await;
     let planned = "nett_kernel_ops_total{object=\"nexthop\",op=\"add\",result=\"dry-run\"}";
     assert_eq!(rig.value(planned), Some(1.0));

@@ -17,6 +17,8 @@ pub(crate) struct Load<'a> {
     pub(crate) seconds: u32,
     /// Questions a second; as many as get answers when `None`.
     pub(crate) rate: Option<u32>,
+    /// Whether signatures are asked for.
+    pub(crate) signed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +51,9 @@ impl Load<'_> {
         command.args(["-c", "1", "dnsperf", "-e", "-T", "1", "-c", "8", "-q", "64"]);
         command.args(["-s", &server.ip().to_string(), "-p", &server.port().to_string()]);
         command.args(["-l", &self.seconds.to_string(), "-d"]).arg(self.questions);
+        if self.signed {
+            command.arg("-D");
+        }
         if let Some(rate) = self.rate {
             command.args(["-Q", &rate.to_string()]);
         }

@@ -38,6 +38,9 @@ enum What {
         listen: SocketAddr,
         #[arg(long)]
         names: u32,
+        /// Directory of the one key that signs the zone.
+        #[arg(long)]
+        keys: Option<std::path::PathBuf>,
     },
     /// Returns every datagram to its sender: the floor of any name server.
     #[command(hide = true)]
@@ -67,7 +70,9 @@ struct RunArguments {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().what {
         What::Run(arguments) => rows::run(&arguments),
-        What::NameServer { listen, names } => subject::name_server(listen, names),
+        What::NameServer { listen, names, keys } => {
+            subject::name_server(listen, names, keys.as_deref())
+        }
         What::Floor { listen } => subject::floor(listen),
     }
 }

@@ -70,16 +70,37 @@ impl Peer {
     /// Starts the server with `names` names, pinned to the first processor, and waits for its
     /// first answer.
     pub(crate) fn start(self, below: &Path, names: u32) -> anyhow::Result<Running> {
+        self.start_with(below, names, None)
+    }
+
+    /// The same, with a zone that is signed by the key in `keys`.
+    pub(crate) fn start_signed(
+        self,
+        below: &Path,
+        names: u32,
+        keys: &Path,
+    ) -> anyhow::Result<Running> {
+        self.start_with(below, names, Some(keys))
+    }
+
+    fn start_with(self, below: &Path, names: u32, keys: Option<&Path>) -> anyhow::Result<Running> {
         let directory = below.join(format!("{self:?}-{names}"));
         std::fs::create_dir_all(directory.join("zones"))?;
         let address = free_port()?;
         if !matches!(self, Self::Floor | Self::Nett) {
             let zone = zone_file(names, 0, 1);
-            std::fs::write(directory.join("zones").join(self.zone_name()), zone)?;
+            let file = directory.join("zones").join(self.zone_name());
+            std::fs::write(&file, zone)?;
+            if let Some(keys) = keys {
+                sign(&file, keys)?;
+            }
         }
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]);
         self.configure(&directory, address, names, &mut command)?;
+        if let (Self::Nett, Some(keys)) = (self, keys) {
+            command.arg("--keys").arg(keys);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(std::fs::File::create(directory.join("stderr"))?);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -166,6 +187,17 @@ impl Peer {
         }
         Ok(())
     }
+}
+
+/// Signs a zone file with the one key in `keys`, by NSEC, in place.
+fn sign(file: &Path, keys: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new("dnssec-signzone");
+    command.args(["-q", "-S", "-z", "-o", ZONE, "-K"]).arg(keys);
+    command.arg("-f").arg(file).arg(file).current_dir(keys);
+    let output = command.output().context("cannot run dnssec-signzone")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "dnssec-signzone failed:\n{errors}");
+    Ok(())
 }
 
 fn free_port() -> anyhow::Result<SocketAddr> {

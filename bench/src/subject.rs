@@ -2,14 +2,17 @@
 //!
 //! Commands come as lines on the standard input, so that a change starts where a placement starts
 //! to differ, and ends where a question sees it: placement, lowering, zone and swap are inside.
+#![expect(clippy::print_stderr, reason = "how long signing took is told beside the commands")]
 
 use std::io::{BufRead as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
+use nett_dns::dnssec::{Keys, SigningStats, ZoneKey};
 use nett_dns::{Changes, Limits, Serial, Server, Setup, Zone, ZoneSource, publish};
 use nett_policy::id::ServiceId;
 use nett_policy::log::intent::{Intent, World};
@@ -20,7 +23,11 @@ use nett_policy::traffic::{Spread, Traffic};
 
 use crate::data;
 
-pub(crate) fn name_server(listen: SocketAddr, names: u32) -> anyhow::Result<()> {
+pub(crate) fn name_server(
+    listen: SocketAddr,
+    names: u32,
+    keys: Option<&Path>,
+) -> anyhow::Result<()> {
     let (fabric, catalog) = data::catalog(names)?;
     let world = World { fabric: &fabric, catalog: &catalog };
     let mut placement = place(world, &Intent::default());
@@ -35,6 +42,10 @@ pub(crate) fn name_server(listen: SocketAddr, names: u32) -> anyhow::Result<()> 
     })?;
     let built = started.elapsed();
     drop(services);
+    let zone = match keys {
+        Some(keys) => signed(zone, keys)?,
+        None => zone,
+    };
     let zone = Arc::new(ArcSwap::from_pointee(zone));
     // Counted, but never reached by a load generator that stands for many networks.
     let limits = Limits { equal_answers_per_second: 1_000_000, ..Limits::default() };
@@ -58,6 +69,27 @@ pub(crate) fn name_server(listen: SocketAddr, names: u32) -> anyhow::Result<()> 
         writeln!(stdout.lock(), "{done}")?;
     }
     Ok(())
+}
+
+/// The zone with all its signatures.
+fn signed(zone: Zone, keys: &Path) -> anyhow::Result<Zone> {
+    let file = |ending: &str| -> anyhow::Result<String> {
+        let mut files = std::fs::read_dir(keys)?.filter_map(|e| Some(e.ok()?.path()));
+        let found = files.find(|f| f.extension().is_some_and(|e| e == ending));
+        Ok(std::fs::read_to_string(found.context("no key in the directory")?)?)
+    };
+    let key = ZoneKey::read(data::ZONE, &file("key")?, Some(&file("private")?))?;
+    let validity = Duration::from_secs(14 * 86_400);
+    let stats = Arc::<SigningStats>::default();
+    let keys = Keys::new(data::ZONE, (Arc::new(key), None), Vec::new(), validity, stats.clone());
+    let keys = keys.context("a key that signs")?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let started = Instant::now();
+    let serial = zone.serial();
+    let zone = zone.with_keys(Arc::new(keys), now).caught_up(serial, usize::MAX, now);
+    let (made, took) = (stats.signatures(), started.elapsed());
+    eprintln!("{made} signatures in {} ms", took.as_millis());
+    Ok(zone)
 }
 
 /// Sends name 0, or all names, to their site number `to`; gives the microseconds it

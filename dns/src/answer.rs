@@ -17,13 +17,16 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, RecordType};
 use nett_policy::fabric::Family;
 use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, SiteState};
+use nett_policy::service::AllDown;
 
 use crate::client::Client;
 use crate::cookie::{Judged, Sender};
+use crate::dnssec::{self, Wanted};
 use crate::edns::{Edns, ExtendedError, OptAnswer, UDP_PAYLOAD};
 use crate::entry::Entry;
 use crate::fast::answer_from_prepared;
 use crate::message::{Query, Unreadable};
+use crate::ports;
 use crate::profile::Profile;
 use crate::steer::Target;
 use crate::topology::SiteIndex;
@@ -98,11 +101,18 @@ pub struct Steered {
 }
 
 /// What the records of an answer depend on.
-struct Told {
-    rcode: ResponseCode,
-    scope: u8,
-    steered: Option<Steered>,
-    error: Option<ExtendedError>,
+pub(crate) struct Told {
+    pub(crate) rcode: ResponseCode,
+    pub(crate) scope: u8,
+    pub(crate) steered: Option<Steered>,
+    pub(crate) error: Option<ExtendedError>,
+}
+
+/// The choice for one client.
+pub(crate) struct Chosen<'z> {
+    /// Of both families.
+    pub(crate) addresses: &'z [IpAddr],
+    pub(crate) told: Told,
 }
 
 /// Answers one message into `out`, which is cleared first and keeps its capacity.
@@ -230,7 +240,27 @@ fn tell(zone: &Zone, query: &Query<'_>, ask: &Ask<'_>, writer: &mut Writer<'_>) 
         _ => {}
     }
     let client = Client::new(ask.source, query.edns.and_then(|e| e.network));
-    tell_name(zone, query, &client, writer)
+    match tell_signed(zone, query, &client, writer) {
+        Some(told) => told,
+        None => tell_name(zone, query, &client, writer),
+    }
+}
+
+/// What the signed side of the zone says, where there is one and the question is for it.
+fn tell_signed(
+    zone: &Zone,
+    query: &Query<'_>,
+    client: &Client,
+    writer: &mut Writer<'_>,
+) -> Option<Told> {
+    use RecordType::{CDNSKEY, CDS, DNSKEY, DS, NSEC, RRSIG};
+    let signed = zone.signed()?;
+    let (kind, signatures) = (query.kind, query.edns.is_some_and(|e| e.dnssec_ok));
+    if !signatures && !matches!(kind, CDNSKEY | CDS | DNSKEY | DS | NSEC | RRSIG) {
+        return None;
+    }
+    let name = query.name.below(&zone.apex().name)?;
+    dnssec::tell(zone, signed, Wanted { name, kind, signatures, client }, writer)
 }
 
 /// Class CH: the server about itself, if it was told to.
@@ -275,6 +305,9 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
         }
         Found::Reflect if kind == RecordType::TXT => (reflect(zone, client, writer), true),
         Found::Reflect | Found::Empty => (Told::code(ResponseCode::NoError), false),
+        Found::Service(entry) if kind == RecordType::HTTPS => {
+            ports::tell_https(zone, client, entry, writer)
+        }
         Found::Service(entry) => tell_service(zone, entry, kind, client, writer),
         Found::Site(entry, at) => {
             let site = &entry.answers().sites[at];
@@ -287,6 +320,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
             let any = tell_sites(entry, sites, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
+        Found::Port(entry, at, form) => ports::tell(zone, query, client, (entry, at, form), writer),
         Found::Missing => (Told::code(ResponseCode::NXDomain), false),
         Found::Outside => (Told::refused(ExtendedError::NOT_AUTHORITATIVE), false),
     };
@@ -317,36 +351,38 @@ fn tell_service(
         }
         _ => return (Told::code(ResponseCode::NoError), false),
     }
+    let Chosen { addresses, told } = choose(zone, entry, client);
+    let written = write_addresses(writer, kind, entry.ttl(), addresses.iter().copied());
+    (told, written)
+}
+
+/// Where the service sends this client.
+pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> Chosen<'z> {
     let topology = zone.topology();
     let located = topology.locate(client);
     let choice = entry.plan().choose(topology, client, &located);
-    let sites = &entry.answers().sites;
+    let answers = entry.answers();
     let mut rcode = ResponseCode::NoError;
     let mut site = None;
-    let written = match choice.target {
-        Target::Site(position) => match sites.get(position) {
+    let addresses: &[IpAddr] = match (choice.target, &answers.all_down) {
+        (Target::Site(position), _) => match answers.sites.get(position) {
             Some(chosen) => {
                 site = topology.index(&chosen.site);
-                let addresses = chosen.addresses.iter().copied();
-                write_addresses(writer, kind, entry.ttl(), addresses)
+                &chosen.addresses
             }
-            None => false,
+            None => &[],
         },
-        Target::Address(address) => {
-            write_addresses(writer, kind, entry.ttl(), std::iter::once(address))
-        }
-        Target::Refused => {
+        (Target::Address(_), AllDown::Fallback(address)) => std::slice::from_ref(address),
+        (Target::Address(_), AllDown::LastOrder | AllDown::Refuse) => &[],
+        (Target::Refused, _) => {
             rcode = ResponseCode::Refused;
-            false
+            &[]
         }
     };
-    let told = Told {
-        rcode,
-        error: (rcode == ResponseCode::Refused).then_some(ExtendedError::ALL_DOWN),
-        scope: choice.scope,
-        steered: Some(Steered { client: located.found.map(|(site, _)| site), target: site }),
-    };
-    (told, written)
+    let client = located.found.map(|(site, _)| site);
+    let steered = Some(Steered { client, target: site });
+    let error = (rcode == ResponseCode::Refused).then_some(ExtendedError::ALL_DOWN);
+    Chosen { addresses, told: Told { rcode, scope: choice.scope, steered, error } }
 }
 
 fn tell_sites<'a>(
@@ -429,11 +465,15 @@ fn reflect(zone: &Zone, client: &Client, writer: &mut Writer<'_>) -> Told {
 }
 
 impl Told {
-    fn code(rcode: ResponseCode) -> Self {
+    pub(crate) fn code(rcode: ResponseCode) -> Self {
         Self { rcode, scope: 0, steered: None, error: None }
     }
 
     fn refused(error: ExtendedError) -> Self {
         Self { error: Some(error), ..Self::code(ResponseCode::Refused) }
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.rcode == ResponseCode::Refused
     }
 }

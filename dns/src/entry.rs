@@ -46,6 +46,21 @@ impl Details {
     }
 }
 
+impl Details {
+    pub(crate) fn answers(&self) -> &Arc<ServiceAnswers> {
+        &self.answers
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Seconds.
+    pub(crate) fn ttl(&self) -> u32 {
+        self.ttl
+    }
+}
+
 // === impl Entry ===
 
 impl<'a> Entry<'a> {
@@ -54,12 +69,12 @@ impl<'a> Entry<'a> {
     }
 
     /// The labels of the service's name below the apex, in wire form without a root label.
-    #[cfg(test)]
     pub(crate) fn key(self) -> &'a [u8] {
         self.packed.key()
     }
 
-    fn details(self) -> &'a Details {
+    /// What it was made of; snapshots share it.
+    pub(crate) fn details(self) -> &'a Arc<Details> {
         self.details.as_ref().expect("a taken slot has details")
     }
 

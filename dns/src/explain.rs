@@ -54,6 +54,8 @@ pub enum NameKind {
     Site,
     /// `all.site.` below a service.
     AllSites,
+    /// `_NAME._tcp.` or `_NAME.` below a service.
+    Port,
     /// Only names below it exist: no data.
     Empty,
     /// NXDOMAIN.
@@ -152,10 +154,13 @@ impl Explanation {
                 }
                 (NameKind::AllSites, "every site that is not drained, in order")
             }
-            Found::Service(entry) => {
+            Found::Service(entry) | Found::Port(entry, ..) => {
                 self.service(entry);
                 self.steered(zone.topology(), entry, client, located);
-                self.kind = NameKind::Service;
+                self.kind = match found {
+                    Found::Port(..) => NameKind::Port,
+                    _ => NameKind::Service,
+                };
                 return;
             }
         };

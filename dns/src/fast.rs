@@ -54,6 +54,10 @@ struct Body<'a> {
 /// The same as [`crate::answer::answer_in_full`], or nothing; `out` is then of no use.
 pub fn answer_from_prepared(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Outcome> {
     let plain = Plain::read(ask.packet)?;
+    // Signatures and proofs are the full path's.
+    if zone.signed().is_some() && plain.edns.as_ref().is_some_and(|e| e.dnssec_ok) {
+        return None;
+    }
     let mut lower = [0; MAX_NAME];
     let (name, cut) = below(&plain, &zone.apex().name, &mut lower)?;
     let judged = judge_cookie(plain.edns.as_ref(), ask);

@@ -17,7 +17,9 @@
 
 pub mod answer;
 pub mod client;
+mod clock;
 pub mod cookie;
+pub mod dnssec;
 mod edns;
 mod entry;
 pub mod explain;
@@ -25,13 +27,17 @@ mod fast;
 mod message;
 mod name;
 mod packed;
+mod ports;
 mod profile;
+mod records;
 pub mod serial;
 pub mod server;
 pub mod stats;
 mod steer;
 mod table;
 pub mod topology;
+pub mod transfer;
+pub mod tsig;
 mod write;
 pub mod zone;
 
@@ -51,4 +57,6 @@ pub use server::{
     Certificate, CertificateError, Encrypted, Limits, Server, ServerError, ServerHandle, Setup,
 };
 pub use stats::{AnswerSeconds, Limited, Stats};
+pub use transfer::Transfers;
+pub use tsig::{Keyring, TsigKey};
 pub use zone::{Changes, StaleSerial, Zone, ZoneError, ZoneSource, publish};

@@ -13,10 +13,12 @@ use ipnet::IpNet;
 use nett_policy::id::SiteId;
 
 use crate::answer::{DropReason, Outcome, Steered, Transport};
+use crate::dnssec::SigningStats;
 use crate::topology::{SiteIndex, Topology};
+use crate::transfer::TransferStats;
 
 /// The response codes this server gives, with the names of the metric label.
-const RCODES: [(ResponseCode, &str); 7] = [
+const RCODES: [(ResponseCode, &str); 9] = [
     (ResponseCode::NoError, "noerror"),
     (ResponseCode::FormErr, "formerr"),
     (ResponseCode::NXDomain, "nxdomain"),
@@ -24,6 +26,8 @@ const RCODES: [(ResponseCode, &str); 7] = [
     (ResponseCode::Refused, "refused"),
     (ResponseCode::BADVERS, "badvers"),
     (ResponseCode::BADCOOKIE, "badcookie"),
+    (ResponseCode::ServFail, "servfail"),
+    (ResponseCode::NotAuth, "notauth"),
 ];
 
 const TRANSPORTS: [(Transport, &str); 4] = [
@@ -88,6 +92,10 @@ pub struct Stats {
     /// Errors of recv(2) on UDP sockets.
     receive_errors: AtomicU64,
     connections: AtomicU64,
+    /// Copies of the zone.
+    pub transfers: TransferStats,
+    /// Signatures of the zone.
+    pub signing: Arc<SigningStats>,
     pairs: ArcSwapOption<Pairs>,
     by_name: Mutex<BTreeMap<Pair, Arc<AtomicU64>>>,
 }

@@ -223,8 +223,8 @@ fn seed(site: &SiteId) -> u64 {
     mix(site.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fold))
 }
 
-/// The share that takes the clients of `block`.
-fn draw(shares: &[Share], block: IpNet) -> Option<Share> {
+/// The number of a block of clients, before any site.
+fn key(block: IpNet) -> u64 {
     /// Keeps the two families apart.
     const V4_MARK: u64 = 1 << 40;
     let key = match block.addr() {
@@ -232,16 +232,26 @@ fn draw(shares: &[Share], block: IpNet) -> Option<Share> {
         // A block is 56 bits at most, so the first half has all of it.
         IpAddr::V6(a) => mix(u64::try_from(a.to_bits() >> 64).expect("64 bits are left")),
     };
-    let key = key.wrapping_add(u64::from(block.prefix_len()));
+    key.wrapping_add(u64::from(block.prefix_len()))
+}
+
+/// The share that takes the clients of `block`.
+fn draw(shares: &[Share], block: IpNet) -> Option<Share> {
+    let key = key(block);
     let age = |share: &Share| exponential(mix(key ^ share.seed));
-    shares.iter().copied().reduce(|best, next| {
-        let (a, b) = (age(&best), age(&next));
-        // a / weight <= b / weight, without division.
-        match a * u64::from(next.weight) <= b * u64::from(best.weight) {
+    let aged = shares.iter().map(|share| (age(share), *share));
+    let (_, first) = aged.reduce(|best, next| {
+        match comes_first((best.0, best.1.weight), (next.0, next.1.weight)) {
             true => best,
             false => next,
         }
-    })
+    })?;
+    Some(first)
+}
+
+/// True when the first number, divided by its weight, is not above the second; without division.
+fn comes_first((a, a_weight): (u64, u16), (b, b_weight): (u64, u16)) -> bool {
+    a * u64::from(b_weight) <= b * u64::from(a_weight)
 }
 
 /// `-log2(x / 2^64)` in units of 2^-32: of a uniform `x`, an exponentially distributed number.

@@ -103,6 +103,20 @@ impl Table {
         Some(Entry::new(Packed::at(&part.bytes[at..]), &part.details[slot]))
     }
 
+    /// The services of one part, of [`Table::parts`]; `None` behind the last one.
+    pub(crate) fn entries_of(&self, part: usize) -> Option<impl Iterator<Item = Entry<'_>>> {
+        let part = self.groups.get(part / WIDTH)?.get(part % WIDTH)?;
+        let rows = part.slots.iter().zip(part.details.iter());
+        Some(rows.filter_map(|(slot, details)| {
+            Some(Entry::new(Packed::at(&part.bytes[slot.at()?..]), details))
+        }))
+    }
+
+    /// All services, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        (0..).map_while(|part| self.entries_of(part)).flatten()
+    }
+
     /// True when names lie below this one that are not a service's own.
     pub(crate) fn is_above(&self, key: &[u8]) -> bool {
         self.empty.contains_key(key)
@@ -258,15 +272,6 @@ impl Table {
 
     pub(crate) fn parts(&self) -> usize {
         WIDTH * WIDTH
-    }
-
-    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        self.groups.iter().flat_map(|g| g.iter()).flat_map(|part| {
-            let rows = part.slots.iter().zip(part.details.iter());
-            rows.filter_map(|(slot, details)| {
-                Some(Entry::new(Packed::at(&part.bytes[slot.at()?..]), details))
-            })
-        })
     }
 
     pub(crate) fn parents(&self) -> std::collections::BTreeMap<Box<[u8]>, u32> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nett_policy::fabric::{Fabric, Family, UnknownClient};
@@ -18,12 +19,13 @@ use crate::client::Client;
 pub struct SiteIndex(pub u16);
 
 /// The sites, their distances and their clients.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Topology {
     sites: Vec<SiteId>,
-    ranks: Vec<u32>,
     /// Row-major; `u32::MAX` where no link joins two sites.
     costs: Vec<u32>,
+    /// Row-major: the place of the site in the order of nearness from the site of the row.
+    places: Vec<u16>,
     unknown: UnknownClient,
     /// The site that stands in for an unknown client when `unknown_client = "nearest"`.
     nearest_to_unknown: Option<SiteIndex>,
@@ -43,7 +45,7 @@ pub struct Located {
 
 /// The prefixes of one family, by first address and length: the neighbours of an address bound
 /// its scope, and those around it are a chain of parents.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct PrefixMap {
     sorted: Vec<Prefix>,
 }
@@ -72,7 +74,14 @@ impl Topology {
             true => 0,
             false => fabric.link_cost(a, b).unwrap_or(u32::MAX),
         };
-        let costs = sites.iter().flat_map(|a| sites.iter().map(move |b| cost(a, b))).collect();
+        let costs: Vec<u32> =
+            sites.iter().flat_map(|a| sites.iter().map(move |b| cost(a, b))).collect();
+        let places = costs.chunks(sites.len().max(1)).flat_map(|row| {
+            let mut order: Vec<usize> = (0..sites.len()).collect();
+            order.sort_by_key(|to| (row[*to], fabric.sites[*to].rank));
+            places_of(&order)
+        });
+        let places = places.collect();
         let best = || fabric.sites.iter().min_by_key(|s| s.rank);
         let nearest_to_unknown = home.and_then(index).or_else(|| best().and_then(|s| index(&s.id)));
         let mut prefixes: BTreeMap<IpNet, SiteIndex> = BTreeMap::new();
@@ -88,8 +97,8 @@ impl Topology {
             PrefixMap::new(prefixes.iter().filter(of_family).map(|(n, s)| (*n, *s)))
         };
         Self {
-            ranks: fabric.sites.iter().map(|s| s.rank).collect(),
             costs,
+            places,
             unknown: fabric.unknown_client,
             nearest_to_unknown,
             v4: family(Family::V4),
@@ -119,12 +128,41 @@ impl Topology {
         self.nearest_to_unknown
     }
 
-    /// Orders sites by how far they are from `from`: link cost, then rank. Sites without a link
-    /// to it come last.
-    pub(crate) fn distance(&self, from: SiteIndex, to: SiteIndex) -> (u32, u32) {
-        let row = usize::from(from.0) * self.sites.len();
-        let to = usize::from(to.0);
-        (self.costs[row + to], self.ranks[to])
+    /// Orders sites by how far they are from `from`: link cost, then what was measured, then rank.
+    /// Sites without a link to it come last.
+    pub(crate) fn distance(&self, from: SiteIndex, to: SiteIndex) -> (u32, u16) {
+        let at = usize::from(from.0) * self.sites.len() + usize::from(to.0);
+        (self.costs[at], self.places[at])
+    }
+
+    /// The same fabric with round-trip times measured between borders of sites, from the first of
+    /// each pair to the second.
+    ///
+    /// Of sites at equal link cost the nearer one comes first, but two change places only when the
+    /// time of the further one is a tenth below that of the other: what is measured trembles, and
+    /// clients must not. Where either has not been measured the order stays.
+    pub fn with_rtts(&self, rtts: &BTreeMap<(SiteId, SiteId), Duration>) -> Self {
+        let sites = self.sites.len();
+        let mut next = self.clone();
+        for (from, row) in next.places.chunks_mut(sites.max(1)).enumerate() {
+            let rtt = |to: usize| rtts.get(&(self.sites[from].clone(), self.sites[to].clone()));
+            let cost = |to: usize| self.costs[from * sites + to];
+            let mut order: Vec<usize> = (0..sites).collect();
+            order.sort_by_key(|to| row[*to]);
+            // Every exchange shortens what it moves to the front, so this comes to an end.
+            while let Some(at) = (1..sites).find(|at| {
+                let (near, far) = (order[at - 1], order[*at]);
+                let much_nearer = match (rtt(near), rtt(far)) {
+                    (Some(near), Some(far)) => *far < *near - *near / 10,
+                    _ => false,
+                };
+                cost(near) == cost(far) && much_nearer
+            }) {
+                order.swap(at - 1, at);
+            }
+            row.copy_from_slice(&places_of(&order));
+        }
+        next
     }
 
     /// The client's site alone: all that counters need when the answer is the same for everybody.
@@ -158,6 +196,15 @@ impl Topology {
             scope: map.scope(key, length, found.map_or(0, |f| f.1)).min(width),
         }
     }
+}
+
+/// The place of each site in `order`.
+fn places_of(order: &[usize]) -> Vec<u16> {
+    let mut places = vec![0; order.len()];
+    for (place, site) in (0u16..).zip(order) {
+        places[*site] = place;
+    }
+    places
 }
 
 fn position(sites: &[SiteId], id: &SiteId) -> Option<SiteIndex> {

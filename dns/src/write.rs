@@ -12,6 +12,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 
+use crate::dnssec::SignedSet;
 use crate::edns::OptAnswer;
 use crate::message::{HEADER_LEN, Query};
 use crate::name::LowerName;
@@ -37,6 +38,15 @@ pub(crate) enum Section {
     Answer,
     Authority,
     Additional,
+}
+
+/// The owner of records.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Owner<'a> {
+    Question,
+    Apex,
+    /// These labels and the apex.
+    Below(&'a [u8]),
 }
 
 pub(crate) struct Writer<'a> {
@@ -116,6 +126,36 @@ impl<'a> Writer<'a> {
         self.address_of(Section::Answer, HEADER_LEN as u16, ttl, address);
     }
 
+    /// An address beside the answer, of the owner at this place in the message.
+    pub(crate) fn additional_address(&mut self, owner: u16, ttl: u32, address: IpAddr) {
+        self.address_of(Section::Additional, owner, ttl, address);
+    }
+
+    /// Priority and weight say nothing: which site it is was chosen with the addresses.
+    pub(crate) fn srv(&mut self, ttl: u32, port: u16, target: &[u8]) {
+        self.record(Section::Answer, HEADER_LEN as u16, (RecordType::SRV, ttl), |w| {
+            w.u16(0);
+            w.u16(0);
+            w.u16(port);
+            w.out.extend_from_slice(target);
+        });
+    }
+
+    /// A record of SVCB or HTTPS in service mode (RFC 9460 section 2.2), with a port or without.
+    pub(crate) fn svcb(&mut self, kind: RecordType, ttl: u32, target: &[u8], port: Option<u16>) {
+        /// The key of the parameter `port` (RFC 9460 section 14.3.2).
+        const PORT: u16 = 3;
+        self.record(Section::Answer, HEADER_LEN as u16, (kind, ttl), |w| {
+            w.u16(1);
+            w.out.extend_from_slice(target);
+            if let Some(port) = port {
+                w.u16(PORT);
+                w.u16(2);
+                w.u16(port);
+            }
+        });
+    }
+
     fn address_of(&mut self, section: Section, owner: u16, ttl: u32, address: IpAddr) {
         match address {
             IpAddr::V4(a) => self.record(section, owner, (RecordType::A, ttl), |w| {
@@ -125,6 +165,25 @@ impl<'a> Writer<'a> {
                 w.out.extend_from_slice(&a.octets());
             }),
         }
+    }
+
+    /// A signed set, with its signature if asked for; no record gets more than this TTL.
+    pub(crate) fn set(
+        &mut self,
+        section: Section,
+        owner: Owner<'_>,
+        (set, most_ttl): (&SignedSet, u32),
+        signed: bool,
+    ) {
+        let apex = (0xc000 | self.apex_at).to_be_bytes();
+        match owner {
+            Owner::Question => set.write(self.out, &[0xc0, HEADER_LEN as u8], most_ttl, signed),
+            Owner::Apex | Owner::Below([]) => set.write(self.out, &apex, most_ttl, signed),
+            Owner::Below(name) => {
+                set.write(self.out, &[name, &apex].concat(), most_ttl, signed);
+            }
+        }
+        self.counts[section as usize] += set.count(signed);
     }
 
     /// One TXT record, of the strings that `strings` writes.

@@ -7,20 +7,24 @@
 //!
 //! Nothing here is stored: after a crash the agent builds the zone again, under a higher number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nett_policy::fabric::{self, Fabric};
 use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
 
+use crate::clock::unix_time;
+use crate::dnssec::{Keys, Signed};
 use crate::entry::{Details, Entry};
 use crate::name::{LowerName, NameError, Relative};
 use crate::serial::Serial;
 use crate::table::Table;
 use crate::topology::Topology;
+use crate::transfer::{History, Transfers};
 
 /// SOA timers in seconds (RFC 1035 section 3.3.13). Secondaries ask often, and a name that does
 /// not exist yet may exist soon: negative answers are kept for [`MINIMUM`] only (RFC 2308).
@@ -80,6 +84,24 @@ pub struct Zone {
     services: Table,
     /// The data of the SOA record, with this snapshot's serial.
     soa: Box<[u8]>,
+    /// Who may copy the zone; nobody without it.
+    transfers: Option<Arc<Transfers>>,
+    history: History,
+    delta: Delta,
+    signed: Option<Signed>,
+}
+
+/// What differs between a snapshot and the one it was made from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Delta {
+    /// The serial of that one; unknown for the first.
+    pub(crate) base: Option<Serial>,
+    /// Keys of services.
+    pub(crate) services: BTreeSet<Box<[u8]>>,
+    /// Order keys of links of the NSEC chain.
+    pub(crate) links: BTreeSet<Box<[u8]>>,
+    /// Whether signatures changed of what the fabric names.
+    pub(crate) fixed: bool,
 }
 
 /// What the fabric says about the zone itself.
@@ -94,6 +116,15 @@ pub(crate) struct Apex {
     host_labels: usize,
 }
 
+/// The two names of a port, below those of its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PortName {
+    /// `_NAME._tcp` (RFC 2782).
+    Srv,
+    /// `_NAME` (RFC 9460 section 2.3, without a port of its own in front).
+    Svcb,
+}
+
 /// What a name stands for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Found<'a> {
@@ -104,6 +135,8 @@ pub(crate) enum Found<'a> {
     /// The site at this position of the service.
     Site(Entry<'a>, usize),
     AllSites(Entry<'a>),
+    /// The port at this position of the service.
+    Port(Entry<'a>, usize, PortName),
     /// There are names below, and nothing here (RFC 8020, RFC 4592 section 2.2.2).
     Empty,
     Missing,
@@ -113,12 +146,20 @@ pub(crate) enum Found<'a> {
 /// Puts `next` in the place of the current snapshot, in one step. Readers never wait.
 ///
 /// Only one task may publish to a zone; two would race between the check and the swap.
-pub fn publish(current: &ArcSwap<Zone>, next: Zone) -> Result<(), StaleSerial> {
-    let now = current.load().serial;
-    if !next.serial.is_newer_than(now) {
-        return Err(StaleSerial { current: now, offered: next.serial });
+pub fn publish(current: &ArcSwap<Zone>, mut next: Zone) -> Result<(), StaleSerial> {
+    let now = current.load();
+    if !next.serial.is_newer_than(now.serial) {
+        return Err(StaleSerial { current: now.serial, offered: next.serial });
     }
+    let transfers = next.transfers.clone().filter(|t| t.has_secondaries());
+    if transfers.is_some() {
+        next.history = History::after(&now, &next);
+    }
+    let serial = next.serial;
     current.store(Arc::new(next));
+    if let Some(transfers) = transfers {
+        transfers.publish(serial);
+    }
     Ok(())
 }
 
@@ -138,6 +179,10 @@ impl Zone {
             apex: Arc::new(apex),
             topology: Arc::new(Topology::new(fabric, home)),
             services: table,
+            transfers: None,
+            history: History::default(),
+            delta: Delta::default(),
+            signed: None,
         };
         built.set(services.iter().map(|(id, answers)| (id, Some(answers))))?;
         Ok(built)
@@ -150,7 +195,25 @@ impl Zone {
         next.serial = serial;
         next.soa = next.apex.soa(serial);
         next.set(changes.iter().map(|(id, answers)| (id, answers.as_ref())))?;
+        // Nobody asks what changed in a zone that is neither copied nor signed.
+        next.delta = Delta { base: Some(self.serial), ..Delta::default() };
+        if self.transfers.is_some() || self.signed.is_some() {
+            next.delta.services = changes.keys().filter_map(|id| service_key(id).ok()).collect();
+        }
+        if let Some(signed) = &self.signed {
+            next.signed = Some(signed.after(&next, &next.delta.services, unix_time()));
+        }
         Ok(next)
+    }
+
+    /// The next snapshot, with other times measured between sites: see [`Topology::with_rtts`].
+    /// Services are prepared by places in the fabric, which do not change.
+    pub fn with_rtts(&self, rtts: &BTreeMap<(SiteId, SiteId), Duration>, serial: Serial) -> Self {
+        let mut next = self.clone();
+        next.serial = serial;
+        next.soa = next.apex.soa(serial);
+        next.topology = Arc::new(self.topology.with_rtts(rtts));
+        next
     }
 
     pub fn serial(&self) -> Serial {
@@ -176,8 +239,77 @@ impl Zone {
         Some(self.services.get(&key)?.answers())
     }
 
+    /// The zone with its secondaries; all later snapshots have them too.
+    pub fn with_transfers(mut self, transfers: Arc<Transfers>) -> Self {
+        self.transfers = Some(transfers);
+        self
+    }
+
+    pub(crate) fn transfers(&self) -> Option<&Arc<Transfers>> {
+        self.transfers.as_ref()
+    }
+
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// How many older snapshots differences can be given from.
+    pub fn depth(&self) -> usize {
+        self.history.len()
+    }
+
+    pub(crate) fn without_history(&self) -> Self {
+        Self { history: History::default(), ..self.clone() }
+    }
+
+    /// The zone, signed with these keys; later snapshots are too. Only the apex is signed yet:
+    /// [`Zone::caught_up`] signs the services. `now` is in seconds since 1970.
+    pub fn with_keys(mut self, keys: Arc<Keys>, now: u64) -> Self {
+        self.signed = Some(Signed::new(&self, keys, now));
+        self
+    }
+
+    pub(crate) fn signed(&self) -> Option<&Signed> {
+        self.signed.as_ref()
+    }
+
+    /// Whether something in a signed zone is not signed yet.
+    pub fn is_behind(&self) -> bool {
+        self.signed.as_ref().is_some_and(|s| !s.is_complete())
+    }
+
+    /// Whether [`Zone::caught_up`] would sign anything. Looks at every signature.
+    pub fn has_signing_work(&self, now: u64) -> bool {
+        self.signed.as_ref().is_some_and(|s| s.has_work(now))
+    }
+
+    /// The next snapshot, in which at most `most` services more are signed, or signed anew because
+    /// their signatures grow old. Nothing else changes. `now` is in seconds since 1970.
+    pub fn caught_up(&self, serial: Serial, most: usize, now: u64) -> Self {
+        let mut next = self.clone();
+        next.serial = serial;
+        next.soa = next.apex.soa(serial);
+        next.delta = Delta::default();
+        if let Some(signed) = &self.signed {
+            let (signed, delta) = signed.caught_up(&next, most, now);
+            next.signed = Some(signed);
+            next.delta = delta;
+        }
+        next.delta.base = Some(self.serial);
+        next
+    }
+
+    /// What is not the same as in the snapshot before.
+    pub(crate) fn delta(&self) -> &Delta {
+        &self.delta
+    }
+
     pub(crate) fn apex(&self) -> &Apex {
         &self.apex
+    }
+
+    pub(crate) fn services(&self) -> &Table {
+        &self.services
     }
 
     /// The data of the SOA record (RFC 1035 section 3.3.13).
@@ -241,9 +373,17 @@ impl Zone {
     fn find_service(&self, name: Relative<'_>) -> Option<Found<'_>> {
         match name.count() {
             3 => Some(Found::Service(self.services.get(name.key())?)),
-            4 if name.first() == b"site" => {
-                self.services.get(name.parent()?.key())?;
-                Some(Found::Empty)
+            4 => {
+                let entry = self.services.get(name.parent()?.key())?;
+                match name.first() {
+                    b"site" => Some(Found::Empty),
+                    b"_tcp" if !entry.answers().ports.is_empty() => Some(Found::Empty),
+                    label => Some(Found::Port(entry, port(entry, label)?, PortName::Svcb)),
+                }
+            }
+            5 if name.parent()?.first() == b"_tcp" => {
+                let entry = self.services.get(name.parent()?.parent()?.key())?;
+                Some(Found::Port(entry, port(entry, name.first())?, PortName::Srv))
             }
             5 => {
                 let site = name.parent().filter(|p| p.first() == b"site")?;
@@ -258,6 +398,12 @@ impl Zone {
             _ => None,
         }
     }
+}
+
+/// The port whose name the label is, with a `_` in front.
+fn port(entry: Entry<'_>, label: &[u8]) -> Option<usize> {
+    let name = label.strip_prefix(b"_")?;
+    entry.answers().ports.iter().position(|p| p.name.as_bytes() == name)
 }
 
 fn site_name(answers: &nett_policy::lower::answers::SiteAnswers) -> &[u8] {
@@ -300,7 +446,13 @@ impl Apex {
         self.hosts.get(name.key()).map(Vec::as_slice)
     }
 
-    fn soa(&self, serial: Serial) -> Box<[u8]> {
+    /// The name servers inside the zone, by name below the apex.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&[u8], &[IpAddr])> {
+        self.hosts.iter().map(|(name, addresses)| (&**name, addresses.as_slice()))
+    }
+
+    /// The data of the SOA record of the snapshot with this serial.
+    pub(crate) fn soa(&self, serial: Serial) -> Box<[u8]> {
         let mut data = [self.primary(), &self.hostmaster].concat();
         for number in [serial.0, REFRESH, RETRY, EXPIRE, MINIMUM] {
             data.extend(number.to_be_bytes());

@@ -13,14 +13,14 @@ use nett_dns::{
 };
 use nett_policy::id::Epoch;
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteState};
-use nett_policy::service::{AllDown, Prefer};
+use nett_policy::service::{AllDown, Port, Prefer};
 use nett_policy::traffic::Spread;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use sample::{ip, nearest, weighted};
 
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "a.prod.shop",
     "b.prod.shop",
     "a.test.shop",
@@ -38,6 +38,7 @@ const NAMES: [&str; 24] = [
     "x.a.prod.shop",
     "x.y.a.prod.shop",
     "_https._tcp.a.prod.shop",
+    "_https.a.prod.shop",
     "_tcp.a.prod.shop",
     "ns1",
     "dc",
@@ -83,6 +84,9 @@ fn service(id: &'static str) -> impl Strategy<Value = ServiceAnswers> {
     (spread(), all_down, prefer, ttl, addresses, any::<u64>(), 0usize..4).prop_map(
         move |(spread, all_down, prefer, ttl, addresses, epoch, drained)| {
             let mut answers = sample::answers(id, spread);
+            if epoch % 2 == 0 {
+                answers.ports = vec![Port { name: "https".to_owned(), port: 443 }];
+            }
             answers.all_down = all_down;
             answers.prefer = prefer;
             answers.ttl = Duration::from_secs(ttl);

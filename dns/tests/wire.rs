@@ -213,6 +213,43 @@ fn what_does_not_fit_is_cut_and_then_asked_over_tcp() {
 }
 
 #[test]
+fn ports_are_named_with_the_addresses_of_the_clients_site() {
+    let server = Running::usual();
+    let service = "ports.prod.shop.steer.example.";
+    let near = |address: &str, six: &str| {
+        [format!("{service} 30 IN A {address}"), format!("{service} 30 IN AAAA {six}")]
+    };
+    let srv = dig(&server, &["_https._tcp.ports.prod.shop.steer.example.", "SRV"]);
+    assert_eq!(srv.answer, [format!("_https._tcp.{service} 30 IN SRV 0 0 8443 {service}")]);
+    // The client of loopback belongs to osl.
+    assert_eq!(srv.additional, near("192.0.2.1", "2001:db8::1"), "{}", srv.text);
+    assert!(srv.flags.contains(&"aa".to_owned()));
+    let smtp = "_smtp._tcp.ports.prod.shop.steer.example.";
+    let far = dig(&server, &["+subnet=10.3.0.0/24", smtp, "SRV"]);
+    assert_eq!(far.answer, [format!("{smtp} 30 IN SRV 0 0 25 {service}")]);
+    assert_eq!(far.additional, near("192.0.2.3", "2001:db8::3"));
+    assert!(far.text.contains("CLIENT-SUBNET: 10.3.0.0/24/16"), "{}", far.text);
+    let https = dig(&server, &[service, "HTTPS"]);
+    assert_eq!(https.answer, [format!("{service} 30 IN HTTPS 1 . port=8443")]);
+    assert_eq!(https.additional, near("192.0.2.1", "2001:db8::1"));
+    let svcb = dig(&server, &["_smtp.ports.prod.shop.steer.example.", "SVCB"]);
+    assert_eq!(svcb.answer, [format!("_smtp.{service} 30 IN SVCB 1 {service} port=25")]);
+    // Names that exist, without such records.
+    for (name, kind) in [
+        ("_https._tcp.ports.prod.shop.steer.example.", "A"),
+        ("_tcp.ports.prod.shop.steer.example.", "SRV"),
+        ("_smtp.ports.prod.shop.steer.example.", "SRV"),
+        ("api.prod.shop.steer.example.", "HTTPS"),
+    ] {
+        let told = dig(&server, &[name, kind]);
+        assert_eq!((told.status.as_str(), told.answer.len()), ("NOERROR", 0), "{name} {kind}");
+        assert_eq!(told.authority.len(), 1, "{name} {kind}");
+    }
+    let none = dig(&server, &["_https._tcp.api.prod.shop.steer.example.", "SRV"]);
+    assert_eq!(none.status, "NXDOMAIN");
+}
+
+#[test]
 fn the_question_keeps_its_case() {
     let server = Running::usual();
     let packet = query("aPi.PrOd.sHoP.StEeR.eXaMpLe", RecordType::A, None);

@@ -14,14 +14,21 @@ nats-server:nats-server
 ip:iproute2
 nft:nftables
 dig:bind9-dnsutils
-kdig:knot-dnsutils
+named:bind9
+dnssec-keygen:bind9-utils
 knotd:knot
+kdig:knot-dnsutils
+kzonecheck:knot-dnssecutils
+ldns-verify-zone:ldnsutils
+unbound:unbound
 nsd:nsd
 dnsperf:dnsperf
 curl:curl
 ping:iputils-ping
 tcpdump:tcpdump
 strace:strace
+bird:bird2
+keepalived:keepalived
 python3:python3
 cc:gcc
 make:make
@@ -34,6 +41,7 @@ for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
 done
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+[ -x /usr/lib/frr/zebra ] || missing="$missing frr"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
 if ! command -v cargo >/dev/null 2>&1; then
@@ -79,12 +87,13 @@ install() {
 # The lists may be old or absent: refresh them only when the first try fails.
 install >/dev/null 2>&1 || { $as_root apt-get update -q </dev/null; install; }
 
-# Some packages start a server of their own; lab and tests start theirs.
-for server in nats-server knot nsd; do
+# These packages start servers of their own, on ports that may be somebody else's; the lab and the
+# tests start theirs.
+for package in nats-server bind9:named knot nsd unbound bird2:bird keepalived frr; do
     case "$missing " in
-    *" $server "*)
+    *" ${package%%:*} "*)
         command -v systemctl >/dev/null 2>&1 &&
-            $as_root systemctl disable --now "$server" >/dev/null 2>&1 || true
+            $as_root systemctl disable --now "${package#*:}" >/dev/null 2>&1 || true
         ;;
     esac
 done

@@ -4,12 +4,12 @@
 //! once; later code needs no check. Collections keep the order of the file, because places in it
 //! are identities: link N has the routing table 7100+N and nexthop ids derived from N.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::id::{ClusterId, Generation, LinkId, NodeId, RuleId, Selector, SiteId};
+use crate::id::{ClusterId, Generation, LinkId, NodeId, RuleId, Selector, SiteId, WallMs};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fabric {
@@ -33,6 +33,7 @@ pub struct Fabric {
     pub operators: Vec<Operator>,
     pub bus: BusKeys,
     pub safety: Vec<SafetyRule>,
+    pub freezes: Vec<Freeze>,
 }
 
 /// Where clients in no `[[client]]` prefix and no site prefix belong.
@@ -49,6 +50,51 @@ pub struct Zone {
     /// RNAME of the SOA record, as a domain name with the final dot (RFC 1035 section 3.3.13).
     pub hostmaster: String,
     pub ns: Vec<NameServer>,
+    pub transfer: Transfer,
+    /// How the zone is signed; unsigned without it.
+    pub dnssec: Option<Dnssec>,
+}
+
+/// Who copies the zone (RFC 5936, RFC 1995), and from where.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transfer {
+    /// The node whose name server the secondaries copy from: serials of two name servers do not
+    /// agree. Given wherever `to` is not empty.
+    pub from: Option<NodeId>,
+    /// The site whose clients the copy is made for; that of the name server when absent.
+    pub site: Option<SiteId>,
+    pub to: Vec<Secondary>,
+}
+
+/// A secondary; all that is given must fit, and something is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secondary {
+    /// It asks from this address, and is told of changes at this port.
+    pub address: Option<SocketAddr>,
+    /// Name of the TSIG key it signs with, with the final dot.
+    pub tsig: Option<String>,
+}
+
+/// How the zone is signed. Keys are named by their files, without directory and ending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dnssec {
+    pub keys: ZoneKeys,
+    /// Keys that are in the key set and sign nothing: the next ones, or the last.
+    pub publish: Vec<String>,
+    /// How long a signature holds, a day or more.
+    pub validity: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ZoneKeys {
+    /// One key signs everything.
+    One(String),
+    Split {
+        /// Signs the key set, and is what the parent zone refers to.
+        ksk: String,
+        /// Signs everything else.
+        zsk: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +213,18 @@ pub struct SafetyRule {
     pub at_least: u32,
     pub of: Vec<SiteId>,
     pub owner: String,
+}
+
+/// A time in which nothing is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freeze {
+    pub from: WallMs,
+    /// The first moment in which changes are allowed again.
+    pub to: WallMs,
+    /// Every service when empty.
+    pub services: Vec<Selector>,
+    /// Verbs that are allowed all the same.
+    pub except: Vec<String>,
 }
 
 /// One link as one of its two nodes sees it.

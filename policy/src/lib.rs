@@ -21,6 +21,7 @@ pub mod log;
 pub mod lower;
 pub mod place;
 pub mod plan;
+pub mod roster;
 pub mod safety;
 pub mod service;
 pub mod task;

@@ -2,42 +2,129 @@
 //! exact override.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use crate::id::SiteId;
-use crate::log::entry::{Move, Object, Verb};
+use crate::fabric::Freeze;
+use crate::id::{ServiceId, SiteId};
+use crate::log::conflict::Contested;
+use crate::log::entry::{Move, Object, Terms, Verb};
 use crate::log::intent::Intent;
 use crate::place::{eligible, resides};
 use crate::service::{Handover, Service};
 use crate::task::decide::{Present, Refusal};
 use crate::traffic::Spread;
 
-/// Built in: a service moves only through the gates that it names.
+/// Built in: a service moves only through the gates that it names. Passed over, its steps wait for
+/// none of them.
 pub const GATE: &str = "gate";
+/// Built in: what a `[[freeze]]` says.
+pub const FREEZE: &str = "freeze";
 /// Built in: a service always keeps a site that may serve it.
 pub const LAST_ELIGIBLE_SITE: &str = "last-eligible-site";
 
 /// The built-in rules that an override can name.
-pub const BUILT_IN: [&str; 2] = [GATE, LAST_ELIGIBLE_SITE];
+pub const BUILT_IN: [&str; 3] = [FREEZE, GATE, LAST_ELIGIBLE_SITE];
+
+/// A view older than this is named in a refusal.
+const OLD_VIEW: Duration = Duration::from_secs(10);
+
+/// What is to be judged: a command, and the state after it.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    pub verb: &'a Verb,
+    pub after: &'a Intent,
+    pub moves: &'a [Move],
+    /// The services named or moved.
+    pub services: &'a BTreeSet<ServiceId>,
+    pub terms: &'a Terms,
+}
 
 /// Refuses by the first rule that the change would break and that `overrides` does not name.
 pub fn check(
     present: Present<'_>,
-    verb: &Verb,
-    after: &Intent,
-    moves: &[Move],
+    change: Change<'_>,
     overrides: &BTreeSet<String>,
 ) -> Result<(), Refusal> {
+    let Change { verb, after, moves, services, terms } = change;
     directed(present, verb, after)?;
+    held(present, verb, services)?;
+    fenced(present, verb, terms)?;
     let broken = last_eligible_site(present, after, moves)
         .into_iter()
         .chain(configured_rules(present, after))
-        .chain(gate(present, moves));
+        .chain(frozen(present, verb, services));
     for refusal in broken {
         if !overrides.contains(&refusal.refused_by) {
-            return Err(refusal);
+            return Err(aged(present, refusal));
         }
     }
     Ok(())
+}
+
+/// How old the view is that a rule was judged on, where that matters.
+fn aged(present: Present<'_>, refusal: Refusal) -> Refusal {
+    let age = present.sight.age;
+    if age <= OLD_VIEW {
+        return refusal;
+    }
+    let message = format!("{} (the view is {} s old)", refusal.message, age.as_secs());
+    Refusal { message, ..refusal }
+}
+
+/// A held service is touched by nothing but its release.
+fn held(present: Present<'_>, verb: &Verb, services: &BTreeSet<ServiceId>) -> Result<(), Refusal> {
+    if matches!(verb, Verb::Hold { .. } | Verb::Release { .. }) {
+        return Ok(());
+    }
+    match services.iter().find(|service| present.intent.is_held(service)) {
+        None => Ok(()),
+        Some(service) => Err(Refusal::rule("hold", format!("{service} is held"))
+            .hint(format!("`nettctl release {service} --reason ...` first"))),
+    }
+}
+
+/// A dead site acknowledges nothing: somebody has to say that it is off.
+fn fenced(present: Present<'_>, verb: &Verb, terms: &Terms) -> Result<(), Refusal> {
+    let Verb::Evacuate { site, .. } = verb else { return Ok(()) };
+    let mut of_site = present.world.fabric.nodes.iter().filter(|n| n.site == *site);
+    match of_site.find(|node| !terms.asserted.contains(&node.id)) {
+        None => Ok(()),
+        Some(node) => {
+            let message = format!("nobody says that {} of {site} is off", node.id);
+            Err(Refusal::rule("fencing", message).hint(format!(
+                "--fencing asserted says so of every node of {site}; a site that still answers \
+                 is taken out of service by `nettctl drain site {site}`"
+            )))
+        }
+    }
+}
+
+fn frozen(present: Present<'_>, verb: &Verb, services: &BTreeSet<ServiceId>) -> Option<Refusal> {
+    let now = present.sight.now;
+    let names = |freeze: &Freeze, service: &ServiceId| {
+        freeze.services.is_empty() || freeze.services.iter().any(|p| p.matches(service))
+    };
+    let applies = |freeze: &&Freeze| {
+        freeze.from <= now && now < freeze.to && !freeze.except.iter().any(|v| v == verb.name())
+    };
+    // What only takes possibilities away is no change.
+    if matches!(verb, Verb::Hold { .. }) {
+        return None;
+    }
+    let mut freezes = present.world.fabric.freezes.iter().filter(applies);
+    let found = freezes.find_map(|freeze| {
+        let service = services.iter().find(|service| names(freeze, service))?;
+        Some((freeze, service))
+    });
+    let (freeze, service) = found?;
+    let left = (freeze.to.0 - now.0) / 60_000;
+    let except = match freeze.except.is_empty() {
+        true => String::new(),
+        false => format!(" except {}", freeze.except.join(", ")),
+    };
+    let message = format!("{service} is frozen for {left} more minutes{except}");
+    let hint = format!("change freeze of the fabric; to pass over it: --override {FREEZE}");
+    Some(Refusal::rule(FREEZE, message).hint(hint))
 }
 
 /// Rules about where an operator may send a service. None of them can be passed over.
@@ -60,9 +147,18 @@ fn directed(present: Present<'_>, verb: &Verb, after: &Intent) -> Result<(), Ref
             }
             Ok(())
         }
-        Verb::Failback { .. } | Verb::Drain { .. } | Verb::Undrain { .. } | Verb::Revert { .. } => {
-            Ok(())
+        Verb::Resolve { subject: Contested::Service(service), to: Some(to) } => {
+            let service = present.world.catalog.get(service);
+            service.map_or(Ok(()), |service| may_serve(present, after, service, to))
         }
+        Verb::Failback { .. }
+        | Verb::Drain { .. }
+        | Verb::Undrain { .. }
+        | Verb::Evacuate { .. }
+        | Verb::Hold { .. }
+        | Verb::Release { .. }
+        | Verb::Revert { .. }
+        | Verb::Resolve { .. } => Ok(()),
     }
 }
 
@@ -137,24 +233,4 @@ fn configured_rules(present: Present<'_>, after: &Intent) -> Vec<Refusal> {
         }
     }
     broken
-}
-
-/// A service that names gates for a move waits for facts from outside. This release takes no such
-/// facts, so the move needs somebody's word that they hold.
-fn gate(present: Present<'_>, moves: &[Move]) -> Option<Refusal> {
-    let gates = moves.iter().filter_map(|a_move| {
-        let service = present.world.catalog.get(&a_move.service)?;
-        let homeward =
-            service.primary().is_some_and(|p| a_move.to.spread == Spread::one(p.clone()));
-        let kind = if homeward { "failback" } else { "failover" };
-        let names = service.gates.get(kind).filter(|names| !names.is_empty())?;
-        Some((service, kind, names))
-    });
-    let (service, kind, names) = gates.into_iter().next()?;
-    let message = format!("{} asks for {} before a {kind}", service.id, names.join(", "));
-    let hint = format!(
-        "gates are not opened by facts in this release; when you know that they hold: \
-         --override {GATE}"
-    );
-    Some(Refusal::rule(GATE, message).hint(hint))
 }

@@ -108,7 +108,8 @@ pub enum AllDown {
     Fallback(IpAddr),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A TCP port that the service listens on, and its registered name (RFC 6335 section 5.1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Port {
     pub name: String,
     pub port: u16,

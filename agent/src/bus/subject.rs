@@ -5,7 +5,8 @@
 //! here from ids that are valid tokens by construction, and nowhere else.
 
 use nett_policy::id::{NodeId, Selector, SiteId};
-use nett_policy::log::entry::{Ask, Body, Object, Request, Slot, Verb, WishKind};
+use nett_policy::log::conflict::Contested;
+use nett_policy::log::entry::{Ask, Body, Object, Request, Slot, Verb};
 
 /// Commands to the agents of a site share this queue group: one of them answers.
 pub const QUEUE_GROUP: &str = "nett";
@@ -122,14 +123,7 @@ pub fn request(request: &Request) -> String {
 pub fn request_tail(request: &Request) -> String {
     match &request.ask {
         Ask::Command { verb, .. } => format!("{}.{}", verb.name(), about(verb)),
-        Ask::Wish { task, kind } => format!("{}.task.{}", wish_name(kind), task.token()),
-    }
-}
-
-pub fn wish_name(kind: &WishKind) -> &'static str {
-    match kind {
-        WishKind::Approve { .. } => "approve",
-        WishKind::Reject => "reject",
+        Ask::Wish { task, kind } => format!("{}.task.{}", kind.name(), task.token()),
     }
 }
 
@@ -139,12 +133,25 @@ fn about(verb: &Verb) -> String {
         Verb::Failover { services, to: _ } | Verb::Steer { services, to: _ } => {
             format!("service.{}", selector_token(services))
         }
-        Verb::Failback { services } => format!("service.{}", selector_token(services)),
-        Verb::Drain { object } | Verb::Undrain { object } => match object {
-            Object::Site(site) => format!("site.{site}"),
-            Object::ServiceAt(service, _) => format!("service.{}", service.token()),
-        },
+        Verb::Failback { services } | Verb::Hold { services } | Verb::Release { services } => {
+            format!("service.{}", selector_token(services))
+        }
+        Verb::Drain { object } | Verb::Undrain { object } => about_object(object),
+        Verb::Evacuate { site, to: _ } => format!("site.{site}"),
         Verb::Revert { task } => format!("task.{}", task.token()),
+        Verb::Resolve { subject, to: _ } => match subject {
+            Contested::Service(service) | Contested::Held(service) => {
+                format!("service.{}", service.token())
+            }
+            Contested::Drained(object) => about_object(object),
+        },
+    }
+}
+
+fn about_object(object: &Object) -> String {
+    match object {
+        Object::Site(site) => format!("site.{site}"),
+        Object::ServiceAt(service, _) => format!("service.{}", service.token()),
     }
 }
 
@@ -159,12 +166,14 @@ pub fn entry_kind(body: &Body) -> &'static str {
         Body::Command(_) => "command",
         Body::Refused(_) => "refused",
         Body::Wish(wish) => match &wish.request.ask {
-            Ask::Wish { kind, .. } => wish_name(kind),
+            Ask::Wish { kind, .. } => kind.name(),
             Ask::Command { .. } => "wish",
         },
         Body::Effective(_) => "effective",
         Body::Step(_) => "step",
+        Body::Turn(_) => "turn",
         Body::End(_) => "end",
+        Body::Adopt(_) => "adopt",
     }
 }
 
@@ -181,7 +190,9 @@ fn entry_about(body: &Body) -> String {
         Body::Wish(wish) => request_about(&wish.request),
         Body::Effective(fact) => of_slot(&fact.slot),
         Body::Step(fact) => of_slot(&fact.slot),
+        Body::Turn(fact) => of_slot(&fact.slot),
         Body::End(fact) => of_slot(&fact.slot),
+        Body::Adopt(fact) => of_slot(&fact.slot),
     }
 }
 
@@ -196,7 +207,12 @@ pub fn entry_epoch(body: &Body) -> Option<u64> {
     let effect = match body {
         Body::Command(command) => command.effect.as_ref()?,
         Body::Effective(fact) => &fact.effect,
-        Body::Refused(_) | Body::Wish(_) | Body::Step(_) | Body::End(_) => return None,
+        Body::Refused(_)
+        | Body::Wish(_)
+        | Body::Step(_)
+        | Body::Turn(_)
+        | Body::End(_)
+        | Body::Adopt(_) => return None,
     };
     effect.writes.iter().map(|write| write.epoch.0).max()
 }

@@ -30,6 +30,10 @@ pub struct Dns {
     pub cookies: CookiePolicy,
     /// Secrets of cookies; without, the agent makes its own.
     pub cookie_secrets: Option<PathBuf>,
+    /// File of the keys that secondaries sign with, as `tsig-keygen` writes it.
+    pub tsig_keys: Option<At<PathBuf>>,
+    /// Directory of the keys that the zone is signed with.
+    pub key_dir: Option<At<PathBuf>>,
 }
 
 /// Where DNS is served inside TLS, and with what certificate.
@@ -107,6 +111,8 @@ impl Default for Dns {
             hostname: None,
             cookies: CookiePolicy::On,
             cookie_secrets: None,
+            tsig_keys: None,
+            key_dir: None,
         }
     }
 }
@@ -158,6 +164,10 @@ pub(super) fn read(r: &Reader<'_>, s: &Section<'_, '_>, directory: &Path) -> Dns
     once_each(r, &[&listen[..], &tls, &https].concat());
     let threads = s.optional("threads").and_then(|v| r.integer(v, 1..=64_u8));
     let rate = s.optional("rate_limit").and_then(|v| r.integer(v, 0..=1_000_000_u32));
+    let at = |key| {
+        let found = s.optional(key).and_then(|v| r.parse_text(v, path))?;
+        Some(At { value: directory.join(found.value), span: s.span_of(key) })
+    };
     let words = |key| s.optional(key).and_then(|v| r.parse_text(v, form::words));
     let policies = [
         ("off", CookiePolicy::Off),
@@ -187,6 +197,8 @@ pub(super) fn read(r: &Reader<'_>, s: &Section<'_, '_>, directory: &Path) -> Dns
         hostname: words("hostname").map(|w| w.value),
         cookies: cookies.map_or(defaults.cookies, |c| c.value),
         cookie_secrets: secrets.map(|s| s.value),
+        tsig_keys: at("tsig_keys"),
+        key_dir: at("key_dir"),
     }
 }
 

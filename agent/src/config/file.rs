@@ -29,6 +29,10 @@ pub(super) struct AgentDoc {
 }
 
 impl AgentDoc {
+    pub(super) fn dns(&self) -> &Dns {
+        &self.dns
+    }
+
     /// `None` when a required key is missing; it was reported.
     pub(super) fn build(self) -> Option<Config> {
         let Self {

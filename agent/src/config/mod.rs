@@ -8,6 +8,7 @@ mod check;
 mod dns;
 mod file;
 mod key;
+mod zone_keys;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ pub use dns::{
     read_secrets,
 };
 pub use key::{KeygenError, keygen, read_seed};
+pub use zone_keys::{ZoneKeyError, read_keyring, read_zone_keys};
 
 use file::AgentDoc;
 
@@ -139,6 +141,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
         if let Some(fabric) = &fabric {
             own_node(&reader, doc, fabric);
         }
+        zone_keys::check(&reader, doc, compiled.as_ref().map(|c| &c.fabric));
     }
     let (mut diagnostics, own_notes) = reader.finish();
     diagnostics.extend(found);

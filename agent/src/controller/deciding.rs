@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use nett_policy::id::{EntryId, NodeId, SiteId};
-use nett_policy::log::entry::{Ask, Body, Command, Refused, Request, Slot, Wish};
+use nett_policy::log::entry::{Ask, Body, Command, Entry, Refused, Request, Slot, Wish, WishKind};
 use nett_policy::log::fold::Verdict;
 use nett_policy::task::decide::{Proposal, Refusal, RefusalKind, admit, judge, judge_wish};
 use nett_policy::task::next::{Ack, Next, Seen, next};
-use nett_policy::task::view::read;
+use nett_policy::task::view::{TaskState, adoption, state};
 
 use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Now, Token};
@@ -54,6 +54,9 @@ enum InFlight {
 /// The last entry about a task, as this agent read it.
 #[derive(Debug)]
 struct Touched {
+    /// When the last fact was read: what delays and timeouts count from.
+    fact_at: Duration,
+    /// When anything was read: what the turns of the site's agents count from.
     at: Duration,
     /// Who wrote it, when it is in the log of this agent's site.
     writer: Option<NodeId>,
@@ -74,16 +77,24 @@ const CONFLICT_HOLD: Duration = Duration::from_millis(250);
 // === impl Deciding ===
 
 impl Deciding {
-    pub(super) fn touch(&mut self, task: &EntryId, site: &SiteId, node: &NodeId, now: Now) {
-        let own = task.site() == *site;
-        let writer = own.then(|| node.clone());
+    /// An entry about a task was read, whose home is `home` now.
+    pub(super) fn touch(&mut self, task: &EntryId, entry: &Entry, home: SiteId, now: Now) {
         self.held_until = None;
-        match self.touched.get_mut(task) {
-            // A wish from another site moves the clock, not the turn.
-            Some(touched) if !own => touched.at = now.mono,
-            Some(_) | None => {
-                drop(self.touched.insert(task.clone(), Touched { at: now.mono, writer }));
-            }
+        let fact = !matches!(entry.body, Body::Wish(_) | Body::Refused(_));
+        let touched = self.touched.entry(task.clone()).or_insert_with(|| Touched {
+            fact_at: now.mono,
+            at: now.mono,
+            writer: None,
+        });
+        // A wish moves the turn's clock, not the task's, and gives nobody the turn.
+        touched.at = now.mono;
+        if fact {
+            touched.fact_at = now.mono;
+        }
+        if entry.site == home {
+            touched.writer = Some(entry.node.clone());
+        } else if fact {
+            touched.writer = None;
         }
     }
 
@@ -135,7 +146,7 @@ impl Controller {
 
     /// The recorded answer to a request that is in the log already.
     fn known(&self, request: &Request) -> Option<CommandReply> {
-        if self.fold.wish(&request.id).is_some() {
+        if self.fold.wish(request).is_some() {
             return Some(self.wish_reply(request));
         }
         match &self.fold.verdict(&request.id)?.what {
@@ -174,7 +185,7 @@ impl Controller {
                 self.reply_command(waiting.token, reply, now);
                 continue;
             }
-            let body = self.judged(&waiting.request, now);
+            let body = self.judged(&waiting.request);
             let verbatim = Some(waiting.verbatim.clone());
             self.deciding.in_flight = Some(InFlight::Request(waiting));
             return self.append(body, verbatim);
@@ -202,7 +213,7 @@ impl Controller {
         }
     }
 
-    fn judged(&mut self, request: &Request, now: Now) -> Body {
+    fn judged(&mut self, request: &Request) -> Body {
         let refused = |refusal: &Refusal| {
             let hint = refusal.hint.iter().map(|h| format!("; {h}")).collect::<String>();
             Body::Refused(Refused {
@@ -212,19 +223,29 @@ impl Controller {
             })
         };
         let present = self.present();
-        if let Err(refusal) = admit(present, request, now.wall) {
+        if let Err(refusal) = admit(present, request) {
             return refused(&refusal);
         }
         match &request.ask {
-            Ask::Wish { .. } => match judge_wish(present, request) {
+            Ask::Wish { kind, .. } => match judge_wish(present, request) {
+                Ok(()) if matches!(kind, WishKind::Adopt { .. }) => {
+                    let rank = self.setting.fabric.rank(self.site());
+                    Body::Adopt(adoption(&self.fold, request.clone(), rank))
+                }
                 Ok(()) => Body::Wish(Wish { request: request.clone() }),
                 Err(refusal) => refused(&refusal),
             },
             Ask::Command { .. } => match judge(present, request) {
-                Ok(Proposal { effect, plan_hash, approvals_needed, services: _ }) => {
+                Ok(Proposal { effect, plan_hash, approvals_needed, services: _, supersedes }) => {
                     let effect = (approvals_needed == 0).then_some(effect);
                     let request = request.clone();
-                    Body::Command(Command { request, plan_hash, approvals_needed, effect })
+                    Body::Command(Command {
+                        request,
+                        plan_hash,
+                        approvals_needed,
+                        supersedes,
+                        effect,
+                    })
                 }
                 Err(refusal) => refused(&refusal),
             },
@@ -235,18 +256,21 @@ impl Controller {
     fn next_fact(&mut self, now: Now) {
         let mut wake: Option<Duration> = self.deciding.deadline;
         let mut due: Option<Body> = None;
-        for (task, written, _) in self.fold.commands() {
-            if written.site != *self.site() {
+        for task in &self.open {
+            if self.fold.home(task) != *self.site() {
                 continue;
             }
             let touched = self.deciding.touched.get(task);
-            let since_last = touched.map_or(Duration::ZERO, |t| now.mono.saturating_sub(t.at));
+            let since =
+                |at: Option<Duration>| at.map_or(Duration::ZERO, |at| now.mono.saturating_sub(at));
+            let since_last = since(touched.map(|t| t.fact_at));
+            let since_any = since(touched.map(|t| t.at));
             let ack = |node: &NodeId, slot: &Slot| self.ack_of(node, slot);
             let seen = Seen { ack: &ack, since_last, now: now.wall };
             match next(self.present(), task, &seen) {
                 Next::Wait(None) => {}
                 Next::Wait(Some(left)) => wake = earlier(wake, now.mono + left),
-                Next::Write(body) => match self.turn(touched).checked_sub(since_last) {
+                Next::Write(body) => match self.turn(touched).checked_sub(since_any) {
                     Some(left) if !left.is_zero() => wake = earlier(wake, now.mono + left),
                     Some(_) | None => {
                         due = Some(*body);
@@ -343,8 +367,8 @@ impl Controller {
     }
 
     fn accepted_reply(&self, command: &Command) -> CommandReply {
-        let state = read(&self.fold, &command.request.id).state();
-        let waits = state == nett_policy::task::view::TaskState::WaitingApproval;
+        let state = state(&self.fold, &command.request.id);
+        let waits = state == TaskState::WaitingApproval;
         let message = match (waits, command.approvals_needed) {
             (true, needed) => format!("accepted; waits for {needed} approval(s)"),
             (false, _) => format!("accepted; {}", state.as_str()),
@@ -393,7 +417,8 @@ fn exit_of(kind: RefusalKind) -> u8 {
 /// A recorded refusal keeps its name, not its kind.
 fn exit_of_recorded(refused_by: &str) -> u8 {
     match refused_by {
-        "unknown-service" | "unknown-site" | "unknown-task" | "other-site" => 2,
+        "unknown-service" | "unknown-site" | "unknown-task" | "unknown-node" | "unknown-rule"
+        | "other-site" | "same-site" | "no-site" => 2,
         "plan-hash" | "moved-since" | "not-waiting" => 7,
         _ => 4,
     }

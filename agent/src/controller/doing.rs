@@ -6,16 +6,15 @@ use std::time::Duration;
 use nett_policy::fabric::Role;
 use nett_policy::id::{LinkId, SiteId};
 use nett_policy::log::entry::Slot;
-use nett_policy::log::fold::Fact;
 use nett_policy::lower::answers::Answers;
-use nett_policy::lower::{Place, answers, lower};
-use nett_policy::task::acks::{Course, ProbeTarget};
+use nett_policy::lower::{LinksUp, Place, answers, lower};
+use nett_policy::task::acks::{ProbeTarget, probes};
 use nett_policy::task::next::Ack;
 use nett_policy::task::steps::StepKind;
-use nett_policy::task::view::{TaskState, read, start_slot};
+use nett_policy::task::view::{last_effect, read, start_slot};
 
-use super::effect::Effect;
-use super::event::{Applied, Now};
+use super::effect::{AuditEvent, Effect};
+use super::event::{Applied, News, Now};
 use super::{Controller, REPORT_INTERVAL, Wanted};
 use crate::bus::wire::Report;
 
@@ -28,7 +27,10 @@ pub(super) struct Doing {
     /// Failed attempts at the present wish.
     attempts: usize,
     foreign: Vec<String>,
-    links_up: BTreeSet<LinkId>,
+    /// What is wrong in the kernel apart from the present wish.
+    standing: Vec<String>,
+    link_troubles: Vec<String>,
+    links_up: LinksUp,
     links_seen: bool,
     served: Answers,
     /// Handed to the zone, which has not said yet that it answers so.
@@ -60,8 +62,8 @@ enum Probe {
 
 /// How long the probes of a `verify` step may take in all.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many objects of others a report names; the count is in the drift.
-const FOREIGN_SHOWN: usize = 3;
+/// How many objects of each kind a report names; the count is in the drift.
+const LINES_SHOWN: usize = 3;
 /// How long until answers are handed in again that the zone did not take.
 const ZONE_RETRY: Duration = Duration::from_secs(1);
 /// How many failed attempts at one desired state make a node say that it cannot.
@@ -70,7 +72,7 @@ const PATIENCE: usize = 3;
 // === impl Doing ===
 
 impl Doing {
-    pub(super) fn links_up(&self) -> &BTreeSet<LinkId> {
+    pub(super) fn links_up(&self) -> &LinksUp {
         &self.links_up
     }
 
@@ -85,6 +87,12 @@ impl Doing {
 
     pub(super) fn own_ack(&self, slot: &Slot) -> Option<Ack> {
         self.parts.get(slot)?.ack.clone()
+    }
+
+    /// Everything that is not as it should be, one line each.
+    fn drift(&self) -> Vec<String> {
+        let all = self.failures.iter().chain(&self.standing).chain(&self.foreign);
+        all.cloned().collect()
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -161,7 +169,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn links(&mut self, up: BTreeSet<LinkId>, now: Now) {
+    pub(super) fn links(&mut self, up: LinksUp, now: Now) {
         if self.doing.links_up != up || !self.doing.links_seen {
             self.doing.links_up = up;
             self.doing.links_seen = true;
@@ -170,8 +178,12 @@ impl Controller {
     }
 
     pub(super) fn applied(&mut self, applied: Applied, _now: Now) {
-        let Applied { generation, operations, failures, foreign } = applied;
+        let Applied { generation, operations, failures, standing, foreign, links, news } = applied;
         self.doing.foreign = foreign;
+        self.doing.standing = standing;
+        self.doing.link_troubles = links;
+        let audited = |News { kind, text }| Effect::Audit(AuditEvent::Kernel { kind, text });
+        self.effects.extend(news.into_iter().map(audited));
         if generation != self.doing.wanted.generation {
             return;
         }
@@ -203,28 +215,21 @@ impl Controller {
     /// Finds the steps that ask something of this node, and forgets those that are over.
     fn take_parts(&mut self) {
         let mut open: BTreeMap<Slot, (Part, Vec<ProbeTarget>)> = BTreeMap::new();
-        for (task, written, _) in self.fold.commands() {
+        for task in &self.open {
             let reading = read(&self.fold, task);
-            if reading.state() != TaskState::Running {
-                continue;
-            }
             let Some(number) = reading.open_step() else { continue };
             let Some(slot) = start_slot(&self.fold, task, number) else { continue };
             if let Some(part) = self.doing.parts.get(&slot) {
                 open.insert(slot, (part.clone(), Vec::new()));
                 continue;
             }
-            let fact = self.fold.task(task).and_then(|record| record.effect());
-            let Some(Fact::Effective { effect, .. }) = fact.map(|w| &w.what) else { continue };
-            let (world, before, site) = (self.world(), &self.intent, &written.site);
-            let course = Course { world, before, task, site, effect };
-            let steps = course.steps();
-            let Some(step) = steps.iter().find(|s| s.number == number) else { continue };
-            if !course.required(step).contains(&self.setting.node.id) {
+            let Some(effect) = last_effect(&self.fold, task) else { continue };
+            let Some(step) = effect.steps.iter().find(|s| s.number == number) else { continue };
+            if !step.required.contains(&self.setting.node.id) {
                 continue;
             }
             let targets = match step.kind {
-                StepKind::Verify => course.probes(step, &self.setting.node),
+                StepKind::Verify => probes(self.world(), &effect.moves, step, &self.setting.node),
                 StepKind::Activate | StepKind::Shift | StepKind::Withdraw => Vec::new(),
             };
             let probe = if targets.is_empty() { Probe::NotAsked } else { Probe::Running };
@@ -284,9 +289,12 @@ impl Controller {
     /// Reports when something changed, and at least every [`REPORT_INTERVAL`].
     pub(super) fn report(&mut self, now: Now) {
         let mut degraded: Vec<String> = Vec::new();
-        if !self.doing.failures.is_empty() {
+        if !self.doing.failures.is_empty() || !self.doing.standing.is_empty() {
             degraded.push("kernel".to_owned());
         }
+        let wrong = self.doing.failures.iter().chain(&self.doing.standing);
+        degraded.extend(wrong.take(LINES_SHOWN).map(|line| format!("kernel: {line}")));
+        degraded.extend(self.doing.link_troubles.iter().cloned());
         if let Some((why, _)) = &self.doing.zone_trouble {
             degraded.push(format!("zone: {why}"));
         }
@@ -294,7 +302,7 @@ impl Controller {
             degraded.push(format!("durability: {why}"));
         }
         degraded
-            .extend(self.doing.foreign.iter().take(FOREIGN_SHOWN).map(|f| format!("foreign: {f}")));
+            .extend(self.doing.foreign.iter().take(LINES_SHOWN).map(|f| format!("foreign: {f}")));
         if !self.trusted {
             degraded.push("journal: entries are missing; waiting for the logs".to_owned());
         }
@@ -310,7 +318,7 @@ impl Controller {
             acks: self.doing.parts.values().filter_map(|p| p.ack.clone()).collect(),
             links: links.map(|view| link(&view.link.id)).collect(),
             dns_serial: self.doing.serial,
-            drift: self.doing.failures.iter().chain(&self.doing.foreign).cloned().collect(),
+            drift: self.doing.drift(),
             degraded,
         };
         // How far the logs are read goes along with the next report: it changes with every entry.

@@ -213,8 +213,11 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
                 self.parts.metrics.emit(EntryRefused { site: &site, stream_seq, error: &error });
-                let upgrade = error.blame() == Blame::Upgrade;
-                Some(Event::BadEntry { site, stream_seq, error: error.message(), upgrade })
+                let blocks = match error.blame() {
+                    Blame::Upgrade | Blame::Fabric => Some(error.reason()),
+                    Blame::Sender | Blame::Forged => None,
+                };
+                Some(Event::BadEntry { site, stream_seq, error: error.message(), blocks })
             }
             BusEvent::Report(report) => Some(Event::Report(report)),
             BusEvent::BadReport { site, subject, error } => {
@@ -293,7 +296,7 @@ impl<P: Probe> Driver<P> {
             }
             Effect::Append(append) => self.append(*append, now),
             Effect::Kernel { generation, desired } => {
-                self.parts.wanted.send_replace(Some((generation, *desired)));
+                self.parts.wanted.send_replace(Some((generation, Arc::from(desired))));
             }
             Effect::Zone(answers) => {
                 let served = self.parts.zone.serve(answers).map(|()| self.parts.zone.serial());

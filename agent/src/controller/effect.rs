@@ -59,6 +59,10 @@ pub enum AuditEvent {
     Entry(Sealed),
     /// A request was refused before its author was known.
     Unauthentic { reason: &'static str, message: String, count: u64 },
+    /// Something happened to this node's kernel objects; `kind` is one word.
+    Kernel { kind: &'static str, text: String },
     /// A log has another incarnation, a gap or a fork.
     LogTrouble { site: String, trouble: String },
+    /// A split decision was found, or is resolved.
+    Conflict { service: Option<String>, text: String },
 }

@@ -1,10 +1,10 @@
 //! What can happen to an agent, as one closed type. Everything asynchronous ends up here.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nett_policy::id::{LinkId, SiteId, WallMs};
+use nett_policy::id::{SiteId, WallMs};
 use nett_policy::log::entry::Slot;
+use nett_policy::lower::LinksUp;
 
 use crate::api::types::ApiRequest;
 use crate::bus::wire::{Report, Sealed};
@@ -40,12 +40,13 @@ pub enum Event {
         stream_seq: u64,
     },
     /// Something in a site's log that nobody who may write there has signed.
-    /// With `upgrade` it is good, and this agent is too old to read it.
+    /// With `blocks` it may well be good, and this agent lacks what it takes to read it: the log
+    /// stands still here, under that name.
     BadEntry {
         site: SiteId,
         stream_seq: u64,
         error: String,
-        upgrade: bool,
+        blocks: Option<&'static str>,
     },
     /// Everything that was in a site's log when reading began has been delivered.
     CaughtUp {
@@ -73,7 +74,7 @@ pub enum Event {
     AppendFailed(AppendFailure),
     /// The interfaces of this node's links were looked at.
     Links {
-        up: BTreeSet<LinkId>,
+        up: LinksUp,
     },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),
@@ -108,14 +109,29 @@ pub enum AppendFailure {
     Refused(String),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// The generation of the desired state.
     pub generation: u64,
     /// How many operations it took.
     pub operations: usize,
-    /// What could not be done, one line each; empty when readback equals desired.
+    /// What this generation asked for and is not there, one line each.
     pub failures: Vec<String>,
-    /// Foreign objects in the way, one line each.
+    /// What is wrong with objects that an earlier generation asked for and this one leaves as they
+    /// should be, one line each.
+    pub standing: Vec<String>,
+    /// Objects of others in our place, one line each.
     pub foreign: Vec<String>,
+    /// Why links are not usable, one line each.
+    pub links: Vec<String>,
+    /// What happened to the kernel, for the audit trail.
+    pub news: Vec<News>,
+}
+
+/// Something about the kernel that goes on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`.
+    pub kind: &'static str,
+    pub text: String,
 }

@@ -26,14 +26,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::fabric::{Fabric, Node};
-use nett_policy::id::{EntryId, LinkId, NodeId, SiteId};
+use nett_policy::id::{EntryId, NodeId, SiteId};
+use nett_policy::log::conflict::{Claims, Conflict};
 use nett_policy::log::entry::FabricRef;
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::{Intent, World};
+use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::place::Placement;
 use nett_policy::service::Catalog;
-use nett_policy::task::decide::Present;
+use nett_policy::task::decide::{Present, Sight};
 
 use crate::bus::wire::Report;
 use deciding::Deciding;
@@ -59,7 +61,14 @@ pub struct Controller {
     reading: Reading,
     fold: Fold,
     intent: Intent,
+    claims: Claims,
+    /// Split decisions that nobody has resolved.
+    conflicts: Vec<Conflict>,
+    /// Tasks that have not ended.
+    open: BTreeSet<EntryId>,
     placement: Placement,
+    /// What is known beside the log, as of the event that is being handled.
+    sight: Sight,
     doing: Doing,
     deciding: Deciding,
     peers: Peers,
@@ -71,6 +80,8 @@ pub struct Controller {
     effects: Vec<Effect>,
     /// The monotonic time of the event that is being handled.
     last_now: Duration,
+    /// When the first event was handled.
+    since: Option<Duration>,
 }
 
 /// What other nodes say about themselves, and what this one sees of them.
@@ -100,6 +111,10 @@ impl Controller {
             reading: Reading::default(),
             fold: Fold::default(),
             intent: Intent::default(),
+            claims: Claims::default(),
+            conflicts: Vec::new(),
+            open: BTreeSet::new(),
+            sight: Sight::default(),
             placement: Placement::default(),
             doing: Doing::default(),
             deciding: Deciding::default(),
@@ -109,18 +124,21 @@ impl Controller {
             trusted: false,
             effects: Vec::new(),
             last_now: Duration::ZERO,
+            since: None,
         }
     }
 
     /// Takes one event in and says what is to be done, in order.
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
         self.last_now = now.mono;
+        self.since.get_or_insert(now.mono);
+        self.sight = self.look(now);
         match event {
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
             Event::ReplayDone { trusted } => self.start(trusted, now),
             Event::Entry { sealed, stream_seq } => self.read(sealed, stream_seq, now),
-            Event::BadEntry { site, stream_seq, error, upgrade } => {
-                self.bad_entry(site, stream_seq, &error, upgrade);
+            Event::BadEntry { site, stream_seq, error, blocks } => {
+                self.bad_entry(site, stream_seq, &error, blocks);
             }
             Event::CaughtUp { site } => self.caught_up(site, now),
             Event::Report(report) => self.heard(report, now),
@@ -165,8 +183,38 @@ impl Controller {
     }
 
     fn present(&self) -> Present<'_> {
-        let home = &self.setting.node.site;
-        Present { world: self.world(), fold: &self.fold, intent: &self.intent, home }
+        Present {
+            world: self.world(),
+            fold: &self.fold,
+            intent: &self.intent,
+            claims: &self.claims,
+            home: &self.setting.node.site,
+            sight: &self.sight,
+        }
+    }
+
+    fn look(&self, now: Now) -> Sight {
+        let own = self.fabric_ref();
+        let age = |heard: &Heard| now.mono.saturating_sub(heard.at);
+        let fresh = |heard: &&Heard| age(heard) <= SILENCE;
+        let heard = || self.peers.reports.values();
+        let other = |heard: &&Heard| heard.report.fabric != own;
+        let sites = heard().filter(fresh).map(|h| &h.report.site);
+        let alive: BTreeSet<&SiteId> = sites.collect();
+        // Who has just started has heard nobody yet.
+        let long = self.since.is_some_and(|since| now.mono > since + SILENCE);
+        let silent = self.setting.fabric.other_sites(self.site()).map(|s| &s.id);
+        let silent = silent.filter(|site| long && !alive.contains(site));
+        Sight {
+            now: now.wall,
+            age: heard().map(age).max().unwrap_or_default(),
+            mismatched: heard()
+                .filter(fresh)
+                .filter(other)
+                .map(|h| h.report.node.clone())
+                .collect(),
+            silent: silent.cloned().collect(),
+        }
     }
 
     /// The fabric that this agent judges by, as entries and reports name it.
@@ -191,7 +239,7 @@ impl Controller {
     }
 
     /// The links a node last said it can use: all of them when it has never said anything.
-    fn links_of(&self, node: &NodeId) -> BTreeSet<LinkId> {
+    fn links_of(&self, node: &NodeId) -> LinksUp {
         if *node == self.setting.node.id {
             return self.doing.links_up().clone();
         }

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nett_policy::id::SiteId;
-use nett_policy::log::entry::{Body, Entry};
+use nett_policy::id::{EntryId, SiteId};
+use nett_policy::log::conflict::{Claim, Claims, Conflict, Contested};
+use nett_policy::log::entry::{Body, Entry, Object};
 use nett_policy::log::intent::Intent;
 use nett_policy::place::place;
+use nett_policy::task::view::is_open;
 
 use super::Controller;
 use super::effect::{AuditEvent, Effect};
@@ -159,7 +161,7 @@ impl Controller {
     pub(super) fn start(&mut self, trusted: bool, now: Now) {
         self.started = true;
         self.trusted = trusted;
-        self.intent = Intent::read(&self.fold, self.world());
+        self.read_all();
         self.want(now);
     }
 
@@ -184,7 +186,6 @@ impl Controller {
                 self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
                 self.take_in(&sealed, now);
                 let current = self.reading.is_caught_up(&sealed.entry.site);
-                self.intent = Intent::read(&self.fold, self.world());
                 // What a site did while this node was away is history: only its end is wanted.
                 if current {
                     self.want(now);
@@ -193,17 +194,27 @@ impl Controller {
         }
     }
 
-    pub(super) fn bad_entry(&mut self, site: SiteId, stream_seq: u64, error: &str, upgrade: bool) {
+    pub(super) fn bad_entry(
+        &mut self,
+        site: SiteId,
+        stream_seq: u64,
+        error: &str,
+        blocks: Option<&'static str>,
+    ) {
         self.reading.see(&site, stream_seq);
-        if upgrade {
-            return self.trouble(site, format!("needs-upgrade at {stream_seq}: {error}"));
+        if let Some(why) = blocks {
+            return self.trouble(site, format!("{why} at {stream_seq}: {error}"));
         }
         self.trouble(site, format!("{NOT_BELIEVED} {stream_seq} of the stream: {error}"));
     }
 
     /// Reported until an entry of the site fits again; audited once.
     fn trouble(&mut self, site: SiteId, trouble: String) {
-        if self.reading.trouble.get(&site) == Some(&trouble) {
+        let known = self.reading.trouble.get(&site);
+        // A gap behind an entry that cannot be read says nothing new.
+        let behind = known
+            .is_some_and(|known| trouble.starts_with("gap") && !known.starts_with(NOT_BELIEVED));
+        if known == Some(&trouble) || behind {
             return;
         }
         let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: trouble.clone() };
@@ -214,21 +225,67 @@ impl Controller {
     fn take_in(&mut self, sealed: &Sealed, now: Now) {
         let entry = &sealed.entry;
         self.reading.advance(entry);
-        self.fold.join(entry);
-        let task = match &entry.body {
-            Body::Command(command) => Some(&command.request.id),
-            Body::Effective(fact) => Some(&fact.slot.task),
-            Body::Step(fact) => Some(&fact.slot.task),
-            Body::End(fact) => Some(&fact.slot.task),
-            Body::Wish(wish) => match &wish.request.ask {
-                nett_policy::log::entry::Ask::Wish { task, .. } => Some(task),
-                nett_policy::log::entry::Ask::Command { .. } => None,
-            },
-            Body::Refused(_) => None,
+        let added = self.fold.join(entry);
+        let Some(task) = entry.about() else { return };
+        self.deciding.touch(task, entry, self.fold.home(task), now);
+        let open = self.fold.command(task).is_some() && is_open(&self.fold, task);
+        match open {
+            true => self.open.insert(task.clone()),
+            false => self.open.remove(task),
         };
-        if let Some(task) = task {
-            self.deciding.touch(task, &entry.site, &entry.node, now);
+        if !self.started {
+            return;
         }
+        if !added {
+            return self.read_all();
+        }
+        self.intent.update(&self.fold, task);
+        if matches!(entry.body, Body::Command(_) | Body::Effective(_)) {
+            self.claims.update(&self.fold, task);
+            self.tell_conflicts();
+        }
+    }
+
+    /// Reads the whole fold: at the start, and where an entry has made others void.
+    fn read_all(&mut self) {
+        self.intent = Intent::read(&self.fold);
+        self.claims = Claims::of(&self.fold);
+        let open = |id: &&EntryId| is_open(&self.fold, id);
+        self.open = self.fold.commands().map(|(id, ..)| id).filter(open).cloned().collect();
+        self.tell_conflicts();
+    }
+
+    /// Puts on record which split decisions there are now.
+    fn tell_conflicts(&mut self) {
+        let found = self.claims.conflicts();
+        if found == self.conflicts {
+            return;
+        }
+        let line = |conflict: &Conflict| {
+            let name =
+                |c: &Claim| format!("{} at {} ({})", c.person.name, c.order.site, c.order.task);
+            let losers: Vec<String> = conflict.losers.iter().map(name).collect();
+            let Conflict { subject, winner, .. } = conflict;
+            format!("{subject}: {} wins over {}", name(winner), losers.join(", "))
+        };
+        let service = |conflict: &Conflict| match &conflict.subject {
+            Contested::Service(service) | Contested::Held(service) => Some(service.to_string()),
+            Contested::Drained(Object::ServiceAt(service, _)) => Some(service.to_string()),
+            Contested::Drained(Object::Site(_)) => None,
+        };
+        let mut notes = Vec::new();
+        for conflict in found.iter().filter(|c| !self.conflicts.contains(c)) {
+            let text = format!("split decision about {}", line(conflict));
+            notes.push(AuditEvent::Conflict { service: service(conflict), text });
+        }
+        for old in &self.conflicts {
+            if found.iter().all(|new| new.subject != old.subject) {
+                let text = format!("resolved: {}", old.subject);
+                notes.push(AuditEvent::Conflict { service: service(old), text });
+            }
+        }
+        self.effects.extend(notes.into_iter().map(Effect::Audit));
+        self.conflicts = found;
     }
 
     /// Places and lowers again, and says what changed.

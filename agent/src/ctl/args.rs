@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser};
+use nett_policy::id::NodeId;
 
 use super::cmd::Command;
 use super::duration::duration;
@@ -97,9 +98,32 @@ pub(super) struct Change {
     /// Pass over a safety rule, by name; may be repeated
     #[arg(long = "override", value_name = "RULE", help_heading = "Every change")]
     pub(super) overrides: Vec<String>,
-    /// Named in the interface; not in this release.
-    #[arg(long, value_name = "DURATION", hide = true)]
-    pub(super) confirm_within: Option<String>,
+    /// Undo the task unless it is confirmed within this time of its last step
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Every change")]
+    pub(super) confirm_within: Option<Duration>,
+    /// End the open tasks that stand in the way
+    #[arg(long, help_heading = "Every change")]
+    pub(super) supersede: bool,
+    /// What is to be known of nodes that must acknowledge and are silent
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Every change")]
+    #[arg(default_value = "confirmed")]
+    pub(super) fencing: Fencing,
+    /// With --fencing asserted: say that this node is off; may be repeated [default: every node
+    /// that is silent]
+    #[arg(long = "off", value_name = "NODE", help_heading = "Every change")]
+    pub(super) off: Vec<NodeId>,
+}
+
+/// Whom a task waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Fencing {
+    /// Every node acknowledges
+    Confirmed,
+    /// Not in this release: the lease of the site has run out
+    #[value(hide = true)]
+    Lease,
+    /// You say that the silent nodes are off: nobody waits for them
+    Asserted,
 }
 
 /// The parser, with the names that are not in this release.

@@ -92,7 +92,9 @@ impl Exit {
         match state {
             TaskStateDoc::Done => Self::Done,
             TaskStateDoc::WaitingApproval => Self::Waiting,
-            TaskStateDoc::Running => Self::TimedOut,
+            TaskStateDoc::Running | TaskStateDoc::Paused | TaskStateDoc::Confirming => {
+                Self::TimedOut
+            }
             TaskStateDoc::Failed
             | TaskStateDoc::Rejected
             | TaskStateDoc::Expired

@@ -129,6 +129,10 @@ impl Shown {
             let id = &task.id;
             line += &format!(" ({given} of {needed}): nettctl approve {id} --reason TEXT");
         }
+        if matches!(task.state, TaskStateDoc::Paused | TaskStateDoc::Confirming) {
+            let ways: Vec<&str> = task.continue_with.iter().map(String::as_str).collect();
+            line += &format!(": {}", ways.join("; "));
+        }
         session.out.note(&line)
     }
 }

@@ -6,11 +6,8 @@
 use clap::{Arg, ArgMatches, Command};
 
 /// Whole commands.
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 14] = [
     "top",
-    "evacuate",
-    "hold",
-    "release",
     "simulate",
     "prove",
     "fabric",
@@ -18,8 +15,6 @@ const COMMANDS: [&str; 19] = [
     "timeline",
     "support-bundle",
     "notify",
-    "conflicts",
-    "resolve",
     "rejoin",
     "adopt",
     "backup",
@@ -29,9 +24,8 @@ const COMMANDS: [&str; 19] = [
 ];
 
 /// Commands below one that exists.
-const NESTED: [(&str, &[&str]); 6] = [
+const NESTED: [(&str, &[&str]); 5] = [
     ("service", &["apply", "retire"]),
-    ("task", &["cancel", "pause", "resume", "gate", "adopt"]),
     ("drain", &["node", "link", "cluster"]),
     ("undrain", &["node", "link", "cluster"]),
     ("explain", &["path"]),
@@ -40,7 +34,7 @@ const NESTED: [(&str, &[&str]); 6] = [
 
 /// Options of commands that exist.
 const OPTIONS: [(&str, &[&str]); 4] = [
-    ("failover", &["fencing", "without-quorum"]),
+    ("failover", &["without-quorum"]),
     ("steer", &["ramp"]),
     ("drain", &["until", "soft"]),
     ("audit", &["verify"]),

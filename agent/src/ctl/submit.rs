@@ -3,13 +3,14 @@
 //! An operator who confirmed at a terminal has seen a plan; the command is bound to that plan's
 //! hash, so that something else never happens instead. With `--yes` only `--plan-hash` binds.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nett_policy::id::{EntryId, SiteId, WallMs};
-use nett_policy::log::entry::{Ask, Person, Request, Verb, WishKind};
+use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
+use nett_policy::log::entry::{Ask, Person, Request, Terms, Verb, WishKind};
 use nkeys::KeyPair;
 
-use super::args::{Change, Signing};
+use super::args::{Change, Fencing, Signing};
 use super::duration::now_ms;
 use super::exit::{CtlError, Exit};
 use super::render;
@@ -17,12 +18,18 @@ use super::session::Session;
 use super::{follow, key, sign};
 use crate::api::client::ClientError;
 use crate::api::types::Payload;
-use crate::api::types::{ApiRequest, CommandReply, PlanDoc, RefusalDoc, TaskDoc, VerbDoc};
+use crate::api::types::{
+    ApiRequest, CommandReply, NodeDoc, PlanDoc, RefusalDoc, TaskDoc, TermsDoc, VerbDoc,
+};
 
 /// How long a site may take a command.
 const COMMAND_EXPIRES: Duration = Duration::from_secs(60);
 /// How long a site may take an approval or a rejection.
 const WISH_EXPIRES: Duration = Duration::from_secs(15 * 60);
+/// How long a fact from outside is good for, unless told otherwise.
+const GATE_EXPIRES: Duration = Duration::from_secs(15 * 60);
+/// A node that was heard longer ago is silent, in milliseconds.
+const SILENT_MS: u64 = 10_000;
 /// The longest reason, in bytes.
 const REASON_MAX: usize = 1000;
 
@@ -32,15 +39,13 @@ pub(super) async fn command(
     verb: Verb,
     change: &Change,
 ) -> Result<Exit, CtlError> {
-    if change.confirm_within.is_some() {
-        let name = format!("{} --confirm-within", verb.name());
-        return Err(CtlError::Later { name });
-    }
     let signing = &change.signing;
     let checked = check(session, signing)?;
     let mut plan_hash = signing.plan_hash.clone();
+    let terms = terms(session, &verb, change).await?;
+    let overrides: BTreeSet<String> = change.overrides.iter().cloned().collect();
     if !signing.yes {
-        let plan = plan(session, &verb).await?;
+        let plan = plan(session, &verb, &overrides, &terms).await?;
         if let Some(expected) = &plan_hash
             && *expected != plan.plan_hash
         {
@@ -58,16 +63,62 @@ pub(super) async fn command(
         confirm(session)?;
         plan_hash = Some(plan.plan_hash);
     }
-    let ask =
-        Ask::Command { verb, plan_hash, overrides: change.overrides.iter().cloned().collect() };
+    let ask = Ask::Command { verb, plan_hash, overrides, terms };
     send(session, signing, checked, ask, COMMAND_EXPIRES).await
 }
 
-/// Approves or rejects a task.
+/// How the command is to be carried out: as told, with the nodes that are said to be off by name.
+pub(super) async fn terms(
+    session: &mut Session,
+    verb: &Verb,
+    change: &Change,
+) -> Result<Terms, CtlError> {
+    let asserted = match change.fencing {
+        Fencing::Confirmed if change.off.is_empty() => BTreeSet::new(),
+        Fencing::Confirmed => {
+            return Err(CtlError::usage(
+                "--off names a node without --fencing asserted",
+                "nobody is taken to be off by the way: add --fencing asserted",
+            ));
+        }
+        Fencing::Lease => {
+            return Err(CtlError::Later { name: format!("{} --fencing lease", verb.name()) });
+        }
+        Fencing::Asserted if !change.off.is_empty() => change.off.iter().cloned().collect(),
+        Fencing::Asserted => match verb {
+            Verb::Evacuate { site, .. } => nodes(session, |n| n.site == site.as_str()).await?,
+            _ => silent_nodes(session).await?,
+        },
+    };
+    if !asserted.is_empty() {
+        let names: Vec<&str> = asserted.iter().map(NodeId::as_str).collect();
+        session.out.note(&format!("you say that these are off: {}", names.join(", ")))?;
+    }
+    let (supersede, confirm_within) = (change.supersede, change.confirm_within);
+    Ok(Terms { supersede, asserted, confirm_within })
+}
+
+/// The nodes that have not been heard for longer than an answer keeps fresh.
+pub(super) async fn silent_nodes(session: &mut Session) -> Result<BTreeSet<NodeId>, CtlError> {
+    nodes(session, |node| node.age_ms.is_none_or(|age| age > SILENT_MS)).await
+}
+
+async fn nodes(
+    session: &mut Session,
+    is: impl Fn(&NodeDoc) -> bool,
+) -> Result<BTreeSet<NodeId>, CtlError> {
+    let Payload::Nodes { nodes } = session.payload(&ApiRequest::Nodes {}).await? else {
+        return Err(ClientError::WrongAnswer.into());
+    };
+    let ids = nodes.iter().filter(|node| is(node)).map(|node| node.id.parse());
+    ids.collect::<Result<_, _>>().map_err(|_| ClientError::WrongAnswer.into())
+}
+
+/// Says what is wanted of a task that there is.
 pub(super) async fn wish(
     session: &mut Session,
     task: EntryId,
-    approve: bool,
+    wanted: Wanted,
     signing: &Signing,
 ) -> Result<Exit, CtlError> {
     let checked = check(session, signing)?;
@@ -81,19 +132,39 @@ pub(super) async fn wish(
             expected: expected.clone(),
         });
     }
+    let kind = match wanted {
+        Wanted::Approve => WishKind::Approve { plan_hash: doc.plan_hash.clone() },
+        Wanted::Other(kind) => kind,
+    };
     if !signing.yes {
-        session.out.ask_text(&render::wish_text(&doc, approve))?;
+        session.out.ask_text(&render::wish_text(&doc, &kind))?;
         confirm(session)?;
     }
-    let kind =
-        if approve { WishKind::Approve { plan_hash: doc.plan_hash } } else { WishKind::Reject };
-    send(session, signing, checked, Ask::Wish { task, kind }, WISH_EXPIRES).await
+    let expires = match &kind {
+        WishKind::Gate { .. } => GATE_EXPIRES,
+        _ => WISH_EXPIRES,
+    };
+    send(session, signing, checked, Ask::Wish { task, kind }, expires).await
+}
+
+/// What an operator wants of a task.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    /// The plan as it is shown.
+    Approve,
+    Other(WishKind),
 }
 
 /// What a verb would do.
-async fn plan(session: &mut Session, verb: &Verb) -> Result<PlanDoc, CtlError> {
-    let verb = VerbDoc::from(verb);
-    match session.payload(&ApiRequest::Plan { verb }).await? {
+async fn plan(
+    session: &mut Session,
+    verb: &Verb,
+    overrides: &BTreeSet<String>,
+    terms: &Terms,
+) -> Result<PlanDoc, CtlError> {
+    let (verb, overrides) = (VerbDoc::from(verb), overrides.clone());
+    let terms = (*terms != Terms::default()).then(|| TermsDoc::from(terms));
+    match session.payload(&ApiRequest::Plan { verb, overrides, terms }).await? {
         Payload::Plan(plan) => Ok(plan),
         _ => Err(ClientError::WrongAnswer.into()),
     }

@@ -1,13 +1,15 @@
 //! The journal as a file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Journal, Loaded, Record};
 
-/// First line of the file.
-const HEADER: &[u8] = b"nett-journal 1\n";
+/// First words of the file; a check over them follows.
+const HEADER: &str = "nett-journal 2";
+/// What every release's header begins with.
+const NAME: &str = "nett-journal ";
 
 /// All of these are for the operator: the disk, the path or its permissions.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +21,9 @@ pub enum JournalError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{path} begins with `{found}`, not with a header this release reads: move it away")]
+    #[error(
+        "{path} begins with `{found}`: another release wrote it; move it away, or use that one"
+    )]
     Header { path: PathBuf, found: String },
     #[error("the journal's writer is gone")]
     Closed,
@@ -30,6 +34,20 @@ pub struct FileJournal {
     file: File,
     /// Bytes of whole records, the header included.
     length: u64,
+    /// How many records were ever synced, in a file of its own.
+    count: Count,
+}
+
+/// The first line of a journal.
+#[derive(Debug, PartialEq, Eq)]
+enum Head {
+    /// Ours; so many bytes.
+    Good(usize),
+    /// Nothing, or the beginning of ours: nothing was ever recorded.
+    Empty,
+    /// Whole, and of another release.
+    Other(String),
+    Damaged,
 }
 
 // === impl FileJournal ===
@@ -42,13 +60,11 @@ impl FileJournal {
             let path = path.clone();
             move |source| JournalError::Io { action, path, source }
         };
-        std::fs::create_dir_all(state_dir).map_err(io("create the directory of"))?;
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true);
-        let file = options.open(&path).map_err(io("open"))?;
-        let directory = File::open(state_dir).map_err(io("open the directory of"))?;
-        directory.sync_all().map_err(io("sync the directory of"))?;
-        Ok(Self { path, file, length: 0 })
+        fs::create_dir_all(state_dir).map_err(io("create the directory of"))?;
+        let file = open(&path).map_err(io("open"))?;
+        sync_dir(&path).map_err(io("sync the directory of"))?;
+        let count = Count { path: state_dir.join("journal.count"), value: 0, floor: 0 };
+        Ok(Self { path, file, length: 0, count })
     }
 
     fn io(&self, action: &'static str, source: std::io::Error) -> JournalError {
@@ -66,29 +82,76 @@ impl FileJournal {
         self.file.write_all(bytes)?;
         self.file.sync_data()
     }
+
+    /// A journal with the header alone.
+    fn begin(&mut self) -> Result<(), JournalError> {
+        self.file.set_len(0).map_err(|e| self.io("truncate", e))?;
+        let header = header();
+        self.write_synced(header.as_bytes()).map_err(|e| self.io("write", e))?;
+        self.length = size(header.len());
+        Ok(())
+    }
+
+    /// Puts the damaged file aside, for whoever wants to look at it, and what is whole of it in its
+    /// place.
+    fn begin_anew(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        let aside = self.path.with_extension("damaged");
+        fs::copy(&self.path, &aside).map_err(|e| self.io("put aside", e))?;
+        let beside = self.path.with_extension("new");
+        let mut bytes = header().into_bytes();
+        bytes.extend(records.iter().flat_map(line));
+        let write = || -> std::io::Result<File> {
+            let mut file = File::create(&beside)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&beside, &self.path)?;
+            sync_dir(&self.path)?;
+            open(&self.path)
+        };
+        self.file = write().map_err(|e| self.io("write anew", e))?;
+        self.length = size(bytes.len());
+        Ok(())
+    }
+
+    fn cut(&mut self, loaded: &Loaded, whole: usize) -> Result<(), JournalError> {
+        self.length = size(whole) - loaded.torn;
+        if loaded.torn > 0 {
+            self.file.set_len(self.length).map_err(|e| self.io("truncate", e))?;
+            self.file.sync_data().map_err(|e| self.io("sync", e))?;
+        }
+        Ok(())
+    }
 }
 
 impl Journal for FileJournal {
     fn load(&mut self) -> Result<Loaded, JournalError> {
         let bytes = self.read_all().map_err(|e| self.io("read", e))?;
-        if HEADER.starts_with(&bytes) {
-            // Empty, or torn within the header: nothing was ever recorded.
-            self.file.set_len(0).map_err(|e| self.io("truncate", e))?;
-            self.write_synced(HEADER).map_err(|e| self.io("write", e))?;
-            self.length = u64::try_from(HEADER.len()).expect("a short header");
-            return Ok(Loaded { fresh: true, ..Loaded::default() });
-        }
-        let Some(body) = bytes.strip_prefix(HEADER) else {
-            let first = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
-            let found = String::from_utf8_lossy(&first[..first.len().min(40)]).into_owned();
-            return Err(JournalError::Header { path: self.path.clone(), found });
+        let counted = self.count.read();
+        let mut loaded = match head(&bytes) {
+            Head::Empty => {
+                self.begin()?;
+                Loaded { fresh: true, ..Loaded::default() }
+            }
+            Head::Other(found) => {
+                return Err(JournalError::Header { path: self.path.clone(), found });
+            }
+            Head::Good(length) => {
+                let loaded = parse(&bytes[length..]);
+                self.cut(&loaded, bytes.len())?;
+                loaded
+            }
+            Head::Damaged => {
+                let mut loaded = parse(&bytes);
+                loaded.damaged.insert(0, 1);
+                // What looks like a torn tail may be anything here.
+                loaded.torn = 0;
+                self.begin_anew(&loaded.records)?;
+                loaded
+            }
         };
-        let loaded = parse(body);
-        self.length = u64::try_from(bytes.len()).expect("a file in memory") - loaded.torn;
-        if loaded.torn > 0 {
-            self.file.set_len(self.length).map_err(|e| self.io("truncate", e))?;
-            self.file.sync_data().map_err(|e| self.io("sync", e))?;
-        }
+        let found = size(loaded.records.len()) + size(loaded.damaged.len());
+        loaded.missing = counted.saturating_sub(found);
+        self.count.write(size(loaded.records.len()));
         Ok(loaded)
     }
 
@@ -100,8 +163,77 @@ impl Journal for FileJournal {
             let _ = self.file.set_len(self.length);
             return Err(self.io("write", error));
         }
-        self.length += u64::try_from(line.len()).expect("a line in memory");
+        self.length += size(line.len());
+        self.count.write(self.count.value + 1);
         Ok(())
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).append(true).create(true).open(path)
+}
+
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    let dir = path.parent().expect("a file in a directory");
+    File::open(dir)?.sync_all()
+}
+
+fn size(length: usize) -> u64 {
+    u64::try_from(length).expect("what fits in memory")
+}
+
+/// The header with its check, as a line.
+fn header() -> String {
+    format!("{HEADER} {:08x}\n", crc32c::crc32c(HEADER.as_bytes()))
+}
+
+fn head(bytes: &[u8]) -> Head {
+    let header = header();
+    if bytes.starts_with(header.as_bytes()) {
+        return Head::Good(header.len());
+    }
+    if header.as_bytes().starts_with(bytes) {
+        return Head::Empty;
+    }
+    let first = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
+    let text = String::from_utf8_lossy(first);
+    let checked = text.rsplit_once(' ').is_some_and(|(words, check)| {
+        words.starts_with(NAME) && check == format!("{:08x}", crc32c::crc32c(words.as_bytes()))
+    });
+    // The first format had no check.
+    if checked || text == "nett-journal 1" {
+        return Head::Other(text.chars().take(40).collect());
+    }
+    Head::Damaged
+}
+
+/// How many records the journal has ever taken. Written after each and not synced: what it says is
+/// never more than what was synced, and mostly that. A journal with fewer was cut off cleanly, or
+/// comes from a backup.
+struct Count {
+    path: PathBuf,
+    value: u64,
+    /// What was counted at the last start: while records are missing, their number stands.
+    floor: u64,
+}
+
+impl Count {
+    fn read(&mut self) -> u64 {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        let counted = text.trim_end().split_once(' ').and_then(|(count, check)| {
+            let good = check == format!("{:08x}", crc32c::crc32c(count.as_bytes()));
+            count.parse().ok().filter(|_| good)
+        });
+        self.floor = counted.unwrap_or(0);
+        self.floor
+    }
+
+    /// Without it a clean cut is not noticed; nothing else depends on it.
+    fn write(&mut self, value: u64) {
+        self.value = value;
+        let text = value.max(self.floor).to_string();
+        let text = format!("{text} {:08x}\n", crc32c::crc32c(text.as_bytes()));
+        let _ = fs::write(&self.path, text);
     }
 }
 
@@ -130,7 +262,7 @@ pub(super) fn parse(body: &[u8]) -> Loaded {
             }
             None => {
                 tail_damage.push(number);
-                tail_bytes += u64::try_from(piece.len()).expect("a line in memory");
+                tail_bytes += size(piece.len());
             }
         }
     }

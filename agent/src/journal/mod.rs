@@ -5,14 +5,18 @@
 //! line, so that `cat` shows it in an outage:
 //!
 //! ```text
-//! nett-journal 1
+//! nett-journal 2 5f2c94d0
 //! 8b6a03f1 17 {"v":1,"id":"osl.01jd..", ...}
 //! ```
 //!
 //! The first word is the CRC-32C of the rest of the line (without the line break), the second the
 //! position in the stream of the site's log. After a crash the last line may be torn: it is cut
 //! off, since nothing was done about it. A damaged line before the last is passed over and
-//! reported; the hash chain of the log then tells what is missing, and the bus delivers it again.
+//! reported; the hash chain of the log then tells what is missing, and the bus delivers it again. A
+//! damaged first line costs nothing but itself: the file is put aside as `journal.damaged`, and what
+//! is whole of it is kept. How many records there were stands in `journal.count`, so that a journal
+//! that was cut between two lines, or comes from a backup, is noticed. Only a journal of another
+//! release is refused, with its name and untouched.
 
 pub mod audit;
 mod file;
@@ -40,8 +44,17 @@ pub struct Loaded {
     pub damaged: Vec<u64>,
     /// Bytes cut off at the end.
     pub torn: u64,
+    /// Records that were synced once and are not there any more.
+    pub missing: u64,
     /// There was no journal: either the node is new, or it was lost.
     pub fresh: bool,
+}
+
+impl Loaded {
+    /// True when nothing that was once recorded can be missing.
+    pub fn is_whole(&self) -> bool {
+        !self.fresh && self.missing == 0 && self.damaged.is_empty()
+    }
 }
 
 /// Where records are kept.

@@ -21,7 +21,7 @@ use super::netlink::socket::{
 };
 use super::netlink::{link, nexthop, route, rule};
 use super::nft::Nft;
-use super::{Count, Kernel, Readback};
+use super::{Count, Kernel, Parts, Readback};
 
 /// The kernel of the network namespace in which this was opened.
 pub struct LinuxKernel {
@@ -259,6 +259,25 @@ impl LinuxKernel {
         })
     }
 
+    /// Routes that change their target, in one pipeline. One that has gone is added.
+    async fn replace_routes(
+        &mut self,
+        wanted: &[(RouteKey, RouteTarget)],
+    ) -> Vec<Result<(), KernelError>> {
+        let protocol = self.layout.protocol;
+        let put =
+            |(key, to): &(RouteKey, RouteTarget)| route::put(NLM_F_REPLACE, protocol, key, *to);
+        let results = self.route.pipeline(wanted.iter().map(put).collect()).await;
+        let mut judged = Vec::with_capacity(wanted.len());
+        for (result, (key, to)) in results.into_iter().zip(wanted) {
+            judged.push(match result {
+                Err(failure) if is_absent(&failure) => self.add_route(key, *to).await,
+                other => other.map_err(|e| route_error(key, *to, e)),
+            });
+        }
+        judged
+    }
+
     /// Routes that follow each other in one pipeline.
     async fn add_routes(
         &mut self,
@@ -312,6 +331,10 @@ impl Kernel for LinuxKernel {
         super::read::read(self).await
     }
 
+    async fn refresh(&mut self, readback: &mut Readback, parts: &Parts) -> Result<(), KernelError> {
+        super::read::refresh(self, readback, parts).await
+    }
+
     async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
         self.nft.counters().await
     }
@@ -337,6 +360,14 @@ impl Kernel for LinuxKernel {
                     });
                     let run: Vec<_> = run.collect();
                     results.extend(self.add_routes(&run).await);
+                }
+                Op::ReplaceRoute { .. } => {
+                    let run = rest.map_while(|op| match op {
+                        Op::ReplaceRoute { key, from: _, to } => Some((*key, *to)),
+                        _ => None,
+                    });
+                    let run: Vec<_> = run.collect();
+                    results.extend(self.replace_routes(&run).await);
                 }
                 Op::DeleteRoute(..) => {
                     let run = rest.map_while(|op| match op {

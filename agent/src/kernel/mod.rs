@@ -29,12 +29,14 @@ pub mod purge;
 mod read;
 pub mod simulated;
 pub mod sysctl;
+mod writers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use ipnet::IpNet;
-use nett_policy::lower::object::NodeState;
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{NodeState, Table};
 use nett_policy::plan::Op;
 
 pub use error::KernelError;
@@ -43,6 +45,7 @@ pub use linux::LinuxKernel;
 pub use monitor::{KernelEvent, Monitor, Origin};
 pub use netlink::socket::OwnPorts;
 pub use simulated::SimulatedKernel;
+pub use writers::Writers;
 
 /// The kernel of one node, real or simulated.
 pub trait Kernel: Send {
@@ -52,6 +55,18 @@ pub trait Kernel: Send {
     /// When a dump is refused or unanswered. A dump that is answered in part is no error but
     /// [`Readback::complete`] false.
     fn read(&mut self) -> impl Future<Output = Result<Readback, KernelError>> + Send;
+
+    /// Looks again at some parts and puts what is there now in their place in `readback`; the
+    /// others stay as they were. `complete` becomes false when one of the dumps was not whole, and
+    /// never becomes true.
+    ///
+    /// # Errors
+    /// When a dump is refused or unanswered; `readback` is then of two times and worth nothing.
+    fn refresh(
+        &mut self,
+        readback: &mut Readback,
+        parts: &Parts,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// The named counters of the nft table; empty without the table.
     ///
@@ -84,8 +99,26 @@ pub trait Kernel: Send {
     }
 }
 
+/// Parts of the kernel that a readback can look at alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    pub interfaces: bool,
+    pub nexthops: bool,
+    pub rules: bool,
+    pub guard: bool,
+    /// Routes, by family and table.
+    pub tables: BTreeSet<(Family, Table)>,
+}
+
+impl Parts {
+    /// Everything but tables that hold nothing of ours and that no rule of ours looks into.
+    pub fn in_use(tables: BTreeSet<(Family, Table)>) -> Self {
+        Self { interfaces: true, nexthops: true, rules: true, guard: true, tables }
+    }
+}
+
 /// What the kernel has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Readback {
     /// Own objects only; `answers` is empty. A damaged nft table (a rule, chain, set or element
     /// more or less than it should have) is a `guard` with mask 0, which no node ever wants.

@@ -14,6 +14,7 @@
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, TokioSocket};
 use nett_policy::lower::object::Layout;
+use nett_policy::plan::Object;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -22,6 +23,7 @@ use super::error::KernelError;
 use super::netlink::socket::{Failure, OwnPorts, errno_of, messages, receive};
 use super::netlink::{link, nexthop, route, rule};
 use super::nft;
+use super::writers::{self, Writers};
 
 /// Notifications wait here while the driver reads: about 60 000 routes.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
@@ -51,7 +53,9 @@ pub enum KernelEvent {
 pub enum Origin {
     /// Our own command sockets, and nobody else.
     Own,
-    /// Somebody else, or the kernel itself; perhaps we too.
+    /// The kernel itself, for instance because an interface went; perhaps we too.
+    Kernel,
+    /// Another program; perhaps the kernel or we too.
     Other,
 }
 
@@ -60,6 +64,7 @@ pub enum Origin {
 pub struct Monitor {
     events: mpsc::Receiver<KernelEvent>,
     tasks: [JoinHandle<()>; 2],
+    writers: Writers,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +72,15 @@ struct Pending {
     overrun: bool,
     interfaces: bool,
     other: bool,
+    kernel: bool,
     own: bool,
+}
+
+/// A notification about an object in our place.
+struct Touched {
+    /// Not for what Nett does not know.
+    object: Option<Object>,
+    protocol: Option<u8>,
 }
 
 struct Watch {
@@ -76,6 +89,7 @@ struct Watch {
     buffer_bytes: usize,
     layout: Layout,
     ports: OwnPorts,
+    writers: Writers,
 }
 
 // === impl Monitor ===
@@ -101,6 +115,7 @@ impl Monitor {
         buffer_bytes: usize,
     ) -> Result<Self, KernelError> {
         let (sender, events) = mpsc::channel(CHANNEL);
+        let writers = Writers::default();
         let start = |protocol, groups| {
             let watch = Watch {
                 protocol,
@@ -108,6 +123,7 @@ impl Monitor {
                 buffer_bytes,
                 layout: layout.clone(),
                 ports: ports.clone(),
+                writers: writers.clone(),
             };
             let socket = watch.subscribe();
             let socket = socket.map_err(|e| KernelError::of("the monitor socket", e))?;
@@ -115,7 +131,12 @@ impl Monitor {
         };
         let tasks =
             [start(NETLINK_ROUTE, &ROUTE_GROUPS[..])?, start(NETLINK_NETFILTER, &NFT_GROUPS[..])?];
-        Ok(Self { events, tasks })
+        Ok(Self { events, tasks, writers })
+    }
+
+    /// Who else wrote to our objects.
+    pub fn writers(&self) -> Writers {
+        self.writers.clone()
     }
 
     /// The next change. Cancel safe. `None` never comes while the runtime lives.
@@ -186,38 +207,56 @@ impl Watch {
     }
 
     fn note(&self, pending: &mut Pending, kind: u16, port: u32, payload: &[u8]) {
-        let concerns_us = if self.protocol == NETLINK_NETFILTER {
-            nft::is_about_table(kind, payload)
+        let touched = if self.protocol == NETLINK_NETFILTER {
+            // The table counts, whatever it is in it; who it was comes with the new generation.
+            if let Some(name) = nft::generation_by(kind, payload)
+                && !self.ports.contains(port)
+            {
+                self.writers.note(Object::Guard, writers::clean(&name));
+            }
+            nft::is_about_table(kind, payload).then_some(Touched { object: None, protocol: None })
         } else {
             match kind {
                 link::RTM_NEWLINK | link::RTM_DELLINK | link::RTM_NEWADDR | link::RTM_DELADDR => {
                     pending.interfaces = true;
-                    false
+                    None
                 }
-                _ => self.is_our_place(kind, payload),
+                _ => self.in_our_place(kind, payload),
             }
         };
-        if concerns_us && self.ports.contains(port) {
+        let Some(Touched { object, protocol }) = touched else { return };
+        if self.ports.contains(port) {
             pending.own = true;
-        } else if concerns_us {
+        } else if port == 0 {
+            pending.kernel = true;
+        } else {
             pending.other = true;
+            if let Some(object) = object {
+                self.writers.note(object, writers::name(port, protocol));
+            }
         }
     }
 
     /// Objects elsewhere change all the time on a router; they are nothing to read again for.
     /// What cannot be decoded counts as ours.
-    fn is_our_place(&self, kind: u16, payload: &[u8]) -> bool {
-        let protocol = self.layout.protocol;
+    fn in_our_place(&self, kind: u16, payload: &[u8]) -> Option<Touched> {
+        let ours = self.layout.protocol;
         if let Ok(Some(row)) = route::decode(kind, payload) {
-            return row.protocol == protocol || self.layout.owns_table(row.key.table);
+            let concerns = row.protocol == ours || self.layout.owns_table(row.key.table);
+            let object = Some(Object::Route(row.key));
+            return concerns.then_some(Touched { object, protocol: Some(row.protocol) });
         }
         if let Ok(Some(row)) = rule::decode(kind, payload) {
-            return row.protocol == protocol || self.layout.owns_priority(row.priority);
+            let concerns = row.protocol == ours || self.layout.owns_priority(row.priority);
+            let object = row.rule.map(Object::Rule);
+            return concerns.then_some(Touched { object, protocol: Some(row.protocol) });
         }
         if let Ok(Some(row)) = nexthop::decode(kind, payload) {
-            return row.protocol == protocol || Layout::NEXTHOP_IDS.contains(&row.id.0);
+            let concerns = row.protocol == ours || Layout::NEXTHOP_IDS.contains(&row.id.0);
+            let object = Some(Object::Nexthop(row.id));
+            return concerns.then_some(Touched { object, protocol: Some(row.protocol) });
         }
-        true
+        Some(Touched { object: None, protocol: None })
     }
 }
 
@@ -225,13 +264,14 @@ impl Watch {
 
 impl Pending {
     fn next(&self) -> Option<KernelEvent> {
-        let Self { overrun, interfaces, other, own } = *self;
-        match (overrun, interfaces, other, own) {
+        let Self { overrun, interfaces, other, kernel, own } = *self;
+        match (overrun, interfaces, other, kernel, own) {
             (true, ..) => Some(KernelEvent::Overrun),
             (_, true, ..) => Some(KernelEvent::Interfaces),
-            (_, _, true, _) => Some(KernelEvent::Objects(Origin::Other)),
-            (_, _, _, true) => Some(KernelEvent::Objects(Origin::Own)),
-            (false, false, false, false) => None,
+            (_, _, true, ..) => Some(KernelEvent::Objects(Origin::Other)),
+            (_, _, _, true, _) => Some(KernelEvent::Objects(Origin::Kernel)),
+            (.., true) => Some(KernelEvent::Objects(Origin::Own)),
+            (false, false, false, false, false) => None,
         }
     }
 
@@ -240,7 +280,9 @@ impl Pending {
         match event {
             KernelEvent::Overrun => self.overrun = false,
             KernelEvent::Interfaces => self.interfaces = false,
-            KernelEvent::Objects(_) => (self.other, self.own) = (false, false),
+            KernelEvent::Objects(_) => {
+                (self.other, self.kernel, self.own) = (false, false, false);
+            }
         }
         event
     }

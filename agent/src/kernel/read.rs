@@ -3,12 +3,10 @@
 //! A dump is no snapshot. That does no harm, because every operation is idempotent: a route that
 //! was missed is added again and found equal, one that has gone is deleted again and not found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{
-    Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule, Table,
-};
+use nett_policy::lower::object::{Layout, Nexthop, NexthopId, RouteKey, RouteTarget, Rule, Table};
 use nix::errno::Errno;
 
 use super::error::KernelError;
@@ -17,32 +15,78 @@ use super::linux::LinuxKernel;
 use super::netlink::attr::Message;
 use super::netlink::socket::{Dump, Failure};
 use super::netlink::{link, nexthop, route, rule};
-use super::{Interface, Readback};
+use super::{Interface, Parts, Readback};
 
 pub(super) async fn read(kernel: &mut LinuxKernel) -> Result<Readback, KernelError> {
-    let mut readback = Readback {
-        state: NodeState::default(),
-        complete: true,
-        interfaces: BTreeMap::new(),
-        foreign: Vec::new(),
-        guard_damage: None,
-    };
-    interfaces(kernel, &mut readback).await?;
-    nexthops(kernel, &mut readback).await?;
-    for family in Family::BOTH {
-        for table in tables(&kernel.layout) {
-            routes(kernel, &mut readback, family, table).await?;
-        }
-        rules(kernel, &mut readback, family).await?;
-    }
-    let guard = kernel.nft.read().await?;
-    readback.complete &= guard.complete;
-    readback.state.guard = guard.guard;
-    readback.guard_damage = guard.damage;
-    if guard.foreign {
-        readback.foreign.push(Foreign::NftTable);
-    }
+    let mut readback = Readback { complete: true, ..Readback::default() };
+    let both = |table| Family::BOTH.map(|family| (family, table));
+    let tables = tables(&kernel.layout).into_iter().flat_map(both).collect();
+    refresh(kernel, &mut readback, &Parts::in_use(tables)).await?;
     Ok(readback)
+}
+
+pub(super) async fn refresh(
+    kernel: &mut LinuxKernel,
+    readback: &mut Readback,
+    parts: &Parts,
+) -> Result<(), KernelError> {
+    forget(readback, parts);
+    let Parts { interfaces, nexthops, rules, guard, tables } = parts;
+    if *interfaces {
+        self::interfaces(kernel, readback).await?;
+    }
+    let restamped =
+        if *nexthops { self::nexthops(kernel, readback).await? } else { BTreeMap::new() };
+    for (family, table) in tables {
+        routes(kernel, readback, *family, *table).await?;
+    }
+    take_back(restamped, readback);
+    if *rules {
+        for family in Family::BOTH {
+            self::rules(kernel, readback, family).await?;
+        }
+    }
+    if *guard {
+        let guard = kernel.nft.read().await?;
+        readback.complete &= guard.complete;
+        readback.state.guard = guard.guard;
+        readback.guard_damage = guard.damage;
+        if guard.foreign {
+            readback.foreign.push(Foreign::NftTable);
+        }
+    }
+    Ok(())
+}
+
+/// Leaves nothing of the parts that are read anew.
+pub(super) fn forget(readback: &mut Readback, parts: &Parts) {
+    let Parts { interfaces, nexthops, rules, guard, tables } = parts;
+    let read = |key: &RouteKey| tables.contains(&(Family::of_net(key.destination), key.table));
+    if *interfaces {
+        readback.interfaces.clear();
+    }
+    if *nexthops {
+        readback.state.nexthops.clear();
+    }
+    if *rules {
+        readback.state.rules.clear();
+    }
+    if *guard {
+        readback.state.guard = None;
+        readback.guard_damage = None;
+    }
+    if !tables.is_empty() {
+        readback.state.routes.retain(|key, _| !read(key));
+    }
+    readback.foreign.retain(|foreign| match foreign {
+        Foreign::Route { key, .. } => !read(key),
+        Foreign::Rule { .. } => !rules,
+        Foreign::Nexthop { .. } => !nexthops,
+        Foreign::NftTable => !guard,
+        Foreign::RouteElsewhere { .. }
+        | Foreign::RuleElsewhere { .. }
+        | Foreign::NexthopElsewhere { .. } => true,
+    });
 }
 
 async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), KernelError> {
@@ -68,20 +112,21 @@ async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), K
     Ok(())
 }
 
-async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), KernelError> {
+/// Gives the nexthops with our ids and another protocol that have a form of ours.
+async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<Others, KernelError> {
     let rows = kernel.route.dump(nexthop::dump(), nexthop::decode);
     let rows = whole(rows.await, "the nexthops", to)?;
     let names: BTreeMap<u32, &str> =
         kernel.interfaces.iter().map(|(name, index)| (*index, name.as_str())).collect();
     let families: BTreeMap<NexthopId, Family> =
         rows.iter().filter_map(|r| Some((r.id, r.family?))).collect();
+    let mut others = Others::new();
     for row in rows {
         let nexthop::Row { id, protocol, form, .. } = row;
         if !Layout::NEXTHOP_IDS.contains(&id.0) {
             continue;
         }
-        let ours = match form {
-            _ if protocol != kernel.layout.protocol => None,
+        let known = match form {
             nexthop::Form::Single { gateway, index } => names.get(&index).map(|name| {
                 let interface = (*name).to_owned();
                 Nexthop::Single { gateway, interface }
@@ -93,12 +138,48 @@ async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), Ker
             }
             nexthop::Form::Other => None,
         };
-        match ours {
-            Some(nexthop) => drop(to.state.nexthops.insert(id, nexthop)),
+        match known {
+            Some(nexthop) if protocol == kernel.layout.protocol => {
+                to.state.nexthops.insert(id, nexthop);
+            }
+            Some(nexthop) => drop(others.insert(id, (nexthop, protocol))),
             None => to.foreign.push(Foreign::Nexthop { id, protocol }),
         }
     }
-    Ok(())
+    Ok(others)
+}
+
+/// Nexthops with the protocol that they carry.
+type Others = BTreeMap<NexthopId, (Nexthop, u8)>;
+
+/// FRR's zebra installs every nexthop that it has seen again when an interface or address changes,
+/// with its own protocol number on it. What a route or group of ours uses under an id of ours is
+/// ours, whoever wrote it last; the next change by us has our number again.
+fn take_back(others: Others, to: &mut Readback) {
+    if others.is_empty() {
+        return;
+    }
+    let mut used: BTreeSet<NexthopId> = BTreeSet::new();
+    used.extend(to.state.routes.values().filter_map(|target| match target {
+        RouteTarget::Nexthop(id) => Some(*id),
+        RouteTarget::Unreachable => None,
+    }));
+    let is_group = |nexthop: &Nexthop| matches!(nexthop, Nexthop::Group { .. });
+    let (groups, singles): (Others, Others) =
+        others.into_iter().partition(|(_, (nexthop, _))| is_group(nexthop));
+    for some in [groups, singles] {
+        used.extend(to.state.nexthops.values().flat_map(|nexthop| match nexthop {
+            Nexthop::Group { members, .. } => members.keys().copied().collect(),
+            Nexthop::Single { .. } => Vec::new(),
+        }));
+        for (id, (nexthop, protocol)) in some {
+            if used.contains(&id) {
+                to.state.nexthops.insert(id, nexthop);
+            } else {
+                to.foreign.push(Foreign::Nexthop { id, protocol });
+            }
+        }
+    }
 }
 
 /// Every table that is ours, used or not: what a former fabric left must be seen too.

@@ -9,12 +9,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ipnet::IpNet;
-use nett_policy::lower::object::{Guard, Nexthop, NexthopId, NodeState, RouteTarget};
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{Guard, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget};
 use nett_policy::plan::Op;
 use nix::errno::Errno;
 
 use super::error::KernelError;
-use super::{Count, Foreign, Interface, Kernel, Readback};
+use super::read::forget;
+use super::{Count, Foreign, Interface, Kernel, Parts, Readback};
 
 /// Which operation an injected failure meets.
 type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
@@ -26,6 +28,7 @@ pub struct SimulatedKernel {
     foreign: Vec<Foreign>,
     counters: BTreeMap<String, Count>,
     failures: VecDeque<(Matcher, KernelError)>,
+    lost_answers: VecDeque<(Matcher, KernelError)>,
     incomplete: u32,
     applied: Vec<Op>,
 }
@@ -60,6 +63,43 @@ impl SimulatedKernel {
         error: KernelError,
     ) {
         self.failures.push_back((Box::new(matches), error));
+    }
+
+    /// As [`Self::fail_next`], that many times.
+    pub fn fail_times(
+        &mut self,
+        times: usize,
+        matches: impl Fn(&Op) -> bool + Clone + Send + 'static,
+        error: KernelError,
+    ) {
+        for _ in 0..times {
+            self.fail_next(matches.clone(), error.clone());
+        }
+    }
+
+    /// The next operation that `matches` is carried out and answered with `error`.
+    pub fn lose_answer(
+        &mut self,
+        matches: impl Fn(&Op) -> bool + Send + 'static,
+        error: KernelError,
+    ) {
+        self.lost_answers.push_back((Box::new(matches), error));
+    }
+
+    /// The operations carried out since the last call, in order.
+    pub fn take_applied(&mut self) -> Vec<Op> {
+        std::mem::take(&mut self.applied)
+    }
+
+    /// Duplicate address detection begins or ends.
+    pub fn set_tentative(&mut self, interface: &str, address: IpNet, tentative: bool) {
+        if let Some(there) = self.interfaces.get_mut(interface) {
+            if tentative {
+                there.tentative.insert(address);
+            } else {
+                there.tentative.remove(&address);
+            }
+        }
     }
 
     /// The next `times` readbacks lack every second route and say that they are not complete.
@@ -268,6 +308,38 @@ impl Kernel for SimulatedKernel {
         })
     }
 
+    async fn refresh(&mut self, readback: &mut Readback, parts: &Parts) -> Result<(), KernelError> {
+        let now = self.read().await?;
+        forget(readback, parts);
+        let Parts { interfaces, nexthops, rules, guard, tables } = parts;
+        let looked =
+            |key: &RouteKey| tables.contains(&(Family::of_net(key.destination), key.table));
+        readback.complete &= now.complete;
+        if *interfaces {
+            readback.interfaces = now.interfaces;
+        }
+        if *nexthops {
+            readback.state.nexthops = now.state.nexthops;
+        }
+        if *rules {
+            readback.state.rules = now.state.rules;
+        }
+        if *guard {
+            readback.state.guard = now.state.guard;
+        }
+        readback.state.routes.extend(now.state.routes.into_iter().filter(|(key, _)| looked(key)));
+        readback.foreign.extend(now.foreign.into_iter().filter(|foreign| match foreign {
+            Foreign::Route { key, .. } => looked(key),
+            Foreign::Rule { .. } => *rules,
+            Foreign::Nexthop { .. } => *nexthops,
+            Foreign::NftTable => *guard,
+            Foreign::RouteElsewhere { .. }
+            | Foreign::RuleElsewhere { .. }
+            | Foreign::NexthopElsewhere { .. } => false,
+        }));
+        Ok(())
+    }
+
     async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
         Ok(self.counters.clone())
     }
@@ -279,7 +351,11 @@ impl Kernel for SimulatedKernel {
         }
         self.carry_out(op)?;
         self.applied.push(op.clone());
-        Ok(())
+        let lost = self.lost_answers.iter().position(|(matches, _)| matches(op));
+        match lost.and_then(|at| self.lost_answers.remove(at)) {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
     }
 }
 

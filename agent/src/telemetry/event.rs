@@ -57,6 +57,25 @@ impl Emit for KernelOp<'_> {
     }
 }
 
+/// Many operations of one kind in one go, of which single lines would say nothing.
+#[derive(Debug)]
+pub struct KernelRun<'a> {
+    /// One of them.
+    pub op: &'a Op,
+    /// How many succeeded; those that were refused are told one by one.
+    pub done: usize,
+}
+
+impl Emit for KernelRun<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { op, done } = self;
+        tracing::info!(%op, done, "Changed many objects of the kernel, for instance this one.");
+        let (object, verb) = words(op);
+        let done = u64::try_from(done).unwrap_or(u64::MAX);
+        metrics.kernel_ops.with_label_values(&[object, verb.as_str(), "ok"]).inc_by(done);
+    }
+}
+
 /// A round of operations, with the readback after it.
 #[derive(Debug)]
 pub struct KernelRound {
@@ -124,6 +143,9 @@ impl Emit for Resync {
         };
         tracing::debug!(reason, "Reading the kernel.");
         metrics.kernel_resync.with_label_values(&[reason]).inc();
+        if self == Self::Overrun {
+            metrics.netlink_overruns.inc();
+        }
     }
 }
 

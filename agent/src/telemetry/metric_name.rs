@@ -63,6 +63,12 @@ metrics! {
         "Own objects found different from a desired state that was in place before.";
     KERNEL_RESYNC_TOTAL = Counter "nett_kernel_resync_total" ["reason"]
         "Whole readbacks of the kernel, by what asked for them.";
+    KERNEL_FOREIGN = Gauge "nett_kernel_foreign" []
+        "Objects of others that stand where Nett's objects go.";
+    KERNEL_CONTESTED = Gauge "nett_kernel_contested" []
+        "Own objects that another program changes again and again, and that are left alone.";
+    NETLINK_OVERRUNS_TOTAL = Counter "nett_netlink_overruns_total" []
+        "Times that the kernel dropped notifications, each followed by a whole readback.";
     TRAFFIC_PACKETS_TOTAL = Counter "nett_traffic_packets_total" ["class"]
         "Packets counted by the nft table.";
     TRAFFIC_BYTES_TOTAL = Counter "nett_traffic_bytes_total" ["class"]
@@ -95,6 +101,18 @@ metrics! {
         "Time from a question's arrival over UDP to its answer's departure.";
     DNS_DROPPED_TOTAL = Counter "nett_dns_dropped_total" ["reason"]
         "Messages that got no answer.";
+    DNS_TRANSFERS_TOTAL = Counter "nett_dns_transfers_total" ["result"]
+        "Copies of the zone that secondaries asked for.";
+    DNS_NOTIFIES_TOTAL = Counter "nett_dns_notifies_total" ["result"]
+        "Messages that told secondaries of a new snapshot, and what became of them.";
+    DNS_BAD_SIGNATURES_TOTAL = Counter "nett_dns_bad_signatures_total" []
+        "Messages whose TSIG signature did not hold.";
+    DNS_SIGNATURES_TOTAL = Counter "nett_dns_signatures_total" []
+        "Signatures of the zone that were made.";
+    DNS_UNSIGNED_SERVICES = Gauge "nett_dns_unsigned_services" []
+        "Services whose newest records are not signed yet; absent in an unsigned zone.";
+    DNS_SIGNATURE_EXPIRES_SECONDS = Gauge "nett_dns_signature_expires_seconds" []
+        "When the first signature of the zone runs out, since 1970; absent in an unsigned zone.";
     DNS_SERIAL = Gauge "nett_dns_serial" []
         "Number of the zone snapshot that is served; absent before the first.";
     JOURNAL_FSYNC_SECONDS = Histogram "nett_journal_fsync_seconds" []

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use super::event::Emit;
@@ -28,6 +29,9 @@ pub struct Metrics {
     pub(super) kernel_apply: Histogram,
     pub(super) kernel_drift: IntCounterVec,
     pub(super) kernel_resync: IntCounterVec,
+    kernel_foreign: IntGauge,
+    kernel_contested: IntGauge,
+    pub(super) netlink_overruns: IntCounter,
     traffic: Traffic,
     pub(super) entries: IntCounterVec,
     pub(super) entries_refused: IntCounterVec,
@@ -70,6 +74,8 @@ impl Metrics {
         registry.register(Box::new(loop_lag.clone()))?;
         let journal_degraded = IntGauge::with_opts(opts(&name::JOURNAL_DEGRADED))?;
         registry.register(Box::new(journal_degraded.clone()))?;
+        let netlink_overruns = IntCounter::with_opts(opts(&name::NETLINK_OVERRUNS_TOTAL))?;
+        registry.register(Box::new(netlink_overruns.clone()))?;
         Ok(Self {
             ready,
             loop_lag,
@@ -77,6 +83,9 @@ impl Metrics {
             kernel_apply: histogram(registry, &name::KERNEL_APPLY_SECONDS, &APPLY_BUCKETS)?,
             kernel_drift: counters(registry, &name::KERNEL_DRIFT_TOTAL)?,
             kernel_resync: counters(registry, &name::KERNEL_RESYNC_TOTAL)?,
+            kernel_foreign: gauge(registry, &name::KERNEL_FOREIGN)?,
+            kernel_contested: gauge(registry, &name::KERNEL_CONTESTED)?,
+            netlink_overruns,
             traffic: Traffic {
                 packets: counters(registry, &name::TRAFFIC_PACKETS_TOTAL)?,
                 bytes: counters(registry, &name::TRAFFIC_BYTES_TOTAL)?,
@@ -103,6 +112,13 @@ impl Metrics {
         self.ready.with_label_values(&[duty.as_str()]).get() == 1
     }
 
+    /// How many objects of others stand in our place, and how many of ours are fought over.
+    pub fn kernel_trouble(&self, foreign: usize, contested: usize) {
+        let number = |n| i64::try_from(n).unwrap_or(i64::MAX);
+        self.kernel_foreign.set(number(foreign));
+        self.kernel_contested.set(number(contested));
+    }
+
     /// Adds what the kernel has counted since the last look. A value below the last one is that of
     /// a new table, so all of it is new.
     pub fn traffic(&self, counters: &BTreeMap<String, Count>) {
@@ -121,6 +137,12 @@ impl Metrics {
 
 pub(super) fn opts(metric: &Metric) -> Opts {
     Opts::new(metric.name, metric.help)
+}
+
+fn gauge(registry: &Registry, metric: &Metric) -> Result<IntGauge, prometheus::Error> {
+    let gauge = IntGauge::with_opts(opts(metric))?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
 }
 
 fn counters(registry: &Registry, metric: &Metric) -> Result<IntCounterVec, prometheus::Error> {

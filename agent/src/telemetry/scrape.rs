@@ -88,6 +88,18 @@ fn dns(fresh: &Registry, stats: &Stats) {
     counters(fresh, &name::DNS_QUERIES_TOTAL, queries);
     counters(fresh, &name::DNS_ANSWERS_TOTAL, answers);
     counters(fresh, &name::DNS_DROPPED_TOTAL, dropped);
+    let by_result = |(result, n)| (vec![label(result)], n);
+    let copies = &stats.transfers;
+    counters(fresh, &name::DNS_TRANSFERS_TOTAL, copies.transfers().map(by_result));
+    counters(fresh, &name::DNS_NOTIFIES_TOTAL, copies.notifies().map(by_result));
+    let bad = [(Vec::new(), copies.bad_signatures())];
+    counters(fresh, &name::DNS_BAD_SIGNATURES_TOTAL, bad);
+    let made = [(Vec::new(), stats.signing.signatures())];
+    counters(fresh, &name::DNS_SIGNATURES_TOTAL, made);
+    if let Some(expires) = stats.signing.earliest_expiry() {
+        single(fresh, &name::DNS_SIGNATURE_EXPIRES_SECONDS, exact(expires));
+        single(fresh, &name::DNS_UNSIGNED_SERVICES, exact(stats.signing.waiting()));
+    }
     let times = Counted { metric: &name::DNS_ANSWER_SECONDS, times: stats.answer_seconds() };
     fresh.register(Box::new(times)).expect("every name is made once");
 }

@@ -5,14 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nett_agent::bus::wire::{self, Draft, Sealed};
 use nett_policy::fabric::{
-    BusKeys, Fabric, Node, Operator, OperatorRole, Role, Site, UnknownClient, Zone,
+    BusKeys, Fabric, Node, Operator, OperatorRole, Role, Site, Transfer, UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, WallMs};
 use nett_policy::log::entry::{
-    Ask, Body, Change, Command, Directive, Effect, FabricRef, Move, Person, Request, Verb, Write,
+    Ask, Body, Change, Command, Directive, Effect, FabricRef, Move, Person, Request, Step,
+    StepKind, Terms, Verb, Write,
 };
 use nett_policy::service::Handover;
 use nett_policy::traffic::{Spread, Traffic};
@@ -89,6 +91,8 @@ pub(crate) fn fabric() -> Fabric {
             name: "steer.example.".to_owned(),
             hostmaster: "dns.example.".to_owned(),
             ns: Vec::new(),
+            transfer: Transfer::default(),
+            dnssec: None,
         },
         sites: vec![site("osl", 1), site("svg", 2)],
         nodes: vec![
@@ -110,6 +114,7 @@ pub(crate) fn fabric() -> Fabric {
             ca: None,
         },
         safety: Vec::new(),
+        freezes: Vec::new(),
     }
 }
 
@@ -130,6 +135,7 @@ pub(crate) fn request(site: &str, number: u32) -> Request {
             verb: Verb::Failover { services: id("shop/prod/api"), to: id("svg") },
             plan_hash: Some("ab12".to_owned()),
             overrides: BTreeSet::from(["keep-one".to_owned()]),
+            terms: Terms::default(),
         },
     }
 }
@@ -145,11 +151,24 @@ pub(crate) fn effect() -> Effect {
         (id("osl"), nett_policy::id::Weight::new(70).expect("in range")),
         (id("svg"), nett_policy::id::Weight::new(30).expect("in range")),
     ]);
+    let (from, to) = (Traffic::settled(Spread::one(osl)), Traffic::settled(Spread::one(svg)));
     Effect {
         rank: 1,
+        steps: vec![Step {
+            number: 1,
+            wave: 0,
+            kind: StepKind::Shift,
+            states: BTreeMap::from([(id("shop/prod/api"), to.clone())]),
+            delay: Duration::ZERO,
+            timeout: Duration::from_secs(30),
+            gates: BTreeSet::new(),
+            required: BTreeSet::from([id("osl-b1"), id("svg-b1")]),
+            owed: BTreeSet::new(),
+        }],
         writes: vec![Write {
             epoch: Epoch(8),
             prev: Some(entry_id("svg", 7)),
+            settles: BTreeSet::new(),
             change: Change::Service(id("shop/prod/api"), Directive::Failover(id("svg"))),
             before: Change::Service(id("shop/prod/api"), Directive::Steer(shares)),
         }],
@@ -157,8 +176,9 @@ pub(crate) fn effect() -> Effect {
             service: id("shop/prod/api"),
             epoch: Epoch(8),
             prev_epoch: Epoch(7),
-            from: Traffic::settled(Spread::one(osl)),
-            to: Traffic::settled(Spread::one(svg)),
+            prev: Some(entry_id("svg", 7)),
+            from,
+            to,
             handover: Handover::MakeBeforeBreak,
         }],
     }
@@ -192,6 +212,7 @@ pub(crate) fn command_body(site: &str, number: u32) -> (Body, Vec<u8>) {
         request,
         plan_hash: "ab12".to_owned(),
         approvals_needed: 0,
+        supersedes: Vec::new(),
         effect: Some(effect()),
     };
     (Body::Command(command), verbatim)

@@ -1,7 +1,7 @@
 //! The printed schema fits what is printed: judged by a small validator of the words it uses.
 
 use nett_agent::api::codec;
-use nett_agent::api::types::{ApiRequest, ObjectDoc, VerbDoc};
+use nett_agent::api::types::{ApiRequest, ObjectDoc, TermsDoc, VerbDoc};
 use serde_json::{Value, json};
 
 use crate::harness::{Ran, World, canned, nettctl};
@@ -129,7 +129,11 @@ fn every_call_fits_the_schema() {
         VerbDoc::Steer { services: text(), to: [("osl".to_owned(), 70)].into() },
         VerbDoc::Drain { object: ObjectDoc { site: "osl".to_owned(), service: None } },
         VerbDoc::Undrain { object: ObjectDoc { site: "osl".to_owned(), service: Some(text()) } },
+        VerbDoc::Evacuate { site: "osl".to_owned(), to: Some("svg".to_owned()) },
+        VerbDoc::Hold { services: text() },
+        VerbDoc::Release { services: text() },
         VerbDoc::Revert { task: text() },
+        VerbDoc::Resolve { subject: text(), to: None },
     ];
     let mut requests = vec![
         ApiRequest::Identify { key: Some(text()) },
@@ -148,7 +152,12 @@ fn every_call_fits_the_schema() {
         ApiRequest::WatchTask { id: text(), after_revision: 1, timeout_ms: 2 },
         ApiRequest::Command { subject: text(), envelope: json!({"v": 1}) },
     ];
-    requests.extend(verbs.map(|verb| ApiRequest::Plan { verb }));
+    requests.push(ApiRequest::Conflicts {});
+    let terms = Some(TermsDoc { confirm_within_ms: Some(1), ..TermsDoc::default() });
+    requests.extend(verbs.map(|verb| {
+        let (overrides, terms) = ([text()].into(), terms.clone());
+        ApiRequest::Plan { verb, overrides, terms }
+    }));
     for request in requests {
         let bytes = codec::encode_call(&request);
         let mut value: Value = serde_json::from_slice(&bytes).expect("JSON");

@@ -137,6 +137,6 @@ fn completions_know_the_commands_and_not_the_later_ones() {
         let ran = Ran::of(command);
         ran.exits(0);
         assert!(ran.out.contains("failover"), "{shell}");
-        assert!(!ran.out.contains("evacuate"), "{shell}");
+        assert!(!ran.out.contains("support-bundle"), "{shell}");
     }
 }

@@ -1,12 +1,13 @@
 //! Several controllers in one thread: a log per site, a kernel that does as it is told, and time
 //! that jumps to the next deadline. Deterministic: no clock, no randomness, no task.
+#![allow(dead_code, reason = "each test binary uses a part")]
 #![expect(unreachable_pub, reason = "everything here is for the tests that include it")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload};
+use nett_agent::api::types::{ApiRequest, CommandReply, ConflictDoc, Outcome, Payload, TaskDoc};
 use nett_agent::bus::wire::{Draft, Report, Sealed, request_subject, seal_request};
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now, Token};
@@ -14,10 +15,10 @@ use nett_agent::controller::{Controller, Setting, Snapshot};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
-use nett_policy::log::entry::{Ask, Person, Request, Verb, WishKind};
+use nett_policy::log::entry::{Ask, Person, Request, Terms, Verb, WishKind};
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::{Layout, NodeState};
-use nett_policy::service::Catalog;
+use nett_policy::service::{Catalog, Service};
 use nkeys::{KeyPair, KeyPairType};
 
 /// Wall time at the start.
@@ -40,6 +41,10 @@ pub struct Fleet {
     /// What each node's kernel was told, in order, over all nodes.
     pub told: Vec<(NodeId, NodeState)>,
     pub probes_answer: bool,
+    /// The last report of each node.
+    reports: BTreeMap<NodeId, Report>,
+    /// What crosses between sites while they are cut from each other.
+    cut: Option<VecDeque<(NodeId, Event)>>,
 }
 
 pub struct Agent {
@@ -66,6 +71,11 @@ fn key(number: u8) -> KeyPair {
 impl Fleet {
     /// The two-site fabric with keys known here, every agent started and connected.
     pub fn start() -> Self {
+        Self::start_with(|_, _| {})
+    }
+
+    /// The same with changes to it.
+    pub fn start_with(change: impl FnOnce(&mut Fabric, &mut Vec<Service>)) -> Self {
         let text = |name: &str| {
             let text = nett_fixtures::fabric_file("two-sites", name).expect("the fixture is there");
             SourceFile::new(text.name, text.text)
@@ -81,8 +91,10 @@ impl Fleet {
             operator.key = key(number).public_key();
             keys.insert(operator.name.clone(), key(number));
         }
+        let mut services: Vec<Service> = catalog.iter().cloned().collect();
+        change(&mut fabric, &mut services);
         let fabric = Arc::new(fabric);
-        let catalog: Arc<Catalog> = Arc::new(catalog);
+        let catalog: Arc<Catalog> = Arc::new(Catalog::new(services));
         let logs = fabric.sites.iter().map(|s| (s.id.clone(), Vec::new())).collect();
         let mut fleet = Self {
             agents: BTreeMap::new(),
@@ -96,6 +108,8 @@ impl Fleet {
             silent: BTreeSet::new(),
             told: Vec::new(),
             probes_answer: true,
+            cut: None,
+            reports: BTreeMap::new(),
             fabric: fabric.clone(),
         };
         for node in &fabric.nodes {
@@ -222,7 +236,7 @@ impl Fleet {
                 let operations = nett_policy::plan::plan(&desired, &agent.kernel).ops.len();
                 agent.kernel = (*desired).clone();
                 self.told.push((node.clone(), *desired));
-                let applied = Applied { generation, operations, failures: vec![], foreign: vec![] };
+                let applied = Applied { generation, operations, ..Applied::default() };
                 self.inbox.push_back((node.clone(), Event::Applied(applied)));
             }
             Effect::Zone(answers) => {
@@ -247,9 +261,48 @@ impl Fleet {
     }
 
     fn spread(&mut self, node: &NodeId, report: &Report) {
-        let others = self.agents.keys().filter(|other| *other != node);
-        let events = others.map(|other| (other.clone(), Event::Report(report.clone())));
-        self.inbox.extend(events.collect::<Vec<_>>());
+        self.reports.insert(node.clone(), report.clone());
+        let others: Vec<NodeId> = self.agents.keys().filter(|o| *o != node).cloned().collect();
+        for other in others {
+            self.carry(node, other, Event::Report(report.clone()));
+        }
+    }
+
+    /// Takes an event to another node, or holds it back at the cut.
+    fn carry(&mut self, from: &NodeId, to: NodeId, event: Event) {
+        let site = |node: &NodeId| self.fabric.node(node).map(|n| n.site.clone());
+        let crosses = site(from) != site(&to);
+        match (&mut self.cut, crosses) {
+            (Some(held), true) => {
+                // Only the newest report of a node is kept.
+                if !matches!(event, Event::Report(_)) {
+                    held.push_back((to, event));
+                }
+            }
+            (_, _) => self.inbox.push_back((to, event)),
+        }
+    }
+
+    /// The node says of itself that it runs another fabric, and says no more.
+    pub fn report_another_fabric(&mut self, node: &str) {
+        let node: NodeId = id(node);
+        let mut report = self.reports.get(&node).expect("it has reported").clone();
+        report.at.0 += 1;
+        report.fabric.hash = "another".to_owned();
+        self.silent.insert(node.clone());
+        self.spread(&node, &report);
+        self.run();
+    }
+
+    /// Nothing crosses between sites until [`Self::heal`].
+    pub fn cut(&mut self) {
+        self.cut.get_or_insert_default();
+    }
+
+    pub fn heal(&mut self) {
+        let held = self.cut.take().unwrap_or_default();
+        self.inbox.extend(held);
+        self.run();
     }
 
     fn append(&mut self, node: &NodeId, append: Append) {
@@ -286,9 +339,9 @@ impl Fleet {
         let stream_seq = length + 1;
         let appended = Event::Appended { sealed: sealed.clone(), stream_seq };
         self.inbox.push_back((node.clone(), appended));
-        for other in self.agents.keys().filter(|other| *other != node) {
-            let entry = Event::Entry { sealed: sealed.clone(), stream_seq };
-            self.inbox.push_back((other.clone(), entry));
+        let others: Vec<NodeId> = self.agents.keys().filter(|o| *o != node).cloned().collect();
+        for other in others {
+            self.carry(node, other, Event::Entry { sealed: sealed.clone(), stream_seq });
         }
     }
 
@@ -337,8 +390,25 @@ impl Fleet {
     }
 
     pub fn command(&mut self, person: &str, site: &str, verb: Verb) -> CommandReply {
-        let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new() };
+        self.command_with(person, site, verb, &[], Terms::default())
+    }
+
+    pub fn command_with(
+        &mut self,
+        person: &str,
+        site: &str,
+        verb: Verb,
+        overrides: &[&str],
+        terms: Terms,
+    ) -> CommandReply {
+        let overrides = overrides.iter().map(|rule| (*rule).to_owned()).collect();
+        let ask = Ask::Command { verb, plan_hash: None, overrides, terms };
         let request = self.request(person, site, ask);
+        self.send(&format!("{site}-b1"), &request)
+    }
+
+    pub fn wish(&mut self, person: &str, site: &str, task: &str, kind: WishKind) -> CommandReply {
+        let request = self.request(person, site, Ask::Wish { task: id(task), kind });
         self.send(&format!("{site}-b1"), &request)
     }
 
@@ -352,6 +422,26 @@ impl Fleet {
 
     pub fn snapshot(&self, node: &str) -> Snapshot {
         self.agents[&id::<NodeId>(node)].controller.snapshot(self.clock())
+    }
+
+    pub fn task(&mut self, node: &str, task: &str) -> TaskDoc {
+        match self.ask(node, ApiRequest::Task { id: task.to_owned() }) {
+            Outcome::Ok(payload) => match *payload {
+                Payload::Task(task) => task,
+                other => panic!("not a task: {other:?}"),
+            },
+            Outcome::Error(error) => panic!("no task: {error:?}"),
+        }
+    }
+
+    pub fn conflicts(&mut self, node: &str) -> Vec<ConflictDoc> {
+        match self.ask(node, ApiRequest::Conflicts {}) {
+            Outcome::Ok(payload) => match *payload {
+                Payload::Conflicts { conflicts } => conflicts,
+                other => panic!("no conflicts: {other:?}"),
+            },
+            Outcome::Error(error) => panic!("no conflicts: {error:?}"),
+        }
     }
 
     pub fn task_state(&mut self, node: &str, task: &str) -> String {

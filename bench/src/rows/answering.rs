@@ -32,7 +32,7 @@ fn compare(arguments: &RunArguments, rate: Option<u32>) -> anyhow::Result<()> {
     for peer in peers {
         servers.push(peer.start(directory.path(), NAMES)?);
     }
-    let load = Load { questions: &file, seconds: arguments.seconds, rate };
+    let load = Load { questions: &file, seconds: arguments.seconds, rate, signed: false };
     let mut costs: BTreeMap<Peer, Vec<Cost>> = BTreeMap::new();
     for _ in 0..arguments.rounds {
         for server in &servers {

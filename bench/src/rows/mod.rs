@@ -2,6 +2,7 @@
 
 mod answering;
 mod changing;
+mod signing;
 mod size;
 
 use anyhow::ensure;
@@ -20,6 +21,9 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     }
     if wanted(3) {
         size::misses_and_many_names(arguments)?;
+    }
+    if wanted(4) {
+        signing::signed_answers(arguments)?;
     }
     if wanted(5) {
         changing::one_name(arguments)?;

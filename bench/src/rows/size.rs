@@ -31,7 +31,7 @@ pub(crate) fn misses_and_many_names(arguments: &RunArguments) -> anyhow::Result<
     for _ in 0..arguments.rounds {
         let runs = [(&small, &hits), (&small, &misses), (&large, &hits_of_many)];
         for (at, (server, questions)) in runs.into_iter().enumerate() {
-            let load = Load { questions, seconds: arguments.seconds, rate: None };
+            let load = Load { questions, seconds: arguments.seconds, rate: None, signed: false };
             costs[at].push(load.on(server)?.per_question);
         }
     }

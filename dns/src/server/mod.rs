@@ -8,6 +8,7 @@
 //! nett-dns-tcp     one: a current-thread runtime with all listeners and all connections
 //! nett-dns-tls     one, where TLS is served: the same for its listeners and connections, so that
 //!                  handshakes take time from each other alone
+//! nett-dns-notify  one, where there are secondaries: tells them of new snapshots
 //! ```
 //!
 //! They are the server's own operating-system threads, so a flood of questions takes time from
@@ -20,6 +21,7 @@
 //! After a crash there is nothing to recover: sockets are bound anew, the zone is given anew.
 
 mod bind;
+mod copy;
 mod https;
 mod intake;
 mod rate;
@@ -43,8 +45,10 @@ use tls::Inside;
 use tokio::sync::watch;
 
 use crate::answer::{Ask, DropReason, Outcome, Transport, answer, demand_cookie};
+use crate::clock::unix_time;
 use crate::profile::Profile;
 use crate::stats::Stats;
+use crate::transfer::{self, Notifier};
 use crate::zone::Zone;
 
 /// What the server may use.
@@ -62,6 +66,10 @@ pub struct Limits {
     /// From the end of one message to the end of the next; a client that sends a byte at a time
     /// gets no longer than that, and one that does not read its answers neither.
     pub tcp_idle: Duration,
+    /// Copies of the zone that are sent at the same time.
+    pub transfers: usize,
+    /// The longest time that sending one copy may take.
+    pub transfer_time: Duration,
     /// How long open connections may finish the answer they are writing when the server stops.
     pub stop_grace: Duration,
 }
@@ -119,6 +127,7 @@ pub struct ServerHandle {
     udp: Vec<socket2::Socket>,
     tcp: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
+    _notifier: Option<Notifier>,
 }
 
 /// What every thread needs to answer.
@@ -137,6 +146,8 @@ impl Default for Limits {
             tcp_connections: 512,
             tcp_per_source: 16,
             tcp_idle: Duration::from_secs(5),
+            transfers: 4,
+            transfer_time: Duration::from_secs(600),
             stop_grace: Duration::from_secs(1),
         }
     }
@@ -168,7 +179,9 @@ impl Server {
             udp: Vec::new(),
             tcp,
             threads: Vec::new(),
+            _notifier: None,
         };
+        handle.notify(&zone.load(), &stats)?;
         let answerer = Answerer { zone, profile, stats };
         let mut listeners = Vec::new();
         for bound in sockets {
@@ -232,6 +245,15 @@ impl ServerHandle {
         drop(self);
     }
 
+    /// Tells the secondaries of new snapshots, where there are any.
+    fn notify(&mut self, zone: &Zone, stats: &Arc<Stats>) -> Result<(), ServerError> {
+        if let Some(transfers) = zone.transfers().filter(|t| t.has_secondaries()) {
+            let notifier = Notifier::start(zone, transfers, &self.addresses, stats);
+            self._notifier = Some(notifier.map_err(ServerError::Thread)?);
+        }
+        Ok(())
+    }
+
     fn start_udp(
         &mut self,
         socket: socket2::Socket,
@@ -289,7 +311,10 @@ impl Answerer {
     /// counted; the threads go on.
     fn answer(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
         let zone = self.zone.load();
-        let attempt = std::panic::AssertUnwindSafe(|| answer(&zone, ask, out));
+        let attempt = std::panic::AssertUnwindSafe(|| match transfer::is_plain(ask.packet) {
+            true => answer(&zone, ask, out),
+            false => transfer::carefully(&zone, ask, &self.stats, unix_time(), out),
+        });
         let outcome =
             std::panic::catch_unwind(attempt).unwrap_or(Outcome::Dropped(DropReason::Panic));
         self.stats.count(ask.transport, &outcome, zone.topology());

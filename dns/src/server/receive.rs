@@ -54,7 +54,7 @@ impl<'a> Receiver<'a> {
             self.control = nix::cmsg_space!(nix::sys::time::TimeSpec);
         }
         let mut parts = [IoSliceMut::new(buffer)];
-        let control = Some(&mut self.control);
+        let control = Some(&mut self.control[..]);
         let message = recvmsg::<SockaddrStorage>(
             self.socket.as_raw_fd(),
             &mut parts,

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::answer::{DropReason, Outcome, Transport};
 
 use super::tls::Inside;
-use super::{Answerer, Limits, ServerError, https, source_of};
+use super::{Answerer, Limits, ServerError, copy, https, source_of};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -194,6 +194,11 @@ async fn serve(
         };
         let Ok(Ok(())) = next else { return };
         let ask = shared.answerer.ask(&question, source, transport);
+        match copy::send(&mut stream, &ask, &shared).await {
+            copy::Sent::NoCopy => {}
+            copy::Sent::Whole => continue,
+            copy::Sent::Broken => return,
+        }
         // A message that gets no answer is no question: its sender is not a client.
         let Outcome::Reply { .. } = shared.answerer.answer(&ask, &mut out) else {
             return;

@@ -64,10 +64,74 @@ fn a_scope_never_covers_a_client_of_another_site() {
 fn distance_is_link_cost_then_rank() {
     let topology = Topology::new(&fabric(), None);
     let at = |id| topology.index(&site(id)).expect("a site");
-    assert_eq!(topology.distance(at("osl"), at("osl")), (0, 2));
-    assert_eq!(topology.distance(at("fra"), at("osl")), (30, 2));
+    assert_eq!(topology.distance(at("osl"), at("osl")), (0, 0));
+    assert_eq!(topology.distance(at("fra"), at("osl")), (30, 3));
+    // Neither has a link to lon: the better rank is nearer.
+    assert_eq!(topology.distance(at("lon"), at("osl")), (u32::MAX, 2));
     assert_eq!(topology.distance(at("lon"), at("sto")), (u32::MAX, 3));
     assert_eq!(topology.nearest_to_unknown(), Some(at("lon")));
     let home = Topology::new(&fabric(), Some(&site("fra")));
     assert_eq!(home.nearest_to_unknown(), Some(at("fra")));
+}
+
+/// osl with links of one cost to sto and fra, and of a higher one to lon.
+fn star() -> Topology {
+    let mut fabric = fabric();
+    for link in &mut fabric.links {
+        link.cost = 30;
+    }
+    let mut lon = fabric.links[1].clone();
+    lon.id = "osl-lon".parse().expect("a link id");
+    lon.b.node = "lon-b1".parse().expect("a node id");
+    lon.cost = 40;
+    fabric.links.push(lon);
+    Topology::new(&fabric, None)
+}
+
+/// The order of the others as seen from osl, once these times were measured, in milliseconds.
+fn order(topology: &Topology, rtts: &[(&str, u64)]) -> (Topology, Vec<String>) {
+    let rtts = rtts.iter().map(|(to, ms)| ((site("osl"), site(to)), Duration::from_millis(*ms)));
+    let next = topology.with_rtts(&rtts.collect());
+    let at = |id: &str| next.index(&site(id)).expect("a site");
+    let mut others = ["sto", "fra", "lon"].map(str::to_owned).to_vec();
+    others.sort_by_key(|to| next.distance(at("osl"), at(to)));
+    (next, others)
+}
+
+#[test]
+fn measured_times_decide_between_equal_costs_with_a_tenth_of_hysteresis() {
+    let by_rank = star();
+    // Nothing or one thing measured is no comparison.
+    assert_eq!(order(&by_rank, &[]).1, ["sto", "fra", "lon"]);
+    assert_eq!(order(&by_rank, &[("fra", 1)]).1, ["sto", "fra", "lon"]);
+    // Not a tenth nearer, just a tenth, more than a tenth.
+    assert_eq!(order(&by_rank, &[("sto", 100), ("fra", 91)]).1, ["sto", "fra", "lon"]);
+    assert_eq!(order(&by_rank, &[("sto", 100), ("fra", 90)]).1, ["sto", "fra", "lon"]);
+    let (turned, others) = order(&by_rank, &[("sto", 100), ("fra", 89)]);
+    assert_eq!(others, ["fra", "sto", "lon"]);
+    // Back again only by a tenth the other way: times that tremble move nobody.
+    let (still, others) = order(&turned, &[("sto", 85), ("fra", 89)]);
+    assert_eq!(others, ["fra", "sto", "lon"]);
+    assert_eq!(order(&still, &[("sto", 80), ("fra", 89)]).1, ["sto", "fra", "lon"]);
+    // A cheaper link stays nearer, however slow; a silent measurement changes nothing.
+    assert_eq!(order(&turned, &[("sto", 500), ("fra", 500), ("lon", 1)]).1, ["fra", "sto", "lon"]);
+    assert_eq!(order(&turned, &[]).1, ["fra", "sto", "lon"]);
+}
+
+proptest::proptest! {
+    /// From any order any times lead to one in which nobody is a tenth nearer than the one before.
+    #[test]
+    fn an_order_settles_and_then_stays(
+        first in proptest::array::uniform3(1u64..50),
+        second in proptest::array::uniform3(1u64..50),
+    ) {
+        let named = |ms: [u64; 3]| [("sto", ms[0]), ("fra", ms[1]), ("lon", ms[2])];
+        let (begun, _) = order(&star(), &named(first));
+        let (settled, others) = order(&begun, &named(second));
+        let ms = |name: &str| second[["sto", "fra", "lon"].iter().position(|n| *n == name).expect("one")];
+        proptest::prop_assert!(ms(&others[1]) * 10 >= ms(&others[0]) * 9, "{others:?} {second:?}");
+        proptest::prop_assert_eq!(others[2].as_str(), "lon");
+        let (_, again) = order(&settled, &named(second));
+        proptest::prop_assert_eq!(others, again);
+    }
 }

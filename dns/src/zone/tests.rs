@@ -28,6 +28,10 @@ fn kind(zone: &Zone, name: &str) -> String {
             format!("{} {}", entry.answers().service, entry.answers().sites[at].site)
         }
         Found::AllSites(entry) => format!("{} all", entry.answers().service),
+        Found::Port(entry, at, form) => {
+            let form = if form == PortName::Srv { "srv" } else { "svcb" };
+            format!("{} {form} {}", entry.answers().service, entry.answers().ports[at].name)
+        }
         Found::Empty => "empty".to_owned(),
         Found::Missing => "missing".to_owned(),
         Found::Outside => "outside".to_owned(),
@@ -58,6 +62,17 @@ fn names_have_places() {
         ("lon.site.api.prod.shop", "missing"),
         ("all.site.api.prod.shop", "shop/prod/api all"),
         ("x.all.site.api.prod.shop", "missing"),
+        ("_https._tcp.ports.prod.shop", "shop/prod/ports srv https"),
+        ("_SMTP._tcp.ports.prod.shop", "shop/prod/ports srv smtp"),
+        ("_smtp.ports.prod.shop", "shop/prod/ports svcb smtp"),
+        ("_tcp.ports.prod.shop", "empty"),
+        ("_http._tcp.ports.prod.shop", "missing"),
+        ("_smtp._udp.ports.prod.shop", "missing"),
+        ("smtp._tcp.ports.prod.shop", "missing"),
+        ("_.ports.prod.shop", "missing"),
+        ("x._smtp._tcp.ports.prod.shop", "missing"),
+        ("_tcp.api.prod.shop", "missing"),
+        ("_https._tcp.api.prod.shop", "missing"),
         ("sto.other.api.prod.shop", "missing"),
     ] {
         assert_eq!(kind(&zone, name), expected, "{name}");
@@ -81,7 +96,7 @@ fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
     assert_eq!(next.answers(&api), Some(&moved));
     assert_ne!(old.answers(&api), Some(&moved));
     assert_eq!((kind(&old, "web"), kind(&next, "web")), ("missing".into(), "empty".into()));
-    assert_eq!((old.len(), next.len()), (9, 10));
+    assert_eq!((old.len(), next.len()), (10, 11));
     // Parts that nothing changed in are the very same.
     assert_eq!(old.services.shared_with(&next.services), old.services.parts() - 2);
 
@@ -90,7 +105,7 @@ fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
     assert_eq!(kind(&last, "test.web"), "missing");
     assert_eq!(kind(&last, "web"), "missing");
     assert_eq!(kind(&last, "shop"), "empty");
-    assert_eq!(last.with(&gone, Serial(4)).expect("valid").len(), 8);
+    assert_eq!(last.with(&gone, Serial(4)).expect("valid").len(), 9);
 }
 
 #[test]

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::fabric::{
-    BusKeys, ClientPrefix, Fabric, Link, LinkEnd, NameServer, Node, Role, Site, UnknownClient, Zone,
+    BusKeys, ClientPrefix, Fabric, Link, LinkEnd, NameServer, Node, Role, Site, Transfer,
+    UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, SiteId, Weight};
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
-use nett_policy::service::{AllDown, Prefer};
+use nett_policy::service::{AllDown, Port, Prefer};
 use nett_policy::traffic::Spread;
 
 pub(crate) const ZONE: &str = "steer.example.";
@@ -40,6 +41,8 @@ pub(crate) fn zone() -> Zone {
             server("ns2.dc.steer.example.", &["192.0.2.54"]),
             server("ns.elsewhere.example.", &["192.0.2.55"]),
         ],
+        transfer: Transfer::default(),
+        dnssec: None,
     }
 }
 
@@ -123,6 +126,7 @@ pub(crate) fn fabric() -> Fabric {
         operators: Vec::new(),
         bus: BusKeys { admin: None, system: None, ca: None },
         safety: Vec::new(),
+        freezes: Vec::new(),
     }
 }
 
@@ -158,6 +162,7 @@ pub(crate) fn answers(service: &str, spread: Spread) -> ServiceAnswers {
         all_down: AllDown::LastOrder,
         spread,
         epoch: Epoch(7),
+        ports: Vec::new(),
         sites,
     }
 }
@@ -178,7 +183,11 @@ pub(crate) fn usual() -> Answers {
     v4.sites[0].addresses = vec![ip("192.0.2.1"), ip("192.0.2.11"), ip("192.0.2.1")];
     let mut wide = answers("shop/prod/wide", weighted(&[("osl", 1)]));
     wide.sites[0].addresses = (0..=255).map(|n| ip(&format!("10.0.0.{n}"))).collect();
+    let mut ports = answers("shop/prod/ports", nearest(&["osl", "sto", "fra"]));
+    let port = |name: &str, port| Port { name: name.to_owned(), port };
+    ports.ports = vec![port("https", 8443), port("smtp", 25)];
     services([
+        ports,
         answers("shop/prod/api", weighted(&[("osl", 1)])),
         answers("shop/prod/ramp", weighted(&[("osl", 3), ("sto", 1)])),
         answers("shop/prod/near", nearest(&["osl", "sto", "fra"])),

@@ -89,6 +89,11 @@ impl Running {
         Self::of(Setup { profile: Arc::new(profile), ..setup(&[listen], Limits::default()) })
     }
 
+    pub(crate) fn over(zone: Zone, listen: SocketAddr, limits: Limits) -> Self {
+        let zone = Arc::new(ArcSwap::from_pointee(zone));
+        Self::of(Setup { zone, ..setup(&[listen], limits) })
+    }
+
     pub(crate) fn of(setup: Setup) -> Self {
         let (zone, stats) = (Arc::clone(&setup.zone), Arc::clone(&setup.stats));
         let profile = Arc::clone(&setup.profile);

@@ -8,8 +8,10 @@ use super::fabric_file::{ClusterDoc, FabricDoc, Head, NodeDoc, OperatorDoc, Safe
 use super::link_file::{EndDoc, LinkDoc};
 use super::read::At;
 use super::service_file::{BackendDoc, IsolationDoc, RampDoc, ServiceDoc, SitesDoc};
+use super::zone_file::ZoneDoc;
 use crate::fabric::{
     ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, UnknownClient,
+    Zone,
 };
 use crate::service::{Backend, Isolation, Mode, Readmit, Service, Standby};
 
@@ -33,6 +35,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         operators,
         bus,
         safety,
+        freezes,
         whole: _,
     } = doc;
     let Head { name, generation, vip_ranges, anchors, unknown_client } = head;
@@ -45,7 +48,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         vip_ranges: values(vip_ranges),
         anchors,
         unknown_client: unknown_client.unwrap_or(UnknownClient::Primary),
-        zone: zone.expect(CHECKED),
+        zone: zone.map(zone_of).expect(CHECKED),
         sites: sites.into_iter().map(site).collect(),
         nodes: nodes.into_iter().map(node).collect(),
         clusters: clusters.into_iter().map(cluster).collect(),
@@ -54,9 +57,16 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         operators: operators.into_iter().map(operator).collect(),
         bus,
         safety: safety.into_iter().map(safety_rule).collect(),
+        freezes,
     };
     fabric.hash = canonical::hash(&fabric, later);
     fabric
+}
+
+/// The other parts say where things stand in the file.
+fn zone_of(doc: ZoneDoc) -> Zone {
+    let ZoneDoc { zone, transfer_from: _, transfer_site: _ } = doc;
+    zone
 }
 
 fn site(doc: SiteDoc) -> Site {

@@ -4,8 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::fabric::{
-    BusKeys, ClientPrefix, Cluster, Fabric, Link, LinkEnd, NameServer, Node, Operator,
-    OperatorRole, Role, SafetyRule, Site, UnknownClient, Zone,
+    BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Link, LinkEnd, NameServer, Node,
+    Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer, UnknownClient, Zone,
+    ZoneKeys,
 };
 use crate::id::sha256_hex;
 
@@ -19,7 +20,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         vip_ranges,
         anchors,
         unknown_client,
-        zone: Zone { name: zone, hostmaster, ns },
+        zone: Zone { name: zone, hostmaster, ns, transfer, dnssec },
         sites,
         nodes,
         clusters,
@@ -28,6 +29,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         operators,
         bus: BusKeys { admin, system, ca },
         safety,
+        freezes,
     } = fabric;
     let unknown_client = match unknown_client {
         UnknownClient::Primary => "primary",
@@ -45,7 +47,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         texts(vip_ranges),
         texts(anchors),
         unknown_client,
-        [zone, hostmaster, list(ns)],
+        zone_extras(json!([zone, hostmaster, list(ns)]), transfer, dnssec.as_ref()),
         list(sites.iter().map(site)),
         list(nodes.iter().map(node)),
         list(clusters),
@@ -54,9 +56,32 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         list(operators.iter().map(operator)),
         [admin, system, ca],
         list(safety.iter().map(safety_rule)),
+        list(freezes.iter().map(freeze)),
         later,
     ]);
     sha256_hex(whole.to_string().as_bytes())
+}
+
+/// A zone that is neither copied nor signed has the form it had before it could be.
+fn zone_extras(zone: Value, transfer: &Transfer, dnssec: Option<&Dnssec>) -> Value {
+    let (Value::Array(mut zone), false) =
+        (zone.clone(), *transfer == Transfer::default() && dnssec.is_none())
+    else {
+        return zone;
+    };
+    let Transfer { from, site, to } = transfer;
+    let to =
+        to.iter().map(|Secondary { address, tsig }| json!([address.map(|a| a.to_string()), tsig]));
+    let from = from.as_ref().map(|n| n.as_str());
+    zone.push(json!([from, site.as_ref().map(|s| s.as_str()), list(to)]));
+    zone.extend(dnssec.map(|Dnssec { keys, publish, validity }| {
+        let keys = match keys {
+            ZoneKeys::One(key) => json!([key]),
+            ZoneKeys::Split { ksk, zsk } => json!([ksk, zsk]),
+        };
+        json!([keys, texts(publish), validity.as_secs()])
+    }));
+    Value::Array(zone)
 }
 
 fn list(items: impl Iterator<Item = Value>) -> Value {
@@ -109,4 +134,9 @@ fn operator(operator: &Operator) -> Value {
 fn safety_rule(rule: &SafetyRule) -> Value {
     let SafetyRule { id, at_least, of, owner } = rule;
     json!([id.as_str(), at_least, texts(of), owner])
+}
+
+fn freeze(freeze: &Freeze) -> Value {
+    let Freeze { from, to, services, except } = freeze;
+    json!([from.0, to.0, texts(services), except])
 }

@@ -63,6 +63,7 @@ codes! {
     PrefixOverlap = "prefix-overlap",
     VipRangeOverlap = "vip-range-overlap",
     NsWithoutAddress = "ns-without-address",
+    DnssecKeys = "dnssec-keys",
     EvenVoters = "even-voters",
     VotersShareSite = "voters-share-site",
     OuterMissing = "outer-missing",
@@ -107,6 +108,8 @@ codes! {
     BadKeyFile = "bad-key-file",
     KeyMismatch = "key-mismatch",
     BadFilter = "bad-filter",
+    TsigKeyMissing = "tsig-key-missing",
+    ZoneKeyMissing = "zone-key-missing",
 }
 
 impl fmt::Display for Code {

@@ -205,10 +205,23 @@ fn references(r: &Reader<'_>, doc: &FabricDoc) {
     let clusters = doc.clusters.iter().map(|c| &c.site);
     let clients = doc.clients.iter().map(|(_, site)| site);
     let rules = doc.safety.iter().flat_map(|s| &s.of);
-    for site in nodes.chain(clusters).chain(clients).chain(rules) {
+    let zone = doc.zone.iter().filter_map(|z| z.transfer_site.as_ref());
+    for site in nodes.chain(clusters).chain(clients).chain(rules).chain(zone) {
         if !has_site(doc, &site.value) {
             r.report(unknown_site(r, doc, &site.value, site.span));
         }
+    }
+    if let Some(from) = doc.zone.as_ref().and_then(|z| z.transfer_from.as_ref())
+        && !doc.nodes.iter().any(|n| n.id.value == from.value)
+        && doc.whole
+    {
+        let message = format!("there is no node `{}`", from.value);
+        let mistake = r.mistake(Code::UnknownNode, from.span, message);
+        let names = doc.nodes.iter().map(|n| n.id.value.as_str());
+        r.report(match nearest(from.value.as_str(), names) {
+            Some(name) => mistake.hint(format!("did you mean `{name}`?")),
+            None => mistake.hint("the node whose name server the secondaries copy from"),
+        });
     }
     for cluster in &doc.clusters {
         let prefix = cluster.id.value.as_str().split('/').next();

@@ -11,15 +11,16 @@ use super::form;
 use super::link_file::{LinkDoc, link};
 use super::read::{At, Reader, Section};
 use super::tree::Value;
-use crate::fabric::{BusKeys, NameServer, OperatorRole, Role, UnknownClient, Zone};
-use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId};
+use super::zone_file::{self, ZoneDoc};
+use crate::fabric::{BusKeys, Freeze, OperatorRole, Role, UnknownClient};
+use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId, WallMs};
 
 /// Elements that could not be read at all are missing from the lists; `whole` says that none is,
 /// so that a reference to nothing known is a mistake of its own.
 #[derive(Debug)]
 pub(super) struct FabricDoc {
     pub(super) head: Head,
-    pub(super) zone: Option<Zone>,
+    pub(super) zone: Option<ZoneDoc>,
     pub(super) sites: Vec<SiteDoc>,
     pub(super) sites_span: Option<Span>,
     pub(super) nodes: Vec<NodeDoc>,
@@ -29,6 +30,7 @@ pub(super) struct FabricDoc {
     pub(super) operators: Vec<OperatorDoc>,
     pub(super) bus: BusKeys,
     pub(super) safety: Vec<SafetyDoc>,
+    pub(super) freezes: Vec<Freeze>,
     pub(super) whole: bool,
 }
 
@@ -99,7 +101,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Option<FabricDoc> {
 fn root_of(r: &Reader<'_>, s: &Section<'_, '_>) -> FabricDoc {
     let mut whole = true;
     let head = s.required("fabric").and_then(|v| r.section(v, "[fabric]", |s| Some(head(r, s))));
-    let zone = s.required("zone").and_then(|v| r.section(v, "[zone]", |s| zone(r, s)));
+    let zone = s.required("zone").and_then(|v| r.section(v, "[zone]", |s| zone_file::zone(r, s)));
     let sites = s.required("site");
     let mut all = Elements { reader: r, whole: &mut whole };
     let doc = FabricDoc {
@@ -117,11 +119,9 @@ fn root_of(r: &Reader<'_>, s: &Section<'_, '_>) -> FabricDoc {
             .and_then(|v| r.section(v, "[bus]", |s| Some(bus(r, s))))
             .unwrap_or(NO_BUS_KEYS),
         safety: all.read(s.optional("safety"), "[[safety]]", safety),
+        freezes: all.read(s.optional("freeze"), "[[freeze]]", freeze),
         whole: true,
     };
-    s.later("freeze", |v| {
-        r.items(v, |v| r.section(v, "[[freeze]]", |s| freeze(r, s)));
-    });
     s.later("notify", |v| {
         r.section(v, "[notify]", |s| notify(r, s));
     });
@@ -208,51 +208,6 @@ fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
         r.report(r.mistake(Code::LeaseWaitTooShort, wait.span, message).hint(hint));
     }
     Some(())
-}
-
-fn zone(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Zone> {
-    let name = s.required("name").and_then(|v| r.parse_text(v, form::domain));
-    let hostmaster = s.required("hostmaster").and_then(|v| r.parse_text(v, form::domain));
-    let zone = name.as_ref().map(|n| n.value.as_str());
-    let ns = s
-        .required("ns")
-        .map(|v| r.items(v, |v| r.section(v, "ns", |s| name_server(r, s, zone))))
-        .unwrap_or_default();
-    s.later("dnssec", |v| {
-        r.section(v, "dnssec", |s| s.required("csk").and_then(|v| r.parse_text(v, form::words)));
-    });
-    s.later("transfer", |v| {
-        r.items(v, |v| {
-            r.section(v, "transfer", |s| {
-                let to = s.required("to").and_then(|v| r.parse_text(v, form::address));
-                let tsig = s.required("tsig");
-                to.zip(tsig.and_then(|v| r.parse_text(v, form::words)))
-            })
-        });
-    });
-    Some(Zone { name: name?.value, hostmaster: hostmaster?.value, ns })
-}
-
-/// A name server whose name lies in the zone can only be found through glue.
-fn name_server(r: &Reader<'_>, s: &Section<'_, '_>, zone: Option<&str>) -> Option<NameServer> {
-    let name = s.required("name").and_then(|v| r.parse_text(v, form::domain));
-    let addresses: Vec<At<IpAddr>> = s
-        .optional("addresses")
-        .map(|v| r.items(v, |v| r.parse_text(v, form::address)))
-        .unwrap_or_default();
-    let name = name?;
-    let inside = zone.is_some_and(|z| name.value == z || name.value.ends_with(&format!(".{z}")));
-    if inside && addresses.is_empty() {
-        let message = format!("`{}` lies in the zone and has no address", name.value);
-        r.report(
-            r.mistake(Code::NsWithoutAddress, name.span, message)
-                .hint("add `addresses`, or use a name outside the zone"),
-        );
-    }
-    Some(NameServer {
-        name: name.value,
-        addresses: addresses.into_iter().map(|a| a.value).collect(),
-    })
 }
 
 fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {
@@ -385,27 +340,24 @@ fn safety(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SafetyDoc> {
     Some(SafetyDoc { id: id?, at_least, of, owner: owner.map(|o| o.value).unwrap_or_default() })
 }
 
-const VERBS: &[(&str, ())] = &[
-    ("failover", ()),
-    ("failback", ()),
-    ("steer", ()),
-    ("drain", ()),
-    ("undrain", ()),
-    ("evacuate", ()),
-    ("hold", ()),
-    ("release", ()),
-    ("revert", ()),
+const VERBS: &[(&str, &str)] = &[
+    ("failover", "failover"),
+    ("failback", "failback"),
+    ("steer", "steer"),
+    ("drain", "drain"),
+    ("undrain", "undrain"),
+    ("evacuate", "evacuate"),
+    ("hold", "hold"),
+    ("release", "release"),
+    ("revert", "revert"),
+    ("resolve", "resolve"),
 ];
 
-fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
+fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Freeze> {
     let from = s.required("from").and_then(|v| r.parse_text(v, form::time));
     let to = s.required("to").and_then(|v| r.parse_text(v, form::time));
-    if let Some(v) = s.optional("services") {
-        r.items(v, |v| r.parse_text(v, form::selector));
-    }
-    if let Some(v) = s.optional("except") {
-        r.items(v, |v| r.choice(v, VERBS));
-    }
+    let services = s.optional("services").map(|v| r.items(v, |v| r.parse_text(v, form::selector)));
+    let except = s.optional("except").map(|v| r.items(v, |v| r.choice(v, VERBS)));
     let (from, to) = (from?, to?);
     if to.value <= from.value {
         let message = "this freeze ends before it begins";
@@ -414,7 +366,13 @@ fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
                 .related(r.place(from.span), "it begins here"),
         );
     }
-    Some(())
+    let ms = |at: &At<i64>| WallMs(u64::try_from(at.value).unwrap_or(0).saturating_mul(1000));
+    Some(Freeze {
+        from: ms(&from),
+        to: ms(&to),
+        services: services.into_iter().flatten().map(|s| s.value).collect(),
+        except: except.into_iter().flatten().map(|v| v.value.to_owned()).collect(),
+    })
 }
 
 const OCCASIONS: &[(&str, ())] =

@@ -23,6 +23,7 @@ mod read;
 mod service_check;
 mod service_file;
 mod tree;
+mod zone_file;
 
 pub use code::Code;
 pub use diagnostic::{Diagnostic, Place, Related, Severity, Span};

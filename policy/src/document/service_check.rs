@@ -38,13 +38,8 @@ pub(super) fn check(r: &Reader<'_>, services: &[ServiceDoc], fabric: FabricPart<
     }
 }
 
-/// Services and backends have nexthop ids in ranges of their own.
+/// Backends have nexthop ids in a range of their own.
 fn limits(r: &Reader<'_>, services: &[ServiceDoc]) {
-    if let Some(service) = services.get(NexthopId::MOST_CLASSES) {
-        let message = format!("more than {} services", NexthopId::MOST_CLASSES);
-        let hint = "each service has nexthop groups of its own in this release";
-        r.report(r.mistake(Code::TooMany, service.id.span, message).hint(hint));
-    }
     let mut seen: BTreeMap<&SiteId, BTreeSet<IpAddr>> = BTreeMap::new();
     for backend in services.iter().flat_map(|s| &s.backends) {
         let (site, backends) = backend;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::code::Code;
 use super::diagnostic::Span;
+use super::fabric_check::Unique;
 use super::form;
 use super::read::{At, Reader, Section};
 use super::tree::Value;
@@ -368,13 +369,31 @@ fn ports(r: &Reader<'_>, s: &Section<'_, '_>) -> Vec<Port> {
     let Some(value) = s.optional("ports") else {
         return Vec::new();
     };
+    let mut names = Unique::new(r, Code::DuplicateId, "the port");
     r.items(value, |v| {
         r.section(v, "a port", |s| {
-            let name = s.required("name").and_then(|v| r.parse_text(v, form::name));
+            let name = s.required("name").and_then(|v| r.parse_text(v, port_name));
+            if let Some(name) = &name {
+                names.add(name.value.clone(), name.span);
+            }
             let port = s.required("port").and_then(|v| r.integer(v, 1..=u16::MAX));
             Some(Port { name: name?.value, port: port?.value })
         })
     })
+}
+
+/// RFC 6335 section 5.1, as far as plain names go further than that: with a leading `_` it is a
+/// label of DNS.
+fn port_name(text: &str) -> Result<String, form::Flaw> {
+    let name = form::name(text)?;
+    let plain =
+        name.len() <= 15 && !name.contains("--") && name.contains(|c: char| c.is_ascii_lowercase());
+    if !plain {
+        let message = format!("`{text}` is not the name of a port");
+        let hint = "up to 15 of a-z, 0-9 and single `-`, with a letter, such as `https`";
+        return Err(form::Flaw::new(Code::BadValue, message).hint(hint));
+    }
+    Ok(name)
 }
 
 fn health_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Health {

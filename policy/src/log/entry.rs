@@ -1,11 +1,10 @@
 //! One entry of the log, in domain types. The JSON shape and the signatures live at the agent's
 //! edge; what arrives here has been verified.
 
-use std::collections::{BTreeMap, BTreeSet};
+use crate::id::{EntryId, Generation, NodeId, SiteId, WallMs};
 
-use crate::id::{EntryId, Epoch, Generation, NodeId, Selector, ServiceId, SiteId, WallMs, Weight};
-use crate::service::Handover;
-use crate::traffic::Traffic;
+pub use super::effect::{Change, Directive, Effect, Move, Step, StepKind, Subject, Write};
+pub use super::request::{Ask, Object, Person, Request, Terms, Verb, WishKind};
 
 /// A signed, immutable, self-describing record in the log of one site.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +15,7 @@ pub struct Entry {
     /// The agent that wrote it.
     pub node: NodeId,
     pub position: Position,
+    /// The fabric it was written under, and is judged by.
     pub fabric: FabricRef,
     pub at: WallMs,
     pub body: Body,
@@ -48,63 +48,15 @@ pub enum Body {
     Refused(Refused),
     /// What a person wants done with a task; a fact consumes it.
     Wish(Wish),
-    /// Index 0 of a task that waited for approval.
+    /// What a task does from now on: index 0 of a task that waited for approval, and later the undo
+    /// of one that nobody confirmed.
     Effective(EffectiveFact),
     Step(StepFact),
+    /// The task stands still, or goes on.
+    Turn(TurnFact),
     End(EndFact),
-}
-
-/// Who asked, as proven by the signature on the request.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Person {
-    pub name: String,
-    /// Public nkey.
-    pub key: String,
-}
-
-/// What an operator signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    pub id: EntryId,
-    /// The only site that may accept it.
-    pub site: SiteId,
-    pub person: Person,
-    pub reason: String,
-    pub issued_at: WallMs,
-    pub expires_at: WallMs,
-    pub ask: Ask,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
-    /// Opens a task.
-    Command {
-        verb: Verb,
-        /// The task is refused (exit 7) when its plan has another hash.
-        plan_hash: Option<String>,
-        /// Safety rules to pass over, by name.
-        overrides: BTreeSet<String>,
-    },
-    /// A wish about a task.
-    Wish { task: EntryId, kind: WishKind },
-}
-
-/// What a command wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verb {
-    Failover { services: Selector, to: SiteId },
-    Failback { services: Selector },
-    Steer { services: Selector, to: BTreeMap<SiteId, Weight> },
-    Drain { object: Object },
-    Undrain { object: Object },
-    Revert { task: EntryId },
-}
-
-/// What can be drained.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Object {
-    Site(SiteId),
-    ServiceAt(ServiceId, SiteId),
+    /// Another site goes on with a task: it is the home of the next term.
+    Adopt(AdoptFact),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +65,8 @@ pub struct Command {
     pub plan_hash: String,
     /// 0 to 2. At 0 `effect` is present: the command is its own effective fact.
     pub approvals_needed: u8,
+    /// Open tasks that end because of this command.
+    pub supersedes: Vec<EntryId>,
     pub effect: Option<Effect>,
 }
 
@@ -127,15 +81,6 @@ pub struct Refused {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
     pub request: Request,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WishKind {
-    /// Bound to the hash of the plan that was approved.
-    Approve {
-        plan_hash: String,
-    },
-    Reject,
 }
 
 /// The slot of a fact in its task. Slots are walked in order and the first terminal fact ends the
@@ -156,68 +101,40 @@ pub struct EffectiveFact {
     pub effect: Effect,
 }
 
-/// What a command does once it counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Effect {
-    /// The author site's rank as it was when the effect was written: readers with another fabric
-    /// generation must order two effects alike.
-    pub rank: u32,
-    pub writes: Vec<Write>,
-    pub moves: Vec<Move>,
-}
-
-/// One register gets a new value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Write {
-    pub epoch: Epoch,
-    /// The register's winner that this write follows.
-    pub prev: Option<EntryId>,
-    pub change: Change,
-    /// What undo puts back.
-    pub before: Change,
-}
-
-/// A register with a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    Service(ServiceId, Directive),
-    Drained(Object, bool),
-}
-
-/// Where an operator sent a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Directive {
-    /// Nothing: `primary` or `active` of the service's definition holds.
-    Nominal,
-    Failover(SiteId),
-    Steer(BTreeMap<SiteId, Weight>),
-}
-
-/// One service's way from one traffic state to another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Move {
-    pub service: ServiceId,
-    pub epoch: Epoch,
-    /// The service's epoch before; its answers carry this one until they change.
-    pub prev_epoch: Epoch,
-    pub from: Traffic,
-    pub to: Traffic,
-    pub handover: Handover,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepFact {
     pub slot: Slot,
-    /// 1 is the task's first step.
+    /// 1 is the first step of the task's last effect.
     pub step: u32,
     pub state: StepState,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepState {
-    Started,
-    Done { evidence: Vec<String> },
-    Failed { reason: String },
+    /// With the gates that let it start: ids of the wishes.
+    Started {
+        gates: Vec<EntryId>,
+    },
+    Done {
+        evidence: Vec<String>,
+    },
+    Failed {
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnFact {
+    pub slot: Slot,
+    pub turn: Turn,
+    /// The wish it consumes.
+    pub wish: EntryId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    Paused,
+    Resumed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,6 +142,17 @@ pub struct EndFact {
     pub slot: Slot,
     pub outcome: Outcome,
     pub reason: String,
+}
+
+/// The request to adopt, and where the new term begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdoptFact {
+    pub request: Request,
+    /// The term that begins, and the index of its first fact: what the old home wrote from there on
+    /// is void.
+    pub slot: Slot,
+    /// The author site's rank as it was then: of two adoptions of one term the lower stays.
+    pub rank: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -238,39 +166,28 @@ pub enum Outcome {
     Reverted,
 }
 
-// === impl Change ===
+// === impl Entry ===
 
-impl Change {
-    /// The register, without the value.
-    pub fn subject(&self) -> Subject {
-        match self {
-            Self::Service(service, _) => Subject::Service(service.clone()),
-            Self::Drained(object, _) => Subject::Drained(object.clone()),
+impl Entry {
+    /// The task that the entry says something about.
+    pub fn about(&self) -> Option<&EntryId> {
+        match &self.body {
+            Body::Command(command) => Some(&command.request.id),
+            Body::Effective(fact) => Some(&fact.slot.task),
+            Body::Step(fact) => Some(&fact.slot.task),
+            Body::Turn(fact) => Some(&fact.slot.task),
+            Body::End(fact) => Some(&fact.slot.task),
+            Body::Adopt(fact) => Some(&fact.slot.task),
+            Body::Wish(wish) => match &wish.request.ask {
+                Ask::Wish { task, .. } => Some(task),
+                Ask::Command { .. } => None,
+            },
+            Body::Refused(_) => None,
         }
     }
 }
 
-/// What a register is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subject {
-    Service(ServiceId),
-    Drained(Object),
-}
-
-// === impl Verb ===
-
-impl Verb {
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Failover { .. } => "failover",
-            Self::Failback { .. } => "failback",
-            Self::Steer { .. } => "steer",
-            Self::Drain { .. } => "drain",
-            Self::Undrain { .. } => "undrain",
-            Self::Revert { .. } => "revert",
-        }
-    }
-}
+// === impl Outcome ===
 
 impl Outcome {
     pub fn as_str(self) -> &'static str {

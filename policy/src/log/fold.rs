@@ -6,9 +6,12 @@
 //! the join. The fold has no clock: whether a command was in time was decided once, by the agent
 //! that accepted it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::entry::{Body, Command, Effect, EndFact, Entry, Refused, Request, Slot, StepFact};
+use super::entry::{
+    AdoptFact, Ask, Body, Command, Effect, EndFact, Entry, FabricRef, Refused, Request, Slot,
+    StepFact, TurnFact,
+};
 use crate::id::{EntryId, NodeId, SiteId, WallMs};
 
 /// Everything known from the log.
@@ -18,6 +21,8 @@ pub struct Fold {
     verdicts: BTreeMap<EntryId, Written<Verdict>>,
     /// Facts and wishes, by task.
     tasks: BTreeMap<EntryId, TaskRecord>,
+    /// The commands that end a task by being accepted.
+    superseded: BTreeMap<EntryId, BTreeSet<EntryId>>,
 }
 
 /// Something an entry said, with who wrote it and when.
@@ -28,6 +33,7 @@ pub struct Written<T> {
     pub node: NodeId,
     pub at: WallMs,
     pub seq: u64,
+    pub fabric: FabricRef,
     pub what: T,
 }
 
@@ -40,7 +46,10 @@ pub enum Verdict {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskRecord {
-    facts: BTreeMap<(u32, u32), Written<Fact>>,
+    /// By term, the site that wrote it, and index.
+    facts: BTreeMap<(u32, SiteId, u32), Written<Fact>>,
+    /// By the term that begins.
+    adopts: BTreeMap<u32, Written<AdoptFact>>,
     wishes: BTreeMap<EntryId, Written<Request>>,
 }
 
@@ -48,6 +57,7 @@ pub struct TaskRecord {
 pub enum Fact {
     Effective { approvals: Vec<EntryId>, effect: Effect },
     Step(StepFact),
+    Turn(TurnFact),
     End(EndFact),
 }
 
@@ -55,31 +65,40 @@ pub enum Fact {
 
 impl Fold {
     /// Joins one entry. Joining it again, or in another order, changes nothing.
-    pub fn join(&mut self, entry: &Entry) {
+    ///
+    /// True when it only added something; false when it took the place of what was there, or may
+    /// have made other entries void: then what was read of the fold before has to be read anew.
+    pub fn join(&mut self, entry: &Entry) -> bool {
         match &entry.body {
             Body::Command(command) => {
                 let task = command.request.id.clone();
                 if let Some(effect) = &command.effect {
                     let slot = Slot { task: task.clone(), term: 0, index: 0 };
                     let fact = Fact::Effective { approvals: Vec::new(), effect: effect.clone() };
-                    self.join_fact(&slot, written(entry, fact));
+                    let added = self.join_fact(&slot, written(entry, fact));
+                    let verdict = written(entry, Verdict::Accepted(command.clone()));
+                    return self.join_verdict(&task, verdict) && added;
                 }
-                self.join_verdict(&task, written(entry, Verdict::Accepted(command.clone())));
+                self.join_verdict(&task, written(entry, Verdict::Accepted(command.clone())))
             }
             Body::Refused(refused) => {
                 let verdict = written(entry, Verdict::Refused(refused.clone()));
-                self.join_verdict(&refused.request.id, verdict);
+                self.join_verdict(&refused.request.id, verdict)
             }
             Body::Wish(wish) => self.join_wish(written(entry, wish.request.clone())),
             Body::Effective(fact) => {
                 let approvals = fact.approvals.clone();
                 let effective = Fact::Effective { approvals, effect: fact.effect.clone() };
-                self.join_fact(&fact.slot, written(entry, effective));
+                self.join_fact(&fact.slot, written(entry, effective))
             }
             Body::Step(fact) => {
                 self.join_fact(&fact.slot, written(entry, Fact::Step(fact.clone())))
             }
+            Body::Turn(fact) => {
+                self.join_fact(&fact.slot, written(entry, Fact::Turn(fact.clone())))
+            }
             Body::End(fact) => self.join_fact(&fact.slot, written(entry, Fact::End(fact.clone()))),
+            Body::Adopt(fact) => self.join_adopt(written(entry, fact.clone())),
         }
     }
 
@@ -113,9 +132,29 @@ impl Fold {
         self.tasks.get(task)
     }
 
-    /// The wish with this request id, whichever task it is about.
-    pub fn wish(&self, request: &EntryId) -> Option<&Written<Request>> {
-        self.tasks.values().find_map(|t| t.wishes.get(request))
+    /// What a task that was accepted does, first and later.
+    pub fn effects(&self, task: &EntryId) -> impl Iterator<Item = (&Written<Fact>, &Effect)> {
+        self.tasks.get(task).into_iter().flat_map(|record| record.effects(task))
+    }
+
+    /// The first command that was accepted in place of a task.
+    pub fn superseded_by(&self, task: &EntryId) -> Option<&EntryId> {
+        self.superseded.get(task)?.first()
+    }
+
+    /// The site that writes the task's next fact.
+    pub fn home(&self, task: &EntryId) -> SiteId {
+        let last = self.tasks.get(task).and_then(|record| record.adopts.values().next_back());
+        last.map_or_else(|| task.site(), |adopt| adopt.site.clone())
+    }
+
+    /// The wish or adoption with this request id, whichever task it is about.
+    pub fn wish(&self, request: &Request) -> Option<&EntryId> {
+        let Ask::Wish { task, .. } = &request.ask else { return None };
+        let record = self.tasks.get(task)?;
+        let adopted = |adopt: &&Written<AdoptFact>| adopt.what.request.id == request.id;
+        let wish = record.wishes.get(&request.id).map(|wish| &wish.entry);
+        wish.or_else(|| record.adopts.values().find(adopted).map(|adopt| &adopt.entry))
     }
 
     /// The same without one task: what its command is judged on when it is to take effect.
@@ -123,31 +162,51 @@ impl Fold {
         let mut rest = self.clone();
         rest.verdicts.remove(task);
         rest.tasks.remove(task);
+        for by in rest.superseded.values_mut() {
+            by.remove(task);
+        }
         rest
     }
 
-    /// Only a request's own site decides about it, and only a task's home site writes its facts:
-    /// what another site says about them is in its log, and void.
-    fn join_verdict(&mut self, request: &EntryId, verdict: Written<Verdict>) {
+    /// Only a request's own site decides about it: what another site says is in its log, and void.
+    fn join_verdict(&mut self, request: &EntryId, verdict: Written<Verdict>) -> bool {
         if verdict.site != request.site() {
-            return;
+            return true;
         }
-        keep_least(&mut self.verdicts, request.clone(), verdict);
+        if let Verdict::Accepted(command) = &verdict.what {
+            for older in &command.supersedes {
+                self.superseded.entry(older.clone()).or_default().insert(request.clone());
+            }
+        }
+        keep_least(&mut self.verdicts, request.clone(), verdict)
     }
 
-    fn join_fact(&mut self, slot: &Slot, fact: Written<Fact>) {
-        if fact.site != slot.task.site() {
-            return;
+    /// Facts are kept by the site that wrote them. Which of them count depends on who adopted the
+    /// task, and that may be read later: see [`TaskRecord::facts`].
+    fn join_fact(&mut self, slot: &Slot, fact: Written<Fact>) -> bool {
+        let record = self.tasks.entry(slot.task.clone()).or_default();
+        let key = (slot.term, fact.site.clone(), slot.index);
+        keep_least(&mut record.facts, key, fact)
+    }
+
+    fn join_wish(&mut self, wish: Written<Request>) -> bool {
+        let Ask::Wish { task, .. } = &wish.what.ask else { return true };
+        let record = self.tasks.entry(task.clone()).or_default();
+        keep_least(&mut record.wishes, wish.what.id.clone(), wish)
+    }
+
+    fn join_adopt(&mut self, adopt: Written<AdoptFact>) -> bool {
+        let slot = &adopt.what.slot;
+        if slot.term == 0 {
+            return true;
         }
         let record = self.tasks.entry(slot.task.clone()).or_default();
-        keep_least(&mut record.facts, (slot.term, slot.index), fact);
-    }
-
-    fn join_wish(&mut self, wish: Written<Request>) {
-        if let super::entry::Ask::Wish { task, .. } = &wish.what.ask {
-            let record = self.tasks.entry(task.clone()).or_default();
-            keep_least(&mut record.wishes, wish.what.id.clone(), wish);
+        let rank = |a: &Written<AdoptFact>| (a.what.rank, a.site.clone(), a.entry.clone());
+        match record.adopts.get(&slot.term) {
+            Some(old) if rank(old) <= rank(&adopt) => {}
+            Some(_) | None => drop(record.adopts.insert(slot.term, adopt)),
         }
+        false
     }
 }
 
@@ -158,34 +217,82 @@ fn written<T>(entry: &Entry, what: T) -> Written<T> {
         node: entry.node.clone(),
         at: entry.at,
         seq: entry.position.seq,
+        fabric: entry.fabric.clone(),
         what,
+    }
+}
+
+impl<T> Written<T> {
+    /// Who wrote it and when, alone.
+    pub fn without_what(&self) -> Written<()> {
+        let Self { entry, site, node, at, seq, fabric, what: _ } = self;
+        Written {
+            entry: entry.clone(),
+            site: site.clone(),
+            node: node.clone(),
+            at: *at,
+            seq: *seq,
+            fabric: fabric.clone(),
+            what: (),
+        }
     }
 }
 
 /// Of two entries for one key the earlier of a log stays, across logs the lower id: a total order,
 /// so any order of joining gives the same.
-fn keep_least<K: Ord, T>(map: &mut BTreeMap<K, Written<T>>, key: K, new: Written<T>) {
+/// False when something else was there before.
+fn keep_least<K: Ord, T>(map: &mut BTreeMap<K, Written<T>>, key: K, new: Written<T>) -> bool {
     let rank = |w: &Written<T>| (w.site.clone(), w.seq, w.entry.clone());
     match map.get(&key) {
-        Some(old) if rank(old) <= rank(&new) => {}
-        Some(_) | None => drop(map.insert(key, new)),
+        Some(old) if rank(old) <= rank(&new) => true,
+        Some(_) | None => map.insert(key, new).is_none(),
     }
 }
 
 // === impl TaskRecord ===
 
 impl TaskRecord {
-    /// The facts of the first term in order of their index, up to the first gap.
-    pub fn facts(&self) -> impl Iterator<Item = &Written<Fact>> {
-        (0u32..).map_while(|index| self.facts.get(&(0, index)))
+    /// The facts that count, with their slots: those of the first home from index 0 without gaps,
+    /// at most to where an adoption begins, then those of the adopter, and so on.
+    pub fn facts<'a>(
+        &'a self,
+        task: &EntryId,
+    ) -> impl Iterator<Item = (u32, u32, &'a Written<Fact>)> + use<'a> {
+        let mut home = task.site();
+        let (mut term, mut index) = (0u32, 0u32);
+        std::iter::from_fn(move || {
+            while let Some(adopt) = self.adopts.get(&(term + 1)) {
+                if adopt.what.slot.index > index {
+                    break;
+                }
+                term += 1;
+                home = adopt.site.clone();
+            }
+            let fact = self.facts.get(&(term, home.clone(), index))?;
+            index += 1;
+            Some((term, index - 1, fact))
+        })
+    }
+
+    /// What the task does, in the order in which it came to: the command's effect, and the undo of
+    /// one that nobody confirmed.
+    pub fn effects<'a>(
+        &'a self,
+        task: &EntryId,
+    ) -> impl Iterator<Item = (&'a Written<Fact>, &'a Effect)> + use<'a> {
+        let open = |(_, _, fact): &(u32, u32, &Written<Fact>)| !matches!(fact.what, Fact::End(_));
+        self.facts(task).take_while(open).filter_map(|(_, _, fact)| match &fact.what {
+            Fact::Effective { effect, .. } => Some((fact, effect)),
+            Fact::Step(_) | Fact::Turn(_) | Fact::End(_) => None,
+        })
+    }
+
+    /// The adoptions in order of their terms.
+    pub fn adopts(&self) -> impl Iterator<Item = &Written<AdoptFact>> {
+        self.adopts.values()
     }
 
     pub fn wishes(&self) -> impl Iterator<Item = &Written<Request>> {
         self.wishes.values()
-    }
-
-    /// The effect, once the task is effective.
-    pub fn effect(&self) -> Option<&Written<Fact>> {
-        self.facts.get(&(0, 0)).filter(|w| matches!(w.what, Fact::Effective { .. }))
     }
 }

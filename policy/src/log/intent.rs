@@ -4,15 +4,14 @@
 //! lowest site, then lowest entry id. Per service the winning move tells how far its handover has
 //! come; once that task is done the placement is computed from the registers alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::entry::{Change, Directive, Effect, Object, Outcome, Subject};
-use super::fold::{Fact, Fold};
+use super::entry::{Change, Directive, Effect, Object, Outcome, Step, StepState, Subject};
+use super::fold::{Fact, Fold, TaskRecord, Written};
 use crate::fabric::Fabric;
 use crate::id::{EntryId, Epoch, ServiceId, SiteId};
 use crate::service::Catalog;
-use crate::task::steps::{Step, steps, traffic_at};
-use crate::task::view::Reading;
+use crate::task::steps::traffic_at;
 use crate::traffic::Traffic;
 
 /// The two things every reading needs beside the log.
@@ -47,10 +46,10 @@ pub struct Mover {
 }
 
 /// How far a task has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// The last step that was started; 0 is none.
-    Step(u32),
+    /// The steps that were started.
+    Begun(BTreeSet<u32>),
     Done,
 }
 
@@ -62,6 +61,26 @@ pub struct Order {
     pub site: SiteId,
     /// The task whose effect it is.
     pub task: EntryId,
+}
+
+// === impl Progress ===
+
+impl Progress {
+    pub fn begun(steps: impl IntoIterator<Item = u32>) -> Self {
+        Self::Begun(steps.into_iter().collect())
+    }
+
+    fn has_begun(&self, step: u32) -> bool {
+        match self {
+            Self::Begun(begun) => begun.contains(&step),
+            Self::Done => true,
+        }
+    }
+
+    /// The steps that count, of those in order.
+    pub fn of<'a>(&self, steps: &'a [Step]) -> impl Iterator<Item = &'a Step> {
+        steps.iter().filter(|step| self.has_begun(step.number))
+    }
 }
 
 // === impl Order ===
@@ -82,31 +101,23 @@ impl Ord for Order {
 // === impl Intent ===
 
 impl Intent {
-    pub fn read(fold: &Fold, world: World<'_>) -> Self {
+    pub fn read(fold: &Fold) -> Self {
         let mut intent = Self::default();
-        for (task, written, _) in fold.commands() {
-            let Some(record) = fold.task(task) else {
-                continue;
-            };
-            let Some(fact) = record.effect() else {
-                continue;
-            };
-            let Fact::Effective { effect, .. } = &fact.what else {
-                continue;
-            };
-            let reading = Reading::of(record);
-            let progress = match reading.end {
-                Some(Outcome::Done) => Progress::Done,
-                Some(_) | None => Progress::Step(reading.started),
-            };
-            intent.apply(world, &Doing { task, site: &written.site, effect, progress });
-        }
+        fold.commands().for_each(|(task, ..)| intent.update(fold, task));
         intent
     }
 
+    /// Takes in how far one task has come, after something was added to what is known of it.
+    pub fn update(&mut self, fold: &Fold, task: &EntryId) {
+        let Some(record) = fold.task(task).filter(|_| fold.command(task).is_some()) else { return };
+        for (fact, effect, progress) in doings(record, task) {
+            self.apply(&Doing { task, site: &fact.site, effect, progress });
+        }
+    }
+
     /// Lets an effect win what it wins. Also used to ask "what if" for a plan.
-    pub fn apply(&mut self, world: World<'_>, doing: &Doing<'_>) {
-        let Effect { rank, writes, moves } = doing.effect;
+    pub fn apply(&mut self, doing: &Doing<'_>) {
+        let Effect { rank, writes, moves, steps } = doing.effect;
         let order = |epoch: Epoch| Order {
             epoch,
             rank: *rank,
@@ -120,18 +131,14 @@ impl Intent {
                 Some(_) | None => drop(self.registers.insert(write.change.subject(), held)),
             }
         }
-        let steps: Vec<Step> = steps(moves, world);
         for a_move in moves {
             let order = order(a_move.epoch);
             if self.movers.get(&a_move.service).is_some_and(|old| old.order > order) {
                 continue;
             }
-            let at = match doing.progress {
-                Progress::Step(number) => number,
-                Progress::Done => u32::MAX,
-            };
-            let (traffic, epoch) = traffic_at(&steps, a_move, at);
-            let mover = Mover { order, progress: doing.progress, traffic, epoch };
+            let (traffic, epoch) = traffic_at(steps, a_move, &doing.progress);
+            let progress = doing.progress.clone();
+            let mover = Mover { order, progress, traffic, epoch };
             self.movers.insert(a_move.service.clone(), mover);
         }
     }
@@ -147,13 +154,19 @@ impl Intent {
     pub fn directive(&self, service: &ServiceId) -> &Directive {
         match self.held(&Subject::Service(service.clone())).map(|h| &h.change) {
             Some(Change::Service(_, directive)) => directive,
-            Some(Change::Drained(..)) | None => &Directive::Nominal,
+            Some(Change::Drained(..) | Change::Held(..)) | None => &Directive::Nominal,
         }
     }
 
     pub fn is_drained(&self, object: &Object) -> bool {
         let held = self.held(&Subject::Drained(object.clone()));
         matches!(held.map(|h| &h.change), Some(Change::Drained(_, true)))
+    }
+
+    /// True while no task may touch the service.
+    pub fn is_held(&self, service: &ServiceId) -> bool {
+        let held = self.held(&Subject::Held(service.clone()));
+        matches!(held.map(|h| &h.change), Some(Change::Held(_, true)))
     }
 
     /// Drained as a site, or for this service only.
@@ -168,6 +181,7 @@ impl Intent {
             (Some(held), _) => held.change.clone(),
             (None, Subject::Service(id)) => Change::Service(id.clone(), Directive::Nominal),
             (None, Subject::Drained(object)) => Change::Drained(object.clone(), false),
+            (None, Subject::Held(id)) => Change::Held(id.clone(), false),
         }
     }
 
@@ -177,8 +191,37 @@ impl Intent {
     }
 }
 
+/// What a task does and how far each of it has come. What was undone at the end is over, like what
+/// was done.
+fn doings<'a>(
+    record: &'a TaskRecord,
+    task: &EntryId,
+) -> Vec<(&'a Written<Fact>, &'a Effect, Progress)> {
+    let mut doings: Vec<(&Written<Fact>, &Effect, Progress)> = Vec::new();
+    for (_, _, fact) in record.facts(task) {
+        match &fact.what {
+            Fact::Effective { effect, .. } => doings.push((fact, effect, Progress::begun([]))),
+            Fact::Step(step) => {
+                if let (StepState::Started { .. }, Some((_, _, Progress::Begun(begun)))) =
+                    (&step.state, doings.last_mut())
+                {
+                    begun.insert(step.step);
+                }
+            }
+            Fact::Turn(_) => {}
+            Fact::End(end) => {
+                if matches!(end.outcome, Outcome::Done | Outcome::Reverted) {
+                    doings.iter_mut().for_each(|doing| doing.2 = Progress::Done);
+                }
+                break;
+            }
+        }
+    }
+    doings
+}
+
 /// An effect with where it comes from and how far it has come.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Doing<'a> {
     pub task: &'a EntryId,
     pub site: &'a SiteId,

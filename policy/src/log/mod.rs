@@ -1,5 +1,8 @@
 //! The intent log: entries, and the fold over any set of them.
 
+pub mod conflict;
+pub mod effect;
 pub mod entry;
 pub mod fold;
 pub mod intent;
+pub mod request;

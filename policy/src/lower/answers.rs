@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::id::{Epoch, ServiceId, SiteId};
-use crate::service::{AllDown, Prefer};
+use crate::service::{AllDown, Port, Prefer};
 use crate::traffic::Spread;
 
 /// The answers of all services. A copy shares them.
@@ -22,6 +22,8 @@ pub struct ServiceAnswers {
     /// Who is answered: the `answers` part of the service's traffic state.
     pub spread: Spread,
     pub epoch: Epoch,
+    /// What SRV, SVCB and HTTPS records tell of.
+    pub ports: Vec<Port>,
     /// Every site of the service, in failover order.
     pub sites: Vec<SiteAnswers>,
 }

@@ -5,21 +5,22 @@
 //! of every group, and a group that would be empty becomes an `unreachable` route.
 
 pub mod answers;
+mod classes;
 mod guard;
+mod links;
 pub mod object;
 mod routes;
 mod rules;
 mod ways;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::fabric::{Node, Role};
-use crate::id::LinkId;
 use crate::log::intent::World;
 use crate::place::{Placed, Placement};
 use crate::service::Service;
 use answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
+pub use links::LinksUp;
 use object::{Layout, NodeState};
 
 /// What lowering needs beside the placement.
@@ -29,7 +30,7 @@ pub struct Place<'a> {
     pub layout: &'a Layout,
     pub node: &'a Node,
     /// Links of the node that can carry packets now.
-    pub links_up: &'a BTreeSet<LinkId>,
+    pub links_up: &'a LinksUp,
 }
 
 /// What `place.node` should have. A witness has answers only.
@@ -37,11 +38,7 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
     let mut state = NodeState::default();
     if place.node.role != Role::Witness {
         routes::inter_site(place, &mut state);
-        for (class, service) in place.world.catalog.indexed() {
-            if let Some(placed) = placement.services.get(&service.id) {
-                routes::service(place, class, service, &placed.traffic, &mut state);
-            }
-        }
+        routes::services(place, placement, &mut state);
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);
         state.guard = Some(guard::guard(place, placement, &state.routes));
@@ -60,7 +57,7 @@ pub fn answers(world: World<'_>, placement: &Placement) -> Answers {
 }
 
 /// All links of the fabric: what other nodes are assumed to see.
-pub fn all_links(world: World<'_>) -> BTreeSet<LinkId> {
+pub fn all_links(world: World<'_>) -> LinksUp {
     world.fabric.links.iter().map(|l| l.id.clone()).collect()
 }
 
@@ -92,6 +89,7 @@ pub fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
         all_down: service.all_down,
         spread: spread.clone(),
         epoch: placed.epoch,
+        ports: service.ports.clone(),
         sites: service.sites().into_iter().map(site).collect(),
     }
 }

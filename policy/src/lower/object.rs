@@ -136,6 +136,48 @@ pub struct NodeState {
     pub answers: Answers,
 }
 
+// === impl NodeState ===
+
+impl NodeState {
+    /// The families and tables in which it has routes or looks them up. Skips from table to table,
+    /// so it is cheap however many routes there are.
+    pub fn tables(&self) -> BTreeSet<(Family, Table)> {
+        let mut tables = BTreeSet::new();
+        let mut next = self.routes.keys().next();
+        while let Some(key) = next {
+            let family = Family::of_net(key.destination);
+            tables.insert((family, key.table));
+            let last =
+                RouteKey { table: key.table, destination: last_of(family), metric: u32::MAX };
+            let rest = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
+            next = self.routes.range(rest).next().map(|(key, _)| key);
+        }
+        tables.extend(self.rules.iter().filter_map(|rule| match rule.action {
+            RuleAction::Lookup { table, .. } => Some((rule.family, table)),
+            RuleAction::Unreachable => None,
+        }));
+        tables
+    }
+}
+
+impl NodeState {
+    /// The routes of one family and table, in order.
+    pub fn routes_in(&self, family: Family, table: Table) -> impl Iterator<Item = &RouteKey> {
+        let first = RouteKey { table, destination: family.default_route(), metric: 0 };
+        let last = RouteKey { table, destination: last_of(family), metric: u32::MAX };
+        self.routes.range(first..=last).map(|(key, _)| key)
+    }
+}
+
+/// The greatest destination of a family in the order of [`RouteKey`].
+fn last_of(family: Family) -> IpNet {
+    let text = match family {
+        Family::V4 => "255.255.255.255/32",
+        Family::V6 => "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128",
+    };
+    text.parse().expect("a valid prefix")
+}
+
 // === impl Layout ===
 
 impl Layout {
@@ -184,10 +226,12 @@ impl Default for Layout {
 // === impl NexthopId ===
 
 impl NexthopId {
-    /// How many steering classes have ids; one per service in this release.
-    pub const MOST_CLASSES: usize = 2048;
-    /// How many backend addresses of one site have ids.
+    /// How many steering classes, and states that services have departed to, have ids.
+    pub const MOST_CLASSES: usize = 4096;
+    /// How many backend addresses a site may have.
     pub const MOST_BACKENDS: usize = 4096;
+    /// The numbers for backends: more than there can be, so that few hash to the same.
+    pub const BACKEND_SLOTS: usize = 0x3000;
     const BASE: u32 = *Layout::NEXTHOP_IDS.start();
 
     fn of(offset: u32) -> Self {
@@ -213,19 +257,20 @@ impl NexthopId {
         Self::of(0x2000 + 2 * u32::from(place) + Self::v6(family))
     }
 
-    /// A backend, by its place in the site's sorted backend addresses (at most 4096).
-    pub fn backend(index: u32) -> Self {
-        Self::of(0x3000 + index)
+    /// A backend, by its number below [`Self::BACKEND_SLOTS`].
+    pub fn backend(slot: u32) -> Self {
+        Self::of(0x3000 + slot)
     }
 
-    /// The group that `nett-svc` uses for a steering class (at most 2048 classes).
-    pub fn class(class: u32, family: Family) -> Self {
-        Self::of(0x4000 + 4 * class + Self::v6(family))
+    /// The group that `nett-svc` uses for a steering class, by its number below
+    /// [`Self::MOST_CLASSES`].
+    pub fn class(slot: u32, family: Family) -> Self {
+        Self::of(0x8000 + 8 * slot + Self::v6(family))
     }
 
     /// The group that `nett-in` uses for a steering class: local delivery.
-    pub fn class_in(class: u32, family: Family) -> Self {
-        Self::of(0x4000 + 4 * class + 2 + Self::v6(family))
+    pub fn class_in(slot: u32, family: Family) -> Self {
+        Self::of(0x8000 + 8 * slot + 2 + Self::v6(family))
     }
 
     /// The inter-site group towards the site at `index` of the fabric file.
@@ -234,8 +279,8 @@ impl NexthopId {
     }
 
     /// The group that `nett-core` uses for a split steering class: the remote shares.
-    pub fn class_core(class: u32, family: Family) -> Self {
-        Self::of(0x8000 + 2 * class + Self::v6(family))
+    pub fn class_core(slot: u32, family: Family) -> Self {
+        Self::of(0x8000 + 8 * slot + 4 + Self::v6(family))
     }
 }
 

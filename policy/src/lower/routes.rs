@@ -1,98 +1,230 @@
 //! Routes and groups: VIPs in `nett-svc`, `nett-in` and `nett-core`, remote prefixes in `nett-xs`,
 //! own aggregates in `nett-guard`, returns in `nett-ret-N`, and the floors under all of them.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 
 use super::Place;
+use super::classes::{self, Class};
 use super::object::{Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table};
-use super::ways::{self, Members};
+use super::ways::{self, Backends, Members};
 use crate::fabric::{Family, Role};
+use crate::id::{SiteId, Weight};
+use crate::place::Placement;
 use crate::service::Service;
 use crate::traffic::{Deliver, Traffic};
 
-/// The routes of one service. Its class number gives its group ids.
-pub(super) fn service(
-    place: Place<'_>,
-    class: u32,
-    service: &Service,
-    traffic: &Traffic,
-    state: &mut NodeState,
-) {
-    for family in Family::BOTH {
-        let vips: Vec<IpNet> = service.vips(family).map(IpNet::from).collect();
-        if vips.is_empty() {
-            continue;
-        }
-        let out = deliver(place, service, traffic, family, state);
-        let target = group(NexthopId::class(class, family), family, out, state);
-        routes(place.layout.table_svc, &vips, target, state);
-
-        let accepted = if traffic.accept.contains(&place.node.site) {
-            ways::local(place, service, family, state)
-        } else {
-            Members::new()
-        };
-        let target = group(NexthopId::class_in(class, family), family, accepted, state);
-        routes(place.layout.table_in, &vips, target, state);
-
-        let decided = decided_by_route_nodes(place, traffic, family, state);
-        if !decided.is_empty() {
-            let id = NexthopId::class_core(class, family);
-            let target = group(id, family, decided, state);
-            routes(place.layout.table_core, &vips, target, state);
-        }
-    }
-}
-
-/// Where traffic of the service goes that enters at this node.
-fn deliver(
-    place: Place<'_>,
-    service: &Service,
-    traffic: &Traffic,
-    family: Family,
-    state: &mut NodeState,
-) -> Members {
-    let own = &place.node.site;
-    match traffic.deliver(own, place.world.fabric) {
-        Deliver::Local => ways::local(place, service, family, state),
-        Deliver::Remote(site) => ways::remote(place, &site, family, state),
-        Deliver::Drained => Members::new(),
-        Deliver::Split(weights) => {
-            let mut parts = Vec::new();
-            for (site, weight) in weights {
-                let members = if site == *own {
-                    ways::local(place, service, family, state)
-                } else {
-                    ways::remote(place, &site, family, state)
-                };
-                parts.push((weight, members));
+/// The groups and routes of all services.
+pub(super) fn services(place: Place<'_>, placement: &Placement, state: &mut NodeState) {
+    let catalog = place.world.catalog;
+    let backends = classes::backend_ids(catalog, &place.node.site);
+    let all = classes::classes(catalog, placement);
+    let grounds = all.iter().filter_map(|class| {
+        let service = class.services.first().copied()?;
+        Some((class, Ground { place, service, backends: &backends }))
+    });
+    let grounds: Vec<_> = grounds.collect();
+    let ways = grounds.iter().flat_map(|(class, at)| {
+        let own = Entry::ALL.map(|role| at.way(class, role));
+        own.into_iter().filter_map(|way| match way {
+            Way::Named(name) => Some(name),
+            Way::OfClass | Way::Local | Way::Site(_) | Way::Nowhere => None,
+        })
+    });
+    let names = all.iter().map(|class| class.name.clone()).collect();
+    let numbers = classes::numbers(names, ways.collect());
+    for (class, at) in grounds {
+        for family in Family::BOTH {
+            let vips = class.services.iter().flat_map(|service| service.vips(family));
+            let vips: Vec<IpNet> = vips.map(IpNet::from).collect();
+            if !vips.is_empty() {
+                at.routes(class, &numbers, family, &vips, state);
             }
-            ways::combine(&parts)
         }
     }
 }
 
-/// On a border behind route nodes: what comes from the core for a split service was already found
-/// to be remote by a route node. Deciding again would square the shares.
-fn decided_by_route_nodes(
-    place: Place<'_>,
-    traffic: &Traffic,
-    family: Family,
-    state: &mut NodeState,
-) -> Members {
-    if place.node.role != Role::Border || !ways::has_route_nodes(place) {
-        return Members::new();
-    }
-    let Deliver::Split(weights) = traffic.deliver(&place.node.site, place.world.fabric) else {
-        return Members::new();
-    };
-    let mut parts = Vec::new();
-    for (site, weight) in weights {
-        if site != place.node.site {
-            parts.push((weight, ways::remote(place, &site, family, state)));
+/// The tables that hold VIPs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Out,
+    In,
+    Core,
+}
+
+impl Entry {
+    const ALL: [Self; 3] = [Self::Out, Self::In, Self::Core];
+
+    fn table(self, layout: &Layout) -> Table {
+        match self {
+            Self::Out => layout.table_svc,
+            Self::In => layout.table_in,
+            Self::Core => layout.table_core,
         }
     }
-    ways::combine(&parts)
+
+    /// The group of a class.
+    fn id(self, slot: u32, family: Family) -> NexthopId {
+        match self {
+            Self::Out => NexthopId::class(slot, family),
+            Self::In => NexthopId::class_in(slot, family),
+            Self::Core => NexthopId::class_core(slot, family),
+        }
+    }
+}
+
+/// Which group leads where some services go from one table.
+enum Way {
+    OfClass,
+    /// What `nett-in` uses for the class.
+    Local,
+    /// The inter-site group towards the site at this place of the fabric file.
+    Site(u32),
+    /// Shares that no class has as its base.
+    Named(String),
+    Nowhere,
+}
+
+/// Where a class is lowered, with any one of its services.
+#[derive(Clone, Copy)]
+struct Ground<'a> {
+    place: Place<'a>,
+    service: &'a Service,
+    backends: &'a Backends,
+}
+
+impl Ground<'_> {
+    fn routes(
+        self,
+        class: &Class<'_>,
+        numbers: &BTreeMap<String, Option<u32>>,
+        family: Family,
+        vips: &[IpNet],
+        state: &mut NodeState,
+    ) {
+        let number = |name: &str| numbers.get(name).copied().flatten();
+        let class_in = number(&class.name).map(|slot| NexthopId::class_in(slot, family));
+        // The way into the site is always there, for services that depart to it.
+        if self.service.sites().contains(&self.place.node.site) {
+            let members = self.local(family, state);
+            group(class_in, family, members, state);
+        }
+        for entry in Entry::ALL {
+            let members = self.members(class.traffic, entry, family, state);
+            if entry == Entry::Core && members.is_empty() {
+                continue;
+            }
+            let id = match self.way(class, entry) {
+                Way::OfClass => number(&class.name).map(|slot| entry.id(slot, family)),
+                Way::Local => class_in,
+                Way::Site(index) => Some(NexthopId::site(index, family)),
+                Way::Named(name) => number(&name).map(|slot| NexthopId::class(slot, family)),
+                Way::Nowhere => None,
+            };
+            let target = group(id, family, members, state);
+            routes(entry.table(self.place.layout), vips, target, state);
+        }
+    }
+
+    fn members(
+        self,
+        traffic: &Traffic,
+        entry: Entry,
+        family: Family,
+        state: &mut NodeState,
+    ) -> Members {
+        match entry {
+            Entry::Out => self.deliver(traffic, family, state),
+            Entry::In if traffic.accept.contains(&self.place.node.site) => {
+                self.local(family, state)
+            }
+            Entry::In => Members::new(),
+            Entry::Core => self.decided_by_route_nodes(traffic, family, state),
+        }
+    }
+
+    /// Which group some services of a class use: that of their class, as long as they go the way
+    /// of their class; else one that is there anyway; a group of its own for shares alone.
+    fn way(self, class: &Class<'_>, entry: Entry) -> Way {
+        let Place { node, world, .. } = self.place;
+        let own = &node.site;
+        let deliver = |traffic: &Traffic| traffic.deliver(own, world.fabric);
+        let course = deliver(class.traffic);
+        if entry == Entry::In || course == deliver(class.base) {
+            return Way::OfClass;
+        }
+        let shares = |weights: &BTreeMap<SiteId, Weight>| {
+            let share = |(site, weight): (&SiteId, &Weight)| format!("{site}={weight}");
+            weights.iter().map(share).collect::<Vec<_>>().join(" ")
+        };
+        match (entry, course) {
+            (Entry::Core, Deliver::Split(weights)) => {
+                Way::Named(format!("shares {} but {own}", shares(&weights)))
+            }
+            (_, Deliver::Split(weights)) => {
+                let local = classes::backends(self.service, own);
+                Way::Named(format!("shares {} with {local}", shares(&weights)))
+            }
+            (Entry::Out, Deliver::Local) => Way::Local,
+            (Entry::Out, Deliver::Remote(site)) => {
+                let index = (0u32..).zip(&world.fabric.sites).find(|(_, s)| s.id == site);
+                index.map_or(Way::Nowhere, |(index, _)| Way::Site(index))
+            }
+            (Entry::Out, Deliver::Drained) | (Entry::In | Entry::Core, _) => Way::Nowhere,
+        }
+    }
+
+    fn local(self, family: Family, state: &mut NodeState) -> Members {
+        ways::local(self.place, self.service, self.backends, family, state)
+    }
+
+    /// Where traffic of the class goes that enters at this node.
+    fn deliver(self, traffic: &Traffic, family: Family, state: &mut NodeState) -> Members {
+        let place = self.place;
+        let own = &place.node.site;
+        match traffic.deliver(own, place.world.fabric) {
+            Deliver::Local => self.local(family, state),
+            Deliver::Remote(site) => ways::remote(place, &site, family, state),
+            Deliver::Drained => Members::new(),
+            Deliver::Split(weights) => {
+                let mut parts = Vec::new();
+                for (site, weight) in weights {
+                    let members = if site == *own {
+                        self.local(family, state)
+                    } else {
+                        ways::remote(place, &site, family, state)
+                    };
+                    parts.push((weight, members));
+                }
+                ways::combine(&parts)
+            }
+        }
+    }
+
+    /// On a border behind route nodes: what comes from the core for a split class was already found
+    /// to be remote by a route node. Deciding again would square the shares.
+    fn decided_by_route_nodes(
+        self,
+        traffic: &Traffic,
+        family: Family,
+        state: &mut NodeState,
+    ) -> Members {
+        let place = self.place;
+        if place.node.role != Role::Border || !ways::has_route_nodes(place) {
+            return Members::new();
+        }
+        let Deliver::Split(weights) = traffic.deliver(&place.node.site, place.world.fabric) else {
+            return Members::new();
+        };
+        let mut parts = Vec::new();
+        for (site, weight) in weights {
+            if site != place.node.site {
+                parts.push((weight, ways::remote(place, &site, family, state)));
+            }
+        }
+        ways::combine(&parts)
+    }
 }
 
 /// Remote-site prefixes, own aggregates and the way back over each link.
@@ -112,7 +244,7 @@ pub(super) fn inter_site(place: Place<'_>, state: &mut NodeState) {
             }
             let members = ways::remote(place, &site.id, family, state);
             if !members.is_empty() {
-                let target = group(NexthopId::site(index, family), family, members, state);
+                let target = group(Some(NexthopId::site(index, family)), family, members, state);
                 routes(layout.table_xs, &prefixes, target, state);
             }
             floor(layout.table_xs, &prefixes, state);
@@ -130,7 +262,7 @@ fn returns(place: Place<'_>, state: &mut NodeState) {
             for view in fabric.links_of(&place.node.id) {
                 let table = place.layout.table_return(view.index);
                 floor(table, &default, state);
-                if view.gateway(family).is_some() && place.links_up.contains(&view.link.id) {
+                if view.gateway(family).is_some() && place.links_up.carries(&view.link.id, family) {
                     let id = ways::link(&view, family, state);
                     routes(table, &default, RouteTarget::Nexthop(id), state);
                 }
@@ -155,11 +287,18 @@ pub(super) fn floors(place: Place<'_>, state: &mut NodeState) {
     floor(place.layout.table_in, ranges, state);
 }
 
-/// A group for the members, or `unreachable` when there are none.
-fn group(id: NexthopId, family: Family, members: Members, state: &mut NodeState) -> RouteTarget {
-    if members.is_empty() {
+/// A group for the members, or `unreachable` when there are none. Without an id for a group the
+/// member with the greatest weight stands for all.
+fn group(
+    id: Option<NexthopId>,
+    family: Family,
+    members: Members,
+    state: &mut NodeState,
+) -> RouteTarget {
+    let Some((greatest, _)) = members.iter().max_by_key(|(_, weight)| weight.get()) else {
         return RouteTarget::Unreachable;
-    }
+    };
+    let Some(id) = id else { return RouteTarget::Nexthop(*greatest) };
     state.nexthops.insert(id, Nexthop::Group { family, members });
     RouteTarget::Nexthop(id)
 }

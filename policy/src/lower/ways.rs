@@ -2,7 +2,7 @@
 //! way is a set of weighted members of a group, and puts the single nexthops it uses into the
 //! state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Place;
@@ -14,18 +14,21 @@ use crate::service::Service;
 /// Members of a group with their relative shares.
 pub(super) type Members = BTreeMap<NexthopId, Weight>;
 
+/// The ids of the own site's backends.
+pub(super) type Backends = BTreeMap<IpAddr, NexthopId>;
+
 /// How a service is delivered inside the site: a border hands it to the route nodes, or to the
 /// backends where the site has no route node; a route node hands it to the backends.
 pub(super) fn local(
     place: Place<'_>,
     service: &Service,
+    ids: &Backends,
     family: Family,
     state: &mut NodeState,
 ) -> Members {
     if place.node.role == Role::Border && has_route_nodes(place) {
         return neighbours(place, Role::Route, family, state);
     }
-    let ids = backend_ids(place, &place.node.site);
     let mut members = Members::new();
     for backend in service.backends(&place.node.site, family) {
         let id = ids[&backend.address];
@@ -51,7 +54,7 @@ pub(super) fn remote(
     let fabric = place.world.fabric;
     let usable = fabric.links_of(&place.node.id).filter(|view| {
         view.far_site == site
-            && place.links_up.contains(&view.link.id)
+            && place.links_up.carries(&view.link.id, family)
             && view.gateway(family).is_some()
     });
     let usable: Vec<_> = usable.collect();
@@ -151,12 +154,4 @@ fn scale(shares: &BTreeMap<NexthopId, f64>) -> Members {
     let best = (1..=256).map(rounded).find(close).unwrap_or_else(|| rounded(256));
     let weight = |w: u32| Weight::new(w).expect("clamped to the range");
     best.into_iter().map(|(id, w)| (id, weight(w))).collect()
-}
-
-/// Ids of a site's backends: by the place of the address among all of the site's, sorted.
-fn backend_ids(place: Place<'_>, site: &SiteId) -> BTreeMap<IpAddr, NexthopId> {
-    let services = place.world.catalog.iter();
-    let at_site = services.filter_map(|s| s.backends.get(site));
-    let addresses: BTreeSet<IpAddr> = at_site.flatten().map(|b| b.address).collect();
-    addresses.into_iter().zip((0..).map(NexthopId::backend)).collect()
 }

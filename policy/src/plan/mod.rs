@@ -1,7 +1,8 @@
 //! The difference between two states of a node, as a value: ordered, printable, comparable.
 //!
 //! A plan is made over the union of the keys of both sides. Its order is safe to stop at any
-//! point: nexthops, groups, floors, routes, guard, rules; removal runs the other way round.
+//! point: nexthops, groups, floors, routes, guard, rules; removal runs the other way round. Groups
+//! that change do so between the routes that leave them and those that come to them.
 
 mod diff;
 pub mod preview;
@@ -11,7 +12,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use diff::plan;
+pub use diff::{plan, plan_kernel};
 
 use crate::fabric::Family;
 use crate::id::ServiceId;
@@ -62,6 +63,16 @@ pub enum Op {
     },
 }
 
+/// What a kernel operation is about, whatever is there now: the unit of retries and repairs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Object {
+    Nexthop(NexthopId),
+    Route(RouteKey),
+    Rule(Rule),
+    /// The nft table with everything in it.
+    Guard,
+}
+
 // === impl Plan ===
 
 impl Plan {
@@ -77,6 +88,55 @@ impl fmt::Display for Plan {
 }
 
 // === impl Op ===
+
+impl Op {
+    /// The kernel object it changes; `None` for the zone's answers.
+    pub fn object(&self) -> Option<Object> {
+        match self {
+            Self::AddNexthop(id, _)
+            | Self::ReplaceNexthop { id, from: _, to: _ }
+            | Self::DeleteNexthop(id, _) => Some(Object::Nexthop(*id)),
+            Self::AddRoute(key, _)
+            | Self::ReplaceRoute { key, from: _, to: _ }
+            | Self::DeleteRoute(key, _) => Some(Object::Route(*key)),
+            Self::AddRule(rule) | Self::DeleteRule(rule) => Some(Object::Rule(rule.clone())),
+            Self::LoadGuard { .. } | Self::DeleteGuard(_) | Self::Elements { .. } => {
+                Some(Object::Guard)
+            }
+            Self::Answers { .. } => None,
+        }
+    }
+
+    /// True when it takes an object away and puts nothing in its place.
+    pub fn deletes(&self) -> bool {
+        match self {
+            Self::DeleteNexthop(..)
+            | Self::DeleteRoute(..)
+            | Self::DeleteRule(_)
+            | Self::DeleteGuard(_) => true,
+            Self::AddNexthop(..)
+            | Self::ReplaceNexthop { .. }
+            | Self::AddRoute(..)
+            | Self::ReplaceRoute { .. }
+            | Self::AddRule(_)
+            | Self::LoadGuard { .. }
+            | Self::Elements { .. }
+            | Self::Answers { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    /// In iproute2's and nft's words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nexthop(id) => write!(f, "nexthop id {id}"),
+            Self::Route(key) => write!(f, "route {key}"),
+            Self::Rule(rule) => write!(f, "rule {rule}"),
+            Self::Guard => f.write_str("nft table inet nett"),
+        }
+    }
+}
 
 impl fmt::Display for Op {
     /// `+` adds, `~` replaces, `-` deletes; objects in iproute2's and nft's words.

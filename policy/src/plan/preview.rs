@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::{Plan, plan};
 use crate::fabric::Node;
-use crate::id::{EntryId, LinkId, NodeId, ServiceId};
+use crate::id::{NodeId, ServiceId};
 use crate::log::intent::Intent;
 use crate::lower::object::{Layout, NodeState};
-use crate::lower::{Place, lower};
+use crate::lower::{LinksUp, Place, lower};
 use crate::place::place;
 use crate::task::acks::Course;
-use crate::task::decide::{Present, Proposal};
+use crate::task::decide::{Present, Proposal, planned};
 use crate::task::steps::StepKind;
 
 /// A task as it would run if nothing changed meanwhile.
@@ -30,6 +30,10 @@ pub struct PreviewStep {
     pub delay: Duration,
     /// Nodes that must acknowledge.
     pub required: BTreeSet<NodeId>,
+    /// Nodes that are said to be off, and carry it out when they can.
+    pub owed: BTreeSet<NodeId>,
+    /// Facts from outside without which it does not start.
+    pub gates: BTreeSet<String>,
     /// Per node, what it does. Nodes that do nothing are left out.
     pub nodes: BTreeMap<NodeId, Plan>,
 }
@@ -37,11 +41,11 @@ pub struct PreviewStep {
 /// What each node sees and uses: its own links, as it last reported them.
 pub struct NodeViews<'a> {
     pub layout: &'a Layout,
-    pub links_up: &'a dyn Fn(&NodeId) -> BTreeSet<LinkId>,
+    pub links_up: &'a dyn Fn(&NodeId) -> LinksUp,
 }
 
 pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>) -> Preview {
-    let task: EntryId = "plan.00000000000000000000000000".parse().expect("a valid id");
+    let task = planned();
     let Present { world, intent, home, .. } = present;
     let effect = &proposal.effect;
     let course = Course { world, before: intent, task: &task, site: home, effect };
@@ -54,17 +58,21 @@ pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>)
         services: Vec::new(),
         delay: Duration::ZERO,
         required: BTreeSet::new(),
+        owed: BTreeSet::new(),
+        gates: BTreeSet::new(),
         nodes: plans(&states, &on_effect),
     });
     states = on_effect;
-    for step in course.steps() {
+    for step in &effect.steps {
         let after = node_states(present, &course.intent_at(step.number), views);
         preview.steps.push(PreviewStep {
             number: step.number,
             kind: Some(step.kind),
             services: step.states.keys().cloned().collect(),
             delay: step.delay,
-            required: course.required(&step),
+            required: step.required.clone(),
+            owed: step.owed.clone(),
+            gates: step.gates.clone(),
             nodes: plans(&states, &after),
         });
         states = after;

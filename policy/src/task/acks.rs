@@ -1,13 +1,14 @@
 //! Who must acknowledge a step: the nodes whose desired state it changes, and for `verify` the
-//! borders that send the service to its new site.
+//! borders that send the service to its new site. Computed when a command takes effect, and then a
+//! part of the step in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::steps::{Step, StepKind, steps};
+use super::steps::{Step, StepKind};
 use crate::fabric::{Family, Node, Role};
 use crate::id::{EntryId, NodeId, ServiceId, SiteId};
-use crate::log::entry::Effect;
+use crate::log::entry::{Effect, Move};
 use crate::log::intent::{Doing, Intent, Progress, World};
 use crate::lower::object::{Layout, NodeState};
 use crate::lower::{self, Place, all_links};
@@ -43,16 +44,12 @@ pub struct ProbeTarget {
 // === impl Course ===
 
 impl Course<'_> {
-    pub fn steps(&self) -> Vec<Step> {
-        steps(&self.effect.moves, self.world)
-    }
-
     /// What the log wants once step `number` has started; 0 is effective, nothing started.
     pub fn intent_at(&self, number: u32) -> Intent {
         let mut intent = self.before.clone();
-        let progress = Progress::Step(number);
-        let Self { world, task, site, effect, .. } = *self;
-        intent.apply(world, &Doing { task, site, effect, progress });
+        let progress = Progress::begun(1..=number);
+        let Self { task, site, effect, .. } = *self;
+        intent.apply(&Doing { task, site, effect, progress });
         intent
     }
 
@@ -68,68 +65,85 @@ impl Course<'_> {
         self.world.fabric.nodes.iter().map(state).collect()
     }
 
-    /// The nodes that must acknowledge a step.
-    pub fn required(&self, step: &Step) -> BTreeSet<NodeId> {
-        let before = self.states_at(step.number - 1);
-        let after = self.states_at(step.number);
-        let changed = |(node, state): (&NodeId, &NodeState)| {
-            (before.get(node) != Some(state)).then(|| node.clone())
-        };
-        let mut nodes: BTreeSet<NodeId> = after.iter().filter_map(changed).collect();
-        if step.kind == StepKind::Verify {
-            let observes = |node: &&Node| !self.probes(step, node).is_empty();
-            let fabric = self.world.fabric;
-            nodes.extend(fabric.nodes.iter().filter(observes).map(|n| n.id.clone()));
+    /// The same effect with the nodes of every step: those that must acknowledge, and those that
+    /// an operator says are off.
+    pub fn with_nodes(&self, asserted: &BTreeSet<NodeId>) -> Effect {
+        let mut effect = self.effect.clone();
+        let mut before = self.states_at(0);
+        for step in &mut effect.steps {
+            let after = self.states_at(step.number);
+            let changed = |(node, state): (&NodeId, &NodeState)| {
+                (before.get(node) != Some(state)).then(|| node.clone())
+            };
+            let mut nodes: BTreeSet<NodeId> = after.iter().filter_map(changed).collect();
+            if step.kind == StepKind::Verify {
+                let observes = |node: &&Node| !self.probes(step, node).is_empty();
+                let fabric = self.world.fabric;
+                nodes.extend(fabric.nodes.iter().filter(observes).map(|n| n.id.clone()));
+            }
+            let (owed, required) = nodes.into_iter().partition(|node| asserted.contains(node));
+            (step.owed, step.required) = (owed, required);
+            before = after;
         }
-        nodes
+        effect
     }
 
     /// What a node probes in a `verify` step. Empty on nodes that do not observe.
     pub fn probes(&self, step: &Step, node: &Node) -> Vec<ProbeTarget> {
-        if node.role != Role::Border {
-            return Vec::new();
-        }
-        let moves = self.effect.moves.iter().filter(|m| step.states.contains_key(&m.service));
-        let mut targets = Vec::new();
-        for a_move in moves {
-            let new = a_move.to.accept.difference(&a_move.from.accept);
-            let sent: Vec<SiteId> = match a_move.to.deliver(&node.site, self.world.fabric) {
-                Deliver::Remote(site) => vec![site],
-                Deliver::Split(weights) => weights.into_keys().collect(),
-                Deliver::Local | Deliver::Drained => Vec::new(),
-            };
-            for site in new.filter(|site| sent.contains(site) && **site != node.site) {
-                targets.extend(self.probes_of(node, &a_move.service, site));
-            }
-        }
-        targets
+        probes(self.world, &self.effect.moves, step, node)
     }
+}
 
-    fn probes_of(&self, node: &Node, service: &ServiceId, site: &SiteId) -> Vec<ProbeTarget> {
-        let Some(service) = self.world.catalog.get(service) else {
-            return Vec::new();
-        };
-        let health = service.health.as_ref().and_then(|h| h.tcp);
-        let port = health.or_else(|| service.ports.first().map(|p| p.port));
-        let links = self.world.fabric.links_of(&node.id).filter(|view| view.far_site == site);
-        let mut targets = Vec::new();
-        for view in links {
-            for vip in &service.vips {
-                let same = |a: &IpAddr| Family::of(*a) == Family::of(*vip);
-                let Some(source) = view.near.addresses.iter().map(|n| n.addr()).find(same) else {
-                    continue;
-                };
-                targets.push(ProbeTarget {
-                    service: service.id.clone(),
-                    site: site.clone(),
-                    vip: *vip,
-                    link: view.index,
-                    source,
-                    interface: view.near.interface.clone(),
-                    port,
-                });
-            }
-        }
-        targets
+/// What a node probes in a `verify` step of these moves. Empty on nodes that do not observe.
+pub fn probes(world: World<'_>, moves: &[Move], step: &Step, node: &Node) -> Vec<ProbeTarget> {
+    if node.role != Role::Border {
+        return Vec::new();
     }
+    let moves = moves.iter().filter(|m| step.states.contains_key(&m.service));
+    let mut targets = Vec::new();
+    for a_move in moves {
+        let new = a_move.to.accept.difference(&a_move.from.accept);
+        let sent: Vec<SiteId> = match a_move.to.deliver(&node.site, world.fabric) {
+            Deliver::Remote(site) => vec![site],
+            Deliver::Split(weights) => weights.into_keys().collect(),
+            Deliver::Local | Deliver::Drained => Vec::new(),
+        };
+        for site in new.filter(|site| sent.contains(site) && **site != node.site) {
+            targets.extend(probes_of(world, node, &a_move.service, site));
+        }
+    }
+    targets
+}
+
+fn probes_of(
+    world: World<'_>,
+    node: &Node,
+    service: &ServiceId,
+    site: &SiteId,
+) -> Vec<ProbeTarget> {
+    let Some(service) = world.catalog.get(service) else {
+        return Vec::new();
+    };
+    let health = service.health.as_ref().and_then(|h| h.tcp);
+    let port = health.or_else(|| service.ports.first().map(|p| p.port));
+    let links = world.fabric.links_of(&node.id).filter(|view| view.far_site == site);
+    let mut targets = Vec::new();
+    for view in links {
+        for vip in &service.vips {
+            let same = |a: &IpAddr| Family::of(*a) == Family::of(*vip);
+            let Some(source) = view.near.addresses.iter().map(|n| n.addr()).find(same) else {
+                continue;
+            };
+            targets.push(ProbeTarget {
+                service: service.id.clone(),
+                site: site.clone(),
+                vip: *vip,
+                link: view.index,
+                source,
+                interface: view.near.interface.clone(),
+                port,
+            });
+        }
+    }
+    targets
 }

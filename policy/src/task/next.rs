@@ -1,21 +1,23 @@
 //! Which fact a task needs next. Any agent of the home site may ask and write it; whoever loses the
 //! compare-and-set reads on and asks again, so nobody is elected.
+//!
+//! Where several wishes are there together, the writer takes reject, cancel, expire, pause,
+//! approve, resume, gate, in that order. Readers never choose: they read the fact.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::acks::Course;
-use super::decide::{Present, judge};
+use super::decide::{Present, judge, propose_undo};
+pub use super::steps::STEP_TIMEOUT;
 use super::steps::{Step, StepKind};
-use super::view::{Reading, TaskState, approvals, read, rejection, start_slot};
+use super::view::{Reading, approvals, last_effect, overtaken, read, start_slot, wished, wishes};
+use crate::fabric::OperatorRole;
 use crate::id::{EntryId, NodeId, WallMs};
 use crate::log::entry::{
-    Body, Command, EffectiveFact, EndFact, Outcome, Slot, StepFact, StepState,
+    Body, Command, Effect, EffectiveFact, EndFact, Outcome, Slot, StepFact, StepState, Turn,
+    TurnFact, WishKind,
 };
-use crate::log::fold::Fact;
 
-/// How long a step may wait for its acknowledgements.
-pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a task may wait for its approvals.
 pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
@@ -43,141 +45,308 @@ pub struct Seen<'a> {
     pub now: WallMs,
 }
 
+/// A task at hand.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    present: Present<'a>,
+    task: &'a EntryId,
+    command: &'a Command,
+    reading: &'a Reading,
+    seen: &'a Seen<'a>,
+}
+
 /// The next fact of a task whose home is `present.home`.
 pub fn next(present: Present<'_>, task: &EntryId, seen: &Seen<'_>) -> Next {
     let Some((written, command)) = present.fold.command(task) else {
         return Next::Wait(None);
     };
     let reading = read(present.fold, task);
-    let slot = Slot { task: task.clone(), term: 0, index: reading.next_index };
-    match reading.state() {
-        TaskState::Ended(_) => Next::Wait(None),
-        TaskState::WaitingApproval => waiting(present, command, written.at, slot, seen),
-        TaskState::Running => running(present, task, &reading, slot, seen),
-    }
-}
-
-fn waiting(
-    present: Present<'_>,
-    command: &Command,
-    accepted: WallMs,
-    slot: Slot,
-    seen: &Seen<'_>,
-) -> Next {
-    let task = &command.request.id;
-    if let Some(given) = rejection(present.fold, task, present.world.fabric) {
-        let reason = format!("rejected by {}: {}", given.person.name, given.reason);
-        return end(slot, Outcome::Rejected, reason);
-    }
-    let waited = Duration::from_millis(seen.now.0.saturating_sub(accepted.0));
-    if waited >= APPROVAL_TIMEOUT {
-        return end(slot, Outcome::Expired, "not approved within 15 minutes".to_owned());
-    }
-    let given = approvals(present.fold, command, present.world.fabric);
-    if given.len() < usize::from(command.approvals_needed) {
-        return Next::Wait(Some(APPROVAL_TIMEOUT - waited));
-    }
-    // The plan is made again from what is known now: another hash, or a rule that refuses, and the
-    // approval does not fit any more.
-    // Without the task itself, which would else stand in its own way as an open one.
-    let fold = present.fold.without(task);
-    match judge(Present { fold: &fold, ..present }, &command.request) {
-        Ok(proposal) if proposal.plan_hash == command.plan_hash => {
-            let approvals = given.into_iter().map(|g| g.id).collect();
-            let effect = proposal.effect;
-            let fact = EffectiveFact { slot, approvals, effect };
-            Next::Write(Box::new(Body::Effective(fact)))
-        }
-        Ok(_) => end(slot, Outcome::Failed, "the state changed since the plan".to_owned()),
-        Err(refusal) => {
-            let reason = format!("refused when it was to take effect: {refusal}");
-            end(slot, Outcome::Failed, reason)
-        }
-    }
-}
-
-fn running(
-    present: Present<'_>,
-    task: &EntryId,
-    reading: &Reading,
-    slot: Slot,
-    seen: &Seen<'_>,
-) -> Next {
-    if let Some(reason) = &reading.failed {
-        return end(slot, Outcome::Failed, reason.clone());
-    }
-    let fact = present.fold.task(task).and_then(|record| record.effect());
-    let Some(Fact::Effective { effect, .. }) = fact.map(|w| &w.what) else {
+    if reading.end.is_some() {
         return Next::Wait(None);
-    };
-    let site = present.home;
-    let course = Course { world: present.world, before: present.intent, task, site, effect };
-    let steps = course.steps();
-    let at = |number: u32| steps.iter().find(|s| s.number == number);
-    if let Some(number) = reading.open_step() {
-        return match at(number) {
-            Some(step) => open_step(present, &course, step, slot, seen),
-            None => {
-                let reason = format!("step {number} does not exist in this fabric any more");
-                fact_of(slot, number, StepState::Failed { reason })
+    }
+    let at = At { present, task, command, reading: &reading, seen };
+    match reading.effective() {
+        false => at.waiting(written.at),
+        true => at.running(),
+    }
+}
+
+impl At<'_> {
+    fn slot(&self) -> Slot {
+        let (term, index) = (self.reading.term, self.reading.next_index);
+        Slot { task: self.task.clone(), term, index }
+    }
+
+    fn end(&self, outcome: Outcome, reason: impl Into<String>) -> Next {
+        let (slot, reason) = (self.slot(), reason.into());
+        Next::Write(Box::new(Body::End(EndFact { slot, outcome, reason })))
+    }
+
+    fn step(&self, step: u32, state: StepState) -> Next {
+        let slot = self.slot();
+        Next::Write(Box::new(Body::Step(StepFact { slot, step, state })))
+    }
+
+    fn wished(&self, is: impl Fn(&WishKind) -> bool) -> Option<super::view::Given> {
+        let Present { world, fold, .. } = self.present;
+        wished(fold, self.task, world.fabric, self.reading, is)
+    }
+
+    fn cancelled(&self) -> Option<Next> {
+        let given = self.wished(|kind| *kind == WishKind::Cancel)?;
+        let reason = format!("cancelled by {}: {}", given.person.name, given.reason);
+        Some(self.end(Outcome::Cancelled, reason))
+    }
+
+    fn superseded(&self) -> Option<Next> {
+        let by = self.present.fold.superseded_by(self.task)?;
+        Some(self.end(Outcome::Superseded, format!("task {by} was accepted in its place")))
+    }
+
+    fn paused(&self) -> Option<Next> {
+        if self.reading.paused {
+            return None;
+        }
+        let given = self.wished(|kind| *kind == WishKind::Pause)?;
+        let (slot, turn) = (self.slot(), Turn::Paused);
+        Some(Next::Write(Box::new(Body::Turn(TurnFact { slot, turn, wish: given.id }))))
+    }
+
+    fn resumed(&self) -> Option<Next> {
+        let given = self.wished(|kind| *kind == WishKind::Resume)?;
+        let (slot, turn) = (self.slot(), Turn::Resumed);
+        Some(Next::Write(Box::new(Body::Turn(TurnFact { slot, turn, wish: given.id }))))
+    }
+
+    fn waiting(&self, accepted: WallMs) -> Next {
+        let Present { world, fold, .. } = self.present;
+        if let Some(given) = self.wished(|kind| *kind == WishKind::Reject) {
+            let reason = format!("rejected by {}: {}", given.person.name, given.reason);
+            return self.end(Outcome::Rejected, reason);
+        }
+        if let Some(next) = self.cancelled().or_else(|| self.superseded()) {
+            return next;
+        }
+        let waited = Duration::from_millis(self.seen.now.0.saturating_sub(accepted.0));
+        if waited >= APPROVAL_TIMEOUT {
+            return self.end(Outcome::Expired, "not approved within 15 minutes");
+        }
+        if let Some(next) = self.paused() {
+            return next;
+        }
+        let left = Some(APPROVAL_TIMEOUT - waited);
+        if self.reading.paused {
+            return self.resumed().unwrap_or(Next::Wait(left));
+        }
+        let given = approvals(fold, self.command, world.fabric);
+        if given.len() < usize::from(self.command.approvals_needed) {
+            return Next::Wait(left);
+        }
+        let approvals = given.into_iter().map(|g| g.id).collect();
+        self.take_effect(approvals)
+    }
+
+    /// The plan is made again from what is known now: another hash, or a rule that refuses, and the
+    /// approval does not fit any more.
+    fn take_effect(&self, approvals: Vec<EntryId>) -> Next {
+        let command = self.command;
+        // Without the task itself, which would else stand in its own way as an open one.
+        let fold = self.present.fold.without(self.task);
+        match judge(Present { fold: &fold, ..self.present }, &command.request) {
+            Ok(proposal) if proposal.plan_hash == command.plan_hash => {
+                let (slot, effect) = (self.slot(), proposal.effect);
+                Next::Write(Box::new(Body::Effective(EffectiveFact { slot, approvals, effect })))
             }
+            Ok(_) => self.end(Outcome::Failed, "the state changed since the plan"),
+            Err(refusal) => {
+                let reason = format!("refused when it was to take effect: {refusal}");
+                self.end(Outcome::Failed, reason)
+            }
+        }
+    }
+
+    fn running(&self) -> Next {
+        let Some(effect) = last_effect(self.present.fold, self.task) else {
+            return Next::Wait(None);
         };
+        if let Some(next) = self.cancelled().or_else(|| self.superseded()) {
+            return next;
+        }
+        if let Some(next) = self.overtaken(effect) {
+            return next;
+        }
+        if let Some(next) = self.paused() {
+            return next;
+        }
+        if let Some(number) = self.reading.open_step() {
+            return match effect.steps.iter().find(|s| s.number == number) {
+                Some(step) => self.open_step(step),
+                None => {
+                    let reason = format!("the task has no step {number}");
+                    self.step(number, StepState::Failed { reason })
+                }
+            };
+        }
+        if self.reading.paused {
+            return self.resumed().unwrap_or(Next::Wait(None));
+        }
+        match self.due(effect) {
+            Some(step) => self.start(step),
+            None => self.over(effect),
+        }
     }
-    match at(reading.done + 1) {
-        None => end(slot, Outcome::Done, String::new()),
-        Some(step) => match step.delay.checked_sub(seen.since_last) {
+
+    /// Another command took over everything that this one moves: a step more would do nothing.
+    fn overtaken(&self, effect: &Effect) -> Option<Next> {
+        let taken = overtaken(self.present.intent, self.task, effect);
+        if taken.is_empty() || taken.len() < effect.moves.len() {
+            return None;
+        }
+        let by: BTreeSet<&str> = taken.iter().map(|(_, by)| by.as_str()).collect();
+        let by: Vec<&str> = by.into_iter().collect();
+        let reason = format!("task {} decided about the same", by.join(", "));
+        Some(self.end(Outcome::Superseded, reason))
+    }
+
+    /// The step that comes next: after a failure only one of a later wave.
+    fn due<'b>(&self, effect: &'b Effect) -> Option<&'b Step> {
+        let wave = |number: u32| effect.steps.iter().find(|s| s.number == number).map(|s| s.wave);
+        let failed: BTreeSet<u8> = self.reading.failed.keys().filter_map(|n| wave(*n)).collect();
+        let later = |step: &&Step| {
+            step.number > self.reading.started && (failed.is_empty() || step.wave > 0)
+        };
+        effect.steps.iter().filter(later).find(|step| !failed.contains(&step.wave))
+    }
+
+    fn start(&self, step: &Step) -> Next {
+        if let Some(left) = step.delay.checked_sub(self.seen.since_last).filter(|d| !d.is_zero()) {
+            return Next::Wait(Some(left));
+        }
+        if step.states.keys().any(|service| self.present.intent.is_held(service)) {
+            return Next::Wait(None);
+        }
+        match self.open_gates(step) {
+            Some(gates) => self.step(step.number, StepState::Started { gates }),
+            None => Next::Wait(None),
+        }
+    }
+
+    /// The wishes that say that all gates of a step hold now.
+    fn open_gates(&self, step: &Step) -> Option<Vec<EntryId>> {
+        let of = |name: &String| open_gate(self.present, self.task, name, self.seen.now);
+        step.gates.iter().map(of).collect()
+    }
+
+    /// Every step has been; or one has failed and nothing may follow.
+    fn over(&self, effect: &Effect) -> Next {
+        let reading = self.reading;
+        let confirm = self.command.request.ask.confirm_within().filter(|_| reading.effects == 1);
+        let failures: Vec<&str> = reading.failed.values().map(String::as_str).collect();
+        let failures = failures.join("; ");
+        if let Some(because) = &reading.undone_because {
+            let because = if because.is_empty() { "nobody confirmed it" } else { because };
+            return match failures.is_empty() {
+                true => self.end(Outcome::Reverted, because),
+                false => self.end(Outcome::Failed, format!("{because}; its undo: {failures}")),
+            };
+        }
+        match confirm {
+            Some(_) if !failures.is_empty() => self.undo(&failures),
+            Some(within) => match self.wished(|kind| *kind == WishKind::Confirm) {
+                Some(given) => {
+                    self.end(Outcome::Done, format!("confirmed by {}", given.person.name))
+                }
+                None => match within.checked_sub(self.seen.since_last) {
+                    Some(left) if !left.is_zero() => Next::Wait(Some(left)),
+                    Some(_) | None => self.undo("nobody confirmed it"),
+                },
+            },
+            None if failures.is_empty() => self.end(Outcome::Done, self.lost(effect)),
+            None => self.end(Outcome::Failed, failures),
+        }
+    }
+
+    /// What others took over while the task ran.
+    fn lost(&self, effect: &Effect) -> String {
+        let taken = overtaken(self.present.intent, self.task, effect);
+        let line = |(service, by): (_, _)| format!("{service} was taken over by task {by}");
+        taken.into_iter().map(line).collect::<Vec<_>>().join("; ")
+    }
+
+    fn undo(&self, because: &str) -> Next {
+        match propose_undo(self.present, self.command) {
+            Some(effect) => {
+                let (slot, approvals) = (self.slot(), Vec::new());
+                Next::Write(Box::new(Body::Effective(EffectiveFact { slot, approvals, effect })))
+            }
+            None => self.end(Outcome::Reverted, because),
+        }
+    }
+
+    fn open_step(&self, step: &Step) -> Next {
+        let Some(started) = start_slot(self.present.fold, self.task, step.number) else {
+            return Next::Wait(None);
+        };
+        let mut evidence = Vec::new();
+        let mut missing: BTreeSet<&NodeId> = BTreeSet::new();
+        for node in self.reading.required(step) {
+            match (self.seen.ack)(node, &started) {
+                None => drop(missing.insert(node)),
+                Some(ack) if ack.ok => {
+                    evidence.extend(ack.evidence.iter().map(|line| format!("{node}: {line}")));
+                }
+                Some(ack) => {
+                    let reason = format!("{node}: {}", ack.evidence.join("; "));
+                    return self.step(step.number, StepState::Failed { reason });
+                }
+            }
+        }
+        if missing.is_empty() {
+            if step.kind == StepKind::Withdraw && !step.delay.is_zero() {
+                evidence.push(format!("unmeasured: waited {} ms", step.delay.as_millis()));
+            }
+            let owed: Vec<&str> = self.reading.owed(step).map(NodeId::as_str).collect();
+            if !owed.is_empty() {
+                evidence.push(format!("owed by {}, which is said to be off", owed.join(", ")));
+            }
+            return self.step(step.number, StepState::Done { evidence });
+        }
+        match step.timeout.checked_sub(self.seen.since_last) {
             Some(left) if !left.is_zero() => Next::Wait(Some(left)),
-            Some(_) | None => fact_of(slot, step.number, StepState::Started),
-        },
+            Some(_) | None => {
+                let names: Vec<&str> = missing.into_iter().map(NodeId::as_str).collect();
+                let seconds = step.timeout.as_secs();
+                let names = names.join(", ");
+                let reason = format!("no acknowledgement in {seconds} s from {names}");
+                self.step(step.number, StepState::Failed { reason })
+            }
+        }
     }
 }
 
-fn open_step(
-    present: Present<'_>,
-    course: &Course<'_>,
-    step: &Step,
-    slot: Slot,
-    seen: &Seen<'_>,
-) -> Next {
-    let Some(started) = start_slot(present.fold, course.task, step.number) else {
-        return Next::Wait(None);
+/// The newest wish that says that a gate holds now.
+fn open_gate(present: Present<'_>, task: &EntryId, name: &str, now: WallMs) -> Option<EntryId> {
+    let opens = |given: &super::view::Given| {
+        let operator = present.world.fabric.operator_by_key(&given.person.key);
+        matches!(&given.kind, WishKind::Gate { name: named } if named == name)
+            && given.expires_at >= now
+            && operator.is_some_and(|o| o.roles.contains(&OperatorRole::Gate))
     };
-    let required = course.required(step);
-    let mut evidence = Vec::new();
-    let mut missing: BTreeSet<&NodeId> = BTreeSet::new();
-    for node in &required {
-        match (seen.ack)(node, &started) {
-            None => drop(missing.insert(node)),
-            Some(ack) if ack.ok => {
-                evidence.extend(ack.evidence.iter().map(|line| format!("{node}: {line}")));
-            }
-            Some(ack) => {
-                let reason = format!("{node}: {}", ack.evidence.join("; "));
-                return fact_of(slot, step.number, StepState::Failed { reason });
-            }
-        }
-    }
-    if missing.is_empty() {
-        if step.kind == StepKind::Withdraw && !step.delay.is_zero() {
-            evidence.push(format!("unmeasured: waited {} ms", step.delay.as_millis()));
-        }
-        return fact_of(slot, step.number, StepState::Done { evidence });
-    }
-    match STEP_TIMEOUT.checked_sub(seen.since_last) {
-        Some(left) if !left.is_zero() => Next::Wait(Some(left)),
-        Some(_) | None => {
-            let names: Vec<&str> = missing.into_iter().map(NodeId::as_str).collect();
-            let seconds = STEP_TIMEOUT.as_secs();
-            let reason = format!("no acknowledgement in {seconds} s from {}", names.join(", "));
-            fact_of(slot, step.number, StepState::Failed { reason })
-        }
-    }
+    wishes(present.fold, task).into_iter().rev().find(opens).map(|given| given.id)
 }
 
-fn fact_of(slot: Slot, step: u32, state: StepState) -> Next {
-    Next::Write(Box::new(Body::Step(StepFact { slot, step, state })))
-}
-
-fn end(slot: Slot, outcome: Outcome, reason: String) -> Next {
-    Next::Write(Box::new(Body::End(EndFact { slot, outcome, reason })))
+/// Why a running task stands still, where it is not for time or acknowledgements.
+pub fn standstill(present: Present<'_>, task: &EntryId, now: WallMs) -> Vec<String> {
+    let reading = read(present.fold, task);
+    let Some(effect) = last_effect(present.fold, task) else { return Vec::new() };
+    if reading.end.is_some() || reading.open_step().is_some() {
+        return Vec::new();
+    }
+    let Some(step) = effect.steps.iter().find(|s| s.number > reading.started) else {
+        return Vec::new();
+    };
+    let gates = step.gates.iter().filter(|name| open_gate(present, task, name, now).is_none());
+    let gates = gates.map(|name| format!("gate {name} is closed"));
+    let held = step.states.keys().filter(|service| present.intent.is_held(service));
+    gates.chain(held.map(|service| format!("{service} is held"))).collect()
 }

@@ -1,64 +1,91 @@
 //! The steps between two traffic states, and the state a service is in at each of them.
 //!
-//! Make-before-break: activate, verify, shift, withdraw. Break-before-make: withdraw, activate,
-//! verify. The moves of one task that share a handover share their steps; make-before-break moves
-//! run first, because nothing of theirs stops meanwhile.
+//! Make-before-break: activate, verify, shift (along a ramp), withdraw. Break-before-make:
+//! withdraw, activate, verify. The moves of one task that share a handover share their steps;
+//! make-before-break moves run first, because nothing of theirs stops meanwhile. An evacuation goes
+//! in waves, one for each category.
+//!
+//! This is computed once, when a command takes effect; from there on the steps are in the log.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use crate::fabric::Role;
-use crate::id::{Epoch, ServiceId, SiteId};
+use crate::id::{Epoch, SiteId, Weight};
+pub use crate::log::effect::{Step, StepKind};
 use crate::log::entry::Move;
-use crate::log::intent::World;
-use crate::service::Handover;
+use crate::log::intent::{Progress, World};
+use crate::service::{Category, Handover, Service};
 use crate::traffic::{Deliver, Spread, Traffic};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
-    /// 1 is the first.
-    pub number: u32,
-    pub kind: StepKind,
-    /// The services concerned, with the state each is in from this step on.
-    pub states: BTreeMap<ServiceId, Traffic>,
-    /// How long after the step before it this one may start: the time in which the old site still
-    /// accepts what is on its way. Not a measurement; the step's evidence says `unmeasured`.
-    pub delay: Duration,
+/// How long a step may wait for its acknowledgements.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the steps of a command depend on, beside the moves.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner<'a> {
+    pub world: World<'a>,
+    /// In waves by category, C first: one wave's failure does not stop the next.
+    pub in_waves: bool,
+    /// False where somebody passed over the gates.
+    pub gated: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StepKind {
-    /// The new sites accept what arrives for the service.
-    Activate,
-    /// Real packets go through the new path before traffic does.
-    Verify,
-    /// Traffic and answers go to the new sites.
-    Shift,
-    /// The old sites stop accepting (make-before-break), or everybody does (break-before-make).
-    Withdraw,
-}
-
-/// The steps for the moves of one effect.
-pub fn steps(moves: &[Move], world: World<'_>) -> Vec<Step> {
-    let of = |handover: Handover| moves.iter().filter(move |m| m.handover == handover);
-    let mut phases: BTreeMap<(u8, u8), Step> = BTreeMap::new();
-    for a_move in of(Handover::MakeBeforeBreak) {
-        add(&mut phases, 0, a_move, make_before_break(a_move, world));
-    }
-    for a_move in of(Handover::BreakBeforeMake) {
-        add(&mut phases, 1, a_move, break_before_make(a_move));
+/// The steps for these moves, without the nodes that acknowledge them.
+pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
+    let mut phases: BTreeMap<(u8, u8, u8), Step> = BTreeMap::new();
+    for one in moves {
+        let service = manner.world.catalog.get(&one.service);
+        let wave = match service.map(|s| s.category) {
+            Some(category) if manner.in_waves => wave_of(category),
+            Some(_) | None => 0,
+        };
+        let (group, mut parts) = match one.handover {
+            Handover::MakeBeforeBreak => (0, make_before_break(one, manner.world)),
+            Handover::BreakBeforeMake => (1, break_before_make(one)),
+        };
+        if manner.gated
+            && let Some(service) = service
+        {
+            ask_gates(&mut parts, gates(service, one));
+        }
+        for part in parts {
+            add(&mut phases, (wave, group), one, part);
+        }
     }
     let numbered = |(number, step): (u32, Step)| Step { number, ..step };
     (1u32..).zip(phases.into_values()).map(numbered).collect()
 }
 
-/// The state of a service, and the epoch of its answers, once step `number` has started.
-pub fn traffic_at(steps: &[Step], a_move: &Move, number: u32) -> (Traffic, Epoch) {
-    let begun = steps.iter().take_while(|step| step.number <= number);
+/// Tenants first, what others stand on last.
+fn wave_of(category: Category) -> u8 {
+    match category {
+        Category::C => 1,
+        Category::B => 2,
+        Category::A => 3,
+    }
+}
+
+/// The facts from outside that a service names for such a move.
+pub fn gates(service: &Service, one: &Move) -> BTreeSet<String> {
+    let homeward = service.primary().is_some_and(|p| one.to.spread == Spread::one(p.clone()));
+    let kind = if homeward { "failback" } else { "failover" };
+    service.gates.get(kind).into_iter().flatten().cloned().collect()
+}
+
+/// Gates stand before the step with which the new site begins to serve.
+fn ask_gates(parts: &mut [Part], gates: BTreeSet<String>) {
+    let serves = |part: &&mut Part| matches!(part.kind, StepKind::Activate | StepKind::Shift);
+    if let Some(part) = parts.iter_mut().find(serves) {
+        part.gates = gates;
+    }
+}
+
+/// The state of a service, and the epoch of its answers, once these steps have started.
+pub fn traffic_at(steps: &[Step], a_move: &Move, progress: &Progress) -> (Traffic, Epoch) {
     let mut state = &a_move.from;
     let mut epoch = a_move.prev_epoch;
-    for step in begun {
+    for step in progress.of(steps) {
         let Some(next) = step.states.get(&a_move.service) else {
             continue;
         };
@@ -76,40 +103,112 @@ struct Part {
     kind: StepKind,
     state: Traffic,
     delay: Duration,
+    gates: BTreeSet<String>,
 }
 
-fn add(phases: &mut BTreeMap<(u8, u8), Step>, group: u8, a_move: &Move, parts: Vec<Part>) {
-    for Part { phase, kind, state, delay } in parts {
-        let empty = Step { number: 0, kind, states: BTreeMap::new(), delay: Duration::ZERO };
-        let step = phases.entry((group, phase)).or_insert(empty);
-        step.states.insert(a_move.service.clone(), state);
-        step.delay = step.delay.max(delay);
+impl Part {
+    fn now(phase: u8, kind: StepKind, state: Traffic) -> Self {
+        Self { phase, kind, state, delay: Duration::ZERO, gates: BTreeSet::new() }
     }
 }
 
-fn make_before_break(a_move: &Move, world: World<'_>) -> Vec<Part> {
-    let Move { service, from, to, .. } = a_move;
-    let now = |phase, kind, state| Part { phase, kind, state, delay: Duration::ZERO };
+fn add(phases: &mut BTreeMap<(u8, u8, u8), Step>, at: (u8, u8), one: &Move, part: Part) {
+    let Part { phase, kind, state, delay, gates } = part;
+    let (wave, group) = at;
+    let step = phases.entry((wave, group, phase)).or_insert_with(|| Step {
+        number: 0,
+        wave,
+        kind,
+        states: BTreeMap::new(),
+        delay: Duration::ZERO,
+        timeout: STEP_TIMEOUT,
+        gates: BTreeSet::new(),
+        required: BTreeSet::new(),
+        owed: BTreeSet::new(),
+    });
+    step.states.insert(one.service.clone(), state);
+    step.delay = step.delay.max(delay);
+    step.gates.extend(gates);
+}
+
+/// Phases of a make-before-break: 0 activate, 1 verify, then shift and verify for each step of the
+/// ramp, and last of all withdraw.
+fn make_before_break(one: &Move, world: World<'_>) -> Vec<Part> {
+    let Move { service, from, to, .. } = one;
+    let service = world.catalog.get(service);
     let mut parts = Vec::new();
     let both: BTreeSet<SiteId> = from.accept.union(&to.accept).cloned().collect();
     let mut state = from.clone();
+    let mut probed = false;
     if must_accept_first(from, to, world) {
         state.accept = both.clone();
-        parts.push(now(0, StepKind::Activate, state.clone()));
-        if sent_from_elsewhere(from, to, world) {
-            parts.push(now(1, StepKind::Verify, state.clone()));
+        parts.push(Part::now(0, StepKind::Activate, state.clone()));
+        probed = sent_from_elsewhere(from, to, world);
+        if probed {
+            parts.push(Part::now(1, StepKind::Verify, state.clone()));
         }
     }
-    state = Traffic { spread: to.spread.clone(), answers: to.answers.clone(), accept: both };
+    let mut phase = 2;
+    let mut dwell = Duration::ZERO;
+    let shifted = |spread: &Spread, answers: &Spread| Traffic {
+        spread: spread.clone(),
+        answers: answers.clone(),
+        accept: both.clone(),
+    };
+    for percent in service.map(|s| s.ramp.as_slice()).unwrap_or_default() {
+        let Some(spread) = between(&from.spread, &to.spread, *percent) else { continue };
+        state = shifted(&spread, &spread);
+        let shift = Part::now(phase, StepKind::Shift, state.clone());
+        parts.push(Part { delay: dwell, ..shift });
+        dwell = service.map_or(Duration::ZERO, |s| s.ramp_dwell);
+        // What a ramp is for: it stops while the new site has only a share.
+        if probed {
+            let verify = Part::now(phase + 1, StepKind::Verify, state.clone());
+            parts.push(Part { delay: std::mem::take(&mut dwell), ..verify });
+        }
+        phase += 2;
+    }
+    state = shifted(&to.spread, &to.answers);
     if state != *from {
-        parts.push(now(2, StepKind::Shift, state.clone()));
+        let shift = Part::now(LAST_SHIFT, StepKind::Shift, state.clone());
+        parts.push(Part { delay: dwell, ..shift });
     }
     if state != *to {
-        let sticky = world.catalog.get(service).map_or(Duration::ZERO, |s| s.sticky);
-        let delay = sticky;
-        parts.push(Part { phase: 3, kind: StepKind::Withdraw, state: to.clone(), delay });
+        let delay = service.map_or(Duration::ZERO, |s| s.sticky);
+        let withdraw = Part::now(LAST_SHIFT + 1, StepKind::Withdraw, to.clone());
+        parts.push(Part { delay, ..withdraw });
     }
     parts
+}
+
+/// Behind every step of a ramp: ramps of services that move together need not be equally long.
+const LAST_SHIFT: u8 = 250;
+
+/// A share of the way between two spreads by weight; nothing between spreads of another kind, and
+/// nothing at the ends.
+fn between(from: &Spread, to: &Spread, percent: u8) -> Option<Spread> {
+    let (Spread::Weighted(old), Spread::Weighted(new)) = (from, to) else { return None };
+    if percent == 0 || percent >= 100 || old == new {
+        return None;
+    }
+    let total = |weights: &BTreeMap<SiteId, Weight>| {
+        weights.values().map(|w| u64::from(w.get())).sum::<u64>().max(1)
+    };
+    let (old_total, new_total) = (total(old), total(new));
+    let share = |weights: &BTreeMap<SiteId, Weight>, total: u64, site: &SiteId, part: u64| {
+        let weight = weights.get(site).map_or(0, |w| u64::from(w.get()));
+        weight * part * 2 / total
+    };
+    let mut mixed = BTreeMap::new();
+    for site in old.keys().chain(new.keys()) {
+        let rest = share(old, old_total, site, 100 - u64::from(percent));
+        let come = share(new, new_total, site, u64::from(percent));
+        let weight = u32::try_from(rest + come).ok().and_then(|w| Weight::new(w).ok());
+        if let Some(weight) = weight {
+            mixed.insert(site.clone(), weight);
+        }
+    }
+    (mixed.len() > 1).then_some(Spread::Weighted(mixed))
 }
 
 /// True when after the shift somebody would send to a node that does not accept yet: another site,
@@ -134,39 +233,19 @@ fn sent_from_elsewhere(from: &Traffic, to: &Traffic, world: World<'_>) -> bool {
     new.any(|target| sites().any(|sender| sends_to(sender, target)))
 }
 
-fn break_before_make(a_move: &Move) -> Vec<Part> {
-    let Move { from, to, .. } = a_move;
-    let now = |phase, kind, state| Part { phase, kind, state, delay: Duration::ZERO };
+fn break_before_make(one: &Move) -> Vec<Part> {
+    let Move { from, to, .. } = one;
     let nowhere =
         Traffic { spread: Spread::Nowhere, accept: BTreeSet::new(), answers: from.answers.clone() };
     let mut parts = Vec::new();
     let ends_nowhere = to.spread == Spread::Nowhere;
     let stopped = if ends_nowhere { to.clone() } else { nowhere };
     if *from != stopped {
-        parts.push(now(0, StepKind::Withdraw, stopped));
+        parts.push(Part::now(0, StepKind::Withdraw, stopped));
     }
     if !ends_nowhere {
-        parts.push(now(1, StepKind::Activate, to.clone()));
-        parts.push(now(2, StepKind::Verify, to.clone()));
+        parts.push(Part::now(1, StepKind::Activate, to.clone()));
+        parts.push(Part::now(2, StepKind::Verify, to.clone()));
     }
     parts
-}
-
-// === impl StepKind ===
-
-impl StepKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Activate => "activate",
-            Self::Verify => "verify",
-            Self::Shift => "shift",
-            Self::Withdraw => "withdraw",
-        }
-    }
-}
-
-impl fmt::Display for StepKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
 }

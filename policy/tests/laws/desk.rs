@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::id::{EntryId, NodeId, Selector, SiteId, WallMs, Weight};
+use nett_policy::log::conflict::Claims;
 use nett_policy::log::entry::{
-    Ask, Body, Command, Entry, FabricRef, Object, Person, Position, Refused, Request, Verb, Wish,
-    WishKind,
+    Ask, Body, Command, Entry, FabricRef, Object, Person, Position, Refused, Request, Terms, Verb,
+    Wish, WishKind,
 };
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
 use nett_policy::safety::{GATE, LAST_ELIGIBLE_SITE};
-use nett_policy::task::decide::{Present, admit, judge, judge_wish};
+use nett_policy::task::decide::{Present, Sight, admit, judge, judge_wish};
 use nett_policy::task::next::{Ack, Next, Seen, next};
-use nett_policy::task::view::{TaskState, read};
+use nett_policy::task::view::adoption;
+use nett_policy::task::view::{TaskState, is_open, state};
 use proptest::prelude::*;
 
 use super::ground::Ground;
@@ -28,6 +30,9 @@ pub(crate) enum Order {
     DrainSite { site: usize, on: bool },
     DrainService { service: usize, site: usize, on: bool },
     Revert { task: usize },
+    Evacuate { site: usize, to: Option<usize> },
+    Hold { service: usize, on: bool },
+    Resolve { subject: usize },
 }
 
 /// How the nodes answer the open step.
@@ -51,7 +56,17 @@ pub(crate) fn orders() -> impl Strategy<Value = Order> {
         2 => (service(), site(), any::<bool>())
             .prop_map(|(service, site, on)| Order::DrainService { service, site, on }),
         2 => (0..8usize).prop_map(|task| Order::Revert { task }),
+        1 => (site(), prop::option::of(site()))
+            .prop_map(|(site, to)| Order::Evacuate { site, to }),
+        1 => (service(), any::<bool>()).prop_map(|(service, on)| Order::Hold { service, on }),
+        2 => (0..4usize).prop_map(|subject| Order::Resolve { subject }),
     ]
+}
+
+struct View {
+    intent: Intent,
+    claims: Claims,
+    sight: Sight,
 }
 
 /// The writer of one site's log, with what it has read of the others.
@@ -77,7 +92,7 @@ impl<'a> Desk<'a> {
     }
 
     pub(crate) fn intent(&self) -> Intent {
-        Intent::read(&self.fold, self.ground.world())
+        Intent::read(&self.fold)
     }
 
     /// Takes in an entry of another site.
@@ -86,20 +101,34 @@ impl<'a> Desk<'a> {
     }
 
     /// Judges a command and writes what was decided; `None` when the order names nothing.
-    pub(crate) fn order(&mut self, operator: usize, order: &Order) -> Option<Entry> {
+    pub(crate) fn order(
+        &mut self,
+        operator: usize,
+        order: &Order,
+        supersede: bool,
+    ) -> Option<Entry> {
         let verb = self.verb(order)?;
         let overrides = [GATE, LAST_ELIGIBLE_SITE, "keep-one"].map(str::to_owned);
         let overrides = BTreeSet::from(overrides);
-        let request = self.request(operator, Ask::Command { verb, plan_hash: None, overrides });
-        let intent = self.intent();
-        let present = self.present(&intent);
-        let judged = admit(present, &request, self.now).and_then(|()| judge(present, &request));
+        let asserted = match &verb {
+            Verb::Evacuate { site, .. } => {
+                let nodes = self.ground.fabric.nodes.iter().filter(|n| n.site == *site);
+                nodes.map(|n| n.id.clone()).collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        let terms = Terms { supersede, asserted, confirm_within: None };
+        let ask = Ask::Command { verb, plan_hash: None, overrides, terms };
+        let request = self.request(operator, ask);
+        let view = self.view();
+        let present = self.present(&view);
+        let judged = admit(present, &request).and_then(|()| judge(present, &request));
         let body = match judged {
             Ok(proposal) => {
                 let approvals_needed = proposal.approvals_needed;
                 let effect = (approvals_needed == 0).then_some(proposal.effect);
-                let plan_hash = proposal.plan_hash;
-                Body::Command(Command { request, plan_hash, approvals_needed, effect })
+                let (plan_hash, supersedes) = (proposal.plan_hash, proposal.supersedes);
+                Body::Command(Command { request, plan_hash, approvals_needed, supersedes, effect })
             }
             Err(refusal) => Body::Refused(Refused {
                 request,
@@ -112,15 +141,30 @@ impl<'a> Desk<'a> {
 
     /// Approves or rejects a task that this site knows and that waits.
     pub(crate) fn wish(&mut self, operator: usize, pick: usize, approve: bool) -> Option<Entry> {
-        let waits = |task: &&EntryId| read(&self.fold, task).state() == TaskState::WaitingApproval;
+        let waits = |task: &&EntryId| state(&self.fold, task) == TaskState::WaitingApproval;
         let waiting: Vec<&EntryId> = self.fold.commands().map(|c| c.0).filter(waits).collect();
         let task = (*waiting.get(pick % waiting.len().max(1))?).clone();
         let (_, command) = self.fold.command(&task)?;
         let plan_hash = command.plan_hash.clone();
         let kind = if approve { WishKind::Approve { plan_hash } } else { WishKind::Reject };
-        let request = self.request(operator, Ask::Wish { task, kind });
-        let intent = self.intent();
-        let body = match judge_wish(self.present(&intent), &request) {
+        self.wish_of(operator, task, kind)
+    }
+
+    /// Cancels, pauses or resumes any task that this site knows.
+    pub(crate) fn turn(&mut self, operator: usize, pick: usize, kind: WishKind) -> Option<Entry> {
+        let open = |task: &&EntryId| is_open(&self.fold, task);
+        let open: Vec<&EntryId> = self.fold.commands().map(|c| c.0).filter(open).collect();
+        let task = (*open.get(pick % open.len().max(1))?).clone();
+        self.wish_of(operator, task, kind)
+    }
+
+    fn wish_of(&mut self, operator: usize, task: EntryId, kind: WishKind) -> Option<Entry> {
+        let request = self.request(operator, Ask::Wish { task: task.clone(), kind: kind.clone() });
+        let view = self.view();
+        let body = match judge_wish(self.present(&view), &request) {
+            Ok(()) if matches!(kind, WishKind::Adopt { .. }) => {
+                Body::Adopt(adoption(&self.fold, request, self.ground.fabric.rank(&self.site)))
+            }
             Ok(()) => Body::Wish(Wish { request }),
             Err(refusal) => Body::Refused(Refused {
                 request,
@@ -133,8 +177,8 @@ impl<'a> Desk<'a> {
 
     /// Writes the next fact of an own task, if one is due.
     pub(crate) fn advance(&mut self, nodes: Nodes) -> Option<Entry> {
-        let intent = self.intent();
-        let present = self.present(&intent);
+        let view = self.view();
+        let present = self.present(&view);
         let ack = |node: &NodeId, slot: &_| match nodes {
             Nodes::Done => Some(Ack { slot: Clone::clone(slot), ok: true, evidence: Vec::new() }),
             Nodes::Failing => {
@@ -145,7 +189,7 @@ impl<'a> Desk<'a> {
         };
         // An hour is longer than any timeout and any stickiness of the fixture.
         let seen = Seen { ack: &ack, since_last: Duration::from_secs(3600), now: self.now };
-        let own = self.fold.commands().filter(|(_, written, _)| written.site == self.site);
+        let own = self.fold.commands().filter(|(task, ..)| self.fold.home(task) == self.site);
         let due = own.map(|(task, ..)| next(present, task, &seen)).find_map(|next| match next {
             Next::Write(body) => Some(*body),
             Next::Wait(_) => None,
@@ -153,8 +197,18 @@ impl<'a> Desk<'a> {
         due.map(|body| self.write(body))
     }
 
-    fn present<'b>(&'b self, intent: &'b Intent) -> Present<'b> {
-        Present { world: self.ground.world(), fold: &self.fold, intent, home: &self.site }
+    /// Everything that a decision here is made on. The other site is silent: what is read of it was
+    /// read before.
+    fn view(&self) -> View {
+        let other = self.ground.fabric.other_sites(&self.site).map(|s| s.id.clone());
+        let sight = Sight { now: self.now, silent: other.collect(), ..Sight::default() };
+        View { intent: self.intent(), claims: Claims::of(&self.fold), sight }
+    }
+
+    fn present<'b>(&'b self, view: &'b View) -> Present<'b> {
+        let View { intent, claims, sight } = view;
+        let (world, home) = (self.ground.world(), &self.site);
+        Present { world, fold: &self.fold, intent, claims, home, sight }
     }
 
     fn verb(&self, order: &Order) -> Option<Verb> {
@@ -190,6 +244,17 @@ impl<'a> Desk<'a> {
             Order::DrainSite { site, on } => drain(Object::Site(self.ground.site(*site)), *on),
             Order::DrainService { service: pick, site, on } => {
                 drain(Object::ServiceAt(service(pick), self.ground.site(*site)), *on)
+            }
+            Order::Evacuate { site, to } => {
+                let to = to.map(|to| self.ground.site(to));
+                Verb::Evacuate { site: self.ground.site(*site), to }
+            }
+            Order::Hold { service: pick, on: true } => Verb::Hold { services: exact(pick) },
+            Order::Hold { service: pick, on: false } => Verb::Release { services: exact(pick) },
+            Order::Resolve { subject } => {
+                let conflicts = Claims::of(&self.fold).conflicts();
+                let one = conflicts.get(subject % conflicts.len().max(1))?;
+                Verb::Resolve { subject: one.subject.clone(), to: None }
             }
             Order::Revert { task } => {
                 let tasks: Vec<&EntryId> = self.fold.commands().map(|c| c.0).collect();

@@ -1,11 +1,12 @@
 //! Late, doubled, replayed and reordered entries change nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, Epoch, SiteId};
-use nett_policy::log::entry::{Body, Change, Entry, Slot, StepFact, StepState, Subject};
-use nett_policy::log::fold::{Fact, Fold};
+use nett_policy::log::conflict::Claims;
+use nett_policy::log::entry::{Body, Change, Entry, Slot, StepFact, StepState, Subject, WishKind};
+use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
 use nett_policy::place::place;
 use proptest::prelude::*;
@@ -14,11 +15,17 @@ use super::desk::{Desk, Nodes, Order, orders};
 use super::ground::Ground;
 
 #[derive(Debug, Clone)]
-enum Act {
+pub(crate) enum Act {
     Order {
         at: usize,
         operator: usize,
         order: Order,
+        supersede: bool,
+    },
+    Turn {
+        at: usize,
+        task: usize,
+        kind: WishKind,
     },
     Wish {
         at: usize,
@@ -37,16 +44,24 @@ enum Act {
     },
 }
 
-fn acts() -> impl Strategy<Value = Act> {
+pub(crate) fn acts() -> impl Strategy<Value = Act> {
     let site = || 0..2usize;
     let nodes = prop_oneof![
         6 => Just(Nodes::Done),
         1 => Just(Nodes::Failing),
         1 => Just(Nodes::Silent),
     ];
+    let kind = prop_oneof![
+        1 => Just(WishKind::Cancel),
+        2 => Just(WishKind::Pause),
+        3 => Just(WishKind::Resume),
+        1 => Just(WishKind::Adopt { asserted: BTreeSet::new() }),
+    ];
     prop_oneof![
-        3 => (site(), site(), orders())
-            .prop_map(|(at, operator, order)| Act::Order { at, operator, order }),
+        3 => (site(), site(), orders(), prop::bool::weighted(0.2)).prop_map(
+            |(at, operator, order, supersede)| Act::Order { at, operator, order, supersede }
+        ),
+        2 => (site(), 0..4usize, kind).prop_map(|(at, task, kind)| Act::Turn { at, task, kind }),
         3 => (site(), site(), 0..4usize, prop::bool::weighted(0.8)).prop_map(
             |(at, operator, task, approve)| Act::Wish { at, operator, task, approve }
         ),
@@ -56,12 +71,15 @@ fn acts() -> impl Strategy<Value = Act> {
 }
 
 /// Two sites that act on what each has read so far; all entries of both logs.
-fn history(ground: &Ground, acts: &[Act]) -> Vec<Entry> {
+pub(crate) fn history(ground: &Ground, acts: &[Act]) -> Vec<Entry> {
     let mut desks = [Desk::new(ground, 0), Desk::new(ground, 1)];
     let mut delivered = [0usize; 2];
     for act in acts {
         match act {
-            Act::Order { at, operator, order } => drop(desks[*at].order(*operator, order)),
+            Act::Order { at, operator, order, supersede } => {
+                drop(desks[*at].order(*operator, order, *supersede));
+            }
+            Act::Turn { at, task, kind } => drop(desks[*at].turn(*at, *task, kind.clone())),
             Act::Wish { at, operator, task, approve } => {
                 drop(desks[*at].wish(*operator, *task, *approve));
             }
@@ -78,9 +96,11 @@ fn history(ground: &Ground, acts: &[Act]) -> Vec<Entry> {
     desks.into_iter().flat_map(|d| d.log).collect()
 }
 
-fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fold {
+pub(crate) fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fold {
     let mut fold = Fold::default();
-    entries.into_iter().for_each(|entry| fold.join(entry));
+    entries.into_iter().for_each(|entry| {
+        fold.join(entry);
+    });
     fold
 }
 
@@ -108,9 +128,10 @@ fn with_rivals(mut entries: Vec<Entry>, picks: &[usize]) -> Vec<Entry> {
 fn winners(fold: &Fold) -> BTreeMap<Subject, (EntryId, Change)> {
     type Rank = (Epoch, std::cmp::Reverse<(u32, SiteId, EntryId)>);
     let mut best: BTreeMap<Subject, (Rank, EntryId, Change)> = BTreeMap::new();
-    for (task, written, _) in fold.commands() {
-        let fact = fold.task(task).and_then(|record| record.effect());
-        let Some(Fact::Effective { effect, .. }) = fact.map(|w| &w.what) else { continue };
+    let effects = fold.commands().flat_map(|(task, ..)| {
+        fold.effects(task).map(move |(written, effect)| (task, written, effect))
+    });
+    for (task, written, effect) in effects {
         for write in &effect.writes {
             let low = (effect.rank, written.site.clone(), task.clone());
             let rank = (write.epoch, std::cmp::Reverse(low));
@@ -155,13 +176,33 @@ proptest! {
 
         // Joining everything once more, backwards, moves nothing either.
         let mut again = other.clone();
-        entries.iter().rev().for_each(|entry| again.join(entry));
+        entries.iter().rev().for_each(|entry| {
+            again.join(entry);
+        });
         prop_assert_eq!(&again, &straight);
 
+        // Following what is added gives what reading it all again gives.
+        let mut followed = (Fold::default(), Intent::default(), Claims::default());
+        for entry in shuffled {
+            let (fold, intent, claims) = &mut followed;
+            let added = fold.join(entry);
+            match entry.about().filter(|_| added) {
+                Some(task) => {
+                    intent.update(fold, task);
+                    claims.update(fold, task);
+                }
+                None => (*intent, *claims) = (Intent::read(fold), Claims::of(fold)),
+            }
+        }
+        prop_assert_eq!(&followed.1, &Intent::read(&straight));
+        prop_assert_eq!(followed.2.conflicts(), Claims::of(&straight).conflicts());
+
         let world = ground.world();
-        let (a, b) = (Intent::read(&straight, world), Intent::read(&other, world));
+        let (a, b) = (Intent::read(&straight), Intent::read(&other));
         prop_assert_eq!(&a, &b);
         prop_assert_eq!(place(world, &a), place(world, &b));
+        let conflicts = |fold: &Fold| Claims::of(fold).conflicts();
+        prop_assert_eq!(conflicts(&straight), conflicts(&other));
     }
 
     #[test]
@@ -171,7 +212,7 @@ proptest! {
         let ground = Ground::two_sites();
         prop_assert!(rank_is_unique(&ground.fabric));
         let fold = fold(&history(&ground, &acts));
-        let intent = Intent::read(&fold, ground.world());
+        let intent = Intent::read(&fold);
         for (subject, (task, change)) in winners(&fold) {
             let held = intent.held(&subject).expect("an effect wrote it");
             prop_assert_eq!(&held.order.task, &task);
@@ -184,7 +225,7 @@ proptest! {
 #[test]
 fn histories_hold_conflicts_approvals_and_failures() {
     let ground = Ground::two_sites();
-    let order = |at, order| Act::Order { at, operator: 1, order };
+    let order = |at, order| Act::Order { at, operator: 1, order, supersede: false };
     let web = Order::Steer { service: 2, weights: (1, 3) };
     let pay = Order::Failover { service: 1, to: 1 };
     let mut acts = vec![order(0, web), order(1, Order::Failover { service: 2, to: 0 })];
@@ -208,7 +249,7 @@ fn histories_hold_conflicts_approvals_and_failures() {
         |e: &Entry| matches!(&e.body, Body::Step(StepFact { state: StepState::Failed { .. }, .. }));
     assert!(entries.iter().any(failed));
     // Of equal epochs the site of the better rank wins.
-    let intent = Intent::read(&fold(&entries), ground.world());
+    let intent = Intent::read(&fold(&entries));
     let web = Subject::Service("shop/prod/web".parse().expect("an id"));
     assert_eq!(intent.held(&web).expect("written").order.site.as_str(), "osl");
 }

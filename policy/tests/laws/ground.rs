@@ -7,7 +7,7 @@ use nett_policy::fabric::{Fabric, Node};
 use nett_policy::id::{LinkId, NodeId, SiteId};
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower::object::{Layout, NodeState};
-use nett_policy::lower::{Place, lower};
+use nett_policy::lower::{LinksUp, Place, lower};
 use nett_policy::place::place;
 use nett_policy::service::Catalog;
 
@@ -45,11 +45,7 @@ impl Ground {
     }
 
     /// What every node should have; `up` says which links a node can use.
-    pub(crate) fn lower(
-        &self,
-        intent: &Intent,
-        up: &dyn Fn(&NodeId) -> BTreeSet<LinkId>,
-    ) -> States {
+    pub(crate) fn lower(&self, intent: &Intent, up: &dyn Fn(&NodeId) -> LinksUp) -> States {
         let placement = place(self.world(), intent);
         let state = |node: &Node| {
             let links_up = &up(&node.id);

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use nett_policy::fabric::Family;
-use nett_policy::id::{LinkId, NodeId, SiteId};
+use nett_policy::id::{NodeId, SiteId};
 use nett_policy::log::intent::Intent;
+use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{NexthopId, NodeState, RouteKey, RouteTarget};
 use nett_policy::place::{Placement, place};
 use nett_policy::plan::plan;
@@ -210,7 +211,7 @@ impl<'a> Present<'a> {
 }
 
 fn seen(ground: &Ground, intent: &Intent, links: &Links) -> (Placement, States) {
-    let up = |node: &NodeId| -> BTreeSet<LinkId> {
+    let up = |node: &NodeId| -> LinksUp {
         let ends = ground.fabric.links.iter().zip(links);
         let sees = ends.filter(|(link, [a, b])| if link.b.node == *node { *b } else { *a });
         sees.map(|(link, _)| link.id.clone()).collect()
@@ -226,7 +227,7 @@ fn live(ground: &Ground, tasks: &[Task], walked: &mut Walked) -> Result<(), Stri
         if let Some(links) = task.links {
             present.change(&desk.intent(), links)?;
         }
-        desk.order(1, &task.order);
+        desk.order(1, &task.order, false);
         desk.wish(0, 0, true);
         for fact in 0.. {
             // The first fact is the effect; then one starts a step and one says how it went.
@@ -300,7 +301,7 @@ fn a_returning_site_loses_nothing_although_its_border_is_first() {
     let mut before = desk.intent();
     let mut lost: Vec<String> = Vec::new();
     for on in [true, false] {
-        desk.order(1, &Order::DrainService { service: 2, site: 1, on });
+        desk.order(1, &Order::DrainService { service: 2, site: 1, on }, false);
         desk.wish(0, 0, true);
         while desk.advance(Nodes::Done).is_some() {
             let after = desk.intent();

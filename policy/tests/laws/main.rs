@@ -5,10 +5,12 @@
 //! and simply: a node that carries out operations ([`machine`]), a packet that follows rules and
 //! routes ([`walk`]).
 
+mod conflict_laws;
 mod desk;
 mod fold_laws;
 mod ground;
 mod loop_freedom;
 mod machine;
 mod plan_laws;
+mod task_laws;
 mod walk;

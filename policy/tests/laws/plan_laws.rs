@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::fabric::Family;
-use nett_policy::id::{LinkId, NodeId, Weight};
+use nett_policy::id::{NodeId, Weight};
+use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{
     Guard, GuardKind, GuardMark, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
     Rule, RuleAction, Table,
@@ -65,6 +66,37 @@ fn kept(desired: &NodeState, actual: &NodeState, now: &NodeState) -> Result<(), 
     }
     if desired.guard.is_some() && actual.guard.is_some() && now.guard.is_none() {
         return Err("the table is away".to_owned());
+    }
+    Ok(())
+}
+
+/// A way through the kernel: gateways with their weights, or none.
+fn way(state: &NodeState, target: RouteTarget) -> Vec<(Nexthop, u32)> {
+    let RouteTarget::Nexthop(id) = target else { return Vec::new() };
+    match &state.nexthops[&id] {
+        Nexthop::Group { family: _, members } => {
+            let member = |(id, weight): (&NexthopId, &Weight)| {
+                (state.nexthops[id].clone(), u32::from(weight.get()))
+            };
+            let mut all: Vec<_> = members.iter().map(member).collect();
+            all.sort();
+            all
+        }
+        single @ Nexthop::Single { .. } => vec![(single.clone(), 1)],
+    }
+}
+
+/// No route goes a third way while its group, or those of others, change.
+fn faithful(desired: &NodeState, actual: &NodeState) -> Result<(), String> {
+    let mut now = actual.clone();
+    for op in &plan(desired, actual).ops {
+        apply(&mut now, op)?;
+        for (key, target) in &now.routes {
+            let ends = [desired, actual].map(|s| s.routes.get(key).map(|t| way(s, *t)));
+            if !ends.contains(&Some(way(&now, *target))) {
+                return Err(format!("after {op}: route {key} goes a third way"));
+            }
+        }
     }
     Ok(())
 }
@@ -189,7 +221,7 @@ proptest! {
         let after = after_tasks(&ground, &[&first, &second]);
         let up = |bits: usize| {
             let all = ground.links().into_iter().enumerate();
-            let up: BTreeSet<LinkId> =
+            let up: LinksUp =
                 all.filter(|(n, _)| bits & (1 << n) != 0).map(|(_, link)| link).collect();
             move |_: &NodeId| up.clone()
         };
@@ -198,6 +230,7 @@ proptest! {
         for (node, desired) in &after {
             let named = |why| TestCaseError::fail(format!("{node}: {why}"));
             holds(desired, &before[node]).map_err(named)?;
+            faithful(desired, &before[node]).map_err(named)?;
             holds(desired, &NodeState::default()).map_err(TestCaseError::fail)?;
             holds(&NodeState::default(), desired).map_err(TestCaseError::fail)?;
         }
@@ -208,7 +241,7 @@ proptest! {
 fn after_tasks(ground: &Ground, orders: &[&Order]) -> nett_policy::log::intent::Intent {
     let mut desk = Desk::new(ground, 0);
     for order in orders {
-        desk.order(1, order);
+        desk.order(1, order, false);
         desk.wish(0, 0, true);
         while desk.advance(Nodes::Done).is_some() {}
     }

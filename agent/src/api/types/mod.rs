@@ -4,6 +4,7 @@
 //! Requests refuse unknown fields, so that a misspelt option is an error. Responses may gain
 //! fields: a reader passes over what it does not know.
 
+mod conflict;
 mod plan;
 mod request;
 mod response;
@@ -12,8 +13,9 @@ mod stamp;
 mod status;
 mod task;
 
+pub use conflict::{ClaimDoc, ConflictDoc};
 pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDoc, ops_of};
-pub use request::{ApiCall, ApiRequest, ObjectDoc, VERSION, VerbDoc};
+pub use request::{ApiCall, ApiRequest, ObjectDoc, TermsDoc, VERSION, VerbDoc};
 pub use response::{
     ApiError, ApiResponse, AuditDoc, AuditLine, CommandReply, ErrorCode, ExplainDoc, IdentityDoc,
     Outcome, Payload,
@@ -23,4 +25,6 @@ pub use stamp::{Stamp, StampError};
 pub use status::{
     HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, RateLimitedDoc, SiteDoc, StatusDoc,
 };
-pub use task::{AckDoc, ApprovalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc};
+pub use task::{
+    AckDoc, ApprovalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc, WishDoc,
+};

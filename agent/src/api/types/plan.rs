@@ -28,6 +28,12 @@ pub struct PlanStep {
     pub services: Vec<String>,
     /// The nodes that must acknowledge before the next step.
     pub acknowledge: Vec<String>,
+    /// Nodes that are said to be off and have a part in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owed: Vec<String>,
+    /// Facts from outside without which it does not start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<String>,
     pub nodes: Vec<PlanNode>,
 }
 

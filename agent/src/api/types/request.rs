@@ -1,9 +1,10 @@
 //! What a client may ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use nett_policy::id::{IdError, Weight};
-use nett_policy::log::entry::{Object, Verb};
+use nett_policy::log::entry::{Object, Terms, Verb};
 use serde::{Deserialize, Serialize};
 
 use super::Stamp;
@@ -52,7 +53,14 @@ pub enum ApiRequest {
     /// What `verb` would do; changes nothing.
     Plan {
         verb: VerbDoc,
+        /// Rules that the command would pass over.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        overrides: BTreeSet<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        terms: Option<TermsDoc>,
     },
+    /// Split decisions.
+    Conflicts {},
     ExplainName {
         name: String,
         /// The resolver's or client's address; the server's default client when absent.
@@ -107,9 +115,38 @@ pub enum VerbDoc {
     Undrain {
         object: ObjectDoc,
     },
+    Evacuate {
+        site: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
+    Hold {
+        services: String,
+    },
+    Release {
+        services: String,
+    },
     Revert {
         task: String,
     },
+    Resolve {
+        subject: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
+}
+
+/// How a command is to be carried out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TermsDoc {
+    #[serde(default)]
+    pub supersede: bool,
+    /// Nodes that are said to be off.
+    #[serde(default)]
+    pub asserted: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_ms: Option<u64>,
 }
 
 /// What can be drained: a site, or with `service` that service at the site.
@@ -139,7 +176,16 @@ impl From<&Verb> for VerbDoc {
             },
             Verb::Drain { object } => Self::Drain { object: object.into() },
             Verb::Undrain { object } => Self::Undrain { object: object.into() },
+            Verb::Evacuate { site, to } => {
+                Self::Evacuate { site: site.to_string(), to: to.as_ref().map(ToString::to_string) }
+            }
+            Verb::Hold { services } => Self::Hold { services: services.to_string() },
+            Verb::Release { services } => Self::Release { services: services.to_string() },
             Verb::Revert { task } => Self::Revert { task: task.to_string() },
+            Verb::Resolve { subject, to } => Self::Resolve {
+                subject: subject.to_string(),
+                to: to.as_ref().map(ToString::to_string),
+            },
         }
     }
 }
@@ -163,7 +209,44 @@ impl TryFrom<&VerbDoc> for Verb {
             }
             VerbDoc::Drain { object } => Self::Drain { object: object.try_into()? },
             VerbDoc::Undrain { object } => Self::Undrain { object: object.try_into()? },
+            VerbDoc::Evacuate { site, to } => Self::Evacuate {
+                site: site.parse()?,
+                to: to.as_ref().map(|to| to.parse()).transpose()?,
+            },
+            VerbDoc::Hold { services } => Self::Hold { services: services.parse()? },
+            VerbDoc::Release { services } => Self::Release { services: services.parse()? },
             VerbDoc::Revert { task } => Self::Revert { task: task.parse()? },
+            VerbDoc::Resolve { subject, to } => Self::Resolve {
+                subject: subject.parse()?,
+                to: to.as_ref().map(|to| to.parse()).transpose()?,
+            },
+        })
+    }
+}
+
+// === impl TermsDoc ===
+
+impl From<&Terms> for TermsDoc {
+    fn from(terms: &Terms) -> Self {
+        let Terms { supersede, asserted, confirm_within } = terms;
+        let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            supersede: *supersede,
+            asserted: asserted.iter().map(ToString::to_string).collect(),
+            confirm_within_ms: confirm_within.as_ref().map(ms),
+        }
+    }
+}
+
+impl TryFrom<&TermsDoc> for Terms {
+    type Error = IdError;
+
+    fn try_from(doc: &TermsDoc) -> Result<Self, IdError> {
+        let TermsDoc { supersede, asserted, confirm_within_ms } = doc;
+        Ok(Self {
+            supersede: *supersede,
+            asserted: asserted.iter().map(|node| node.parse()).collect::<Result<_, _>>()?,
+            confirm_within: confirm_within_ms.map(Duration::from_millis),
         })
     }
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LinkDoc, NodeDoc, PlanDoc, ServiceDoc, ServiceLine, SiteDoc, Stamp, StatusDoc, TaskDoc,
-    TaskLine, VERSION,
+    ConflictDoc, LinkDoc, NodeDoc, PlanDoc, ServiceDoc, ServiceLine, SiteDoc, Stamp, StatusDoc,
+    TaskDoc, TaskLine, VERSION,
 };
 
 /// One answer as it travels: who says it, how old what it says is, and what.
@@ -48,6 +48,7 @@ pub enum Payload {
     Links { links: Vec<LinkDoc> },
     Tasks { tasks: Vec<TaskLine> },
     Task(TaskDoc),
+    Conflicts { conflicts: Vec<ConflictDoc> },
     Plan(PlanDoc),
     Explain(ExplainDoc),
     Audit(AuditDoc),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TaskLine;
+use super::{ConflictDoc, TaskLine};
 
 /// Everything at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct StatusDoc {
     pub services: u64,
     /// Tasks that have not ended.
     pub open_tasks: Vec<TaskLine>,
+    /// Split decisions that nobody has resolved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<ConflictDoc>,
     /// Requests refused since this agent started.
     pub refused: u64,
     /// Networks whose questions this agent's name server did not all answer, in the last minute.

@@ -31,11 +31,17 @@ pub struct TaskDoc {
     pub reason: String,
     /// The site whose log drives it.
     pub home: String,
+    /// How often another site has adopted it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub term: u32,
     pub state: TaskStateDoc,
     pub plan_hash: String,
     pub services: Vec<String>,
     pub approvals_needed: u8,
     pub approvals: Vec<ApprovalDoc>,
+    /// What else people want of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wishes: Vec<WishDoc>,
     pub opened_at: Stamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_at: Option<Stamp>,
@@ -44,9 +50,34 @@ pub struct TaskDoc {
     pub steps: Vec<StepDoc>,
     /// Why it ended; empty before.
     pub outcome_reason: String,
+    /// What it waits for beside time and acknowledgements: closed gates, held services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stands_still: Vec<String>,
+    /// Tasks that ended because of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<String>,
+    /// Split decisions that it is a part of, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
     /// Command lines that take it further, or undo it.
     pub continue_with: Vec<String>,
     pub revert_with: Vec<String>,
+}
+
+/// Cancel, pause, resume, gate or confirm, as given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WishDoc {
+    /// `cancel`, `pause`, `resume`, `confirm`, `gate NAME`.
+    pub wish: String,
+    pub person: String,
+    pub at: Stamp,
+    pub reason: String,
+    /// True once a fact of the task has taken it up.
+    pub consumed: bool,
+}
+
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A wish to approve or reject.
@@ -67,6 +98,9 @@ pub struct ApprovalDoc {
 pub struct StepDoc {
     /// 1 is the first.
     pub number: u32,
+    /// Of an evacuation, the wave it belongs to; 0 everywhere else.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wave: u8,
     /// `activate`, `verify`, `shift`, `withdraw`, `drain` ...
     pub kind: String,
     pub services: Vec<String>,
@@ -77,6 +111,13 @@ pub struct StepDoc {
     pub done_at: Option<Stamp>,
     /// The nodes that must acknowledge.
     pub acknowledge: Vec<AckDoc>,
+    /// The nodes that are said to be off and have a part in it; acknowledged once they have read
+    /// it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owed: Vec<AckDoc>,
+    /// Facts from outside without which it does not start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<String>,
     pub evidence: Vec<String>,
     /// Why it failed; empty otherwise.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -107,6 +148,8 @@ pub enum StepStateDoc {
 pub enum TaskStateDoc {
     WaitingApproval,
     Running,
+    Paused,
+    Confirming,
     Done,
     Failed,
     Rejected,
@@ -123,6 +166,8 @@ impl TaskStateDoc {
         match self {
             Self::WaitingApproval => "waiting-approval",
             Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Confirming => "confirming",
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Rejected => "rejected",
@@ -135,7 +180,7 @@ impl TaskStateDoc {
 
     /// True when nothing more happens to the task.
     pub fn is_terminal(self) -> bool {
-        !matches!(self, Self::WaitingApproval | Self::Running)
+        !matches!(self, Self::WaitingApproval | Self::Running | Self::Paused | Self::Confirming)
     }
 }
 

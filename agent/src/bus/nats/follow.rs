@@ -12,8 +12,8 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pu
 use async_nats::jetstream::{self, Context};
 use async_nats::{Message, StatusCode, Subscriber};
 use futures::StreamExt;
-use nett_policy::fabric::Fabric;
 use nett_policy::id::SiteId;
+use nett_policy::roster::Rosters;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -44,7 +44,7 @@ pub(super) struct Follower {
     pub(super) stream: String,
     pub(super) site: SiteId,
     pub(super) what: What,
-    pub(super) fabric: Arc<Fabric>,
+    pub(super) rosters: Arc<Rosters>,
     pub(super) link: watch::Receiver<Link>,
     pub(super) events: mpsc::Sender<BusEvent>,
 }
@@ -256,14 +256,14 @@ impl Follower {
     fn event(&self, message: &Message, stream_seq: u64) -> BusEvent {
         let (site, subject) = (self.site.clone(), message.subject.to_string());
         match self.what {
-            What::Log { .. } => match Sealed::open(&message.payload, &subject, &self.fabric) {
+            What::Log { .. } => match Sealed::open(&message.payload, &subject, &*self.rosters) {
                 Ok(sealed) => BusEvent::Entry { sealed, stream_seq, site },
                 Err(error) => {
                     let bytes = message.payload.as_ref().into();
                     BusEvent::BadEntry { site, stream_seq, subject, bytes, error }
                 }
             },
-            What::State => match open_report(&message.payload, &subject, &self.fabric) {
+            What::State => match open_report(&message.payload, &subject, &*self.rosters) {
                 Ok(report) => BusEvent::Report(report),
                 Err(error) => BusEvent::BadReport { site, subject, error },
             },

@@ -23,6 +23,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{NodeId, SiteId};
+use nett_policy::roster::Rosters;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -58,6 +59,8 @@ pub struct NatsConfig {
     pub start: BTreeMap<SiteId, u64>,
     /// Events that may wait for the controller, at least 1.
     pub capacity: usize,
+    /// Who entries are judged by.
+    pub rosters: Arc<Rosters>,
 }
 
 /// PEM files for a connection with a client certificate.
@@ -139,7 +142,7 @@ impl NatsBus {
                     stream: what.replicated().stream(&site),
                     site: site.clone(),
                     what,
-                    fabric: Arc::clone(&fabric),
+                    rosters: Arc::clone(&config.rosters),
                     link: link.clone(),
                     events: events.clone(),
                 };

@@ -5,16 +5,16 @@
 
 use std::sync::Arc;
 
-use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, Generation, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::{Body, Entry, FabricRef, Position, Request};
+use nett_policy::roster::Roster;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::request::{self, OperatorDoc, number, text};
 use super::sign::{self, Signed, Signer};
-use super::{OpenError, VERSION, WireError, body, check_versions, id, json};
+use super::{Judge, OpenError, VERSION, WireError, body, check_versions, id, json};
 use crate::bus::subject as subjects;
 
 /// An entry before it has a hash.
@@ -106,7 +106,8 @@ fn embedded(body: &Body) -> Option<&Request> {
         Body::Command(command) => Some(&command.request),
         Body::Refused(refused) => Some(&refused.request),
         Body::Wish(wish) => Some(&wish.request),
-        Body::Effective(_) | Body::Step(_) | Body::End(_) => None,
+        Body::Adopt(fact) => Some(&fact.request),
+        Body::Effective(_) | Body::Step(_) | Body::Turn(_) | Body::End(_) => None,
     }
 }
 
@@ -129,20 +130,28 @@ fn verbatim(body: &Body, bytes: Option<&[u8]>) -> Result<Option<Map<String, Valu
 
 /// Opens an entry that was stored under `subject`.
 ///
-/// The key is that of the entry's node, the node is of the entry's site, the signature is good,
-/// subject, kind and body agree, and an embedded request was signed by a known operator for this
-/// site. Position and order are the fold's to judge.
-pub fn open_entry(bytes: &[u8], subject: &str, fabric: &Fabric) -> Result<Entry, OpenError> {
-    open(bytes, Some(subject), fabric)
+/// It is judged by the fabric generation that it names: the key is that of the entry's node, the
+/// node is of the entry's site, the signature is good, subject, kind and body agree, and an
+/// embedded request was signed by a known operator for this site. Position and order are the fold's
+/// to judge.
+pub fn open_entry(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Entry, OpenError> {
+    open(bytes, Some(subject), judge)
 }
 
 /// Opens an entry from a place that has no subjects, such as the journal.
-pub fn open_stored_entry(bytes: &[u8], fabric: &Fabric) -> Result<Entry, OpenError> {
-    open(bytes, None, fabric)
+pub fn open_stored_entry(bytes: &[u8], judge: &dyn Judge) -> Result<Entry, OpenError> {
+    open(bytes, None, judge)
 }
 
-fn open(bytes: &[u8], arrived: Option<&str>, fabric: &Fabric) -> Result<Entry, OpenError> {
-    let signed = open_header(bytes, arrived, fabric)?;
+fn open(bytes: &[u8], arrived: Option<&str>, judge: &dyn Judge) -> Result<Entry, OpenError> {
+    let map = json::parse(bytes)?;
+    let named = named_fabric(&map)?;
+    let roster = judge.roster(&named).ok_or_else(|| OpenError::UnknownFabric {
+        generation: named.generation.0,
+        hash: named.hash.clone(),
+    })?;
+    let roster = roster.as_ref();
+    let signed = open_header(bytes, map, arrived, roster)?;
     let hash = signed.hash();
     let EntryDoc {
         v: _,
@@ -172,7 +181,7 @@ fn open(bytes: &[u8], arrived: Option<&str>, fabric: &Fabric) -> Result<Entry, O
     };
     expect_site(entry_id.site().to_string())?;
     expect_site(lane)?;
-    let request = request.map(|map| request::open_map(map, None, fabric)).transpose()?;
+    let request = request.map(|map| request::open_map(map, None, roster)).transpose()?;
     if let Some(request) = &request {
         expect_site(request.site.to_string())?;
     }
@@ -203,10 +212,10 @@ fn open(bytes: &[u8], arrived: Option<&str>, fabric: &Fabric) -> Result<Entry, O
 /// that the node exists at the site and owns the key, the signature, the version.
 pub(super) fn open_header(
     bytes: &[u8],
+    map: Map<String, Value>,
     arrived: Option<&str>,
-    fabric: &Fabric,
+    roster: &Roster,
 ) -> Result<Signed, OpenError> {
-    let map = json::parse(bytes)?;
     if json::canonical(&map).ok().as_deref() != Some(bytes) {
         return Err(OpenError::NotCanonical);
     }
@@ -217,8 +226,8 @@ pub(super) fn open_header(
         return Err(OpenError::Subject { signed, arrived });
     }
     let (site, node) = (text(&signed.map, "site")?, text(&signed.map, "node")?);
-    let known = fabric.nodes.iter().find(|n| n.id.as_str() == node);
-    let known = known.ok_or_else(|| OpenError::UnknownNode { node: node.to_owned() })?;
+    let known =
+        roster.node(node).ok_or_else(|| OpenError::UnknownNode { node: node.to_owned() })?;
     if known.site.as_str() != site {
         let (expected, actual) = (known.site.to_string(), site.to_owned());
         return Err(OpenError::Site { expected, actual });
@@ -230,6 +239,18 @@ pub(super) fn open_header(
     signed.verify()?;
     check_versions(number(&signed.map, "v")?, number(&signed.map, "min_reader")?, subject)?;
     Ok(signed)
+}
+
+/// The generation that a message names, before anything in it is believed.
+pub(super) fn named_fabric(map: &Map<String, Value>) -> Result<FabricRef, OpenError> {
+    let missing = || OpenError::Value {
+        field: "fabric",
+        value: String::new(),
+        expected: "an object with generation and hash",
+    };
+    let fabric = map.get("fabric").cloned().ok_or_else(missing)?;
+    let fabric: FabricDoc = json::read(fabric)?;
+    Ok(fabric.read())
 }
 
 // === impl FabricDoc ===
@@ -256,14 +277,14 @@ impl Sealed {
     }
 
     /// As [`open_entry`].
-    pub fn open(bytes: &[u8], subject: &str, fabric: &Fabric) -> Result<Self, OpenError> {
-        let entry = open_entry(bytes, subject, fabric)?;
+    pub fn open(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Self, OpenError> {
+        let entry = open_entry(bytes, subject, judge)?;
         Ok(Self { entry, bytes: bytes.into() })
     }
 
     /// As [`open_stored_entry`].
-    pub fn open_stored(bytes: &[u8], fabric: &Fabric) -> Result<Self, OpenError> {
-        let entry = open_stored_entry(bytes, fabric)?;
+    pub fn open_stored(bytes: &[u8], judge: &dyn Judge) -> Result<Self, OpenError> {
+        let entry = open_stored_entry(bytes, judge)?;
         Ok(Self { entry, bytes: bytes.into() })
     }
 

@@ -8,13 +8,20 @@
 //! owner in the fabric, subject, signature, and only then the meaning of the body.
 
 mod body;
+mod effect;
 mod entry;
 mod json;
 mod report;
 mod request;
 mod sign;
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use nett_policy::fabric::Fabric;
 use nett_policy::id::IdError;
+use nett_policy::log::entry::FabricRef;
+use nett_policy::roster::{Roster, Rosters};
 
 pub use entry::{Draft, Sealed, open_entry, open_stored_entry, seal_entry};
 pub use json::MAX_BYTES;
@@ -25,6 +32,46 @@ pub use request::{open_request, request_subject, seal_request};
 pub const VERSION: u32 = 1;
 /// The highest `min_reader` this build understands.
 pub const READER: u32 = 1;
+
+/// Knows who may sign what, in the present fabric and in those before it.
+pub trait Judge {
+    /// Who requests are judged by, now.
+    fn now(&self) -> Cow<'_, Roster>;
+
+    /// Who an entry is judged by that names this generation.
+    fn roster(&self, fabric: &FabricRef) -> Option<Cow<'_, Roster>>;
+}
+
+impl Judge for Rosters {
+    fn now(&self) -> Cow<'_, Roster> {
+        Cow::Borrowed(self.now())
+    }
+
+    fn roster(&self, fabric: &FabricRef) -> Option<Cow<'_, Roster>> {
+        self.of(fabric).map(Cow::Borrowed)
+    }
+}
+
+/// A fabric alone knows its own generation.
+impl Judge for Fabric {
+    fn now(&self) -> Cow<'_, Roster> {
+        Cow::Owned(Roster::of(self))
+    }
+
+    fn roster(&self, fabric: &FabricRef) -> Option<Cow<'_, Roster>> {
+        Some(Judge::now(self)).filter(|roster| roster.fabric == *fabric)
+    }
+}
+
+impl<T: Judge> Judge for Arc<T> {
+    fn now(&self) -> Cow<'_, Roster> {
+        T::now(self)
+    }
+
+    fn roster(&self, fabric: &FabricRef) -> Option<Cow<'_, Roster>> {
+        T::roster(self, fabric)
+    }
+}
 
 /// Why a message could not be made. All of them are for whoever called: a wrong key file, or a bug.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +131,12 @@ pub enum OpenError {
         "{subject} needs a reader of version {min_reader}, this one is {READER}: upgrade this node"
     )]
     NeedsUpgrade { min_reader: u32, subject: String },
+
+    #[error(
+        "it was written under fabric generation {generation} ({hash}), which this node does not \
+         have: bring the node to it"
+    )]
+    UnknownFabric { generation: u64, hash: String },
 }
 
 /// Who must act on an [`OpenError`].
@@ -95,6 +148,8 @@ pub enum Blame {
     Forged,
     /// This node is too old.
     Upgrade,
+    /// This node lacks a fabric generation.
+    Fabric,
 }
 
 // === impl OpenError ===
@@ -116,6 +171,7 @@ impl OpenError {
             | Self::NodeKey { .. }
             | Self::Signature { .. } => Blame::Forged,
             Self::NeedsUpgrade { .. } => Blame::Upgrade,
+            Self::UnknownFabric { .. } => Blame::Fabric,
         }
     }
 
@@ -130,6 +186,7 @@ impl OpenError {
             Self::UnknownNode { .. } | Self::NodeKey { .. } => "unknown-node",
             Self::SignatureForm | Self::Signature { .. } => "signature",
             Self::NeedsUpgrade { .. } => "needs-upgrade",
+            Self::UnknownFabric { .. } => "unknown-fabric",
         }
     }
 

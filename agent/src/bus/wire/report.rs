@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use nett_policy::fabric::Fabric;
 use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::FabricRef;
 pub use nett_policy::task::next::Ack;
@@ -14,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::body::SlotDoc;
-use super::entry::{FabricDoc, open_header};
+use super::entry::{FabricDoc, named_fabric, open_header};
 use super::sign::{self, Signer};
-use super::{OpenError, VERSION, WireError, id, json};
+use super::{Judge, OpenError, VERSION, WireError, id, json};
 use crate::bus::subject as subjects;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,9 +112,13 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
     Ok(sign::seal(json::object(&document)?, Signer::Agent, key)?.0)
 }
 
-/// Opens a report that was stored under `subject`: signed by the key of the node it speaks of.
-pub fn open_report(bytes: &[u8], subject: &str, fabric: &Fabric) -> Result<Report, OpenError> {
-    let signed = open_header(bytes, Some(subject), fabric)?;
+/// Opens a report that was stored under `subject`: signed by the key of the node it speaks of, as
+/// the fabric it names has it. Where that one is not known, the own one must do: that a node runs
+/// another fabric is what its report is there to say.
+pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Report, OpenError> {
+    let map = json::parse(bytes)?;
+    let roster = judge.roster(&named_fabric(&map)?).unwrap_or_else(|| judge.now());
+    let signed = open_header(bytes, map, Some(subject), roster.as_ref())?;
     let ReportDoc {
         v: _,
         min_reader: _,

@@ -4,16 +4,17 @@
 //! accepts it, and written into the log; an entry that embeds an old request stays valid.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use nett_policy::fabric::Fabric;
-use nett_policy::id::Weight;
-use nett_policy::log::entry::{Ask, Object, Person, Request, Verb, WishKind};
+use nett_policy::id::{NodeId, Weight};
+use nett_policy::log::entry::{Ask, Object, Person, Request, Terms, Verb, WishKind};
+use nett_policy::roster::Roster;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::sign::{self, Signed, Signer};
-use super::{OpenError, VERSION, WireError, check_versions, id, json};
+use super::{Judge, OpenError, VERSION, WireError, check_versions, id, json};
 use crate::bus::subject as subjects;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,17 +55,58 @@ struct TermsDoc {
     plan_hash: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     overrides: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    supersede: bool,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    asserted: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirm_within_ms: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "lowercase", deny_unknown_fields)]
 enum VerbDoc {
-    Failover { services: String, to: String },
-    Failback { services: String },
-    Steer { services: String, to: BTreeMap<String, u32> },
-    Drain { object: ObjectDoc },
-    Undrain { object: ObjectDoc },
-    Revert { task: String },
+    Failover {
+        services: String,
+        to: String,
+    },
+    Failback {
+        services: String,
+    },
+    Steer {
+        services: String,
+        to: BTreeMap<String, u32>,
+    },
+    Drain {
+        object: ObjectDoc,
+    },
+    Undrain {
+        object: ObjectDoc,
+    },
+    Evacuate {
+        site: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
+    Hold {
+        services: String,
+    },
+    Release {
+        services: String,
+    },
+    Revert {
+        task: String,
+    },
+    Resolve {
+        subject: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
 }
 
 /// A site, or with `service` that service at the site.
@@ -79,12 +121,40 @@ pub(super) struct ObjectDoc {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "wish", rename_all = "lowercase", deny_unknown_fields)]
 enum WishDoc {
-    Approve { task: String, plan_hash: String },
-    Reject { task: String },
+    Approve {
+        task: String,
+        plan_hash: String,
+    },
+    Reject {
+        task: String,
+    },
+    Cancel {
+        task: String,
+    },
+    Pause {
+        task: String,
+    },
+    Resume {
+        task: String,
+    },
+    Gate {
+        task: String,
+        gate: String,
+    },
+    Confirm {
+        task: String,
+    },
+    Adopt {
+        task: String,
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        asserted: BTreeSet<String>,
+    },
 }
 
 /// The members of a command's body that belong to [`TermsDoc`].
-const TERMS: [&str; 2] = ["plan_hash", "overrides"];
+const TERMS: [&str; 5] = ["plan_hash", "overrides", "supersede", "asserted", "confirm_within_ms"];
+/// The longest time in which a task may be confirmed, in milliseconds: a day.
+const CONFIRM_MAX_MS: u64 = 24 * 3600 * 1000;
 
 /// Where a request is sent: `nett.l.cmd.SITE.VERB.KIND.ID`.
 pub fn request_subject(request: &Request) -> String {
@@ -118,15 +188,15 @@ pub fn seal_request(request: &Request, subject: &str, key: &KeyPair) -> Result<V
 ///
 /// The signature is good, the key is a known operator's of that name, and subject, site and body
 /// agree. Expiry, role and services are the caller's to judge.
-pub fn open_request(bytes: &[u8], subject: &str, fabric: &Fabric) -> Result<Request, OpenError> {
-    open_map(json::parse(bytes)?, Some(subject), fabric)
+pub fn open_request(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Request, OpenError> {
+    open_map(json::parse(bytes)?, Some(subject), judge.now().as_ref())
 }
 
 /// As [`open_request`]; without a subject, the one inside is taken.
 pub(super) fn open_map(
     map: Map<String, Value>,
     arrived: Option<&str>,
-    fabric: &Fabric,
+    roster: &Roster,
 ) -> Result<Request, OpenError> {
     let signed = Signed::take(map, Signer::Operator)?;
     let named = text(&signed.map, "subject")?;
@@ -134,7 +204,7 @@ pub(super) fn open_map(
         let (signed, arrived) = (named.to_owned(), arrived.to_owned());
         return Err(OpenError::Subject { signed, arrived });
     }
-    let operator = fabric
+    let operator = roster
         .operator_by_key(&signed.key)
         .ok_or_else(|| OpenError::UnknownOperator { key: signed.key.clone() })?;
     signed.verify()?;
@@ -145,7 +215,7 @@ pub(super) fn open_map(
         let name = request.person.name;
         return Err(OpenError::OperatorName { name, key });
     }
-    check_place(&request, &subject, fabric)?;
+    check_place(&request, &subject, roster)?;
     Ok(request)
 }
 
@@ -185,10 +255,10 @@ fn read_document(map: Map<String, Value>) -> Result<(Request, String), OpenError
 }
 
 /// Subject, site, id and body must tell the same story: server permissions are by subject.
-fn check_place(request: &Request, subject: &str, fabric: &Fabric) -> Result<(), OpenError> {
+fn check_place(request: &Request, subject: &str, roster: &Roster) -> Result<(), OpenError> {
     let site = &request.site;
     let site_error = |actual: String| OpenError::Site { expected: site.to_string(), actual };
-    if fabric.site(site).is_none() {
+    if !roster.sites.contains(site) {
         return Err(OpenError::Value {
             field: "site",
             value: site.to_string(),
@@ -217,9 +287,18 @@ fn check_place(request: &Request, subject: &str, fabric: &Fabric) -> Result<(), 
 
 fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
     match ask {
-        Ask::Command { verb, plan_hash, overrides } => {
+        Ask::Command { verb, plan_hash, overrides, terms } => {
             let mut body = json::object(&VerbDoc::write(verb))?;
-            let terms = TermsDoc { plan_hash: plan_hash.clone(), overrides: overrides.clone() };
+            let Terms { supersede, asserted, confirm_within } = terms;
+            let confirm_within_ms =
+                confirm_within.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+            let terms = TermsDoc {
+                plan_hash: plan_hash.clone(),
+                overrides: overrides.clone(),
+                supersede: *supersede,
+                asserted: write_nodes(asserted),
+                confirm_within_ms,
+            };
             body.extend(json::object(&terms)?);
             Ok((KindDoc::Command, body))
         }
@@ -231,10 +310,26 @@ fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
                     WishDoc::Approve { task, plan_hash }
                 }
                 WishKind::Reject => WishDoc::Reject { task },
+                WishKind::Cancel => WishDoc::Cancel { task },
+                WishKind::Pause => WishDoc::Pause { task },
+                WishKind::Resume => WishDoc::Resume { task },
+                WishKind::Gate { name } => WishDoc::Gate { task, gate: name.clone() },
+                WishKind::Confirm => WishDoc::Confirm { task },
+                WishKind::Adopt { asserted } => {
+                    WishDoc::Adopt { task, asserted: write_nodes(asserted) }
+                }
             };
             Ok((KindDoc::Wish, json::object(&document)?))
         }
     }
+}
+
+fn write_nodes(nodes: &BTreeSet<NodeId>) -> BTreeSet<String> {
+    nodes.iter().map(NodeId::to_string).collect()
+}
+
+fn read_nodes(nodes: &BTreeSet<String>) -> Result<BTreeSet<NodeId>, OpenError> {
+    nodes.iter().map(|node| id("asserted", node)).collect()
 }
 
 fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
@@ -244,15 +339,34 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
             terms.insert(name, value);
         }
     }
-    let TermsDoc { plan_hash, overrides } = json::read(Value::Object(terms))?;
+    let TermsDoc { plan_hash, overrides, supersede, asserted, confirm_within_ms } =
+        json::read(Value::Object(terms))?;
     let verb: VerbDoc = json::read(Value::Object(body))?;
-    Ok(Ask::Command { verb: verb.read()?, plan_hash, overrides })
+    if let Some(ms) = confirm_within_ms.filter(|ms| !(1..=CONFIRM_MAX_MS).contains(ms)) {
+        return Err(OpenError::Value {
+            field: "confirm_within_ms",
+            value: ms.to_string(),
+            expected: "1 up to 86400000, a day",
+        });
+    }
+    let asserted = read_nodes(&asserted)?;
+    let confirm_within = confirm_within_ms.map(Duration::from_millis);
+    let terms = Terms { supersede, asserted, confirm_within };
+    Ok(Ask::Command { verb: verb.read()?, plan_hash, overrides, terms })
 }
 
 fn read_wish(body: Map<String, Value>) -> Result<Ask, OpenError> {
     let (task, kind) = match json::read(Value::Object(body))? {
         WishDoc::Approve { task, plan_hash } => (task, WishKind::Approve { plan_hash }),
         WishDoc::Reject { task } => (task, WishKind::Reject),
+        WishDoc::Cancel { task } => (task, WishKind::Cancel),
+        WishDoc::Pause { task } => (task, WishKind::Pause),
+        WishDoc::Resume { task } => (task, WishKind::Resume),
+        WishDoc::Gate { task, gate } => (task, WishKind::Gate { name: gate }),
+        WishDoc::Confirm { task } => (task, WishKind::Confirm),
+        WishDoc::Adopt { task, asserted } => {
+            (task, WishKind::Adopt { asserted: read_nodes(&asserted)? })
+        }
     };
     Ok(Ask::Wish { task: id("task", &task)?, kind })
 }
@@ -345,7 +459,16 @@ impl VerbDoc {
             }
             Verb::Drain { object } => Self::Drain { object: ObjectDoc::write(object) },
             Verb::Undrain { object } => Self::Undrain { object: ObjectDoc::write(object) },
+            Verb::Evacuate { site, to } => {
+                Self::Evacuate { site: site.to_string(), to: to.as_ref().map(ToString::to_string) }
+            }
+            Verb::Hold { services } => Self::Hold { services: services.to_string() },
+            Verb::Release { services } => Self::Release { services: services.to_string() },
             Verb::Revert { task } => Self::Revert { task: task.to_string() },
+            Verb::Resolve { subject, to } => Self::Resolve {
+                subject: subject.to_string(),
+                to: to.as_ref().map(ToString::to_string),
+            },
         }
     }
 
@@ -360,7 +483,17 @@ impl VerbDoc {
             }
             Self::Drain { object } => Verb::Drain { object: object.read()? },
             Self::Undrain { object } => Verb::Undrain { object: object.read()? },
+            Self::Evacuate { site, to } => Verb::Evacuate {
+                site: id("site", &site)?,
+                to: to.map(|to| id("to", &to)).transpose()?,
+            },
+            Self::Hold { services } => Verb::Hold { services: id("services", &services)? },
+            Self::Release { services } => Verb::Release { services: id("services", &services)? },
             Self::Revert { task } => Verb::Revert { task: id("task", &task)? },
+            Self::Resolve { subject, to } => Verb::Resolve {
+                subject: id("subject", &subject)?,
+                to: to.map(|to| id("to", &to)).transpose()?,
+            },
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Answers to questions about the present: domain state in, API documents out.
 
+mod conflict;
 mod plan;
 mod service;
 mod site;
@@ -59,7 +60,10 @@ impl Controller {
             ApiRequest::Links {} => Ok(Payload::Links { links: self.link_docs(now) }),
             ApiRequest::Tasks {} => Ok(Payload::Tasks { tasks: self.task_lines() }),
             ApiRequest::Task { id } => self.task_payload(&id),
-            ApiRequest::Plan { verb } => self.plan_doc(&verb, now),
+            ApiRequest::Conflicts {} => Ok(Payload::Conflicts { conflicts: self.conflict_docs() }),
+            ApiRequest::Plan { verb, overrides, terms } => {
+                self.plan_doc(&verb, &overrides, terms.as_ref(), now)
+            }
             ApiRequest::ExplainName { .. } | ApiRequest::Audit { .. } => Err(ApiError::new(
                 ErrorCode::Internal,
                 "the question reached the wrong part of the agent",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nett_policy::fabric::Fabric;
 use nett_policy::id::NodeId;
-use nett_policy::log::entry::Verb;
+use nett_policy::log::entry::{Terms, Verb};
 use nett_policy::plan::preview::{NodeViews, PreviewStep, preview};
 use nett_policy::task::decide::{Proposal, Refusal, RefusalKind, propose};
 
@@ -13,8 +13,8 @@ use super::super::Controller;
 use super::super::event::Now;
 use super::{bad_request, ms};
 use crate::api::types::{
-    ApiError, ErrorCode, Payload, PlanDoc, PlanNode, PlanStep, RefusalDoc, VerbDoc, WarningDoc,
-    ops_of,
+    ApiError, ErrorCode, Payload, PlanDoc, PlanNode, PlanStep, RefusalDoc, TermsDoc, VerbDoc,
+    WarningDoc, ops_of,
 };
 
 /// A view older than this is worth a warning.
@@ -23,11 +23,22 @@ const OLD_VIEW: Duration = Duration::from_secs(10);
 // === impl Controller ===
 
 impl Controller {
-    pub(super) fn plan_doc(&self, doc: &VerbDoc, now: Now) -> Result<Payload, ApiError> {
+    pub(super) fn plan_doc(
+        &self,
+        doc: &VerbDoc,
+        overrides: &BTreeSet<String>,
+        terms: Option<&TermsDoc>,
+        now: Now,
+    ) -> Result<Payload, ApiError> {
         let verb = Verb::try_from(doc).map_err(|e| bad_request(e.to_string()))?;
-        let proposal = match propose(self.present(), &verb, &BTreeSet::new()) {
+        let terms = terms.map(Terms::try_from).transpose();
+        let terms = terms.map_err(|e| bad_request(e.to_string()))?.unwrap_or_default();
+        let proposal = match propose(self.present(), &verb, overrides, &terms) {
             Ok(proposal) => proposal,
-            Err(refusal) => return self.refused_plan(doc, &verb, refusal, now),
+            Err(refusal) => {
+                let asked = Asked { doc, verb: &verb, overrides, terms: &terms };
+                return self.refused_plan(asked, refusal, now);
+            }
         };
         let steps = self.planned_steps(&proposal);
         Ok(Payload::Plan(PlanDoc {
@@ -45,17 +56,18 @@ impl Controller {
     /// rule can be passed over.
     fn refused_plan(
         &self,
-        doc: &VerbDoc,
-        verb: &Verb,
+        asked: Asked<'_>,
         refusal: Refusal,
         now: Now,
     ) -> Result<Payload, ApiError> {
+        let Asked { doc, verb, overrides, terms } = asked;
         if refusal.kind == RefusalKind::Usage {
             let hint = refusal.hint.clone().unwrap_or_default();
             return Err(ApiError::new(ErrorCode::NotFound, refusal.message, &hint));
         }
-        let overrides = BTreeSet::from([refusal.refused_by.clone()]);
-        let passed = propose(self.present(), verb, &overrides).ok();
+        let mut overrides = overrides.clone();
+        overrides.insert(refusal.refused_by.clone());
+        let passed = propose(self.present(), verb, &overrides, terms).ok();
         let rule = self.setting.fabric.safety.iter().find(|r| r.id.as_str() == refusal.refused_by);
         let refusals = vec![RefusalDoc {
             rule: refusal.refused_by.clone(),
@@ -111,8 +123,17 @@ impl Controller {
     }
 }
 
+/// What a plan was asked for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    doc: &'a VerbDoc,
+    verb: &'a Verb,
+    overrides: &'a BTreeSet<String>,
+    terms: &'a Terms,
+}
+
 fn step_doc(step: PreviewStep, fabric: &Fabric) -> PlanStep {
-    let PreviewStep { number, kind, services, delay, required, nodes } = step;
+    let PreviewStep { number, kind, services, delay, required, owed, gates, nodes } = step;
     let mut kind = kind.map_or("effect", |k| k.as_str()).to_owned();
     if !delay.is_zero() {
         kind = format!("{kind} after {} ms", ms(delay));
@@ -124,6 +145,8 @@ fn step_doc(step: PreviewStep, fabric: &Fabric) -> PlanStep {
         kind,
         services: services.iter().map(ToString::to_string).collect(),
         acknowledge: required.iter().map(ToString::to_string).collect(),
+        owed: owed.iter().map(ToString::to_string).collect(),
+        gates: gates.into_iter().collect(),
         nodes: nodes
             .iter()
             .map(|(node, plan)| PlanNode {

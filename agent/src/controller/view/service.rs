@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use nett_policy::id::{EntryId, ServiceId};
-use nett_policy::log::fold::Fact;
 use nett_policy::service::{Category, Service};
-use nett_policy::task::view::{TaskState, read};
+use nett_policy::task::view::last_effect;
 
 use super::super::Controller;
 use super::super::event::Now;
@@ -84,20 +83,11 @@ impl Controller {
 
     /// The task that has not ended and moves the service, if there is one.
     fn open_task(&self, service: &ServiceId) -> Option<EntryId> {
-        let open = self
-            .fold
-            .commands()
-            .filter(|(task, _, _)| !matches!(read(&self.fold, task).state(), TaskState::Ended(_)));
-        let touches = |task: &EntryId| {
-            let fact = self.fold.task(task).and_then(|record| record.effect());
-            match fact.map(|w| &w.what) {
-                Some(Fact::Effective { effect, .. }) => {
-                    effect.moves.iter().any(|m| m.service == *service)
-                }
-                _ => false,
-            }
+        let touches = |task: &&EntryId| {
+            let effect = last_effect(&self.fold, task);
+            effect.is_some_and(|e| e.moves.iter().any(|m| m.service == *service))
         };
-        open.map(|(task, _, _)| task.clone()).find(touches)
+        self.open.iter().find(touches).cloned()
     }
 
     /// The age of the oldest report that this agent's view rests on.

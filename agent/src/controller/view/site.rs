@@ -3,7 +3,6 @@
 use nett_policy::fabric::{Link, LinkEnd, Node, Role, Site};
 use nett_policy::id::SiteId;
 use nett_policy::log::entry::Object;
-use nett_policy::task::view::{TaskState, read};
 
 use super::super::event::Now;
 use super::super::{Controller, SILENCE};
@@ -17,17 +16,14 @@ use crate::bus::wire::Report;
 
 impl Controller {
     pub(super) fn status_doc(&self, now: Now) -> StatusDoc {
-        let open = |id: &nett_policy::id::EntryId| {
-            !matches!(read(&self.fold, id).state(), TaskState::Ended(_))
-        };
-        let open_tasks = self.fold.commands().filter(|(id, _, _)| open(id));
         StatusDoc {
             fabric: self.setting.fabric.name.clone(),
             generation: self.setting.fabric.generation.0,
             fabric_hash: self.setting.fabric.hash.clone(),
             sites: self.site_docs(now),
             services: u64::try_from(self.setting.catalog.len()).unwrap_or(u64::MAX),
-            open_tasks: open_tasks.map(|(id, _, _)| self.task_line(id)).collect(),
+            open_tasks: self.open.iter().map(|id| self.task_line(id)).collect(),
+            conflicts: self.conflict_docs(),
             refused: self.deciding.refused,
             rate_limited: Vec::new(),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nett_policy::id::{Epoch, LinkId, ServiceId, SiteId};
-use nett_policy::task::view::read;
+use nett_policy::task::view::state;
 
 use super::super::event::Now;
 use super::super::{Controller, SILENCE};
@@ -26,7 +26,7 @@ pub struct Snapshot {
     /// Empty when there are more than [`SERVICE_SERIES`].
     pub services: BTreeMap<ServiceId, ServiceSnapshot>,
     pub dns_serial: Option<u32>,
-    /// Sites whose log cannot be followed.
+    /// Split decisions, and sites whose log says two things.
     pub conflicts: u32,
 }
 
@@ -41,9 +41,11 @@ pub struct ServiceSnapshot {
 /// is in `/v1/services`.
 pub const SERVICE_SERIES: usize = 1000;
 
-const STATES: [TaskStateDoc; 9] = [
+const STATES: [TaskStateDoc; 11] = [
     TaskStateDoc::WaitingApproval,
     TaskStateDoc::Running,
+    TaskStateDoc::Paused,
+    TaskStateDoc::Confirming,
     TaskStateDoc::Done,
     TaskStateDoc::Failed,
     TaskStateDoc::Rejected,
@@ -61,7 +63,7 @@ impl Controller {
         let heard = peer_lag.values().filter(|lag| **lag <= SILENCE).count();
         let mut tasks: BTreeMap<TaskStateDoc, u32> = STATES.map(|state| (state, 0)).into();
         for (id, _, _) in self.fold.commands() {
-            *tasks.entry(state_doc(read(&self.fold, id).state())).or_default() += 1;
+            *tasks.entry(state_doc(state(&self.fold, id))).or_default() += 1;
         }
         Snapshot {
             bus_connected: self.peers.bus_connected,
@@ -71,7 +73,7 @@ impl Controller {
             tasks,
             services: self.service_snapshots(),
             dns_serial: self.doing.serial(),
-            conflicts: small(self.reading.conflicts()),
+            conflicts: small(self.reading.conflicts() + self.conflicts.len()),
         }
     }
 

@@ -1,17 +1,20 @@
 //! Tasks: who asked for what, how far it is, what continues or reverts it.
 
-use nett_policy::id::{EntryId, WallMs};
-use nett_policy::log::entry::{Ask, Effect, Object, StepState, Verb, WishKind};
+use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
+use nett_policy::log::conflict::Conflict;
+use nett_policy::log::entry::{Ask, Object, Request, Step, StepState, Verb, WishKind};
 use nett_policy::log::fold::{Fact, TaskRecord, Written};
-use nett_policy::task::acks::Course;
 use nett_policy::task::decide::{Present, propose};
-use nett_policy::task::steps::{Step, steps};
-use nett_policy::task::view::{Reading, TaskState, read, start_slot};
+use nett_policy::task::next::standstill;
+use nett_policy::task::view::{
+    Given, Reading, TaskState, approvals, first_effect, last_effect, read, start_slot, state_of,
+    wishes,
+};
 
 use super::super::Controller;
 use crate::api::types::{
     AckDoc, ApiError, ApprovalDoc, Payload, Stamp, StepDoc, StepStateDoc, TaskDoc, TaskLine,
-    TaskStateDoc,
+    TaskStateDoc, WishDoc,
 };
 
 // === impl Controller ===
@@ -27,10 +30,8 @@ impl Controller {
     pub(super) fn task_line(&self, id: &EntryId) -> TaskLine {
         let (written, command) = self.fold.command(id).expect("the caller knows the task");
         let reading = read(&self.fold, id);
-        let progress = match self.effect(id) {
-            Some(effect) => {
-                format!("{}/{}", reading.done, steps(&effect.moves, self.world()).len())
-            }
+        let progress = match last_effect(&self.fold, id) {
+            Some(effect) => format!("{}/{}", reading.done.len(), effect.steps.len()),
             None => String::new(),
         };
         TaskLine {
@@ -38,7 +39,7 @@ impl Controller {
             verb: command.request.ask.verb_name().to_owned(),
             subject: subject(&command.request.ask),
             person: command.request.person.name.clone(),
-            state: state_doc(reading.state()),
+            state: state_doc(state_of(&self.fold, id, &reading)),
             progress,
             opened_at: written.at.into(),
         }
@@ -52,51 +53,31 @@ impl Controller {
     /// Goes up with everything that is shown of a task: facts, wishes, acknowledgements.
     pub(super) fn revision(&self, task: &EntryId) -> u64 {
         let record = self.fold.task(task);
-        let entries = record.map_or(0, |r| r.facts().count() + r.wishes().count());
-        let acks = self.open_course(task, |course, step| {
-            let slot = start_slot(&self.fold, task, step.number);
-            let acked = |node| slot.as_ref().is_some_and(|slot| self.ack_of(node, slot).is_some());
-            course.required(step).iter().filter(|node| acked(node)).count()
-        });
+        let entries =
+            record.map_or(0, |r| r.facts(task).count() + r.wishes().count() + r.adopts().count());
         // A fact weighs more than all acknowledgements of a step, which are gone with the next.
         let entries = u64::try_from(entries).unwrap_or(u64::MAX);
-        entries.saturating_mul(1000) + u64::try_from(acks.unwrap_or(0)).unwrap_or(0) + 1
+        let acks = u64::try_from(self.acks_of(task)).unwrap_or(0);
+        entries.saturating_mul(1000) + acks + 1
     }
 
-    fn effect(&self, task: &EntryId) -> Option<&Effect> {
-        match &self.fold.task(task)?.effect()?.what {
-            Fact::Effective { effect, .. } => Some(effect),
-            Fact::Step(_) | Fact::End(_) => None,
-        }
-    }
-
-    fn open_course<T>(&self, task: &EntryId, f: impl Fn(&Course<'_>, &Step) -> T) -> Option<T> {
-        let (written, _) = self.fold.command(task)?;
-        let effect = self.effect(task)?;
-        let number = read(&self.fold, task).open_step()?;
-        let (world, before, site) = (self.world(), &self.intent, &written.site);
-        let course = Course { world, before, task, site, effect };
-        let steps = course.steps();
-        steps.iter().find(|s| s.number == number).map(|step| f(&course, step))
+    /// How many nodes have acknowledged the open step.
+    fn acks_of(&self, task: &EntryId) -> usize {
+        let reading = read(&self.fold, task);
+        let Some(number) = reading.open_step() else { return 0 };
+        let Some(slot) = start_slot(&self.fold, task, number) else { return 0 };
+        let Some(effect) = last_effect(&self.fold, task) else { return 0 };
+        let Some(step) = effect.steps.iter().find(|s| s.number == number) else { return 0 };
+        reading.required(step).filter(|node| self.ack_of(node, &slot).is_some()).count()
     }
 
     fn task_doc(&self, id: &EntryId) -> TaskDoc {
         let (written, command) = self.fold.command(id).expect("the caller knows the task");
         let reading = read(&self.fold, id);
-        let record = self.fold.task(id);
+        let state = state_of(&self.fold, id, &reading);
         let ended = reading.end.and(reading.last.as_ref()).map(|last| last.at.into());
-        let effective = record.and_then(TaskRecord::effect).map(|w| w.at.into());
-        // The task itself would stand in its own way as an open one.
-        let without = self.fold.without(id);
-        let rest = Present { fold: &without, ..self.present() };
-        let services = match (self.effect(id), &command.request.ask) {
-            (Some(effect), _) => effect.moves.iter().map(|m| m.service.to_string()).collect(),
-            (None, Ask::Command { verb, overrides, .. }) => propose(rest, verb, overrides)
-                .map(|p| p.services.iter().map(ToString::to_string).collect())
-                .unwrap_or_default(),
-            (None, Ask::Wish { .. }) => Vec::new(),
-        };
-        let (continue_with, revert_with) = ways_on(id, &reading);
+        let effective = self.fold.effects(id).next().map(|(w, _)| w.at.into());
+        let ways = ways_on(id, state, &reading);
         TaskDoc {
             id: id.to_string(),
             revision: self.revision(id),
@@ -104,30 +85,89 @@ impl Controller {
             subject: subject(&command.request.ask),
             person: command.request.person.name.clone(),
             reason: command.request.reason.clone(),
-            home: written.site.to_string(),
-            state: state_doc(reading.state()),
+            home: self.fold.home(id).to_string(),
+            term: reading.term,
+            state: state_doc(state),
             plan_hash: command.plan_hash.clone(),
-            services,
+            services: self.services_of(id, &command.request.ask),
             approvals_needed: command.approvals_needed,
             approvals: self.approval_docs(id),
+            wishes: self.wish_docs(id, &reading),
             opened_at: written.at.into(),
             effective_at: effective,
             ended_at: ended,
             steps: self.step_docs(id, &reading),
             outcome_reason: reading.end_reason.clone(),
-            continue_with,
-            revert_with,
+            stands_still: standstill(self.present(), id, self.sight.now),
+            supersedes: command.supersedes.iter().map(ToString::to_string).collect(),
+            conflicts: self.conflicts_of(id),
+            continue_with: ways.0,
+            revert_with: ways.1,
         }
+    }
+
+    fn services_of(&self, id: &EntryId, ask: &Ask) -> Vec<String> {
+        if let Some(effect) = first_effect(&self.fold, id) {
+            return effect.moves.iter().map(|m| m.service.to_string()).collect();
+        }
+        let Ask::Command { verb, overrides, terms, .. } = ask else { return Vec::new() };
+        // The task itself would stand in its own way as an open one.
+        let without = self.fold.without(id);
+        let rest = Present { fold: &without, ..self.present() };
+        let services = propose(rest, verb, overrides, terms).map(|p| p.services);
+        services.unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    /// The split decisions that the task is a part of, one line each.
+    fn conflicts_of(&self, id: &EntryId) -> Vec<String> {
+        let mut lines = Vec::new();
+        for conflict in &self.conflicts {
+            let Conflict { subject, winner, losers } = conflict;
+            if winner.order.task == *id {
+                let others: Vec<&str> = losers.iter().map(|l| l.order.task.as_str()).collect();
+                lines.push(format!("wins {subject} over task {}", others.join(", ")));
+            } else if losers.iter().any(|l| l.order.task == *id) {
+                let (by, person) = (&winner.order.task, &winner.person.name);
+                lines.push(format!("loses {subject} to task {by} by {person}"));
+            }
+        }
+        lines
+    }
+
+    /// Everything people want of the task beside approving and rejecting it.
+    fn wish_docs(&self, task: &EntryId, reading: &Reading) -> Vec<WishDoc> {
+        let given = wishes(&self.fold, task).into_iter();
+        let other = given
+            .filter(|given| !matches!(given.kind, WishKind::Approve { .. } | WishKind::Reject));
+        let doc = |given: Given| WishDoc {
+            wish: match &given.kind {
+                WishKind::Gate { name } => format!("gate {name}"),
+                kind => kind.name().to_owned(),
+            },
+            person: given.person.name.clone(),
+            at: given.at.into(),
+            reason: given.reason.clone(),
+            consumed: reading.consumed.contains(&given.id),
+        };
+        other.map(doc).collect()
     }
 
     fn approval_docs(&self, task: &EntryId) -> Vec<ApprovalDoc> {
         let Some((_, command)) = self.fold.command(task) else { return Vec::new() };
-        let counted = nett_policy::task::view::approvals(&self.fold, command, &self.setting.fabric);
+        let counted = approvals(&self.fold, command, &self.setting.fabric);
+        // What took effect took effect: who approved it then is not judged again.
+        let consumed = read(&self.fold, task).consumed;
         let wishes = self.fold.task(task).into_iter().flat_map(TaskRecord::wishes);
-        let doc = |wish: &Written<nett_policy::log::entry::Request>| {
+        let doc = |wish: &Written<Request>| {
             let Ask::Wish { kind, .. } = &wish.what.ask else { return None };
-            let approve = matches!(kind, WishKind::Approve { .. });
-            let counts = !approve || counted.iter().any(|g| g.id == wish.what.id);
+            let approve = match kind {
+                WishKind::Approve { .. } => true,
+                WishKind::Reject => false,
+                _ => return None,
+            };
+            let counts = !approve
+                || consumed.contains(&wish.what.id)
+                || counted.iter().any(|g| g.id == wish.what.id);
             Some(ApprovalDoc {
                 person: wish.what.person.name.clone(),
                 at: wish.at.into(),
@@ -140,43 +180,63 @@ impl Controller {
         wishes.filter_map(doc).collect()
     }
 
+    /// The steps of what the task does now; of an undo, behind those of what it undoes.
     fn step_docs(&self, task: &EntryId, reading: &Reading) -> Vec<StepDoc> {
-        let (Some((written, _)), Some(effect)) = (self.fold.command(task), self.effect(task))
-        else {
-            return Vec::new();
-        };
-        let (world, before, site) = (self.world(), &self.intent, &written.site);
-        let course = Course { world, before, task, site, effect };
+        let Some(effect) = last_effect(&self.fold, task) else { return Vec::new() };
         let open = reading.open_step();
         let doc = |step: &Step| {
             let times = self.step_times(task, step.number);
             let slot = start_slot(&self.fold, task, step.number);
-            let acks = course.required(step).into_iter().map(|node| AckDoc {
-                acked: step.number <= reading.done
-                    || slot.as_ref().is_some_and(|s| self.ack_of(&node, s).is_some()),
-                age_ms: self.age_of(&node),
+            let acks = reading.required(step).map(|node| AckDoc {
+                acked: reading.done.contains(&step.number)
+                    || slot.as_ref().is_some_and(|s| self.ack_of(node, s).is_some()),
+                age_ms: self.age_of(node),
                 node: node.to_string(),
             });
             StepDoc {
                 number: step.number,
+                wave: step.wave,
                 kind: step.kind.as_str().to_owned(),
                 services: step.states.keys().map(ToString::to_string).collect(),
                 state: match () {
-                    () if step.number <= reading.done => StepStateDoc::Done,
-                    () if reading.failed.is_some() && step.number == reading.started => {
-                        StepStateDoc::Failed
-                    }
+                    () if reading.done.contains(&step.number) => StepStateDoc::Done,
+                    () if reading.failed.contains_key(&step.number) => StepStateDoc::Failed,
                     () if open == Some(step.number) => StepStateDoc::Started,
                     () => StepStateDoc::Waiting,
                 },
                 started_at: times.started.map(Stamp::from),
                 done_at: times.done.map(Stamp::from),
                 acknowledge: acks.collect(),
+                owed: self.owed_docs(reading, step, times.start.as_ref()),
+                gates: step.gates.iter().cloned().collect(),
                 evidence: times.evidence,
                 failure: times.failure,
             }
         };
-        course.steps().iter().map(doc).collect()
+        effect.steps.iter().map(doc).collect()
+    }
+
+    /// The nodes that are said to be off; each has done its part when it says that it has read the
+    /// start of the step.
+    fn owed_docs(
+        &self,
+        reading: &Reading,
+        step: &Step,
+        start: Option<&(SiteId, u64)>,
+    ) -> Vec<AckDoc> {
+        let read = |node: &NodeId| {
+            let head = |(site, seq): &(SiteId, u64)| {
+                let report = &self.peers.reports.get(node)?.report;
+                Some(report.heads.get(site)?.seq >= *seq)
+            };
+            start.and_then(head).unwrap_or(false)
+        };
+        let doc = |node: &NodeId| AckDoc {
+            acked: read(node),
+            age_ms: self.age_of(node),
+            node: node.to_string(),
+        };
+        reading.owed(step).map(doc).collect()
     }
 
     /// How long ago a node reported; its own word is always new.
@@ -188,15 +248,24 @@ impl Controller {
         Some(super::ms(self.last_now.saturating_sub(heard.at)))
     }
 
+    /// Of a step of the last effect.
     fn step_times(&self, task: &EntryId, number: u32) -> StepTimes {
         let mut times = StepTimes::default();
-        for fact in self.fold.task(task).into_iter().flat_map(TaskRecord::facts) {
-            let Fact::Step(step) = &fact.what else { continue };
-            if step.step != number {
-                continue;
-            }
+        let facts = self.fold.task(task).into_iter().flat_map(|record| record.facts(task));
+        for (_, _, fact) in facts {
+            let step = match &fact.what {
+                Fact::Effective { .. } => {
+                    times = StepTimes::default();
+                    continue;
+                }
+                Fact::Step(step) if step.step == number => step,
+                Fact::Step(_) | Fact::Turn(_) | Fact::End(_) => continue,
+            };
             match &step.state {
-                StepState::Started => times.started = Some(fact.at),
+                StepState::Started { .. } => {
+                    times.started = Some(fact.at);
+                    times.start = Some((fact.site.clone(), fact.seq));
+                }
                 StepState::Done { evidence } => {
                     times.done = Some(fact.at);
                     times.evidence = evidence.clone();
@@ -214,6 +283,8 @@ impl Controller {
 #[derive(Default)]
 struct StepTimes {
     started: Option<WallMs>,
+    /// Where the start stands: whose log, and its number there.
+    start: Option<(SiteId, u64)>,
     done: Option<WallMs>,
     evidence: Vec<String>,
     failure: String,
@@ -234,7 +305,12 @@ pub(super) fn subject(ask: &Ask) -> String {
             format!("{services} -> {}", shares.join(","))
         }
         Verb::Drain { object: o } | Verb::Undrain { object: o } => object(o),
+        Verb::Evacuate { site, to: Some(to) } => format!("site {site} -> {to}"),
+        Verb::Evacuate { site, to: None } => format!("site {site}"),
+        Verb::Hold { services } | Verb::Release { services } => services.to_string(),
         Verb::Revert { task } => format!("task {task}"),
+        Verb::Resolve { subject, to: Some(to) } => format!("{subject} -> {to}"),
+        Verb::Resolve { subject, to: None } => subject.to_string(),
     }
 }
 
@@ -242,19 +318,22 @@ pub(super) fn state_doc(state: TaskState) -> TaskStateDoc {
     match state {
         TaskState::WaitingApproval => TaskStateDoc::WaitingApproval,
         TaskState::Running => TaskStateDoc::Running,
+        TaskState::Paused => TaskStateDoc::Paused,
+        TaskState::Confirming => TaskStateDoc::Confirming,
         TaskState::Ended(outcome) => TaskStateDoc::from(outcome),
     }
 }
 
-fn ways_on(task: &EntryId, reading: &Reading) -> (Vec<String>, Vec<String>) {
-    let revert = format!("nettctl revert {task} --reason TEXT");
-    match reading.state() {
-        TaskState::WaitingApproval => (
-            vec![format!("nettctl approve {task} --reason TEXT")],
-            vec![format!("nettctl reject {task} --reason TEXT")],
-        ),
-        TaskState::Running => (vec![format!("nettctl task watch {task}")], Vec::new()),
-        TaskState::Ended(_) if reading.effective => (Vec::new(), vec![revert]),
+/// The command lines that take a task further, and those that take it back.
+fn ways_on(task: &EntryId, state: TaskState, reading: &Reading) -> (Vec<String>, Vec<String>) {
+    let line = |verb: &str| format!("nettctl {verb} {task} --reason TEXT");
+    let watch = format!("nettctl task watch {task}");
+    match state {
+        TaskState::WaitingApproval => (vec![line("approve")], vec![line("reject")]),
+        TaskState::Running => (vec![watch, line("task pause")], vec![line("task cancel")]),
+        TaskState::Paused => (vec![line("task resume")], vec![line("task cancel")]),
+        TaskState::Confirming => (vec![line("task confirm")], vec![line("task cancel")]),
+        TaskState::Ended(_) if reading.effective() => (Vec::new(), vec![line("revert")]),
         TaskState::Ended(_) => (Vec::new(), Vec::new()),
     }
 }

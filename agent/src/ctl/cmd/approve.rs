@@ -6,7 +6,7 @@ use super::parse;
 use crate::ctl::args::Signing;
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::session::Session;
-use crate::ctl::submit;
+use crate::ctl::submit::{self, Wanted};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::ctl) struct Args {
@@ -18,5 +18,5 @@ pub(in crate::ctl) struct Args {
 }
 
 pub(super) async fn run(args: Args, session: &mut Session) -> Result<Exit, CtlError> {
-    submit::wish(session, args.id, true, &args.signing).await
+    submit::wish(session, args.id, Wanted::Approve, &args.signing).await
 }

@@ -5,15 +5,18 @@ mod audit;
 mod bus;
 mod completions;
 mod drain;
+mod evacuate;
 mod explain;
 mod failback;
 mod failover;
+mod hold;
 mod keygen;
 mod link;
 mod node;
 mod parse;
 mod plan;
 mod reject;
+mod resolve;
 mod revert;
 mod schema;
 mod service;
@@ -21,6 +24,7 @@ mod site;
 mod status;
 mod steer;
 mod task;
+mod turn;
 mod undrain;
 
 use clap::Subcommand;
@@ -56,6 +60,16 @@ pub(super) enum Command {
     /// Put back what a drain took out
     #[command(subcommand)]
     Undrain(undrain::Sub),
+    /// Take every service away from a dead site
+    Evacuate(evacuate::Args),
+    /// Let no task touch services until they are released
+    Hold(hold::Args),
+    /// Let tasks touch held services again
+    Release(hold::Args),
+    /// Split decisions: two people decided about one thing without knowing of each other
+    Conflicts,
+    /// End a split decision
+    Resolve(resolve::Args),
     /// What a verb would do, per node; changes nothing
     #[command(subcommand)]
     Plan(plan::Sub),
@@ -96,6 +110,11 @@ pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         Command::Steer(args) => steer::run(args, session).await,
         Command::Drain(sub) => drain::run(sub, session).await,
         Command::Undrain(sub) => undrain::run(sub, session).await,
+        Command::Evacuate(args) => evacuate::run(args, session).await,
+        Command::Hold(args) => hold::run(args, true, session).await,
+        Command::Release(args) => hold::run(args, false, session).await,
+        Command::Conflicts => resolve::list(session).await,
+        Command::Resolve(args) => resolve::run(args, session).await,
         Command::Plan(sub) => plan::run(sub, session).await,
         Command::Task(sub) => task::run(sub, session).await,
         Command::Approve(args) => approve::run(args, session).await,

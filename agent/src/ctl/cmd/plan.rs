@@ -1,9 +1,12 @@
 //! `nettctl plan`: every verb with the same arguments; what is there to sign is passed over.
 
-use super::{drain, failback, failover, revert, steer, undrain};
-use crate::api::types::{ApiRequest, Outcome, Payload, VerbDoc};
+use nett_policy::log::entry::Terms;
+
+use super::{drain, evacuate, failback, failover, hold, resolve, revert, steer, undrain};
+use crate::api::types::{ApiRequest, Outcome, Payload, TermsDoc, VerbDoc};
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::session::Session;
+use crate::ctl::submit;
 
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::ctl) enum Sub {
@@ -19,8 +22,16 @@ pub(in crate::ctl) enum Sub {
     /// Put back what a drain took out
     #[command(subcommand)]
     Undrain(undrain::Sub),
+    /// Take every service away from a dead site
+    Evacuate(evacuate::Args),
+    /// Let no task touch services until they are released
+    Hold(hold::Args),
+    /// Let tasks touch held services again
+    Release(hold::Args),
     /// Undo a task
     Revert(revert::Args),
+    /// End a split decision
+    Resolve(resolve::Args),
 }
 
 pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlError> {
@@ -30,10 +41,16 @@ pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlErro
         Sub::Steer(args) => (args.verb(), &args.change),
         Sub::Drain(sub) => (sub.verb(), sub.change()),
         Sub::Undrain(sub) => (undrain::verb(sub), sub.change()),
+        Sub::Evacuate(args) => (args.verb()?, &args.change),
+        Sub::Hold(args) => (args.verb(true), &args.change),
+        Sub::Release(args) => (args.verb(false), &args.change),
         Sub::Revert(args) => (args.verb(), &args.change),
+        Sub::Resolve(args) => (args.verb(), &args.change),
     };
-    let verb = VerbDoc::from(&verb);
-    let answer = session.ask(&ApiRequest::Plan { verb }).await?;
+    let terms = submit::terms(session, &verb, change).await?;
+    let terms = (terms != Terms::default()).then(|| TermsDoc::from(&terms));
+    let (verb, overrides) = (VerbDoc::from(&verb), change.overrides.iter().cloned().collect());
+    let answer = session.ask(&ApiRequest::Plan { verb, overrides, terms }).await?;
     session.out.answer(&answer)?;
     let Outcome::Ok(payload) = &answer.outcome else {
         return Ok(Exit::Failed);

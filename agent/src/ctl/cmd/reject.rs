@@ -1,12 +1,13 @@
 //! `nettctl reject`.
 
 use nett_policy::id::EntryId;
+use nett_policy::log::entry::WishKind;
 
 use super::parse;
 use crate::ctl::args::Signing;
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::session::Session;
-use crate::ctl::submit;
+use crate::ctl::submit::{self, Wanted};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::ctl) struct Args {
@@ -18,5 +19,5 @@ pub(in crate::ctl) struct Args {
 }
 
 pub(super) async fn run(args: Args, session: &mut Session) -> Result<Exit, CtlError> {
-    submit::wish(session, args.id, false, &args.signing).await
+    submit::wish(session, args.id, Wanted::Other(WishKind::Reject), &args.signing).await
 }

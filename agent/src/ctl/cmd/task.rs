@@ -1,8 +1,9 @@
 //! `nettctl task`.
 
 use nett_policy::id::EntryId;
+use nett_policy::log::entry::WishKind;
 
-use super::{approve, parse, reject, revert};
+use super::{approve, parse, reject, revert, turn};
 use crate::api::types::ApiRequest;
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::follow;
@@ -28,6 +29,18 @@ pub(in crate::ctl) enum Sub {
     Approve(approve::Args),
     /// Reject a task that waits
     Reject(reject::Args),
+    /// End a task where it is
+    Cancel(turn::Args),
+    /// Let no further step of a task start
+    Pause(turn::Args),
+    /// Let a paused task go on
+    Resume(turn::Args),
+    /// Say that a task is as wanted: it does not undo itself
+    Confirm(turn::Args),
+    /// Say that a fact holds that a task waits for (role gate)
+    Gate(turn::GateArgs),
+    /// Go on, from this site, with a task whose home site is dead
+    Adopt(turn::AdoptArgs),
     /// Undo a task by a new one
     Revert(revert::Args),
 }
@@ -39,6 +52,12 @@ pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlErro
         Sub::Watch { id } => return follow::follow(session, &id).await,
         Sub::Approve(args) => return approve::run(args, session).await,
         Sub::Reject(args) => return reject::run(args, session).await,
+        Sub::Cancel(args) => return turn::run(args, WishKind::Cancel, session).await,
+        Sub::Pause(args) => return turn::run(args, WishKind::Pause, session).await,
+        Sub::Resume(args) => return turn::run(args, WishKind::Resume, session).await,
+        Sub::Confirm(args) => return turn::run(args, WishKind::Confirm, session).await,
+        Sub::Gate(args) => return turn::gate(args, session).await,
+        Sub::Adopt(args) => return turn::adopt(args, session).await,
         Sub::Revert(args) => return revert::run(args, session).await,
     };
     session.show(&request).await?;

@@ -4,6 +4,7 @@
 //! programs read (`-o json`, `-o yaml`) is the answer itself.
 
 mod clean;
+mod conflict;
 mod lists;
 mod plan;
 mod service;
@@ -288,6 +289,7 @@ fn text(payload: &Payload, style: Style) -> String {
         Payload::Links { links } => status::links_text(links, style),
         Payload::Tasks { tasks } => task::list(tasks, style),
         Payload::Task(doc) => task::show(doc, style),
+        Payload::Conflicts { conflicts } => conflict::list(conflicts),
         Payload::Plan(doc) => plan::show(doc, style),
         Payload::Explain(doc) => lists::explain(doc),
         Payload::Audit(doc) => lists::audit(doc, style),

@@ -110,6 +110,12 @@ fn verb_text(verb: &VerbDoc) -> String {
         }
         VerbDoc::Drain { object: what } => format!("drain {}", object(what)),
         VerbDoc::Undrain { object: what } => format!("undrain {}", object(what)),
+        VerbDoc::Evacuate { site, to: None } => format!("evacuate {site}"),
+        VerbDoc::Evacuate { site, to: Some(to) } => format!("evacuate {site} to {to}"),
+        VerbDoc::Hold { services } => format!("hold {services}"),
+        VerbDoc::Release { services } => format!("release {services}"),
         VerbDoc::Revert { task } => format!("revert {task}"),
+        VerbDoc::Resolve { subject, to: None } => format!("resolve {subject}"),
+        VerbDoc::Resolve { subject, to: Some(to) } => format!("resolve {subject} to {to}"),
     }
 }

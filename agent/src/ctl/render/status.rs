@@ -30,6 +30,7 @@ pub(super) fn status_text(
         sites,
         services,
         open_tasks,
+        conflicts,
         refused,
         rate_limited,
     } = status;
@@ -57,6 +58,10 @@ pub(super) fn status_text(
         "\nservices {services}, open tasks {}, refused requests {refused}\n",
         open_tasks.len()
     );
+    if !conflicts.is_empty() {
+        let names: Vec<&str> = conflicts.iter().map(|c| c.subject.as_str()).collect();
+        out += &format!("SPLIT DECISIONS: {} (see nettctl conflicts)\n", names.join(", "));
+    }
     if !open_tasks.is_empty() {
         out.push('\n');
         out += &task::list(open_tasks, style);

@@ -1,5 +1,7 @@
 //! Tasks, and replies to commands.
 
+use nett_policy::log::entry::WishKind;
+
 use super::table::{Cell, Table, facts};
 use super::{Style, age_note, or_dash, short};
 use crate::api::types::{ApprovalDoc, CommandReply, StepDoc, TaskDoc, TaskLine, TaskStateDoc};
@@ -52,6 +54,13 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
     for approval in &task.approvals {
         out += &format!("  {}\n", approval_text(approval));
     }
+    for wish in &task.wishes {
+        out += &format!("  {} by {} at {}: {}\n", wish.wish, wish.person, wish.at, wish.reason);
+    }
+    let lines = [("waits", &task.stands_still), ("ended", &task.supersedes)];
+    for (title, lines) in lines.into_iter().chain([("split decision", &task.conflicts)]) {
+        out.extend(lines.iter().map(|line| format!("{title}: {line}\n")));
+    }
     if !task.steps.is_empty() {
         out.push('\n');
         out += &steps_text(&task.steps, style);
@@ -99,6 +108,10 @@ fn steps_text(steps: &[StepDoc], style: Style) -> String {
             let note = age_note(ack.age_ms).map_or(String::new(), |note| format!(" {note}"));
             below += &format!("step {number} waits for {}{note}\n", ack.node);
         }
+        for node in &step.owed {
+            let done = if node.acked { "read by" } else { "owed by" };
+            below += &format!("step {number} {done} {}, which is said to be off\n", node.node);
+        }
         for line in &step.evidence {
             below += &format!("step {number}: {line}\n");
         }
@@ -140,9 +153,22 @@ pub(super) fn reply_text(reply: &CommandReply) -> String {
     line
 }
 
-/// What an approver is asked about.
-pub(in crate::ctl) fn wish_text(task: &TaskDoc, approve: bool) -> String {
-    let what = if approve { "Approve" } else { "Reject" };
+/// What somebody is asked about before a wish is sent.
+pub(in crate::ctl) fn wish_text(task: &TaskDoc, kind: &WishKind) -> String {
+    let what = match kind {
+        WishKind::Approve { .. } => "Approve".to_owned(),
+        WishKind::Reject => "Reject".to_owned(),
+        WishKind::Cancel => "Cancel".to_owned(),
+        WishKind::Pause => "Pause".to_owned(),
+        WishKind::Resume => "Resume".to_owned(),
+        WishKind::Confirm => "Confirm".to_owned(),
+        WishKind::Gate { name } => format!("Say that {name} holds for"),
+        WishKind::Adopt { asserted } if asserted.is_empty() => "Adopt".to_owned(),
+        WishKind::Adopt { asserted } => {
+            let names: Vec<&str> = asserted.iter().map(|node| node.as_str()).collect();
+            format!("Say that {} are off, and adopt", names.join(", "))
+        }
+    };
     let mut out = format!(
         "{what} task {}: {} {}, by {}: {}\n",
         task.id, task.verb, task.subject, task.person, task.reason

@@ -293,6 +293,14 @@ fn stale(failure: Failure) -> KernelError {
     }
 }
 
+/// The program whose transaction made a new generation of the ruleset (NFTA_GEN_PROC_NAME).
+pub(super) fn generation_by(got: u16, payload: &[u8]) -> Option<String> {
+    if got != kind(NEWGEN) {
+        return None;
+    }
+    Fields::of_message(payload).ok()?.text(3)
+}
+
 /// True for notifications about our table. A new generation says nothing about whose it is.
 pub(super) fn is_about_table(got: u16, payload: &[u8]) -> bool {
     if got == kind(NEWGEN) {

@@ -1,0 +1,406 @@
+//! What a command does, as JSON: registers, moves and steps.
+//!
+//! Traffic states repeat over services and steps, so they stand in one list and are referred to by
+//! their place in it: a command for thousands of services stays within one message.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use nett_policy::id::{EntryId, Epoch, NodeId, ServiceId, SiteId};
+use nett_policy::log::entry::{Change, Directive, Effect, Move, Step, StepKind, Write};
+use nett_policy::service::Handover;
+use nett_policy::traffic::{Spread, Traffic};
+use serde::{Deserialize, Serialize};
+
+use super::request::{ObjectDoc, read_weights, write_weights};
+use super::{OpenError, id};
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EffectDoc {
+    rank: u32,
+    writes: Vec<WriteDoc>,
+    /// Every state that a move or step refers to.
+    traffic: Vec<TrafficDoc>,
+    moves: Vec<MoveDoc>,
+    steps: Vec<StepDoc>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteDoc {
+    epoch: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prev: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    settles: BTreeSet<String>,
+    change: ChangeDoc,
+    before: ChangeDoc,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "register", rename_all = "lowercase", deny_unknown_fields)]
+enum ChangeDoc {
+    Service { service: String, directive: DirectiveDoc },
+    Drained { object: ObjectDoc, drained: bool },
+    Held { service: String, held: bool },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+enum DirectiveDoc {
+    Nominal {},
+    Failover { to: String },
+    Steer { to: BTreeMap<String, u32> },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoveDoc {
+    service: String,
+    epoch: u64,
+    prev_epoch: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prev: Option<String>,
+    from: usize,
+    to: usize,
+    handover: HandoverDoc,
+}
+
+/// A step; its number is its place in the list, from 1.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepDoc {
+    kind: StepKindDoc,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    wave: u8,
+    states: Vec<StateDoc>,
+    delay_ms: u64,
+    timeout_ms: u64,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    gates: BTreeSet<String>,
+    acknowledge: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    owed: BTreeSet<String>,
+}
+
+/// Services that are in one state from a step on.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateDoc {
+    traffic: usize,
+    services: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StepKindDoc {
+    Activate,
+    Verify,
+    Shift,
+    Withdraw,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(value: &u8) -> bool {
+    *value == 0
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum HandoverDoc {
+    MakeBeforeBreak,
+    BreakBeforeMake,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrafficDoc {
+    spread: SpreadDoc,
+    accept: BTreeSet<String>,
+    answers: SpreadDoc,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+enum SpreadDoc {
+    Nowhere {},
+    Weighted { weights: BTreeMap<String, u32> },
+    Nearest { sites: BTreeSet<String> },
+}
+
+// === impl EffectDoc ===
+
+impl EffectDoc {
+    pub(super) fn write(effect: &Effect) -> Self {
+        let Effect { rank, writes, moves, steps } = effect;
+        let mut table = Table::default();
+        let moves = moves.iter().map(|m| MoveDoc::write(m, &mut table)).collect();
+        let steps = steps.iter().map(|s| StepDoc::write(s, &mut table)).collect();
+        let writes = writes.iter().map(WriteDoc::write).collect();
+        Self { rank: *rank, writes, traffic: table.docs(), moves, steps }
+    }
+
+    pub(super) fn read(self) -> Result<Effect, OpenError> {
+        let Self { rank, writes, traffic, moves, steps } = self;
+        let traffic: Vec<Traffic> =
+            traffic.into_iter().map(TrafficDoc::read).collect::<Result<_, _>>()?;
+        let steps = (1u32..).zip(steps).map(|(number, step)| step.read(number, &traffic));
+        Ok(Effect {
+            rank,
+            writes: writes.into_iter().map(WriteDoc::read).collect::<Result<_, _>>()?,
+            moves: moves.into_iter().map(|m| m.read(&traffic)).collect::<Result<_, _>>()?,
+            steps: steps.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// The states of an effect, each once, in the order in which they are met.
+#[derive(Default)]
+struct Table<'a> {
+    places: BTreeMap<&'a Traffic, usize>,
+    states: Vec<&'a Traffic>,
+}
+
+impl<'a> Table<'a> {
+    fn place(&mut self, traffic: &'a Traffic) -> usize {
+        *self.places.entry(traffic).or_insert_with(|| {
+            self.states.push(traffic);
+            self.states.len() - 1
+        })
+    }
+
+    fn docs(&self) -> Vec<TrafficDoc> {
+        self.states.iter().map(|traffic| TrafficDoc::write(traffic)).collect()
+    }
+}
+
+fn at(traffic: &[Traffic], place: usize) -> Result<Traffic, OpenError> {
+    traffic.get(place).cloned().ok_or_else(|| OpenError::Value {
+        field: "traffic",
+        value: place.to_string(),
+        expected: "the place of a state in the effect's list",
+    })
+}
+
+// === impl StepDoc ===
+
+impl StepDoc {
+    fn write<'a>(step: &'a Step, table: &mut Table<'a>) -> Self {
+        let Step { number: _, wave, kind, states, delay, timeout, gates, required, owed } = step;
+        let mut grouped: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        for (service, traffic) in states {
+            grouped.entry(table.place(traffic)).or_default().insert(service.to_string());
+        }
+        let states = grouped.into_iter().map(|(traffic, services)| StateDoc { traffic, services });
+        let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let names = |nodes: &BTreeSet<NodeId>| nodes.iter().map(NodeId::to_string).collect();
+        Self {
+            kind: match kind {
+                StepKind::Activate => StepKindDoc::Activate,
+                StepKind::Verify => StepKindDoc::Verify,
+                StepKind::Shift => StepKindDoc::Shift,
+                StepKind::Withdraw => StepKindDoc::Withdraw,
+            },
+            wave: *wave,
+            states: states.collect(),
+            delay_ms: ms(delay),
+            timeout_ms: ms(timeout),
+            gates: gates.clone(),
+            acknowledge: names(required),
+            owed: names(owed),
+        }
+    }
+
+    fn read(self, number: u32, traffic: &[Traffic]) -> Result<Step, OpenError> {
+        let Self { kind, wave, states, delay_ms, timeout_ms, gates, acknowledge, owed } = self;
+        let mut by_service: BTreeMap<ServiceId, Traffic> = BTreeMap::new();
+        for StateDoc { traffic: place, services } in states {
+            let state = at(traffic, place)?;
+            for service in services {
+                by_service.insert(id("states.services", &service)?, state.clone());
+            }
+        }
+        let nodes = |names: BTreeSet<String>| {
+            let nodes = names.iter().map(|node| id("acknowledge", node));
+            nodes.collect::<Result<BTreeSet<NodeId>, OpenError>>()
+        };
+        Ok(Step {
+            number,
+            wave,
+            kind: match kind {
+                StepKindDoc::Activate => StepKind::Activate,
+                StepKindDoc::Verify => StepKind::Verify,
+                StepKindDoc::Shift => StepKind::Shift,
+                StepKindDoc::Withdraw => StepKind::Withdraw,
+            },
+            states: by_service,
+            delay: Duration::from_millis(delay_ms),
+            timeout: Duration::from_millis(timeout_ms),
+            gates,
+            required: nodes(acknowledge)?,
+            owed: nodes(owed)?,
+        })
+    }
+}
+
+// === impl WriteDoc ===
+
+impl WriteDoc {
+    fn write(write: &Write) -> Self {
+        let Write { epoch, prev, settles, change, before } = write;
+        Self {
+            epoch: epoch.0,
+            prev: prev.as_ref().map(EntryId::to_string),
+            settles: settles.iter().map(EntryId::to_string).collect(),
+            change: ChangeDoc::write(change),
+            before: ChangeDoc::write(before),
+        }
+    }
+
+    fn read(self) -> Result<Write, OpenError> {
+        let Self { epoch, prev, settles, change, before } = self;
+        Ok(Write {
+            epoch: Epoch(epoch),
+            prev: prev.map(|p| id("prev", &p)).transpose()?,
+            settles: settles.iter().map(|s| id("settles", s)).collect::<Result<_, _>>()?,
+            change: change.read()?,
+            before: before.read()?,
+        })
+    }
+}
+
+// === impl ChangeDoc ===
+
+impl ChangeDoc {
+    fn write(change: &Change) -> Self {
+        match change {
+            Change::Service(service, directive) => Self::Service {
+                service: service.to_string(),
+                directive: DirectiveDoc::write(directive),
+            },
+            Change::Drained(object, drained) => {
+                Self::Drained { object: ObjectDoc::write(object), drained: *drained }
+            }
+            Change::Held(service, held) => Self::Held { service: service.to_string(), held: *held },
+        }
+    }
+
+    fn read(self) -> Result<Change, OpenError> {
+        Ok(match self {
+            Self::Service { service, directive } => {
+                Change::Service(id("change.service", &service)?, directive.read()?)
+            }
+            Self::Drained { object, drained } => Change::Drained(object.read()?, drained),
+            Self::Held { service, held } => Change::Held(id("change.service", &service)?, held),
+        })
+    }
+}
+
+// === impl DirectiveDoc ===
+
+impl DirectiveDoc {
+    fn write(directive: &Directive) -> Self {
+        match directive {
+            Directive::Nominal => Self::Nominal {},
+            Directive::Failover(site) => Self::Failover { to: site.to_string() },
+            Directive::Steer(weights) => Self::Steer { to: write_weights(weights) },
+        }
+    }
+
+    fn read(self) -> Result<Directive, OpenError> {
+        Ok(match self {
+            Self::Nominal {} => Directive::Nominal,
+            Self::Failover { to } => Directive::Failover(id("directive.to", &to)?),
+            Self::Steer { to } => Directive::Steer(read_weights("directive.to", to)?),
+        })
+    }
+}
+
+// === impl MoveDoc ===
+
+impl MoveDoc {
+    fn write<'a>(one: &'a Move, table: &mut Table<'a>) -> Self {
+        let Move { service, epoch, prev_epoch, prev, from, to, handover } = one;
+        Self {
+            service: service.to_string(),
+            epoch: epoch.0,
+            prev_epoch: prev_epoch.0,
+            prev: prev.as_ref().map(EntryId::to_string),
+            from: table.place(from),
+            to: table.place(to),
+            handover: match handover {
+                Handover::MakeBeforeBreak => HandoverDoc::MakeBeforeBreak,
+                Handover::BreakBeforeMake => HandoverDoc::BreakBeforeMake,
+            },
+        }
+    }
+
+    fn read(self, traffic: &[Traffic]) -> Result<Move, OpenError> {
+        let Self { service, epoch, prev_epoch, prev, from, to, handover } = self;
+        Ok(Move {
+            service: id("move.service", &service)?,
+            epoch: Epoch(epoch),
+            prev_epoch: Epoch(prev_epoch),
+            prev: prev.map(|p| id("prev", &p)).transpose()?,
+            from: at(traffic, from)?,
+            to: at(traffic, to)?,
+            handover: match handover {
+                HandoverDoc::MakeBeforeBreak => Handover::MakeBeforeBreak,
+                HandoverDoc::BreakBeforeMake => Handover::BreakBeforeMake,
+            },
+        })
+    }
+}
+
+// === impl TrafficDoc ===
+
+fn write_sites(sites: &BTreeSet<SiteId>) -> BTreeSet<String> {
+    sites.iter().map(SiteId::to_string).collect()
+}
+
+fn read_sites(sites: &BTreeSet<String>) -> Result<BTreeSet<SiteId>, OpenError> {
+    sites.iter().map(|site| id("traffic.site", site)).collect()
+}
+
+impl TrafficDoc {
+    fn write(traffic: &Traffic) -> Self {
+        let Traffic { spread, accept, answers } = traffic;
+        Self {
+            spread: SpreadDoc::write(spread),
+            accept: write_sites(accept),
+            answers: SpreadDoc::write(answers),
+        }
+    }
+
+    fn read(self) -> Result<Traffic, OpenError> {
+        let Self { spread, accept, answers } = self;
+        Ok(Traffic {
+            spread: spread.read()?,
+            accept: read_sites(&accept)?,
+            answers: answers.read()?,
+        })
+    }
+}
+
+// === impl SpreadDoc ===
+
+impl SpreadDoc {
+    fn write(spread: &Spread) -> Self {
+        match spread {
+            Spread::Nowhere => Self::Nowhere {},
+            Spread::Weighted(weights) => Self::Weighted { weights: write_weights(weights) },
+            Spread::Nearest(sites) => Self::Nearest { sites: write_sites(sites) },
+        }
+    }
+
+    fn read(self) -> Result<Spread, OpenError> {
+        Ok(match self {
+            Self::Nowhere {} => Spread::Nowhere,
+            Self::Weighted { weights } => {
+                Spread::Weighted(read_weights("traffic.weights", weights)?)
+            }
+            Self::Nearest { sites } => Spread::Nearest(read_sites(&sites)?),
+        })
+    }
+}

@@ -1,0 +1,113 @@
+//! What the controller, and through it the operator, is told about the kernel.
+//!
+//! Two kinds of trouble are kept apart: what the present wish asked for and is not there, which
+//! fails the step that asked; and what stood wrong before and is not touched by the wish, which
+//! must not keep every later step from ending.
+//!
+//! Crash story: a report is made anew from what is there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nett_policy::lower::object::NodeState;
+use nett_policy::plan::{Object, Op};
+
+use super::value::Value;
+use super::{Changes, LINES, Memory, Reconciler};
+use crate::controller::event::{Applied, Event, News};
+use crate::kernel::{Kernel, Readback};
+use crate::telemetry::Duty;
+
+impl<K: Kernel, C: Changes> Reconciler<K, C> {
+    pub(super) async fn report(
+        &mut self,
+        memory: &mut Memory,
+        generation: u64,
+        operations: usize,
+        desired: &Arc<NodeState>,
+    ) {
+        let Some(actual) = &memory.actual else {
+            let failures = vec!["the kernel could not be read".to_owned()];
+            let applied = Applied { generation, operations, failures, ..Applied::default() };
+            let _ = self.events.send(Event::Applied(applied)).await;
+            return;
+        };
+        let left = super::plan(desired, actual, &memory.receipt).ops;
+        let objects: BTreeSet<Object> = left.iter().filter_map(Op::object).collect();
+        memory.ledger.keep(|object| objects.contains(object));
+        let (mut failures, mut standing) = (Vec::new(), Vec::new());
+        for op in &left {
+            let Some(object) = op.object() else { continue };
+            let why = memory.ledger.why(&object);
+            let line = format!("{op}: {}", why.unwrap_or_else(|| "not in place".to_owned()));
+            let before = memory.before.as_deref();
+            let old = before.is_some_and(|b| Value::of(&object, b) == Value::of(&object, desired));
+            if old { standing.push(line) } else { failures.push(line) }
+        }
+        if self.dry_run {
+            failures.clear();
+            standing.clear();
+        }
+        if !actual.complete {
+            failures.push("the kernel could not be read whole".to_owned());
+        }
+        let unclaimed = unclaimed(desired, actual, memory);
+        let foreign: BTreeSet<String> =
+            actual.foreign.iter().map(ToString::to_string).chain(unclaimed).collect();
+        note_foreign(&mut memory.news, &memory.foreign, &foreign);
+        self.metrics.kernel_trouble(foreign.len(), memory.ledger.contested());
+        if left.is_empty() && actual.complete {
+            memory.receipt.settle(desired);
+            self.metrics.fulfil(Duty::Kernel);
+        }
+        if failures.is_empty() && !self.dry_run {
+            memory.before = Some(desired.clone());
+        }
+        memory.left = Some(objects);
+        memory.foreign.clone_from(&foreign);
+        let troubles = memory.seen.iter().flat_map(|seen| seen.troubles.iter().cloned());
+        let applied = Applied {
+            generation,
+            operations,
+            failures: bounded(failures),
+            standing: bounded(standing),
+            foreign: bounded(foreign.into_iter().collect()),
+            links: troubles.collect(),
+            news: std::mem::take(&mut memory.news),
+        };
+        // The controller is gone when the agent stops; the next wait sees that.
+        let _ = self.events.send(Event::Applied(applied)).await;
+    }
+}
+
+/// Objects with all our marks that this agent never put there: left alone and told.
+fn unclaimed(desired: &NodeState, actual: &Readback, memory: &Memory) -> Vec<String> {
+    if !actual.complete {
+        return Vec::new();
+    }
+    let surplus = nett_policy::plan::plan_kernel(desired, &actual.state).ops;
+    let unknown = |op: &Op| {
+        let object = op.object().filter(|o| op.deletes() && !memory.receipt.covers(o))?;
+        Some(format!("{object} with our protocol, which this agent did not put there"))
+    };
+    surplus.iter().filter_map(unknown).collect()
+}
+
+fn note_foreign(news: &mut Vec<News>, before: &BTreeSet<String>, now: &BTreeSet<String>) {
+    let lines = |kind, lines: Vec<String>| {
+        let text = bounded(lines).join("; ");
+        (!text.is_empty()).then_some(News { kind, text })
+    };
+    news.extend(lines("foreign", now.difference(before).cloned().collect()));
+    news.extend(lines("foreign-gone", before.difference(now).cloned().collect()));
+}
+
+/// The first lines, and how many more there are.
+pub(super) fn bounded(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(LINES);
+    lines.truncate(LINES);
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines
+}

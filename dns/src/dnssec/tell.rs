@@ -1,0 +1,225 @@
+//! Answers from the signed side of a snapshot: pure, and without a signature being made.
+//!
+//! Choices where the RFCs leave one:
+//! - Names that do not exist are NXDOMAIN, denied by classic NSEC records (RFC 4035 section 3.1.3).
+//! - ANY, and questions for RRSIG, get one set of the name with its signature (RFC 8482 section
+//!   4.1); a made-up HINFO record could not be signed beforehand.
+//! - AD is never set: this server validates nothing. CD is returned as it came.
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+
+use super::chain::{Link, Spot};
+use super::service::SignedService;
+use super::set::SignedSet;
+use super::view::{REFLECT, Signed};
+use crate::answer::{Steered, Told};
+use crate::client::Client;
+use crate::edns::ExtendedError;
+use crate::name::Relative;
+use crate::steer::Target;
+use crate::write::{Owner, Section, Writer};
+use crate::zone::{MINIMUM, NEGATIVE_TTL, SOA_TTL, Zone};
+
+/// What is asked of a name below the apex.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) name: Relative<'a>,
+    pub(crate) kind: RecordType,
+    /// The DO bit: whether signatures and proofs are sent.
+    pub(crate) signatures: bool,
+    pub(crate) client: &'a Client,
+}
+
+/// One answer under way.
+struct Teller<'a, 'b> {
+    zone: &'a Zone,
+    signed: &'a Signed,
+    wanted: Wanted<'a>,
+    writer: &'a mut Writer<'b>,
+}
+
+/// Answers, or says `None` for `reflect`, which is not signed and is answered as ever.
+pub(crate) fn tell(
+    zone: &Zone,
+    signed: &Signed,
+    wanted: Wanted<'_>,
+    writer: &mut Writer<'_>,
+) -> Option<Told> {
+    let name = wanted.name.key();
+    let in_reflect = name.ends_with(REFLECT) && is_below(wanted.name);
+    if in_reflect && !(name == REFLECT && wanted.kind == RecordType::DS) {
+        return None;
+    }
+    Some(Teller { zone, signed, wanted, writer }.tell())
+}
+
+/// Whether the name is `reflect` or below it, and not one that only ends in the same bytes.
+fn is_below(mut name: Relative<'_>) -> bool {
+    while name.key() != REFLECT {
+        match name.parent() {
+            Some(parent) => name = parent,
+            None => return false,
+        }
+    }
+    true
+}
+
+impl Teller<'_, '_> {
+    fn tell(&mut self) -> Told {
+        let (name, count) = (self.wanted.name, self.wanted.name.count());
+        if let Some(sets) = self.signed.fixed(name.key()) {
+            return self.fixed(sets);
+        }
+        if count == 3
+            && let Some(service) = self.signed.service(name.key())
+        {
+            return self.service(service);
+        }
+        // SITE.site and all.site, and whatever else lies below a service.
+        let mut above = name;
+        while above.count() > 3 {
+            above = above.parent().expect("it has labels");
+        }
+        let below = self.signed.service(above.key()).and_then(|s| s.told(name.key()));
+        match below {
+            Some(sets) if count > 3 => self.found(sets, None),
+            _ => self.nothing(),
+        }
+    }
+
+    fn code(rcode: ResponseCode) -> Told {
+        Told::code(rcode)
+    }
+
+    /// The apex, or a name server.
+    fn fixed(&mut self, sets: &[SignedSet]) -> Told {
+        let at_apex = self.wanted.name.count() == 0;
+        if at_apex && matches!(self.wanted.kind, RecordType::SOA | RecordType::ANY) {
+            self.writer.authoritative();
+            let soa = self.signed.soa();
+            let signatures = self.wanted.signatures;
+            self.writer.set(Section::Answer, Owner::Question, (soa, SOA_TTL), signatures);
+            return Self::code(ResponseCode::NoError);
+        }
+        self.found(sets, None)
+    }
+
+    /// The set that is asked for, if it is among these, else a proof that it is not.
+    fn found(&mut self, sets: &[SignedSet], types: Option<&[u16]>) -> Told {
+        let kind = u16::from(self.wanted.kind);
+        let any = matches!(self.wanted.kind, RecordType::ANY | RecordType::RRSIG);
+        let set = match any {
+            true => sets.first(),
+            false => sets.iter().find(|s| s.kind() == kind),
+        };
+        self.writer.authoritative();
+        match set {
+            Some(set) => self.answer(set),
+            None => self.no_data(types),
+        }
+        Self::code(ResponseCode::NoError)
+    }
+
+    fn answer(&mut self, set: &SignedSet) {
+        let signatures = self.wanted.signatures || self.wanted.kind == RecordType::RRSIG;
+        self.writer.set(Section::Answer, Owner::Question, (set, u32::MAX), signatures);
+    }
+
+    fn service(&mut self, service: &SignedService) -> Told {
+        let key = self.wanted.name.key();
+        let topology = self.zone.topology();
+        let located = topology.locate(self.wanted.client);
+        let choice = service.entry().plan().choose(topology, self.wanted.client, &located);
+        let told = service.told(key).unwrap_or_default();
+        if !matches!(self.wanted.kind, RecordType::A | RecordType::AAAA) {
+            let types = service.types_at(key, choice.target);
+            return self.found(told, Some(&types));
+        }
+        let site = match choice.target {
+            Target::Site(at) => service.entry().answers().sites.get(at),
+            _ => None,
+        };
+        let steered = Some(Steered {
+            client: located.found.map(|(site, _)| site),
+            target: site.and_then(|s| topology.index(&s.site)),
+        });
+        let scope = choice.scope;
+        if choice.target == Target::Refused {
+            let error = Some(ExtendedError::ALL_DOWN);
+            return Told { rcode: ResponseCode::Refused, scope, steered, error };
+        }
+        self.writer.authoritative();
+        match service.addresses(choice.target, self.wanted.kind.into()) {
+            Some(set) => self.answer(set),
+            None => self.no_data(Some(&service.types_at(key, choice.target))),
+        }
+        Told { rcode: ResponseCode::NoError, scope, steered, error: None }
+    }
+
+    /// A name with records, none of which is of this type.
+    fn no_data(&mut self, types: Option<&[u16]>) {
+        let link = self.signed.chain().find(self.wanted.name.key());
+        if self.wanted.kind == RecordType::NSEC
+            && let Some(link) = link
+        {
+            return self.answer(link.set(types));
+        }
+        self.soa();
+        if let (true, Some(link)) = (self.wanted.signatures, link) {
+            let owner = Owner::Question;
+            self.writer.set(Section::Authority, owner, (link.set(types), MINIMUM), true);
+        }
+    }
+
+    /// A name without records.
+    fn nothing(&mut self) -> Told {
+        self.writer.authoritative();
+        match self.signed.chain().spot(self.wanted.name.key()) {
+            Spot::Here => {
+                self.no_data(None);
+                Self::code(ResponseCode::NoError)
+            }
+            Spot::Between(link) => {
+                self.soa();
+                self.proof(link);
+                Self::code(ResponseCode::NoError)
+            }
+            Spot::Nowhere(link) => {
+                self.soa();
+                self.proof(link);
+                self.no_wildcard(link);
+                Self::code(ResponseCode::NXDomain)
+            }
+        }
+    }
+
+    /// That no wildcard stands in for the name, directly below the closest name that exists.
+    fn no_wildcard(&mut self, over: &Link) {
+        let mut closest = self.wanted.name;
+        while let Some(parent) = closest.parent() {
+            closest = parent;
+            if !matches!(self.signed.chain().spot(closest.key()), Spot::Nowhere(_)) {
+                break;
+            }
+        }
+        let wildcard = [b"\x01*", closest.key()].concat();
+        if let Spot::Nowhere(link) | Spot::Between(link) = self.signed.chain().spot(&wildcard)
+            && link.owner() != over.owner()
+        {
+            self.proof(link);
+        }
+    }
+
+    fn soa(&mut self) {
+        let (soa, signatures) = (self.signed.soa(), self.wanted.signatures);
+        self.writer.set(Section::Authority, Owner::Apex, (soa, NEGATIVE_TTL), signatures);
+    }
+
+    fn proof(&mut self, link: &Link) {
+        if self.wanted.signatures {
+            let owner = Owner::Below(link.owner());
+            self.writer.set(Section::Authority, owner, (link.set(None), MINIMUM), true);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A zone that was changed step by step is signed as one that was made at once.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nett_policy::id::Epoch;
+use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteState};
+use proptest::prelude::*;
+
+use super::key::{Keys, ZoneKey};
+use super::stats::SigningStats;
+use crate::records::Record;
+use crate::serial::Serial;
+use crate::zone::{Zone, ZoneSource};
+use crate::{Changes, sample};
+
+const NOW: u64 = 1_800_000_000;
+
+fn keys(stats: &Arc<SigningStats>) -> Arc<Keys> {
+    let key = Arc::new(ZoneKey::generate());
+    let validity = Duration::from_secs(14 * 86_400);
+    let keys = Keys::new(sample::ZONE, (key, None), Vec::new(), validity, Arc::clone(stats));
+    Arc::new(keys.expect("it signs"))
+}
+
+fn build(services: &Answers, keys: &Arc<Keys>) -> Zone {
+    let fabric = sample::fabric();
+    let home = sample::site("osl");
+    let source = ZoneSource {
+        zone: &fabric.zone,
+        fabric: &fabric,
+        home: Some(&home),
+        serial: Serial(1),
+        services,
+    };
+    Zone::build(source).expect("valid names").with_keys(Arc::clone(keys), NOW)
+}
+
+/// All records of a copy but signatures, whose bytes are random, and SOA, which has the serial.
+fn content(zone: &Zone) -> Vec<Record> {
+    let signed = zone.signed().expect("it is");
+    let site = zone.topology().index(&sample::site("osl"));
+    let mut records = Vec::new();
+    signed.fixed_records(zone, &mut records);
+    for key in signed.service_keys() {
+        signed.service_records(zone, &key, site, &mut records);
+    }
+    for key in signed.link_keys() {
+        signed.link_records(zone, &key, site, &mut records);
+    }
+    const RRSIG: u16 = 46;
+    records.retain(|r| r.kind != RRSIG);
+    records.sort();
+    records
+}
+
+/// What may be done to a service.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Place(&'static str),
+    Drain,
+    OneFamily,
+    Nowhere,
+    Remove,
+    CatchUp,
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u8, Step)>> {
+    let step = prop_oneof![
+        4 => prop::sample::select(vec!["osl", "sto", "fra"]).prop_map(Step::Place),
+        1 => Just(Step::Drain),
+        1 => Just(Step::OneFamily),
+        1 => Just(Step::Nowhere),
+        2 => Just(Step::Remove),
+        3 => Just(Step::CatchUp),
+    ];
+    prop::collection::vec((0_u8..6, step), 1..40)
+}
+
+fn name(n: u8) -> String {
+    // Neighbours in the chain that are not neighbours in the alphabet.
+    format!("{}/{}/s{n}", ["a", "ab", "shop"][usize::from(n % 3)], ["x", "y"][usize::from(n % 2)])
+}
+
+fn answers(n: u8, step: Step, epoch: u64) -> Option<ServiceAnswers> {
+    let at = |site| sample::answers(&name(n), sample::weighted(&[(site, 1)]));
+    let mut answers = match step {
+        Step::Place(site) => at(site),
+        Step::Drain => {
+            let mut drained = at("sto");
+            drained.sites[0].state = SiteState::Drained;
+            drained
+        }
+        Step::OneFamily => {
+            let mut one = at("fra");
+            one.sites[2].addresses.retain(IpAddr::is_ipv4);
+            one
+        }
+        Step::Nowhere => sample::answers(&name(n), nett_policy::traffic::Spread::Nowhere),
+        Step::Remove | Step::CatchUp => return None,
+    };
+    answers.epoch = Epoch(epoch);
+    Some(answers)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn steps_lead_where_one_step_leads(steps in steps()) {
+        let keys = keys(&Arc::default());
+        let mut services = Answers::new();
+        let mut zone = build(&services, &keys).caught_up(Serial(2), usize::MAX, NOW);
+        for (at, (n, step)) in (1..).zip(steps) {
+            let serial = zone.serial().next();
+            if let Step::CatchUp = step {
+                zone = zone.caught_up(serial, 2, NOW);
+                continue;
+            }
+            let id = name(n).parse().expect("an id");
+            let answers = answers(n, step, at).map(Arc::new);
+            match &answers {
+                Some(answers) => drop(services.insert(id, Arc::clone(answers))),
+                None => drop(services.remove(&id)),
+            }
+            let id = name(n).parse().expect("an id");
+            zone = zone.with(&Changes::from([(id, answers)]), serial).expect("a name");
+        }
+        let zone = zone.caught_up(zone.serial().next(), usize::MAX, NOW);
+        let whole = build(&services, &keys).caught_up(Serial(2), usize::MAX, NOW);
+        prop_assert_eq!(content(&zone), content(&whole));
+    }
+}
+
+#[test]
+fn a_move_signs_nothing_and_what_follows_only_what_changed() {
+    let stats = Arc::default();
+    let keys = keys(&stats);
+    let services = sample::usual();
+    let zone = build(&services, &keys).caught_up(Serial(2), usize::MAX, NOW);
+    let all = stats.signatures();
+    let mut zone = zone;
+    for (n, site) in (0..8).zip(["sto", "fra", "osl"].into_iter().cycle()) {
+        let mut moved = sample::answers("shop/prod/api", sample::weighted(&[(site, 1)]));
+        moved.epoch = Epoch(100 + n);
+        let changes =
+            BTreeMap::from([("shop/prod/api".parse().expect("an id"), Some(Arc::new(moved)))]);
+        zone = zone.with(&changes, zone.serial().next()).expect("a name");
+    }
+    assert_eq!(stats.signatures(), all, "eight moves");
+    zone = zone.caught_up(zone.serial().next(), usize::MAX, NOW);
+    // Five texts: of the service, three sites, and all of them. And SOA records to come.
+    assert_eq!(stats.signatures(), all + 5 + 9);
+    assert!(!zone.is_behind());
+}
+
+#[test]
+fn keys_that_cannot_be_used_say_why() {
+    use super::key::ZoneKeyMistake as M;
+    let read = |text: &str| ZoneKey::read("steer.example.", text, None).expect_err(text);
+    let key = "A".repeat(86) + "==";
+    assert_eq!(read("; nothing"), M::NoRecord);
+    assert_eq!(read("steer.example. IN DNSKEY 257"), M::NoRecord);
+    assert_eq!(read(&format!("other. IN DNSKEY 257 3 13 {key}")), M::OtherZone("other.".into()));
+    let rsa = M::Algorithm("8".into());
+    assert_eq!(read(&format!("steer.example. 60 IN DNSKEY 257 3 8 {key}")), rsa);
+    // 384 is 256 with the bit that revokes.
+    assert_eq!(read(&format!("steer.example. IN DNSKEY 384 3 13 {key}")), M::Flags(384));
+    assert_eq!(read("steer.example. IN DNSKEY 257 3 13 AAAA"), M::Public);
+    let text = format!("steer.example. IN DNSKEY 257 3 13 {key}");
+    let with = |private: &str| ZoneKey::read("steer.example.", &text, Some(private)).err();
+    assert_eq!(with("Private-key-format: v1.3"), Some(M::Private));
+    let secret = format!("PrivateKey: {}=", "A".repeat(43));
+    assert_eq!(with(&secret), Some(M::Pair));
+}

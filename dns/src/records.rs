@@ -1,0 +1,184 @@
+//! The zone as a list of records: what a secondary copies.
+//!
+//! Answers of the zone depend on the client, a copy does not. So the copy is what the clients of
+//! one site are told; where clients of a block share a service between sites by weight, it is the
+//! site with the greatest weight. `reflect` is an answer about its asker and is in no copy.
+//!
+//! Everything here is computed from one snapshot; nothing is kept.
+
+use std::net::IpAddr;
+
+use hickory_proto::rr::RecordType;
+use nett_policy::fabric::Family;
+use nett_policy::lower::answers::{SiteAnswers, SiteState};
+
+use crate::client::Client;
+use crate::entry::Details;
+use crate::serial::Serial;
+use crate::steer::{Plan, Target};
+use crate::topology::{Located, SiteIndex, Topology};
+use crate::zone::{Apex, NS_TTL, SOA_TTL, Zone};
+
+/// One record of class IN.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Record {
+    /// Labels below the apex in wire form, without a root label; empty at the apex.
+    pub(crate) owner: Box<[u8]>,
+    pub(crate) kind: u16,
+    /// Seconds.
+    pub(crate) ttl: u32,
+    pub(crate) data: Box<[u8]>,
+}
+
+impl Record {
+    pub(crate) fn new(
+        owner: &[u8],
+        kind: RecordType,
+        ttl: u32,
+        data: impl Into<Box<[u8]>>,
+    ) -> Self {
+        Self { owner: owner.into(), kind: kind.into(), ttl, data: data.into() }
+    }
+
+    fn address(owner: &[u8], ttl: u32, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(a) => Self::new(owner, RecordType::A, ttl, a.octets()),
+            IpAddr::V6(a) => Self::new(owner, RecordType::AAAA, ttl, a.octets()),
+        }
+    }
+}
+
+/// The SOA record, with which a copy begins and ends.
+pub(crate) fn soa(apex: &Apex, serial: Serial) -> Record {
+    Record::new(&[], RecordType::SOA, SOA_TTL, apex.soa(serial))
+}
+
+/// The records of the fabric except SOA: name servers and their addresses.
+pub(crate) fn of_apex(apex: &Apex) -> Vec<Record> {
+    let ns = apex.ns.iter().map(|n| Record::new(&[], RecordType::NS, NS_TTL, n.clone()));
+    let mut records: Vec<Record> = ns.collect();
+    for (name, addresses) in apex.hosts() {
+        push_addresses(&mut records, name, NS_TTL, addresses.iter().copied());
+    }
+    records.sort();
+    records.dedup();
+    records
+}
+
+/// All records of one service, whose own name is `key`, for clients of `site`; sorted.
+pub(crate) fn of_service(
+    zone: &Zone,
+    key: &[u8],
+    entry: &Details,
+    site: Option<SiteIndex>,
+) -> Vec<Record> {
+    let mut records = Vec::new();
+    match target(entry.plan(), zone.topology(), site) {
+        Target::Site(at) => {
+            let addresses = entry.answers().sites.get(at).map(|s| &s.addresses);
+            let addresses = addresses.into_iter().flatten().copied();
+            push_addresses(&mut records, key, entry.ttl(), addresses);
+        }
+        Target::Address(address) => records.push(Record::address(key, entry.ttl(), address)),
+        Target::Refused => {}
+    }
+    records.extend(apart_from_addresses(zone, key, entry));
+    records.sort();
+    records
+}
+
+/// All records of one service but the addresses of its own name, which are steered.
+pub(crate) fn apart_from_addresses(_zone: &Zone, key: &[u8], entry: &Details) -> Vec<Record> {
+    let mut records = Vec::new();
+    push_sites(&mut records, key, entry, &|_| true, false);
+    let below = below_sites(key);
+    for (at, site) in entry.answers().sites.iter().enumerate() {
+        let name = child(site.site.as_str().as_bytes(), &below);
+        push_sites(&mut records, &name, entry, &|other| other == at, true);
+    }
+    let eligible = |at: usize| entry.answers().sites[at].state != SiteState::Drained;
+    push_sites(&mut records, &child(b"all", &below), entry, &eligible, true);
+    records
+}
+
+/// `site.SERVICE`, under which each site has a name.
+pub(crate) fn below_sites(key: &[u8]) -> Vec<u8> {
+    child(b"site", key)
+}
+
+/// A label in front of a name.
+pub(crate) fn child(label: &[u8], parent: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(label.len()).expect("a label of ours");
+    [&[length], label, parent].concat()
+}
+
+/// Who clients of `site` are sent to.
+pub(crate) fn target(plan: &Plan, topology: &Topology, site: Option<SiteIndex>) -> Target {
+    if let Plan::Shares(shares) = plan {
+        // The first of the greatest.
+        let greatest = shares.iter().rev().max_by_key(|share| share.weight);
+        return greatest.map_or(Target::Refused, |share| Target::Site(share.position));
+    }
+    let client = Client::new(IpAddr::from([0; 4]), None);
+    let found = site.map(|site| (site, client.network()));
+    plan.choose(topology, &client, &Located { found, scope: 0 }).target
+}
+
+/// Text, and addresses if asked for, of the sites of a service that `wanted` names by place.
+fn push_sites(
+    records: &mut Vec<Record>,
+    owner: &[u8],
+    entry: &Details,
+    wanted: &dyn Fn(usize) -> bool,
+    with_addresses: bool,
+) {
+    let sites = || entry.answers().sites.iter().enumerate().filter(|(at, _)| wanted(*at));
+    let mut text = Vec::new();
+    for (_, site) in sites() {
+        let line = line(entry, site);
+        text.push(u8::try_from(line.len()).expect("below 255: ids have 63 characters"));
+        text.extend_from_slice(line.as_bytes());
+    }
+    if !text.is_empty() {
+        records.push(Record::new(owner, RecordType::TXT, entry.ttl(), text));
+    }
+    if with_addresses {
+        let addresses = sites().flat_map(|(_, s)| s.addresses.iter().copied());
+        push_addresses(records, owner, entry.ttl(), addresses);
+    }
+}
+
+/// A site's line of text.
+pub(crate) fn line(entry: &Details, site: &SiteAnswers) -> String {
+    let SiteAnswers { site, addresses: _, state, weight, health } = site;
+    let (state, health) = (state.as_str(), health.as_str());
+    let epoch = entry.answers().epoch;
+    format!("site={site} state={state} weight={weight} health={health} epoch={epoch}")
+}
+
+/// Each address once: a set has no repeats (RFC 2181 section 5).
+fn push_addresses(
+    records: &mut Vec<Record>,
+    owner: &[u8],
+    ttl: u32,
+    addresses: impl Iterator<Item = IpAddr>,
+) {
+    let from = records.len();
+    for address in addresses {
+        let record = Record::address(owner, ttl, address);
+        if !records[from..].contains(&record) {
+            records.push(record);
+        }
+    }
+}
+
+/// The addresses of one family, each once, in the order given.
+pub(crate) fn of_family(addresses: &[IpAddr], family: Family) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for address in addresses.iter().filter(|a| Family::of(**a) == family) {
+        if !found.contains(address) {
+            found.push(*address);
+        }
+    }
+    found
+}

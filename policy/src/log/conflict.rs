@@ -1,0 +1,260 @@
+//! Split decisions: two people decided about one thing without knowing of each other.
+//!
+//! Every effect names the command that it follows. From the winner of a subject these names lead
+//! back through everything that its author knew; what they do not lead to was decided behind his
+//! back, and is the loser of a split decision. The verdict is a function of the set of entries: all
+//! agents that have read the same say the same, in whatever order they read it. A `resolve` names
+//! the losers, so that behind it nothing is missed any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use super::effect::{Change, Effect, Subject};
+use super::entry::{Ask, Object, Person};
+use super::fold::Fold;
+use super::intent::Order;
+use crate::id::{EntryId, Epoch, IdError, ServiceId, WallMs};
+
+/// What can be decided about twice. A service is one thing, whether a command named it or moved it
+/// by draining a site.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contested {
+    Service(ServiceId),
+    Drained(Object),
+    Held(ServiceId),
+}
+
+/// A split decision, with everybody who took part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    pub subject: Contested,
+    pub winner: Claim,
+    /// Latest first.
+    pub losers: Vec<Claim>,
+}
+
+/// One effective command on one subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub order: Order,
+    pub person: Person,
+    pub reason: String,
+    /// The entry that accepted the command, with the envelope that its author signed.
+    pub accepted: EntryId,
+    /// The entry by which it took effect.
+    pub effective: EntryId,
+    pub at: WallMs,
+    pub verb: &'static str,
+    /// What the command wanted of the subject, in words.
+    pub wanted: String,
+    prev: Option<EntryId>,
+    settles: BTreeSet<EntryId>,
+}
+
+/// Every effective command, by what it is about.
+#[derive(Debug, Clone, Default)]
+pub struct Claims {
+    by_subject: BTreeMap<Contested, Vec<Claim>>,
+}
+
+impl Claims {
+    pub fn of(fold: &Fold) -> Self {
+        let mut all = Self::default();
+        fold.commands().for_each(|(task, ..)| all.update(fold, task));
+        all
+    }
+
+    /// Takes in what a task does, after something was added to what is known of it.
+    pub fn update(&mut self, fold: &Fold, task: &EntryId) {
+        for (subject, claim) in claims(fold, task) {
+            let of_subject = self.by_subject.entry(subject).or_default();
+            match of_subject.binary_search_by(|old| claim.order.cmp(&old.order)) {
+                Ok(known) => of_subject[known] = claim,
+                Err(place) => of_subject.insert(place, claim),
+            }
+        }
+    }
+
+    /// All split decisions that nobody has resolved, by subject.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        self.by_subject.iter().filter_map(|(subject, claims)| contest(subject, claims)).collect()
+    }
+
+    pub fn conflict(&self, subject: &Contested) -> Option<Conflict> {
+        contest(subject, self.by_subject.get(subject)?)
+    }
+
+    /// The command that a new one on this subject follows.
+    pub fn prev(&self, subject: &Contested) -> Option<EntryId> {
+        let winner = self.by_subject.get(subject)?.first()?;
+        Some(winner.order.task.clone())
+    }
+}
+
+/// Of claims with the winner first.
+fn contest(subject: &Contested, claims: &[Claim]) -> Option<Conflict> {
+    let (winner, rest) = claims.split_first()?;
+    if rest.is_empty() {
+        return None;
+    }
+    let known = ancestors(winner, rest);
+    let missed = |claim: &&Claim| !known.contains(&(&claim.order.task, claim.order.epoch));
+    let losers: Vec<Claim> = rest.iter().filter(missed).cloned().collect();
+    let (subject, winner) = (subject.clone(), winner.clone());
+    (!losers.is_empty()).then_some(Conflict { subject, winner, losers })
+}
+
+/// Everything that the winner's names lead back to. A task's later effect follows its earlier one.
+fn ancestors<'a>(winner: &'a Claim, rest: &'a [Claim]) -> BTreeSet<(&'a EntryId, Epoch)> {
+    let mut by_task: BTreeMap<&EntryId, Vec<&Claim>> = BTreeMap::new();
+    for claim in rest {
+        by_task.entry(&claim.order.task).or_default().push(claim);
+    }
+    let mut known = BTreeSet::new();
+    let mut open = vec![winner];
+    while let Some(claim) = open.pop() {
+        let named = claim.prev.iter().chain(&claim.settles).chain(Some(&claim.order.task));
+        let older = named.filter_map(|task| by_task.get(task)).flatten();
+        for older in older.filter(|c| c.order.epoch < claim.order.epoch || claim.settles(c)) {
+            if known.insert((&older.order.task, older.order.epoch)) {
+                open.push(older);
+            }
+        }
+    }
+    known
+}
+
+fn claims(fold: &Fold, task: &EntryId) -> Vec<(Contested, Claim)> {
+    let Some((accepted, command)) = fold.command(task) else { return Vec::new() };
+    let mut claims = Vec::new();
+    for (fact, effect) in fold.effects(task) {
+        let claim = |epoch: Epoch, prev: &Option<EntryId>, wanted: String| Claim {
+            order: Order { epoch, rank: effect.rank, site: fact.site.clone(), task: task.clone() },
+            person: command.request.person.clone(),
+            reason: command.request.reason.clone(),
+            accepted: accepted.entry.clone(),
+            effective: fact.entry.clone(),
+            at: fact.at,
+            verb: match &command.request.ask {
+                Ask::Command { verb, .. } => verb.name(),
+                Ask::Wish { kind, .. } => kind.name(),
+            },
+            wanted,
+            prev: prev.clone(),
+            settles: BTreeSet::new(),
+        };
+        let mut by_subject: BTreeMap<Contested, Claim> = BTreeMap::new();
+        for one in &effect.moves {
+            let wanted = format!("{} to {}", one.from.spread, one.to.spread);
+            let claim = claim(one.epoch, &one.prev, wanted);
+            by_subject.insert(Contested::Service(one.service.clone()), claim);
+        }
+        for write in &effect.writes {
+            let subject = Contested::of(&write.change.subject());
+            let wanted = wanted(&write.change, effect);
+            let settles = write.settles.clone();
+            let claim = Claim { settles, ..claim(write.epoch, &write.prev, wanted) };
+            by_subject.insert(subject, claim);
+        }
+        claims.extend(by_subject);
+    }
+    claims
+}
+
+fn wanted(change: &Change, effect: &Effect) -> String {
+    match change {
+        Change::Service(service, directive) => {
+            let moved = effect.moves.iter().find(|m| m.service == *service);
+            match moved {
+                Some(one) => format!("{} to {}", one.from.spread, one.to.spread),
+                None => directive.to_string(),
+            }
+        }
+        Change::Drained(_, true) => "drained".to_owned(),
+        Change::Drained(_, false) => "not drained".to_owned(),
+        Change::Held(_, true) => "held".to_owned(),
+        Change::Held(_, false) => "not held".to_owned(),
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    fn settles(&self, other: &Self) -> bool {
+        self.settles.contains(&other.order.task)
+    }
+}
+
+// === impl Conflict ===
+
+impl Conflict {
+    /// By what the winner won over a loser.
+    pub fn why(&self, loser: &Claim) -> String {
+        let (won, lost) = (&self.winner.order, &loser.order);
+        if won.epoch > lost.epoch {
+            return format!(
+                "epoch {} is above {}, and was given without knowing of it",
+                won.epoch, lost.epoch
+            );
+        }
+        let by = match () {
+            () if won.rank != lost.rank => format!("rank {} is before {}", won.rank, lost.rank),
+            () if won.site != lost.site => format!("site {} is before {}", won.site, lost.site),
+            () => format!("task {} is before {}", won.task, lost.task),
+        };
+        format!("both have epoch {}; {by}", won.epoch)
+    }
+}
+
+// === impl Contested ===
+
+impl Contested {
+    pub fn of(subject: &Subject) -> Self {
+        match subject {
+            Subject::Service(service) => Self::Service(service.clone()),
+            Subject::Drained(object) => Self::Drained(object.clone()),
+            Subject::Held(service) => Self::Held(service.clone()),
+        }
+    }
+
+    /// The register of that name.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Service(service) => Subject::Service(service.clone()),
+            Self::Drained(object) => Subject::Drained(object.clone()),
+            Self::Held(service) => Subject::Held(service.clone()),
+        }
+    }
+}
+
+/// `shop/prod/api`, `drained:osl`, `drained:shop/prod/api@osl`, `held:shop/prod/api`.
+impl fmt::Display for Contested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => f.pad(service.as_str()),
+            Self::Drained(Object::Site(site)) => f.pad(&format!("drained:{site}")),
+            Self::Drained(Object::ServiceAt(service, site)) => {
+                f.pad(&format!("drained:{service}@{site}"))
+            }
+            Self::Held(service) => f.pad(&format!("held:{service}")),
+        }
+    }
+}
+
+impl FromStr for Contested {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if let Some(rest) = text.strip_prefix("drained:") {
+            return Ok(Self::Drained(match rest.split_once('@') {
+                Some((service, site)) => Object::ServiceAt(service.parse()?, site.parse()?),
+                None => Object::Site(rest.parse()?),
+            }));
+        }
+        match text.strip_prefix("held:") {
+            Some(service) => Ok(Self::Held(service.parse()?)),
+            None => Ok(Self::Service(text.parse()?)),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What a person signs: a command that opens a task, or a wish about one.
+//!
+//! Values only. Whether a request is allowed is judged in [`crate::task`]; that it is signed was
+//! checked at the agent's edge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::conflict::Contested;
+use crate::id::{EntryId, NodeId, Selector, ServiceId, SiteId, WallMs, Weight};
+
+/// Who asked, as proven by the signature on the request.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Person {
+    pub name: String,
+    /// Public nkey.
+    pub key: String,
+}
+
+/// What an operator signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub id: EntryId,
+    /// The only site that may accept it.
+    pub site: SiteId,
+    pub person: Person,
+    pub reason: String,
+    pub issued_at: WallMs,
+    pub expires_at: WallMs,
+    pub ask: Ask,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Opens a task.
+    Command {
+        verb: Verb,
+        /// The task is refused (exit 7) when its plan has another hash.
+        plan_hash: Option<String>,
+        /// Safety rules to pass over, by name.
+        overrides: BTreeSet<String>,
+        terms: Terms,
+    },
+    /// A wish about a task.
+    Wish { task: EntryId, kind: WishKind },
+}
+
+/// How a command is to be carried out, beside what it wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Ends the open tasks that stand in the way, instead of being refused because of them.
+    pub supersede: bool,
+    /// Nodes that the operator says are off: nobody waits for them, and what they owe is shown.
+    pub asserted: BTreeSet<NodeId>,
+    /// The task undoes itself unless somebody confirms it within this time of its last step.
+    pub confirm_within: Option<Duration>,
+}
+
+/// What a command wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verb {
+    Failover {
+        services: Selector,
+        to: SiteId,
+    },
+    Failback {
+        services: Selector,
+    },
+    Steer {
+        services: Selector,
+        to: BTreeMap<SiteId, Weight>,
+    },
+    Drain {
+        object: Object,
+    },
+    Undrain {
+        object: Object,
+    },
+    /// Every service leaves a site that is dead, in waves: category C, then B, then A.
+    Evacuate {
+        site: SiteId,
+        /// Where they go; each to the next of its own order when absent.
+        to: Option<SiteId>,
+    },
+    /// No task and no ramp touches these services until they are released.
+    Hold {
+        services: Selector,
+    },
+    Release {
+        services: Selector,
+    },
+    Revert {
+        task: EntryId,
+    },
+    /// Ends a split decision: what was decided about `subject` since is known and settled.
+    Resolve {
+        subject: Contested,
+        /// For a service: where it is to be; as the winner has it when absent.
+        to: Option<SiteId>,
+    },
+}
+
+/// What can be drained.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Object {
+    Site(SiteId),
+    ServiceAt(ServiceId, SiteId),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WishKind {
+    /// Bound to the hash of the plan that was approved.
+    Approve {
+        plan_hash: String,
+    },
+    Reject,
+    /// The task ends where it is.
+    Cancel,
+    /// No further step starts.
+    Pause,
+    Resume,
+    /// A fact from outside, such as `data-ready`; valid until the request expires.
+    Gate {
+        name: String,
+    },
+    /// The task is as wanted: it does not undo itself.
+    Confirm,
+    /// Another site goes on with a task whose home site is dead.
+    Adopt {
+        /// Nodes that the operator says are off.
+        asserted: BTreeSet<NodeId>,
+    },
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// A command without terms.
+    pub fn command(verb: Verb) -> Self {
+        let (overrides, terms) = (BTreeSet::new(), Terms::default());
+        Self::Command { verb, plan_hash: None, overrides, terms }
+    }
+
+    /// Within which time of its last step a task must be confirmed.
+    pub fn confirm_within(&self) -> Option<Duration> {
+        match self {
+            Self::Command { terms, .. } => terms.confirm_within,
+            Self::Wish { .. } => None,
+        }
+    }
+
+    /// The verb or wish in one word, as in subjects and messages.
+    pub fn verb_name(&self) -> &'static str {
+        match self {
+            Self::Command { verb, .. } => verb.name(),
+            Self::Wish { kind, .. } => kind.name(),
+        }
+    }
+}
+
+// === impl Verb ===
+
+impl Verb {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Failover { .. } => "failover",
+            Self::Failback { .. } => "failback",
+            Self::Steer { .. } => "steer",
+            Self::Drain { .. } => "drain",
+            Self::Undrain { .. } => "undrain",
+            Self::Evacuate { .. } => "evacuate",
+            Self::Hold { .. } => "hold",
+            Self::Release { .. } => "release",
+            Self::Revert { .. } => "revert",
+            Self::Resolve { .. } => "resolve",
+        }
+    }
+}
+
+// === impl WishKind ===
+
+impl WishKind {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Approve { .. } => "approve",
+            Self::Reject => "reject",
+            Self::Cancel => "cancel",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Gate { .. } => "gate",
+            Self::Confirm => "confirm",
+            Self::Adopt { .. } => "adopt",
+        }
+    }
+}

@@ -12,7 +12,7 @@ use crate::lab::Lab;
 use crate::observe::dig::dig;
 use crate::services::{API, PAY, Service, WEB};
 use crate::story::{Operator, TASK, Traffic, logs};
-use crate::topology::{LINKS, OUTSIDE, SITES};
+use crate::topology::{LINKS, OUTSIDE, SITES, Shape};
 use crate::traffic::now;
 
 /// The first client of the story, and the one behind the internet.
@@ -28,7 +28,7 @@ struct Teller<'a> {
 /// Builds the lab in `dir`, tells the story, removes the lab. An error when a claim did not hold.
 pub fn run(prefix: &str, dir: &Path, out: &mut dyn Write) -> Result<()> {
     let begun = Instant::now();
-    let mut lab = Lab::create(prefix, dir)?;
+    let mut lab = Lab::create(Shape::TWO, prefix, dir)?;
     writeln!(out, "Two sites, {} links, {:.1?} to wire.", LINKS.len(), begun.elapsed())?;
     if let Err(problem) = lab.start_nett() {
         return Err(problem.context(logs(&lab)));

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::keys::Keys;
 use crate::services;
-use crate::topology::{LINKS, NET_BUS, NET_CORE, SITES, Site, VIP_RANGES};
+use crate::topology::{Link, NET_BUS, NET_CORE, SITES, Shape, Site, VIP_RANGES};
 
 /// The steering zone.
 pub const ZONE: &str = "steer.example.";
@@ -97,9 +97,13 @@ impl Layout {
 // === impl Node ===
 
 impl Node {
-    /// Every node of the lab, in the order of the fabric file.
+    /// Every node of a lab with two sites, in the order of the fabric file.
     pub fn all() -> Vec<Self> {
-        SITES.into_iter().flat_map(Self::of_site).collect()
+        Self::of_sites(&SITES)
+    }
+
+    pub fn of_sites(sites: &[Site]) -> Vec<Self> {
+        sites.iter().copied().flat_map(Self::of_site).collect()
     }
 
     pub fn of_site(site: Site) -> [Self; 2] {
@@ -118,10 +122,10 @@ impl Node {
 }
 
 /// The names of all keys of the lab.
-pub fn key_names() -> Vec<String> {
+pub fn key_names(sites: &[Site]) -> Vec<String> {
     let people = OPERATORS.iter().map(|(name, _)| (*name).to_owned());
-    let nodes = Node::all().into_iter().map(|n| n.name);
-    let leaves = SITES.iter().map(|s| leaf_name(*s));
+    let nodes = Node::of_sites(sites).into_iter().map(|n| n.name);
+    let leaves = sites.iter().map(|s| leaf_name(*s));
     let others = ["admin", "system"].map(str::to_owned);
     people.chain(nodes).chain(leaves).chain(others).collect()
 }
@@ -142,9 +146,10 @@ pub fn nats_url(site: Site) -> String {
     format!("tls://{}:{NATS_PORT}", bus_address(site))
 }
 
-pub fn fabric(keys: &Keys, layout: &Layout) -> Result<String> {
+pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
+    let Shape { sites, links } = shape;
     let ns: Vec<String> =
-        SITES.iter().map(|s| format!("\"{}\"", s.addresses(NET_CORE, 2)[0])).collect();
+        sites.iter().map(|s| format!("\"{}\"", s.addresses(NET_CORE, 2)[0])).collect();
     let mut text = format!(
         "[fabric]\nname = \"lab\"\ngeneration = 1\nvip_ranges = {VIP_RANGES:?}\n\
          unknown_client = \"primary\"\n\n\
@@ -152,21 +157,20 @@ pub fn fabric(keys: &Keys, layout: &Layout) -> Result<String> {
          ns = [{{ name = \"ns1.{ZONE}\", addresses = [{}] }}]\n\n",
         ns.join(", ")
     );
-    for site in SITES {
-        site_table(&mut text, site, keys)?;
+    for site in sites {
+        site_table(&mut text, *site, keys)?;
     }
-    for node in Node::all() {
+    for node in Node::of_sites(sites) {
         node_table(&mut text, &node, keys)?;
     }
     let home = SITES[0].id;
     for prefix in ["198.51.100.0/24", "2001:db8:cc::/64"] {
         writeln!(text, "[[client]]\nprefix = \"{prefix}\"\nsite = \"{home}\"\n")?;
     }
-    for link in &LINKS {
-        let (id, interface) = (link.id, link.interface);
-        let [osl, svg] = SITES.map(|s| s.border());
+    for Link { id, interface, ends } in links {
         writeln!(text, "[[link]]\nid = \"{id}\"\ncost = 10\ncapacity = \"10G\"")?;
-        for (end, node, addresses) in [("a", osl, link.osl), ("b", svg, link.svg)] {
+        for (end, (site, addresses)) in ["a", "b"].iter().zip(ends) {
+            let node = site.border();
             writeln!(
                 text,
                 "{end} = {{ node = \"{node}\", interface = \"{interface}\", \
@@ -217,8 +221,8 @@ fn node_table(text: &mut String, node: &Node, keys: &Keys) -> Result<()> {
     Ok(())
 }
 
-pub fn services() -> String {
-    services::ALL.iter().map(services::Service::toml).collect()
+pub fn services(sites: &[Site]) -> String {
+    services::ALL.iter().map(|service| service.toml(sites)).collect()
 }
 
 /// The `agent.toml` of a node.

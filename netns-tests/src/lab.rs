@@ -20,7 +20,7 @@ use crate::netns::{Netns, missing_privilege};
 use crate::observe::counters::{self, Leaks};
 use crate::process::{Process, Spec};
 use crate::state::{self, State};
-use crate::topology::{LINKS, NET_BUS, SITES, Site, Topology, vip_routes};
+use crate::topology::{Link, NET_BUS, SITES, Shape, Site, Topology, vip_routes};
 use crate::{bus, services, wiring};
 
 /// The built programs the lab runs.
@@ -33,6 +33,7 @@ pub struct Programs {
 
 #[derive(Debug)]
 pub struct Lab {
+    shape: Shape,
     prefix: String,
     layout: Layout,
     programs: Programs,
@@ -74,7 +75,7 @@ impl Lab {
     /// A lab of a test, with a prefix and a directory nobody else has: wires and echo servers
     /// only. `None`, after saying SKIPPED, where namespaces cannot be made; an error instead when
     /// `NETT_NETNS=required`.
-    pub fn for_test(story: &str) -> Result<Option<Self>> {
+    pub fn for_test(story: &str, shape: Shape) -> Result<Option<Self>> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if let Some(why) = missing_privilege() {
             if std::env::var("NETT_NETNS").is_ok_and(|v| v == "required") {
@@ -89,36 +90,28 @@ impl Lab {
             .prefix(&format!("{prefix}-"))
             .tempdir()
             .context("cannot make a directory for the lab")?;
-        let mut lab = Self::create(&prefix, temporary.path())?;
+        let mut lab = Self::create(shape, &prefix, temporary.path())?;
         lab.temporary = Some(temporary);
         Ok(Some(lab))
     }
 
-    /// As [`Lab::for_test`], with nats-servers and agents.
-    pub fn full_for_test(story: &str) -> Result<Option<Self>> {
-        let Some(mut lab) = Self::for_test(story)? else {
-            return Ok(None);
-        };
-        lab.start_nett()?;
-        Ok(Some(lab))
-    }
-
     /// Namespaces, wires, files, keys and echo servers; no nats-server and no agent yet.
-    pub fn create(prefix: &str, dir: &Path) -> Result<Self> {
+    pub fn create(shape: Shape, prefix: &str, dir: &Path) -> Result<Self> {
         private_dir(dir)?;
         let root =
             dir.canonicalize().with_context(|| format!("cannot resolve {}", dir.display()))?;
         refuse_second(&root)?;
         let layout = Layout { root };
         forget_former(&layout)?;
-        let topology = Topology::two_sites(services::loopback);
+        let topology = Topology::new(shape, services::loopback);
         let names = topology.hosts.iter().map(|h| wiring::namespace(prefix, &h.name));
         let state =
             State { prefix: prefix.to_owned(), namespaces: names.collect(), processes: Vec::new() };
         refuse_taken(&state.namespaces)?;
-        let keys = write_files(&layout)?;
+        let keys = write_files(shape, &layout)?;
         state.save(&layout.root)?;
         let mut lab = Self {
+            shape,
             prefix: prefix.to_owned(),
             layout,
             programs: Programs::beside_this_one()?,
@@ -128,9 +121,9 @@ impl Lab {
             keep: false,
             temporary: None,
         };
-        wiring::create(prefix, &topology)?;
-        for site in SITES {
-            lab.start_echo(site)?;
+        wiring::create(prefix, &topology, shape.sites)?;
+        for site in shape.sites {
+            lab.start_echo(*site)?;
         }
         lab.wait_for_echo()?;
         Ok(lab)
@@ -141,27 +134,38 @@ impl Lab {
     /// Streams are made before the sites can reach each other, since Nett itself routes the way
     /// between the servers: mirrors catch up once the agents have laid it.
     pub fn start_nett(&mut self) -> Result<()> {
-        for site in SITES {
-            let config = bus::render(self, site)?;
-            bus::start(self, site, &config)?;
-            bus::init(self, site)?;
+        for site in self.shape.sites {
+            let config = bus::render(self, *site)?;
+            bus::start(self, *site, &config)?;
+            bus::init(self, *site)?;
         }
-        for node in Node::all() {
+        let nodes = self.nodes();
+        for node in &nodes {
             self.start_agent(&node.name)?;
         }
-        for node in Node::all() {
+        for node in &nodes {
             self.wait_for_agent(&node.name)?;
         }
-        Node::all().iter().try_for_each(|node| self.wait_for_contact(&node.name))
+        nodes.iter().try_for_each(|node| self.wait_for_contact(&node.name))
     }
 
-    /// Waits until a node's agent has heard of the other site: the servers have found each other
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Every node with an agent, in the order of the fabric file.
+    pub fn nodes(&self) -> Vec<Node> {
+        Node::of_sites(self.shape.sites)
+    }
+
+    /// Waits until a node's agent has heard of every other site: the servers have found each other
     /// over the way that the agents laid.
     pub fn wait_for_contact(&mut self, node: &str) -> Result<()> {
         let ns = self.ns(node)?;
-        let what = format!("the agent on {node} hears of the other site");
+        let what = format!("the agent on {node} hears of the other sites");
+        let others = self.shape.sites.len() as f64 - 1.0;
         let heard = || match crate::observe::http::metric(&ns, "nett_sites_connected")? {
-            Some(sites) if sites >= 1.0 => Ok(()),
+            Some(sites) if sites >= others => Ok(()),
             sites => bail!("nett_sites_connected is {sites:?}"),
         };
         self.while_alive(&agent_name(node), patience() * 4, &what, heard).map(drop)
@@ -277,11 +281,11 @@ impl Lab {
     }
 
     fn wait_for_echo(&mut self) -> Result<()> {
-        for site in SITES {
-            let ready = self.echo_ready(site);
+        for site in self.shape.sites {
+            let ready = self.echo_ready(*site);
             let bound = || fs::metadata(&ready).map(drop).context("not bound yet");
             let what = "the echo server is ready";
-            self.while_alive(&echo_name(site), patience(), what, bound)?;
+            self.while_alive(&echo_name(*site), patience(), what, bound)?;
         }
         Ok(())
     }
@@ -322,7 +326,7 @@ impl Lab {
 
     // --- faults and watching
 
-    /// Cuts an inter-site link by taking svg's end down: osl's end loses its carrier.
+    /// Cuts an inter-site link by taking its second end down: the first one loses its carrier.
     pub fn cut(&self, link: &str) -> Result<()> {
         self.set_link(link, "down")
     }
@@ -333,17 +337,18 @@ impl Lab {
     }
 
     pub fn cut_all(&self) -> Result<()> {
-        LINKS.iter().try_for_each(|l| self.cut(l.id))
+        self.shape.links.iter().try_for_each(|l| self.cut(l.id))
     }
 
     pub fn restore_all(&self) -> Result<()> {
-        LINKS.iter().try_for_each(|l| self.restore(l.id))
+        self.shape.links.iter().try_for_each(|l| self.restore(l.id))
     }
 
     fn set_link(&self, id: &str, state: &str) -> Result<()> {
-        let link = LINKS.iter().find(|l| l.id == id);
-        let interface = link.with_context(|| format!("no link {id}"))?.interface;
-        let border = self.ns(&SITES[1].border())?;
+        let link = self.shape.links.iter().find(|l| l.id == id);
+        let Link { interface, ends: [_, (far, _)], .. } =
+            link.with_context(|| format!("no link {id}"))?;
+        let border = self.ns(&far.border())?;
         border.ip(&format!("link set dev {interface} {state}")).map(drop)
     }
 
@@ -359,10 +364,24 @@ impl Lab {
         counters::named(&self.ns("inet")?, "watch").map(Leaks)
     }
 
-    /// Packets through both ends of every inter-site link, as osl's border counts them.
+    /// Takes every link of a site down, and its bus and clients with them.
+    pub fn isolate(&self, site: Site) -> Result<()> {
+        self.links_of(site).try_for_each(|l| self.cut(l.id))
+    }
+
+    pub fn rejoin(&self, site: Site) -> Result<()> {
+        self.links_of(site).try_for_each(|l| self.restore(l.id))
+    }
+
+    fn links_of(&self, site: Site) -> impl Iterator<Item = &'static Link> {
+        let links = self.shape.links.iter();
+        links.filter(move |l| l.ends.iter().any(|(end, _)| *end == site))
+    }
+
+    /// Packets through both ends of every inter-site link of osl, as its border counts them.
     pub fn crossings(&self) -> Result<u64> {
         let border = self.ns(&SITES[0].border())?;
-        LINKS.iter().try_fold(0, |sum, link| {
+        self.links_of(SITES[0]).try_fold(0, |sum, link| {
             let seen = counters::interface(&border, link.interface)?;
             Ok(sum + seen.received + seen.sent)
         })
@@ -469,13 +488,14 @@ fn refuse_taken(namespaces: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn write_files(layout: &Layout) -> Result<Keys> {
+fn write_files(shape: Shape, layout: &Layout) -> Result<Keys> {
+    let sites = shape.sites;
     fs::create_dir_all(layout.logs()).context("cannot create the log directory")?;
-    let keys = Keys::generate(&layout.keys(), files::key_names())?;
+    let keys = Keys::generate(&layout.keys(), files::key_names(sites))?;
     let authority = Authority::generate(&layout.tls())?;
-    fs::write(layout.fabric(), files::fabric(&keys, layout)?)?;
-    fs::write(layout.services(), files::services())?;
-    for node in Node::all() {
+    fs::write(layout.fabric(), files::fabric(shape, &keys, layout)?)?;
+    fs::write(layout.services(), files::services(sites))?;
+    for node in Node::of_sites(sites) {
         authority.issue(&node.name, &[])?;
         fs::create_dir_all(layout.state(&node.name))?;
         let text = files::agent(&node, &keys, layout);
@@ -484,7 +504,7 @@ fn write_files(layout: &Layout) -> Result<Keys> {
     for (operator, _) in files::OPERATORS {
         authority.issue(operator, &[])?;
     }
-    for site in SITES {
+    for site in sites {
         let addresses = site.addresses(NET_BUS, 2);
         let addresses: Vec<IpAddr> = addresses.iter().filter_map(|a| a.parse().ok()).collect();
         authority.issue(&site.bus_host(), &addresses)?;

@@ -42,7 +42,7 @@ pub fn describe(lab: &Lab) -> Result<String> {
     writeln!(text, "# Cut and restore a link:")?;
     writeln!(text, "#   ip -n {prefix}-svg-b1 link set wan0 down   (up)")?;
     writeln!(text, "# Namespaces, each {prefix}-NAME; zone {ZONE}")?;
-    for site in SITES {
+    for site in lab.shape().sites {
         let border = site.addresses(crate::topology::NET_CORE, 2);
         writeln!(
             text,
@@ -56,7 +56,7 @@ pub fn describe(lab: &Lab) -> Result<String> {
             site.bus_host()
         )?;
     }
-    writeln!(text, "#   outside both: inet, outside ({})", crate::topology::OUTSIDE_V4)?;
+    writeln!(text, "#   outside all: inet, outside ({})", crate::topology::OUTSIDE_V4)?;
     writeln!(text, "# Logs: {}", layout.logs().display())?;
     Ok(text)
 }

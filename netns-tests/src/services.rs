@@ -1,6 +1,6 @@
 //! The services of the lab as data: one of each kind the stories need.
 
-use crate::topology::{NET_SERVICE, SITES, Site};
+use crate::topology::{NET_SERVICE, Site};
 
 /// The UDP and TCP port on which the echo servers answer for every service.
 pub const PORT: u16 = 443;
@@ -20,14 +20,15 @@ pub struct Service {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placing {
-    Primary { primary: &'static str, standby: &'static str },
+    /// The other sites are its standbys, in the order of their rank.
+    Primary(&'static str),
     ActiveActive,
 }
 
 const MAKE: &str = "make-before-break";
 const BREAK: &str = "break-before-make";
-const FROM_OSL: Placing = Placing::Primary { primary: "osl", standby: "svg" };
-const FROM_SVG: Placing = Placing::Primary { primary: "svg", standby: "osl" };
+const FROM_OSL: Placing = Placing::Primary("osl");
+const FROM_SVG: Placing = Placing::Primary("svg");
 
 pub const API: Service = Service {
     id: "shop/prod/api",
@@ -96,16 +97,16 @@ impl Service {
     }
 
     /// The table of this service in `services.toml`.
-    pub fn toml(&self) -> String {
+    pub fn toml(&self, sites: &[Site]) -> String {
         let Self { id, category, number: _, placing, handover, approvals, has_addresses } = self;
         let place = match placing {
-            Placing::Primary { primary, standby } => {
-                format!(
-                    "mode = \"active-passive\"\nprimary = \"{primary}\"\nstandby = [\"{standby}\"]"
-                )
+            Placing::Primary(primary) => {
+                let others = sites.iter().map(|s| s.id).filter(|id| id != primary);
+                let standby: Vec<&str> = others.collect();
+                format!("mode = \"active-passive\"\nprimary = \"{primary}\"\nstandby = {standby:?}")
             }
             Placing::ActiveActive => {
-                let ids: Vec<&str> = SITES.iter().map(|s| s.id).collect();
+                let ids: Vec<&str> = sites.iter().map(|s| s.id).collect();
                 format!("mode = \"active-active\"\nactive = {ids:?}")
             }
         };
@@ -113,11 +114,11 @@ impl Service {
             "[[service]]\nid = \"{id}\"\ncategory = \"{category}\"\n{place}\nvips = {:?}\n",
             self.vips()
         );
-        for site in SITES {
+        for site in sites {
             let backends = site.addresses(NET_SERVICE, 2);
             text += &format!("backends.{} = {backends:?}\n", site.id);
             if *has_addresses {
-                text += &format!("addresses.{} = {:?}\n", site.id, self.answers(site));
+                text += &format!("addresses.{} = {:?}\n", site.id, self.answers(*site));
             }
         }
         text += &format!("handover = \"{handover}\"\nisolation = \"static\"\n");

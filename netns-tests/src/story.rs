@@ -14,6 +14,7 @@ use crate::eventually::{eventually, eventually_true};
 use crate::lab::{Lab, Told};
 use crate::process::log_tail;
 use crate::services::Service;
+use crate::topology::Shape;
 use crate::traffic::{Report, Running, Target, now};
 
 /// The longest a task of the lab may take: its services are sticky for one second.
@@ -26,7 +27,12 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Tells a story in a lab with nats-servers and agents. A failure carries the end of every log.
 pub fn tell(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
-    tell_from_wires(name, |lab| {
+    tell_of(name, Shape::TWO, story)
+}
+
+/// As [`tell`], in a lab of another shape.
+pub fn tell_of(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    from_wires(name, shape, |lab| {
         lab.start_nett()?;
         story(lab)
     })
@@ -34,8 +40,12 @@ pub fn tell(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()
 
 /// As [`tell`], beginning before Nett is started.
 pub fn tell_from_wires(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    from_wires(name, Shape::TWO, story)
+}
+
+fn from_wires(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(mut lab) = Lab::for_test(name)? else {
+    let Some(mut lab) = Lab::for_test(name, shape)? else {
         return Ok(());
     };
     story(&mut lab).map_err(|e| e.context(logs(&lab)))

@@ -8,6 +8,7 @@
 //!               usr │  lan │  bus │        usr │  lan │  bus │
 //!              osl-c1  osl-s1  osl-n1     svg-c1  svg-s1  svg-n1
 //! ```
+//! A third site, trd, may stand beside them, with a link (wan2, wan3) to each.
 //! Every network of a site has the same number at every site, so that an address tells its place:
 //! `10.SITE.NET.HOST` and `fd00:LETTER:NET::HOST`.
 
@@ -36,35 +37,52 @@ pub struct Site {
     pub region: &'static str,
 }
 
-pub const SITES: [Site; 2] = [
-    Site { id: "osl", number: 1, letter: 'a', region: "no" },
-    Site { id: "svg", number: 2, letter: 'b', region: "no" },
-];
+const OSL: Site = Site { id: "osl", number: 1, letter: 'a', region: "no" };
+const SVG: Site = Site { id: "svg", number: 2, letter: 'b', region: "no" };
+const TRD: Site = Site { id: "trd", number: 3, letter: 'c', region: "no" };
+
+/// The sites of every lab; most stories need no more.
+pub const SITES: [Site; 2] = [OSL, SVG];
+
+/// Which sites a lab has, and how they are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub sites: &'static [Site],
+    pub links: &'static [Link],
+}
 
 /// An inter-site link: interface `wanN` at both borders.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
     pub id: &'static str,
     pub interface: &'static str,
-    /// Addresses with prefix length at osl and at svg, IPv4 first.
-    pub osl: [&'static str; 2],
-    pub svg: [&'static str; 2],
+    /// Where it ends, with addresses and prefix lengths there, IPv4 first.
+    pub ends: [(Site, [&'static str; 2]); 2],
 }
 
-pub const LINKS: [Link; 2] = [
-    Link {
-        id: "osl-svg-1",
-        interface: "wan0",
-        osl: ["172.31.0.1/30", "fd00:f0::1/64"],
-        svg: ["172.31.0.2/30", "fd00:f0::2/64"],
-    },
-    Link {
-        id: "osl-svg-2",
-        interface: "wan1",
-        osl: ["172.31.0.5/30", "fd00:f1::1/64"],
-        svg: ["172.31.0.6/30", "fd00:f1::2/64"],
-    },
-];
+const OSL_SVG_1: Link = Link {
+    id: "osl-svg-1",
+    interface: "wan0",
+    ends: [(OSL, ["172.31.0.1/30", "fd00:f0::1/64"]), (SVG, ["172.31.0.2/30", "fd00:f0::2/64"])],
+};
+const OSL_SVG_2: Link = Link {
+    id: "osl-svg-2",
+    interface: "wan1",
+    ends: [(OSL, ["172.31.0.5/30", "fd00:f1::1/64"]), (SVG, ["172.31.0.6/30", "fd00:f1::2/64"])],
+};
+const OSL_TRD: Link = Link {
+    id: "osl-trd-1",
+    interface: "wan2",
+    ends: [(OSL, ["172.31.0.9/30", "fd00:f2::1/64"]), (TRD, ["172.31.0.10/30", "fd00:f2::2/64"])],
+};
+const SVG_TRD: Link = Link {
+    id: "svg-trd-1",
+    interface: "wan3",
+    ends: [(SVG, ["172.31.0.13/30", "fd00:f3::1/64"]), (TRD, ["172.31.0.14/30", "fd00:f3::2/64"])],
+};
+
+/// The links between the first two sites.
+pub const LINKS: [Link; 2] = [OSL_SVG_1, OSL_SVG_2];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -104,11 +122,29 @@ pub struct Topology {
     pub wires: Vec<Wire>,
 }
 
+// === impl Shape ===
+
+impl Shape {
+    pub const TWO: Self = Self { sites: &SITES, links: &LINKS };
+    /// Each site has a link to each other one; the first two have two.
+    pub const THREE: Self =
+        Self { sites: &[OSL, SVG, TRD], links: &[OSL_SVG_1, OSL_SVG_2, OSL_TRD, SVG_TRD] };
+
+    /// The lab with this number of sites.
+    pub fn of(sites: u8) -> Option<Self> {
+        match sites {
+            2 => Some(Self::TWO),
+            3 => Some(Self::THREE),
+            _ => None,
+        }
+    }
+}
+
 // === impl Site ===
 
 impl Site {
     pub fn named(id: &str) -> Option<Self> {
-        SITES.into_iter().find(|s| s.id == id)
+        Shape::THREE.sites.iter().copied().find(|s| s.id == id)
     }
 
     /// Both addresses of a host of this site, without prefix length, IPv4 first.
@@ -223,12 +259,12 @@ impl Site {
 
 impl Link {
     fn wire(&self) -> Wire {
-        let end = |site: Site, addresses: [&str; 2]| End {
+        let [a, b] = self.ends.map(|(site, addresses)| End {
             host: site.border(),
             interface: self.interface.to_owned(),
             addresses: addresses.map(str::to_owned).to_vec(),
-        };
-        Wire { a: end(SITES[0], self.osl), b: end(SITES[1], self.svg) }
+        });
+        Wire { a, b }
     }
 }
 
@@ -264,13 +300,13 @@ pub fn vip_routes(site: Site) -> [Route; 2] {
 // === impl Topology ===
 
 impl Topology {
-    /// Two sites; `loopback` says what each site's service host answers for.
-    pub fn two_sites(loopback: impl Fn(Site) -> Vec<String>) -> Self {
+    /// `loopback` says what each site's service host answers for.
+    pub fn new(shape: Shape, loopback: impl Fn(Site) -> Vec<String>) -> Self {
         let mut hosts = Vec::new();
-        let mut wires: Vec<Wire> = LINKS.iter().map(Link::wire).collect();
+        let mut wires: Vec<Wire> = shape.links.iter().map(Link::wire).collect();
         let mut inet_routes = vip_routes(SITES[0]).to_vec();
-        for site in SITES {
-            hosts.extend(site.hosts(loopback(site)));
+        for site in shape.sites {
+            hosts.extend(site.hosts(loopback(*site)));
             wires.extend(site.wires());
             let vias = site.uplink(2);
             for (prefix, via) in site.public_prefixes().iter().zip(&vias) {
@@ -307,7 +343,7 @@ mod tests {
 
     #[test]
     fn every_wire_end_is_a_known_host_and_no_interface_or_address_is_used_twice() {
-        let lab = Topology::two_sites(|s| vec![s.public(10)[0].clone()]);
+        let lab = Topology::new(Shape::THREE, |s| vec![s.public(10)[0].clone()]);
         let hosts: BTreeSet<&str> = lab.hosts.iter().map(|h| h.name.as_str()).collect();
         assert_eq!(hosts.len(), lab.hosts.len());
         let (mut interfaces, mut addresses) = (BTreeSet::new(), BTreeSet::new());
@@ -322,7 +358,7 @@ mod tests {
 
     #[test]
     fn every_route_leaves_by_an_interface_its_host_has() {
-        let lab = Topology::two_sites(|_| Vec::new());
+        let lab = Topology::new(Shape::THREE, |_| Vec::new());
         for host in &lab.hosts {
             for route in &host.routes {
                 let ends = lab.wires.iter().flat_map(|w| [&w.a, &w.b]);

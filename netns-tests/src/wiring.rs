@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::eventually::{eventually, patience};
 use crate::netns::{Netns, batch};
-use crate::topology::{End, Host, SITES, Topology, VIP_RANGES, Wire};
+use crate::topology::{End, Host, Site, Topology, VIP_RANGES, Wire};
 
 const EVERYWHERE: &[(&str, &str)] = &[
     ("ipv4/conf/all/rp_filter", "0"),
@@ -38,7 +38,7 @@ pub(crate) fn namespace(prefix: &str, host: &str) -> String {
 }
 
 /// Creates everything. A failure leaves a part behind, which the state file names.
-pub(crate) fn create(prefix: &str, topology: &Topology) -> Result<()> {
+pub(crate) fn create(prefix: &str, topology: &Topology, sites: &[Site]) -> Result<()> {
     let names = topology.hosts.iter().map(|h| namespace(prefix, &h.name));
     let add: Vec<String> = names.map(|n| format!("netns add {n}")).collect();
     batch("ip", &["-batch", "-"], &add).context("cannot create the lab's namespaces")?;
@@ -62,7 +62,7 @@ pub(crate) fn create(prefix: &str, topology: &Topology) -> Result<()> {
         let ns = Netns::named(namespace(prefix, &host.name));
         eventually(patience(), "every interface is up", || all_up(&ns)).map(drop)
     })?;
-    Netns::named(namespace(prefix, "inet")).nft(&watch_script())
+    Netns::named(namespace(prefix, "inet")).nft(&watch_script(sites))
 }
 
 /// One thread per host: most of the time goes into starting `ip`.
@@ -131,11 +131,11 @@ pub(crate) fn route_line(verb: &str, route: &crate::topology::Route) -> String {
 /// Counters for what must never come out of a border's uplink. Packets to VIPs and private
 /// addresses end here, as they would at a provider; those to another site's public addresses are
 /// counted and go on.
-fn watch_script() -> String {
+fn watch_script(sites: &[Site]) -> String {
     let [vip4, vip6] = VIP_RANGES;
     let mut counters = String::new();
     let mut rules = String::new();
-    for site in SITES {
+    for site in sites {
         let id = site.id;
         let from = format!("iifname \"{}\"", site.inet_interface());
         for kind in ["vip", "private", "public"] {
@@ -146,7 +146,7 @@ fn watch_script() -> String {
         let private4 = "{ 10.0.0.0/8, 172.16.0.0/12 }";
         rules += &format!("    {from} ip daddr {private4} counter name private_{id} drop\n");
         rules += &format!("    {from} ip6 daddr fc00::/7 counter name private_{id} drop\n");
-        for other in SITES.iter().filter(|s| **s != site) {
+        for other in sites.iter().filter(|s| *s != site) {
             let [public4, public6] = other.public_prefixes();
             rules += &format!("    {from} ip daddr {public4} counter name public_{id}\n");
             rules += &format!("    {from} ip6 daddr {public6} counter name public_{id}\n");

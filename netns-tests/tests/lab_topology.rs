@@ -10,7 +10,7 @@ use nett_netns_tests::observe::{kernel::Kernel, monitor::Monitor};
 use nett_netns_tests::services::{self, API, PORT};
 use nett_netns_tests::state::{self, existing_namespaces};
 use nett_netns_tests::story::Traffic;
-use nett_netns_tests::topology::{NET_SERVICE, SITES};
+use nett_netns_tests::topology::{NET_SERVICE, SITES, Shape};
 use nett_netns_tests::traffic::{Report, Running, Target, tcp};
 use nett_netns_tests::{bus, netns::Netns};
 
@@ -23,7 +23,7 @@ fn probe(ns: &Netns, address: &str, packets: usize) -> Result<Report> {
 
 #[test]
 fn local_traffic_stays_inside_its_site() -> Result<()> {
-    let Some(lab) = Lab::for_test("local_traffic_stays_inside_its_site")? else {
+    let Some(lab) = Lab::for_test("local_traffic_stays_inside_its_site", Shape::TWO)? else {
         return Ok(());
     };
     let crossed = lab.crossings()?;
@@ -48,7 +48,7 @@ fn local_traffic_stays_inside_its_site() -> Result<()> {
 #[test]
 fn the_outside_client_reaches_both_sites_over_their_own_uplinks() -> Result<()> {
     let story = "the_outside_client_reaches_both_sites_over_their_own_uplinks";
-    let Some(lab) = Lab::for_test(story)? else {
+    let Some(lab) = Lab::for_test(story, Shape::TWO)? else {
         return Ok(());
     };
     let outside = lab.ns("outside")?;
@@ -67,7 +67,7 @@ fn the_outside_client_reaches_both_sites_over_their_own_uplinks() -> Result<()> 
 #[test]
 fn without_nett_the_way_to_the_other_site_leaks_and_is_counted() -> Result<()> {
     let story = "without_nett_the_way_to_the_other_site_leaks_and_is_counted";
-    let Some(lab) = Lab::for_test(story)? else {
+    let Some(lab) = Lab::for_test(story, Shape::TWO)? else {
         return Ok(());
     };
     let client = lab.ns("osl-c1")?;
@@ -90,7 +90,8 @@ fn without_nett_the_way_to_the_other_site_leaks_and_is_counted() -> Result<()> {
 
 #[test]
 fn errors_are_booked_on_the_packets_they_answer() -> Result<()> {
-    let Some(lab) = Lab::for_test("errors_are_booked_on_the_packets_they_answer")? else {
+    let Some(lab) = Lab::for_test("errors_are_booked_on_the_packets_they_answer", Shape::TWO)?
+    else {
         return Ok(());
     };
     let router = lab.ns("osl-r1")?;
@@ -112,7 +113,7 @@ fn errors_are_booked_on_the_packets_they_answer() -> Result<()> {
 #[test]
 fn a_cut_link_has_no_carrier_at_the_far_end_and_comes_back() -> Result<()> {
     let story = "a_cut_link_has_no_carrier_at_the_far_end_and_comes_back";
-    let Some(lab) = Lab::for_test(story)? else {
+    let Some(lab) = Lab::for_test(story, Shape::TWO)? else {
         return Ok(());
     };
     let border = lab.ns("osl-b1")?;
@@ -135,7 +136,7 @@ fn a_cut_link_has_no_carrier_at_the_far_end_and_comes_back() -> Result<()> {
 #[test]
 fn the_kernel_picture_shows_a_change_and_the_monitor_hears_it() -> Result<()> {
     let story = "the_kernel_picture_shows_a_change_and_the_monitor_hears_it";
-    let Some(lab) = Lab::for_test(story)? else {
+    let Some(lab) = Lab::for_test(story, Shape::TWO)? else {
         return Ok(());
     };
     let node = lab.ns("osl-r1")?;
@@ -157,7 +158,7 @@ fn the_kernel_picture_shows_a_change_and_the_monitor_hears_it() -> Result<()> {
 
 #[test]
 fn nats_servers_start_in_their_namespaces() -> Result<()> {
-    let Some(mut lab) = Lab::for_test("nats_servers_start_in_their_namespaces")? else {
+    let Some(mut lab) = Lab::for_test("nats_servers_start_in_their_namespaces", Shape::TWO)? else {
         return Ok(());
     };
     for site in SITES {
@@ -176,10 +177,10 @@ fn nats_servers_start_in_their_namespaces() -> Result<()> {
 #[test]
 fn two_labs_live_side_by_side_and_end_without_a_trace() -> Result<()> {
     let story = "two_labs_live_side_by_side_and_end_without_a_trace";
-    let Some(one) = Lab::for_test(story)? else {
+    let Some(one) = Lab::for_test(story, Shape::TWO)? else {
         return Ok(());
     };
-    let other = Lab::for_test(story)?.context("the first one could be made")?;
+    let other = Lab::for_test(story, Shape::TWO)?.context("the first one could be made")?;
     let (prefix, kept) = (one.prefix().to_owned(), other.prefix().to_owned());
     let address = SITES[0].public(services::PAY.number);
     assert_eq!(probe(&one.ns("osl-c1")?, &address[0], 50)?.lost(), 0);
@@ -204,7 +205,8 @@ fn two_labs_live_side_by_side_and_end_without_a_trace() -> Result<()> {
 
 #[test]
 fn a_probe_at_a_thousand_a_second_keeps_its_schedule() -> Result<()> {
-    let Some(lab) = Lab::for_test("a_probe_at_a_thousand_a_second_keeps_its_schedule")? else {
+    let Some(lab) = Lab::for_test("a_probe_at_a_thousand_a_second_keeps_its_schedule", Shape::TWO)?
+    else {
         return Ok(());
     };
     let address = SITES[0].public(API.number)[0].parse()?;
@@ -223,7 +225,7 @@ fn a_probe_at_a_thousand_a_second_keeps_its_schedule() -> Result<()> {
 #[test]
 fn the_lab_s_certificates_and_keys_let_a_client_in_and_nobody_else() -> Result<()> {
     let story = "the_lab_s_certificates_and_keys_let_a_client_in_and_nobody_else";
-    let Some(mut lab) = Lab::for_test(story)? else {
+    let Some(mut lab) = Lab::for_test(story, Shape::TWO)? else {
         return Ok(());
     };
     let [osl, _] = SITES;
@@ -263,7 +265,9 @@ fn the_lab_s_certificates_and_keys_let_a_client_in_and_nobody_else() -> Result<(
 
 #[test]
 fn traffic_settles_on_the_server_the_router_points_at() -> Result<()> {
-    let Some(lab) = Lab::for_test("traffic_settles_on_the_server_the_router_points_at")? else {
+    let Some(lab) =
+        Lab::for_test("traffic_settles_on_the_server_the_router_points_at", Shape::TWO)?
+    else {
         return Ok(());
     };
     let router = lab.ns("osl-r1")?;

@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::id::{Epoch, ServiceId, SiteId};
 use crate::log::entry::Directive;
-use crate::log::intent::{Intent, Progress, World};
+use crate::log::intent::{Intent, Mover, Progress, World};
 use crate::service::{Mode, Service};
 use crate::traffic::{Spread, Traffic};
 
@@ -38,6 +38,8 @@ pub enum Reason {
     NextInOrder { passed: Vec<SiteId> },
     /// No site may serve it.
     NoSite,
+    /// Every site is drained, and nobody meant that: the newest drain does not count for it.
+    Left,
     /// A task has brought it this far and is not done.
     UnderWay,
 }
@@ -50,16 +52,34 @@ pub fn place(world: World<'_>, intent: &Intent) -> Placement {
 pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed {
     let drained = drained_sites(intent, service);
     let mover = intent.mover(&service.id);
-    let epoch = mover.map_or(Epoch(0), |m| m.epoch);
+    let epoch = intent.answered_epoch(&service.id);
     match mover.filter(|m| m.progress != Progress::Done) {
         Some(mover) => {
             Placed { traffic: mover.traffic.clone(), epoch, reason: Reason::UnderWay, drained }
         }
         None => {
-            let (spread, reason) = target(world, intent, service);
+            let (spread, reason) = match target(world, intent, service) {
+                (Spread::Nowhere, reason) => left(world, intent, service)
+                    .map_or((Spread::Nowhere, reason), |site| (Spread::one(site), Reason::Left)),
+                found => found,
+            };
             Placed { traffic: Traffic::settled(spread), epoch, reason, drained }
         }
     }
+}
+
+/// Where a service stays although every site is drained: two sides of a cut may each have drained
+/// another site, and neither meant to take the service down. The newest of the drains, which would
+/// have been refused had the older ones been known, does not count for it.
+///
+/// `None` when the last command about the service meant it: it then moved it to nowhere.
+fn left(world: World<'_>, intent: &Intent, service: &Service) -> Option<SiteId> {
+    let meant = |mover: &Mover| mover.traffic.spread == Spread::Nowhere;
+    if intent.mover(&service.id).is_some_and(meant) {
+        return None;
+    }
+    let may = service.sites().into_iter().filter(|site| resides(world, service, site));
+    may.max_by_key(|site| intent.drain_order(&service.id, site).cloned())
 }
 
 /// Where the registers want a service, whatever a task is doing.
@@ -128,6 +148,9 @@ impl fmt::Display for Reason {
                 write!(f, "next in failover order; drained or not allowed: {}", names.join(", "))
             }
             Self::NoSite => f.write_str("no site may serve it"),
+            Self::Left => f.write_str(
+                "every site is drained, which nobody meant: the newest drain does not count for it",
+            ),
             Self::UnderWay => f.write_str("a task is under way"),
         }
     }

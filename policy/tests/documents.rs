@@ -144,8 +144,7 @@ on = ["proposal", "waiting", "redundancy"]
             n.message.split('`').nth(1).expect("a key")
         })
         .collect();
-    let expected =
-        ["lease", "anchors", "bfd", "freeze", "notify", "surge_limit", "rto", "rpo", "breaker"];
+    let expected = ["lease", "anchors", "bfd", "notify", "surge_limit", "rto", "rpo", "breaker"];
     assert_eq!(keys, expected);
     assert_eq!(compiled.fabric.anchors.len(), 1);
 }

@@ -174,6 +174,11 @@ impl Controller {
         &self.setting
     }
 
+    /// False while entries that this node once acted on may be missing.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     fn site(&self) -> &SiteId {
         &self.setting.node.site
     }

@@ -13,8 +13,8 @@
 //! position in the stream of the site's log. After a crash the last line may be torn: it is cut
 //! off, since nothing was done about it. A damaged line before the last is passed over and
 //! reported; the hash chain of the log then tells what is missing, and the bus delivers it again. A
-//! damaged first line costs nothing but itself: the file is put aside as `journal.damaged`, and what
-//! is whole of it is kept. How many records there were stands in `journal.count`, so that a journal
+//! damaged first line costs nothing but itself: the file is put aside as `journal.damaged`, and
+//! what is whole of it is kept. How many records there were stands in `journal.count`, so that a journal
 //! that was cut between two lines, or comes from a backup, is noticed. Only a journal of another
 //! release is refused, with its name and untouched.
 

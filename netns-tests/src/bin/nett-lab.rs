@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::netns::missing_privilege;
+use nett_netns_tests::topology::Shape;
 use nett_netns_tests::{demo, map, services, state, traffic};
 use nix::sys::signal::{SigSet, Signal};
 
 #[derive(Parser)]
-#[command(name = "nett-lab", about = "Two sites in network namespaces, with Nett in them.")]
+#[command(name = "nett-lab", about = "Sites in network namespaces, with Nett in them.")]
 struct Arguments {
     #[command(subcommand)]
     command: Verb,
@@ -40,6 +41,9 @@ enum Verb {
         /// Namespaces, wires and echo servers only: no nats-server, no agent.
         #[arg(long)]
         wires_only: bool,
+        /// How many sites: 2 or 3.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=3))]
+        sites: u8,
     },
     /// Remove a lab, also one whose program died.
     Down {
@@ -78,10 +82,11 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     let mut out = std::io::stdout();
     match verb {
-        Verb::Up { place, wires_only } => {
+        Verb::Up { place, wires_only, sites } => {
             require_privilege()?;
             remove_on_interrupt(&place.dir)?;
-            let mut lab = Lab::create(&place.prefix, &place.dir)?;
+            let shape = Shape::of(sites).context("a lab has 2 or 3 sites")?;
+            let mut lab = Lab::create(shape, &place.prefix, &place.dir)?;
             if !wires_only {
                 lab.start_nett()?;
             }

@@ -25,6 +25,8 @@ pub struct World<'a> {
 pub struct Intent {
     registers: BTreeMap<Subject, Held>,
     movers: BTreeMap<ServiceId, Mover>,
+    /// Per service the highest epoch that any task, winner or not, has brought into its answers.
+    reached: BTreeMap<ServiceId, Epoch>,
 }
 
 /// The winner of a register.
@@ -41,8 +43,6 @@ pub struct Mover {
     pub progress: Progress,
     /// The state the task has brought the service to; decides until the task is done.
     pub traffic: Traffic,
-    /// The epoch that the service's answers carry.
-    pub epoch: Epoch,
 }
 
 /// How far a task has come.
@@ -133,12 +133,14 @@ impl Intent {
         }
         for a_move in moves {
             let order = order(a_move.epoch);
+            let (traffic, epoch) = traffic_at(steps, a_move, &doing.progress);
+            let reached = self.reached.entry(a_move.service.clone()).or_default();
+            *reached = epoch.max(*reached);
             if self.movers.get(&a_move.service).is_some_and(|old| old.order > order) {
                 continue;
             }
-            let (traffic, epoch) = traffic_at(steps, a_move, &doing.progress);
             let progress = doing.progress.clone();
-            let mover = Mover { order, progress, traffic, epoch };
+            let mover = Mover { order, progress, traffic };
             self.movers.insert(a_move.service.clone(), mover);
         }
     }
@@ -149,6 +151,21 @@ impl Intent {
 
     pub fn mover(&self, service: &ServiceId) -> Option<&Mover> {
         self.movers.get(service)
+    }
+
+    /// The epoch that the service's answers carry. It never goes back, also when a task that had
+    /// brought it forward turns out to be the loser of a split decision.
+    pub fn answered_epoch(&self, service: &ServiceId) -> Epoch {
+        self.reached.get(service).copied().unwrap_or_default()
+    }
+
+    /// The order of the newest drain that holds the service off a site.
+    pub fn drain_order(&self, service: &ServiceId, site: &SiteId) -> Option<&Order> {
+        let whole = Object::Site(site.clone());
+        let own = Object::ServiceAt(service.clone(), site.clone());
+        let drains = [whole, own].map(|object| self.held(&Subject::Drained(object)));
+        let holding = |held: &&Held| matches!(held.change, Change::Drained(_, true));
+        drains.into_iter().flatten().filter(holding).map(|held| &held.order).max()
     }
 
     pub fn directive(&self, service: &ServiceId) -> &Directive {

@@ -6,6 +6,8 @@ use nett_policy::id::{EntryId, Epoch};
 use nett_policy::log::conflict::{Claims, Contested};
 use nett_policy::log::entry::Entry;
 use nett_policy::log::fold::Fold;
+use nett_policy::place::{Reason, place};
+use nett_policy::traffic::Spread;
 use proptest::prelude::*;
 
 use super::desk::{Desk, Nodes, Order};
@@ -147,5 +149,23 @@ proptest! {
             };
             prop_assert_eq!(held.max(mover), Some(winner));
         }
+    }
+}
+
+#[test]
+fn two_sites_drained_behind_each_others_backs_leave_every_service_somewhere() {
+    let ground = Ground::two_sites();
+    let mut desks = [Desk::new(&ground, 0), Desk::new(&ground, 1)];
+    for (site, desk) in desks.iter_mut().enumerate() {
+        desk.order(site, &Order::DrainSite { site, on: true }, true).expect("the other is left");
+        approve_and_run(desk, 1 - site);
+    }
+    exchange(&mut desks);
+    let world = ground.world();
+    let placed = desks.each_ref().map(|desk| place(world, &desk.intent()));
+    assert_eq!(placed[0], placed[1], "the same at both sites");
+    for (service, placed) in &placed[0].services {
+        assert_ne!(placed.traffic.spread, Spread::Nowhere, "{service}");
+        assert_eq!(placed.reason, Reason::Left, "{service}");
     }
 }

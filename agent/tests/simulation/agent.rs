@@ -1,0 +1,143 @@
+//! One simulated node: a controller, a journal that keeps what was synced, a kernel that loses what
+//! Linux loses, and clocks of its own. Killing it loses the controller and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use nett_agent::bus::wire::Sealed;
+use nett_agent::controller::{Controller, Setting};
+use nett_agent::kernel::{Kernel, SimulatedKernel};
+use nett_policy::id::{LinkId, ServiceId, SiteId};
+use nett_policy::lower::LinksUp;
+use nett_policy::lower::answers::Answers;
+use nett_policy::lower::object::Nexthop;
+use nett_policy::lower::object::{NexthopId, NodeState, RouteTarget};
+use nett_policy::plan::plan;
+use nett_policy::service::Catalog;
+use nkeys::KeyPair;
+
+pub(crate) struct Agent {
+    pub(crate) setting: Setting,
+    pub(crate) key: KeyPair,
+    pub(crate) controller: Controller,
+    pub(crate) alive: bool,
+    /// Raised by every start, so that what was meant for an earlier one finds nobody.
+    pub(crate) life: u64,
+    /// Dies before the effect of this number, counted from now.
+    pub(crate) dies_in: Option<usize>,
+    pub(crate) journal: Vec<(Sealed, u64)>,
+    /// What a broken disk did not take.
+    pub(crate) unsaved: VecDeque<(Sealed, u64)>,
+    pub(crate) disk_works: bool,
+    /// The journal says that the one before it died with something unsaved.
+    pub(crate) lacks: bool,
+    pub(crate) kernel: SimulatedKernel,
+    /// The last state that the controller wanted, with its generation.
+    pub(crate) wanted: Option<(u64, NodeState)>,
+    /// True while a visit of the kernel is on its way.
+    pub(crate) applying: bool,
+    pub(crate) zone: Answers,
+    pub(crate) serial: u32,
+    /// Milliseconds that its wall clock is ahead.
+    pub(crate) skew: i64,
+    /// Per site, how many entries of its stream were handed on in this life.
+    pub(crate) read: BTreeMap<SiteId, usize>,
+    pub(crate) caught_up: BTreeSet<SiteId>,
+    pub(crate) connected: bool,
+    /// When its timer is to go off.
+    pub(crate) timer: Option<Duration>,
+}
+
+/// How a visit to the kernel ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Visit {
+    /// Everything is as wanted, after so many operations.
+    Done(usize),
+    /// Some operations were carried out; more are to come.
+    Halfway,
+    Failed(Vec<String>),
+}
+
+impl Agent {
+    pub(crate) fn new(setting: Setting, key: KeyPair) -> Self {
+        let views = setting.fabric.links_of(&setting.node.id);
+        let mut interfaces: Vec<String> = views.map(|v| v.near.interface.clone()).collect();
+        interfaces.push(setting.node.core.clone());
+        interfaces.extend(setting.node.outer.clone());
+        let names: Vec<&str> = interfaces.iter().map(String::as_str).collect();
+        Self {
+            controller: Controller::new(setting.clone()),
+            kernel: SimulatedKernel::new(&names),
+            setting,
+            key,
+            alive: false,
+            life: 0,
+            dies_in: None,
+            journal: Vec::new(),
+            unsaved: VecDeque::new(),
+            disk_works: true,
+            lacks: false,
+            wanted: None,
+            applying: false,
+            zone: Answers::new(),
+            serial: 0,
+            skew: 0,
+            read: BTreeMap::new(),
+            caught_up: BTreeSet::new(),
+            connected: false,
+            timer: None,
+        }
+    }
+
+    pub(crate) fn site(&self) -> &SiteId {
+        &self.setting.node.site
+    }
+
+    /// Carries out at most `most` operations of the way to the wanted state.
+    pub(crate) fn visit_kernel(&mut self, most: usize) -> Visit {
+        let Some((_, wanted)) = &self.wanted else { return Visit::Done(0) };
+        let wanted = NodeState { answers: BTreeMap::new(), ..wanted.clone() };
+        let ops = plan(&wanted, self.kernel.state()).ops;
+        let mut failures = Vec::new();
+        for op in ops.iter().take(most) {
+            if let Err(error) = block_on(self.kernel.apply(op)) {
+                failures.push(error.to_string());
+            }
+        }
+        match () {
+            () if !failures.is_empty() => Visit::Failed(failures),
+            () if ops.len() > most => Visit::Halfway,
+            () => Visit::Done(ops.len()),
+        }
+    }
+
+    /// The services whose packets this node's kernel hands to a backend of its own site, or to a
+    /// route node that does.
+    pub(crate) fn delivers(&self, catalog: &Catalog) -> BTreeSet<ServiceId> {
+        let state = self.kernel.state();
+        let layout = &self.setting.layout;
+        let accepts = |service: &&nett_policy::service::Service| {
+            let of_vips = state.routes.iter().filter(|(key, _)| {
+                key.table == layout.table_in
+                    && service.vips.iter().any(|vip| key.destination.addr() == *vip)
+            });
+            let mut targets = of_vips.map(|(_, target)| target);
+            targets.any(|target| matches!(target, RouteTarget::Nexthop(id) if leads(state, *id)))
+        };
+        catalog.iter().filter(accepts).map(|s| s.id.clone()).collect()
+    }
+
+    pub(crate) fn links_up(&self, down: &BTreeSet<LinkId>) -> LinksUp {
+        let views = self.setting.fabric.links_of(&self.setting.node.id);
+        views.map(|v| v.link.id.clone()).filter(|id| !down.contains(id)).collect()
+    }
+}
+
+fn leads(state: &NodeState, id: NexthopId) -> bool {
+    match state.nexthops.get(&id) {
+        Some(Nexthop::Group { members, .. }) => !members.is_empty(),
+        Some(Nexthop::Single { .. }) => true,
+        None => false,
+    }
+}

@@ -1,0 +1,172 @@
+//! What must hold at every moment, and when everything is calm again.
+//!
+//! At every moment: a service that is handed over break-before-make is never delivered at two
+//! sites; the epoch that a name server answers with never goes back; a request has one verdict and
+//! a task one effect. When calm: every agent has every log, wants and has what the core makes of
+//! all entries read in any order and any number of times, and no task hangs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nett_agent::bus::wire::Sealed;
+use nett_policy::id::{EntryId, Epoch, NodeId, ServiceId, SiteId};
+use nett_policy::log::entry::Body;
+use nett_policy::log::fold::Fold;
+use nett_policy::log::intent::Intent;
+use nett_policy::lower::answers::Answers;
+use nett_policy::lower::object::NodeState;
+use nett_policy::lower::{Place, lower};
+use nett_policy::place::place;
+use nett_policy::service::{Catalog, Handover};
+use nett_policy::task::view::{TaskState, state};
+use nett_policy::traffic::Spread;
+
+use crate::world::World;
+
+/// What was seen so far, and the first thing that was wrong.
+pub(crate) struct Watch {
+    /// Services of which one site at a time may deliver.
+    single: BTreeSet<ServiceId>,
+    delivering: BTreeMap<NodeId, BTreeSet<ServiceId>>,
+    epochs: BTreeMap<(NodeId, ServiceId), Epoch>,
+    verdicts: BTreeMap<EntryId, EntryId>,
+    pub(crate) wrong: Option<String>,
+    /// Tasks that ended, for the statistics of a run.
+    pub(crate) ended: BTreeMap<&'static str, usize>,
+}
+
+impl Watch {
+    pub(crate) fn new(catalog: &Catalog) -> Self {
+        let single = catalog.iter().filter(|s| s.handover == Handover::BreakBeforeMake);
+        Self {
+            single: single.map(|s| s.id.clone()).collect(),
+            delivering: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
+            wrong: None,
+            ended: BTreeMap::new(),
+        }
+    }
+
+    fn complain(&mut self, wrong: String) {
+        self.wrong.get_or_insert(wrong);
+    }
+
+    pub(crate) fn delivering(&mut self, node: &NodeId, services: BTreeSet<ServiceId>) {
+        self.delivering.insert(node.clone(), services);
+        for service in self.single.clone() {
+            let nodes = self.delivering.iter().filter(|(_, all)| all.contains(&service));
+            // A node's id begins with its site's.
+            let site = |node: &NodeId| node.as_str().split('-').next().unwrap_or("").to_owned();
+            let sites: BTreeSet<String> = nodes.map(|(node, _)| site(node)).collect();
+            if sites.len() > 1 {
+                self.complain(format!("{service} is delivered at {sites:?}"));
+            }
+        }
+    }
+
+    pub(crate) fn served(&mut self, node: &NodeId, answers: &Answers) {
+        for (service, answer) in answers {
+            let key = (node.clone(), service.clone());
+            let before = self.epochs.insert(key, answer.epoch);
+            if let Some(before) = before.filter(|before| *before > answer.epoch) {
+                let after = answer.epoch;
+                self.complain(format!("{node}: {service} went from epoch {before} to {after}"));
+            }
+        }
+    }
+
+    pub(crate) fn stored(&mut self, sealed: &Sealed) {
+        let request = match &sealed.entry.body {
+            Body::Command(command) => &command.request.id,
+            Body::Refused(refused) => &refused.request.id,
+            Body::End(end) => {
+                *self.ended.entry(end.outcome.as_str()).or_default() += 1;
+                return;
+            }
+            Body::Wish(_) | Body::Effective(_) | Body::Step(_) | Body::Turn(_) | Body::Adopt(_) => {
+                return;
+            }
+        };
+        // Only the site that a request names decides about it.
+        if request.site() != sealed.entry.site {
+            return;
+        }
+        let other = self.verdicts.insert(request.clone(), sealed.entry.id.clone());
+        if let Some(other) = other {
+            self.complain(format!("{request} was decided twice: {other}, {}", sealed.entry.id));
+        }
+    }
+}
+
+impl World {
+    /// All entries of all logs.
+    fn entries(&self) -> Vec<Sealed> {
+        self.servers.values().flat_map(|s| s.log.iter().cloned()).collect()
+    }
+
+    /// The fold of everything, read in a drawn order with repeats.
+    pub(crate) fn fold_of_all(&mut self) -> Fold {
+        let mut entries = self.entries();
+        let again: Vec<Sealed> = entries.iter().filter(|_| self.rng.bool()).cloned().collect();
+        entries.extend(again);
+        self.rng.shuffle(&mut entries);
+        let mut fold = Fold::default();
+        for sealed in &entries {
+            fold.join(&sealed.entry);
+        }
+        fold
+    }
+
+    /// Every agent has read as much of each log as there was.
+    pub(crate) fn check_read(&self, lengths: &BTreeMap<SiteId, usize>) -> Result<(), String> {
+        for (node, agent) in &self.agents {
+            for (site, length) in lengths {
+                let held = agent.read.get(site).copied().unwrap_or(0);
+                if held < *length {
+                    return Err(format!("{node} has {held} of the {length} entries of {site}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// True while a task runs that is not waiting for a person.
+    pub(crate) fn busy(&mut self) -> Vec<EntryId> {
+        let fold = self.fold_of_all();
+        let tasks = fold.commands().map(|(id, _, _)| id.clone());
+        tasks.filter(|id| state(&fold, id) == TaskState::Running).collect()
+    }
+
+    /// Everybody wants and has what the core makes of all entries.
+    pub(crate) fn check_settled(&mut self) -> Result<(), String> {
+        let fold = self.fold_of_all();
+        let world = self.policy();
+        let intent = Intent::read(&fold);
+        let placement = place(world, &intent);
+        for (service, placed) in &placement.services {
+            if placed.traffic.spread == Spread::Nowhere {
+                return Err(format!("{service} is served nowhere: {:?}", placed.reason));
+            }
+        }
+        for (node, agent) in &self.agents {
+            let links_up = agent.links_up(&self.links_down);
+            let setting = &agent.setting;
+            let (layout, at) = (&setting.layout, &setting.node);
+            let due = lower(Place { world, layout, node: at, links_up: &links_up }, &placement);
+            if agent.zone != due.answers {
+                return Err(format!("{node} answers {:?} not {:?}", agent.zone, due.answers));
+            }
+            let due = NodeState { answers: BTreeMap::new(), ..due };
+            let ops = nett_policy::plan::plan(&due, agent.kernel.state());
+            if !ops.is_empty() {
+                return Err(format!("{node} lacks\n{ops}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many entries each site wrote.
+    pub(crate) fn lengths(&self) -> BTreeMap<SiteId, usize> {
+        self.servers.iter().map(|(site, server)| (site.clone(), server.log.len())).collect()
+    }
+}

@@ -1,0 +1,149 @@
+//! Many agents in one thread, from one seed: crashes between any two effects, cut sites, lost
+//! answers, full disks, wrong clocks, people who repeat themselves. A seed that fails prints itself
+//! and what happened last; put it into `REGRESSIONS` with the reason.
+//!
+//! `NETT_SEEDS=N` runs so many seeds, `NETT_SEED=N` that one, with everything that happened.
+#![allow(clippy::print_stderr, reason = "a failing seed tells what happened")]
+
+mod agent;
+mod faults;
+mod invariants;
+mod operators;
+mod shape;
+mod world;
+
+use std::time::Duration;
+
+use faults::Mutant;
+use world::World;
+
+/// How long things go wrong.
+const ROUGH: Duration = Duration::from_secs(30);
+/// The longest time until every agent has read everything (FAULTS, I6).
+const READ_WITHIN: Duration = Duration::from_secs(3);
+/// The longest time until no task runs any more: steps that nobody can finish time out.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Seeds of `make test`.
+const SEEDS: u64 = 500;
+/// Seeds that failed once.
+const REGRESSIONS: [u64; 0] = [];
+
+/// One run; gives what was wrong, with the last things that happened.
+fn run(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, World)>> {
+    let mut world = World::new(seed, mutant);
+    // Everybody is up before anything goes wrong.
+    world.pass(Duration::from_secs(2));
+    world.plan_faults(ROUGH);
+    world.plan_operators(ROUGH);
+    world.pass(ROUGH);
+    world.calm();
+    world.note("calm".to_owned());
+    let lengths = world.lengths();
+    world.pass(READ_WITHIN);
+    if let Err(wrong) = world.check_read(&lengths) {
+        return Err(Box::new((wrong, world)));
+    }
+    let mut waited = READ_WITHIN;
+    while !world.busy().is_empty() {
+        if waited > PATIENCE {
+            let tasks = world.busy();
+            return Err(Box::new((format!("tasks hang: {tasks:?}"), world)));
+        }
+        world.pass(Duration::from_secs(1));
+        waited += Duration::from_secs(1);
+    }
+    world.pass(Duration::from_secs(1));
+    if let Err(wrong) = world.check_settled() {
+        return Err(Box::new((wrong, world)));
+    }
+    match world.watch.wrong.take() {
+        Some(wrong) => Err(Box::new((wrong, world))),
+        None => Ok(world),
+    }
+}
+
+fn tell(seed: u64, wrong: &str, world: &World) {
+    for line in &world.trace {
+        eprintln!("{line}");
+    }
+    eprintln!("{} agents, entries {:?}", world.agents.len(), world.lengths());
+    eprintln!("seed {seed}: {wrong}");
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
+}
+
+/// Runs seeds on all cores; the failing ones, each with its reason.
+fn sweep(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = std::sync::atomic::AtomicU64::new(seeds.start);
+    let work = || {
+        let mut failed = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if seed >= seeds.end {
+                return failed;
+            }
+            if let Err(wrong) = run(seed, None) {
+                failed.push((seed, wrong.0));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let mut failed: Vec<_> =
+            threads.into_iter().flat_map(|t| t.join().expect("a run does not panic")).collect();
+        failed.sort();
+        failed
+    })
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    if let Some(seed) = number("NETT_SEED") {
+        match run(seed, None) {
+            Ok(world) => tell(seed, "nothing is wrong", &world),
+            Err(failed) => {
+                let (wrong, world) = *failed;
+                tell(seed, &wrong, &world);
+                panic!("seed {seed}: {wrong}");
+            }
+        }
+        return;
+    }
+    let count = number("NETT_SEEDS").unwrap_or(SEEDS);
+    let failed = sweep(0..count);
+    for (seed, wrong) in failed.iter().take(20) {
+        let first = wrong.lines().next().unwrap_or_default();
+        eprintln!("seed {seed}: {}", first.chars().take(200).collect::<String>());
+    }
+    assert!(failed.is_empty(), "{} of {count} seeds failed", failed.len());
+}
+
+#[test]
+fn seeds_that_failed_once_do_not_fail_again() {
+    for seed in REGRESSIONS {
+        if let Err(failed) = run(seed, None) {
+            let (wrong, world) = *failed;
+            tell(seed, &wrong, &world);
+            panic!("seed {seed}: {wrong}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let trace = |_| run(1, None).map_or_else(|failed| failed.1.trace, |world| world.trace);
+    assert_eq!(trace(()), trace(()));
+}
+
+/// Each broken rule is seen within some seeds: the invariants can fail.
+#[test]
+fn every_broken_rule_is_seen() {
+    for mutant in [Mutant::NoCompareAndSet, Mutant::LyingKernel, Mutant::ForgetfulDisk] {
+        let seen = (0..100).find(|seed| run(*seed, Some(mutant)).is_err());
+        assert!(seen.is_some(), "{mutant:?} goes unseen");
+    }
+}

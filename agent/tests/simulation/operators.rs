@@ -1,0 +1,165 @@
+//! People at every site who ask for moves, approve, repeat themselves and are replayed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nett_agent::api::types::CommandReply;
+use nett_agent::bus::wire::{request_subject, seal_request};
+use nett_agent::controller::event::{Event, Token};
+use nett_policy::id::EntryId;
+use nett_policy::id::{NodeId, ServiceId, SiteId, WallMs, Weight};
+use nett_policy::log::entry::{Ask, Object, Person, Request, Terms, Verb, WishKind};
+use nett_policy::log::intent::World as Policy;
+
+use crate::shape::OPERATORS;
+use crate::world::{Happening, World, ms};
+
+/// What the people have sent, and what they heard.
+#[derive(Default)]
+pub(crate) struct Desk {
+    /// Requests as sent: subject and bytes.
+    pub(crate) sent: Vec<(String, Vec<u8>)>,
+    pub(crate) replies: BTreeMap<u64, CommandReply>,
+}
+
+impl World {
+    /// Draws when people act within `time`.
+    pub(crate) fn plan_operators(&mut self, time: std::time::Duration) {
+        let total = u64::try_from(time.as_millis()).expect("a short run");
+        for _ in 0..self.rng.usize(3..12) {
+            let at = self.rng.u64(500..total);
+            self.at(ms(at), Happening::Operator);
+        }
+    }
+
+    pub(crate) fn operate(&mut self) {
+        let sites: Vec<SiteId> = self.servers.keys().cloned().collect();
+        let site = sites[self.rng.usize(0..sites.len())].clone();
+        let person = OPERATORS[self.rng.usize(0..OPERATORS.len())];
+        let waiting: Vec<CommandReply> = self
+            .desk
+            .replies
+            .values()
+            .filter(|r| r.state.as_deref() == Some("waiting-approval"))
+            .cloned()
+            .collect();
+        let ask = match self.rng.u8(0..10) {
+            0 if !self.desk.sent.is_empty() => return self.replay(&site),
+            1..4 if !waiting.is_empty() => {
+                let reply = &waiting[self.rng.usize(0..waiting.len())];
+                let task: EntryId = reply.task.as_deref().expect("a task").parse().expect("an id");
+                let plan_hash = reply.plan_hash.clone().expect("a plan");
+                let kind = match self.rng.u8(0..6) {
+                    0 => WishKind::Reject,
+                    _ => WishKind::Approve { plan_hash },
+                };
+                Ask::Wish { task, kind }
+            }
+            4 if !self.tasks().is_empty() => {
+                let tasks = self.tasks();
+                let task = tasks[self.rng.usize(0..tasks.len())].clone();
+                Ask::Wish { task, kind: self.wish() }
+            }
+            _ => self.command(&sites),
+        };
+        let request = self.request(person, &site, ask);
+        let subject = request_subject(&request);
+        let bytes = seal_request(&request, &subject, &self.key(person)).expect("the key fits");
+        self.desk.sent.push((subject.clone(), bytes.clone()));
+        self.note(format!("{person} at {site}: {:?}", request.ask));
+        self.submit(&site, &subject, &bytes);
+        // Impatient people send it to another agent, too.
+        if self.rng.u8(0..4) == 0 {
+            self.submit(&site, &subject, &bytes);
+        }
+    }
+
+    /// Somebody sends what was sent before.
+    fn replay(&mut self, site: &SiteId) {
+        let (subject, bytes) = self.desk.sent[self.rng.usize(0..self.desk.sent.len())].clone();
+        self.submit(site, &subject, &bytes);
+    }
+
+    /// To any agent of the site that is alive.
+    fn submit(&mut self, site: &SiteId, subject: &str, bytes: &[u8]) {
+        let of_site = self.agents.values().filter(|a| a.site() == site && a.alive);
+        let nodes: Vec<NodeId> = of_site.map(|a| a.setting.node.id.clone()).collect();
+        if nodes.is_empty() {
+            return;
+        }
+        let node = nodes[self.rng.usize(0..nodes.len())].clone();
+        self.counter += 1;
+        let (token, delay) = (Token(self.counter), ms(self.rng.u64(1..50)));
+        let (subject, bytes) = (subject.to_owned(), bytes.to_vec());
+        self.reach(&node, delay, Event::Request { token, subject, bytes });
+    }
+
+    fn request(&mut self, person: &str, site: &SiteId, ask: Ask) -> Request {
+        let nodes = &self.fabric.nodes;
+        let node = nodes.iter().find(|n| n.site == *site).expect("every site has nodes");
+        let now = self.clock(&node.id.clone()).wall;
+        Request {
+            id: self.next_id(site),
+            site: site.clone(),
+            person: Person { name: person.to_owned(), key: self.key(person).public_key() },
+            reason: "a test".to_owned(),
+            issued_at: now,
+            expires_at: WallMs(now.0 + 60_000),
+            ask,
+        }
+    }
+
+    /// The tasks that people have heard of.
+    fn tasks(&self) -> Vec<EntryId> {
+        let replies = self.desk.replies.values();
+        replies.filter_map(|r| r.task.as_deref()?.parse().ok()).collect()
+    }
+
+    fn wish(&mut self) -> WishKind {
+        match self.rng.u8(0..6) {
+            0 => WishKind::Cancel,
+            1 => WishKind::Pause,
+            2 | 3 => WishKind::Resume,
+            4 => WishKind::Confirm,
+            _ => WishKind::Adopt { asserted: BTreeSet::new() },
+        }
+    }
+
+    fn command(&mut self, sites: &[SiteId]) -> Ask {
+        let confirm_within = (self.rng.u8(0..8) == 0).then(|| ms(self.rng.u64(100..5000)));
+        let supersede = self.rng.u8(0..6) == 0;
+        let terms = Terms { supersede, confirm_within, asserted: BTreeSet::new() };
+        let verb = self.verb(sites);
+        Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms }
+    }
+
+    fn verb(&mut self, sites: &[SiteId]) -> Verb {
+        let services: Vec<ServiceId> = self.catalog.iter().map(|s| s.id.clone()).collect();
+        let service = services[self.rng.usize(0..services.len())].clone();
+        let services = service.to_string().parse().expect("an id is a selector");
+        let site = sites[self.rng.usize(0..sites.len())].clone();
+        let tasks: Vec<EntryId> =
+            self.desk.replies.values().filter_map(|r| r.task.as_deref()?.parse().ok()).collect();
+        match self.rng.u8(0..16) {
+            0..4 => Verb::Failover { services, to: site },
+            4..6 => Verb::Failback { services },
+            6 => {
+                let mut weight = |()| Weight::new(self.rng.u32(1..100)).expect("in range");
+                let to = sites.iter().map(|s| (s.clone(), weight(()))).collect();
+                Verb::Steer { services, to }
+            }
+            7 => Verb::Drain { object: Object::Site(site) },
+            8 => Verb::Undrain { object: Object::Site(site) },
+            9 => Verb::Drain { object: Object::ServiceAt(service, site) },
+            10 => Verb::Undrain { object: Object::ServiceAt(service, site) },
+            11 => Verb::Evacuate { site, to: None },
+            12 => Verb::Hold { services },
+            13 | 14 => Verb::Release { services },
+            _ if tasks.is_empty() => Verb::Failback { services },
+            _ => Verb::Revert { task: tasks[self.rng.usize(0..tasks.len())].clone() },
+        }
+    }
+
+    pub(crate) fn policy(&self) -> Policy<'_> {
+        Policy { fabric: &self.fabric, catalog: &self.catalog }
+    }
+}

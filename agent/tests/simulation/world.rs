@@ -1,0 +1,578 @@
+//! The simulated world: agents, servers, links and operators in one thread, and a queue of what
+//! happens next. Everything that is not decided by the agents is drawn from one seed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use nett_agent::api::types::{CommandReply, Outcome, Payload};
+use nett_agent::bus::wire::{Draft, Report, Sealed};
+use nett_agent::controller::Setting;
+use nett_agent::controller::effect::{Append, Effect};
+use nett_agent::controller::event::{AppendFailure, Applied, Event, Now};
+use nett_agent::controller::prefix;
+use nett_policy::fabric::Fabric;
+use nett_policy::id::{EntryId, LinkId, NodeId, SiteId, WallMs};
+use nett_policy::lower::object::Layout;
+use nett_policy::service::Catalog;
+use nkeys::KeyPair;
+
+use crate::agent::{Agent, Visit};
+use crate::faults::{Fault, Mutant};
+use crate::invariants::Watch;
+use crate::operators::Desk;
+use crate::shape::shape;
+
+/// Wall time at the start.
+const EPOCH_MS: u64 = 1_795_253_400_000;
+
+/// What happens at some time.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// Something reaches an agent in this life of it.
+    Reach {
+        node: NodeId,
+        life: u64,
+        event: Event,
+    },
+    Timer {
+        node: NodeId,
+        at: Duration,
+    },
+    /// The kernel is worked on.
+    Kernel {
+        node: NodeId,
+        life: u64,
+    },
+    /// An entry reaches its site's server.
+    Store {
+        node: NodeId,
+        life: u64,
+        sealed: Sealed,
+        after: u64,
+    },
+    /// The server of `reader` reads on in the log of `origin`.
+    Mirror {
+        reader: SiteId,
+        origin: SiteId,
+    },
+    /// An agent reads on in what its server has of a log.
+    Pull {
+        node: NodeId,
+        life: u64,
+        origin: SiteId,
+    },
+    /// A report reaches another agent.
+    Hear {
+        node: NodeId,
+        life: u64,
+        from: NodeId,
+    },
+    Operator,
+    Fault(Fault),
+}
+
+pub(crate) struct Server {
+    pub(crate) up: bool,
+    pub(crate) log: Vec<Sealed>,
+    /// How much it has of the logs of others.
+    pub(crate) mirrors: BTreeMap<SiteId, usize>,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) keys: BTreeMap<String, KeyPair>,
+    pub(crate) agents: BTreeMap<NodeId, Agent>,
+    pub(crate) servers: BTreeMap<SiteId, Server>,
+    /// Pairs of sites that do not reach each other, smaller id first.
+    pub(crate) cuts: BTreeSet<(SiteId, SiteId)>,
+    pub(crate) links_down: BTreeSet<LinkId>,
+    pub(crate) reports: BTreeMap<NodeId, Report>,
+    pub(crate) desk: Desk,
+    pub(crate) watch: Watch,
+    pub(crate) mutant: Option<Mutant>,
+    /// False once the faults are over: nothing is lost or doubled any more.
+    pub(crate) rough: bool,
+    told: bool,
+    pub(crate) now: Duration,
+    pub(crate) counter: u64,
+    queue: BTreeMap<(Duration, u64), Happening>,
+    /// The last things that happened, for a report about a failing seed.
+    pub(crate) trace: VecDeque<String>,
+}
+
+pub(crate) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let shape = shape(&mut rng);
+        let (fabric, catalog) = (Arc::new(shape.fabric), Arc::new(shape.catalog));
+        let server = |_| Server { up: true, log: Vec::new(), mirrors: BTreeMap::new() };
+        let mut world = Self {
+            rng,
+            servers: fabric.sites.iter().map(|s| (s.id.clone(), server(()))).collect(),
+            agents: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            links_down: BTreeSet::new(),
+            reports: BTreeMap::new(),
+            desk: Desk::default(),
+            watch: Watch::new(&catalog),
+            mutant,
+            rough: true,
+            told: false,
+            now: Duration::from_secs(100),
+            counter: 0,
+            queue: BTreeMap::new(),
+            trace: VecDeque::new(),
+            keys: shape.keys,
+            fabric: fabric.clone(),
+            catalog: catalog.clone(),
+        };
+        for node in &fabric.nodes {
+            let (fabric, catalog, node) = (fabric.clone(), catalog.clone(), node.clone());
+            let key = world.key(node.id.as_str());
+            let setting = Setting { fabric, catalog, layout: Layout::default(), node };
+            let mut agent = Agent::new(setting, key);
+            // One in four has a clock that is wrong by up to a second.
+            if world.rng.u8(0..4) == 0 {
+                agent.skew = world.rng.i64(-1000..=1000);
+            }
+            world.agents.insert(agent.setting.node.id.clone(), agent);
+        }
+        for node in fabric.nodes.iter().map(|n| n.id.clone()) {
+            world.start(&node, true);
+        }
+        world
+    }
+
+    pub(crate) fn key(&self, name: &str) -> KeyPair {
+        KeyPair::from_seed(&self.keys[name].seed().expect("it has one")).expect("a seed")
+    }
+
+    pub(crate) fn at(&mut self, delay: Duration, happening: Happening) {
+        self.counter += 1;
+        self.queue.insert((self.now + delay, self.counter), happening);
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(((at, _), happening)) = self.queue.pop_first() {
+            if at > until {
+                self.counter += 1;
+                self.queue.insert((at, self.counter), happening);
+                break;
+            }
+            self.now = self.now.max(at);
+            self.happen(happening);
+        }
+        self.now = until;
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Reach { node, life, event } => {
+                if self.lives(&node, life) {
+                    self.step(&node, event);
+                }
+            }
+            Happening::Timer { node, at } => {
+                let agent = &self.agents[&node];
+                if agent.alive && agent.timer == Some(at) {
+                    self.agent(&node).timer = None;
+                    self.step(&node, Event::Timer);
+                }
+            }
+            Happening::Kernel { node, life } => self.work_kernel(&node, life),
+            Happening::Store { node, life, sealed, after } => {
+                self.store(&node, life, sealed, after);
+            }
+            Happening::Mirror { reader, origin } => self.mirror(&reader, &origin),
+            Happening::Pull { node, life, origin } => {
+                if self.lives(&node, life) {
+                    self.pull(&node, &origin);
+                }
+            }
+            Happening::Hear { node, life, from } => self.hear(&node, life, &from),
+            Happening::Operator => self.operate(),
+            Happening::Fault(fault) => self.strike(fault),
+        }
+    }
+
+    /// The first thing that is wrong is told where it happened.
+    fn heed(&mut self) {
+        if let Some(wrong) = self.watch.wrong.clone().filter(|_| !self.told) {
+            self.told = true;
+            self.note(format!("WRONG: {wrong}"));
+        }
+    }
+
+    pub(crate) fn note(&mut self, what: String) {
+        if self.trace.len() == 400 {
+            self.trace.pop_front();
+        }
+        self.trace.push_back(format!("{:>9.3} {what}", self.now.as_secs_f64()));
+    }
+
+    pub(crate) fn agent(&mut self, node: &NodeId) -> &mut Agent {
+        self.agents.get_mut(node).expect("a known node")
+    }
+
+    pub(crate) fn lives(&self, node: &NodeId, life: u64) -> bool {
+        let agent = &self.agents[node];
+        agent.alive && agent.life == life
+    }
+
+    // --- an agent's life
+
+    /// Starts an agent from its journal; not `whole` when that is known to lack something.
+    pub(crate) fn start(&mut self, node: &NodeId, whole: bool) {
+        let down = self.links_down.clone();
+        let agent = self.agent(node);
+        let whole = whole && !std::mem::take(&mut agent.lacks);
+        agent.alive = true;
+        agent.life += 1;
+        agent.controller = nett_agent::controller::Controller::new(agent.setting.clone());
+        agent.wanted = None;
+        agent.applying = false;
+        agent.caught_up.clear();
+        agent.connected = false;
+        agent.timer = None;
+        let journal = agent.journal.clone();
+        let before = prefix(&journal);
+        let number = |seq: u64| usize::try_from(seq - 1).expect("a short log");
+        agent.read = before.start.iter().map(|(s, seq)| (s.clone(), number(*seq))).collect();
+        let up = agent.links_up(&down);
+        for (sealed, stream_seq) in journal {
+            self.step(node, Event::Replayed { sealed, stream_seq });
+        }
+        self.step(node, Event::ReplayDone { trusted: whole && before.whole });
+        self.step(node, Event::Links { up });
+        if self.servers[self.agents[node].site()].up {
+            self.connect(node);
+        }
+    }
+
+    pub(crate) fn kill(&mut self, node: &NodeId) {
+        self.note(format!("{node} dies"));
+        let agent = self.agent(node);
+        agent.alive = false;
+        agent.lacks |= !agent.unsaved.is_empty() || !agent.controller.is_trusted();
+        agent.unsaved.clear();
+        agent.dies_in = None;
+    }
+
+    pub(crate) fn connect(&mut self, node: &NodeId) {
+        let agent = self.agent(node);
+        agent.connected = true;
+        agent.caught_up.clear();
+        let life = agent.life;
+        self.step(node, Event::BusConnected);
+        for origin in self.servers.keys().cloned().collect::<Vec<_>>() {
+            let delay = ms(self.rng.u64(1..10));
+            self.at(delay, Happening::Pull { node: node.clone(), life, origin });
+        }
+        for from in self.reports.keys().cloned().collect::<Vec<_>>() {
+            let delay = ms(self.rng.u64(1..10));
+            self.at(delay, Happening::Hear { node: node.clone(), life, from });
+        }
+    }
+
+    pub(crate) fn clock(&self, node: &NodeId) -> Now {
+        let ms = u64::try_from(self.now.as_millis()).expect("a short run");
+        let wall = (EPOCH_MS + ms).saturating_add_signed(self.agents[node].skew);
+        Now { mono: self.now, wall: WallMs(wall) }
+    }
+
+    /// The controller handles an event, and its effects are carried out in order: what an effect
+    /// leads to at once is handled before anything else, as the driver does it.
+    pub(crate) fn step(&mut self, node: &NodeId, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = self.clock(node);
+            for effect in self.agent(node).controller.handle(event, now) {
+                if self.agents[node].dies_in == Some(0) {
+                    return self.kill(node);
+                }
+                let agent = self.agent(node);
+                agent.dies_in = agent.dies_in.map(|n| n - 1);
+                events.extend(self.carry_out(node, effect));
+            }
+        }
+        let agent = &self.agents[node];
+        if let Some(due) = agent.controller.deadline()
+            && agent.timer.is_none_or(|at| at > due)
+        {
+            self.agent(node).timer = Some(due);
+            let delay = due.saturating_sub(self.now);
+            self.at(delay, Happening::Timer { node: node.clone(), at: due });
+        }
+    }
+
+    fn carry_out(&mut self, node: &NodeId, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Journal { sealed, stream_seq } => {
+                return self.journal(node, sealed, stream_seq);
+            }
+            Effect::Append(append) => self.append(node, *append),
+            Effect::Kernel { generation, desired } => {
+                self.agent(node).wanted = Some((generation, *desired));
+                self.look_at_kernel(node, ms(1));
+            }
+            Effect::Zone(answers) => {
+                self.watch.served(node, &answers);
+                self.heed();
+                let agent = self.agent(node);
+                agent.zone = answers;
+                agent.serial += 1;
+                return Some(Event::Served { result: Ok(agent.serial) });
+            }
+            Effect::Probe { slot, .. } => {
+                let (delay, ok) = (ms(self.rng.u64(1..200)), !self.rough || self.rng.u8(0..20) > 0);
+                let event = Event::Probed { slot, ok, evidence: vec!["simulated".to_owned()] };
+                self.reach(node, delay, event);
+            }
+            Effect::Report(report) => self.spread(node, *report),
+            Effect::Reply { token, response } => {
+                if let Outcome::Ok(payload) = response.outcome
+                    && let Payload::Command(reply) = *payload
+                {
+                    self.replied(token.0, &reply);
+                }
+            }
+            Effect::Audit(_) => {}
+        }
+        None
+    }
+
+    fn replied(&mut self, token: u64, reply: &CommandReply) {
+        self.desk.replies.insert(token, reply.clone());
+    }
+
+    pub(crate) fn reach(&mut self, node: &NodeId, delay: Duration, event: Event) {
+        let life = self.agents[node].life;
+        self.at(delay, Happening::Reach { node: node.clone(), life, event });
+    }
+
+    fn journal(&mut self, node: &NodeId, sealed: Sealed, stream_seq: u64) -> Option<Event> {
+        let forget = self.mutant == Some(Mutant::ForgetfulDisk) && self.rng.bool();
+        let agent = self.agent(node);
+        if forget {
+            return None;
+        }
+        if agent.disk_works && agent.unsaved.is_empty() {
+            agent.journal.push((sealed, stream_seq));
+            return None;
+        }
+        agent.unsaved.push_back((sealed, stream_seq));
+        Some(Event::Journal { trouble: Some("no space left".to_owned()) })
+    }
+
+    // --- the kernel
+
+    pub(crate) fn look_at_kernel(&mut self, node: &NodeId, delay: Duration) {
+        let agent = self.agent(node);
+        let life = agent.life;
+        if !std::mem::replace(&mut agent.applying, true) {
+            self.at(delay, Happening::Kernel { node: node.clone(), life });
+        }
+    }
+
+    fn work_kernel(&mut self, node: &NodeId, life: u64) {
+        if !self.lives(node, life) {
+            return;
+        }
+        let most = if self.rng.u8(0..4) == 0 { self.rng.usize(1..10) } else { usize::MAX };
+        let lies = self.mutant == Some(Mutant::LyingKernel);
+        let catalog = self.catalog.clone();
+        let agent = self.agent(node);
+        agent.applying = false;
+        let Some((generation, _)) = agent.wanted else { return };
+        let visit = if lies { Visit::Done(0) } else { agent.visit_kernel(most) };
+        let delivers = agent.delivers(&catalog);
+        self.watch.delivering(node, delivers);
+        self.heed();
+        let applied = |operations, failures| {
+            Event::Applied(Applied { generation, operations, failures, ..Applied::default() })
+        };
+        let event = match visit {
+            Visit::Halfway => return self.look_at_kernel(node, ms(1)),
+            Visit::Done(operations) => applied(operations, Vec::new()),
+            Visit::Failed(failures) => {
+                self.look_at_kernel(node, ms(100));
+                applied(0, failures)
+            }
+        };
+        let delay = ms(self.rng.u64(0..5));
+        self.reach(node, delay, event);
+    }
+
+    // --- the bus
+
+    pub(crate) fn joined(&self, a: &SiteId, b: &SiteId) -> bool {
+        let pair = if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) };
+        a == b || (self.servers[a].up && self.servers[b].up && !self.cuts.contains(&pair))
+    }
+
+    fn append(&mut self, node: &NodeId, append: Append) {
+        let Append { body, verbatim, after, after_stream_seq } = append;
+        self.counter += 1;
+        let site = self.agents[node].site().clone();
+        let (boot, seq, prev_hash) = match after {
+            Some(head) => (head.boot, head.seq + 1, head.hash),
+            None => (format!("boot{}", self.counter), 1, String::new()),
+        };
+        let draft = Draft {
+            id: self.next_id(&site),
+            site,
+            node: node.clone(),
+            fabric: self.agents[node].controller.fabric_ref(),
+            at: self.clock(node).wall,
+            boot,
+            seq,
+            prev_hash,
+            body,
+            request_verbatim: verbatim,
+        };
+        let sealed = Sealed::seal(draft, &self.agents[node].key).expect("the key fits");
+        let (life, delay) = (self.agents[node].life, ms(self.rng.u64(1..5)));
+        let after = after_stream_seq;
+        self.at(delay, Happening::Store { node: node.clone(), life, sealed, after });
+    }
+
+    pub(crate) fn next_id(&mut self, site: &SiteId) -> EntryId {
+        self.counter += 1;
+        format!("{site}.{:0>26}", self.counter).parse().expect("an id")
+    }
+
+    fn store(&mut self, node: &NodeId, life: u64, sealed: Sealed, after: u64) {
+        let site = self.agents[node].site().clone();
+        let answer = |world: &mut Self, delay: u64, event: Event| {
+            let node = node.clone();
+            world.at(ms(delay), Happening::Reach { node, life, event });
+        };
+        let server = self.servers.get_mut(&site).expect("every site has one");
+        if !server.up {
+            let failure = AppendFailure::Unreachable("no server".to_owned());
+            return answer(self, 1, Event::AppendFailed(failure));
+        }
+        let length = server.log.len() as u64;
+        if length != after && self.mutant != Some(Mutant::NoCompareAndSet) {
+            return answer(self, 1, Event::AppendFailed(AppendFailure::Conflict));
+        }
+        server.log.push(sealed.clone());
+        let stream_seq = length + 1;
+        self.note(format!("{node} stores {site}:{stream_seq} {}", said(&sealed)));
+        self.watch.stored(&sealed);
+        for other in self.servers.keys().cloned().collect::<Vec<_>>() {
+            if other != site {
+                let delay = ms(self.rng.u64(2..100));
+                self.at(delay, Happening::Mirror { reader: other, origin: site.clone() });
+            }
+        }
+        self.tell_readers(&site, &site);
+        let lost = self.rough && self.rng.u8(0..30) == 0;
+        let delay = if lost { 4000 } else { self.rng.u64(1..5) };
+        let event = match lost {
+            true => Event::AppendFailed(AppendFailure::Unknown("no answer".to_owned())),
+            false => Event::Appended { sealed, stream_seq },
+        };
+        answer(self, delay, event);
+    }
+
+    fn mirror(&mut self, reader: &SiteId, origin: &SiteId) {
+        if !self.joined(reader, origin) {
+            return;
+        }
+        let held = self.servers[origin].log.len();
+        let server = self.servers.get_mut(reader).expect("a known site");
+        server.mirrors.insert(origin.clone(), held);
+        self.tell_readers(reader, origin);
+    }
+
+    /// The agents of a site read on in a log.
+    pub(crate) fn tell_readers(&mut self, site: &SiteId, origin: &SiteId) {
+        let of_site = self.agents.values().filter(|a| a.site() == site && a.alive);
+        let nodes: Vec<_> = of_site.map(|a| (a.setting.node.id.clone(), a.life)).collect();
+        for (node, life) in nodes {
+            let delay = ms(self.rng.u64(1..10));
+            self.at(delay, Happening::Pull { node, life, origin: origin.clone() });
+        }
+    }
+
+    fn pull(&mut self, node: &NodeId, origin: &SiteId) {
+        let site = self.agents[node].site().clone();
+        let server = &self.servers[&site];
+        if !server.up || !self.agents[node].connected {
+            return;
+        }
+        let log = &self.servers[origin].log;
+        let held = match site == *origin {
+            true => log.len(),
+            false => server.mirrors.get(origin).copied().unwrap_or(0),
+        };
+        let mut from = self.agents[node].read.get(origin).copied().unwrap_or(0);
+        // Delivered again, from anywhere.
+        if self.rough && self.rng.u8(0..20) == 0 {
+            from = self.rng.usize(0..=from);
+        }
+        let entries = log.get(from..held).unwrap_or(&[]).to_vec();
+        let life = self.agents[node].life;
+        for (sealed, stream_seq) in entries.into_iter().zip(from as u64 + 1..) {
+            self.step(node, Event::Entry { sealed, stream_seq });
+            if !self.lives(node, life) {
+                return;
+            }
+        }
+        let agent = self.agent(node);
+        let read = agent.read.entry(origin.clone()).or_default();
+        *read = held.max(*read);
+        if agent.caught_up.insert(origin.clone()) {
+            self.step(node, Event::CaughtUp { site: origin.clone() });
+        }
+    }
+
+    fn spread(&mut self, node: &NodeId, report: Report) {
+        self.reports.insert(node.clone(), report);
+        let others = self.agents.values().filter(|a| a.alive && a.setting.node.id != *node);
+        let others: Vec<_> = others.map(|a| (a.setting.node.id.clone(), a.life)).collect();
+        for (other, life) in others {
+            if !self.rough || self.rng.u8(0..50) > 0 {
+                let delay = ms(self.rng.u64(1..60));
+                self.at(delay, Happening::Hear { node: other, life, from: node.clone() });
+            }
+        }
+    }
+
+    fn hear(&mut self, node: &NodeId, life: u64, from: &NodeId) {
+        if !self.lives(node, life) || !self.agents[node].connected {
+            return;
+        }
+        let (here, there) = (self.agents[node].site().clone(), self.agents[from].site().clone());
+        if self.joined(&here, &there) {
+            let report = self.reports[from].clone();
+            self.step(node, Event::Report(report));
+        }
+    }
+}
+
+/// An entry in a word or two.
+fn said(sealed: &Sealed) -> String {
+    use nett_policy::log::entry::Body;
+    match &sealed.entry.body {
+        Body::Command(c) => format!("command {} {:?}", c.request.id, c.request.ask),
+        Body::Refused(r) => format!("refused {} by {}", r.request.id, r.refused_by),
+        Body::Wish(w) => format!("wish {:?}", w.request.ask),
+        Body::Effective(f) => format!("effective {}", f.slot.task),
+        Body::Step(f) => format!("step {} {} {:?}", f.slot.task, f.step, f.state),
+        Body::Turn(f) => format!("turn {f:?}"),
+        Body::Adopt(f) => format!("adopt {f:?}"),
+        Body::End(f) => format!("end {} {:?} {}", f.slot.task, f.outcome, f.reason),
+    }
+}

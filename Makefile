@@ -9,10 +9,14 @@ LAB_DIR ?= .lab
 SITES ?= 2
 # How many seeds `make sim` runs.
 SEEDS ?= 10000
+# How long `make fuzz` lasts.
+MINUTES ?= 30
+# How long each flood of `make flood` lasts.
+SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench model sim demo lab lab-down
+.PHONY: help deps build check test bench model sim fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +44,14 @@ model: ## The model check of the quorum lease in larger bounds; takes minutes an
 
 sim: ## Simulate SEEDS runs of many agents under faults
 	NETT_SEEDS=$(SEEDS) $(CARGO) test -p nett-agent --test simulation no_seed -- --nocapture
+
+fuzz: deps ## Every parser against changed inputs for MINUTES, each target in turn
+	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / 7 )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \
+	    -- --nocapture --test-threads 1
+
+flood: deps ## The name server at twice what it can answer; SECONDS of each kind of flood
+	NETT_NETNS=required NETT_FLOOD_SECONDS=$(SECONDS) $(SETUP)/as-root.sh \
+	    $(CARGO) test --release -p nett-dns --test flood -- --nocapture
 
 demo: build ## Build a two-site lab, tell the story with measured numbers, clean up
 	$(SETUP)/as-root.sh $(LAB) demo --dir $(LAB_DIR)/demo --prefix nett-demo

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_dns::{Limits as DnsLimits, Stats, Transfers};
+use nett_dns::{Cookies, Stats, Transfers};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
 use nett_policy::log::chain::followed;
@@ -34,7 +34,7 @@ use crate::journal::{FileJournal, Journal, JournalWriter};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
 use crate::kernel::{LinuxKernel, Monitor};
-use crate::name_server::NameServer;
+use crate::name_server::{self, NameServer};
 use crate::probe::LinkProbe;
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
@@ -72,8 +72,11 @@ pub async fn run(path: &Path) -> Result<(), AppError> {
     let registry = prometheus::Registry::new();
     let metrics = Metrics::register(&registry).expect("the registry is new");
     let scrape = Scrape { registry, metrics, dns: Arc::new(Stats::default()) };
+    let cookies = name_server::own_cookies().map_err(anyhow::Error::from)?;
+    let mut rotation = JoinSet::new();
+    rotation.spawn(name_server::rotate(cookies.clone()));
     loop {
-        match run_loaded(path, loaded, scrape.clone()).await? {
+        match run_loaded(path, loaded, scrape.clone(), &cookies).await? {
             (Ended::Stopped, _) => return Ok(()),
             (Ended::Reload, Some(next)) => loaded = next,
             (Ended::Reload, None) => unreachable!("a reload comes with its configuration"),
@@ -85,6 +88,7 @@ async fn run_loaded(
     path: &Path,
     loaded: Loaded,
     scrape: Scrape,
+    cookies: &Arc<Cookies>,
 ) -> Result<(Ended, Option<Loaded>), AppError> {
     let Loaded { config, fabric, catalog, notes } = loaded;
     for note in &notes {
@@ -121,8 +125,10 @@ async fn run_loaded(
         .map_err(anyhow::Error::from)?
         .copied_by(secondaries(&config, &fabric)?);
     let zone = signed(zone, &config, &fabric, &scrape.dns)?;
-    let limits = DnsLimits { udp_threads: usize::from(config.dns.threads), ..DnsLimits::default() };
-    let name_server = NameServer::new(config.dns.listen.clone(), limits, scrape.dns.clone());
+    let profile = name_server::profile(&config.dns, &config.node, cookies);
+    let profile = Arc::new(profile.map_err(anyhow::Error::from)?);
+    let name_server = NameServer::new(&config.dns, profile, scrape.dns.clone());
+    let name_server = name_server.map_err(anyhow::Error::from)?;
 
     let (wanted, wishes) = watch::channel(None);
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.

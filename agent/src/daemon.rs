@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use nett_dns::{Limits, Serial, Server, Stats, Zone, ZoneSource};
+use nett_dns::{Limits, Profile, Serial, Server, Setup, Stats, Zone, ZoneSource};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::log::intent::{Intent, World};
@@ -131,7 +131,14 @@ pub fn dns(arguments: &DnsArguments) -> ExitCode {
         let zone = signed(Zone::build(source)?, arguments, &fabric, &stats)?;
         let zone = Arc::new(ArcSwap::from_pointee(zone));
         let limits = Limits { udp_threads: usize::from(arguments.threads), ..Limits::default() };
-        let server = Server::start(&arguments.listen, zone, limits, stats)?;
+        let profile = Profile {
+            cookies: Some(crate::name_server::own_cookies()?),
+            tcp_idle: limits.tcp_idle,
+            ..Profile::default()
+        };
+        let (listen, profile) = (arguments.listen.clone(), Arc::new(profile));
+        let server =
+            Server::start(Setup { listen, encrypted: None, zone, limits, profile, stats })?;
         for address in server.addresses() {
             println!("serving {} on {address}", fabric.zone.name);
         }

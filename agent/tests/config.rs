@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nett_agent::config::{
-    Config, ConfigError, EXIT_CONFIG, KeygenError, Loaded, LogFormat, check, keygen, load,
-    read_seed,
+    Config, ConfigError, CookiePolicy, EXIT_CONFIG, KeygenError, Loaded, LogFormat, Nsid, check,
+    keygen, load, read_secrets, read_seed,
 };
 use nett_fixtures::Mistake;
 use nett_policy::document::Code;
@@ -103,6 +103,28 @@ fn the_valid_files_load_and_check_says_what_they_are() {
     let text = String::from_utf8(out).expect("text");
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("valid: node osl-b1, fabric nordic generation 1 (2 sites"), "{text}");
+}
+
+#[test]
+fn the_name_server_is_told_what_to_say() {
+    let made = directory();
+    std::fs::write(made.path().join("secrets"), "00112233445566778899aabbccddeeff\n\n")
+        .expect("writable");
+    let settings = "[dns]\nrate_limit = 0\nnsid = \"off\"\nversion = \"1\"\n\
+                    cookies = \"required\"\ncookie_secrets = \"secrets\"\n";
+    edit(made.path(), "agent.toml", "[dns]\n", settings);
+    let dns = config(made.path()).dns;
+    assert_eq!((dns.rate_limit, dns.nsid, dns.cookies), (0, Nsid::Off, CookiePolicy::Required));
+    assert_eq!((dns.version.as_deref(), dns.hostname), (Some("1"), None));
+    let path = dns.cookie_secrets.expect("a path");
+    assert!(read_secrets(&path).expect("one secret").1.is_none());
+    std::fs::write(&path, "00112233445566778899aabbccddeeff\n".repeat(2)).expect("writable");
+    assert!(read_secrets(&path).expect("two secrets").1.is_some());
+    for wrong in ["", "0011", &"00112233445566778899aabbccddeeff\n".repeat(3)] {
+        std::fs::write(&path, wrong).expect("writable");
+        let error = loaded(made.path()).expect_err("no secret");
+        assert_eq!(error.diagnostics[0].code, Code::BadKeyFile, "{wrong}");
+    }
 }
 
 #[test]

@@ -47,6 +47,7 @@ impl Fake {
                 sites: Vec::new(),
                 services: 1,
                 open_tasks: Vec::new(),
+                rate_limited: Vec::new(),
                 conflicts: Vec::new(),
                 refused: 0,
             }),

@@ -20,7 +20,7 @@ use nett_agent::telemetry::event::{
 };
 use nett_agent::telemetry::metric_name::{ALL, Kind};
 use nett_agent::telemetry::{Answer, Duty, Metrics, Scrape};
-use nett_dns::{Limits, Serial, Server, Stats, Zone, ZoneSource};
+use nett_dns::{Limits, Serial, Server, Setup, Stats, Zone, ZoneSource};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::id::Epoch;
 use nett_policy::log::entry::{Body, EndFact, Slot};
@@ -81,7 +81,14 @@ fn ask_dns(stats: &Arc<Stats>) {
         ZoneSource { zone: &fabric.zone, fabric: &fabric, home: None, serial, services: &services };
     let zone = Arc::new(arc_swap::ArcSwap::from_pointee(Zone::build(zone).expect("a zone")));
     let listen = ["127.0.0.1:0".parse().expect("an address")];
-    let server = Server::start(&listen, zone, Limits::default(), stats.clone());
+    let server = Server::start(Setup {
+        listen: listen.to_vec(),
+        encrypted: None,
+        zone,
+        limits: Limits::default(),
+        profile: Arc::default(),
+        stats: stats.clone(),
+    });
     let server = server.expect("a free port");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
@@ -159,6 +166,8 @@ fn the_page_has_every_metric_with_its_kind_and_labels_and_no_other() {
         ("nett_service_weight{service=\"shop/prod/api\",site=\"osl\"}", 100.0),
         ("nett_dns_queries_total{rcode=\"noerror\",transport=\"udp\"}", 1.0),
         ("nett_dns_dropped_total{reason=\"short\"}", 1.0),
+        ("nett_dns_answer_seconds_bucket{le=\"+Inf\"}", 1.0),
+        ("nett_dns_answer_seconds_count", 1.0),
         ("nett_dns_serial", 41.0),
         ("nett_conflicts", 0.0),
         ("nett_event_loop_lag_seconds", 0.003),

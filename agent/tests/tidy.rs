@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Every crate with the crates of ours it may use: in the program, and in tests only.
 const CRATES: [(&str, &[&str], &[&str]); 6] = [
     ("policy", &[], &["nett-fixtures"]),
-    ("dns", &["nett-policy"], &[]),
+    ("dns", &["nett-policy"], &["nett-fixtures"]),
     ("agent", &["nett-dns", "nett-policy"], &["nett-fixtures"]),
     ("fixtures", &[], &[]),
     ("netns-tests", &[], &[]),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use nett_dns::dnssec::{Keys, SigningStats, ZoneKey};
-use nett_dns::{Changes, Limits, Serial, Server, Stats, Zone, ZoneSource, publish};
+use nett_dns::{Changes, Limits, Serial, Server, Setup, Zone, ZoneSource, publish};
 use nett_policy::id::ServiceId;
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower;
@@ -49,7 +49,14 @@ pub(crate) fn name_server(
     let zone = Arc::new(ArcSwap::from_pointee(zone));
     // Counted, but never reached by a load generator that stands for many networks.
     let limits = Limits { equal_answers_per_second: 1_000_000, ..Limits::default() };
-    let _server = Server::start(&[listen], Arc::clone(&zone), limits, Arc::new(Stats::default()))?;
+    let _server = Server::start(Setup {
+        listen: vec![listen],
+        encrypted: None,
+        zone: Arc::clone(&zone),
+        limits,
+        profile: Arc::default(),
+        stats: Arc::default(),
+    })?;
     let stdout = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
         let line = line?;

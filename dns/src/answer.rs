@@ -20,20 +20,27 @@ use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, SiteState};
 use nett_policy::service::AllDown;
 
 use crate::client::Client;
+use crate::cookie::{Judged, Sender};
 use crate::dnssec::{self, Wanted};
+use crate::edns::{Edns, ExtendedError, OptAnswer, UDP_PAYLOAD};
 use crate::entry::Entry;
 use crate::fast::answer_from_prepared;
 use crate::message::{Query, Unreadable};
 use crate::ports;
+use crate::profile::Profile;
 use crate::steer::Target;
 use crate::topology::SiteIndex;
-use crate::write::{Finish, NetworkText, Section, UDP_PAYLOAD, Writer, refusal};
+use crate::write::{Finish, NetworkText, Section, Writer, refusal};
 use crate::zone::{Found, NS_TTL, Zone};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
     Udp,
     Tcp,
+    /// RFC 7858.
+    Tls,
+    /// RFC 8484.
+    Https,
 }
 
 /// One message as it came in.
@@ -43,6 +50,9 @@ pub struct Ask<'a> {
     pub packet: &'a [u8],
     pub source: IpAddr,
     pub transport: Transport,
+    /// Seconds since 1970, modulo 2^32: the clock of cookies (RFC 9018 section 4.3).
+    pub now: u32,
+    pub profile: &'a Profile,
 }
 
 /// Why a message gets no answer.
@@ -60,8 +70,12 @@ pub enum DropReason {
     Panic,
     /// A TCP connection above one of the limits.
     Connection,
+    /// A TLS handshake that failed or took too long.
+    Handshake,
     /// Too many equal answers to one network.
     Rate,
+    /// More questions came than can be answered, and this was none of a known network's share.
+    Rush,
 }
 
 /// What became of a message.
@@ -73,6 +87,7 @@ pub enum Outcome {
         truncated: bool,
         /// Set when a service's addresses were steered.
         steered: Option<Steered>,
+        sender: Sender,
     },
     Dropped(DropReason),
 }
@@ -90,6 +105,7 @@ pub(crate) struct Told {
     pub(crate) rcode: ResponseCode,
     pub(crate) scope: u8,
     pub(crate) steered: Option<Steered>,
+    pub(crate) error: Option<ExtendedError>,
 }
 
 /// The choice for one client.
@@ -115,24 +131,89 @@ pub fn answer_in_full(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome 
         Err(Unreadable::Response) => return Outcome::Dropped(DropReason::Response),
         Err(Unreadable::Rejected { head, rcode }) => {
             refusal(out, head, rcode);
-            return Outcome::Reply { rcode, truncated: false, steered: None };
+            let sender = Sender::Unproven;
+            return Outcome::Reply { rcode, truncated: false, steered: None, sender };
         }
     };
+    let judged = judge_cookie(query.edns.as_ref(), ask);
+    let sender = judged.map(|j| j.sender).unwrap_or_default();
     let mut writer = Writer::new(out, &query, &zone.apex().name);
-    let told = tell(zone, &query, ask.source, &mut writer);
+    let told = match is_cookie_due(sender, ask) {
+        true => Told::code(ResponseCode::BADCOOKIE),
+        false => tell(zone, &query, ask, &mut writer),
+    };
+    let truncated = finish(writer, &query, ask, &told, judged);
+    Outcome::Reply { rcode: told.rcode, truncated, steered: told.steered, sender }
+}
+
+/// Answers a question that has a client cookie with BADCOOKIE and a good server cookie, instead of
+/// what it asks for (RFC 7873 section 5.2.3).
+pub(crate) fn demand_cookie(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) {
+    if let Ok(query) = Query::read(ask.packet) {
+        let judged = judge_cookie(query.edns.as_ref(), ask);
+        let writer = Writer::new(out, &query, &zone.apex().name);
+        finish(writer, &query, ask, &Told::code(ResponseCode::BADCOOKIE), judged);
+    }
+}
+
+pub(crate) fn judge_cookie(edns: Option<&Edns<'_>>, ask: &Ask<'_>) -> Option<Judged> {
+    let cookie = edns?.cookie?;
+    Some(ask.profile.cookies.as_ref()?.judge(cookie, ask.source, ask.now))
+}
+
+/// Whether a cookie must come before an answer.
+pub(crate) fn is_cookie_due(sender: Sender, ask: &Ask<'_>) -> bool {
+    let required = ask.profile.cookies_required && ask.transport == Transport::Udp;
+    required && sender == Sender::Asking
+}
+
+/// Puts OPT and header in place. True when the records had to go.
+fn finish(
+    writer: Writer<'_>,
+    query: &Query<'_>,
+    ask: &Ask<'_>,
+    told: &Told,
+    judged: Option<Judged>,
+) -> bool {
+    let Told { rcode, scope, steered, error } = *told;
+    let body = OptBody { rcode, scope, is_steered: steered.is_some(), error };
+    let opt = opt_answer(ask, &body, judged.as_ref());
     let limit = limit(ask.transport, query.edns.map(|e| e.payload));
-    let finish = Finish { rcode: told.rcode, scope: told.scope, limit };
-    Outcome::Reply {
-        rcode: told.rcode,
-        truncated: writer.finish(&query, finish),
-        steered: told.steered,
+    writer.finish(query, &Finish { opt, limit })
+}
+
+/// What the OPT record of an answer depends on, besides who asks.
+pub(crate) struct OptBody {
+    pub(crate) rcode: ResponseCode,
+    pub(crate) scope: u8,
+    pub(crate) is_steered: bool,
+    pub(crate) error: Option<ExtendedError>,
+}
+
+pub(crate) fn opt_answer<'a>(
+    ask: &Ask<'a>,
+    body: &OptBody,
+    judged: Option<&'a Judged>,
+) -> OptAnswer<'a> {
+    let OptBody { rcode, scope, is_steered, error } = *body;
+    let profile = ask.profile;
+    let lasting = matches!(ask.transport, Transport::Tcp | Transport::Tls);
+    let old = is_steered && profile.is_isolated();
+    OptAnswer {
+        rcode,
+        scope,
+        cookie: judged.map(|j| &j.answer[..]),
+        nsid: profile.nsid.as_deref(),
+        keepalive: lasting.then(|| profile.keepalive()),
+        error: error.or(old.then_some(ExtendedError::ISOLATED)),
+        encrypted: matches!(ask.transport, Transport::Tls | Transport::Https),
     }
 }
 
 /// The most bytes an answer may have, given what the question says it can take.
 pub(crate) fn limit(transport: Transport, payload: Option<u16>) -> usize {
     usize::from(match (transport, payload) {
-        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Tcp | Transport::Tls | Transport::Https, _) => u16::MAX,
         (Transport::Udp, None) => 512,
         // RFC 6891 section 6.2.3: less than 512 means 512.
         (Transport::Udp, Some(payload)) => payload.clamp(512, UDP_PAYLOAD),
@@ -140,19 +221,25 @@ pub(crate) fn limit(transport: Transport, payload: Option<u16>) -> usize {
 }
 
 /// The checks before the zone is asked.
-fn tell(zone: &Zone, query: &Query<'_>, source: IpAddr, writer: &mut Writer<'_>) -> Told {
+fn tell(zone: &Zone, query: &Query<'_>, ask: &Ask<'_>, writer: &mut Writer<'_>) -> Told {
     if query.edns.is_some_and(|e| e.version > 0) {
         return Told::code(ResponseCode::BADVERS);
     }
-    if query.class != DNSClass::IN {
-        return Told::code(ResponseCode::Refused);
+    // Only a cookie was asked for.
+    if query.question.is_empty() {
+        return Told::code(ResponseCode::NoError);
+    }
+    match query.class {
+        DNSClass::IN => {}
+        DNSClass::CH => return tell_chaos(query, ask.profile, writer),
+        _ => return Told::refused(ExtendedError::NOT_AUTHORITATIVE),
     }
     match query.kind {
         RecordType::OPT => return Told::code(ResponseCode::FormErr),
-        RecordType::AXFR | RecordType::IXFR => return Told::code(ResponseCode::Refused),
+        RecordType::AXFR | RecordType::IXFR => return Told::refused(ExtendedError::PROHIBITED),
         _ => {}
     }
-    let client = Client::new(source, query.edns.and_then(|e| e.network));
+    let client = Client::new(ask.source, query.edns.and_then(|e| e.network));
     match tell_signed(zone, query, &client, writer) {
         Some(told) => told,
         None => tell_name(zone, query, &client, writer),
@@ -174,6 +261,23 @@ fn tell_signed(
     }
     let name = query.name.below(&zone.apex().name)?;
     dnssec::tell(zone, signed, Wanted { name, kind, signatures, client }, writer)
+}
+
+/// Class CH: the server about itself, if it was told to.
+fn tell_chaos(query: &Query<'_>, profile: &Profile, writer: &mut Writer<'_>) -> Told {
+    let text = match query.name.wire() {
+        b"\x07version\x04bind\0" | b"\x07version\x06server\0" => &profile.version,
+        b"\x08hostname\x04bind\0" | b"\x02id\x06server\0" => &profile.hostname,
+        _ => &None,
+    };
+    match text {
+        Some(text) if matches!(query.kind, RecordType::TXT | RecordType::ANY) => {
+            writer.authoritative();
+            writer.chaos(text);
+            Told::code(ResponseCode::NoError)
+        }
+        _ => Told::refused(ExtendedError::NOT_AUTHORITATIVE),
+    }
 }
 
 fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Writer<'_>) -> Told {
@@ -218,7 +322,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
         }
         Found::Port(entry, at, form) => ports::tell(zone, query, client, (entry, at, form), writer),
         Found::Missing => (Told::code(ResponseCode::NXDomain), false),
-        Found::Outside => (Told::code(ResponseCode::Refused), false),
+        Found::Outside => (Told::refused(ExtendedError::NOT_AUTHORITATIVE), false),
     };
     // A refusal says nothing about the name, so it is no authoritative answer.
     if told.rcode == ResponseCode::Refused {
@@ -277,7 +381,8 @@ pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> C
     };
     let client = located.found.map(|(site, _)| site);
     let steered = Some(Steered { client, target: site });
-    Chosen { addresses, told: Told { rcode, scope: choice.scope, steered } }
+    let error = (rcode == ResponseCode::Refused).then_some(ExtendedError::ALL_DOWN);
+    Chosen { addresses, told: Told { rcode, scope: choice.scope, steered, error } }
 }
 
 fn tell_sites<'a>(
@@ -361,7 +466,11 @@ fn reflect(zone: &Zone, client: &Client, writer: &mut Writer<'_>) -> Told {
 
 impl Told {
     pub(crate) fn code(rcode: ResponseCode) -> Self {
-        Self { rcode, scope: 0, steered: None }
+        Self { rcode, scope: 0, steered: None, error: None }
+    }
+
+    fn refused(error: ExtendedError) -> Self {
+        Self { error: Some(error), ..Self::code(ResponseCode::Refused) }
     }
 
     pub(crate) fn is_refused(&self) -> bool {

@@ -1,9 +1,9 @@
 //! Answers the questions that make up nearly all of the load, by copying.
 //!
-//! A question is taken when it has the plain form of RFC 1035 with at most one EDNS record without
-//! options but the client subnet, and its name is a service's, or none at all. The answer is then
-//! its header, the question, records that were prepared with the snapshot, and the EDNS record.
-//! Nothing is allocated, and only the choice of a site is computed.
+//! A question is taken when it has the plain form of RFC 1035 with at most one EDNS record of
+//! version 0, and its name is a service's, or none at all. The answer is then its header, the
+//! question, records that were prepared with the snapshot, and the EDNS record. Nothing is
+//! allocated, and only the choice of a site is computed.
 //!
 //! Everything else is `None`, and so is whatever is odd: the full path says what is wrong with it.
 //! What both answer must be equal to the byte, which `dns/tests/agreement.rs` holds.
@@ -13,15 +13,18 @@ use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
 
-use crate::answer::{Ask, Outcome, Steered, limit};
-use crate::client::{CLIENT_SUBNET, Client, read_subnet};
+use crate::answer::{
+    Ask, OptBody, Outcome, Steered, is_cookie_due, judge_cookie, limit, opt_answer,
+};
+use crate::client::Client;
+use crate::edns::{Edns, ExtendedError, OptAnswer};
 use crate::entry::Entry;
 use crate::message::HEADER_LEN;
 use crate::name::{LowerName, MAX_NAME, Relative};
 use crate::packed::Records;
 use crate::steer::Target;
 use crate::topology::SiteIndex;
-use crate::write::{AA, CD, CLASS_IN, DNSSEC_OK, NO_DATA, QR, RD, UDP_PAYLOAD};
+use crate::write::{AA, CD, CLASS_IN, NO_DATA, QR, RD};
 use crate::zone::{Found, Zone};
 
 /// An OPT record without options.
@@ -35,15 +38,7 @@ struct Plain<'a> {
     /// The question section as it came.
     question: &'a [u8],
     kind: RecordType,
-    edns: Option<PlainEdns<'a>>,
-}
-
-struct PlainEdns<'a> {
-    payload: u16,
-    dnssec_ok: bool,
-    /// The data of the client subnet option, and what it means.
-    subnet: Option<&'a [u8]>,
-    network: Option<IpNet>,
+    edns: Option<Edns<'a>>,
 }
 
 /// What is between the question and the EDNS record.
@@ -65,15 +60,24 @@ pub fn answer_from_prepared(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Op
     }
     let mut lower = [0; MAX_NAME];
     let (name, cut) = below(&plain, &zone.apex().name, &mut lower)?;
+    let judged = judge_cookie(plain.edns.as_ref(), ask);
+    let sender = judged.map(|j| j.sender).unwrap_or_default();
+    if is_cookie_due(sender, ask) {
+        return None;
+    }
     let body = match zone.find_below(name) {
         Found::Service(entry) => service(zone, entry, &plain, ask)?,
         Found::Missing => Body::without_records(ResponseCode::NXDomain),
         Found::Empty if is_usual(plain.kind) => Body::without_records(ResponseCode::NoError),
         _ => return None,
     };
-    write(zone, &plain, &body, cut, limit(ask.transport, plain.payload()), out)?;
-    let Body { rcode, steered, .. } = body;
-    Some(Outcome::Reply { rcode, truncated: false, steered })
+    let Body { rcode, scope, steered, .. } = body;
+    // The only refusal of a name in the zone.
+    let error = (rcode == ResponseCode::Refused).then_some(ExtendedError::ALL_DOWN);
+    let told = OptBody { rcode, scope, is_steered: steered.is_some(), error };
+    let opt = opt_answer(ask, &told, judged.as_ref());
+    write(zone, &plain, (&body, cut), &opt, limit(ask.transport, plain.payload()), out)?;
+    Some(Outcome::Reply { rcode, truncated: false, steered, sender })
 }
 
 /// Types that a service does not have and that mean nothing special. Neither list needs to be
@@ -108,7 +112,7 @@ impl<'a> Plain<'a> {
         }
         let edns = match additional {
             0 if rest.is_empty() => None,
-            1 => Some(PlainEdns::read(rest)?),
+            1 => Some(read_edns(rest)?),
             _ => return None,
         };
         let kind = u16::from_be_bytes([k0, k1]).into();
@@ -143,35 +147,16 @@ fn name_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-impl<'a> PlainEdns<'a> {
-    /// The last record of the message: an OPT record of version 0.
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let (head, data) = bytes.split_first_chunk::<OPT_LEN>()?;
-        let [0, 0, 41, p0, p1, _, 0, flags, _, l0, l1] = *head else {
-            return None;
-        };
-        if usize::from(u16::from_be_bytes([l0, l1])) != data.len() {
-            return None;
-        }
-        let mut edns = Self {
-            payload: u16::from_be_bytes([p0, p1]),
-            dnssec_ok: flags & 0x80 != 0,
-            subnet: None,
-            network: None,
-        };
-        if let Some((option, subnet)) = data.split_first_chunk::<4>() {
-            let [code, length] = [[option[0], option[1]], [option[2], option[3]]];
-            let length = usize::from(u16::from_be_bytes(length));
-            if u16::from_be_bytes(code) != CLIENT_SUBNET || length != subnet.len() {
-                return None;
-            }
-            edns.network = read_subnet(subnet).ok()?;
-            edns.subnet = Some(subnet);
-        } else if !data.is_empty() {
-            return None;
-        }
-        Some(edns)
+/// The last record of the message: an OPT record of version 0.
+fn read_edns(bytes: &[u8]) -> Option<Edns<'_>> {
+    let (head, data) = bytes.split_first_chunk::<OPT_LEN>()?;
+    let [0, 0, 41, p0, p1, ttl @ .., l0, l1] = *head else {
+        return None;
+    };
+    if ttl[1] != 0 || usize::from(u16::from_be_bytes([l0, l1])) != data.len() {
+        return None;
     }
+    Edns::read(u16::from_be_bytes([p0, p1]), ttl, data).ok()
 }
 
 /// The labels below the apex in lower case, and where the apex begins in the name.
@@ -252,8 +237,8 @@ impl<'a> Body<'a> {
 fn write(
     zone: &Zone,
     plain: &Plain<'_>,
-    body: &Body<'_>,
-    cut: usize,
+    (body, cut): (&Body<'_>, usize),
+    opt: &OptAnswer<'_>,
     limit: usize,
     out: &mut Vec<u8>,
 ) -> Option<()> {
@@ -290,24 +275,7 @@ fn write(
         out.extend_from_slice(data);
     }
     if let Some(edns) = &plain.edns {
-        write_edns(edns, body, out);
+        edns.write_answer(opt, out);
     }
     (out.len() <= limit).then_some(())
-}
-
-fn write_edns(edns: &PlainEdns<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
-    let [p0, p1] = UDP_PAYLOAD.to_be_bytes();
-    let [f0, f1] = if edns.dnssec_ok { DNSSEC_OK } else { 0 }.to_be_bytes();
-    let data = edns.subnet.map_or(0, |option| option.len() + 4);
-    let [l0, l1] = u16::try_from(data).expect("an option of 20 bytes at most").to_be_bytes();
-    out.extend_from_slice(&[0, 0, 41, p0, p1, body.rcode.high(), 0, f0, f1, l0, l1]);
-    if let Some(option) = edns.subnet {
-        let [c0, c1] = CLIENT_SUBNET.to_be_bytes();
-        let [l0, l1] = u16::try_from(option.len()).expect("20 bytes at most").to_be_bytes();
-        out.extend_from_slice(&[c0, c1, l0, l1]);
-        let at = out.len();
-        out.extend_from_slice(option);
-        // Who does not want to be located gets a scope of 0.
-        out[at + 3] = if edns.network.is_some() { body.scope } else { 0 };
-    }
 }

@@ -18,7 +18,9 @@
 pub mod answer;
 pub mod client;
 mod clock;
+pub mod cookie;
 pub mod dnssec;
+mod edns;
 mod entry;
 pub mod explain;
 mod fast;
@@ -26,6 +28,7 @@ mod message;
 mod name;
 mod packed;
 mod ports;
+mod profile;
 mod records;
 pub mod serial;
 pub mod server;
@@ -43,12 +46,17 @@ pub mod zone;
 mod sample;
 
 pub use answer::{Ask, DropReason, Outcome, Transport, answer, answer_in_full};
+pub use cookie::{Cookies, Secret, Sender};
+pub use edns::LONGEST_NSID;
 pub use explain::Explanation;
 pub use fast::answer_from_prepared;
 pub use name::NameError;
+pub use profile::Profile;
 pub use serial::Serial;
-pub use server::{Limits, Server, ServerError, ServerHandle};
-pub use stats::Stats;
+pub use server::{
+    Certificate, CertificateError, Encrypted, Limits, Server, ServerError, ServerHandle, Setup,
+};
+pub use stats::{AnswerSeconds, Limited, Stats};
 pub use transfer::Transfers;
 pub use tsig::{Keyring, TsigKey};
 pub use zone::{Changes, StaleSerial, Zone, ZoneError, ZoneSource, publish};

@@ -4,37 +4,24 @@
 //! longer than the packet is. Anything odd is answered with the response code the RFCs name, or
 //! not at all where an answer could start a loop between two servers.
 
+use crate::edns::Edns;
+use crate::name::LowerName;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, RecordType};
-use ipnet::IpNet;
-
-use crate::client::{CLIENT_SUBNET, read_subnet};
-use crate::name::LowerName;
 
 pub(crate) const HEADER_LEN: usize = 12;
 
-/// A well-formed question (opcode QUERY, one question).
+/// A well-formed question (opcode QUERY, one question), or a request for a cookie without one.
 pub(crate) struct Query<'a> {
     pub(crate) id: u16,
     /// Bytes 2 and 3 of the header.
     pub(crate) flags: [u8; 2],
-    /// The question section as it came.
+    /// The question section as it came; empty when there is none.
     pub(crate) question: &'a [u8],
     pub(crate) name: LowerName,
     pub(crate) kind: RecordType,
     pub(crate) class: DNSClass,
     pub(crate) edns: Option<Edns<'a>>,
-}
-
-/// The OPT record of a question (RFC 6891).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Edns<'a> {
-    pub(crate) version: u8,
-    pub(crate) payload: u16,
-    pub(crate) dnssec_ok: bool,
-    /// The data of the client subnet option as it came, and what it means.
-    pub(crate) subnet: Option<&'a [u8]>,
-    pub(crate) network: Option<IpNet>,
 }
 
 /// Why bytes are not a question.
@@ -49,7 +36,7 @@ pub(crate) enum Unreadable {
 }
 
 /// A message with a mistake behind its header.
-struct Malformed;
+pub(crate) struct Malformed;
 
 impl<'a> Query<'a> {
     pub(crate) fn read(packet: &'a [u8]) -> Result<Self, Unreadable> {
@@ -65,16 +52,34 @@ impl<'a> Query<'a> {
         if f0 & 0x78 != 0 {
             return Err(rejected(ResponseCode::NotImp));
         }
-        if [qd0, qd1] != [0, 1] {
-            return Err(rejected(ResponseCode::FormErr));
-        }
         let counts = [[an0, an1], [ns0, ns1], [ar0, ar1]].map(u16::from_be_bytes);
-        let mut query = Self::question(body).map_err(|_| rejected(ResponseCode::FormErr))?;
+        let read = match [qd0, qd1] {
+            [0, 0] => Ok(Self::without_question()),
+            [0, 1] => Self::question(body),
+            _ => Err(Malformed),
+        };
+        let mut query = read.map_err(|_| rejected(ResponseCode::FormErr))?;
         query.id = u16::from_be_bytes([id0, id1]);
         query.flags = [f0, f1];
         let rest = &body[query.question.len()..];
         query.edns = edns(rest, counts).map_err(|_| rejected(ResponseCode::FormErr))?;
+        // Nothing is asked but a cookie (RFC 7873 section 5.4).
+        if query.question.is_empty() && query.edns.is_none_or(|e| e.cookie.is_none()) {
+            return Err(rejected(ResponseCode::FormErr));
+        }
         Ok(query)
+    }
+
+    fn without_question() -> Self {
+        Self {
+            id: 0,
+            flags: [0; 2],
+            question: &[],
+            name: LowerName::root(),
+            kind: RecordType::ZERO,
+            class: DNSClass::IN,
+            edns: None,
+        }
     }
 
     /// Reads the question at the start of `body`.
@@ -107,12 +112,27 @@ fn edns(mut rest: &[u8], counts: [u16; 3]) -> Result<Option<Edns<'_>>, Malformed
         if at < before || found.is_some() || !record.owner_is_root {
             return Err(Malformed);
         }
-        found = Some(Edns::read(&record)?);
+        found = Some(Edns::read(record.class, record.ttl, record.data)?);
     }
     if !rest.is_empty() {
         return Err(Malformed);
     }
     Ok(found)
+}
+
+/// The least TTL among the answers of a message that this server wrote, in seconds; where there is
+/// none, of the record beside them that says so (RFC 2308). `None` without any record.
+pub(crate) fn least_ttl(message: &[u8]) -> Option<u32> {
+    let (header, mut rest) = message.split_first_chunk::<HEADER_LEN>()?;
+    let [_, _, _, _, _, questions, an0, an1, ns0, ns1, _, _] = *header;
+    if questions > 0 {
+        let name = name_length(rest).ok()?;
+        rest = rest.get(name + 4..)?;
+    }
+    let [answers, authorities] = [[an0, an1], [ns0, ns1]].map(u16::from_be_bytes);
+    let count = if answers > 0 { answers } else { authorities };
+    let ttls = (0..count).map_while(|_| Record::read(&mut rest).ok());
+    ttls.map(|record| u32::from_be_bytes(record.ttl)).min()
 }
 
 struct Record<'a> {
@@ -158,38 +178,5 @@ fn name_length(bytes: &[u8]) -> Result<usize, Malformed> {
         if at > 254 {
             return Err(Malformed);
         }
-    }
-}
-
-impl<'a> Edns<'a> {
-    fn read(record: &Record<'a>) -> Result<Self, Malformed> {
-        let [_, version, flags, _] = record.ttl;
-        let mut edns = Self {
-            version,
-            payload: record.class,
-            dnssec_ok: flags & 0x80 != 0,
-            subnet: None,
-            network: None,
-        };
-        // Options of a version nobody knows have a form nobody knows.
-        if version != 0 {
-            return Ok(edns);
-        }
-        let mut rest = record.data;
-        while !rest.is_empty() {
-            let ([c0, c1, l0, l1], tail) = rest.split_first_chunk().ok_or(Malformed)?;
-            let length = usize::from(u16::from_be_bytes([*l0, *l1]));
-            let (data, tail) = tail.split_at_checked(length).ok_or(Malformed)?;
-            rest = tail;
-            if u16::from_be_bytes([*c0, *c1]) != CLIENT_SUBNET {
-                continue;
-            }
-            if edns.subnet.is_some() {
-                return Err(Malformed);
-            }
-            edns.network = read_subnet(data).map_err(|_| Malformed)?;
-            edns.subnet = Some(data);
-        }
-        Ok(edns)
     }
 }

@@ -45,6 +45,10 @@ impl LowerName {
         Self { bytes: [0; MAX_NAME], len: 0, starts: [0; MAX_LABELS], labels: 0 }
     }
 
+    pub(crate) fn root() -> Self {
+        Self { len: 1, labels: 1, ..Self::new() }
+    }
+
     fn push(&mut self, label: &[u8]) -> Result<(), NameError> {
         let length = u8::try_from(label.len()).map_err(|_| NameError::Label)?;
         if length > 63 {

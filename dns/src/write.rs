@@ -12,22 +12,19 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 
-use crate::client::CLIENT_SUBNET;
 use crate::dnssec::SignedSet;
+use crate::edns::OptAnswer;
 use crate::message::{HEADER_LEN, Query};
 use crate::name::LowerName;
 use crate::zone::{Apex, NEGATIVE_TTL, NS_TTL, SOA_TTL};
 
-/// What this server can take, and the most it sends over UDP (DNS flag day 2020: no fragments).
-pub(crate) const UDP_PAYLOAD: u16 = 1232;
-
 pub(crate) const CLASS_IN: u16 = 1;
+const CLASS_CHAOS: u16 = 3;
 pub(crate) const QR: u8 = 0x80;
 pub(crate) const AA: u8 = 0x04;
 const TC: u8 = 0x02;
 pub(crate) const RD: u8 = 0x01;
 pub(crate) const CD: u8 = 0x10;
-pub(crate) const DNSSEC_OK: u16 = 0x8000;
 
 /// The head of the SOA record beside a negative answer: owner and length are to be filled in.
 pub(crate) const NO_DATA: [u8; 12] = {
@@ -62,10 +59,9 @@ pub(crate) struct Writer<'a> {
 
 /// The end of a message.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Finish {
-    pub(crate) rcode: ResponseCode,
-    /// Scope of the client subnet option.
-    pub(crate) scope: u8,
+pub(crate) struct Finish<'a> {
+    /// The OPT record, if the question had one (RFC 6891 section 7).
+    pub(crate) opt: OptAnswer<'a>,
     /// The most bytes the message may have.
     pub(crate) limit: usize,
 }
@@ -195,6 +191,19 @@ impl<'a> Writer<'a> {
         self.out.extend_from_slice(bytes);
     }
 
+    /// A TXT record of one string in class CH, never cached (RFC 4892 section 2.1).
+    pub(crate) fn chaos(&mut self, string: &str) {
+        self.u16(0xc000 | HEADER_LEN as u16);
+        self.u16(RecordType::TXT.into());
+        self.u16(CLASS_CHAOS);
+        self.u32(0);
+        let at = self.out.len();
+        self.u16(0);
+        self.character_string(string.as_bytes());
+        self.patch_length(at);
+        self.counts[Section::Answer as usize] += 1;
+    }
+
     /// The whole answer to ANY (RFC 8482 section 4.2).
     pub(crate) fn hinfo(&mut self) {
         self.record(Section::Answer, HEADER_LEN as u16, (RecordType::HINFO, NS_TTL), |w| {
@@ -235,15 +244,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Puts OPT and header in place. True when the records had to go.
-    pub(crate) fn finish(mut self, query: &Query<'_>, finish: Finish) -> bool {
-        let Finish { rcode, scope, limit } = finish;
-        let records_end = self.out.len();
-        self.opt(query, rcode, scope);
-        let truncated = self.out.len() > limit;
+    pub(crate) fn finish(mut self, query: &Query<'_>, finish: &Finish<'_>) -> bool {
+        let Finish { opt, limit } = finish;
+        self.opt(query, opt);
+        let truncated = self.out.len() > *limit;
         if truncated {
-            self.out.truncate(records_end.min(HEADER_LEN + query.question.len()));
+            self.out.truncate(HEADER_LEN + query.question.len());
             self.counts = [0; 3];
-            self.opt(query, rcode, scope);
+            self.opt(query, opt);
         }
         let mut flags = QR | (query.flags[0] & RD);
         if self.authoritative {
@@ -255,35 +263,19 @@ impl<'a> Writer<'a> {
         let header = &mut self.out[..HEADER_LEN];
         header[..2].copy_from_slice(&query.id.to_be_bytes());
         header[2] = flags;
-        header[3] = (query.flags[1] & CD) | rcode.low();
-        header[4..6].copy_from_slice(&1u16.to_be_bytes());
+        header[3] = (query.flags[1] & CD) | opt.rcode.low();
+        header[5] = u8::from(!query.question.is_empty());
         for (at, count) in self.counts.iter().enumerate() {
             header[6 + 2 * at..8 + 2 * at].copy_from_slice(&count.to_be_bytes());
         }
         truncated
     }
 
-    /// The OPT record of the answer, if the question had one (RFC 6891 section 7).
-    fn opt(&mut self, query: &Query<'_>, rcode: ResponseCode, scope: u8) {
-        let Some(edns) = &query.edns else { return };
-        self.out.push(0);
-        self.u16(RecordType::OPT.into());
-        self.u16(UDP_PAYLOAD);
-        self.out.push(rcode.high());
-        self.out.push(0);
-        self.u16(if edns.dnssec_ok { DNSSEC_OK } else { 0 });
-        let at = self.out.len();
-        self.u16(0);
-        if let Some(option) = edns.subnet {
-            self.u16(CLIENT_SUBNET);
-            self.u16(u16::try_from(option.len()).expect("20 bytes at most, checked"));
-            let data = self.out.len();
-            self.out.extend_from_slice(option);
-            // Who does not want to be located gets a scope of 0.
-            self.out[data + 3] = if edns.network.is_some() { scope } else { 0 };
+    fn opt(&mut self, query: &Query<'_>, opt: &OptAnswer<'_>) {
+        if let Some(edns) = &query.edns {
+            edns.write_answer(opt, self.out);
+            self.counts[Section::Additional as usize] += 1;
         }
-        self.patch_length(at);
-        self.counts[Section::Additional as usize] += 1;
     }
 }
 

@@ -2,12 +2,15 @@
 //! counted. And it is most of what resolvers ask.
 
 mod sample;
+mod serve;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use nett_dns::{Ask, Serial, Transport, Zone, ZoneSource, answer_from_prepared, answer_in_full};
+use nett_dns::{
+    Ask, Profile, Serial, Transport, Zone, ZoneSource, answer_from_prepared, answer_in_full,
+};
 use nett_policy::id::Epoch;
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteState};
 use nett_policy::service::{AllDown, Port, Prefer};
@@ -158,6 +161,8 @@ fn edns() -> impl Strategy<Value = Option<Vec<u8>>> {
     ]);
     let option = prop_oneof![
         3 => subnets.prop_map(|data| (8u16, data.to_vec())),
+        2 => select(vec![8usize, 24, 7, 40]).prop_map(|length| (10u16, vec![1; length])),
+        1 => select(vec![3u16, 11, 12]).prop_map(|code| (code, vec![])),
         1 => (any::<u16>(), prop::collection::vec(any::<u8>(), 0..10)),
     ];
     let options = prop_oneof![
@@ -195,8 +200,12 @@ fn zone(services: &Answers, serial: u32) -> Zone {
     Zone::build(ZoneSource { zone, fabric: &fabric, home: None, serial, services }).expect("names")
 }
 
-fn ask(packet: &[u8], source: IpAddr, transport: Transport) -> Ask<'_> {
-    Ask { packet, source, transport }
+/// Servers that say everything, and one that says nothing.
+fn profiles() -> [Profile; 3] {
+    let isolated = serve::profile();
+    isolated.isolated.store(true, Ordering::Relaxed);
+    let strict = Profile { cookies_required: true, ..serve::profile() };
+    [isolated, strict, Profile::default()]
 }
 
 proptest! {
@@ -208,10 +217,12 @@ proptest! {
         second in services(),
         messages in prop::collection::vec(message(), 40),
         source in select(&CLIENTS[..]),
-        tcp: bool,
+        transport in 0usize..4,
         serial: u32,
     ) {
-        let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+        let profiles = profiles();
+        let transports = [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Https];
+        let transport = transports[transport];
         let built = zone(&first, serial);
         // The same again, reached by changes, with a service less.
         let mut changes: BTreeMap<_, _> =
@@ -220,7 +231,8 @@ proptest! {
         let changed = built.with(&changes, Serial(serial).next()).expect("valid names");
         for zone in [&built, &changed] {
             for packet in &messages {
-                let ask = ask(packet, ip(source), transport);
+                let (source, profile) = (ip(source), &profiles[packet.len() % 3]);
+                let ask = Ask { packet, source, transport, now: 7, profile };
                 // What was in the buffer before must not matter.
                 let (mut quick, mut full) = (vec![0xee; 70], Vec::new());
                 if let Some(outcome) = answer_from_prepared(zone, &ask, &mut quick) {
@@ -236,6 +248,7 @@ proptest! {
 #[test]
 fn what_resolvers_ask_is_answered_from_prepared_bytes() {
     let zone = zone(&sample::usual(), 1);
+    let profiles = profiles();
     let with_edns = |mut packet: Vec<u8>, record: &[u8]| {
         packet[11] = 1;
         packet.extend(record);
@@ -260,10 +273,15 @@ fn what_resolvers_ask_is_answered_from_prepared_bytes() {
         packet.extend([kind, 0, 1]);
         let plain = [0, 0, 41, 4, 208, 0, 0, 0x80, 0, 0, 0];
         let subnet = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 11, 0, 8, 0, 7, 0, 1, 24, 0, 10, 2, 0];
-        for packet in
-            [packet.clone(), with_edns(packet.clone(), &plain), with_edns(packet, &subnet)]
-        {
-            let ask = ask(&packet, ip("10.1.0.1"), Transport::Udp);
+        let cookie = [&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 12, 0, 10, 0, 8][..], &[7; 8]].concat();
+        for packet in [
+            packet.clone(),
+            with_edns(packet.clone(), &plain),
+            with_edns(packet.clone(), &subnet),
+            with_edns(packet, &cookie),
+        ] {
+            let (packet, source, transport) = (&packet, ip("10.1.0.1"), Transport::Udp);
+            let ask = Ask { packet, source, transport, now: 7, profile: &profiles[0] };
             let mut out = Vec::new();
             assert!(answer_from_prepared(&zone, &ask, &mut out).is_some(), "{name:?} {kind}");
         }

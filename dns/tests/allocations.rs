@@ -12,6 +12,7 @@ use serve::query;
 fn no_answer_of_the_usual_kinds_allocates() {
     let zone = serve::zone(1);
     let mut out = Vec::with_capacity(1 << 16);
+    let profile = &serve::profile();
     let full = [
         ("api.prod.shop", RecordType::A),
         ("api.prod.shop", RecordType::AAAA),
@@ -27,7 +28,7 @@ fn no_answer_of_the_usual_kinds_allocates() {
         for payload in [None, Some(1232)] {
             let packet = query(&format!("{name}.steer.example"), kind, payload);
             let source = sample::ip("10.1.0.1");
-            let ask = Ask { packet: &packet, source, transport: Transport::Udp };
+            let ask = Ask { packet: &packet, source, transport: Transport::Udp, now: 1, profile };
             let mut count = |answer: &dyn Fn(&mut Vec<u8>) -> Option<Outcome>| {
                 let mut answered = None;
                 let used = allocation_counter::measure(|| answered = answer(&mut out));
@@ -54,7 +55,7 @@ fn no_answer_of_the_usual_kinds_allocates() {
     let source = sample::ip("10.1.0.1");
     for (name, kind) in unprepared {
         let packet = query(&format!("{name}steer.example"), kind, Some(1232));
-        let ask = Ask { packet: &packet, source, transport: Transport::Udp };
+        let ask = Ask { packet: &packet, source, transport: Transport::Udp, now: 1, profile };
         assert_eq!(answer_from_prepared(&zone, &ask, &mut out), None, "{name} {kind}");
         let used = allocation_counter::measure(|| {
             answer(&zone, &ask, &mut out);

@@ -315,7 +315,8 @@ fn check(packet: &[u8], transport: Transport) {
     thread_local! {
         static ZONE: nett_dns::Zone = serve::zone(1);
     }
-    let ask = Ask { packet, source: sample::ip("10.1.2.3"), transport };
+    let profile = serve::profile();
+    let ask = Ask { packet, source: sample::ip("10.1.2.3"), transport, now: 1, profile: &profile };
     let mut out = vec![0xee; 7];
     let outcome = ZONE.with(|zone| answer(zone, &ask, &mut out));
     match outcome {
@@ -330,6 +331,9 @@ fn check(packet: &[u8], transport: Transport) {
             assert_eq!(message.metadata.truncation, truncated);
             let echoed = message.queries.len();
             assert!(echoed <= 1);
+            if echoed == 0 && packet[4..6] == [0, 1] {
+                assert!(message.edns.is_none(), "an answer to what was read has its question");
+            }
             if echoed == 1 {
                 assert_eq!(
                     message.queries[0],

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use nett_dns::{Ask, Changes, Outcome, Serial, Transport, Zone, ZoneSource, answer};
+use nett_dns::{Ask, Changes, Outcome, Profile, Serial, Transport, Zone, ZoneSource, answer};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{Epoch, SiteId, Weight};
@@ -53,7 +53,8 @@ fn spread() -> impl Strategy<Value = Spread> {
 fn ask(zone: &Zone, client: IpAddr) -> Option<BTreeSet<IpAddr>> {
     let mut packet = vec![0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     packet.extend(b"\x03pay\x04prod\x04shop\x05steer\x07example\0\0\x01\0\x01");
-    let asked = Ask { packet: &packet, source: client, transport: Transport::Udp };
+    let profile = &Profile::default();
+    let asked = Ask { packet: &packet, source: client, transport: Transport::Udp, now: 0, profile };
     let mut out = Vec::new();
     let outcome = answer(zone, &asked, &mut out);
     assert!(matches!(outcome, Outcome::Reply { truncated: false, .. }), "{outcome:?}");

@@ -5,6 +5,7 @@ mod serve;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::Message;
@@ -52,7 +53,7 @@ fn dig_gets_every_kind_of_answer_over_both_transports() {
                 .filter(|r| !r.is_empty())
                 .map(|r| format!("{name} {r}"))
                 .collect();
-            assert_eq!(told.answer, wanted, "{what}");
+            assert_eq!(told.answer, wanted, "{what}: {}", told.text);
             let refused = *status == "REFUSED";
             assert_eq!(told.flags.contains(&"aa".to_owned()), !refused, "{what}");
             let soa = "steer.example. 10 IN SOA ns1.steer.example. dns.example. \
@@ -269,6 +270,14 @@ fn the_question_keeps_its_case() {
 
 #[test]
 fn several_sockets_share_one_port_and_stop_together() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().name().is_some_and(|name| name.starts_with("nett-dns")) {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+        }
+        before(info);
+    }));
     let mut server = Running::with_limits(Limits { udp_threads: 3, ..Limits::default() });
     let good = query("api.prod.shop.steer.example", RecordType::A, None);
     // Each client port is hashed to one of the sockets; all of them must answer.
@@ -282,6 +291,7 @@ fn several_sockets_share_one_port_and_stop_together() {
     let started = Instant::now();
     server.stop();
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0, "a thread of the server panicked");
     assert_eq!(stream.read(&mut [0; 16]).expect("the end"), 0);
     assert!(TcpStream::connect(address).is_err());
     let socket = UdpSocket::bind(address).expect("the port is free again");

@@ -8,7 +8,8 @@ use nett_policy::document::{At, Code, Reader, Section, Span, Value};
 use nett_policy::id::NodeId;
 use nett_policy::lower::object::{Layout, Table};
 
-use super::{Config, DEFAULT_HTTP, DEFAULT_SOCKET, Dns, Kernel, Log, LogFormat, Nats, TlsFiles};
+use super::dns::{self, Dns};
+use super::{Config, DEFAULT_HTTP, DEFAULT_SOCKET, Kernel, Log, LogFormat, Nats, TlsFiles};
 
 /// What could be read; a required key that could not is `None` and was reported.
 #[derive(Debug)]
@@ -73,8 +74,8 @@ pub(super) fn read(r: &Reader<'_>, directory: &Path) -> Option<AgentDoc> {
         let nats = s
             .optional("nats")
             .and_then(|v| r.section(v, "[nats]", |s| Some(nats(r, s, directory))));
-        let dns =
-            s.optional("dns").and_then(|v| r.section(v, "[dns]", |s| Some(dns(r, s, directory))));
+        let dns = s.optional("dns");
+        let dns = dns.and_then(|v| r.section(v, "[dns]", |s| Some(dns::read(r, s, directory))));
         let http = s.optional("http");
         let http = http.and_then(|v| r.section(v, "[http]", |s| http_listen(r, s)));
         let kernel = s.optional("kernel");
@@ -89,7 +90,7 @@ pub(super) fn read(r: &Reader<'_>, directory: &Path) -> Option<AgentDoc> {
             state_dir: required("state_dir"),
             socket: directory.join(socket.map_or(DEFAULT_SOCKET.into(), |s| s.value)),
             nats: nats.unwrap_or_default(),
-            dns: dns.unwrap_or(NO_DNS),
+            dns: dns.unwrap_or_default(),
             http_listen: http.unwrap_or(Some(DEFAULT_HTTP.parse().expect("a socket address"))),
             kernel: kernel.unwrap_or_default(),
             log: log.unwrap_or_default(),
@@ -97,15 +98,13 @@ pub(super) fn read(r: &Reader<'_>, directory: &Path) -> Option<AgentDoc> {
     })
 }
 
-const NO_DNS: Dns = Dns { listen: Vec::new(), threads: 1, tsig_keys: None, key_dir: None };
-
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Text, filter: "info".to_owned() }
     }
 }
 
-fn path(text: &str) -> Result<PathBuf, Flaw> {
+pub(super) fn path(text: &str) -> Result<PathBuf, Flaw> {
     if text.is_empty() || text.contains('\0') {
         return Err(Flaw::new(Code::BadValue, "this cannot be a path"));
     }
@@ -128,50 +127,11 @@ fn nats(r: &Reader<'_>, s: &Section<'_, '_>, directory: &Path) -> Nats {
     Nats { urls: urls.unwrap_or_default().into_iter().map(|u| u.value).collect(), tls }
 }
 
-fn socket_address(text: &str) -> Result<SocketAddr, Flaw> {
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Flaw> {
     text.parse().map_err(|_| {
         Flaw::new(Code::BadAddress, format!("`{text}` is not an address with a port"))
             .hint("write it like `127.0.0.1:9642` or `[::1]:53`")
     })
-}
-
-/// Answers from a wildcard socket leave with the routed source address, which clients drop.
-fn dns_address(text: &str) -> Result<SocketAddr, Flaw> {
-    let address = socket_address(text)?;
-    if address.ip().is_unspecified() {
-        let message = format!("`{text}` listens on every address");
-        return Err(Flaw::new(Code::BadAddress, message)
-            .hint("list each service address: answers must leave from the address asked"));
-    }
-    Ok(address)
-}
-
-fn dns(r: &Reader<'_>, s: &Section<'_, '_>, directory: &Path) -> Dns {
-    let listen = s.optional("listen").map(|v| r.items(v, |v| r.parse_text(v, dns_address)));
-    let listen = listen.unwrap_or_default();
-    for (at, address) in listen.iter().enumerate() {
-        let first = listen[..at].iter().find(|l| l.value == address.value);
-        if let Some(first) = first.filter(|_| address.value.port() != 0) {
-            let message = format!("`{}` stands twice", address.value);
-            r.report(
-                r.mistake(Code::DuplicateAddress, address.span, message)
-                    .related(r.place(first.span), "first here"),
-            );
-        }
-    }
-    let threads = s.optional("threads").and_then(|v| r.integer(v, 1..=64_u8));
-    let at = |key, value: &Value| {
-        let found = r.parse_text(value, path)?;
-        Some(At { value: directory.join(found.value), span: s.span_of(key) })
-    };
-    let tsig_keys = s.optional("tsig_keys").and_then(|v| at("tsig_keys", v));
-    let key_dir = s.optional("key_dir").and_then(|v| at("key_dir", v));
-    Dns {
-        listen: listen.into_iter().map(|l| l.value).collect(),
-        threads: threads.map_or(NO_DNS.threads, |t| t.value),
-        tsig_keys,
-        key_dir,
-    }
 }
 
 /// The outer `None` means the default.

@@ -5,6 +5,7 @@
 //! value beside the old one and keeps the old one when this fails.
 
 mod check;
+mod dns;
 mod file;
 mod key;
 mod zone_keys;
@@ -23,6 +24,10 @@ use nett_policy::service::Catalog;
 
 pub use crate::bus::nats::TlsFiles;
 pub use check::check;
+pub use dns::{
+    CertificateFileError, CookiePolicy, Dns, EncryptedDns, Nsid, SecretsError, read_certificate,
+    read_secrets,
+};
 pub use key::{KeygenError, keygen, read_seed};
 pub use zone_keys::{ZoneKeyError, read_keyring, read_zone_keys};
 
@@ -58,18 +63,6 @@ pub struct Nats {
     /// Instead of the site's URLs in the fabric file; those when empty.
     pub urls: Vec<String>,
     pub tls: Option<TlsFiles>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dns {
-    /// Never a wildcard. No DNS is served when empty.
-    pub listen: Vec<SocketAddr>,
-    /// 1 to 64.
-    pub threads: u8,
-    /// File of the keys that secondaries sign with, as `tsig-keygen` writes it.
-    pub tsig_keys: Option<At<PathBuf>>,
-    /// Directory of the keys that the zone is signed with.
-    pub key_dir: Option<At<PathBuf>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -196,6 +196,8 @@ impl<P: Probe> Driver<P> {
             for effect in self.controller.handle(event, now) {
                 events.extend(self.carry_out(effect, now).await);
             }
+            let isolated = self.controller.isolated_since(now).is_some();
+            self.parts.name_server.set_isolated(isolated);
             events.extend(self.journal_again(now).await);
         }
     }
@@ -373,7 +375,13 @@ impl<P: Probe> Driver<P> {
             Effect::Refill { from, after_stream_seq } => self.refill(from, after_stream_seq),
             Effect::ReadAgain => self.read_again = true,
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
-            Effect::Reply { token, response } => {
+            Effect::Reply { token, mut response } => {
+                // What the name server itself knows, and the controller does not need to.
+                if let Outcome::Ok(payload) = &mut response.outcome
+                    && let Payload::Status(status) = &mut **payload
+                {
+                    status.rate_limited = self.parts.name_server.rate_limited();
+                }
                 if let Some(asker) = self.waiting.remove(&token) {
                     send(asker, *response);
                 }

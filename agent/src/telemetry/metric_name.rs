@@ -97,6 +97,8 @@ metrics! {
         "Questions answered, by response code.";
     DNS_ANSWERS_TOTAL = Counter "nett_dns_answers_total" ["client_site", "target_site"]
         "Steered answers; none stands for an unknown client, or for no site.";
+    DNS_ANSWER_SECONDS = Histogram "nett_dns_answer_seconds" []
+        "Time from a question's arrival over UDP to its answer's departure.";
     DNS_DROPPED_TOTAL = Counter "nett_dns_dropped_total" ["reason"]
         "Messages that got no answer.";
     DNS_TRANSFERS_TOTAL = Counter "nett_dns_transfers_total" ["result"]

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_dns::Stats;
+use nett_dns::{AnswerSeconds, Stats};
 use nett_policy::id::SiteId;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{self, Bucket, Histogram, MetricFamily};
 use prometheus::{GaugeVec, IntCounterVec, Registry, TextEncoder};
 
 use super::metric_name::{self as name, Metric};
@@ -97,6 +99,42 @@ fn dns(fresh: &Registry, stats: &Stats) {
     if let Some(expires) = stats.signing.earliest_expiry() {
         single(fresh, &name::DNS_SIGNATURE_EXPIRES_SECONDS, exact(expires));
         single(fresh, &name::DNS_UNSIGNED_SERVICES, exact(stats.signing.waiting()));
+    }
+    let times = Counted { metric: &name::DNS_ANSWER_SECONDS, times: stats.answer_seconds() };
+    fresh.register(Box::new(times)).expect("every name is made once");
+}
+
+/// A histogram that somebody else has counted.
+struct Counted {
+    metric: &'static Metric,
+    times: AnswerSeconds,
+}
+
+impl Collector for Counted {
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let AnswerSeconds { buckets, count, sum } = &self.times;
+        let bucket = |(end, count): &(f64, u64)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*end);
+            bucket.set_cumulative_count(*count);
+            bucket
+        };
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets.iter().map(bucket).collect());
+        histogram.set_sample_count(*count);
+        histogram.set_sample_sum(*sum);
+        let mut metric = proto::Metric::default();
+        metric.set_histogram(histogram);
+        let mut family = MetricFamily::default();
+        family.set_name(self.metric.name.to_owned());
+        family.set_help(self.metric.help.to_owned());
+        family.set_field_type(proto::MetricType::HISTOGRAM);
+        family.set_metric(vec![metric]);
+        vec![family]
     }
 }
 

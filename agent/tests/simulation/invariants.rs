@@ -47,7 +47,7 @@ impl Watch {
         }
     }
 
-    fn complain(&mut self, wrong: String) {
+    pub(crate) fn complain(&mut self, wrong: String) {
         self.wrong.get_or_insert(wrong);
     }
 

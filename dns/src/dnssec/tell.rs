@@ -15,6 +15,7 @@ use super::set::SignedSet;
 use super::view::{REFLECT, Signed};
 use crate::answer::{Steered, Told};
 use crate::client::Client;
+use crate::edns::ExtendedError;
 use crate::name::Relative;
 use crate::steer::Target;
 use crate::write::{Owner, Section, Writer};
@@ -98,7 +99,7 @@ impl Teller<'_, '_> {
     }
 
     fn code(rcode: ResponseCode) -> Told {
-        Told { rcode, scope: 0, steered: None }
+        Told::code(rcode)
     }
 
     /// The apex, or a name server.
@@ -148,11 +149,11 @@ impl Teller<'_, '_> {
             client: located.found.map(|(site, _)| site),
             target: site.and_then(|s| topology.index(&s.site)),
         });
-        let rcode = match choice.target {
-            Target::Refused => ResponseCode::Refused,
-            Target::Site(_) | Target::Address(_) => ResponseCode::NoError,
+        let (rcode, error) = match choice.target {
+            Target::Refused => (ResponseCode::Refused, Some(ExtendedError::ALL_DOWN)),
+            Target::Site(_) | Target::Address(_) => (ResponseCode::NoError, None),
         };
-        (choice.target, Told { rcode, scope: choice.scope, steered })
+        (choice.target, Told { rcode, scope: choice.scope, steered, error })
     }
 
     fn service(&mut self, service: &SignedService) -> Told {

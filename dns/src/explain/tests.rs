@@ -88,7 +88,9 @@ fn explanations_agree_with_answers() {
                 message.add_query(Query::query(Name::from_ascii(&name).expect("a name"), kind));
                 let packet = message.to_vec().expect("a small message");
                 let transport = crate::Transport::Tcp;
-                let ask = crate::Ask { packet: &packet, source: client, transport };
+                let profile = &crate::Profile::default();
+                let ask =
+                    crate::Ask { packet: &packet, source: client, transport, now: 0, profile };
                 let mut out = Vec::new();
                 crate::answer(&zone, &ask, &mut out);
                 let answer = Message::from_vec(&out).expect("a message");

@@ -62,6 +62,11 @@ fn bind_udp(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A listener alone, for transports inside TLS.
+pub(super) fn listener(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    bind_tcp(address).map_err(|source| ServerError::Bind { address, transport: "tcp", source })
+}
+
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for old connections to fade.

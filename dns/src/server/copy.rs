@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::tcp::Shared;
 use crate::answer::{Ask, Outcome};
 use crate::clock::unix_time;
+use crate::cookie::Sender;
 use crate::transfer::{Begun, Stream, begin};
 use crate::write::refusal;
 
@@ -31,7 +32,8 @@ pub(super) async fn send<W: AsyncWrite + Unpin>(
 ) -> Sent {
     let zone = shared.answerer.zone.load_full();
     let stats = &shared.answerer.stats;
-    let outcome = |rcode| Outcome::Reply { rcode, truncated: false, steered: None };
+    let outcome =
+        |rcode| Outcome::Reply { rcode, truncated: false, steered: None, sender: Sender::Unproven };
     let limits = (unix_time(), shared.limits.transfers);
     let (mut copy, permit) = match begin(&zone, ask, stats, limits) {
         Begun::Nothing => return Sent::NoCopy,

@@ -6,6 +6,8 @@
 //! nett-dns-udp-N   one per listen address and configured thread: a blocking loop on its own
 //!                  SO_REUSEPORT socket; receives, answers, sends; shares nothing but the zone
 //! nett-dns-tcp     one: a current-thread runtime with all listeners and all connections
+//! nett-dns-tls     one, where TLS is served: the same for its listeners and connections, so that
+//!                  handshakes take time from each other alone
 //! nett-dns-notify  one, where there are secondaries: tells them of new snapshots
 //! ```
 //!
@@ -20,22 +22,31 @@
 
 mod bind;
 mod copy;
+mod https;
+mod intake;
 mod rate;
+mod receive;
 mod tcp;
+mod tls;
 mod udp;
+
+pub use tls::{Certificate, CertificateError};
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use tcp::Door;
+use tls::Inside;
 use tokio::sync::watch;
 
-use crate::answer::{Ask, DropReason, Outcome, answer};
+use crate::answer::{Ask, DropReason, Outcome, Transport, answer, demand_cookie};
 use crate::clock::unix_time;
+use crate::profile::Profile;
 use crate::stats::Stats;
 use crate::transfer::{self, Notifier};
 use crate::zone::Zone;
@@ -79,6 +90,29 @@ pub enum ServerError {
     Thread(#[source] io::Error),
 }
 
+/// What a name server is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// UDP and TCP are served on every one; port 0 takes a free port, the same for both. Addresses
+    /// need not be up yet.
+    pub listen: Vec<SocketAddr>,
+    pub encrypted: Option<Encrypted>,
+    pub zone: Arc<ArcSwap<Zone>>,
+    pub limits: Limits,
+    pub profile: Arc<Profile>,
+    pub stats: Arc<Stats>,
+}
+
+/// Where DNS is served inside TLS. Connections have the limits of TCP, counted for themselves.
+#[derive(Debug, Clone)]
+pub struct Encrypted {
+    /// DNS over TLS (RFC 7858).
+    pub tls: Vec<SocketAddr>,
+    /// DNS over HTTP/2 (RFC 8484), at `/dns-query`.
+    pub https: Vec<SocketAddr>,
+    pub certificate: Certificate,
+}
+
 /// Starts name servers.
 #[derive(Debug)]
 pub struct Server;
@@ -87,6 +121,8 @@ pub struct Server;
 #[derive(Debug)]
 pub struct ServerHandle {
     addresses: Vec<SocketAddr>,
+    tls: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
     stop: Arc<AtomicBool>,
     udp: Vec<socket2::Socket>,
     tcp: watch::Sender<bool>,
@@ -98,6 +134,7 @@ pub struct ServerHandle {
 #[derive(Clone)]
 struct Answerer {
     zone: Arc<ArcSwap<Zone>>,
+    profile: Arc<Profile>,
     stats: Arc<Stats>,
 }
 
@@ -119,19 +156,14 @@ impl Default for Limits {
 // === impl Server ===
 
 impl Server {
-    /// Binds UDP and TCP on every address and answers from `zone` until the handle is dropped.
-    ///
-    /// Port 0 takes a free port, the same one for both transports. Addresses need not be up yet.
-    pub fn start(
-        listen: &[SocketAddr],
-        zone: Arc<ArcSwap<Zone>>,
-        limits: Limits,
-        stats: Arc<Stats>,
-    ) -> Result<ServerHandle, ServerError> {
+    /// Binds every address and answers from the zone until the handle is dropped.
+    pub fn start(setup: Setup) -> Result<ServerHandle, ServerError> {
+        let Setup { listen, encrypted, zone, limits, profile, stats } = setup;
         if listen.is_empty() {
             return Err(ServerError::NoAddress);
         }
-        if let Some(wildcard) = listen.iter().find(|a| a.ip().is_unspecified()) {
+        let inside = encrypted.iter().flat_map(|e| e.tls.iter().chain(&e.https));
+        if let Some(wildcard) = listen.iter().chain(inside).find(|a| a.ip().is_unspecified()) {
             return Err(ServerError::Wildcard(*wildcard));
         }
         let sockets = listen
@@ -141,6 +173,8 @@ impl Server {
         let (tcp, stopped) = watch::channel(false);
         let mut handle = ServerHandle {
             addresses: sockets.iter().map(|s| s.address).collect(),
+            tls: Vec::new(),
+            https: Vec::new(),
             stop: Arc::new(AtomicBool::new(false)),
             udp: Vec::new(),
             tcp,
@@ -148,17 +182,23 @@ impl Server {
             _notifier: None,
         };
         handle.notify(&zone.load(), &stats)?;
-        let answerer = Answerer { zone, stats };
+        let answerer = Answerer { zone, profile, stats };
         let mut listeners = Vec::new();
         for bound in sockets {
-            listeners.push(bound.tcp);
+            listeners.push((bound.tcp, Door::Plain));
             for socket in bound.udp {
                 let rate = limits.equal_answers_per_second;
                 handle.start_udp(socket, answerer.clone(), rate)?;
             }
         }
-        let tcp = tcp::Tcp::new(listeners, answerer, limits, stopped)?;
+        let shared = (answerer.clone(), limits.clone(), stopped.clone());
+        let tcp = tcp::Tcp::new(listeners, shared)?;
         handle.spawn("nett-dns-tcp".to_owned(), move || tcp.run())?;
+        if let Some(encrypted) = encrypted {
+            let listeners = handle.open(&encrypted)?;
+            let tls = tcp::Tcp::new(listeners, (answerer, limits, stopped))?;
+            handle.spawn("nett-dns-tls".to_owned(), move || tls.run())?;
+        }
         Ok(handle)
     }
 }
@@ -169,6 +209,35 @@ impl ServerHandle {
     /// The addresses served over UDP and TCP, in the order given, with the ports really bound.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The addresses of DNS over TLS.
+    pub fn tls_addresses(&self) -> &[SocketAddr] {
+        &self.tls
+    }
+
+    /// The addresses of DNS over HTTPS.
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    /// Binds the listeners of what is inside TLS.
+    fn open(
+        &mut self,
+        encrypted: &Encrypted,
+    ) -> Result<Vec<(std::net::TcpListener, Door)>, ServerError> {
+        let Encrypted { tls, https, certificate } = encrypted;
+        let mut listeners = Vec::new();
+        for (wanted, inside, bound) in
+            [(tls, Inside::Dns, &mut self.tls), (https, Inside::Http, &mut self.https)]
+        {
+            for address in wanted {
+                let listener = bind::listener(*address)?;
+                bound.push(listener.local_addr().map_err(ServerError::Thread)?);
+                listeners.push((listener, Door::Tls(inside, certificate.acceptor(inside))));
+            }
+        }
+        Ok(listeners)
     }
 
     /// Stops the server: no new question is taken, answers under way are finished.
@@ -230,6 +299,14 @@ impl Drop for ServerHandle {
 // === impl Answerer ===
 
 impl Answerer {
+    /// One message, as it came in now.
+    fn ask<'a>(&'a self, packet: &'a [u8], source: IpAddr, transport: Transport) -> Ask<'a> {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since_1970.unwrap_or_default().as_secs() & u64::from(u32::MAX);
+        let now = u32::try_from(seconds).expect("cut to 32 bits");
+        Ask { packet, source, transport, now, profile: &self.profile }
+    }
+
     /// Answers one message from one snapshot. A panic is a bug, costs this one answer, and is
     /// counted; the threads go on.
     fn answer(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
@@ -242,6 +319,11 @@ impl Answerer {
             std::panic::catch_unwind(attempt).unwrap_or(Outcome::Dropped(DropReason::Panic));
         self.stats.count(ask.transport, &outcome, zone.topology());
         outcome
+    }
+
+    /// Puts a demand for a cookie in the place of an answer that was just given.
+    fn demand_cookie(&self, ask: &Ask<'_>, out: &mut Vec<u8>) {
+        demand_cookie(&self.zone.load(), ask, out);
     }
 }
 

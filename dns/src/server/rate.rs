@@ -114,11 +114,14 @@ impl Place {
     }
 }
 
-/// Hashes name and type, whatever the case of the letters.
+/// Hashes name and type, whatever the case of the letters. Of a name without such records all
+/// types count as one, since anybody can think of 65536.
 fn hash_question(hash: &mut impl Hasher, answer: &[u8]) {
     let question = answer.get(HEADER_LEN..).unwrap_or_default();
+    let has_records = answer.get(6..8) != Some(&[0, 0]);
     let mut folded = [0; 255 + 2];
-    let length = question_length(question).min(folded.len());
+    let length = question_length(question).saturating_sub(if has_records { 0 } else { 2 });
+    let length = length.min(folded.len());
     folded[..length].copy_from_slice(&question[..length]);
     folded[..length].make_ascii_lowercase();
     hash.write(&folded[..length]);
@@ -126,8 +129,12 @@ fn hash_question(hash: &mut impl Hasher, answer: &[u8]) {
 
 /// The length of name and type at the start of `question`, which this server wrote.
 fn question_length(question: &[u8]) -> usize {
-    let end = question.iter().position(|b| *b == 0);
-    end.map_or(0, |end| (end + 3).min(question.len()))
+    // The walk goes by labels: a label may have any bytes in it.
+    let mut end = 0;
+    while let Some(length @ 1..) = question.get(end) {
+        end += 1 + usize::from(*length);
+    }
+    (end + 3).min(question.len())
 }
 
 #[cfg(test)]
@@ -137,7 +144,7 @@ mod tests {
     use super::*;
 
     fn answer_to(name: &[u8]) -> Vec<u8> {
-        [&[0; HEADER_LEN], name, &[0, 0, 1, 0, 1, 9, 9, 9]].concat()
+        [&[0; 7][..], &[1], &[0; 4], name, &[0, 0, 1, 0, 1, 9, 9, 9]].concat()
     }
 
     #[test]

@@ -11,14 +11,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
-use crate::answer::{Ask, DropReason, Outcome, Transport};
+use crate::answer::{DropReason, Outcome, Transport};
 
-use super::{Answerer, Limits, ServerError, copy, source_of};
+use super::tls::Inside;
+use super::{Answerer, Limits, ServerError, copy, https, source_of};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -28,8 +30,15 @@ const READ_BUFFER: usize = 2048;
 /// Everything the thread owns.
 pub(super) struct Tcp {
     runtime: tokio::runtime::Runtime,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, Door)>,
     shared: Shared,
+}
+
+/// What is behind a listener.
+#[derive(Clone)]
+pub(super) enum Door {
+    Plain,
+    Tls(Inside, TlsAcceptor),
 }
 
 #[derive(Clone)]
@@ -57,10 +66,8 @@ struct Place {
 
 impl Tcp {
     pub(super) fn new(
-        listeners: Vec<std::net::TcpListener>,
-        answerer: Answerer,
-        limits: Limits,
-        stopped: watch::Receiver<bool>,
+        listeners: Vec<(std::net::TcpListener, Door)>,
+        (answerer, limits, stopped): (Answerer, Limits, watch::Receiver<bool>),
     ) -> Result<Self, ServerError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -70,7 +77,7 @@ impl Tcp {
         let entered = runtime.enter();
         let listeners = listeners
             .into_iter()
-            .map(TcpListener::from_std)
+            .map(|(listener, door)| Ok((TcpListener::from_std(listener)?, door)))
             .collect::<io::Result<Vec<_>>>()
             .map_err(ServerError::Thread)?;
         drop(entered);
@@ -86,8 +93,8 @@ impl Tcp {
         let Self { runtime, listeners, shared } = self;
         runtime.block_on(async move {
             let mut connections = tokio::task::JoinSet::new();
-            for listener in listeners {
-                connections.spawn(accept(listener, shared.clone()));
+            for (listener, door) in listeners {
+                connections.spawn(accept(listener, door, shared.clone()));
             }
             // Each listener ends when the server stops, after its connections.
             while connections.join_next().await.is_some() {}
@@ -96,7 +103,7 @@ impl Tcp {
 }
 
 /// Takes connections from one listener until the server stops, then waits for them to finish.
-async fn accept(listener: TcpListener, shared: Shared) {
+async fn accept(listener: TcpListener, door: Door, shared: Shared) {
     let mut stopped = shared.stopped.clone();
     let mut connections = tokio::task::JoinSet::new();
     let mut pause = FIRST_PAUSE;
@@ -113,7 +120,11 @@ async fn accept(listener: TcpListener, shared: Shared) {
                 match Place::take(&shared, source_of(peer.ip())) {
                     Some(place) => {
                         shared.answerer.stats.connection();
-                        connections.spawn(serve(stream, peer.ip(), shared.clone(), place));
+                        let (door, shared) = (door.clone(), shared.clone());
+                        connections.spawn(async move {
+                            enter(stream, door, peer.ip(), shared).await;
+                            drop(place);
+                        });
                     }
                     None => shared.answerer.stats.count_drop(DropReason::Connection),
                 }
@@ -139,10 +150,36 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// Answers the questions of one connection until it is idle, broken, odd, or the server stops.
-async fn serve(stream: TcpStream, source: IpAddr, shared: Shared, _place: Place) {
+/// Serves one connection, after its handshake if it has one.
+async fn enter(stream: TcpStream, door: Door, source: IpAddr, shared: Shared) {
     // Answers go out whole; waiting to fill a segment would only delay them.
     let _ = stream.set_nodelay(true);
+    let (inside, acceptor) = match door {
+        Door::Plain => return serve(stream, Transport::Tcp, source, shared).await,
+        Door::Tls(inside, acceptor) => (inside, acceptor),
+    };
+    let mut stopped = shared.stopped.clone();
+    let shaken = tokio::select! {
+        biased;
+        _ = stopped.wait_for(|stopped| *stopped) => return,
+        shaken = timeout(shared.limits.tcp_idle, acceptor.accept(stream)) => shaken,
+    };
+    let Ok(Ok(stream)) = shaken else {
+        return shared.answerer.stats.count_drop(DropReason::Handshake);
+    };
+    match inside {
+        Inside::Dns => serve(stream, Transport::Tls, source, shared).await,
+        Inside::Http => https::serve(stream, source, shared).await,
+    }
+}
+
+/// Answers the questions of one connection until it is idle, broken, odd, or the server stops.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    transport: Transport,
+    source: IpAddr,
+    shared: Shared,
+) {
     let mut stopped = shared.stopped.clone();
     let mut stream = BufReader::with_capacity(READ_BUFFER, stream);
     let mut question = Vec::new();
@@ -156,7 +193,7 @@ async fn serve(stream: TcpStream, source: IpAddr, shared: Shared, _place: Place)
             next = timeout_at(deadline, read_question(&mut stream, &mut question)) => next,
         };
         let Ok(Ok(())) = next else { return };
-        let ask = Ask { packet: &question, source, transport: Transport::Tcp };
+        let ask = shared.answerer.ask(&question, source, transport);
         match copy::send(&mut stream, &ask, &shared).await {
             copy::Sent::NoCopy => {}
             copy::Sent::Whole => continue,
@@ -172,15 +209,17 @@ async fn serve(stream: TcpStream, source: IpAddr, shared: Shared, _place: Place)
         framed.extend_from_slice(&length.to_be_bytes());
         framed.extend_from_slice(&out);
         let deadline = Instant::now() + shared.limits.tcp_idle;
-        let Ok(Ok(())) = timeout_at(deadline, stream.write_all(&framed)).await else {
-            return;
-        };
+        let sent = timeout_at(deadline, async {
+            stream.write_all(&framed).await?;
+            stream.flush().await
+        });
+        let Ok(Ok(())) = sent.await else { return };
     }
 }
 
 /// Reads one message with its length in front.
 async fn read_question(
-    stream: &mut BufReader<TcpStream>,
+    stream: &mut BufReader<impl AsyncRead + Unpin>,
     question: &mut Vec<u8>,
 ) -> io::Result<()> {
     let length = stream.read_u16().await?;

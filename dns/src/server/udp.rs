@@ -3,18 +3,21 @@
 //! Blocking calls cost less per question than a runtime does, and the thread has nothing else to
 //! do. Buffers are made once.
 
-use std::net::UdpSocket;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::answer::{Ask, DropReason, Outcome, Transport};
+use crate::answer::{DropReason, Outcome, Transport};
+use crate::client::Client;
+use crate::cookie::Sender;
 use crate::write::slip;
 
 use super::Answerer;
+use super::intake::Intake;
 use super::rate::{Rate, Verdict};
+use super::receive::{LONGEST_QUESTION, Received, Receiver};
 
-/// Longer questions are cut off by the kernel and then refused as malformed.
-const LONGEST_QUESTION: usize = 4096;
 /// The pause after an error of the socket, so that a lasting one does not take the processor.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -24,18 +27,27 @@ pub(super) fn run(
     equal_per_second: u32,
     stop: &AtomicBool,
 ) {
-    let mut rate = (equal_per_second > 0).then(|| Rate::new(equal_per_second, Instant::now()));
+    let start = Instant::now();
+    let mut rate = (equal_per_second > 0).then(|| Rate::new(equal_per_second, start));
+    let mut intake = Intake::new(start);
+    let mut receiver = Receiver::new(socket);
     let mut question = [0; LONGEST_QUESTION];
     let mut out = Vec::with_capacity(usize::from(u16::MAX));
+    // When the question came whose answer was sent last.
+    let mut answered: Option<Instant> = None;
     loop {
-        let received = socket.recv_from(&mut question);
+        let waits_since = Instant::now();
+        if let Some(came) = answered.take() {
+            answerer.stats.answered_in(waits_since.saturating_duration_since(came));
+        }
+        let received = receiver.receive(&mut question, intake.wants_age());
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let (length, from) = match received {
+        let Received { length, from, age } = match received {
             Ok(received) => received,
             Err(error) => {
-                use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+                use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
                 if !matches!(error.kind(), Interrupted | TimedOut | WouldBlock) {
                     answerer.stats.receive_error();
                     std::thread::sleep(PAUSE);
@@ -43,30 +55,50 @@ pub(super) fn run(
                 continue;
             }
         };
+        let now = Instant::now();
+        intake.waited(now.saturating_duration_since(waits_since), age, now);
+        if !intake.admits(from.ip(), now) {
+            answerer.stats.count_drop(DropReason::Rush);
+            continue;
+        }
         if from.port() == 0 {
             answerer.stats.count_drop(DropReason::PortZero);
             continue;
         }
-        let ask = Ask { packet: &question[..length], source: from.ip(), transport: Transport::Udp };
-        let Outcome::Reply { rcode, .. } = answerer.answer(&ask, &mut out) else {
+        let ask = answerer.ask(&question[..length], from.ip(), Transport::Udp);
+        let Outcome::Reply { rcode, sender, .. } = answerer.answer(&ask, &mut out) else {
             continue;
         };
-        if let Some(rate) = &mut rate {
-            match rate.judge(from.ip(), rcode, &out, Instant::now()) {
-                Verdict::Send => {}
-                Verdict::Slip => {
-                    answerer.stats.slip();
-                    slip(&mut out);
+        if sender == Sender::Proven {
+            intake.vouch(from.ip(), now);
+        }
+        // An address that is proven is nobody else's, so its flood is none at a victim.
+        let limited = rate.as_mut().filter(|_| sender != Sender::Proven);
+        let verdict = limited.map(|rate| rate.judge(from.ip(), rcode, &out, now));
+        match verdict.unwrap_or(Verdict::Send) {
+            Verdict::Send => {}
+            Verdict::Slip => {
+                withheld(answerer, from.ip(), now);
+                answerer.stats.slip();
+                match sender {
+                    Sender::Asking => answerer.demand_cookie(&ask, &mut out),
+                    Sender::Unproven | Sender::Proven => slip(&mut out),
                 }
-                Verdict::Drop => {
-                    answerer.stats.count_drop(DropReason::Rate);
-                    continue;
-                }
+            }
+            Verdict::Drop => {
+                withheld(answerer, from.ip(), now);
+                answerer.stats.count_drop(DropReason::Rate);
+                continue;
             }
         }
         // A full queue, a filter or a route that is gone: the client asks again.
         if socket.send_to(&out, from).is_err() {
             answerer.stats.count_drop(DropReason::Send);
         }
+        answered = Some(now);
     }
+}
+
+fn withheld(answerer: &Answerer, from: IpAddr, now: Instant) {
+    answerer.stats.limit(Client::new(from, None).block(), now);
 }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::stats::Count;
 use super::stream::Stream;
 use crate::answer::{Ask, Outcome, Transport, answer, limit};
+use crate::cookie::Sender;
 use crate::message::{HEADER_LEN, Query};
 use crate::name::LowerName;
 use crate::serial::Serial;
@@ -189,7 +190,8 @@ pub(crate) fn carefully(
     now: u64,
     out: &mut Vec<u8>,
 ) -> Outcome {
-    let reply = |rcode| Outcome::Reply { rcode, truncated: false, steered: None };
+    let reply =
+        |rcode| Outcome::Reply { rcode, truncated: false, steered: None, sender: Sender::Unproven };
     // Responses and bare headers get no answer, signed or not.
     if ask.packet.get(2).is_none_or(|flags| flags & 0x80 != 0) {
         return answer(zone, ask, out);
@@ -253,7 +255,8 @@ fn copy_over_udp(
         stream.next(now, out);
     }
     stats.transfers.count(stream.kind());
-    Some(Outcome::Reply { rcode: ResponseCode::NoError, truncated: false, steered: None })
+    let sender = Sender::Unproven;
+    Some(Outcome::Reply { rcode: ResponseCode::NoError, truncated: false, steered: None, sender })
 }
 
 fn count_refusal(packet: &[u8], stats: &Stats) {

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::access::Request;
 use super::differ::{Difference, Pieces};
 use super::stats::Count;
+use crate::edns::UDP_PAYLOAD;
 use crate::message::HEADER_LEN;
 use crate::records::{Record, soa};
 use crate::serial::Serial;
 use crate::topology::SiteIndex;
 use crate::tsig::Session;
-use crate::write::UDP_PAYLOAD;
 use crate::zone::Zone;
 
 /// Messages of a copy are no longer than compression can reach (RFC 1035 section 4.1.4).

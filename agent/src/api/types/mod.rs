@@ -22,7 +22,9 @@ pub use response::{
 };
 pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
 pub use stamp::{Stamp, StampError};
-pub use status::{HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, SiteDoc, StatusDoc};
+pub use status::{
+    HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, RateLimitedDoc, SiteDoc, StatusDoc,
+};
 pub use task::{
     AckDoc, ApprovalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc, WishDoc,
 };

@@ -20,6 +20,20 @@ pub struct StatusDoc {
     pub conflicts: Vec<ConflictDoc>,
     /// Requests refused since this agent started.
     pub refused: u64,
+    /// Networks whose questions this agent's name server did not all answer, in the last minute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rate_limited: Vec<RateLimitedDoc>,
+}
+
+/// A network that asks for the same answer too often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimitedDoc {
+    /// An IPv4 /24 or an IPv6 /56.
+    pub network: String,
+    /// Answers it did not get since it began; at least so many.
+    pub withheld: u64,
+    /// Milliseconds since the last one.
+    pub age_ms: u64,
 }
 
 /// One site, with its nodes.

@@ -98,7 +98,7 @@ impl Controller {
     }
 
     /// For how long no node of any other site has been heard, once that is too long.
-    fn isolated_since(&self, now: Now) -> Option<Duration> {
+    pub fn isolated_since(&self, now: Now) -> Option<Duration> {
         let others = self.peers.reports.values().filter(|h| h.report.site != *self.site());
         let newest = others.map(|h| h.at).max();
         let silent = now.mono.saturating_sub(newest.unwrap_or_default());

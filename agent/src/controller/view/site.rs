@@ -25,6 +25,7 @@ impl Controller {
             open_tasks: self.open.iter().map(|id| self.task_line(id)).collect(),
             conflicts: self.conflict_docs(),
             refused: self.deciding.refused,
+            rate_limited: Vec::new(),
         }
     }
 

@@ -2,7 +2,9 @@
 
 use super::table::{Cell, Table, Tone, facts};
 use super::{FRESH_MS, Style, age_note, or_dash, short, task};
-use crate::api::types::{ApiResponse, LinkDoc, LinkEndDoc, NodeDoc, SiteDoc, StatusDoc};
+use crate::api::types::{
+    ApiResponse, LinkDoc, LinkEndDoc, NodeDoc, RateLimitedDoc, SiteDoc, StatusDoc,
+};
 
 /// Which part of a status to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub(super) fn status_text(
         open_tasks,
         conflicts,
         refused,
+        rate_limited,
     } = status;
     let mut out = format!(
         "fabric {fabric} generation {generation} hash {}, seen from {} at {}\n\n",
@@ -63,7 +66,23 @@ pub(super) fn status_text(
         out.push('\n');
         out += &task::list(open_tasks, style);
     }
+    if !rate_limited.is_empty() {
+        out.push('\n');
+        out += &limited_text(rate_limited, style);
+    }
     out
+}
+
+fn limited_text(limited: &[RateLimitedDoc], style: Style) -> String {
+    let mut table = Table::new(&["RATE LIMITED", "WITHHELD", "LAST"]);
+    for RateLimitedDoc { network, withheld, age_ms } in limited {
+        table.row(vec![
+            network.clone().into(),
+            number(*withheld),
+            format!("{} s ago", age_ms / 1000).into(),
+        ]);
+    }
+    table.text(style)
 }
 
 pub(super) fn sites_text(sites: &[SiteDoc], style: Style) -> String {

@@ -1,0 +1,125 @@
+//! The parsers of the agent that take bytes from outside, against changed inputs; `make fuzz` runs
+//! it long.
+
+mod bus_fixture;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bus_fixture::*;
+use nett_agent::api::codec::{decode_answer, decode_call};
+use nett_agent::bus::wire::{
+    open_entry, open_report, open_request, open_stored_entry, request_subject, seal_request,
+};
+use nett_agent::journal::{FileJournal, Journal};
+use nett_fixtures::fuzz::fuzz;
+use nett_policy::document::{SourceFile, compile};
+
+fn number(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The kind of an error is its name up to the first detail.
+fn kind(error: &impl std::fmt::Debug) -> String {
+    let text = format!("{error:?}");
+    text.split(['(', '{', '"']).next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn envelopes_of_the_bus() {
+    let request = request("osl", 1);
+    let subject = request_subject(&request);
+    let sealed = seal_request(&request, &subject, &key(MIRA)).expect("signs");
+    let fabric = fabric();
+    let seeds = [sealed, b"{\"v\":1,\"kind\":\"report\"}".to_vec(), b"{}".to_vec()];
+    fuzz("bus-envelope", &seeds, |bytes| {
+        let opened = open_request(bytes, &subject, &fabric);
+        // Nobody but the holder of the key makes another request of it.
+        if let Ok(opened) = &opened {
+            assert_eq!(*opened, request);
+        }
+        let told = [
+            opened.err().map(|e| kind(&e)),
+            open_report(bytes, "nett.r.state.osl.osl-b1", &fabric).err().map(|e| kind(&e)),
+            open_entry(bytes, "nett.r.log.osl", &fabric).err().map(|e| kind(&e)),
+            open_stored_entry(bytes, &fabric).err().map(|e| kind(&e)),
+        ];
+        number(told)
+    });
+}
+
+#[test]
+fn calls_of_the_socket() {
+    let canned = include_bytes!("ctl_cli/canned.json");
+    let seeds = [
+        br#"{"v":1,"ask":"status"}"#.to_vec(),
+        br#"{"v":1,"kind":"status"}"#.to_vec(),
+        canned[..canned.len().min(4096)].to_vec(),
+    ];
+    fuzz("api-call", &seeds, |bytes| {
+        let call = decode_call(bytes).map(|c| kind(&c)).map_err(|e| e.message.len());
+        let answer = decode_answer(bytes).map(|_| ()).map_err(|e| kind(&e));
+        number((call, answer))
+    });
+}
+
+#[test]
+fn documents() {
+    let text = |name: &str| nett_fixtures::fabric_file("two-sites", name).expect("a fixture").text;
+    let (fabric, services) = (text("fabric.toml"), text("services.toml"));
+    let seeds = [fabric.clone().into_bytes(), services.clone().into_bytes(), b"{}".to_vec()];
+    fuzz("document", &seeds, |bytes| {
+        let changed = String::from_utf8_lossy(bytes).into_owned();
+        let of = |name: &str, text: &str| SourceFile::new(name.to_owned(), text.to_owned());
+        let mut told = Vec::new();
+        for kind in ["toml", "json"] {
+            let name = |stem: &str| format!("{stem}.{kind}");
+            for result in [
+                compile(&of(&name("fabric"), &changed), &of("services.toml", &services)),
+                compile(&of("fabric.toml", &fabric), &of(&name("services"), &changed)),
+            ] {
+                let mistakes = result.err().unwrap_or_default();
+                let mut codes: Vec<&str> = mistakes.iter().map(|m| m.code.as_str()).collect();
+                codes.dedup();
+                // Showing them must not fail either.
+                let shown: usize = mistakes.iter().map(|m| m.to_string().len()).sum();
+                assert!(mistakes.is_empty() || shown > 0);
+                told.push(codes.join(" "));
+            }
+        }
+        number(told)
+    });
+}
+
+#[test]
+fn journals() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut whole = Vec::new();
+    {
+        let mut journal = FileJournal::open(directory.path()).expect("a new journal");
+        journal.load().expect("empty");
+        for n in 0..3 {
+            let record =
+                nett_agent::journal::Record { stream_seq: n, bytes: vec![b'x'; 20 + n as usize] };
+            journal.append(&record).expect("appended");
+        }
+    }
+    let mut file = None;
+    for entry in std::fs::read_dir(directory.path()).expect("readable") {
+        let path = entry.expect("an entry").path();
+        let bytes = std::fs::read(&path).expect("readable");
+        if bytes.len() > whole.len() {
+            (whole, file) = (bytes, Some(path));
+        }
+    }
+    let file = file.expect("the journal has a file");
+    fuzz("journal", &[whole], |bytes| {
+        std::fs::write(&file, bytes).expect("writable");
+        let opened = FileJournal::open(directory.path()).and_then(|mut journal| journal.load());
+        match opened {
+            Ok(loaded) => number((loaded.records.len(), loaded.damaged.len(), loaded.torn > 0)),
+            Err(error) => number(kind(&error)),
+        }
+    });
+}

@@ -137,9 +137,10 @@ impl Intake {
     /// Lets in less of the unknown while the thread is behind, and more again when it is not.
     fn judge_load(&mut self, now: Instant) {
         let Window { emptied, age, .. } = self.window;
-        let behind = !emptied && age.is_some_and(|age| age >= LATE);
+        let behind = age.is_some_and(|age| age >= LATE);
         self.window = Window { began: now, emptied: false, age: None };
-        self.wants_age = !emptied;
+        // In a rush also after a wait, which may only have been for the processor.
+        self.wants_age = !emptied || self.admit < ALL;
         let quarters = if age.is_some_and(|age| age >= VERY_LATE) { 1 } else { 3 };
         if behind && self.admit > LEAST {
             self.admit = (self.admit * quarters / 4).max(LEAST);

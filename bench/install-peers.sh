@@ -3,7 +3,7 @@
 # none of their services running. Reads nothing from stdin.
 set -eu
 
-needed="knotd:knot nsd:nsd gdnsd:gdnsd named:bind9 dnsperf:dnsperf taskset:util-linux strace:strace"
+needed="knotd:knot nsd:nsd gdnsd:gdnsd named:bind9 dnssec-signzone:bind9-utils dnsperf:dnsperf taskset:util-linux strace:strace"
 PATH="$PATH:/usr/sbin:/sbin"
 missing=""
 for pair in $needed; do

@@ -5,13 +5,14 @@
 //! journal is replayed before anything is wanted of the kernel, and the zone is served from it
 //! before the bus is asked. Stop: tasks are dropped, the kernel is left as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use nett_dns::{Cookies, Stats, Transfers};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
+use nett_policy::log::chain::followed;
 use nett_policy::lower::object::NodeState;
 use nett_policy::roster::Rosters;
 use nkeys::KeyPair;
@@ -25,7 +26,7 @@ use crate::bus::nats::{NatsBus, NatsConfig};
 use crate::bus::wire::Sealed;
 use crate::clock::Clock;
 use crate::config::{Config, Loaded, load, read_keyring, read_seed, read_zone_keys};
-use crate::controller::driver::{Driver, Input, Parts};
+use crate::controller::driver::{Driver, Finished, Input, Parts};
 use crate::controller::event::Event;
 use crate::controller::{Prefix, Setting, Snapshot, prefix};
 use crate::http::{HttpServer, Inside, Limits as HttpLimits};
@@ -112,6 +113,11 @@ async fn run_loaded(
     let rosters = open_rosters(&config, &fabric, &mut records)?;
     let Opened { journal, entries, whole } =
         open_journal(&config, &rosters, &mut records, &scrape.metrics)?;
+    // Of two branches of a log the one that counts comes first; the other is passed over.
+    let order = followed(entries.iter().map(|(sealed, _)| &sealed.entry));
+    let chosen: BTreeSet<usize> = order.iter().copied().collect();
+    let rest = (0..entries.len()).filter(|at| !chosen.contains(at));
+    let entries: Vec<_> = order.iter().copied().chain(rest).map(|at| entries[at].clone()).collect();
     let Prefix { start, whole: chained } = prefix(&entries);
     let whole = whole && chained;
     let home = node.site.clone();
@@ -147,7 +153,8 @@ async fn run_loaded(
     tasks.spawn(reconciler.run());
 
     let (bus, mut bus_events) =
-        start_bus(&config, &fabric, &node, &key, Reading { rosters, start }).await?;
+        start_bus(&config, &fabric, &node, &key, Reading { rosters: rosters.clone(), start })
+            .await?;
     let to_driver = inputs.clone();
     tasks.spawn(async move {
         while let Some(event) = bus_events.recv().await {
@@ -185,6 +192,7 @@ async fn run_loaded(
         key,
         wanted,
         metrics: scrape.metrics.clone(),
+        rosters: rosters.clone(),
     };
     let mut driver = Driver::new(setting, parts, own);
     driver.replay(entries, whole || !adopted).await;
@@ -263,7 +271,12 @@ async fn run_until_told(
             }
         }
     };
-    driver.run(own, inputs, stop).await;
+    let finished = driver.run(own, inputs, stop).await;
+    if finished == Finished::ReadAgain {
+        tracing::error!("A branch of a log does not count: reading the journal again.");
+        let loaded = load(path).map_err(|e| AppError::Config(e.diagnostics))?;
+        return Ok((Ended::Reload, Some(loaded)));
+    }
     if broken {
         return Err(anyhow::anyhow!("a part of the agent ended; the log says which").into());
     }

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use nett_policy::id::{NodeId, WallMs};
 use nett_policy::log::entry::{Body, Effect, Entry, StepState, Turn};
+use nett_policy::roster::Rosters;
 
-use crate::api::types::{ApiError, AuditDoc, AuditLine, ErrorCode, Payload, Stamp};
-use crate::bus::wire::Sealed;
+use crate::api::types::{
+    ApiError, AuditDoc, AuditLine, AuditVerdictDoc, ErrorCode, Payload, Stamp,
+};
+use crate::bus::wire::{OpenError, Sealed};
 use crate::controller::effect::AuditEvent;
 use crate::controller::event::Now;
-use crate::journal::audit::{self, Audit, AuditRecord, Filter};
+use crate::journal::audit::{self, Audit, AuditRecord, Belief, Filter};
 
 /// The trail of one node. A trail that cannot be written is said in the log; nothing waits for it.
 pub struct Records {
@@ -63,21 +66,9 @@ impl Records {
         self.append(record);
     }
 
-    /// The newest lines that match, oldest first.
-    pub fn read(
-        &self,
-        since: Option<Stamp>,
-        service: Option<String>,
-        limit: u32,
-    ) -> Result<Payload, ApiError> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let filter = Filter { since: since.map(|s| s.0), service, limit };
-        let (records, truncated) = audit::read(&self.path, &filter).map_err(|error| {
-            let message = format!("cannot read {}: {error}", self.path.display());
-            ApiError::new(ErrorCode::Internal, message, "")
-        })?;
-        let entries = records.into_iter().map(line).collect();
-        Ok(Payload::Audit(AuditDoc { entries, truncated }))
+    /// Where the trail stands, for whoever reads it beside this.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn append(&mut self, record: AuditRecord) {
@@ -119,6 +110,42 @@ impl Records {
             ..self.blank(at, kind(&entry.body))
         }
     }
+}
+
+/// The newest lines of a trail that match, oldest first. Reads the whole file: not for the driver.
+pub fn read(path: &Path, filter: &Filter) -> Result<Payload, ApiError> {
+    let (records, truncated) = audit::read(path, filter).map_err(|e| unreadable(path, &e))?;
+    let entries = records.into_iter().map(line).collect();
+    Ok(Payload::Audit(AuditDoc { entries, truncated }))
+}
+
+/// Follows a trail's hash chain, and judges every entry in it. Reads the whole file.
+pub fn verify(path: &Path, rosters: &Rosters) -> Result<Payload, ApiError> {
+    let believe = |entry: &serde_json::Value| {
+        let bytes = serde_json_canonicalizer::to_vec(entry).unwrap_or_default();
+        match Sealed::open_stored(&bytes, rosters) {
+            Ok(_) => Belief::Good,
+            Err(OpenError::UnknownFabric { .. } | OpenError::NeedsUpgrade { .. }) => {
+                Belief::Unknown
+            }
+            Err(_) => Belief::Forged,
+        }
+    };
+    let verdict = audit::verify(path, believe).map_err(|e| unreadable(path, &e))?;
+    let audit::Verdict { lines, damaged, breaks, unbelieved, unknown, last } = verdict;
+    Ok(Payload::AuditVerdict(AuditVerdictDoc {
+        whole: breaks.is_empty() && unbelieved.is_empty(),
+        lines,
+        damaged,
+        breaks,
+        unbelieved,
+        unknown,
+        last,
+    }))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ApiError {
+    ApiError::new(ErrorCode::Internal, format!("cannot read {}: {error}", path.display()), "")
 }
 
 /// One word for what an entry says.

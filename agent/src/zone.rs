@@ -268,7 +268,8 @@ pub fn explain(
     let bad = |what: &str, text: &str| format!("`{text}` is no {what}");
     let client = client.map(|text| text.parse().map_err(|_| bad("address", text)));
     let subnet = subnet.map(|text| text.parse().map_err(|_| bad("prefix", text)));
-    let told = zone.load().explain(name, client.transpose()?, subnet.transpose()?);
+    let snapshot = zone.load();
+    let told = snapshot.explain(name, client.transpose()?, subnet.transpose()?);
     let found_by = match told.found_by {
         FoundBy::Subnet(subnet) => Some(subnet.to_string()),
         FoundBy::Source(address) => Some(address.to_string()),
@@ -280,6 +281,9 @@ pub fn explain(
     }
     why.extend(told.spread.iter().map(|spread| format!("the service is answered from {spread}")));
     why.push(told.why);
+    if snapshot.is_behind() {
+        why.push("the zone is signed; some of its newest records wait for signatures".to_owned());
+    }
     Ok(Payload::Explain(ExplainDoc {
         name: told.name,
         service: told.service.map(|s| s.to_string()),

@@ -141,12 +141,8 @@ async fn delivery_waits_for_no_timer() {
     assert!(other[25] < Duration::from_millis(200), "{other:?}");
 }
 
-#[tokio::test]
-async fn a_report_is_seen_by_those_who_come_later() {
-    let lab = lab().await;
-    let (svg, _events) = agent(&lab, "svg-r1", SVG_R1, &[]).await;
-    bus_server::eventually("connected", || svg.connected().then_some(())).await;
-    let mut report = Report {
+fn report_of(lab: &Lab) -> Report {
+    Report {
         site: id("svg"),
         node: id("svg-r1"),
         at: NOW,
@@ -157,7 +153,15 @@ async fn a_report_is_seen_by_those_who_come_later() {
         dns_serial: None,
         drift: Vec::new(),
         degraded: Vec::new(),
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_seen_by_those_who_come_later() {
+    let lab = lab().await;
+    let (svg, _events) = agent(&lab, "svg-r1", SVG_R1, &[]).await;
+    bus_server::eventually("connected", || svg.connected().then_some(())).await;
+    let mut report = report_of(&lab);
     for serial in 1..=3 {
         report.dns_serial = Some(serial);
         let bytes = seal_report(&report, &key(SVG_R1)).expect("signs");
@@ -338,6 +342,38 @@ async fn a_site_without_streams_says_so_and_goes_on_when_they_are_made() {
     assert!(matches!(refused, Err(provision::ProvisionError::Domain { .. })), "{refused:?}");
     let found = provision::check(&context, &lab.fabric, &id("svg")).await.expect("answers");
     assert!(found.iter().all(|f| f.outcome == Outcome::Missing), "{found:?}");
+}
+
+#[tokio::test]
+async fn what_the_mirror_lacks_is_read_at_the_origin() {
+    let lab = lab().await;
+    let admin = jetstream::new(client(&lab, "svg", ADMIN, "_INBOX.admin").await);
+    for stream in ["NETT_LOG_OSL", "NETT_STATE_OSL"] {
+        admin.delete_stream(stream).await.expect("the mirror is taken away");
+    }
+    let (osl, mut at_osl) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    next(&mut at_osl, "osl read", caught_up("osl")).await;
+    let (_svg, mut at_svg) = agent(&lab, "svg-b1", SVG_B1, &[]).await;
+    for seq in 1..=3 {
+        osl.append(&sealed_command("osl", seq), seq - 1).await.expect("appends");
+    }
+    let report = Report { site: id("osl"), node: id("osl-b1"), ..report_of(&lab) };
+    let bytes = seal_report(&report, &key(OSL_B1)).expect("signs");
+    osl.publish_report(bytes).await.expect("stored");
+    let mut entries = Vec::new();
+    let mut reports = 0;
+    while entries.len() < 3 || reports == 0 {
+        let pick = |event| match event {
+            BusEvent::Report(_) => Some(None),
+            event => entry(event).map(Some),
+        };
+        match next(&mut at_svg, "read at osl", pick).await {
+            Some((_, seq, sealed)) => entries.push((seq, sealed)),
+            None => reports += 1,
+        }
+    }
+    let expected: Vec<_> = (1..=3).map(|seq| (seq, sealed_command("osl", seq))).collect();
+    assert_eq!(entries, expected);
 }
 
 #[tokio::test]

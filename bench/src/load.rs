@@ -26,6 +26,7 @@ pub(crate) struct Cost {
     /// Microseconds of processor for each answered question.
     pub(crate) per_question: f64,
     pub(crate) per_second: f64,
+    pub(crate) answered: f64,
 }
 
 impl Load<'_> {
@@ -43,7 +44,8 @@ impl Load<'_> {
         };
         let (sent, done) = (number("Queries sent:")?, number("Queries completed:")?);
         ensure!(done >= sent * 0.999, "{}: {done} of {sent} answered", server.peer);
-        Ok(Cost { per_question: micros(used) / done, per_second: number("Queries per second:")? })
+        let per_second = number("Queries per second:")?;
+        Ok(Cost { per_question: micros(used) / done, per_second, answered: done })
     }
 
     fn dnsperf(self, server: SocketAddr) -> anyhow::Result<String> {

@@ -17,9 +17,9 @@ use crate::write::Writer;
 use crate::zone::{PortName, Zone};
 
 /// The port of the scheme of an HTTPS record's question (RFC 9460 section 9).
-const HTTPS_PORT: u16 = 443;
+pub(crate) const HTTPS_PORT: u16 = 443;
 /// The root as target: the owner itself (RFC 9460 section 2.5.2).
-const OWNER: &[u8] = &[0];
+pub(crate) const OWNER: &[u8] = &[0];
 
 /// A question for `_NAME._tcp` or `_NAME` of a service.
 pub(crate) fn tell(

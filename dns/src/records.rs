@@ -14,9 +14,11 @@ use nett_policy::lower::answers::{SiteAnswers, SiteState};
 
 use crate::client::Client;
 use crate::entry::Details;
+use crate::ports::{HTTPS_PORT, OWNER};
 use crate::serial::Serial;
 use crate::steer::{Plan, Target};
 use crate::topology::{Located, SiteIndex, Topology};
+use crate::write::service_binding;
 use crate::zone::{Apex, NS_TTL, SOA_TTL, Zone};
 
 /// One record of class IN.
@@ -88,7 +90,7 @@ pub(crate) fn of_service(
 }
 
 /// All records of one service but the addresses of its own name, which are steered.
-pub(crate) fn apart_from_addresses(_zone: &Zone, key: &[u8], entry: &Details) -> Vec<Record> {
+pub(crate) fn apart_from_addresses(zone: &Zone, key: &[u8], entry: &Details) -> Vec<Record> {
     let mut records = Vec::new();
     push_sites(&mut records, key, entry, &|_| true, false);
     let below = below_sites(key);
@@ -98,6 +100,7 @@ pub(crate) fn apart_from_addresses(_zone: &Zone, key: &[u8], entry: &Details) ->
     }
     let eligible = |at: usize| entry.answers().sites[at].state != SiteState::Drained;
     push_sites(&mut records, &child(b"all", &below), entry, &eligible, true);
+    push_ports(&mut records, zone, key, entry);
     records
 }
 
@@ -145,6 +148,31 @@ fn push_sites(
     if with_addresses {
         let addresses = sites().flat_map(|(_, s)| s.addresses.iter().copied());
         push_addresses(records, owner, entry.ttl(), addresses);
+    }
+}
+
+/// What names a service's ports: SRV, SVCB and HTTPS, in the form that `ports.rs` answers with.
+fn push_ports(records: &mut Vec<Record>, zone: &Zone, key: &[u8], entry: &Details) {
+    let ports = &entry.answers().ports;
+    let target = [key, zone.apex().name.wire()].concat();
+    for (at, port) in ports.iter().enumerate() {
+        // Of two ports of one name the first is answered.
+        if ports[..at].iter().any(|p| p.name == port.name) {
+            continue;
+        }
+        let label = format!("_{}", port.name);
+        let srv = [&[0; 4][..], &port.port.to_be_bytes(), &target].concat();
+        let name = child(label.as_bytes(), &child(b"_tcp", key));
+        records.push(Record::new(&name, RecordType::SRV, entry.ttl(), srv));
+        let mut svcb = Vec::new();
+        service_binding(&mut svcb, &target, Some(port.port));
+        let name = child(label.as_bytes(), key);
+        records.push(Record::new(&name, RecordType::SVCB, entry.ttl(), svcb));
+    }
+    if let Some(port) = ports.iter().find(|p| p.name == "https") {
+        let mut https = Vec::new();
+        service_binding(&mut https, OWNER, (port.port != HTTPS_PORT).then_some(port.port));
+        records.push(Record::new(key, RecordType::HTTPS, entry.ttl(), https));
     }
 }
 

@@ -123,6 +123,11 @@ impl Plan {
         }
     }
 
+    /// True when distances between sites make a difference.
+    pub(crate) fn is_by_distance(&self) -> bool {
+        matches!(self, Self::Nearest { .. })
+    }
+
     /// True when the client makes no difference.
     pub(crate) fn is_the_same_for_all(&self) -> bool {
         match self {

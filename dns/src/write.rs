@@ -143,16 +143,8 @@ impl<'a> Writer<'a> {
 
     /// A record of SVCB or HTTPS in service mode (RFC 9460 section 2.2), with a port or without.
     pub(crate) fn svcb(&mut self, kind: RecordType, ttl: u32, target: &[u8], port: Option<u16>) {
-        /// The key of the parameter `port` (RFC 9460 section 14.3.2).
-        const PORT: u16 = 3;
         self.record(Section::Answer, HEADER_LEN as u16, (kind, ttl), |w| {
-            w.u16(1);
-            w.out.extend_from_slice(target);
-            if let Some(port) = port {
-                w.u16(PORT);
-                w.u16(2);
-                w.u16(port);
-            }
+            service_binding(w.out, target, port);
         });
     }
 
@@ -283,6 +275,19 @@ impl<'a> Writer<'a> {
         if let Some(edns) = &query.edns {
             edns.write_answer(opt, self.out);
             self.counts[Section::Additional as usize] += 1;
+        }
+    }
+}
+
+/// Data of an SVCB or HTTPS record in service mode (RFC 9460 section 2.2).
+pub(crate) fn service_binding(out: &mut Vec<u8>, target: &[u8], port: Option<u16>) {
+    /// The key of the parameter `port` (RFC 9460 section 14.3.2).
+    const PORT: u16 = 3;
+    out.extend_from_slice(&1u16.to_be_bytes());
+    out.extend_from_slice(target);
+    if let Some(port) = port {
+        for number in [PORT, 2, port] {
+            out.extend_from_slice(&number.to_be_bytes());
         }
     }
 }

@@ -213,6 +213,13 @@ impl Zone {
         next.serial = serial;
         next.soa = next.apex.soa(serial);
         next.topology = Arc::new(self.topology.with_rtts(rtts));
+        next.delta = Delta { base: Some(self.serial), ..Delta::default() };
+        if self.transfers.is_some() {
+            // Who is nearest may have changed for the site that a copy is made for.
+            let nearest = self.services.entries().filter(|e| e.plan().is_by_distance());
+            next.delta.services = nearest.map(|e| e.key().into()).collect();
+        }
+        next.signed = self.signed.as_ref().map(|s| s.renumbered(&next, unix_time()));
         next
     }
 

@@ -212,6 +212,9 @@ fn validates(made: Made) {
         assert!(!good("", kind).is_empty(), "{kind}");
     }
     assert_eq!(good("ns2.dc.", "A"), one("192.0.2.54"));
+    let port = good("_smtp._tcp.ports.prod.shop.", "SRV");
+    assert_eq!(port, one("0 0 25 ports.prod.shop.steer.example."));
+    assert_eq!(good("ports.prod.shop.", "HTTPS").len(), 1);
     // No data: at names with records, and at names with nothing but others below.
     for (name, kind) in [
         ("api.prod.shop.", "MX"),
@@ -394,7 +397,9 @@ fn both_sides_say_the_same() {
         .map(|n| format!("{n}steer.example."))
         .to_vec();
     for service in services().keys() {
-        for below in ["", "osl.site.", "all.site.", "site.", "none."] {
+        for below in
+            ["", "osl.site.", "all.site.", "site.", "none.", "_https._tcp.", "_smtp.", "_tcp."]
+        {
             names.push(format!("{below}{}.steer.example.", service.dns_name()));
         }
     }
@@ -414,12 +419,19 @@ fn both_sides_say_the_same() {
             RecordType::NS,
             RecordType::SOA,
             RecordType::MX,
+            RecordType::SRV,
+            RecordType::SVCB,
+            RecordType::HTTPS,
         ] {
             let (without, with) =
                 (asked(&site.server, name, kind, false), asked(&site.server, name, kind, true));
             assert_eq!(without.metadata.response_code, with.metadata.response_code, "{name}");
             assert_eq!(plain(&without.answers), plain(&with.answers), "{name} {kind}");
             assert_eq!(plain(&without.authorities), plain(&with.authorities), "{name} {kind}");
+            if kind != RecordType::NS {
+                let beside = (plain(&without.additionals), plain(&with.additionals));
+                assert_eq!(beside.0, beside.1, "{name} {kind}");
+            }
             let signed = |m: &Message| {
                 let all = m.answers.iter().chain(&m.authorities);
                 all.filter(|r| r.record_type() == RecordType::RRSIG).count()

@@ -116,7 +116,8 @@ impl Operator<'_> {
 
     /// Waits until a task has ended, which must be in `state`.
     pub fn wait_for(&self, task: &str, state: &str) -> Result<Duration> {
-        let ended = |s: &str| !matches!(s, "waiting-approval" | "running");
+        let open = ["waiting-approval", "running", "paused", "confirming"];
+        let ended = |s: &str| !open.contains(&s);
         let what = format!("task {task} ends");
         let (last, took) = eventually(TASK, &what, || match self.state_of(task)? {
             last if ended(&last) => Ok(last),

@@ -124,8 +124,8 @@ pub enum BusEvent {
         stream: String,
         reason: String,
     },
-    /// The stream holds less than was already read: it was rebuilt. Nothing more of it is
-    /// delivered until it is refilled, or resynchronised with `nettctl bus resync`.
+    /// The stream holds less than was already read: it was lost or rebuilt. What it holds is
+    /// delivered again from its first entry on.
     LogReplaced {
         site: SiteId,
         read: u64,

@@ -26,6 +26,8 @@ pub(super) struct Deciding {
     failures: u32,
     touched: ByTask<Touched>,
     pub(super) deadline: Option<Duration>,
+    /// Since when the site's stream is being filled again.
+    pub(super) refilling: Option<Duration>,
     unauthentic: u64,
     unauthentic_noted: Option<Duration>,
     pub(super) refused: u64,
@@ -71,6 +73,8 @@ const TURN: Duration = Duration::from_millis(500);
 const BUS_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a request may lose before its author is told.
 const LOSSES: u32 = 12;
+/// How long until another attempt at filling the stream again.
+const REFILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an append holds still after it lost against another writer whose entry does not come.
 const CONFLICT_HOLD: Duration = Duration::from_millis(250);
 
@@ -170,6 +174,9 @@ impl Controller {
         if self.deciding.busy(now) || !self.reading.is_caught_up(self.site()) {
             return self.refuse_without_bus(now);
         }
+        if self.refill_first(now) {
+            return;
+        }
         let follow = self.reading.cannot_follow(self.site());
         let follow = follow.map(|what| format!("nothing can be added to the site's log: {what}"));
         let durable = self.deciding.journal_trouble.as_ref();
@@ -191,6 +198,23 @@ impl Controller {
             return self.append(body, verbatim);
         }
         self.next_fact(now);
+    }
+
+    /// Nothing new is appended to a stream that lacks what was there before.
+    fn refill_first(&mut self, now: Now) -> bool {
+        match self.deciding.refilling {
+            Some(since) if now.mono < since + REFILL_PATIENCE => {
+                self.deciding.deadline = Some(since + REFILL_PATIENCE);
+                return true;
+            }
+            Some(_) | None => self.deciding.refilling = None,
+        }
+        if !self.refill() {
+            return false;
+        }
+        self.deciding.refilling = Some(now.mono);
+        self.deciding.deadline = Some(now.mono + REFILL_PATIENCE);
+        true
     }
 
     /// Without the site's log nothing can be accepted: say so soon instead of keeping people

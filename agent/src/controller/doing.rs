@@ -6,7 +6,7 @@ use std::time::Duration;
 use nett_policy::fabric::Role;
 use nett_policy::id::{LinkId, SiteId};
 use nett_policy::log::entry::Slot;
-use nett_policy::lower::answers::Answers;
+use nett_policy::lower::answers::{Answers, share};
 use nett_policy::lower::{LinksUp, Place, answers, lower};
 use nett_policy::task::acks::{ProbeTarget, probes};
 use nett_policy::task::next::Ack;
@@ -129,7 +129,8 @@ impl Controller {
         let links_up = &self.doing.links_up;
         let Setting { layout, node } = Setting::of(&self.setting);
         let place = Place { world: self.world(), layout, node, links_up };
-        let state = lower(place, &self.placement);
+        let mut state = lower(place, &self.placement);
+        share(&mut state.answers, &self.doing.served);
         if state != self.doing.wanted.state || self.doing.wanted.generation == 0 {
             let generation = self.doing.wanted.generation + 1;
             self.doing.failures.clear();

@@ -12,15 +12,18 @@
 //! Queues are bounded; what is only worth its newest value travels by `watch`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nett_dns::ServerError;
 use nett_policy::id::EntryId;
+use nett_policy::log::chain::followed;
 use nett_policy::log::entry::Slot;
+use nett_policy::roster::Rosters;
 use nett_policy::task::acks::ProbeTarget;
 use nkeys::KeyPair;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::effect::{Append, AuditEvent, Effect};
@@ -31,6 +34,7 @@ use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, P
 use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
 use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
+use crate::journal::audit::Filter;
 use crate::journal::{JournalWriter, Record};
 use crate::name_server::NameServer;
 use crate::probe::Probe;
@@ -54,6 +58,7 @@ pub struct Parts<P> {
     pub key: Arc<KeyPair>,
     pub wanted: watch::Sender<Wanted>,
     pub metrics: Metrics,
+    pub rosters: Arc<Rosters>,
 }
 
 pub struct Driver<P> {
@@ -67,6 +72,19 @@ pub struct Driver<P> {
     /// command is accepted.
     unsaved: VecDeque<Record>,
     journal_due: Duration,
+    /// A branch of a log that was read does not count: everything begins again from the journal.
+    read_again: bool,
+    /// How many may read the audit file at once.
+    readers: Arc<Semaphore>,
+}
+
+/// Why a driver stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// It was told to, or nothing is left that could happen.
+    Stopped,
+    /// It wants to begin again from the journal.
+    ReadAgain,
 }
 
 /// Something from outside that is turned into an event here.
@@ -90,6 +108,8 @@ enum Asker {
     Rpc(Responder),
 }
 
+/// Readers of the audit file at once; more are told to come again.
+const AUDIT_READERS: usize = 2;
 /// How long until the disk is tried again.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 
@@ -110,6 +130,8 @@ impl<P: Probe> Driver<P> {
             next_token: 0,
             unsaved: VecDeque::new(),
             journal_due: Duration::ZERO,
+            read_again: false,
+            readers: Arc::new(Semaphore::new(AUDIT_READERS)),
         }
     }
 
@@ -132,26 +154,29 @@ impl<P: Probe> Driver<P> {
         mut own: mpsc::Receiver<Event>,
         mut inputs: mpsc::Receiver<Input>,
         stop: impl Future<Output = ()>,
-    ) {
+    ) -> Finished {
         tokio::pin!(stop);
         loop {
             let deadline = self.controller.deadline().map(|at| self.parts.clock.instant(at));
             let far = Instant::now() + Duration::from_secs(3600);
             let event = tokio::select! {
                 biased;
-                () = &mut stop => return,
+                () = &mut stop => return Finished::Stopped,
                 event = own.recv() => event,
                 input = inputs.recv() => match input {
                     Some(input) => match self.event_of(input) {
                         Some(event) => Some(event),
                         None => continue,
                     },
-                    None => return,
+                    None => return Finished::Stopped,
                 },
                 () = tokio::time::sleep_until(deadline.unwrap_or(far)) => Some(Event::Timer),
             };
-            let Some(event) = event else { return };
+            let Some(event) = event else { return Finished::Stopped };
             self.step(event).await;
+            if self.read_again {
+                return Finished::ReadAgain;
+            }
         }
     }
 
@@ -250,8 +275,7 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::LogReplaced { site, read, found } => {
                 tracing::error!(%site, read, found, "A log was replaced.");
-                self.parts.records.note("log-replaced", &format!("{site}: {found} after {read}"));
-                None
+                Some(Event::LogReplaced { site, read, found })
             }
         }
     }
@@ -264,7 +288,14 @@ impl<P: Probe> Driver<P> {
                 self.parts.zone.explain(&name, client.as_deref(), subnet.as_deref())
             }
             ApiRequest::Audit { since, service, limit } => {
-                self.parts.records.read(since, service, limit)
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                let filter = Filter { since: since.map(|s| s.0), service, limit };
+                self.beside(asker, move |path, _| crate::records::read(path, &filter));
+                return None;
+            }
+            ApiRequest::AuditVerify {} => {
+                self.beside(asker, crate::records::verify);
+                return None;
             }
             request => {
                 let token = self.token(asker);
@@ -278,6 +309,37 @@ impl<P: Probe> Driver<P> {
         };
         send(asker, self.controller.envelope(outcome, now));
         None
+    }
+
+    /// Answers from the audit file on a thread of its own: the file may be long, and the driver
+    /// must not wait for a disk.
+    fn beside(
+        &self,
+        asker: Asker,
+        read: impl FnOnce(&Path, &Rosters) -> Result<Payload, ApiError> + Send + 'static,
+    ) {
+        let now = self.parts.clock.now();
+        let busy = ApiError::new(
+            ErrorCode::Busy,
+            "the audit trail is being read for others",
+            "try again in a moment",
+        );
+        let mut answer = self.controller.envelope(Outcome::from(busy), now);
+        let Ok(permit) = self.readers.clone().try_acquire_owned() else {
+            return send(asker, answer);
+        };
+        let path = self.parts.records.path().to_owned();
+        let rosters = self.parts.rosters.clone();
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            answer.outcome = match read(&path, &rosters) {
+                Ok(payload) => Outcome::from(payload),
+                Err(error) => Outcome::from(error),
+            };
+            drop(permit);
+            let _inside = runtime.enter();
+            send(asker, answer);
+        });
     }
 
     fn token(&mut self, asker: Asker) -> Token {
@@ -310,6 +372,8 @@ impl<P: Probe> Driver<P> {
                 return Some(Event::Served { result });
             }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
+            Effect::Refill { from, after_stream_seq } => self.refill(from, after_stream_seq),
+            Effect::ReadAgain => self.read_again = true,
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
             Effect::Reply { token, mut response } => {
                 // What the name server itself knows, and the controller does not need to.
@@ -392,6 +456,33 @@ impl<P: Probe> Driver<P> {
             metrics.emit(EntryAppended { kind, result });
             // The driver is gone when the agent stops.
             let _ = events.send(event).await;
+        });
+    }
+
+    /// Stores the own site's entries again, as they were, in their order. Another agent that does
+    /// the same is told from it by the compare-and-set: who loses stops.
+    fn refill(&self, from: u64, after_stream_seq: u64) {
+        let (bus, events) = (self.parts.bus.clone(), self.events.clone());
+        let (journal, rosters) = (self.parts.journal.clone(), self.parts.rosters.clone());
+        let site = self.controller.setting().node.site.clone();
+        tokio::spawn(async move {
+            let records = journal.records().await.unwrap_or_default();
+            let open = |r: &Record| Sealed::open_stored(&r.bytes, &*rosters).ok();
+            let all: Vec<Sealed> = records.iter().filter_map(open).collect();
+            let own = followed(all.iter().map(|sealed| &sealed.entry)).into_iter();
+            let own = own.map(|at| &all[at]).filter(|s| s.entry.site == site);
+            let (mut through, mut last) = (from - 1, after_stream_seq);
+            for sealed in own.filter(|s| s.entry.position.seq >= from) {
+                match bus.append(sealed, last).await {
+                    Ok(stored) => (through, last) = (sealed.entry.position.seq, stored),
+                    Err(error) => {
+                        tracing::warn!(%error, through, "The log is not filled again yet.");
+                        break;
+                    }
+                }
+            }
+            tracing::warn!(from, through, "Filled the site's log again from the journal.");
+            let _ = events.send(Event::Refilled { through, stream_seq: last }).await;
         });
     }
 

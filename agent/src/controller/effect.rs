@@ -32,6 +32,14 @@ pub enum Effect {
         timeout: Duration,
     },
     Report(Box<Report>),
+    /// Store the own site's entries again that its stream lost, from this number on, behind this
+    /// number of the stream.
+    Refill {
+        from: u64,
+        after_stream_seq: u64,
+    },
+    /// A branch of a log that was read does not count: begin again from the journal.
+    ReadAgain,
     Reply {
         token: Token,
         response: Box<ApiResponse>,

@@ -52,6 +52,17 @@ pub enum Event {
     CaughtUp {
         site: SiteId,
     },
+    /// A site's stream ends before what was read of it, and is read from its beginning.
+    LogReplaced {
+        site: SiteId,
+        read: u64,
+        found: u64,
+    },
+    /// The own site's stream holds its entries up to `through` again, and ends at this number.
+    Refilled {
+        through: u64,
+        stream_seq: u64,
+    },
     Report(Report),
     BusConnected,
     BusDisconnected,

@@ -141,6 +141,11 @@ impl Controller {
                 self.bad_entry(site, stream_seq, &error, blocks);
             }
             Event::CaughtUp { site } => self.caught_up(site, now),
+            Event::LogReplaced { site, read, found } => self.log_replaced(site, read, found),
+            Event::Refilled { through, stream_seq } => {
+                self.deciding.refilling = None;
+                self.refilled(through, stream_seq);
+            }
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => self.peers.bus_connected = true,
             Event::BusDisconnected => self.peers.bus_connected = false,

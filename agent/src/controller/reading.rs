@@ -17,6 +17,10 @@ use crate::bus::wire::{Head, Sealed};
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     heads: BTreeMap<SiteId, Head>,
+    /// The id and hash of every entry that was read, by its place: 1 is the first.
+    chains: BTreeMap<SiteId, Vec<(EntryId, String)>>,
+    /// Of streams that were lost: how far they hold again what was read.
+    stored: BTreeMap<SiteId, u64>,
     /// The last number of each site's stream that was looked at, believed or not: an append goes
     /// behind it.
     seen: BTreeMap<SiteId, u64>,
@@ -30,9 +34,16 @@ pub(super) struct Reading {
 enum Fit {
     Next,
     Known,
+    /// Another entry for a place that is taken. With `wins` it is the one that all agents keep.
+    Fork {
+        wins: bool,
+        trouble: String,
+    },
     Trouble(String),
 }
 
+/// How trouble with a stream begins that is not the one that was read.
+const LOG_REPLACED: &str = "log_replaced";
 /// How trouble with an entry that nobody may have written begins.
 const NOT_BELIEVED: &str = "not believed: entry";
 
@@ -77,6 +88,37 @@ impl Reading {
         self.caught_up.insert(site);
     }
 
+    /// An entry was found in its stream: what matters once the stream was lost.
+    fn is_stored(&mut self, entry: &Entry) {
+        self.holds(&entry.site, entry.position.seq);
+    }
+
+    fn holds(&mut self, site: &SiteId, seq: u64) {
+        let head = self.heads.get(site).map_or(0, |head| head.seq);
+        let Some(stored) = self.stored.get_mut(site) else { return };
+        *stored = (*stored).max(seq);
+        if *stored >= head {
+            self.stored.remove(site);
+            if self.trouble.get(site).is_some_and(|what| what.starts_with(LOG_REPLACED)) {
+                self.trouble.remove(site);
+            }
+        }
+    }
+
+    /// The stream was lost or rebuilt, and is read from its beginning.
+    fn begin_again(&mut self, site: &SiteId) {
+        self.caught_up.remove(site);
+        self.seen.remove(site);
+        self.stored.insert(site.clone(), 0);
+    }
+
+    /// The first entry that a site's stream lacks, once all of it was read.
+    fn lacks(&self, site: &SiteId) -> Option<u64> {
+        let head = self.heads.get(site).filter(|_| self.is_caught_up(site))?;
+        let stored = *self.stored.get(site)?;
+        (stored < head.seq).then_some(stored + 1)
+    }
+
     pub(super) fn is_caught_up(&self, site: &SiteId) -> bool {
         self.caught_up.contains(site)
     }
@@ -91,14 +133,11 @@ impl Reading {
         };
         if position.boot != head.boot {
             let message =
-                format!("log_replaced: incarnation {} after {}", position.boot, head.boot);
+                format!("{LOG_REPLACED}: incarnation {} after {}", position.boot, head.boot);
             return Fit::Trouble(message);
         }
-        if position.seq < head.seq || (position.seq == head.seq && position.hash == head.hash) {
-            return Fit::Known;
-        }
-        if position.seq == head.seq {
-            return Fit::Trouble(format!("log_forked: two entries at {}", head.seq));
+        if position.seq <= head.seq {
+            return self.fit_taken(entry);
         }
         if position.seq > head.seq + 1 {
             return Fit::Trouble(format!("gap: entry {} after {}", position.seq, head.seq));
@@ -109,8 +148,29 @@ impl Reading {
         Fit::Next
     }
 
+    fn fit_taken(&self, entry: &Entry) -> Fit {
+        let (position, chain) = (&entry.position, self.chains.get(&entry.site));
+        let at = |seq: u64| {
+            let place = usize::try_from(seq.checked_sub(1)?).ok()?;
+            chain?.get(place)
+        };
+        match at(position.seq) {
+            Some((_, hash)) if *hash == position.hash => Fit::Known,
+            Some((id, _)) => {
+                let before = at(position.seq - 1).map_or("", |(_, hash)| hash.as_str());
+                let attached = position.prev_hash == before;
+                let (seq, other) = (position.seq, &entry.id);
+                let trouble = format!("log_forked: two entries at {seq}, {id} and {other}");
+                Fit::Fork { wins: attached && entry.id < *id, trouble }
+            }
+            None => Fit::Trouble(format!("no entry has the number {}", position.seq)),
+        }
+    }
+
     fn advance(&mut self, entry: &Entry) {
         let position = entry.position.clone();
+        let chain = self.chains.entry(entry.site.clone()).or_default();
+        chain.push((entry.id.clone(), position.hash.clone()));
         let head = Head { boot: position.boot, seq: position.seq, hash: position.hash };
         self.heads.insert(entry.site.clone(), head);
         self.trouble.remove(&entry.site);
@@ -136,7 +196,10 @@ pub fn prefix(entries: &[(Sealed, u64)]) -> Prefix {
                 reading.advance(&sealed.entry);
                 reading.see(&sealed.entry.site, *stream_seq);
             }
-            Fit::Known => {}
+            // Of two branches the one that counts comes first; nothing is missing because of the
+            // other.
+            Fit::Known | Fit::Fork { .. } => {}
+            Fit::Trouble(what) if what.starts_with("log_forked") => {}
             Fit::Trouble(what) => drop(reading.trouble.insert(sealed.entry.site.clone(), what)),
         }
     }
@@ -179,9 +242,18 @@ impl Controller {
         let entry = &sealed.entry;
         self.reading.see(&entry.site, stream_seq);
         match self.reading.fit(entry) {
-            Fit::Known => {}
+            Fit::Known => self.reading.is_stored(entry),
             Fit::Trouble(trouble) => self.trouble(entry.site.clone(), trouble),
+            Fit::Fork { wins, trouble } => {
+                self.trouble(entry.site.clone(), trouble);
+                if wins {
+                    // What followed the other one is void: everything is read anew.
+                    self.effects.push(Effect::Journal { sealed, stream_seq });
+                    self.effects.push(Effect::ReadAgain);
+                }
+            }
             Fit::Next => {
+                self.reading.is_stored(entry);
                 self.effects.push(Effect::Journal { sealed: sealed.clone(), stream_seq });
                 self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
                 self.take_in(&sealed, now);
@@ -191,6 +263,35 @@ impl Controller {
                     self.want(now);
                 }
             }
+        }
+    }
+
+    /// A site's stream holds less than was read of it. That of the own site is filled again from
+    /// the journal, with the entries as they were.
+    pub(super) fn log_replaced(&mut self, site: SiteId, read: u64, found: u64) {
+        self.reading.begin_again(&site);
+        let trouble = format!("{LOG_REPLACED}: the stream has {found} entries, {read} were read");
+        self.trouble(site, trouble);
+    }
+
+    /// Fills the own site's stream again, one agent at a time by compare-and-set.
+    pub(super) fn refill(&mut self) -> bool {
+        let site = self.site().clone();
+        let Some(from) = self.reading.lacks(&site) else { return false };
+        let after_stream_seq = self.reading.seen(&site);
+        self.effects.push(Effect::Refill { from, after_stream_seq });
+        true
+    }
+
+    /// How a refill went: so far, up to this number of the stream.
+    pub(super) fn refilled(&mut self, through: u64, stream_seq: u64) {
+        let site = self.site().clone();
+        self.reading.see(&site, stream_seq);
+        self.reading.holds(&site, through);
+        if self.reading.lacks(&site).is_none() {
+            let text = format!("log_refilled: the stream holds entry {through} again");
+            let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: text };
+            self.effects.push(Effect::Audit(event));
         }
     }
 

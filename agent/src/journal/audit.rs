@@ -111,3 +111,118 @@ pub fn read(path: &Path, filter: &Filter) -> std::io::Result<(Vec<AuditRecord>, 
     }
     Ok((found.into(), left_out))
 }
+
+/// What a look at the whole trail found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whole lines.
+    pub lines: u64,
+    /// Lines that are no record: torn by a crash, or damaged. A crash leaves the chain whole.
+    pub damaged: Vec<u64>,
+    /// Lines that do not follow the whole line before them: something was changed or taken out.
+    pub breaks: Vec<u64>,
+    /// Lines with a log entry that its signer did not sign so.
+    pub unbelieved: Vec<u64>,
+    /// Lines with a log entry of a fabric generation that is not known here.
+    pub unknown: Vec<u64>,
+    /// The hash of the last whole line: whoever keeps it notices when the end is taken away.
+    pub last: String,
+}
+
+/// What can be said of an entry in the trail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belief {
+    Good,
+    Forged,
+    Unknown,
+}
+
+/// Follows the chain from the first line to the last; `believe` judges each entry, in its canonical
+/// form.
+pub fn verify(path: &Path, believe: impl Fn(&Value) -> Belief) -> std::io::Result<Verdict> {
+    let mut verdict = Verdict::default();
+    let mut reader = BufReader::new(File::open(path)?);
+    let mut line = Vec::new();
+    for number in 1u64.. {
+        line.clear();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let whole = line.ends_with(b"\n");
+        let bytes = line.trim_ascii_end();
+        if bytes.is_empty() {
+            continue;
+        }
+        let record = serde_json::from_slice::<AuditRecord>(bytes).ok().filter(|_| whole);
+        let Some(record) = record else {
+            verdict.damaged.push(number);
+            continue;
+        };
+        if record.prev != verdict.last {
+            verdict.breaks.push(number);
+        }
+        match record.entry.as_ref().map(&believe) {
+            Some(Belief::Forged) => verdict.unbelieved.push(number),
+            Some(Belief::Unknown) => verdict.unknown.push(number),
+            Some(Belief::Good) | None => {}
+        }
+        verdict.lines += 1;
+        verdict.last = sha256_hex(bytes);
+    }
+    Ok(verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(text: &str) -> AuditRecord {
+        AuditRecord {
+            at: 1,
+            node: "osl-b1".to_owned(),
+            kind: "drift".to_owned(),
+            site: None,
+            seq: None,
+            id: None,
+            person: None,
+            reason: None,
+            services: Vec::new(),
+            text: text.to_owned(),
+            entry: None,
+            prev: String::new(),
+        }
+    }
+
+    #[test]
+    fn no_byte_of_the_trail_is_changed_unnoticed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut audit = Audit::open(dir.path()).expect("opens");
+        for text in ["one", "two", "three"] {
+            audit.append(record(text)).expect("appends");
+        }
+        let path = audit.path().to_owned();
+        let good = |_: &Value| Belief::Good;
+        let whole = std::fs::read(&path).expect("reads");
+        let verdict = verify(&path, good).expect("reads");
+        assert_eq!((verdict.lines, verdict.damaged, verdict.breaks), (3, vec![], vec![]));
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).expect("writes");
+            let changed = verify(&path, good).expect("reads");
+            // The last line has nothing behind it; its hash is what tells.
+            let noticed = !changed.breaks.is_empty()
+                || !changed.damaged.is_empty()
+                || changed.last != verdict.last;
+            assert!(noticed, "byte {at}");
+        }
+        // A line taken out is a break; a line torn by a crash is not.
+        let lines: Vec<&[u8]> = whole.split_inclusive(|b| *b == b'\n').collect();
+        std::fs::write(&path, [lines[0], lines[2]].concat()).expect("writes");
+        assert_eq!(verify(&path, good).expect("reads").breaks, [2]);
+        std::fs::write(&path, [lines[0], &lines[1][..9]].concat()).expect("writes");
+        Audit::open(dir.path()).expect("opens").append(record("after")).expect("appends");
+        let torn = verify(&path, good).expect("reads");
+        assert_eq!((torn.breaks, torn.damaged), (vec![], vec![2]));
+    }
+}

@@ -14,9 +14,9 @@
 //! off, since nothing was done about it. A damaged line before the last is passed over and
 //! reported; the hash chain of the log then tells what is missing, and the bus delivers it again. A
 //! damaged first line costs nothing but itself: the file is put aside as `journal.damaged`, and
-//! what is whole of it is kept. How many records there were stands in `journal.count`, so that a journal
-//! that was cut between two lines, or comes from a backup, is noticed. Only a journal of another
-//! release is refused, with its name and untouched.
+//! what is whole of it is kept. How many records there were stands in `journal.count`, so that a
+//! journal that was cut between two lines, or comes from a backup, is noticed. Only a journal of
+//! another release is refused, with its name and untouched.
 
 pub mod audit;
 mod file;
@@ -64,4 +64,7 @@ pub trait Journal: Send {
 
     /// Returns when the record would survive a power loss.
     fn append(&mut self, record: &Record) -> Result<(), JournalError>;
+
+    /// Everything that is in it now, without changing anything.
+    fn records(&mut self) -> Result<Vec<Record>, JournalError>;
 }

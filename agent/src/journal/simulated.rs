@@ -25,4 +25,8 @@ impl Journal for SimulatedJournal {
         self.records.push(record.clone());
         Ok(())
     }
+
+    fn records(&mut self) -> Result<Vec<Record>, JournalError> {
+        Ok(self.records.clone())
+    }
 }

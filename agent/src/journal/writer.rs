@@ -5,7 +5,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Journal, JournalError, Record};
 
-type Job = (Record, oneshot::Sender<Result<(), JournalError>>);
+/// Something for the thread that owns the journal.
+enum Job {
+    Append(Record, oneshot::Sender<Result<(), JournalError>>),
+    Read(oneshot::Sender<Result<Vec<Record>, JournalError>>),
+}
 
 /// Hands records to the thread that owns the journal. The thread ends with its last handle.
 #[derive(Debug, Clone)]
@@ -17,9 +21,12 @@ impl JournalWriter {
     pub fn spawn(mut journal: Box<dyn Journal>) -> std::io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel::<Job>(64);
         let work = move || {
-            while let Some((record, done)) = queue.blocking_recv() {
+            while let Some(job) = queue.blocking_recv() {
                 // Nobody waits any more when the agent is stopping.
-                let _ = done.send(journal.append(&record));
+                match job {
+                    Job::Append(record, done) => drop(done.send(journal.append(&record))),
+                    Job::Read(done) => drop(done.send(journal.records())),
+                }
             }
         };
         std::thread::Builder::new().name("nett-journal".to_owned()).spawn(work)?;
@@ -29,7 +36,14 @@ impl JournalWriter {
     /// Returns when the record is synced.
     pub async fn append(&self, record: Record) -> Result<(), JournalError> {
         let (done, answer) = oneshot::channel();
-        self.jobs.send((record, done)).await.map_err(|_| JournalError::Closed)?;
+        self.jobs.send(Job::Append(record, done)).await.map_err(|_| JournalError::Closed)?;
+        answer.await.map_err(|_| JournalError::Closed)?
+    }
+
+    /// Everything that is in the journal now.
+    pub async fn records(&self) -> Result<Vec<Record>, JournalError> {
+        let (done, answer) = oneshot::channel();
+        self.jobs.send(Job::Read(done)).await.map_err(|_| JournalError::Closed)?;
         answer.await.map_err(|_| JournalError::Closed)?
     }
 }

@@ -4,7 +4,8 @@
 //! Modelled: carrier loss and admin down take all nexthops of the device, shrink the groups,
 //! delete the emptied ones and the routes on them; a nexthop cannot be added without carrier;
 //! groups and routes need their members; deleting a nexthop takes its routes; removing an address
-//! leaves nexthops and routes as they are. Not modelled: sysctls, packets, rule evaluation.
+//! leaves nexthops and routes as they are; `lo` takes the IPv6 floors with it. Not modelled:
+//! sysctls, packets, rule evaluation.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -142,6 +143,18 @@ impl SimulatedKernel {
             there.addresses.remove(&address);
             there.tentative.remove(&address);
         }
+    }
+
+    /// `ip nexthop flush`: all of them, and in silence the routes on them.
+    pub fn flush_nexthops(&mut self) {
+        self.lose_nexthops(|_| true);
+    }
+
+    /// `lo` goes down. IPv6 routes without a way hang on it; IPv4 ones do not.
+    pub fn lose_lo(&mut self) {
+        self.state.routes.retain(|key, target| {
+            Family::of_net(key.destination) == Family::V4 || *target != RouteTarget::Unreachable
+        });
     }
 
     /// Somebody else changes our objects behind our back.

@@ -152,7 +152,7 @@ fn every_call_fits_the_schema() {
         ApiRequest::WatchTask { id: text(), after_revision: 1, timeout_ms: 2 },
         ApiRequest::Command { subject: text(), envelope: json!({"v": 1}) },
     ];
-    requests.push(ApiRequest::Conflicts {});
+    requests.extend([ApiRequest::Conflicts {}, ApiRequest::AuditVerify {}]);
     let terms = Some(TermsDoc { confirm_within_ms: Some(1), ..TermsDoc::default() });
     requests.extend(verbs.map(|verb| {
         let (overrides, terms) = ([text()].into(), terms.clone());

@@ -15,7 +15,10 @@ use nett_agent::controller::{Controller, Setting, Snapshot};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
-use nett_policy::log::entry::{Ask, Person, Request, Terms, Verb, WishKind};
+use nett_policy::log::chain::followed;
+use nett_policy::log::entry::{
+    Ask, Body, EndFact, Outcome as TaskOutcome, Person, Request, Slot, Terms, Verb, WishKind,
+};
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::service::{Catalog, Service};
@@ -53,6 +56,8 @@ pub struct Agent {
     pub zone: Answers,
     key: KeyPair,
     pub audit: usize,
+    /// What it keeps over a restart.
+    journal: Vec<(Sealed, u64)>,
 }
 
 pub fn id<T: std::str::FromStr>(text: &str) -> T
@@ -134,6 +139,7 @@ impl Fleet {
             key: KeyPair::from_seed(&self.keys[node.id.as_str()].seed().expect("a seed"))
                 .expect("a key"),
             audit: 0,
+            journal: Vec::new(),
         };
         self.agents.insert(node.id.clone(), agent);
         let up = self.fabric.links.iter().map(|l| l.id.clone()).collect();
@@ -230,7 +236,9 @@ impl Fleet {
     fn carry_out(&mut self, node: &NodeId, effect: Effect) {
         let agent = self.agents.get_mut(node).expect("a known node");
         match effect {
-            Effect::Journal { .. } => {}
+            Effect::Journal { sealed, stream_seq } => agent.journal.push((sealed, stream_seq)),
+            Effect::Refill { from, after_stream_seq } => self.refill(node, from, after_stream_seq),
+            Effect::ReadAgain => self.read_again(node),
             Effect::Append(append) => self.append(node, *append),
             Effect::Kernel { generation, desired } => {
                 let operations = nett_policy::plan::plan(&desired, &agent.kernel).ops.len();
@@ -292,6 +300,112 @@ impl Fleet {
         self.silent.insert(node.clone());
         self.spread(&node, &report);
         self.run();
+    }
+
+    fn refill(&mut self, node: &NodeId, from: u64, after: u64) {
+        let site = self.fabric.node(node).expect("a known node").site.clone();
+        let journal = self.agents[node].journal.clone();
+        let own = journal.into_iter().map(|(sealed, _)| sealed).filter(|s| s.entry.site == site);
+        let lost: Vec<Sealed> = own.filter(|s| s.entry.position.seq >= from).collect();
+        let log = self.logs.get_mut(&site).expect("every site has a log");
+        let (mut through, mut stream_seq) = (from - 1, after);
+        if u64::try_from(log.len()).expect("short") == after {
+            for sealed in lost {
+                (through, stream_seq) = (sealed.entry.position.seq, stream_seq + 1);
+                log.push(sealed.clone());
+                for other in self.agents.keys().filter(|other| *other != node) {
+                    let entry = Event::Entry { sealed: sealed.clone(), stream_seq };
+                    self.inbox.push_back((other.clone(), entry));
+                }
+            }
+        }
+        self.inbox.push_back((node.clone(), Event::Refilled { through, stream_seq }));
+    }
+
+    /// As the agent does it: the journal, the branch that counts first, and then the bus.
+    fn read_again(&mut self, node: &NodeId) {
+        let old = self.agents.remove(node).expect("a known node");
+        self.inbox.retain(|(to, _)| to != node);
+        let order = followed(old.journal.iter().map(|(sealed, _)| &sealed.entry));
+        let mut begin: Vec<Event> = Vec::new();
+        for at in order {
+            let (sealed, stream_seq) = old.journal[at].clone();
+            begin.push(Event::Replayed { sealed, stream_seq });
+        }
+        let waiting = self.inbox.len();
+        self.boot(old.controller.setting().clone());
+        let booted: Vec<_> = self.inbox.drain(waiting..).collect();
+        self.inbox.extend(begin.into_iter().map(|event| (node.clone(), event)));
+        self.inbox.extend(booted);
+        let agent = self.agents.get_mut(node).expect("just booted");
+        (agent.kernel, agent.journal) = (old.kernel, old.journal);
+    }
+
+    /// The site's stream is lost but for its first entries, and its agents find out.
+    pub fn lose_stream(&mut self, site: &str, keep: usize) {
+        let site: SiteId = id(site);
+        let log = self.logs.get_mut(&site).expect("every site has a log");
+        let read = u64::try_from(log.len()).expect("short");
+        log.truncate(keep);
+        let (log, found) = (log.clone(), u64::try_from(keep).expect("short"));
+        let of_site = self.fabric.nodes.iter().filter(|n| n.site == site);
+        for node in of_site.map(|n| n.id.clone()).collect::<Vec<_>>() {
+            let replaced = Event::LogReplaced { site: site.clone(), read, found };
+            self.inbox.push_back((node.clone(), replaced));
+            for (sealed, stream_seq) in log.iter().cloned().zip(1u64..) {
+                self.inbox.push_back((node.clone(), Event::Entry { sealed, stream_seq }));
+            }
+            self.inbox.push_back((node, Event::CaughtUp { site: site.clone() }));
+        }
+        self.run();
+    }
+
+    pub fn log(&self, site: &str) -> &[Sealed] {
+        &self.logs[&id::<SiteId>(site)]
+    }
+
+    /// An entry beside one that the log has: the same place, another id.
+    pub fn rival(&self, site: &str, seq: usize, lower: bool) -> Sealed {
+        let entry = self.log(site)[seq - 1].entry.clone();
+        let ulid = if lower { "0".repeat(26) } else { "z".repeat(26) };
+        let body = Body::End(EndFact {
+            slot: Slot { task: id(&format!("{site}.{ulid}")), term: 0, index: 0 },
+            outcome: TaskOutcome::Failed,
+            reason: "of another branch".to_owned(),
+        });
+        let draft = Draft {
+            id: id(&format!("{site}.{ulid}")),
+            site: entry.site.clone(),
+            node: entry.node.clone(),
+            fabric: entry.fabric.clone(),
+            at: entry.at,
+            boot: entry.position.boot.clone(),
+            seq: entry.position.seq,
+            prev_hash: entry.position.prev_hash.clone(),
+            body,
+            request_verbatim: None,
+        };
+        Sealed::seal(draft, &self.agents[&entry.node].key).expect("the key fits")
+    }
+
+    pub fn deliver(&mut self, node: &str, sealed: Sealed, stream_seq: u64) {
+        self.inbox.push_back((id(node), Event::Entry { sealed, stream_seq }));
+        self.run();
+    }
+
+    /// How far a node has read a site's log, by the hash there.
+    pub fn head(&mut self, node: &str, site: &str) -> (u64, String) {
+        match self.ask(node, ApiRequest::Nodes {}) {
+            Outcome::Ok(payload) => match *payload {
+                Payload::Nodes { nodes } => {
+                    let own = nodes.into_iter().find(|n| n.id == node).expect("itself");
+                    let head = own.heads.into_iter().find(|h| h.site == site).expect("read");
+                    (head.seq, head.hash)
+                }
+                other => panic!("no nodes: {other:?}"),
+            },
+            Outcome::Error(error) => panic!("no nodes: {error:?}"),
+        }
     }
 
     /// Nothing crosses between sites until [`Self::heal`].

@@ -3,6 +3,7 @@
 //! What was done is checked with `ip -j` and `nft -j`, never with Nett's own readback alone. A run
 //! without the privilege to make namespaces fails and says so.
 
+mod classes;
 mod guarding;
 mod many;
 mod netns;

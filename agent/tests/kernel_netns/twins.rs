@@ -24,6 +24,10 @@ enum Step {
     Repair,
     Carrier(&'static str, bool),
     Address(&'static str),
+    /// Somebody else removes all nexthops.
+    Flush,
+    /// `lo` goes down, and comes back.
+    Lo,
 }
 
 /// Operations on few objects, so that they meet: up, down and changes in between.
@@ -55,6 +59,8 @@ fn steps(menu: usize) -> impl Strategy<Value = Vec<Step>> {
         2 => (prop_oneof![Just("wan0"), Just("wan1")], any::<bool>())
             .prop_map(|(wan, up)| Step::Carrier(wan, up)),
         1 => prop_oneof![Just("wan0"), Just("wan1")].prop_map(Step::Address),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Lo),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -68,6 +74,16 @@ async fn both(
     let kind = |result: &Result<(), _>| result.as_ref().err().map(std::mem::discriminant);
     prop_assert_eq!(kind(&real), kind(&simulated), "{}: {:?} {:?}", op, real, simulated);
     Ok(())
+}
+
+/// The kernel deals with a changed carrier a moment later (net/core/link_watch.c).
+fn carrier_is(netns: &Netns, wan: &str, up: bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let is_up = || netns.ip_json(&format!("link show dev {wan}"))[0]["operstate"] == "UP";
+    while is_up() != up {
+        assert!(std::time::Instant::now() < end, "{wan}: the carrier does not follow");
+        std::thread::yield_now();
+    }
 }
 
 async fn history(netns: &Netns, menu: &[Op], steps: &[Step]) -> Result<(), TestCaseError> {
@@ -85,6 +101,7 @@ async fn history(netns: &Netns, menu: &[Op], steps: &[Step]) -> Result<(), TestC
             Step::Carrier(wan, up) => {
                 let state = if *up { "up" } else { "down" };
                 netns.ip(&format!("link set {wan}p {state}"));
+                carrier_is(netns, wan, *up);
                 simulated.set_carrier(wan, *up);
             }
             Step::Address(wan) => {
@@ -92,6 +109,16 @@ async fn history(netns: &Netns, menu: &[Op], steps: &[Step]) -> Result<(), TestC
                 // Gone already, if an earlier step took it.
                 let _ = netns.try_ip(&format!("addr del {address} dev {wan}"));
                 simulated.remove_address(wan, state::net(address));
+            }
+            Step::Flush => {
+                // It complains about groups that went with their members.
+                let _ = netns.try_ip("nexthop flush");
+                simulated.flush_nexthops();
+            }
+            Step::Lo => {
+                netns.ip("link set lo down");
+                netns.ip("link set lo up");
+                simulated.lose_lo();
             }
         }
         let read = real.read().await.expect("readable");

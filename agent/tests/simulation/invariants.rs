@@ -17,7 +17,7 @@ use nett_policy::lower::object::NodeState;
 use nett_policy::lower::{Place, lower};
 use nett_policy::place::place;
 use nett_policy::service::{Catalog, Handover};
-use nett_policy::task::view::{TaskState, state};
+use nett_policy::task::view::{TaskState, last_effect, state};
 use nett_policy::traffic::Spread;
 
 use crate::world::World;
@@ -47,7 +47,7 @@ impl Watch {
         }
     }
 
-    fn complain(&mut self, wrong: String) {
+    pub(crate) fn complain(&mut self, wrong: String) {
         self.wrong.get_or_insert(wrong);
     }
 
@@ -130,11 +130,16 @@ impl World {
         Ok(())
     }
 
-    /// True while a task runs that is not waiting for a person.
+    /// The tasks that run and wait for nobody: not for an approval, and not for the end of a hold.
     pub(crate) fn busy(&mut self) -> Vec<EntryId> {
         let fold = self.fold_of_all();
+        let intent = Intent::read(&fold);
+        let held = |id: &EntryId| {
+            let moves = last_effect(&fold, id).into_iter().flat_map(|effect| &effect.moves);
+            moves.map(|a_move| &a_move.service).any(|service| intent.is_held(service))
+        };
         let tasks = fold.commands().map(|(id, _, _)| id.clone());
-        tasks.filter(|id| state(&fold, id) == TaskState::Running).collect()
+        tasks.filter(|id| state(&fold, id) == TaskState::Running && !held(id)).collect()
     }
 
     /// Everybody wants and has what the core makes of all entries.

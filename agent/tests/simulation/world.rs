@@ -346,6 +346,8 @@ impl World {
                     self.replied(token.0, &reply);
                 }
             }
+            Effect::Refill { .. } => self.watch.complain(format!("{node} refills a whole log")),
+            Effect::ReadAgain => self.watch.complain(format!("{node} read a forked log")),
             Effect::Audit(_) => {}
         }
         None

@@ -1,11 +1,14 @@
 //! Rows 1 and 2: what one answer costs, saturated and at a steady rate.
 
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+use anyhow::Context as _;
 
 use crate::RunArguments;
 use crate::data::{Mix, questions};
 use crate::load::{Cost, Load, median};
-use crate::peer::Peer;
+use crate::peer::{Peer, Running};
 
 use super::print_row;
 
@@ -23,6 +26,27 @@ pub(crate) fn steady(arguments: &RunArguments) -> anyhow::Result<()> {
     compare(arguments, Some(STEADY))
 }
 
+/// System calls for each question, as strace counts them. Timing under it means nothing.
+fn system_calls(server: &Running, load: &Load<'_>) -> anyhow::Result<f64> {
+    let file = server.directory.join("strace");
+    let mut strace = Command::new("strace")
+        .args(["-f", "-c", "-q", "-U", "calls,name", "-p", &server.group().to_string(), "-o"])
+        .arg(&file)
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot run strace")?;
+    let loaded = load.on(server);
+    // On this signal it lets go of the server and writes what it counted.
+    Command::new("kill").args(["-INT", &strace.id().to_string()]).status()?;
+    strace.wait()?;
+    let asked = loaded?.answered;
+    let text = std::fs::read_to_string(&file)?;
+    let total = text.lines().find(|l| l.trim_end().ends_with("total"));
+    let total =
+        total.and_then(|l| l.split_whitespace().next()).context("strace counted nothing")?;
+    Ok(total.parse::<f64>()? / asked)
+}
+
 fn compare(arguments: &RunArguments, rate: Option<u32>) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("questions");
@@ -38,6 +62,10 @@ fn compare(arguments: &RunArguments, rate: Option<u32>) -> anyhow::Result<()> {
         for server in &servers {
             costs.entry(server.peer).or_default().push(load.on(server)?);
         }
+    }
+    if let Some(nett) = servers.iter().find(|s| s.peer == Peer::Nett) {
+        let calls = system_calls(nett, &Load { seconds: 2, rate: Some(STEADY / 2), ..load })?;
+        println!("  Nett makes {calls:.2} system calls for each answer (strace)");
     }
     let of = |peer: &Peer| {
         let all = &costs[peer];

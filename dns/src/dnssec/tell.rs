@@ -65,6 +65,15 @@ fn is_below(mut name: Relative<'_>) -> bool {
     true
 }
 
+/// Whether a type tells of ports: its answers carry addresses.
+fn is_about_ports(kind: u16) -> bool {
+    matches!(RecordType::from(kind), RecordType::SRV | RecordType::SVCB | RecordType::HTTPS)
+}
+
+fn has_port(sets: &[SignedSet]) -> bool {
+    sets.iter().any(|s| is_about_ports(s.kind()))
+}
+
 impl Teller<'_, '_> {
     fn tell(&mut self) -> Told {
         let (name, count) = (self.wanted.name, self.wanted.name.count());
@@ -76,15 +85,16 @@ impl Teller<'_, '_> {
         {
             return self.service(service);
         }
-        // SITE.site and all.site, and whatever else lies below a service.
+        // Sites and ports lie below a service.
         let mut above = name;
         while above.count() > 3 {
             above = above.parent().expect("it has labels");
         }
-        let below = self.signed.service(above.key()).and_then(|s| s.told(name.key()));
-        match below {
-            Some(sets) if count > 3 => self.found(sets, None),
-            _ => self.nothing(),
+        let service = self.signed.service(above.key()).filter(|_| count > 3);
+        match service.and_then(|service| Some((service, service.told(name.key())?))) {
+            Some((service, sets)) if has_port(sets) => self.port(service, above.key(), sets),
+            Some((_, sets)) => self.found(sets, None),
+            None => self.nothing(),
         }
     }
 
@@ -126,35 +136,66 @@ impl Teller<'_, '_> {
         self.writer.set(Section::Answer, Owner::Question, (set, u32::MAX), signatures);
     }
 
-    fn service(&mut self, service: &SignedService) -> Told {
-        let key = self.wanted.name.key();
+    /// Who this client is sent to, and what is said beside the records.
+    fn choose(&self, service: &SignedService) -> (Target, Told) {
         let topology = self.zone.topology();
         let located = topology.locate(self.wanted.client);
         let choice = service.entry().plan().choose(topology, self.wanted.client, &located);
-        let told = service.told(key).unwrap_or_default();
-        if !matches!(self.wanted.kind, RecordType::A | RecordType::AAAA) {
-            let types = service.types_at(key, choice.target);
-            return self.found(told, Some(&types));
-        }
         let site = match choice.target {
             Target::Site(at) => service.entry().answers().sites.get(at),
-            _ => None,
+            Target::Address(_) | Target::Refused => None,
         };
         let steered = Some(Steered {
             client: located.found.map(|(site, _)| site),
             target: site.and_then(|s| topology.index(&s.site)),
         });
-        let scope = choice.scope;
-        if choice.target == Target::Refused {
-            let error = Some(ExtendedError::ALL_DOWN);
-            return Told { rcode: ResponseCode::Refused, scope, steered, error };
+        let (rcode, error) = match choice.target {
+            Target::Refused => (ResponseCode::Refused, Some(ExtendedError::ALL_DOWN)),
+            Target::Site(_) | Target::Address(_) => (ResponseCode::NoError, None),
+        };
+        (choice.target, Told { rcode, scope: choice.scope, steered, error })
+    }
+
+    fn service(&mut self, service: &SignedService) -> Told {
+        let key = self.wanted.name.key();
+        let (target, told) = self.choose(service);
+        if !matches!(self.wanted.kind, RecordType::A | RecordType::AAAA) {
+            let sets = service.told(key).unwrap_or_default();
+            if self.wanted.kind == RecordType::HTTPS && has_port(sets) {
+                return self.port(service, key, sets);
+            }
+            return self.found(sets, Some(&service.types_at(key, target)));
+        }
+        if told.rcode == ResponseCode::Refused {
+            return told;
         }
         self.writer.authoritative();
-        match service.addresses(choice.target, self.wanted.kind.into()) {
+        match service.addresses(target, self.wanted.kind.into()) {
             Some(set) => self.answer(set),
-            None => self.no_data(Some(&service.types_at(key, choice.target))),
+            None => self.no_data(Some(&service.types_at(key, target))),
         }
-        Told { rcode: ResponseCode::NoError, scope, steered, error: None }
+        told
+    }
+
+    /// A record about a port, and the addresses of the service for this client beside it.
+    fn port(&mut self, service: &SignedService, key: &[u8], sets: &[SignedSet]) -> Told {
+        let kind = u16::from(self.wanted.kind);
+        if !is_about_ports(kind) || !sets.iter().any(|s| s.kind() == kind) {
+            return self.found(sets, None);
+        }
+        let (target, told) = self.choose(service);
+        if told.rcode == ResponseCode::Refused {
+            return told;
+        }
+        self.found(sets, None);
+        for kind in [RecordType::A, RecordType::AAAA] {
+            if let Some(set) = service.addresses(target, kind.into()) {
+                let signatures = self.wanted.signatures;
+                let set = (set, u32::MAX);
+                self.writer.set(Section::Additional, Owner::Below(key), set, signatures);
+            }
+        }
+        told
     }
 
     /// A name with records, none of which is of this type.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use hickory_proto::rr::RecordType;
 use ring::digest::{SHA256, digest};
 use rpds::HashTrieMapSync;
@@ -31,7 +32,7 @@ pub(crate) struct Signed {
     soa: Arc<SignedSet>,
     /// SOA records of the next snapshots, by serial.
     ahead: Arc<BTreeMap<u32, Arc<SignedSet>>>,
-    services: HashTrieMapSync<Box<[u8]>, Arc<SignedService>>,
+    services: HashTrieMapSync<Box<[u8]>, Arc<SignedService>, RandomState>,
     chain: Chain,
     /// Services of which something is not signed.
     waiting: Arc<BTreeSet<Box<[u8]>>>,
@@ -45,7 +46,7 @@ impl Signed {
             fixed: Arc::new(BTreeMap::new()),
             soa,
             ahead: Arc::default(),
-            services: HashTrieMapSync::new_sync(),
+            services: HashTrieMapSync::new_with_hasher_and_ptr_kind(RandomState::default()),
             chain: Chain::default(),
             waiting: Arc::new(zone.services().entries().map(|e| e.key().into()).collect()),
             keys,
@@ -93,6 +94,13 @@ impl Signed {
             waiting.insert(key.clone());
         }
         after.measure();
+        after
+    }
+
+    /// The same under the serial of the next snapshot, where nothing else is to be signed.
+    pub(crate) fn renumbered(&self, next: &Zone, now: u64) -> Self {
+        let mut after = self.clone();
+        after.number(next, now);
         after
     }
 

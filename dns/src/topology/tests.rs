@@ -128,7 +128,10 @@ proptest::proptest! {
         let named = |ms: [u64; 3]| [("sto", ms[0]), ("fra", ms[1]), ("lon", ms[2])];
         let (begun, _) = order(&star(), &named(first));
         let (settled, others) = order(&begun, &named(second));
-        let ms = |name: &str| second[["sto", "fra", "lon"].iter().position(|n| *n == name).expect("one")];
+        let ms = |name: &str| {
+            let at = ["sto", "fra", "lon"].iter().position(|n| *n == name);
+            second[at.expect("one of them")]
+        };
         proptest::prop_assert!(ms(&others[1]) * 10 >= ms(&others[0]) * 9, "{others:?} {second:?}");
         proptest::prop_assert_eq!(others[2].as_str(), "lon");
         let (_, again) = order(&settled, &named(second));

@@ -1,5 +1,6 @@
 //! The intent log: entries, and the fold over any set of them.
 
+pub mod chain;
 pub mod conflict;
 pub mod effect;
 pub mod entry;

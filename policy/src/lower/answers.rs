@@ -55,6 +55,18 @@ pub enum SiteHealth {
     Unknown,
 }
 
+/// Takes from `known` what is equal there, so that answers that did not change are in memory once
+/// and are told apart from changed ones by their place alone.
+pub fn share(answers: &mut Answers, known: &Answers) {
+    let mut known = known.iter().peekable();
+    for (id, answers) in answers {
+        while known.next_if(|(other, _)| *other < id).is_some() {}
+        if let Some((_, same)) = known.next_if(|(other, same)| *other == id && *same == answers) {
+            *answers = Arc::clone(same);
+        }
+    }
+}
+
 impl SiteState {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -73,5 +85,42 @@ impl SiteHealth {
             Self::Unready => "unready",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(epochs: &[(&str, u64)]) -> Answers {
+        let one = |(id, epoch): &(&str, u64)| {
+            let service: ServiceId = format!("shop/prod/{id}").parse().expect("an id");
+            let answers = ServiceAnswers {
+                service: service.clone(),
+                ttl: Duration::from_secs(30),
+                prefer: Prefer::Nearest,
+                all_down: AllDown::Refuse,
+                spread: Spread::Nowhere,
+                epoch: Epoch(*epoch),
+                ports: Vec::new(),
+                sites: Vec::new(),
+            };
+            (service, Arc::new(answers))
+        };
+        epochs.iter().map(one).collect()
+    }
+
+    #[test]
+    fn equal_answers_are_shared_and_nothing_else_changes() {
+        let known = answers(&[("a", 1), ("b", 1), ("d", 1), ("e", 1), ("z", 1)]);
+        let mut next = answers(&[("a", 1), ("c", 1), ("d", 2), ("e", 1), ("f", 1)]);
+        let wanted = next.clone();
+        share(&mut next, &known);
+        assert_eq!(next, wanted);
+        let shared = |(id, a): (&ServiceId, &Arc<ServiceAnswers>)| {
+            known.get(id).is_some_and(|k| Arc::ptr_eq(k, a)).then(|| id.to_string())
+        };
+        let shared: Vec<String> = next.iter().filter_map(shared).collect();
+        assert_eq!(shared, ["shop/prod/a", "shop/prod/e"]);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, Epoch, SiteId};
+use nett_policy::log::chain::followed;
 use nett_policy::log::conflict::Claims;
 use nett_policy::log::entry::{Body, Change, Entry, Slot, StepFact, StepState, Subject, WishKind};
 use nett_policy::log::fold::Fold;
@@ -217,6 +218,45 @@ proptest! {
             let held = intent.held(&subject).expect("an effect wrote it");
             prop_assert_eq!(&held.order.task, &task);
             prop_assert_eq!(&held.change, &change);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whoever has read both branches of a forked log follows the same one, in whatever order.
+    #[test]
+    fn a_fork_has_one_winner(
+        acts in prop::collection::vec(acts(), 4..30),
+        forks in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..4),
+        shuffles in prop::collection::vec(any::<prop::sample::Index>(), 80),
+    ) {
+        let ground = Ground::two_sites();
+        let mut entries = history(&ground, &acts);
+        prop_assume!(!entries.is_empty());
+        for (n, (pick, lower)) in forks.iter().enumerate() {
+            let mut rival = pick.get(&entries).clone();
+            let mark = if *lower { '0' } else { 'z' };
+            rival.id = format!("{}.{mark}{n:025}", rival.site).parse().expect("an entry id");
+            rival.position.hash = format!("rival-{n}");
+            entries.push(rival);
+        }
+        let ids = |entries: &[Entry]| -> Vec<EntryId> {
+            followed(entries).into_iter().map(|at| entries[at].id.clone()).collect()
+        };
+        let straight = ids(&entries);
+        let mut shuffled = entries.clone();
+        for (n, index) in shuffles.iter().enumerate() {
+            let len = shuffled.len();
+            shuffled.swap(n % len, index.index(len));
+        }
+        prop_assert_eq!(ids(&shuffled), straight.clone());
+        // One entry per place, each behind the one before it.
+        let chosen: Vec<&Entry> = followed(&entries).into_iter().map(|at| &entries[at]).collect();
+        for pair in chosen.windows(2).filter(|pair| pair[0].site == pair[1].site) {
+            prop_assert_eq!(&pair[1].position.prev_hash, &pair[0].position.hash);
+            prop_assert_eq!(pair[1].position.seq, pair[0].position.seq + 1);
         }
     }
 }

@@ -17,8 +17,8 @@ pub use conflict::{ClaimDoc, ConflictDoc};
 pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDoc, ops_of};
 pub use request::{ApiCall, ApiRequest, ObjectDoc, TermsDoc, VERSION, VerbDoc};
 pub use response::{
-    ApiError, ApiResponse, AuditDoc, AuditLine, CommandReply, ErrorCode, ExplainDoc, IdentityDoc,
-    Outcome, Payload,
+    ApiError, ApiResponse, AuditDoc, AuditLine, AuditVerdictDoc, CommandReply, ErrorCode,
+    ExplainDoc, IdentityDoc, Outcome, Payload,
 };
 pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
 pub use stamp::{Stamp, StampError};

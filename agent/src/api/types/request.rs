@@ -78,6 +78,8 @@ pub enum ApiRequest {
         service: Option<String>,
         limit: u32,
     },
+    /// Whether this node's audit file is as it was written.
+    AuditVerify {},
     /// Long poll: answered with the task as soon as its revision is above `after_revision`, and
     /// with whatever it is then after `timeout_ms` (the server takes at most 20 s).
     WatchTask {

@@ -52,6 +52,7 @@ pub enum Payload {
     Plan(PlanDoc),
     Explain(ExplainDoc),
     Audit(AuditDoc),
+    AuditVerdict(AuditVerdictDoc),
     Command(CommandReply),
 }
 
@@ -159,6 +160,24 @@ pub struct AuditDoc {
     pub entries: Vec<AuditLine>,
     /// True when older entries that match were left out because of the limit.
     pub truncated: bool,
+}
+
+/// What a look at a node's whole audit trail found. Lists are numbers of lines, from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditVerdictDoc {
+    /// True when nothing was changed or taken out, as far as the file itself can tell.
+    pub whole: bool,
+    pub lines: u64,
+    /// No record: torn by a crash, or damaged.
+    pub damaged: Vec<u64>,
+    /// Does not follow the line before.
+    pub breaks: Vec<u64>,
+    /// Has a log entry that its signer did not sign so.
+    pub unbelieved: Vec<u64>,
+    /// Has a log entry of a fabric generation that is not known here.
+    pub unknown: Vec<u64>,
+    /// The hash of the last line. Kept elsewhere, it shows when the end is taken away.
+    pub last: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

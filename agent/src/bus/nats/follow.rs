@@ -39,6 +39,7 @@ pub(super) enum What {
     State,
 }
 
+#[derive(Clone)]
 pub(super) struct Follower {
     pub(super) context: Context,
     pub(super) stream: String,
@@ -105,8 +106,10 @@ impl Follower {
                     reason,
                 }),
                 Stop::Replaced { found } => {
-                    let site = self.site.clone();
-                    Some(BusEvent::LogReplaced { site, read: last, found })
+                    let (site, read) = (self.site.clone(), last);
+                    // What it holds now is read from its beginning: what is known is passed over.
+                    (last, told) = (0, false);
+                    Some(BusEvent::LogReplaced { site, read, found })
                 }
             };
             if let Some(event) = event.filter(|_| !told) {

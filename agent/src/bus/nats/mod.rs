@@ -8,6 +8,7 @@
 //! when [`NatsBus`] is dropped.
 
 mod follow;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use super::subject::{self, Replicated};
 use super::wire::{MAX_BYTES, READER, Sealed};
 use super::{AppendError, Bus, BusEvent, BusEvents, Responder};
 use crate::bus::nats::follow::{Follower, What};
+use crate::bus::nats::tail::Tail;
 
 /// A silent server is noticed after two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -146,6 +148,14 @@ impl NatsBus {
                     link: link.clone(),
                     events: events.clone(),
                 };
+                if site != config.site {
+                    let prefix = subject::domain_api(&site);
+                    let origin = jetstream::context::ContextBuilder::new()
+                        .timeout(REQUEST_DEADLINE)
+                        .api_prefix(prefix)
+                        .build(client.clone());
+                    tasks.spawn(Tail { mirror: follower.clone(), origin }.run());
+                }
                 tasks.spawn(follower.run());
             }
         }

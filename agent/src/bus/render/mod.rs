@@ -185,7 +185,7 @@ fn accounts(
     out.push_str("      # the agents of this site\n");
     for node in fabric.nodes.iter().filter(|n| n.site == own.id) {
         let Node { id: _, key, .. } = node;
-        user(out, &format!("nkey: {}", quoted(key)?), &permissions::agent(node));
+        user(out, &format!("nkey: {}", quoted(key)?), &permissions::agent(fabric, node));
     }
     out.push_str("      # operators: commands and questions only\n");
     for operator in &fabric.operators {

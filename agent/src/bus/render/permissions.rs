@@ -35,8 +35,11 @@ pub(super) struct Permissions {
     pub(super) responses: bool,
 }
 
+/// What an agent asks of another site's streams, to read at the origin while the mirror lags.
+const TAIL_API: [&str; 3] = ["STREAM.INFO.{}", "CONSUMER.CREATE.{}", "CONSUMER.CREATE.{}.>"];
+
 /// One node's agent: speaks as its own site, and in `nett.r.state` as itself.
-pub(super) fn agent(node: &Node) -> Permissions {
+pub(super) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
     let (site, id) = (&node.site, &node.id);
     let mut publish = vec![
         format!("nett.l.hb.{site}.{id}"),
@@ -54,6 +57,13 @@ pub(super) fn agent(node: &Node) -> Permissions {
     let own_log = Replicated::Log.stream(site);
     publish.push(format!("$JS.API.STREAM.MSG.GET.{own_log}"));
     publish.push("$JS.FC.>".to_owned());
+    for other in fabric.other_sites(site) {
+        let prefix = subject::domain_api(&other.id);
+        for stream in [Replicated::Log, Replicated::State].map(|r| r.stream(&other.id)) {
+            let call = |call: &str| format!("{prefix}.{}", call.replace("{}", &stream));
+            publish.extend(TAIL_API.map(call));
+        }
+    }
     Permissions {
         publish,
         subscribe: vec!["nett.l.>".to_owned(), format!("{}.>", subject::inbox(site))],

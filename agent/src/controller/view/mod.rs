@@ -64,7 +64,9 @@ impl Controller {
             ApiRequest::Plan { verb, overrides, terms } => {
                 self.plan_doc(&verb, &overrides, terms.as_ref(), now)
             }
-            ApiRequest::ExplainName { .. } | ApiRequest::Audit { .. } => Err(ApiError::new(
+            ApiRequest::ExplainName { .. }
+            | ApiRequest::Audit { .. }
+            | ApiRequest::AuditVerify {} => Err(ApiError::new(
                 ErrorCode::Internal,
                 "the question reached the wrong part of the agent",
                 "",

@@ -2,7 +2,7 @@
 
 use nett_policy::id::Selector;
 
-use crate::api::types::{ApiRequest, Stamp};
+use crate::api::types::{ApiRequest, Outcome, Payload, Stamp};
 use crate::ctl::duration;
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::session::Session;
@@ -19,9 +19,20 @@ pub(in crate::ctl) struct Args {
     #[arg(long, value_name = "N", default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
+    /// Follow the hash chain of the whole file and check every signature instead; exit status 1
+    /// where something was changed or taken out
+    #[arg(long, conflicts_with_all = ["since", "service", "limit"])]
+    verify: bool,
 }
 
 pub(super) async fn run(args: &Args, session: &mut Session) -> Result<Exit, CtlError> {
+    if args.verify {
+        let answer = session.ask(&ApiRequest::AuditVerify {}).await?;
+        session.out.answer(&answer)?;
+        let whole = matches!(&answer.outcome,
+            Outcome::Ok(payload) if matches!(&**payload, Payload::AuditVerdict(v) if v.whole));
+        return Ok(if whole { Exit::Done } else { Exit::Failed });
+    }
     let request = ApiRequest::Audit {
         since: args.since,
         service: args.service.as_ref().map(ToString::to_string),

@@ -2,7 +2,7 @@
 
 use super::table::{Cell, Table, Tone, facts};
 use super::{Style, or_dash};
-use crate::api::types::{AuditDoc, AuditLine, ExplainDoc, IdentityDoc};
+use crate::api::types::{AuditDoc, AuditLine, AuditVerdictDoc, ExplainDoc, IdentityDoc};
 use crate::bus::provision::Finding;
 
 pub(super) fn explain(explain: &ExplainDoc) -> String {
@@ -34,6 +34,26 @@ pub(super) fn explain(explain: &ExplainDoc) -> String {
         }
     }
     out
+}
+
+pub(super) fn audit_verdict(verdict: &AuditVerdictDoc) -> String {
+    let AuditVerdictDoc { whole, lines, damaged, breaks, unbelieved, unknown, last } = verdict;
+    let mut out = match whole {
+        true => format!("whole: {lines} lines, each behind the one before\n"),
+        false => format!("NOT WHOLE: {lines} lines\n"),
+    };
+    let lists = [
+        ("no record (torn by a crash, or damaged)", damaged),
+        ("does not follow the line before", breaks),
+        ("an entry that its signer did not sign so", unbelieved),
+        ("an entry of an unknown fabric generation", unknown),
+    ];
+    for (what, numbers) in lists.into_iter().filter(|(_, numbers)| !numbers.is_empty()) {
+        let shown: Vec<String> = numbers.iter().take(20).map(u64::to_string).collect();
+        let more = if numbers.len() > 20 { " ..." } else { "" };
+        out += &format!("{what}: line {}{more}\n", shown.join(", "));
+    }
+    out + &format!("last line: {last}\n")
 }
 
 pub(super) fn audit(audit: &AuditDoc, style: Style) -> String {

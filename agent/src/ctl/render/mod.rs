@@ -293,6 +293,7 @@ fn text(payload: &Payload, style: Style) -> String {
         Payload::Plan(doc) => plan::show(doc, style),
         Payload::Explain(doc) => lists::explain(doc),
         Payload::Audit(doc) => lists::audit(doc, style),
+        Payload::AuditVerdict(doc) => lists::audit_verdict(doc),
         Payload::Command(reply) => task::reply_text(reply) + "\n",
     }
 }

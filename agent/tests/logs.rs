@@ -1,0 +1,60 @@
+//! What a broken log server may do: two entries at one place, a stream that is gone.
+
+mod fleet;
+
+use std::time::Duration;
+
+use fleet::{Fleet, id};
+use nett_policy::log::entry::Verb;
+
+fn steer_away(fleet: &mut Fleet) -> String {
+    let verb = Verb::Failover { services: id("shop/prod/api"), to: id("svg") };
+    let reply = fleet.command("mira", "osl", verb);
+    fleet.pass(Duration::from_secs(600));
+    reply.task.expect("accepted")
+}
+
+#[test]
+fn of_two_branches_every_agent_keeps_the_one_with_the_lower_id() {
+    for lower in [false, true] {
+        let mut fleet = Fleet::start();
+        let task = steer_away(&mut fleet);
+        let seq = fleet.log("osl").len() - 1;
+        let rival = fleet.rival("osl", seq, lower);
+        let after = u64::try_from(fleet.log("osl").len()).expect("short") + 1;
+        let nodes: Vec<String> = fleet.agents.keys().map(ToString::to_string).collect();
+        for node in &nodes {
+            fleet.deliver(node, rival.clone(), after);
+        }
+        fleet.pass(Duration::from_secs(5));
+        let heads: Vec<_> = nodes.iter().map(|node| fleet.head(node, "osl")).collect();
+        assert!(heads.iter().all(|head| *head == heads[0]), "{heads:?}");
+        let kept = heads[0].1 == rival.entry.position.hash;
+        assert_eq!(kept, lower, "{heads:?}");
+        for node in &nodes {
+            let forked = fleet.snapshot(node).conflicts > 0;
+            // Who follows the rival began again from its journal, where only one branch counts.
+            assert!(forked || lower, "{node} reports the fork");
+            assert_eq!(fleet.task_state(node, &task) == "done", !lower, "{node}");
+        }
+    }
+}
+
+#[test]
+fn a_lost_stream_is_filled_again_with_the_same_entries_before_anything_new_is_added() {
+    for keep in [0, 1, 3] {
+        let mut fleet = Fleet::start();
+        let task = steer_away(&mut fleet);
+        let before = fleet.log("osl").to_vec();
+        assert!(before.len() > 5);
+        fleet.lose_stream("osl", keep);
+        fleet.pass(Duration::from_secs(30));
+        assert_eq!(fleet.log("osl"), before, "kept {keep}");
+        assert_eq!(fleet.snapshot("osl-b1").conflicts, 0);
+        let back = fleet.command("mira", "osl", Verb::Revert { task: id(&task) });
+        assert!(back.accepted, "{back:?}");
+        fleet.pass(Duration::from_secs(600));
+        assert_eq!(fleet.task_state("svg-b1", &back.task.expect("a task")), "done");
+        assert_eq!(fleet.log("osl")[..before.len()], before);
+    }
+}

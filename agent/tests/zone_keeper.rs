@@ -1,0 +1,84 @@
+//! The serial of the zone over changes and restarts: never lower, and not higher without a reason.
+
+use std::sync::Arc;
+
+use nett_agent::zone::ZoneKeeper;
+use nett_policy::document::{SourceFile, compile};
+use nett_policy::fabric::Fabric;
+use nett_policy::id::{Epoch, SiteId, WallMs};
+use nett_policy::log::intent::{Intent, World};
+use nett_policy::lower::answers::Answers;
+use nett_policy::place::place;
+use nett_policy::service::Catalog;
+
+const FABRIC: &str = include_str!("../../fixtures/fabrics/two-sites/fabric.toml");
+const SERVICES: &str = include_str!("../../fixtures/fabrics/two-sites/services.toml");
+
+fn fixture() -> (Fabric, Answers) {
+    let file = |name: &str, text: &str| SourceFile::new(name.to_owned(), text.to_owned());
+    let (fabric, model) = compile(&file("fabric.toml", FABRIC), &file("services.toml", SERVICES))
+        .expect("the fixture is valid");
+    let model = model.iter().next().expect("a service").clone();
+    let catalog = Catalog::new((0..500).map(|n| {
+        let mut service = model.clone();
+        service.id = format!("shop/prod/s{n}").parse().expect("an id");
+        service
+    }));
+    let world = World { fabric: &fabric, catalog: &catalog };
+    let answers = nett_policy::lower::answers(world, &place(world, &Intent::default()));
+    (fabric, answers)
+}
+
+/// The same answers, with one service at another epoch.
+fn moved(answers: &Answers, n: u32, epoch: u64) -> Answers {
+    let mut next = answers.clone();
+    let id = format!("shop/prod/s{n}").parse().expect("an id");
+    Arc::make_mut(next.get_mut(&id).expect("a service")).epoch = Epoch(epoch);
+    next
+}
+
+#[test]
+fn serials_only_go_up_and_a_restart_with_the_same_answers_keeps_them() {
+    let (fabric, answers) = fixture();
+    let directory = tempfile::tempdir().expect("a directory");
+    let home: SiteId = "osl".parse().expect("an id");
+    let open = || {
+        ZoneKeeper::open(&fabric, &home, directory.path(), WallMs(1_795_253_400_000))
+            .expect("a readable directory")
+    };
+    let mut keeper = open();
+    keeper.serve(answers.clone()).expect("served");
+    let first = keeper.serial();
+    keeper.serve(answers.clone()).expect("served");
+    assert_eq!(keeper.serial(), first, "nothing changed");
+    let one = moved(&answers, 7, 2);
+    keeper.serve(one.clone()).expect("served");
+    let two = moved(&one, 8, 2);
+    keeper.serve(two.clone()).expect("served");
+    let mut less = two.clone();
+    less.pop_first();
+    keeper.serve(less.clone()).expect("served");
+    assert_eq!(keeper.serial(), first + 3);
+
+    // The same answers in fresh memory, and reached in one step: the same zone.
+    let fresh = |answers: &Answers| -> Answers {
+        answers.iter().map(|(id, a)| (id.clone(), Arc::new((**a).clone()))).collect()
+    };
+    let mut again = open();
+    again.serve(fresh(&less)).expect("served");
+    assert_eq!(again.serial(), first + 3);
+    let zone = again.zone().load_full();
+    assert_eq!(zone.len(), less.len());
+    for (id, expected) in &less {
+        assert_eq!(zone.answers(id), Some(&**expected));
+    }
+    // Answers of long ago are a new snapshot, not the old one.
+    again.serve(answers.clone()).expect("served");
+    assert_eq!(again.serial(), first + 4);
+    // And so are others after a restart, also when nothing was served in between.
+    drop(again);
+    let mut other = open();
+    assert_eq!(other.serial(), first + 4);
+    other.serve(less).expect("served");
+    assert_eq!(other.serial(), first + 5);
+}

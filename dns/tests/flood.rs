@@ -101,7 +101,8 @@ fn clients_are_answered_in_a_flood() {
         row(title, offered, &seen, grown);
         if lasts.is_some() {
             assert!(seen.percentile(99) < Duration::from_millis(10), "{title}");
-            assert!(seen.answered * 100 >= seen.asked * 99, "{title}");
+            // One of the fifty clients shares its network with the last flood.
+            assert!(seen.answered * 100 >= seen.asked * 98, "{title}");
         }
         assert!(grown < 4096, "{title}: memory grew by {grown} KiB");
         // How many depends on who else wants the processors.

@@ -22,8 +22,11 @@ use crate::client::Client;
 const PLACES: u64 = 1 << 16;
 /// How often the load is judged.
 const WINDOW: Duration = Duration::from_millis(5);
-/// A question that has lain in the queue for so long is late.
-const LATE: Duration = Duration::from_millis(2);
+/// A question that has lain in the queue for so long is late: longer than a hundred answers take,
+/// which many clients that wait for theirs can amount to.
+const LATE: Duration = Duration::from_micros(600);
+/// So late it is time for haste.
+const VERY_LATE: Duration = Duration::from_millis(3);
 /// Taking a question that is there already is quicker than this, being woken for one is not.
 const WAITED: Duration = Duration::from_micros(6);
 /// Of so many questions of the unknown, [`Intake::admit`] are looked at.
@@ -134,11 +137,13 @@ impl Intake {
     /// Lets in less of the unknown while the thread is behind, and more again when it is not.
     fn judge_load(&mut self, now: Instant) {
         let Window { emptied, age, .. } = self.window;
-        let behind = !emptied && age.is_some_and(|age| age >= LATE);
+        let behind = age.is_some_and(|age| age >= LATE);
         self.window = Window { began: now, emptied: false, age: None };
-        self.wants_age = !emptied;
+        // In a rush also after a wait, which may only have been for the processor.
+        self.wants_age = !emptied || self.admit < ALL;
+        let quarters = if age.is_some_and(|age| age >= VERY_LATE) { 1 } else { 3 };
         if behind && self.admit > LEAST {
-            self.admit = (self.admit * 3 / 4).max(LEAST);
+            self.admit = (self.admit * quarters / 4).max(LEAST);
         } else if behind {
             self.share = (self.share * 3 / 4).max(LEAST_SHARE);
         } else {
@@ -216,13 +221,13 @@ mod tests {
         /// One question a step, from `source(n)`; counts those admitted. In calm the thread waits
         /// all of the time, behind it never does.
         fn ask(&mut self, steps: u32, calm: bool, source: impl Fn(u32) -> IpAddr) -> u32 {
-            let (waited, age) = match calm {
-                true => (STEP, None),
-                false => (Duration::ZERO, self.intake.wants_age().then_some(5 * LATE)),
-            };
             let mut admitted = 0;
             for n in 0..steps {
                 self.now += STEP;
+                let (waited, age) = match calm {
+                    true => (STEP, None),
+                    false => (Duration::ZERO, self.intake.wants_age().then_some(5 * LATE)),
+                };
                 self.intake.waited(waited, age, self.now);
                 admitted += u32::from(self.intake.admits(source(n), self.now));
             }

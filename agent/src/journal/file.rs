@@ -161,6 +161,8 @@ impl Journal for FileJournal {
             // A part of the line must not stand before the next one. When the disk does not even
             // take that, the next start finds a damaged line, and says so.
             let _ = self.file.set_len(self.length);
+            // The agent may act on it all the same: a start before it is kept must know.
+            self.count.owe();
             return Err(self.io("write", error));
         }
         self.length += size(line.len());
@@ -236,12 +238,20 @@ impl Count {
         self.floor
     }
 
-    /// Without it a clean cut is not noticed; nothing else depends on it.
+    /// A record that the disk did not take counts as missing until it is there.
+    fn owe(&mut self) {
+        self.floor = self.floor.max(self.value + 1);
+        self.write(self.value);
+    }
+
+    /// Without it a clean cut is not noticed; nothing else depends on it. Always of one length and
+    /// written in place, which a full disk takes too.
     fn write(&mut self, value: u64) {
         self.value = value;
-        let text = value.max(self.floor).to_string();
+        let text = format!("{:020}", value.max(self.floor));
         let text = format!("{text} {:08x}\n", crc32c::crc32c(text.as_bytes()));
-        let _ = fs::write(&self.path, text);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.path);
+        let _ = file.and_then(|mut file| file.write_all(text.as_bytes()));
     }
 }
 
@@ -290,4 +300,34 @@ fn record(line: &[u8]) -> Option<Record> {
     let space = rest.iter().position(|b| *b == b' ')?;
     let stream_seq = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
     Some(Record { stream_seq, bytes: rest[space + 1..].to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_the_disk_did_not_take_is_missing_after_a_restart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let record = |stream_seq| Record { stream_seq, bytes: b"{}".to_vec() };
+        let open = || FileJournal::open(dir.path()).expect("opens");
+        let mut journal = open();
+        journal.load().expect("loads");
+        journal.append(&record(1)).expect("the disk has room");
+        let good = std::mem::replace(
+            &mut journal.file,
+            File::open(dir.path().join("journal")).expect("opens"),
+        );
+        journal.append(&record(2)).expect_err("nothing can be written to it");
+        drop(journal);
+
+        let mut after = open();
+        let loaded = after.load().expect("loads");
+        assert_eq!((loaded.records.len(), loaded.missing), (1, 1));
+        assert!(!loaded.is_whole());
+        // Once it is there after all, nothing is missing any more.
+        after.append(&record(2)).expect("the disk has room");
+        drop((after, good));
+        assert!(open().load().expect("loads").is_whole());
+    }
 }

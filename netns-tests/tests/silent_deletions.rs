@@ -181,8 +181,8 @@ fn a_link_made_anew_is_used_again_and_ipv6_waits_for_its_address() -> Result<()>
         assert_ne!(before, index(&here.ip(&format!("-o link show {WAN}"))?));
         // This end looks for duplicates, as interfaces do unless told otherwise.
         here.sysctl(&[("ipv6/conf/wan0/accept_dad", "1")])?;
-        let [(_, near), (_, far)] = LINKS[0].ends;
-        for (ns, addresses, nodad) in [(&there, far, " nodad"), (&here, near, "")] {
+        let [(_, osl), (_, svg)] = LINKS[0].ends;
+        for (ns, addresses, nodad) in [(&there, svg, " nodad"), (&here, osl, "")] {
             ns.ip(&format!("address add {} dev {WAN}", addresses[0]))?;
             ns.ip(&format!("address add {} dev {WAN}{nodad}", addresses[1]))?;
             ns.ip(&format!("link set {WAN} up"))?;

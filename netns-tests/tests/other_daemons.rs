@@ -98,8 +98,10 @@ fn start_frr(lab: &mut Lab, dir: &Path) -> Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777))?;
     std::fs::write(dir.join("conf"), "hostname zebra\n")?;
     let args = [&common[..], &own("DIR/pid")].concat();
-    start(lab, "zebra", "/usr/lib/frr/zebra", &args, dir)?;
+    // An earlier one leaves its socket behind, and staticd tries again only after ten seconds.
     let socket = dir.join("z");
+    let _ = std::fs::remove_file(&socket);
+    start(lab, "zebra", "/usr/lib/frr/zebra", &args, dir)?;
     eventually_true(patience(), "zebra listens", || Ok(socket.exists()))?;
     std::fs::write(dir.join("static"), "ip route 10.67.0.0/24 10.1.1.3\n")?;
     let args = [&common[2..], &own("DIR/pid2"), &["-f", "DIR/static"]].concat();

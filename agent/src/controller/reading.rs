@@ -156,12 +156,13 @@ impl Reading {
         };
         match at(position.seq) {
             Some((_, hash)) if *hash == position.hash => Fit::Known,
-            Some((id, _)) => {
+            Some((id, hash)) => {
                 let before = at(position.seq - 1).map_or("", |(_, hash)| hash.as_str());
                 let attached = position.prev_hash == before;
                 let (seq, other) = (position.seq, &entry.id);
                 let trouble = format!("log_forked: two entries at {seq}, {id} and {other}");
-                Fit::Fork { wins: attached && entry.id < *id, trouble }
+                let lower = (&entry.id, &position.hash) < (id, hash);
+                Fit::Fork { wins: attached && lower, trouble }
             }
             None => Fit::Trouble(format!("no entry has the number {}", position.seq)),
         }

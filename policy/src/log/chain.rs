@@ -1,7 +1,7 @@
 //! Which entries of a log are followed, when a broken log server stored two for one position.
 //!
 //! A log is a chain by hashes. Where two entries follow the same one, all agents keep the one with
-//! the lower id and pass over the other with everything behind it: a choice that depends on the set
+//! the lower id (of equal ones, the lower hash) and pass over the other with everything behind it: a choice that depends on the set
 //! of entries alone. What was lost is in the journals and in the audit trail, and `log_forked` is
 //! reported; only a person can order it again.
 
@@ -29,7 +29,8 @@ pub fn followed<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<usize> 
         while let Some(rivals) = next.get(&(site, seq, hash)) {
             let of_boot = |entry: &Entry| boot.is_none_or(|boot| entry.position.boot == boot);
             let of_boot = rivals.iter().filter(|(_, _, entry)| of_boot(entry));
-            let Some((_, at, entry)) = of_boot.min_by_key(|(id, at, _)| (*id, *at)) else { break };
+            let lowest = of_boot.min_by_key(|(id, _, entry)| (*id, &entry.position.hash));
+            let Some((_, at, entry)) = lowest else { break };
             order.push(*at);
             hash = &entry.position.hash;
             boot = Some(&entry.position.boot);

@@ -1,7 +1,7 @@
 //! Which entries of a log are followed, when a broken log server stored two for one position.
 //!
 //! A log is a chain by hashes. Where two entries follow the same one, all agents keep the one with
-//! the lower id (of equal ones, the lower hash) and pass over the other with everything behind it: a
+//! the lower id (of equal ones, the lower hash) and pass over the other with all behind it: a
 //! choice that depends on the set of entries alone. What was lost is in the journals and in the
 //! audit trail, and `log_forked` is reported; only a person can order it again.
 

@@ -15,7 +15,7 @@ use nett_policy::log::intent::Intent;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::NodeState;
 use nett_policy::lower::{Place, lower};
-use nett_policy::place::place;
+use nett_policy::place::{Reason, place};
 use nett_policy::service::{Catalog, Handover};
 use nett_policy::task::view::{TaskState, last_effect, state};
 use nett_policy::traffic::Spread;
@@ -149,7 +149,9 @@ impl World {
         let intent = Intent::read(&fold);
         let placement = place(world, &intent);
         for (service, placed) in &placement.services {
-            if placed.traffic.spread == Spread::Nowhere {
+            // A task that failed, or is held, between break and make leaves nothing behind it.
+            let settled = placed.reason != Reason::UnderWay;
+            if settled && placed.traffic.spread == Spread::Nowhere {
                 return Err(format!("{service} is served nowhere: {:?}", placed.reason));
             }
         }

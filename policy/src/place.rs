@@ -25,6 +25,8 @@ pub struct Placed {
     pub reason: Reason,
     /// Sites of the service that are drained, for it or as a whole.
     pub drained: BTreeSet<SiteId>,
+    /// A task may change the answers: they are not to be kept for long.
+    pub lowered: bool,
 }
 
 /// Why traffic is where it is.
@@ -53,9 +55,11 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
     let drained = drained_sites(intent, service);
     let mover = intent.mover(&service.id);
     let epoch = intent.answered_epoch(&service.id);
+    let lowered = intent.is_lowered(service);
     match mover.filter(|m| m.progress != Progress::Done) {
         Some(mover) => {
-            Placed { traffic: mover.traffic.clone(), epoch, reason: Reason::UnderWay, drained }
+            let (traffic, reason) = (mover.traffic.clone(), Reason::UnderWay);
+            Placed { traffic, epoch, reason, drained, lowered }
         }
         None => {
             let (spread, reason) = match target(world, intent, service) {
@@ -63,7 +67,7 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
                     .map_or((Spread::Nowhere, reason), |site| (Spread::one(site), Reason::Left)),
                 found => found,
             };
-            Placed { traffic: Traffic::settled(spread), epoch, reason, drained }
+            Placed { traffic: Traffic::settled(spread), epoch, reason, drained, lowered }
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct Placed {
     pub reason: Reason,
     /// Sites of the service that are drained, for it or as a whole.
     pub drained: BTreeSet<SiteId>,
+    /// A task may change the answers: they are not to be kept for long.
+    pub lowered: bool,
 }
 
 /// Why traffic is where it is.
@@ -58,14 +60,15 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
     let drained = drained_sites(intent, service);
     let mover = intent.mover(&service.id);
     let epoch = intent.answered_epoch(&service.id);
+    let lowered = intent.is_lowered(service);
     match mover.filter(|m| !m.progress.is_over()) {
         Some(mover) => {
             let traffic = under_way(intent, service, mover);
-            Placed { traffic, epoch, reason: Reason::UnderWay, drained }
+            Placed { traffic, epoch, reason: Reason::UnderWay, drained, lowered }
         }
         None => {
             let (spread, reason) = settled(world, intent, service);
-            Placed { traffic: Traffic::settled(spread), epoch, reason, drained }
+            Placed { traffic: Traffic::settled(spread), epoch, reason, drained, lowered }
         }
     }
 }

@@ -6,12 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::entry::{Change, Directive, Effect, Object, Outcome, Step, StepState, Subject};
+use super::conflict::Contested;
+use super::entry::{
+    Ask, Change, Directive, Effect, Object, Outcome, Step, StepKind, StepState, Subject, Verb,
+};
 use super::fold::{Fact, Fold, TaskRecord, Written};
 use super::lineage::{Lineage, ancestors};
 use crate::fabric::Fabric;
 use crate::id::{EntryId, Epoch, ServiceId, SiteId};
-use crate::service::{Catalog, Handover};
+use crate::service::{Catalog, Handover, Service};
 use crate::task::steps::traffic_at;
 use crate::traffic::Traffic;
 
@@ -30,6 +33,8 @@ pub struct Intent {
     decided: BTreeMap<ServiceId, Vec<Decided>>,
     /// Per service the highest epoch that any task, winner or not, has brought into its answers.
     reached: BTreeMap<ServiceId, Epoch>,
+    /// What open tasks want that have started nothing yet.
+    waiting: BTreeMap<EntryId, Verb>,
 }
 
 /// The winner of a register.
@@ -47,8 +52,11 @@ pub struct Mover {
     /// The state the task has brought the service to; decides until the task is done.
     pub traffic: Traffic,
     pub handover: Handover,
-    /// True once a step has started that is about the service.
+    /// True once a step has started that leaves the service in another state than it was found in.
     pub touched: bool,
+    /// Its answers may change soon: the task is open, and lowered their TTL if it does; or it ended
+    /// half way.
+    pub lowered: bool,
 }
 
 /// One effect on a service, for those that another effect wins over.
@@ -140,10 +148,28 @@ impl Intent {
 
     /// Takes in how far one task has come, after something was added to what is known of it.
     pub fn update(&mut self, fold: &Fold, task: &EntryId) {
-        let Some(record) = fold.task(task).filter(|_| fold.command(task).is_some()) else { return };
-        for (fact, effect, progress) in doings(record, task) {
-            self.apply(&Doing { task, site: &fact.site, effect, progress });
+        let Some((_, command)) = fold.command(task) else { return };
+        // A task of which only the command is known has no record yet.
+        let record = fold.task(task);
+        let facts = || record.into_iter().flat_map(|r| r.facts(task));
+        let over = facts().any(|(_, _, fact)| matches!(fact.what, Fact::End(_)));
+        let mut begun = false;
+        for (fact, effect, progress) in record.map(|r| doings(r, task)).unwrap_or_default() {
+            begun |= progress.of(&effect.steps).next().is_some();
+            self.apply(&Doing { task, site: &fact.site, effect, progress, over });
         }
+        match &command.request.ask {
+            Ask::Command { verb, .. } if !over && !begun => {
+                self.waiting.insert(task.clone(), verb.clone());
+            }
+            Ask::Command { .. } | Ask::Wish { .. } => drop(self.waiting.remove(task)),
+        }
+    }
+
+    /// As if no task was waiting: plans are made on it, and stay the same while they wait.
+    #[must_use]
+    pub fn without_waiting(&self) -> Self {
+        Self { waiting: BTreeMap::new(), ..self.clone() }
     }
 
     /// Lets an effect win what it wins. Also used to ask "what if" for a plan.
@@ -178,9 +204,18 @@ impl Intent {
                 continue;
             }
             let progress = doing.progress.clone();
-            let touched = progress.of(steps).any(|step| step.states.contains_key(&a_move.service));
+            let states = progress.of(steps).filter_map(|step| step.states.get(&a_move.service));
+            let touched = states.into_iter().any(|state| *state != a_move.from);
             let handover = a_move.handover;
-            let mover = Mover { order, progress, traffic, handover, touched };
+            let lowers =
+                |s: &&Step| s.kind == StepKind::LowerTtl && s.states.contains_key(&a_move.service);
+            let between = traffic != a_move.from && traffic != a_move.to;
+            let lowered = match steps.iter().find(lowers) {
+                _ if doing.over => progress != Progress::Done && between,
+                Some(step) => progress.has_begun(step.number),
+                None => true,
+            };
+            let mover = Mover { order, progress, traffic, handover, touched, lowered };
             self.movers.insert(a_move.service.clone(), mover);
         }
     }
@@ -223,6 +258,31 @@ impl Intent {
     /// brought it forward turns out to be the loser of a split decision.
     pub fn answered_epoch(&self, service: &ServiceId) -> Epoch {
         self.reached.get(service).copied().unwrap_or_default()
+    }
+
+    /// Whether the answers of the service are not to be kept for long: a task about it is open.
+    pub fn is_lowered(&self, service: &Service) -> bool {
+        let mover = self.mover(&service.id);
+        mover.is_some_and(|mover| mover.lowered)
+            || self.waiting.values().any(|verb| self.concerns(verb, service))
+    }
+
+    fn concerns(&self, verb: &Verb, service: &Service) -> bool {
+        match verb {
+            Verb::Failover { services, .. }
+            | Verb::Failback { services }
+            | Verb::Steer { services, .. } => services.matches(&service.id),
+            Verb::Drain { object } | Verb::Undrain { object } => match object {
+                Object::Site(site) => service.sites().contains(site),
+                Object::ServiceAt(id, _) => *id == service.id,
+            },
+            Verb::Evacuate { site, .. } => service.sites().contains(site),
+            Verb::Revert { task } => {
+                self.mover(&service.id).is_some_and(|mover| mover.order.task == *task)
+            }
+            Verb::Resolve { subject, .. } => *subject == Contested::Service(service.id.clone()),
+            Verb::Hold { .. } | Verb::Release { .. } => false,
+        }
     }
 
     /// The order of the newest drain that holds the service off a site.
@@ -312,4 +372,6 @@ pub struct Doing<'a> {
     pub site: &'a SiteId,
     pub effect: &'a Effect,
     pub progress: Progress,
+    /// The task has ended, as wanted or not.
+    pub over: bool,
 }

@@ -46,10 +46,10 @@ pub struct ProbeTarget {
 impl Course<'_> {
     /// What the log wants once step `number` has started; 0 is effective, nothing started.
     pub fn intent_at(&self, number: u32) -> Intent {
-        let mut intent = self.before.clone();
+        let mut intent = self.before.without_waiting();
         let progress = Progress::begun(1..=number);
         let Self { task, site, effect, .. } = *self;
-        intent.apply(&Doing { task, site, effect, progress });
+        intent.apply(&Doing { task, site, effect, progress, over: false });
         intent
     }
 

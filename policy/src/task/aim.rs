@@ -261,7 +261,7 @@ fn after_writes(present: Present<'_>, writes: &[Write]) -> Intent {
     let effect = Effect { rank, writes, moves, steps };
     let mut after = present.intent.clone();
     let (task, site, progress) = (&task, present.home, Progress::begun([]));
-    after.apply(&Doing { task, site, effect: &effect, progress });
+    after.apply(&Doing { task, site, effect: &effect, progress, over: false });
     after
 }
 

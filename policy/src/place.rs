@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::id::{Epoch, ServiceId, SiteId};
+use crate::id::{Epoch, LinkId, NodeId, ServiceId, SiteId};
 use crate::log::entry::Directive;
 use crate::log::intent::{Intent, Mover, Progress, World};
 use crate::service::{Mode, Service};
@@ -16,6 +16,14 @@ use crate::traffic::{Spread, Traffic};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     pub services: BTreeMap<ServiceId, Placed>,
+    pub drained: Drained,
+}
+
+/// Routers and links that traffic keeps off as far as there are others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drained {
+    pub nodes: BTreeSet<NodeId>,
+    pub links: BTreeSet<LinkId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +54,8 @@ pub enum Reason {
 
 pub fn place(world: World<'_>, intent: &Intent) -> Placement {
     let placed = |service: &Service| (service.id.clone(), place_one(world, intent, service));
-    Placement { services: world.catalog.iter().map(placed).collect() }
+    let drained = Drained::default();
+    Placement { services: world.catalog.iter().map(placed).collect(), drained }
 }
 
 pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed {

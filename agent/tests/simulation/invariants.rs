@@ -14,7 +14,7 @@ use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::NodeState;
-use nett_policy::lower::{Place, lower};
+use nett_policy::lower::{Neighbours, Place, lower};
 use nett_policy::place::{Reason, place};
 use nett_policy::service::{Catalog, Handover};
 use nett_policy::task::view::{TaskState, last_effect, state};
@@ -159,7 +159,9 @@ impl World {
             let links_up = agent.links_up(&self.links_down);
             let setting = &agent.setting;
             let (layout, at) = (&setting.layout, &setting.node);
-            let due = lower(Place { world, layout, node: at, links_up: &links_up }, &placement);
+            let neighbours = &Neighbours::default();
+            let at = Place { world, layout, node: at, links_up: &links_up, neighbours };
+            let due = lower(at, &placement);
             if agent.zone != due.answers {
                 return Err(format!("{node} answers {:?} not {:?}", agent.zone, due.answers));
             }

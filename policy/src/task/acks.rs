@@ -11,7 +11,7 @@ use crate::id::{EntryId, NodeId, ServiceId, SiteId};
 use crate::log::entry::{Effect, Move};
 use crate::log::intent::{Doing, Intent, Progress, World};
 use crate::lower::object::{Layout, NodeState};
-use crate::lower::{self, Place, all_links};
+use crate::lower::{self, Neighbours, Place, all_links};
 use crate::place::place;
 use crate::traffic::Deliver;
 
@@ -57,9 +57,9 @@ impl Course<'_> {
     pub fn states_at(&self, number: u32) -> BTreeMap<NodeId, NodeState> {
         let placement = place(self.world, &self.intent_at(number));
         let layout = Layout::default();
-        let links_up = &all_links(self.world);
+        let (links_up, neighbours) = (&all_links(self.world), &Neighbours::default());
         let state = |node: &Node| {
-            let at = Place { world: self.world, layout: &layout, node, links_up };
+            let at = Place { world: self.world, layout: &layout, node, links_up, neighbours };
             (node.id.clone(), lower::lower(at, &placement))
         };
         self.world.fabric.nodes.iter().map(state).collect()

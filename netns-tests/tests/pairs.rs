@@ -1,0 +1,187 @@
+//! Two borders and two route nodes at each site: what one of them takes along when it goes, whether
+//! both are used, and by which of them answers come back.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nett_netns_tests::eventually::{eventually, eventually_true, patience};
+use nett_netns_tests::lab::Lab;
+use nett_netns_tests::observe::eyes::Eyes;
+use nett_netns_tests::services::{VAULT, WEB};
+use nett_netns_tests::story::{Traffic, tell_of};
+use nett_netns_tests::topology::{SITES, Shape, VIP_RANGES};
+use nett_netns_tests::traffic::{Report, now};
+
+/// Three unanswered questions, a tenth of a second apart, and what follows from them; BIRD's BFD
+/// has the same timers.
+const DETECTED: Duration = Duration::from_millis(800);
+
+const FLOWS: usize = 64;
+
+fn towards_vips(from: &str, to: &str) -> String {
+    let [v4, _] = VIP_RANGES;
+    format!("iifname \"{from}\" oifname \"{to}\" ip daddr {v4}")
+}
+
+fn after(report: &Report, moment: u64, delay: Duration) -> Report {
+    report.since(moment + u64::try_from(delay.as_nanos()).expect("short"))
+}
+
+/// Powers a node off under traffic; what is sent later than detection takes is not lost, neither of
+/// the old flows nor of new ones.
+fn a_dead_node_is_passed_by(lab: &mut Lab, node: &str) -> Result<()> {
+    let hosts = ["osl-c1"];
+    let traffic = Traffic::start(lab, &hosts, &VAULT.vips(), FLOWS)?;
+    traffic.settles_on("svg")?;
+    let died = now();
+    lab.power_off(node)?;
+    traffic.run_for(DETECTED.as_millis() as usize)?;
+    let fresh = Traffic::start(lab, &hosts, &VAULT.vips(), FLOWS)?;
+    fresh.run_for(1500)?;
+    let (fresh, each) = (fresh.finish(), traffic.finish_each());
+    for old in &each {
+        let later = after(old, died, DETECTED);
+        show(&format!("later: {}", later.summary()));
+    }
+    let old = Report::joined(each);
+    show(&format!("{node} off: {}; longest gap {:?}", old.summary(), old.longest_outage()));
+    assert_eq!(fresh.lost(), 0, "new flows: {}", fresh.summary());
+    let later = after(&old, died, DETECTED);
+    assert_eq!(later.lost(), 0, "old flows: {}", later.summary());
+    ensure!(later.answers_of("svg") > 500, "the measurement saw nothing");
+    Ok(())
+}
+
+#[test]
+fn a_route_node_of_the_serving_site_dies() -> Result<()> {
+    tell_of("a_route_node_of_the_serving_site_dies", Shape::PAIRS, |lab| {
+        a_dead_node_is_passed_by(lab, "svg-r1")
+    })
+}
+
+#[test]
+fn a_route_node_of_the_clients_site_dies() -> Result<()> {
+    tell_of("a_route_node_of_the_clients_site_dies", Shape::PAIRS, |lab| {
+        a_dead_node_is_passed_by(lab, "osl-r1")
+    })
+}
+
+#[test]
+fn a_border_dies() -> Result<()> {
+    tell_of("a_border_dies", Shape::PAIRS, |lab| {
+        a_dead_node_is_passed_by(lab, "osl-b1")?;
+        let shown = lab.nettctl("osl-r2", "mira", &["node", "show", "osl-r2"])?.must_be(0)?.out;
+        assert!(shown.contains("neighbour osl-b1 does not answer"), "{shown}");
+        Ok(())
+    })
+}
+
+#[test]
+fn route_nodes_and_borders_share_the_load() -> Result<()> {
+    tell_of("route_nodes_and_borders_share_the_load", Shape::PAIRS, |lab| {
+        let mut eyes = Vec::new();
+        for node in ["osl-b1", "osl-b2"] {
+            let seen = ("out", format!("iifname \"core\" ip daddr {}", VIP_RANGES[0]));
+            eyes.push(Eyes::open(&lab.ns(node)?, &[seen], None)?);
+        }
+        for node in ["svg-r1", "svg-r2"] {
+            let seen = ("out", towards_vips("up", "lan"));
+            eyes.push(Eyes::open(&lab.ns(node)?, &[seen], None)?);
+        }
+        let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips()[..1], FLOWS)?;
+        traffic.run_for(1000)?;
+        let report = traffic.finish();
+        assert_eq!(report.lost(), 0, "{}", report.summary());
+        let counts = eyes.iter().map(|e| e.count("out")).collect::<Result<Vec<u64>>>()?;
+        show(&format!("packets by osl-b1, osl-b2, svg-r1, svg-r2: {counts:?}"));
+        for pair in counts.chunks(2) {
+            let share = pair[0] * 100 / (pair[0] + pair[1]).max(1);
+            assert!((20..=80).contains(&share), "{counts:?}");
+        }
+        Ok(())
+    })
+}
+
+/// A border that loses its links says so, and the route nodes leave it; until they have, it answers
+/// with an error and never hands a packet to the other border.
+#[test]
+fn a_border_without_links_is_left_and_never_passes_on() -> Result<()> {
+    tell_of("a_border_without_links_is_left_and_never_passes_on", Shape::PAIRS, |lab| {
+        let between = [("back", towards_vips("core", "core"))];
+        let eyes = [
+            Eyes::open(&lab.ns("osl-b1")?, &between, None)?,
+            Eyes::open(&lab.ns("osl-b2")?, &between, None)?,
+        ];
+        let leaks = lab.leaks()?;
+        let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), FLOWS)?;
+        traffic.settles_on("svg")?;
+        let cut = now();
+        lab.cut("osl-svg-1")?;
+        lab.cut("osl-svg-3")?;
+        traffic.run_for(1000)?;
+        let report = traffic.so_far();
+        show(&format!("b1 without links: longest gap {:?}", report.longest_outage()));
+        let later = after(&report, cut, Duration::from_millis(300));
+        assert_eq!(later.lost(), 0, "{}", later.summary());
+        let border = lab.ns("osl-b1")?;
+        let group = border.ip("route show 10.99.0.50 table 7000")?;
+        assert!(group.contains("unreachable"), "{group}");
+
+        lab.restore("osl-svg-1")?;
+        lab.restore("osl-svg-3")?;
+        let route_node = lab.ns("osl-r1")?;
+        eventually_true(patience(), "osl-b1 is used again", || {
+            let target = route_node.ip("-d route show 10.99.0.50 table 7000")?;
+            let id = target.split_whitespace().skip_while(|w| *w != "nhid").nth(1);
+            let Some(id) = id else { return Ok(false) };
+            Ok(route_node.ip(&format!("nexthop show id {id}"))?.contains('/'))
+        })?;
+        let back = now();
+        traffic.run_for(500)?;
+        let whole = traffic.finish();
+        assert_eq!(whole.since(back).lost(), 0, "{}", whole.summary());
+        for eye in &eyes {
+            assert_eq!(eye.count("back")?, 0, "a border sent to the other one");
+        }
+        assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
+        Ok(())
+    })
+}
+
+/// Outside clients come in over one border's uplink, whichever, and their answers leave by it.
+#[test]
+fn answers_leave_by_the_border_that_delivered_the_flow() -> Result<()> {
+    tell_of("answers_leave_by_the_border_that_delivered_the_flow", Shape::PAIRS, |lab| {
+        let mut eyes = Vec::new();
+        let answers = [("answers", format!("oifname \"up0\" ip saddr {}", VIP_RANGES[0]))];
+        for node in ["osl-b1", "osl-b2", "svg-b1", "svg-b2"] {
+            eyes.push(Eyes::open(&lab.ns(node)?, &answers, None)?);
+        }
+        let counts = || eyes.iter().map(|e| e.count("answers")).collect::<Result<Vec<u64>>>();
+        for border in [1u8, 2] {
+            lab.route_vips_over_border(SITES[0], border)?;
+            for service in [WEB, VAULT] {
+                let before = counts()?;
+                let traffic = Traffic::start(lab, &["outside"], &service.vips(), FLOWS)?;
+                traffic.run_for(500)?;
+                let report = traffic.finish();
+                assert_eq!(report.lost(), 0, "{}: {}", service.id, report.summary());
+                let (came, _) = eventually(patience(), "answers are counted", || {
+                    let now = counts()?;
+                    let came = now.iter().zip(&before).map(|(n, b)| n - b).collect::<Vec<u64>>();
+                    ensure!(came.iter().sum::<u64>() >= 500, "{came:?}");
+                    Ok(came)
+                })?;
+                show(&format!("over osl-b{border} to {}: answers by border {came:?}", service.id));
+                let own = usize::from(border - 1);
+                assert_eq!(came[own], came.iter().sum::<u64>(), "{came:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[expect(clippy::print_stderr, reason = "a story tells what it measured")]
+fn show(line: &str) {
+    eprintln!("{line}");
+}

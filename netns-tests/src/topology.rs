@@ -105,19 +105,13 @@ const PAIR_2: Link = Link { id: "osl-svg-2", interface: "wan0", borders: [2, 2],
 const PAIR_3: Link = Link {
     id: "osl-svg-3",
     interface: "wan1",
-    ends: [
-        (OSL, ["172.31.0.17/30", "fd00:f4::1/64"]),
-        (SVG, ["172.31.0.18/30", "fd00:f4::2/64"]),
-    ],
+    ends: [(OSL, ["172.31.0.17/30", "fd00:f4::1/64"]), (SVG, ["172.31.0.18/30", "fd00:f4::2/64"])],
     borders: [1, 2],
 };
 const PAIR_4: Link = Link {
     id: "osl-svg-4",
     interface: "wan2",
-    ends: [
-        (OSL, ["172.31.0.21/30", "fd00:f5::1/64"]),
-        (SVG, ["172.31.0.22/30", "fd00:f5::2/64"]),
-    ],
+    ends: [(OSL, ["172.31.0.21/30", "fd00:f5::1/64"]), (SVG, ["172.31.0.22/30", "fd00:f5::2/64"])],
     borders: [2, 1],
 };
 
@@ -324,12 +318,9 @@ impl Site {
             let gateways = shape.numbers().map(|n| self.addresses(net, gateway(n)));
             let gateways: Vec<_> = gateways.collect();
             match gateways.as_slice() {
-                [one] => Host {
-                    forwards: false,
-                    loopback,
-                    routes: defaults(one, "eth0"),
-                    ..plain(name)
-                },
+                [one] => {
+                    Host { forwards: false, loopback, routes: defaults(one, "eth0"), ..plain(name) }
+                }
                 _ => Host { forwards: false, loopback, gateways, ..plain(name) },
             }
         };
@@ -343,9 +334,8 @@ impl Site {
     }
 
     fn wires(&self, shape: Shape) -> Vec<Wire> {
-        let end = |host: &str, interface: &str, addresses| {
-            End::new(host, interface, addresses, [24, 64])
-        };
+        let end =
+            |host: &str, interface: &str, addresses| End::new(host, interface, addresses, [24, 64]);
         let mut wires = Vec::new();
         match shape.nodes {
             1 => wires.push(Wire {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use nett_policy::lower::object::Mac;
 
 use super::error::KernelError;
-use super::netlink::socket::{Connection, Failure, OwnPorts};
 use super::netlink::neighbour;
+use super::netlink::socket::{Connection, Failure, OwnPorts};
 use nix::errno::Errno;
 
 /// A socket of its own: nobody waits for the writer of the kernel.

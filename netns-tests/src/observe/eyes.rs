@@ -29,7 +29,8 @@ impl Eyes {
         }
         if let Some(interface) = flows_from {
             let port = crate::services::PORT;
-            rules += &format!("iifname \"{interface}\" udp dport {port} add @flows {{ udp sport }}\n");
+            rules +=
+                &format!("iifname \"{interface}\" udp dport {port} add @flows {{ udp sport }}\n");
         }
         ns.nft(&format!(
             "table inet eyes {{\n{counters}\

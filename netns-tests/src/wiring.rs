@@ -69,12 +69,13 @@ pub(crate) fn create(prefix: &str, topology: &Topology, shape: Shape) -> Result<
         let ends = topology.wires.iter().flat_map(|w| [&w.a, &w.b]);
         let own: Vec<&End> = ends.filter(|e| e.host == host.name).collect();
         let ns = Netns::named(namespace(prefix, &host.name));
-        ns.ip_batch(&host_lines(host, &own))?;
-        if host.gateways.is_empty() { Ok(()) } else { spread(&ns, host) }
+        ns.ip_batch(&host_lines(host, &own))
     })?;
     in_parallel(&topology.hosts, |host| {
         let ns = Netns::named(namespace(prefix, &host.name));
-        eventually(patience(), "every interface is up", || all_up(&ns)).map(drop)
+        eventually(patience(), "every interface is up", || all_up(&ns))?;
+        // A route by an interface without carrier is none on hosts that spread.
+        if host.gateways.is_empty() { Ok(()) } else { spread(&ns, host) }
     })?;
     Netns::named(namespace(prefix, "inet")).nft(&watch_script(shape))
 }

@@ -8,7 +8,7 @@ use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::observe::eyes::Eyes;
 use nett_netns_tests::services::{VAULT, WEB};
-use nett_netns_tests::story::{Traffic, tell_of};
+use nett_netns_tests::story::{Operator, Traffic, tell_of};
 use nett_netns_tests::topology::{SITES, Shape, VIP_RANGES};
 use nett_netns_tests::traffic::{Report, now};
 
@@ -177,6 +177,133 @@ fn answers_leave_by_the_border_that_delivered_the_flow() -> Result<()> {
                 assert_eq!(came[own], came.iter().sum::<u64>(), "{came:?}");
             }
         }
+        Ok(())
+    })
+}
+
+/// A drain of a border, a link or a route node, and its end, under traffic of the other site's
+/// service in both directions. Everything is answered, and what was drained carries nothing more.
+fn drained_without_loss(lab: &Lab, object: [&str; 2], watch: (&str, &str)) -> Result<()> {
+    let mira = Operator { lab, node: "osl-b2", name: "mira" };
+    let [kind, id] = object;
+    let (node, interface) = watch;
+    let both = format!("iifname \"{interface}\" ip daddr {}", VIP_RANGES[0]);
+    let out = format!("oifname \"{interface}\" ip daddr {}", VIP_RANGES[0]);
+    let eyes = Eyes::open(&lab.ns(node)?, &[("in", both), ("out", out)], None)?;
+    // What hosts send out by a route node is theirs to move; what comes in for them is Nett's.
+    let from_hosts = interface == "up";
+    let carried = || -> Result<u64> {
+        Ok(eyes.count("in")? + if from_hosts { 0 } else { eyes.count("out")? })
+    };
+    let traffic = [
+        Traffic::start(lab, &["osl-c1"], &VAULT.vips(), FLOWS)?,
+        Traffic::start(lab, &["svg-c1"], &WEB.vips(), FLOWS)?,
+    ];
+    let send = |packets| traffic.iter().try_for_each(|t| t.run_for(packets));
+    send(300)?;
+    ensure!(carried()? > 50, "{node} carries nothing before the drain: the instrument is blind");
+    mira.complete(&["drain", kind, id])?;
+    send(200)?;
+    let drained = carried()?;
+    send(500)?;
+    let after = carried()? - drained;
+    mira.complete(&["undrain", kind, id])?;
+    send(200)?;
+    let back = carried()?;
+    send(500)?;
+    let returned = carried()? - back;
+    show(&format!("drain {kind} {id}: {after} packets over {node} {interface} while drained"));
+    for (each, server) in traffic.into_iter().zip(["svg", "osl"]) {
+        let report = each.finish();
+        assert_eq!(report.lost(), 0, "{kind} {id}: {}", report.summary());
+        assert_eq!(report.answers_of(server), report.sent(), "{}", report.summary());
+    }
+    assert_eq!(after, 0, "what is drained still carries");
+    ensure!(returned > 50, "it is not used again: {returned}");
+    Ok(())
+}
+
+#[test]
+fn borders_links_and_route_nodes_are_drained_without_loss() -> Result<()> {
+    tell_of("borders_links_and_route_nodes_are_drained_without_loss", Shape::PAIRS, |lab| {
+        let leaks = lab.leaks()?;
+        drained_without_loss(lab, ["node", "osl-b1"], ("osl-b1", "core"))?;
+        drained_without_loss(lab, ["link", "osl-svg-1"], ("svg-b1", "wan0"))?;
+        drained_without_loss(lab, ["node", "svg-r1"], ("svg-r1", "up"))?;
+        assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
+        Ok(())
+    })
+}
+
+/// The rule that keeps one in service, its hint as said, and what it takes to pass over it.
+#[test]
+fn the_last_of_a_kind_is_not_drained() -> Result<()> {
+    tell_of("the_last_of_a_kind_is_not_drained", Shape::PAIRS, |lab| {
+        let mira = Operator { lab, node: "osl-b1", name: "mira" };
+        mira.complete(&["drain", "node", "osl-b1"])?;
+        mira.complete(&["drain", "node", "svg-r2"])?;
+        let refused = |object: [&str; 2], rule: &str| -> Result<()> {
+            let told = mira.order(&[&["drain"], &object[..]].concat())?.must_be(4)?;
+            let text = format!("{}{}", told.out, told.err);
+            ensure!(text.contains(&format!("--override {rule}")), "{text}");
+            Ok(())
+        };
+        refused(["node", "osl-b2"], "last-border")?;
+        refused(["node", "svg-r1"], "last-route-node")?;
+        mira.complete(&["drain", "link", "osl-svg-2"])?;
+        refused(["link", "osl-svg-4"], "last-link")?;
+        // What is passed over by name waits for somebody else, and is still no wall.
+        let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), FLOWS)?;
+        let jon = Operator { name: "jon", ..mira };
+        let task = mira.propose(&["drain", "link", "osl-svg-4", "--override", "last-link"])?;
+        jon.approve(&task)?;
+        mira.wait_for(&task, "done")?;
+        traffic.run_for(500)?;
+        let report = traffic.finish();
+        assert_eq!(report.lost(), 0, "{}", report.summary());
+        // A border that is away counts as none.
+        mira.complete(&["undrain", "node", "osl-b1"])?;
+        lab.power_off("osl-b2")?;
+        let mira = Operator { lab, node: "osl-r1", name: "mira" };
+        eventually(patience() * 3, "the rule knows that osl-b2 is away", || {
+            let told = mira.order(&["plan", "drain", "node", "osl-b1"])?.must_be(4)?;
+            let text = format!("{}{}", told.out, told.err);
+            ensure!(text.contains("osl-b2 has not been heard"), "{text}");
+            Ok(())
+        })?;
+        Ok(())
+    })
+}
+
+/// Flows to a route node that stays are untouched when the other is drained; when that returns, it
+/// takes about half of them.
+#[test]
+fn flows_of_the_one_that_stays_do_not_move() -> Result<()> {
+    tell_of("flows_of_the_one_that_stays_do_not_move", Shape::PAIRS, |lab| {
+        let mira = Operator { lab, node: "svg-b1", name: "mira" };
+        let eyes = [
+            Eyes::open(&lab.ns("svg-r1")?, &[], Some("up"))?,
+            Eyes::open(&lab.ns("svg-r2")?, &[], Some("up"))?,
+        ];
+        let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips()[..1], 256)?;
+        let seen = || -> Result<[std::collections::BTreeSet<u64>; 2]> {
+            for eye in &eyes {
+                eye.forget()?;
+            }
+            traffic.run_for(1000)?;
+            Ok([eyes[0].flows()?, eyes[1].flows()?])
+        };
+        let [one, two] = seen()?;
+        assert_eq!(one.len() + two.len(), 256, "each flow has one way");
+        mira.complete(&["drain", "node", "svg-r1"])?;
+        traffic.run_for(100)?;
+        let [none, all] = seen()?;
+        assert!(none.is_empty(), "{} flows are left on the drained one", none.len());
+        let moved = two.difference(&all).count();
+        show(&format!("of 256 flows {} stayed, {moved} of them moved", two.len()));
+        assert_eq!((moved, all.len()), (0, 256));
+        let report = traffic.finish();
+        assert_eq!(report.lost(), 0, "{}", report.summary());
         Ok(())
     })
 }

@@ -54,7 +54,7 @@ pub enum Reason {
 
 pub fn place(world: World<'_>, intent: &Intent) -> Placement {
     let placed = |service: &Service| (service.id.clone(), place_one(world, intent, service));
-    let drained = Drained::default();
+    let drained = intent.drained_ways();
     Placement { services: world.catalog.iter().map(placed).collect(), drained }
 }
 

@@ -231,6 +231,8 @@ impl Controller {
                 .map(|h| h.report.node.clone())
                 .collect(),
             silent: silent.cloned().collect(),
+            away: if long { self.away(now) } else { BTreeSet::new() },
+            down: self.links_down(),
         }
     }
 

@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nett_policy::fabric::{Fabric, Node, Role};
+use nett_policy::fabric::{Fabric, Link, Node, Role};
 use nett_policy::id::{LinkId, NodeId};
 use nett_policy::lower::Neighbours;
 
-use super::Controller;
 use super::event::{Now, Pulse};
+use super::{Controller, SILENCE};
 
 /// The nodes of the own site that a node chooses between: of one, there is no choice.
 pub fn chosen_between<'a>(fabric: &'a Fabric, node: &'a Node) -> Vec<&'a Node> {
@@ -65,6 +65,28 @@ impl Controller {
         let report = &self.peers.reports.get(node)?.report;
         let up = report.links.iter().filter(|(_, up)| **up);
         Some(up.map(|(link, _)| link.clone()).collect())
+    }
+
+    /// Nodes of which nothing was heard for too long, and neighbours that do not answer.
+    pub(super) fn away(&self, now: Now) -> BTreeSet<NodeId> {
+        let silent = |node: &&Node| {
+            let heard = self.peers.reports.get(&node.id);
+            let late = heard.is_none_or(|heard| now.mono.saturating_sub(heard.at) > SILENCE);
+            let pulse = self.pulses.as_ref().and_then(|pulses| pulses.get(&node.id));
+            late || pulse.is_some_and(|pulse| pulse.silent)
+        };
+        let others = self.setting.fabric.nodes.iter().filter(|n| n.id != self.setting.node.id);
+        others.filter(silent).map(|node| node.id.clone()).collect()
+    }
+
+    /// Links that one of their ends says it cannot use.
+    pub(super) fn links_down(&self) -> BTreeSet<LinkId> {
+        let down = |link: &&Link| {
+            let ends = [&link.a.node, &link.b.node].map(|end| self.reported_links(end));
+            ends.iter().flatten().any(|up| !up.contains(&link.id))
+        };
+        let links = self.setting.fabric.links.iter();
+        links.filter(down).map(|link| link.id.clone()).collect()
     }
 
     /// Nodes of the site that do not answer, one line each.

@@ -55,7 +55,11 @@ impl Course<'_> {
 
     /// What every node should have once step `number` has started, all links up.
     pub fn states_at(&self, number: u32) -> BTreeMap<NodeId, NodeState> {
-        let placement = place(self.world, &self.intent_at(number));
+        self.states(&self.intent_at(number))
+    }
+
+    fn states(&self, intent: &Intent) -> BTreeMap<NodeId, NodeState> {
+        let placement = place(self.world, intent);
         let layout = Layout::default();
         let (links_up, neighbours) = (&all_links(self.world), &Neighbours::default());
         let state = |node: &Node| {
@@ -69,9 +73,14 @@ impl Course<'_> {
     /// an operator says are off.
     pub fn with_nodes(&self, asserted: &BTreeSet<NodeId>) -> Effect {
         let mut effect = self.effect.clone();
+        let present = self.states(self.before);
         let mut before = self.states_at(0);
         for step in &mut effect.steps {
             let after = self.states_at(step.number);
+            if step.kind == StepKind::Reroute {
+                // What is drained is in force from the start on; this step waits for it.
+                before = present.clone();
+            }
             let changed = |(node, state): (&NodeId, &NodeState)| {
                 (before.get(node) != Some(state)).then(|| node.clone())
             };

@@ -233,7 +233,11 @@ impl Controller {
             }
             let targets = match step.kind {
                 StepKind::Verify => probes(self.world(), &effect.moves, step, &self.setting.node),
-                StepKind::Activate | StepKind::Shift | StepKind::Withdraw | StepKind::Reroute => {
+                StepKind::LowerTtl
+                | StepKind::Activate
+                | StepKind::Shift
+                | StepKind::Withdraw
+                | StepKind::Reroute => {
                     Vec::new()
                 }
             };

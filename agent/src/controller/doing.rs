@@ -237,9 +237,7 @@ impl Controller {
                 | StepKind::Activate
                 | StepKind::Shift
                 | StepKind::Withdraw
-                | StepKind::Reroute => {
-                    Vec::new()
-                }
+                | StepKind::Reroute => Vec::new(),
             };
             let probe = if targets.is_empty() { Probe::NotAsked } else { Probe::Running };
             let generation = self.doing.wanted.generation;

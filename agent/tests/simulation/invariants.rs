@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nett_agent::bus::wire::Sealed;
+use nett_agent::controller::chosen_between;
 use nett_policy::id::{EntryId, Epoch, NodeId, ServiceId, SiteId};
 use nett_policy::log::entry::Body;
 use nett_policy::log::fold::Fold;
@@ -162,7 +163,14 @@ impl World {
             let links_up = agent.links_up(&self.links_down);
             let setting = &agent.setting;
             let (layout, at) = (&setting.layout, &setting.node);
-            let neighbours = &Neighbours::default();
+            let mut known = Neighbours::default();
+            for other in chosen_between(&setting.fabric, at) {
+                // Everybody has reported by now.
+                let views = setting.fabric.links_of(&other.id).map(|view| view.link.id.clone());
+                let up = views.filter(|link| !self.links_down.contains(link)).collect();
+                known.entry(other.id.clone()).links = Some(up);
+            }
+            let neighbours = &known;
             let at = Place { world, layout, node: at, links_up: &links_up, neighbours };
             let due = lower(at, &placement);
             if agent.zone != due.answers {

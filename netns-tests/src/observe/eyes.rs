@@ -18,8 +18,9 @@ pub struct Eyes {
 // === impl Eyes ===
 
 impl Eyes {
-    /// Counts packets in the forward hook: each line is a counter's name and what it counts in nft's
-    /// words. Flows to the service port that come in from `flows_from` are listed by source port.
+    /// Counts packets in the forward hook: each line is a counter's name and what it counts in
+    /// nft's words. Flows to the service port that come in from `flows_from` are listed by
+    /// source port.
     pub fn open(ns: &Netns, lines: &[(&str, String)], flows_from: Option<&str>) -> Result<Self> {
         let mut rules = String::new();
         let mut counters = String::new();

@@ -1,5 +1,5 @@
 //! The site's own routing in a lab in pairs: BIRD on borders and route nodes keeps the ways between
-//! them in the main table, with BFD on each, as a real site's routing would. Nett has no part in it.
+//! them in the main table, with BFD on each, as a real site would. Nett has no part in it.
 
 use std::fs;
 use std::path::PathBuf;

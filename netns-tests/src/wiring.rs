@@ -99,8 +99,9 @@ fn spread(ns: &Netns, host: &Host) -> Result<()> {
         ns.ip(&format!("{family}route add default{ways}"))?;
     }
     ns.nft(&format!(
-        "table inet back {{\n chain come {{ type filter hook prerouting priority -150\n{marks} }}\n \
-         chain go {{ type route hook output priority -150\n \
+        "table inet back {{\n\
+         chain come {{ type filter hook prerouting priority -150\n{marks} }}\n\
+         chain go {{ type route hook output priority -150\n\
          ct direction reply meta mark set ct mark\n }}\n}}\n"
     ))
 }

@@ -70,6 +70,8 @@ pub enum DropReason {
     Panic,
     /// A TCP connection above one of the limits.
     Connection,
+    /// An idle connection that made room for another.
+    Evicted,
     /// A TLS handshake that failed or took too long.
     Handshake,
     /// Too many equal answers to one network.

@@ -468,6 +468,11 @@ impl Told {
         Self { error: Some(error), ..Self::code(ResponseCode::Refused) }
     }
 
+    /// The answer would need what is not signed yet; another name server may have it.
+    pub(crate) fn not_ready() -> Self {
+        Self { error: Some(ExtendedError::NOT_READY), ..Self::code(ResponseCode::ServFail) }
+    }
+
     pub(crate) fn is_refused(&self) -> bool {
         self.rcode == ResponseCode::Refused
     }

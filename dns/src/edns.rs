@@ -72,6 +72,7 @@ pub(crate) struct OptAnswer<'a> {
 impl ExtendedError {
     pub(crate) const ALL_DOWN: Self = Self { code: 0, text: "no site is in service" };
     pub(crate) const ISOLATED: Self = Self { code: 3, text: "view=isolated" };
+    pub(crate) const NOT_READY: Self = Self { code: 14, text: "signing" };
     pub(crate) const PROHIBITED: Self = Self { code: 18, text: "" };
     pub(crate) const NOT_AUTHORITATIVE: Self = Self { code: 20, text: "" };
 }

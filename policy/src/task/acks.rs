@@ -72,10 +72,11 @@ impl Course<'_> {
         let mut before = self.states_at(0);
         for step in &mut effect.steps {
             let after = self.states_at(step.number);
-            let changed = |(node, state): (&NodeId, &NodeState)| {
-                (before.get(node) != Some(state)).then(|| node.clone())
-            };
-            let mut nodes: BTreeSet<NodeId> = after.iter().filter_map(changed).collect();
+            let mut nodes = differing(&before, &after);
+            if self.opens_next(step) {
+                // Whoever opens with the next step must have closed with this one.
+                nodes.extend(differing(&after, &self.states_at(step.number + 1)));
+            }
             if step.kind == StepKind::Verify {
                 let observes = |node: &&Node| !self.probes(step, node).is_empty();
                 let fabric = self.world.fabric;
@@ -88,10 +89,26 @@ impl Course<'_> {
         effect
     }
 
+    /// True for the break of a break-before-make, behind which the make follows.
+    fn opens_next(&self, step: &Step) -> bool {
+        let next = self.effect.steps.iter().find(|next| next.number == step.number + 1);
+        let same = |next: &Step| next.states.keys().any(|s| step.states.contains_key(s));
+        step.kind == StepKind::Withdraw
+            && next.is_some_and(|next| next.kind == StepKind::Activate && same(next))
+    }
+
     /// What a node probes in a `verify` step. Empty on nodes that do not observe.
     pub fn probes(&self, step: &Step, node: &Node) -> Vec<ProbeTarget> {
         probes(self.world, &self.effect.moves, step, node)
     }
+}
+
+fn differing(
+    before: &BTreeMap<NodeId, NodeState>,
+    after: &BTreeMap<NodeId, NodeState>,
+) -> BTreeSet<NodeId> {
+    let changed = after.iter().filter(|(node, state)| before.get(node) != Some(state));
+    changed.map(|(node, _)| node.clone()).collect()
 }
 
 /// What a node probes in a `verify` step of these moves. Empty on nodes that do not observe.

@@ -239,7 +239,7 @@ fn writes(present: Present<'_>, verb: &Verb, changes: Vec<Change>) -> Vec<Write>
         Write {
             epoch,
             prev: present.claims.prev(&contested),
-            settles: losers.map(|loser| loser.order.task).collect(),
+            settles: losers.map(|loser| loser.lineage.order.task).collect(),
             before: present.intent.value(&subject),
             change,
         }

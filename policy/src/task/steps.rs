@@ -283,7 +283,8 @@ fn break_before_make(one: &Move) -> Vec<Part> {
     let mut parts = Vec::new();
     let ends_nowhere = to.spread == Spread::Nowhere;
     let stopped = if ends_nowhere { to.clone() } else { nowhere };
-    if *from != stopped {
+    // Also where it is nowhere: perhaps only by the word of a task that nobody has acknowledged.
+    if *from != *to {
         parts.push(Part::now(0, StepKind::Withdraw, stopped));
     }
     if !ends_nowhere {

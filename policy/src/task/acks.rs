@@ -11,7 +11,7 @@ use crate::id::{EntryId, NodeId, ServiceId, SiteId};
 use crate::log::entry::{Effect, Move};
 use crate::log::intent::{Doing, Intent, Progress, World};
 use crate::lower::object::{Layout, NodeState};
-use crate::lower::{self, Place, all_links};
+use crate::lower::{self, Neighbours, Place, all_links};
 use crate::place::place;
 use crate::traffic::Deliver;
 
@@ -55,11 +55,15 @@ impl Course<'_> {
 
     /// What every node should have once step `number` has started, all links up.
     pub fn states_at(&self, number: u32) -> BTreeMap<NodeId, NodeState> {
-        let placement = place(self.world, &self.intent_at(number));
+        self.states(&self.intent_at(number))
+    }
+
+    fn states(&self, intent: &Intent) -> BTreeMap<NodeId, NodeState> {
+        let placement = place(self.world, intent);
         let layout = Layout::default();
-        let links_up = &all_links(self.world);
+        let (links_up, neighbours) = (&all_links(self.world), &Neighbours::default());
         let state = |node: &Node| {
-            let at = Place { world: self.world, layout: &layout, node, links_up };
+            let at = Place { world: self.world, layout: &layout, node, links_up, neighbours };
             (node.id.clone(), lower::lower(at, &placement))
         };
         self.world.fabric.nodes.iter().map(state).collect()
@@ -69,9 +73,14 @@ impl Course<'_> {
     /// an operator says are off.
     pub fn with_nodes(&self, asserted: &BTreeSet<NodeId>) -> Effect {
         let mut effect = self.effect.clone();
+        let present = self.states(self.before);
         let mut before = self.states_at(0);
         for step in &mut effect.steps {
             let after = self.states_at(step.number);
+            if step.kind == StepKind::Reroute {
+                // What is drained is in force from the start on; this step waits for it.
+                before = present.clone();
+            }
             let mut nodes = differing(&before, &after);
             if self.opens_next(step) {
                 // Whoever opens with the next step must have closed with this one.

@@ -332,9 +332,11 @@ fn old_answers(world: World<'_>, effect: &Effect, step: &Step) -> Option<String>
     let ms = |time: Duration| time.as_millis();
     let lives = match step.kind {
         StepKind::Withdraw => old_answers_live(world, effect, step.number)?,
-        StepKind::LowerTtl | StepKind::Activate | StepKind::Verify | StepKind::Shift => {
-            return None;
-        }
+        StepKind::LowerTtl
+        | StepKind::Activate
+        | StepKind::Verify
+        | StepKind::Shift
+        | StepKind::Reroute => return None,
     };
     let most = format!("answers of before the move may be kept for {} ms", ms(lives));
     Some(match lives.checked_sub(step.delay).filter(|rest| !rest.is_zero()) {

@@ -87,6 +87,9 @@ pub struct NodeDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_serial: Option<u32>,
     pub degraded: Vec<String>,
+    /// Traffic keeps off it as far as there are others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -107,6 +110,9 @@ pub struct LinkDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_bps: Option<u64>,
     pub risk: Vec<String>,
+    /// Traffic keeps off it as far as there are others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
     pub a: LinkEndDoc,
     pub b: LinkEndDoc,
 }
@@ -132,6 +138,11 @@ pub enum LinkState {
     Up,
     Down,
     Unknown,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl LinkState {

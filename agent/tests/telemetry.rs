@@ -16,7 +16,7 @@ use nett_agent::reconcile::{Changes, Reconciler, Wanted};
 use nett_agent::rng::Rng;
 use nett_agent::telemetry::event::{
     EntryAppended, EntryRefused, EntryTaken, Journalled, KernelDrift, KernelOp, KernelRound,
-    NeighbourChanged, Outcome, Resync,
+    NeighbourChanged, Outcome, Resync, SeparationBroken,
 };
 use nett_agent::telemetry::metric_name::{ALL, Kind};
 use nett_agent::telemetry::{Answer, Duty, Metrics, Scrape};
@@ -110,6 +110,7 @@ fn emit_everything(metrics: &Metrics) {
     metrics.emit(KernelDrift { plan: &Plan { ops: vec![op] } });
     metrics.emit(KernelRound { took: Duration::from_millis(2) });
     metrics.emit(Resync::Start);
+    metrics.emit(SeparationBroken { class: "leak", packets: 2 });
     let node = "osl-r2".parse().expect("an id");
     metrics.emit(NeighbourChanged { node: &node, silent: true });
     metrics.traffic(&BTreeMap::from([("leak".to_owned(), Count { packets: 3, bytes: 180 })]));
@@ -277,6 +278,7 @@ fn reconciler(dry_run: bool) -> Rig {
         links: Vec::new(),
         layout: Layout::default(),
         dry_run,
+        counted: BTreeMap::new(),
         rng: Rng::seeded(1),
         metrics: scrape.metrics.clone(),
     };

@@ -231,6 +231,14 @@ impl Expressions {
         })
     }
 
+    /// `counter name iifname map @MAP` or `oifname`: ends the rule where the map has no counter.
+    pub(super) fn count_by(self, key: Meta, map: &str) -> Self {
+        self.load_meta(key).push("objref", |m| {
+            m.put_be32(3, REGISTER);
+            m.put_text(4, map);
+        })
+    }
+
     pub(super) fn reject(self, with: Reject) -> Self {
         self.push("reject", |m| match with {
             Reject::TcpReset => m.put_be32(1, 1),

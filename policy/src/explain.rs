@@ -25,6 +25,8 @@ pub struct Packet {
     pub interface: Option<String>,
     /// Our bits of its mark once it is marked.
     pub mark: u32,
+    /// The node that sent it here.
+    pub sender: Option<NodeId>,
 }
 
 /// What one node does with it.
@@ -96,7 +98,7 @@ pub fn path(
         hops.push(hop);
         let Some((next, Some(way))) = next else { break };
         let arrival = fabric.node(&next).and_then(|node| arrival(fabric, node, way.gateway));
-        packet = Packet { interface: arrival, mark: 0, ..packet };
+        packet = Packet { interface: arrival, mark: 0, sender: Some(at), ..packet };
         at = next;
     }
     hops
@@ -120,7 +122,7 @@ pub fn entry<'a>(fabric: &'a Fabric, from: IpAddr) -> Option<&'a Node> {
 fn hop(fabric: &Fabric, node: &Node, state: &NodeState, packet: Packet) -> Hop {
     let outer = fabric.outer_interfaces(node);
     let outside = packet.interface.as_ref().is_some_and(|i| outer.contains(i));
-    let marked = Packet { mark: mark(state, &packet), ..packet };
+    let marked = Packet { mark: mark(fabric, state, &packet), ..packet };
     let decided = decide(fabric, node, state, &marked);
     let ways = match decided.route {
         Some((_, RouteTarget::Nexthop(id))) => ways(state, id),
@@ -148,11 +150,14 @@ fn hop(fabric: &Fabric, node: &Node, state: &NodeState, packet: Packet) -> Hop {
 }
 
 /// The mark that the node's chains give a packet of a new flow.
-fn mark(state: &NodeState, packet: &Packet) -> u32 {
+fn mark(fabric: &Fabric, state: &NodeState, packet: &Packet) -> u32 {
     let (Some(guard), Some(interface)) = (&state.guard, &packet.interface) else {
         return packet.mark;
     };
-    let came = guard.marks.iter().find(|mark| mark.interface == *interface);
+    let sender = packet.sender.as_ref().and_then(|node| fabric.place_of(node));
+    let of_sender = |index: u8| sender.is_none_or(|place| place == index);
+    let mut marks = guard.marks.iter().filter(|mark| mark.interface == *interface);
+    let came = marks.find(|mark| mark.source.is_none() || of_sender(mark.index));
     came.map_or(packet.mark, |mark| Layout::MARK_CAME | u32::from(mark.index))
 }
 

@@ -38,7 +38,7 @@ fn walk(ground: &(Fabric, Catalog), from: &str, to: &str, up: &LinksUp) -> Vec<H
     let fabric = &ground.0;
     let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
     let start = entry(fabric, from).expect("a node");
-    let packet = Packet { from, to, interface: Some(start.core.clone()), mark: 0 };
+    let packet = Packet { from, to, interface: Some(start.core.clone()), mark: 0, sender: None };
     path(fabric, &states(ground, up), &start.id, packet)
 }
 

@@ -77,7 +77,9 @@ impl Lookup {
         let mut header = [0; RTMSG];
         header[0] = family_number(Family::of(*to));
         (header[1], header[2]) = (length, length);
-        header[8..].copy_from_slice(&(RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH).to_ne_bytes());
+        // IPv6 tells the table unasked, and takes the question for a mistake.
+        let table = if to.is_ipv4() { RTM_F_LOOKUP_TABLE } else { 0 };
+        header[8..].copy_from_slice(&(table | RTM_F_FIB_MATCH).to_ne_bytes());
         let mut message = Message::new(RTM_GETROUTE, 0, &header);
         message.put(RTA_DST, &address_bytes(*to));
         message.put(RTA_SRC, &address_bytes(*from));

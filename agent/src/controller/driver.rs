@@ -528,7 +528,8 @@ fn send(asker: Asker, response: ApiResponse) {
     }
 }
 
-/// Sends an answer; of a path, only after the own kernel was asked about it, which nobody waits for.
+/// Sends an answer; of a path, only after the own kernel was asked about it, for which nobody else
+/// waits.
 fn answer(asker: Asker, mut response: ApiResponse) {
     let node = response.node.clone();
     match &mut response.outcome {

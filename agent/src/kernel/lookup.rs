@@ -1,4 +1,4 @@
-//! The kernel's own route lookup, for one packet: what `ip route get ... fibmatch` asks. Reads only.
+//! The kernel's own route lookup for one packet, as `ip route get ... fibmatch` asks. Reads only.
 //!
 //! Crash story: nothing is kept.
 

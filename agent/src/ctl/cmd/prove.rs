@@ -6,7 +6,7 @@ use crate::ctl::session::Session;
 
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::ctl) enum Sub {
-    /// That nothing went where it must not: the counters that are to be zero, and the rules that count
+    /// That nothing went where it must not: counters that are to be zero, and who counts
     Separation,
     /// That what is drained carries nothing any more
     Drained,

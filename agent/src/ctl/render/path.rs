@@ -115,9 +115,7 @@ pub(super) fn separation(doc: &SeparationDoc, style: Style) -> String {
     }
     out + match holds {
         true => "\nseparated: every counter that is to be zero is zero\n",
-        false => {
-            "\nNOT SEPARATED: a counter that is to be zero is not; the guard stopped those packets\n"
-        }
+        false => "\nNOT SEPARATED: the guard had to stop packets\n",
     }
 }
 

@@ -82,6 +82,8 @@ fn separation_is_proved_and_disproved() -> Result<()> {
         drop(traffic.finish());
 
         // Somebody sends a part of the own site over the link.
+        let router = lab.ns("osl-r1")?;
+        router.ip("route add 10.1.77.0/24 via 10.1.1.2 dev up")?;
         border.ip("route add 10.1.77.0/24 via 172.31.0.2 dev wan0")?;
         let client = lab.ns("osl-c1")?;
         client.try_output("ping", &["-c", "3", "-i", "0.2", "-W", "1", "10.1.77.7"])?;

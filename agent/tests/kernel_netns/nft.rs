@@ -85,10 +85,10 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
     let hairpin = || handle("fwd_guard", "hairpin");
     type Change<'a> = (&'a str, &'a dyn Fn() -> String);
     let changes: [Change; 10] = [
-        ("has 10 rules, not 11", &|| {
+        ("has 11 rules, not 12", &|| {
             format!("delete rule inet nett fwd_guard handle {}", hairpin())
         }),
-        ("has 12 rules, not 11", &|| "insert rule inet nett fwd_guard accept".to_owned()),
+        ("has 13 rules, not 12", &|| "insert rule inet nett fwd_guard accept".to_owned()),
         ("differs", &|| format!("replace rule inet nett fwd_guard handle {} accept", hairpin())),
         ("differs", &|| {
             format!(

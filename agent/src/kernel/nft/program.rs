@@ -239,9 +239,13 @@ fn draining() -> Vec<Rule> {
     ]
 }
 
-fn local_and_hairpin() -> [Rule; 3] {
+fn local_and_hairpin() -> [Rule; 4] {
     let stays = || Expressions::new().interface_in(Meta::OutputName, "outer", true);
     [
+        rule(
+            "segments fit the way out",
+            Expressions::new().interface_in(Meta::OutputName, "outer", false).clamp_segments(),
+        ),
         rule(
             "arrives in the site",
             stays().count_by(Meta::InputName, "arrived_by").verdict(Verdict::Accept),

@@ -29,11 +29,14 @@ pub struct Programs {
     pub agent: PathBuf,
     pub nettctl: PathBuf,
     pub lab: PathBuf,
+    /// The environment with the Python packages of `make deps`.
+    pub python: PathBuf,
 }
 
 #[derive(Debug)]
 pub struct Lab {
     shape: Shape,
+    server: bus::Server,
     prefix: String,
     layout: Layout,
     programs: Programs,
@@ -65,7 +68,12 @@ impl Programs {
             dir = dir.parent().context("deps lies in a directory")?;
         }
         let at = |name: &str| dir.join(name);
-        Ok(Self { agent: at("nett-agent"), nettctl: at("nettctl"), lab: at("nett-lab") })
+        Ok(Self {
+            agent: at("nett-agent"),
+            nettctl: at("nettctl"),
+            lab: at("nett-lab"),
+            python: at("../python"),
+        })
     }
 }
 
@@ -112,6 +120,7 @@ impl Lab {
         state.save(&layout.root)?;
         let mut lab = Self {
             shape,
+            server: bus::Server::default(),
             prefix: prefix.to_owned(),
             layout,
             programs: Programs::beside_this_one()?,
@@ -152,6 +161,15 @@ impl Lab {
 
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    pub fn server(&self) -> bus::Server {
+        self.server
+    }
+
+    /// Before [`Self::start_nett`].
+    pub fn set_server(&mut self, server: bus::Server) {
+        self.server = server;
     }
 
     /// Every node with an agent, in the order of the fabric file.

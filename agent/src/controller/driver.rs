@@ -221,8 +221,11 @@ impl<P: Probe> Driver<P> {
             for effect in effects {
                 events.extend(self.carry_out(effect, now).await);
             }
-            let isolated = self.controller.isolated_since(now).is_some();
-            self.parts.name_server.set_isolated(isolated);
+            let silent = self.controller.isolated_since(now);
+            let ms = |silent: Duration| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
+            let since =
+                silent.map(|silent| nett_policy::id::WallMs(now.wall.0.saturating_sub(ms(silent))));
+            self.parts.name_server.set_isolated(since);
             events.extend(self.keeper.keep_again(&mut self.parts.records, now).await);
         }
     }

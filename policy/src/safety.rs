@@ -123,17 +123,27 @@ fn frozen(present: Present<'_>, verb: &Verb, services: &BTreeSet<ServiceId>) -> 
         return None;
     }
     let mut freezes = present.world.fabric.freezes.iter().filter(applies);
+    // What a node or a link carries may be anything.
+    let way = match verb {
+        Verb::Drain { object } | Verb::Undrain { object } => match object {
+            Object::Node(node) => Some(node.to_string()),
+            Object::Link(link) => Some(link.to_string()),
+            Object::Site(_) | Object::ServiceAt(..) => None,
+        },
+        _ => None,
+    };
     let found = freezes.find_map(|freeze| {
-        let service = services.iter().find(|service| names(freeze, service))?;
-        Some((freeze, service))
+        let service = services.iter().find(|service| names(freeze, service));
+        let what = service.map(ToString::to_string).or_else(|| way.clone())?;
+        Some((freeze, what))
     });
-    let (freeze, service) = found?;
+    let (freeze, what) = found?;
     let left = (freeze.to.0 - now.0) / 60_000;
     let except = match freeze.except.is_empty() {
         true => String::new(),
         false => format!(" except {}", freeze.except.join(", ")),
     };
-    let message = format!("{service} is frozen for {left} more minutes{except}");
+    let message = format!("{what} is frozen for {left} more minutes{except}");
     let hint = format!("change freeze of the fabric; to pass over it: --override {FREEZE}");
     Some(Refusal::rule(FREEZE, message).hint(hint))
 }

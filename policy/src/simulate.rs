@@ -211,7 +211,7 @@ fn pairs(fabric: &Fabric, before: &BTreeSet<LinkId>, after: &BTreeSet<LinkId>) -
         for (ways, up) in [(was, before), (is, after)] {
             if up.contains(&link.id) {
                 ways.links += 1;
-                ways.bps += link.capacity_bps.unwrap_or(0);
+                ways.bps = ways.bps.saturating_add(link.capacity_bps.unwrap_or(0));
             }
         }
     }
@@ -236,7 +236,11 @@ fn services(
         let next = next.filter(|_| !stops_at.is_empty() && stays_at.is_empty());
         let joined = |a: &SiteId, b: &SiteId| {
             let mut pairs = pairs.iter().filter(|p| p.sites.contains(a) && p.sites.contains(b));
-            pairs.any(|pair| pair.after.links > 0 || pair.before.links == 0)
+            pairs.any(|pair| pair.after.links > 0)
+        };
+        let was_joined = |a: &SiteId, b: &SiteId| {
+            let mut pairs = pairs.iter().filter(|p| p.sites.contains(a) && p.sites.contains(b));
+            pairs.any(|pair| pair.before.links > 0)
         };
         let cut_off = |site: &&SiteId| {
             let away: Vec<SiteId> = match placed.traffic.deliver(site, world.fabric) {
@@ -246,7 +250,7 @@ fn services(
             };
             let away: Vec<_> = away.into_iter().filter(|there| !dead.contains(there)).collect();
             !dead.contains(*site)
-                && !away.is_empty()
+                && away.iter().any(|there| was_joined(site, there))
                 && !away.iter().any(|there| joined(site, there))
         };
         let sites = world.fabric.sites.iter().map(|s| &s.id);
@@ -276,7 +280,7 @@ fn findings(
             _ => {}
         }
         if after.links > 0 && after.bps < before.bps {
-            let percent = after.bps * 100 / before.bps;
+            let percent = u128::from(after.bps) * 100 / u128::from(before.bps);
             all.push(format!("{a} and {b} would have {percent} % of their capacity"));
         }
     }

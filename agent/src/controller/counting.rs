@@ -4,10 +4,10 @@
 //! Crash story: the kernel counts; after a restart the first look is the baseline, so nothing is
 //! alarmed twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use nett_policy::fabric::Node;
+use nett_policy::fabric::{Node, Role};
 use nett_policy::id::NodeId;
 use nett_policy::log::entry::Object;
 
@@ -18,13 +18,11 @@ use crate::api::types::{CountDoc, DrainedDoc, DrainedRow, SeparationDoc};
 /// Packets by counter, `CLASS` or `CLASS.SITE`.
 pub(super) type Packets = BTreeMap<String, u64>;
 
-/// What one node counted, now and at the look before.
+/// What one node counted, at its last looks.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counted {
-    now: Packets,
-    before: Packets,
-    at: Duration,
-    since: Duration,
+    /// Oldest first; the oldest is as old as rates are measured over.
+    looks: VecDeque<(Duration, Packets)>,
     /// Growth of the counters that are to stay at zero, and when it was seen.
     alarms: BTreeMap<String, (u64, Duration)>,
 }
@@ -33,32 +31,41 @@ pub(super) struct Counted {
 pub const ZEROS: [&str; 3] = ["hairpin", "leak", "stray"];
 /// For how long packets that the guard stopped are named in the node's state.
 const ALARM: Duration = Duration::from_secs(60);
+/// Over how long a rate is measured: longer than nodes take from one count to the next, or silence
+/// between two counts would look like none.
+const WINDOW: Duration = Duration::from_secs(10);
 /// A drained object carries less than this: what keeps a link alive is more than nothing.
 const DRAINED_PPS: u64 = 1;
 
 // === impl Counted ===
 
 impl Counted {
-    /// Takes in the counters of one look; what grew that must not is remembered.
+    /// Takes in the counters of one look; what grew that must not is remembered. Nodes report more
+    /// often than they count, so the same counters may come twice.
     pub(super) fn take(&mut self, packets: Packets, at: Duration) {
-        if packets == self.now && !self.now.is_empty() {
-            // Told again: the time goes on, the growth is none.
-            self.before.clone_from(&packets);
-        } else {
-            self.before = std::mem::replace(&mut self.now, packets);
-        }
-        (self.since, self.at) = (self.at, at);
-        for class in ZEROS {
-            let grown = self.growth(class);
-            if grown > 0 && !self.before.is_empty() {
-                self.alarms.insert(class.to_owned(), (grown, at));
+        if let Some((_, before)) = self.looks.back() {
+            for class in ZEROS {
+                let grown = grown(before, &packets, class);
+                if grown > 0 {
+                    self.alarms.insert(class.to_owned(), (grown, at));
+                }
             }
+        }
+        // Not more than one look a second, so that their number is bounded.
+        let close = self.looks.back().is_some_and(|(last, _)| at < *last + Duration::from_secs(1));
+        if close && self.looks.len() > 1 {
+            self.looks.pop_back();
+        }
+        if !packets.is_empty() {
+            self.looks.push_back((at, packets));
+        }
+        while self.looks.get(1).is_some_and(|(second, _)| *second + WINDOW <= at) {
+            self.looks.pop_front();
         }
     }
 
-    fn growth(&self, name: &str) -> u64 {
-        let of = |all: &Packets| all.get(name).copied().unwrap_or(0);
-        of(&self.now).saturating_sub(of(&self.before))
+    fn now(&self) -> Option<&(Duration, Packets)> {
+        self.looks.back()
     }
 
     fn troubles(&self, now: Duration) -> Vec<String> {
@@ -69,16 +76,37 @@ impl Counted {
         fresh.map(line).collect()
     }
 
-    /// Packets a second over some counters; `None` when none of them has ever moved.
-    fn pps(&self, counts: impl Fn(&str) -> bool) -> Option<u64> {
-        let names = || self.now.keys().filter(|name| counts(name));
-        if names().all(|name| self.now[name] == 0) || self.before.is_empty() {
-            return None;
-        }
-        let packets: u64 = names().map(|name| self.growth(name)).sum();
-        let millis = self.at.saturating_sub(self.since).as_millis().max(1);
-        Some(packets.saturating_mul(1000) / u64::try_from(millis).unwrap_or(u64::MAX))
+    /// How fast some counters grow; `None` when they were not looked at for long enough.
+    fn rate(&self, counts: impl Fn(&str) -> bool) -> Option<Rate> {
+        let ((since, before), (at, now)) = (self.looks.front()?, self.now()?);
+        let time = at.checked_sub(*since).filter(|time| *time >= WINDOW)?;
+        let names = || now.keys().filter(|name| counts(name));
+        let moved = names().any(|name| now[name] > 0);
+        let packets = names().fold(0u64, |sum, name| sum.saturating_add(grown(before, now, name)));
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Some(Rate { pps: packets.saturating_mul(1000).div_ceil(millis), moved })
     }
+}
+
+/// How fast counters grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Rate {
+    pps: u64,
+    /// One of them is above zero: they do count what is looked for.
+    moved: bool,
+}
+
+impl Rate {
+    fn and(self, other: Self) -> Self {
+        Self { pps: self.pps.saturating_add(other.pps), moved: self.moved || other.moved }
+    }
+}
+
+/// How much a counter grew; one that is lower than before has begun again from zero.
+fn grown(before: &Packets, now: &Packets, name: &str) -> u64 {
+    let of = |all: &Packets| all.get(name).copied().unwrap_or(0);
+    let (old, new) = (of(before), of(now));
+    new.checked_sub(old).unwrap_or(new)
 }
 
 /// The rule that counts a class, in the words of the table's listing.
@@ -108,25 +136,26 @@ impl Controller {
     }
 
     pub(super) fn own_counts(&self) -> Packets {
-        self.counts.now.clone()
+        self.counts.now().map(|(_, packets)| packets.clone()).unwrap_or_default()
     }
 
     fn counts_of(&self, node: &NodeId) -> Option<&Counted> {
         if *node == self.setting.node.id {
-            return Some(&self.counts).filter(|counts| !counts.now.is_empty());
+            return Some(&self.counts);
         }
         let heard = self.peers.reports.get(node)?;
-        Some(&heard.counts).filter(|counts| !counts.now.is_empty())
+        let fresh = self.last_now.saturating_sub(heard.at) <= super::SILENCE;
+        Some(&heard.counts).filter(|_| fresh)
     }
 
     pub(super) fn separation_doc(&self, now: Now) -> SeparationDoc {
         let (mut rows, mut unheard) = (Vec::new(), Vec::new());
         for node in self.routers() {
-            let Some(counts) = self.counts_of(&node.id) else {
+            let Some((at, packets)) = self.counts_of(&node.id).and_then(Counted::now) else {
                 unheard.push(node.id.to_string());
                 continue;
             };
-            for (name, packets) in &counts.now {
+            for (name, packets) in packets {
                 let (class, peer) = name.split_once('.').unwrap_or((name, ""));
                 rows.push(CountDoc {
                     node: node.id.to_string(),
@@ -135,11 +164,12 @@ impl Controller {
                     packets: *packets,
                     expected_zero: ZEROS.contains(&class),
                     rule: rule_of(class).to_owned(),
-                    age_ms: super::view::ms(now.mono.saturating_sub(counts.at)),
+                    age_ms: super::view::ms(now.mono.saturating_sub(*at)),
                 });
             }
         }
-        let holds = !rows.iter().any(|row| row.expected_zero && row.packets > 0);
+        let holds =
+            unheard.is_empty() && !rows.iter().any(|row| row.expected_zero && row.packets > 0);
         SeparationDoc { holds, rows, unheard }
     }
 
@@ -152,9 +182,12 @@ impl Controller {
             // What others send there is counted where it leaves them.
             let name = format!("steered.{}", site.id);
             let others = self.routers().filter(|n| n.site != site.id);
-            let rates = others.filter_map(|n| self.counts_of(&n.id)?.pps(|c| c == name));
+            let borders = others.filter(|n| n.role == Role::Border);
+            let rates = borders.map(|n| self.counts_of(&n.id)?.rate(|c| c == name));
+            let rates: Option<Vec<Rate>> = rates.collect();
+            let rate = rates.map(|all| all.into_iter().fold(Rate::default(), Rate::and));
             let measured = format!("{name} on the borders of the other sites");
-            rows.push(drained_row(format!("site {}", site.id), rates.collect(), measured));
+            rows.push(drained_row(format!("site {}", site.id), rate, measured));
         }
         let drained = self.intent.drained_ways();
         for node in self.routers().filter(|n| drained.nodes.contains(&n.id)) {
@@ -162,30 +195,28 @@ impl Controller {
                 let class = name.split('.').next().unwrap_or(name);
                 ["arrived", "steered", "intersite", "return"].contains(&class)
             };
-            let rate = self.counts_of(&node.id).and_then(|c| c.pps(counts));
+            let rate = self.counts_of(&node.id).and_then(|c| c.rate(counts));
             let measured = "arrived, steered, intersite and return on the node".to_owned();
-            rows.push(drained_row(
-                format!("node {}", node.id),
-                rate.into_iter().collect(),
-                measured,
-            ));
+            rows.push(drained_row(format!("node {}", node.id), rate, measured));
         }
         DrainedDoc { rows }
     }
 
     fn routers(&self) -> impl Iterator<Item = &Node> {
         let nodes = self.setting.fabric.nodes.iter();
-        nodes.filter(|n| n.role != nett_policy::fabric::Role::Witness)
+        nodes.filter(|n| n.role != Role::Witness)
     }
 }
 
-fn drained_row(object: String, rates: Vec<u64>, measured: String) -> DrainedRow {
-    let pps: u64 = rates.iter().sum();
-    let state = match (rates.is_empty(), pps < DRAINED_PPS) {
-        (true, _) => "unmeasured",
-        (false, true) => "drained",
-        (false, false) => "carrying",
+/// `rate` is `None` where one of those who count it is not heard, or has just begun.
+fn drained_row(object: String, rate: Option<Rate>, measured: String) -> DrainedRow {
+    let rate = rate.filter(|rate| rate.moved);
+    let state = match rate {
+        None => "unmeasured",
+        Some(rate) if rate.pps < DRAINED_PPS => "drained",
+        Some(_) => "carrying",
     };
+    let pps = rate.map_or(0, |rate| rate.pps);
     DrainedRow { object, state: state.to_owned(), pps, measured }
 }
 
@@ -217,11 +248,29 @@ mod tests {
         let mut counted = Counted::default();
         let of = |name: &str| name == "steered.svg";
         counted.take(packets(&[("steered.svg", 0)]), at(1));
-        counted.take(packets(&[("steered.svg", 0)]), at(2));
-        assert_eq!(counted.pps(of), None);
-        counted.take(packets(&[("steered.svg", 500)]), at(4));
-        assert_eq!(counted.pps(of), Some(250));
-        counted.take(packets(&[("steered.svg", 500)]), at(5));
-        assert_eq!(counted.pps(of), Some(0));
+        counted.take(packets(&[("steered.svg", 0)]), at(11));
+        assert_eq!(counted.rate(of).map(|r| r.moved), Some(false));
+        counted.take(packets(&[("steered.svg", 5000)]), at(21));
+        assert_eq!(counted.rate(of).map(|r| r.pps), Some(500));
+        counted.take(packets(&[("steered.svg", 5000)]), at(31));
+        assert_eq!(counted.rate(of), Some(Rate { pps: 0, moved: true }));
+    }
+
+    /// Reports every 2 s repeat what was counted every 5 s: that is not silence.
+    #[test]
+    fn what_is_told_more_often_than_it_is_counted_is_not_drained() {
+        let at = Duration::from_secs;
+        let mut counted = Counted::default();
+        let of = |name: &str| name == "steered.svg";
+        for second in 0..60 {
+            let told = second - second % 2;
+            let packets = packets(&[("steered.svg", 7 + told / 5 * 500)]);
+            counted.take(packets, at(second));
+            if second >= 12 {
+                let Rate { pps, .. } = counted.rate(of).expect("long enough");
+                assert!((30..=170).contains(&pps), "{pps} at {second}");
+            }
+        }
+        assert!(counted.looks.len() < 20, "{}", counted.looks.len());
     }
 }

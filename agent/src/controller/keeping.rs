@@ -18,14 +18,16 @@ use crate::telemetry::event::Journalled;
 pub(super) struct Keeper {
     journal: JournalWriter,
     metrics: Metrics,
-    /// Acted on, and not yet on the disk: bounded by what the site's log brings meanwhile, since no
-    /// command is accepted.
+    /// Acted on, and not yet on the disk: as much as the logs bring meanwhile. This agent accepts no
+    /// command then.
     unsaved: Vec<Record>,
     due: Duration,
 }
 
 /// How long until the disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How many are tried at once: the disk may have room for some.
+const SOME: usize = 64;
 
 // === impl Keeper ===
 
@@ -66,11 +68,14 @@ impl Keeper {
         if self.unsaved.is_empty() || now.mono < self.due {
             return None;
         }
-        if self.journal.append(self.unsaved.clone()).await.is_err() {
-            self.due = now.mono + RETRY;
-            return None;
+        while !self.unsaved.is_empty() {
+            let some = self.unsaved.len().min(SOME);
+            if self.journal.append(self.unsaved[..some].to_vec()).await.is_err() {
+                self.due = now.mono + RETRY;
+                return None;
+            }
+            self.unsaved.drain(..some);
         }
-        self.unsaved.clear();
         trail.note("durable", "the journal takes records again");
         Some(Event::Journal { trouble: None })
     }

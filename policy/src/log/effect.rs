@@ -115,6 +115,18 @@ pub enum StepKind {
     Reroute,
 }
 
+// === impl Effect ===
+
+impl Effect {
+    /// True when it is about a node or a link, and so about whatever these carry.
+    pub fn touches_ways(&self) -> bool {
+        let way = |write: &Write| {
+            matches!(&write.change, Change::Drained(Object::Node(_) | Object::Link(_), _))
+        };
+        self.writes.iter().any(way)
+    }
+}
+
 // === impl Change ===
 
 impl Change {

@@ -5,6 +5,7 @@
 //! come; once that task is done the placement is computed from the registers alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::conflict::Contested;
 use super::entry::{
@@ -30,8 +31,9 @@ pub struct World<'a> {
 pub struct Intent {
     registers: BTreeMap<Subject, Held>,
     movers: BTreeMap<ServiceId, Mover>,
-    /// Everything that was decided about a service, in no order; the winner is one of them.
-    decided: BTreeMap<ServiceId, Vec<Decided>>,
+    /// Everything that was decided about a service that breaks before it makes, in no order; the
+    /// winner is one of them.
+    decided: BTreeMap<ServiceId, Arc<Vec<Decided>>>,
     /// Per service the highest epoch that any task, winner or not, has brought into its answers.
     reached: BTreeMap<ServiceId, Epoch>,
     /// What open tasks want that have started nothing yet.
@@ -67,6 +69,8 @@ struct Decided {
     /// The sites that deliver the service once the task has come as far as it has; `None` where
     /// the effect moves nothing.
     accept: Option<BTreeSet<SiteId>>,
+    /// The task is over and done: everybody has closed by its word.
+    done: bool,
 }
 
 /// How far a task has come.
@@ -190,7 +194,8 @@ impl Intent {
             }
             if let Change::Service(service, _) = &write.change {
                 let (prev, settles) = (write.prev.clone(), write.settles.clone());
-                self.decide(service, Lineage { order: order(write.epoch), prev, settles }, None);
+                let lineage = Lineage { order: order(write.epoch), prev, settles };
+                self.decide(service, Decided { lineage, accept: None, done: false });
             }
         }
         for a_move in moves {
@@ -198,7 +203,11 @@ impl Intent {
             let (traffic, epoch) = traffic_at(steps, a_move, &doing.progress);
             let lineage =
                 Lineage { order: order.clone(), prev: a_move.prev.clone(), settles: [].into() };
-            self.decide(&a_move.service, lineage, Some(traffic.accept.clone()));
+            if a_move.handover == Handover::BreakBeforeMake {
+                let accept = Some(traffic.accept.clone());
+                let done = doing.progress == Progress::Done;
+                self.decide(&a_move.service, Decided { lineage, accept, done });
+            }
             let reached = self.reached.entry(a_move.service.clone()).or_default();
             *reached = epoch.max(*reached);
             if self.movers.get(&a_move.service).is_some_and(|old| old.order > order) {
@@ -221,19 +230,21 @@ impl Intent {
         }
     }
 
-    fn decide(&mut self, service: &ServiceId, lineage: Lineage, accept: Option<BTreeSet<SiteId>>) {
-        let decided = self.decided.entry(service.clone()).or_default();
-        match decided.iter_mut().find(|old| old.lineage.order == lineage.order) {
+    fn decide(&mut self, service: &ServiceId, new: Decided) {
+        let decided = Arc::make_mut(self.decided.entry(service.clone()).or_default());
+        match decided.iter_mut().find(|old| old.lineage.order == new.lineage.order) {
             Some(old) => {
-                old.lineage.settles.extend(lineage.settles);
-                old.accept = accept.or_else(|| old.accept.take());
+                old.lineage.settles.extend(new.lineage.settles);
+                old.accept = new.accept.or_else(|| old.accept.take());
+                old.done |= new.done;
             }
-            None => decided.push(Decided { lineage, accept }),
+            None => decided.push(new),
         }
     }
 
     /// Where those that the winner won over without knowing of them have the service now: each of
-    /// them may have closed it everywhere else, and nobody told the winner.
+    /// them may have closed it everywhere else, and nobody told the winner. Those that lost to a
+    /// task before it which is done do not count: by that one's word everybody has closed.
     pub fn rivals(&self, service: &ServiceId) -> Vec<&BTreeSet<SiteId>> {
         let (Some(mover), Some(decided)) = (self.movers.get(service), self.decided.get(service))
         else {
@@ -243,7 +254,11 @@ impl Intent {
         let Some(winner) = decided.iter().find(of_mover) else { return Vec::new() };
         let older = || decided.iter().filter(|d| d.lineage.order < mover.order);
         let known = ancestors(&winner.lineage, older().map(|d| &d.lineage));
-        let missed = |d: &&Decided| !known.contains(&d.lineage.name());
+        let done = older().filter(|d| d.done && known.contains(&d.lineage.name()));
+        let done = done.map(|d| &d.lineage.order).max();
+        let missed = |d: &&Decided| {
+            !known.contains(&d.lineage.name()) && done.is_none_or(|done| d.lineage.order > *done)
+        };
         older().filter(missed).filter_map(|d| d.accept.as_ref()).collect()
     }
 

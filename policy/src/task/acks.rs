@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::steps::{Step, StepKind};
 use crate::fabric::{Family, Node, Role};
 use crate::id::{EntryId, NodeId, ServiceId, SiteId};
-use crate::log::entry::{Effect, Move};
+use crate::log::entry::{Change, Effect, Move, Object};
 use crate::log::intent::{Doing, Intent, Progress, World};
 use crate::lower::object::{Layout, NodeState};
 use crate::lower::{self, Neighbours, Place, all_links};
@@ -73,7 +73,7 @@ impl Course<'_> {
     /// an operator says are off.
     pub fn with_nodes(&self, asserted: &BTreeSet<NodeId>) -> Effect {
         let mut effect = self.effect.clone();
-        let present = self.states(self.before);
+        let present = self.states(&self.before.without_waiting());
         let mut before = self.states_at(0);
         for step in &mut effect.steps {
             let after = self.states_at(step.number);
@@ -82,6 +82,9 @@ impl Course<'_> {
                 before = present.clone();
             }
             let mut nodes = differing(&before, &after);
+            if step.kind == StepKind::Reroute {
+                nodes.extend(self.near_drained());
+            }
             if self.opens_next(step) {
                 // Whoever opens with the next step must have closed with this one.
                 nodes.extend(differing(&after, &self.states_at(step.number + 1)));
@@ -96,6 +99,27 @@ impl Course<'_> {
             before = after;
         }
         effect
+    }
+
+    /// The nodes that may choose otherwise because of what is drained, whichever links they have
+    /// now: all that forward at the sites of a drained node or link.
+    fn near_drained(&self) -> BTreeSet<NodeId> {
+        let fabric = self.world.fabric;
+        let mut ends: BTreeSet<&NodeId> = BTreeSet::new();
+        for write in &self.effect.writes {
+            match &write.change {
+                Change::Drained(Object::Node(node), _) => drop(ends.insert(node)),
+                Change::Drained(Object::Link(link), _) => {
+                    let found = fabric.links.iter().filter(|l| l.id == *link);
+                    ends.extend(found.flat_map(|l| [&l.a.node, &l.b.node]));
+                }
+                Change::Drained(..) | Change::Service(..) | Change::Held(..) => {}
+            }
+        }
+        let sites: BTreeSet<&SiteId> =
+            ends.into_iter().filter_map(|node| Some(&fabric.node(node)?.site)).collect();
+        let near = |n: &&Node| n.role != Role::Witness && sites.contains(&n.site);
+        fabric.nodes.iter().filter(near).map(|n| n.id.clone()).collect()
     }
 
     /// True for the break of a break-before-make, behind which the make follows.

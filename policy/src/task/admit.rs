@@ -135,11 +135,20 @@ pub(super) fn known_nodes(
     }
 }
 
+/// What a node or a link carries is everybody's.
+pub(super) fn ways_of_all(operator: &str) -> Refusal {
+    let message = format!("{operator} is for some services only: nodes and links carry all");
+    Refusal::rule("operator-services", message)
+}
+
 /// An operator for some services has no say about tasks that move others.
 fn may_touch(present: Present<'_>, request: &Request, task: &EntryId) -> Result<(), Refusal> {
     let operator = present.world.fabric.operator_by_key(&request.person.key);
     let Some(operator) = operator.filter(|o| !o.services.is_empty()) else { return Ok(()) };
     let effect = last_effect(present.fold, task);
+    if effect.is_some_and(|effect| effect.touches_ways()) {
+        return Err(ways_of_all(&operator.name));
+    }
     let moves = effect.into_iter().flat_map(|effect| &effect.moves);
     let allowed = |service| operator.services.iter().any(|p| p.matches(service));
     match moves.map(|m| &m.service).find(|service| !allowed(service)) {

@@ -311,6 +311,9 @@ fn check_services(operator: &Operator, proposal: &Proposal) -> Result<(), Refusa
     if operator.services.is_empty() {
         return Ok(());
     }
+    if proposal.effect.touches_ways() {
+        return Err(super::admit::ways_of_all(&operator.name));
+    }
     let allowed = |service: &&ServiceId| operator.services.iter().any(|p| p.matches(service));
     match proposal.services.iter().find(|s| !allowed(s)) {
         None => Ok(()),

@@ -105,3 +105,25 @@ fn winning_opens_nothing() {
         assert!(both <= 1, "after {read} entries: {open:?} and {:?}", theirs.traffic.accept);
     }
 }
+
+/// The winner is done and the split decision stands: a later task finds the service open.
+#[test]
+fn a_conflict_that_nobody_resolved_closes_nothing_for_later_tasks() {
+    let ground = Ground::two_sites();
+    let [mut osl, mut svg] = [Desk::new(&ground, OSL), Desk::new(&ground, SVG)];
+    svg.order(1, &Order::DrainService { service: PAY, site: OSL, on: true }, true).expect("told");
+    approve_and_run(&mut svg, 0);
+    osl.order(0, &Order::Failover { service: PAY, to: SVG }, true).expect("accepted");
+    approve_and_run(&mut osl, 1);
+    osl.order(0, &Order::Failback { service: PAY }, true).expect("accepted");
+    approve_and_run(&mut osl, 1);
+    svg.log.iter().for_each(|entry| osl.read(entry));
+    let settled = placed(&ground, &osl.intent()).traffic.spread;
+    assert_eq!(settled, Spread::one(ground.site(OSL)), "the last task put it there");
+
+    osl.order(0, &Order::Failover { service: PAY, to: SVG }, true).expect("accepted");
+    osl.wish(1, 0, true);
+    let effective = osl.advance(Nodes::Silent).expect("it is approved");
+    assert!(matches!(effective.body, Body::Effective(_)), "{effective:?}");
+    assert_eq!(placed(&ground, &osl.intent()).traffic.spread, settled, "it has not begun");
+}

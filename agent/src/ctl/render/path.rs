@@ -56,8 +56,8 @@ pub(super) fn simulation(doc: &SimulationDoc, style: Style) -> String {
             format!("{a} {b}").into(),
             links_before.to_string().into(),
             links_after.to_string().into(),
-            gigabits(*bps_before).into(),
-            gigabits(*bps_after).into(),
+            bits(*bps_before).into(),
+            bits(*bps_after).into(),
         ]);
     }
     out += &table.text(style);
@@ -86,8 +86,10 @@ pub(super) fn simulation(doc: &SimulationDoc, style: Style) -> String {
     out
 }
 
-fn gigabits(bps: u64) -> String {
-    if bps == 0 { "-".to_owned() } else { format!("{}G", bps / 1_000_000_000) }
+fn bits(bps: u64) -> String {
+    let units = [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"), (1, "")];
+    let found = units.iter().find(|(unit, _)| bps >= *unit);
+    found.map_or_else(|| "-".to_owned(), |(unit, letter)| format!("{}{letter}", bps / unit))
 }
 
 pub(super) fn separation(doc: &SeparationDoc, style: Style) -> String {

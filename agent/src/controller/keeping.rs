@@ -1,8 +1,8 @@
 //! Entries onto the disk before anything is done about them.
 //!
 //! Where the disk does not take them, they are remembered and tried again every second, in order
-//! and before any newer one. A crash meanwhile loses them here; the logs of the sites have them, and
-//! the count beside the journal tells the next start that something is missing.
+//! and before any newer one. A crash meanwhile loses them here; the logs of the sites have them,
+//! and the count beside the journal tells the next start that something is missing.
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 //! fields: a reader passes over what it does not know.
 
 mod conflict;
+mod path;
 mod plan;
 mod request;
 mod response;
@@ -14,6 +15,10 @@ mod status;
 mod task;
 
 pub use conflict::{ClaimDoc, ConflictDoc};
+pub use path::{
+    CountDoc, DrainedDoc, DrainedRow, HopDoc, KernelWord, PairDoc, PathDoc, RepairDoc,
+    SeparationDoc, ServiceLossDoc, SimulationDoc, WayDoc,
+};
 pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDoc, ops_of};
 pub use request::{ApiCall, ApiRequest, ObjectDoc, TermsDoc, VERSION, VerbDoc};
 pub use response::{

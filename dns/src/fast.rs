@@ -3,7 +3,8 @@
 //! A question is taken when it has the plain form of RFC 1035 with at most one EDNS record of
 //! version 0, and its name is a service's, or none at all. The answer is then its header, the
 //! question, records that were prepared with the snapshot, and the EDNS record. Nothing is
-//! allocated, and only the choice of a site is computed.
+//! allocated, and only the choice of a site is computed. With the DO bit in a signed zone, the
+//! records are a signed set of addresses.
 //!
 //! Everything else is `None`, and so is whatever is odd: the full path says what is wrong with it.
 //! What both answer must be equal to the byte, which `dns/tests/agreement.rs` holds.
@@ -17,6 +18,7 @@ use crate::answer::{
     Ask, OptBody, Outcome, Steered, is_cookie_due, judge_cookie, limit, opt_answer,
 };
 use crate::client::Client;
+use crate::dnssec::{SignedSet, signed_addresses};
 use crate::edns::{Edns, ExtendedError, OptAnswer};
 use crate::entry::Entry;
 use crate::message::HEADER_LEN;
@@ -46,18 +48,20 @@ struct Body<'a> {
     rcode: ResponseCode,
     authoritative: bool,
     /// None of them means: the SOA record, unless refused.
-    records: Records<'a>,
+    answer: Answer<'a>,
     scope: u8,
     steered: Option<Steered>,
+}
+
+/// The answer section.
+enum Answer<'a> {
+    Prepared(Records<'a>),
+    Signed(&'a SignedSet),
 }
 
 /// The same as [`crate::answer::answer_in_full`], or nothing; `out` is then of no use.
 pub fn answer_from_prepared(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Outcome> {
     let plain = Plain::read(ask.packet)?;
-    // Signatures and proofs are the full path's.
-    if zone.signed().is_some() && plain.edns.as_ref().is_some_and(|e| e.dnssec_ok) {
-        return None;
-    }
     let mut lower = [0; MAX_NAME];
     let (name, cut) = below(&plain, &zone.apex().name, &mut lower)?;
     let judged = judge_cookie(plain.edns.as_ref(), ask);
@@ -65,11 +69,21 @@ pub fn answer_from_prepared(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Op
     if is_cookie_due(sender, ask) {
         return None;
     }
-    let body = match zone.find_below(name) {
-        Found::Service(entry) => service(zone, entry, &plain, ask)?,
-        Found::Missing => Body::without_records(ResponseCode::NXDomain),
-        Found::Empty if is_usual(plain.kind) => Body::without_records(ResponseCode::NoError),
-        _ => return None,
+    // Of what is signed only addresses; proofs are the full path's.
+    let signed = zone.signed().filter(|_| plain.edns.as_ref().is_some_and(|e| e.dnssec_ok));
+    let body = match signed {
+        // The signed side has all it needs: the other one is not looked at.
+        Some(signed) => {
+            let client = Client::new(ask.source, plain.network());
+            let (set, told) = signed_addresses(zone, signed, (name, plain.kind), &client)?;
+            Body { scope: told.scope, steered: told.steered, ..Body::of(Answer::Signed(set)) }
+        }
+        None => match zone.find_below(name) {
+            Found::Service(entry) => service(zone, entry, &plain, ask)?,
+            Found::Missing => Body::without_records(ResponseCode::NXDomain),
+            Found::Empty if is_usual(plain.kind) => Body::without_records(ResponseCode::NoError),
+            _ => return None,
+        },
     };
     let Body { rcode, scope, steered, .. } = body;
     // The only refusal of a name in the zone.
@@ -218,16 +232,33 @@ fn service<'z>(
         }
     };
     let (target, records) = entry.addresses(column, family)?;
-    Some(Body { scope, steered: steered(target), ..Body::of(records) })
+    Some(Body { scope, steered: steered(target), ..Body::of(Answer::Prepared(records)) })
 }
 
 impl<'a> Body<'a> {
-    fn of(records: Records<'a>) -> Self {
-        Self { rcode: ResponseCode::NoError, authoritative: true, records, scope: 0, steered: None }
+    fn of(answer: Answer<'a>) -> Self {
+        Self { rcode: ResponseCode::NoError, authoritative: true, answer, scope: 0, steered: None }
     }
 
     fn without_records(rcode: ResponseCode) -> Self {
-        Self { rcode, ..Self::of(Records { count: 0, bytes: &[] }) }
+        Self { rcode, ..Self::of(Answer::Prepared(Records { count: 0, bytes: &[] })) }
+    }
+}
+
+impl Answer<'_> {
+    fn count(&self) -> u16 {
+        match self {
+            Self::Prepared(records) => records.count,
+            Self::Signed(set) => set.count(true),
+        }
+    }
+
+    fn append(&self, out: &mut Vec<u8>) {
+        const QUESTION: [u8; 2] = [0xc0, HEADER_LEN as u8];
+        match self {
+            Self::Prepared(records) => out.extend_from_slice(records.bytes),
+            Self::Signed(set) => set.write(out, &QUESTION, u32::MAX, true),
+        }
     }
 }
 
@@ -242,9 +273,10 @@ fn write(
     limit: usize,
     out: &mut Vec<u8>,
 ) -> Option<()> {
-    let negative = body.authoritative && body.records.count == 0;
+    let count = body.answer.count();
+    let negative = body.authoritative && count == 0;
     let [id0, id1, flags, more, ..] = plain.header;
-    let [an0, an1] = body.records.count.to_be_bytes();
+    let [an0, an1] = count.to_be_bytes();
     let authoritative = if body.authoritative { AA } else { 0 };
     let (ns, additional) = (u8::from(negative), u8::from(plain.edns.is_some()));
     out.clear();
@@ -263,7 +295,7 @@ fn write(
         additional,
     ]);
     out.extend_from_slice(plain.question);
-    out.extend_from_slice(body.records.bytes);
+    body.answer.append(out);
     if negative {
         let owner = 0xc000 | u16::try_from(HEADER_LEN + cut).expect("a name has 255 bytes at most");
         let data = zone.soa();

@@ -16,6 +16,7 @@ use nett_dns::{Keyring, Limits, Serial, Transfers, Zone, ZoneSource, publish};
 use nett_policy::fabric::{Secondary, Transfer};
 use nett_policy::id::Epoch;
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
+use nett_policy::service::Ttl;
 use tempfile::TempDir;
 
 use peers::{Peer, Primary, dig_at, own_address, path, place, place_for_bind, run, write};
@@ -337,6 +338,44 @@ fn checkers_find_nothing_in_a_copy() {
         let text = std::fs::read_to_string(&file).expect("a file");
         assert!(!text.contains("near.prod.shop") && text.contains("new.test.shop"));
     }
+}
+
+/// A lowered TTL is signed as it is told, and the move behind it too.
+#[test]
+fn checkers_find_nothing_in_a_copy_with_a_lowered_ttl() {
+    let own = place();
+    let site = start(Made::one(), Some(own));
+    let file = site.made.dir.path().join("copy.zone");
+    let at = |place, lowered| {
+        let mut answers = sample::answers("shop/test/slow", sample::weighted(&[(place, 1)]));
+        answers.ttl = Ttl { ceiling: Duration::from_secs(600), floor: Duration::from_secs(5) };
+        answers.lowered = lowered;
+        site.change("shop/test/slow", Some(answers));
+    };
+    let told = || {
+        site.copy(site.server.address, own, &file);
+        checks(&site, &file);
+        let text = std::fs::read_to_string(&file).expect("a file");
+        let own = |line: &&str| line.starts_with("slow.test.shop.") && line.contains("\tA\t");
+        let line = text.lines().find(own).expect("an address").to_owned();
+        let fields: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        (fields[1].clone(), fields[4].clone())
+    };
+    at("osl", false);
+    site.catch_up();
+    assert_eq!(told(), ("600".to_owned(), "192.0.2.1".to_owned()));
+    let signatures = site.stats.signatures();
+    for (place, lowered, ttl, address) in [
+        ("osl", true, "5", "192.0.2.1"),
+        ("sto", true, "5", "192.0.2.2"),
+        ("sto", false, "600", "192.0.2.2"),
+    ] {
+        at(place, lowered);
+        assert_eq!(told(), (ttl.to_owned(), address.to_owned()));
+    }
+    assert_eq!(site.stats.signatures(), signatures, "nothing was signed for it");
+    site.catch_up();
+    told();
 }
 
 /// Differences of a signed zone leave a zone that is whole.

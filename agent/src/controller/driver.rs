@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_dns::ServerError;
-use nett_policy::id::EntryId;
+use nett_policy::id::{EntryId, WallMs};
 use nett_policy::log::chain::followed;
 use nett_policy::log::entry::Slot;
 use nett_policy::roster::Rosters;
@@ -223,8 +223,7 @@ impl<P: Probe> Driver<P> {
             }
             let silent = self.controller.isolated_since(now);
             let ms = |silent: Duration| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-            let since =
-                silent.map(|silent| nett_policy::id::WallMs(now.wall.0.saturating_sub(ms(silent))));
+            let since = silent.map(|silent| WallMs(now.wall.0.saturating_sub(ms(silent))));
             self.parts.name_server.set_isolated(since);
             events.extend(self.keeper.keep_again(&mut self.parts.records, now).await);
         }

@@ -54,6 +54,45 @@ pub(crate) fn tell(
     Some(Teller { zone, signed, wanted, writer }.tell())
 }
 
+/// The addresses of a service for this client, where it has some and they are signed: what nearly
+/// all questions with the DO bit are for. Everything else is [`tell`]'s.
+pub(crate) fn signed_addresses<'z>(
+    zone: &'z Zone,
+    signed: &'z Signed,
+    (name, kind): (Relative<'_>, RecordType),
+    client: &Client,
+) -> Option<(&'z SignedSet, Told)> {
+    if name.count() != 3 || signed.fixed(name.key()).is_some() {
+        return None;
+    }
+    let service = signed.service(name.key())?;
+    let (target, told) = choose(zone, service, client);
+    if told.is_refused() {
+        return None;
+    }
+    Some((service.addresses(target, kind.into())?, told))
+}
+
+/// Who this client is sent to, and what is said beside the records.
+fn choose(zone: &Zone, service: &SignedService, client: &Client) -> (Target, Told) {
+    let topology = zone.topology();
+    let located = topology.locate(client);
+    let choice = service.entry().plan().choose(topology, client, &located);
+    let site = match choice.target {
+        Target::Site(at) => service.entry().answers().sites.get(at),
+        Target::Address(_) | Target::Refused => None,
+    };
+    let steered = Some(Steered {
+        client: located.found.map(|(site, _)| site),
+        target: site.and_then(|s| topology.index(&s.site)),
+    });
+    let (rcode, error) = match choice.target {
+        Target::Refused => (ResponseCode::Refused, Some(ExtendedError::ALL_DOWN)),
+        Target::Site(_) | Target::Address(_) => (ResponseCode::NoError, None),
+    };
+    (choice.target, Told { rcode, scope: choice.scope, steered, error })
+}
+
 /// Whether the name is `reflect` or below it, and not one that only ends in the same bytes.
 fn is_below(mut name: Relative<'_>) -> bool {
     while name.key() != REFLECT {
@@ -136,29 +175,9 @@ impl Teller<'_, '_> {
         self.writer.set(Section::Answer, Owner::Question, (set, u32::MAX), signatures);
     }
 
-    /// Who this client is sent to, and what is said beside the records.
-    fn choose(&self, service: &SignedService) -> (Target, Told) {
-        let topology = self.zone.topology();
-        let located = topology.locate(self.wanted.client);
-        let choice = service.entry().plan().choose(topology, self.wanted.client, &located);
-        let site = match choice.target {
-            Target::Site(at) => service.entry().answers().sites.get(at),
-            Target::Address(_) | Target::Refused => None,
-        };
-        let steered = Some(Steered {
-            client: located.found.map(|(site, _)| site),
-            target: site.and_then(|s| topology.index(&s.site)),
-        });
-        let (rcode, error) = match choice.target {
-            Target::Refused => (ResponseCode::Refused, Some(ExtendedError::ALL_DOWN)),
-            Target::Site(_) | Target::Address(_) => (ResponseCode::NoError, None),
-        };
-        (choice.target, Told { rcode, scope: choice.scope, steered, error })
-    }
-
     fn service(&mut self, service: &SignedService) -> Told {
         let key = self.wanted.name.key();
-        let (target, told) = self.choose(service);
+        let (target, told) = choose(self.zone, service, self.wanted.client);
         if !matches!(self.wanted.kind, RecordType::A | RecordType::AAAA) {
             let sets = service.told(key).unwrap_or_default();
             if self.wanted.kind == RecordType::HTTPS && has_port(sets) {
@@ -183,7 +202,7 @@ impl Teller<'_, '_> {
         if !is_about_ports(kind) || !sets.iter().any(|s| s.kind() == kind) {
             return self.found(sets, None);
         }
-        let (target, told) = self.choose(service);
+        let (target, told) = choose(self.zone, service, self.wanted.client);
         if told.rcode == ResponseCode::Refused {
             return told;
         }

@@ -160,16 +160,45 @@ fn a_move_signs_nothing_and_what_follows_only_what_changed() {
     assert!(!zone.is_behind());
 }
 
-/// Status, extended error, and whether there are signatures.
-fn ask(zone: &Zone, name: &str, signatures: bool) -> (ResponseCode, Option<u16>, bool) {
-    use hickory_proto::rr::RecordType as Kind;
+/// A question for A records as another implementation writes it.
+fn question(name: &str, signatures: bool) -> Vec<u8> {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
     let name = Name::from_ascii(format!("{name}.steer.example.")).expect("a name");
-    message.add_query(Query::query(name, Kind::A));
+    message.add_query(Query::query(name, hickory_proto::rr::RecordType::A));
     let mut edns = Edns::new();
     edns.set_max_payload(1232).set_dnssec_ok(signatures);
     message.set_edns(edns);
-    let packet = message.to_vec().expect("small");
+    message.to_vec().expect("small")
+}
+
+#[test]
+fn signed_addresses_take_the_short_way_and_denials_the_long_one() {
+    let zone = build(&sample::usual(), &keys(&Arc::default()));
+    let zone = zone.caught_up(Serial(2), usize::MAX, NOW);
+    let (source, profile) = (sample::ip("10.1.2.3"), crate::Profile::default());
+    for (name, short) in [
+        ("api.prod.shop", true),
+        ("near.prod.shop", true),
+        ("fallback.prod.shop", true),
+        ("refuse.prod.shop", false),
+        ("nothing.prod.shop", false),
+        ("prod.shop", false),
+    ] {
+        let packet = question(name, true);
+        let transport = crate::Transport::Udp;
+        let ask = Ask { packet: &packet, source, transport, now: 1, profile: &profile };
+        let (mut quick, mut full) = (Vec::new(), Vec::new());
+        let prepared = crate::answer_from_prepared(&zone, &ask, &mut quick);
+        assert_eq!(prepared.is_some(), short, "{name}");
+        let outcome = crate::answer_in_full(&zone, &ask, &mut full);
+        assert!(!short || (prepared, quick) == (Some(outcome), full), "{name}");
+    }
+}
+
+/// Status, extended error, and whether there are signatures.
+fn ask(zone: &Zone, name: &str, signatures: bool) -> (ResponseCode, Option<u16>, bool) {
+    use hickory_proto::rr::RecordType as Kind;
+    let packet = question(name, signatures);
     let (source, profile) = (sample::ip("10.1.2.3"), crate::Profile::default());
     let transport = crate::Transport::Udp;
     let ask = Ask { packet: &packet, source, transport, now: 1, profile: &profile };

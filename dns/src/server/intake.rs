@@ -148,6 +148,10 @@ impl Intake {
     /// Lets in less of the unknown while the thread is behind, and more again when it is not.
     fn judge_load(&mut self, now: Instant) {
         let behind = self.is_behind(now);
+        // Clients that were passed over may be silent meanwhile: what counts is time.
+        let windows =
+            now.saturating_duration_since(self.window.began).as_millis() / WINDOW.as_millis();
+        let windows = u32::try_from(windows).unwrap_or(ALL).clamp(1, ALL);
         let Window { emptied, queue, .. } = self.window;
         self.window = Window { began: now, emptied: false, taken: 0, queue: None };
         self.lost = queue.map_or(self.lost, |queue| queue.lost);
@@ -159,8 +163,8 @@ impl Intake {
         } else if behind {
             self.share = (self.share * 3 / 4).max(LEAST_SHARE);
         } else {
-            self.admit = (self.admit + ALL / 128).min(ALL);
-            self.share = (self.share + MOST_SHARE / 64).min(MOST_SHARE);
+            self.admit = (self.admit + ALL / 128 * windows).min(ALL);
+            self.share = (self.share + MOST_SHARE / 64 * windows).min(MOST_SHARE);
         }
     }
 

@@ -17,6 +17,9 @@ use nix::sys::socket::{
 /// Longer questions are cut off by the kernel and then refused as malformed.
 pub(super) const LONGEST_QUESTION: usize = 4096;
 
+/// A queue is never so long. Times beyond it are of another clock, or from before one was set.
+const BELIEVED: Duration = Duration::from_secs(1);
+
 pub(super) struct Receiver<'a> {
     socket: &'a UdpSocket,
     /// Room for the time of arrival; empty as long as nobody asked for it.
@@ -82,7 +85,8 @@ impl<'a> Receiver<'a> {
             }
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let queue = arrived.map(|arrived| Queue { age: now.saturating_sub(arrived), lost });
+        let age = arrived.map(|arrived| now.saturating_sub(arrived)).filter(|age| *age < BELIEVED);
+        let queue = age.map(|age| Queue { age, lost });
         Ok(Received { length: message.bytes, from: address(message.address)?, queue })
     }
 }

@@ -84,7 +84,7 @@ fn config(shape: Shape, node: &Node) -> String {
     let mut text = format!(
         "router id {id};\nprotocol device {{ scan time 1; }}\n\
          protocol bfd {{ strict bind; interface \"{interface}\" {{ interval 100 ms; \
-         multiplier 3; }}; }}\n"
+         multiplier 10; }}; }}\n"
     );
     for (at, family) in ["ipv4", "ipv6"].iter().enumerate() {
         text += &format!("protocol kernel {{ {family} {{ export all; import none; }}; }}\n");

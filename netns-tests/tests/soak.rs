@@ -108,8 +108,23 @@ impl<'a> Soak<'a> {
         Ok(())
     }
 
+    /// Makes the IPv6 addresses of the links anew: Linux 6.18 now and then loses the local route
+    /// of one whose interface goes up and down in quick succession, and nothing but this brings it
+    /// back.
+    fn heal_addresses(&self) -> Result<()> {
+        for (border, own) in BORDERS.iter().zip(1..) {
+            let of = |interface: u8| format!("fd00:f{interface}::{own}/64 dev wan{interface}");
+            let lines = [0, 1]
+                .map(of)
+                .map(|at| [format!("address del {at}"), format!("address add {at} nodad")]);
+            self.lab.ns(border)?.ip_batch(&lines.concat())?;
+        }
+        Ok(())
+    }
+
     /// Waits until every node's kernel is as it was.
     fn check(&self, when: &str) -> Result<()> {
+        self.heal_addresses()?;
         for (node, whole) in &self.whole {
             let ns = self.lab.ns(node)?;
             let what = format!("{node} has all of its forwarding state {when}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nett_policy::service::{
-    AllDown, Category, Handover, Isolation, Mode, Prefer, Readmit, Service, Trigger,
+    AllDown, Category, Handover, Mode, Prefer, Readmit, Service, Trigger,
 };
 use nett_policy::traffic::Spread;
 use serde::{Deserialize, Serialize};
@@ -169,10 +169,7 @@ impl From<&Service> for DefinitionDoc {
                 Handover::BreakBeforeMake => "break-before-make",
             }
             .to_owned(),
-            isolation: match service.isolation {
-                Isolation::Static => "static",
-            }
-            .to_owned(),
+            isolation: service.isolation.as_str().to_owned(),
             trigger: match service.trigger {
                 Trigger::Manual => "manual",
                 Trigger::Approve => "approve",

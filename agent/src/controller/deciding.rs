@@ -197,6 +197,10 @@ impl Controller {
             self.deciding.in_flight = Some(InFlight::Request(waiting));
             return self.append(body, verbatim);
         }
+        if let Some(body) = self.due_withdrawal() {
+            self.deciding.in_flight = Some(InFlight::Fact);
+            return self.append(body, None);
+        }
         self.next_fact(now);
     }
 

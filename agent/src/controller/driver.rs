@@ -36,6 +36,8 @@ use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
 use crate::journal::audit::Filter;
 use crate::journal::{JournalWriter, Record};
+use crate::lease::LeaseEvent;
+use crate::lease::hands::Hands;
 use crate::name_server::NameServer;
 use crate::probe::Probe;
 use crate::reconcile::Wanted;
@@ -59,6 +61,8 @@ pub struct Parts<P> {
     pub wanted: watch::Sender<Wanted>,
     pub metrics: Metrics,
     pub rosters: Arc<Rosters>,
+    /// `None` where nothing is leased.
+    pub hands: Option<Hands>,
 }
 
 pub struct Driver<P> {
@@ -188,6 +192,11 @@ impl<P: Probe> Driver<P> {
         self.parts.name_server.start(self.parts.zone.zone())
     }
 
+    /// Handles one event before [`Self::run`].
+    pub async fn take(&mut self, event: Event) {
+        self.step(event).await;
+    }
+
     async fn step(&mut self, event: Event) {
         // What an effect leads to at once is handled before anything else.
         let mut events = VecDeque::from([event]);
@@ -263,6 +272,8 @@ impl<P: Probe> Driver<P> {
                     }
                 }
             }
+            BusEvent::Beacon { bytes, reply } => self.parts.hands.as_mut()?.asked(&bytes, reply),
+            BusEvent::Vote(vote) => Some(Event::Lease(LeaseEvent::Vote(vote))),
             BusEvent::Connected => {
                 self.parts.metrics.fulfil(Duty::Bus);
                 Some(Event::BusConnected)
@@ -386,6 +397,10 @@ impl<P: Probe> Driver<P> {
                     send(asker, *response);
                 }
             }
+            Effect::Lease(effect) => match &mut self.parts.hands {
+                Some(hands) => return hands.carry_out(effect).await,
+                None => {}
+            },
             Effect::Audit(event) => {
                 if let AuditEvent::Entry(sealed) = &event {
                     let body = &sealed.entry.body;

@@ -18,6 +18,7 @@ mod doing;
 pub mod driver;
 pub mod effect;
 pub mod event;
+mod lease;
 mod reading;
 mod view;
 
@@ -38,6 +39,7 @@ use nett_policy::service::Catalog;
 use nett_policy::task::decide::{Present, Sight};
 
 use crate::bus::wire::Report;
+use crate::lease::Lease;
 use deciding::Deciding;
 use doing::Doing;
 use effect::Effect;
@@ -72,6 +74,8 @@ pub struct Controller {
     doing: Doing,
     deciding: Deciding,
     peers: Peers,
+    /// `None` where nothing is leased.
+    lease: Option<Lease>,
     watchers: Vec<view::Watcher>,
     /// False until the journal is read: before that nothing is wanted of the kernel.
     started: bool,
@@ -106,7 +110,10 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 impl Controller {
     pub fn new(setting: Setting) -> Self {
+        let Setting { fabric, catalog, layout: _, node } = &setting;
+        let lease = Lease::new(fabric.clone(), catalog.clone(), node.clone());
         Self {
+            lease,
             setting,
             reading: Reading::default(),
             fold: Fold::default(),
@@ -159,7 +166,9 @@ impl Controller {
             Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
             Event::Probed { slot, ok, evidence } => self.probed(&slot, ok, evidence),
             Event::Timer => self.serve_again(now),
+            Event::Lease(event) => self.lease_event(event, now),
         }
+        self.lease_turn(now);
         if self.started {
             self.decide(now);
             self.report(now);
@@ -171,8 +180,14 @@ impl Controller {
     /// When [`Event::Timer`] is wanted at the latest, if nothing else happens before.
     pub fn deadline(&self) -> Option<Duration> {
         let (report, serve) = (self.doing.report_due(), self.doing.serve_due());
-        let deadlines = [self.deciding.deadline, report, serve, self.watch_deadline()];
+        let lease = self.lease_deadline();
+        let deadlines = [self.deciding.deadline, report, serve, self.watch_deadline(), lease];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// `None` where nothing is leased.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
     }
 
     pub fn setting(&self) -> &Setting {
@@ -224,6 +239,7 @@ impl Controller {
                 .map(|h| h.report.node.clone())
                 .collect(),
             silent: silent.cloned().collect(),
+            voters_heard: self.voters_heard(now.mono),
         }
     }
 

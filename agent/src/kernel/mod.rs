@@ -44,6 +44,7 @@ pub use foreign::Foreign;
 pub use linux::LinuxKernel;
 pub use monitor::{KernelEvent, Monitor, Origin};
 pub use netlink::socket::OwnPorts;
+pub use nft::NftGate;
 pub use simulated::SimulatedKernel;
 pub use writers::Writers;
 

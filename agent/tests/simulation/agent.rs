@@ -17,6 +17,8 @@ use nett_policy::plan::plan;
 use nett_policy::service::Catalog;
 use nkeys::KeyPair;
 
+use crate::lease::LeaseHost;
+
 pub(crate) struct Agent {
     pub(crate) setting: Setting,
     pub(crate) key: KeyPair,
@@ -47,6 +49,7 @@ pub(crate) struct Agent {
     pub(crate) connected: bool,
     /// When its timer is to go off.
     pub(crate) timer: Option<Duration>,
+    pub(crate) lease: LeaseHost,
 }
 
 /// How a visit to the kernel ended.
@@ -87,6 +90,7 @@ impl Agent {
             caught_up: BTreeSet::new(),
             connected: false,
             timer: None,
+            lease: LeaseHost::default(),
         }
     }
 

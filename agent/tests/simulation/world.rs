@@ -21,8 +21,9 @@ use nkeys::KeyPair;
 use crate::agent::{Agent, Visit};
 use crate::faults::{Fault, Mutant};
 use crate::invariants::Watch;
+use crate::lease::{LeaseWatch, Mail};
 use crate::operators::Desk;
-use crate::shape::shape;
+use crate::shape::{Shape, shape};
 
 /// Wall time at the start.
 const EPOCH_MS: u64 = 1_795_253_400_000;
@@ -71,6 +72,7 @@ pub(crate) enum Happening {
     },
     Operator,
     Fault(Fault),
+    Lease(Mail),
 }
 
 pub(crate) struct Server {
@@ -93,6 +95,7 @@ pub(crate) struct World {
     pub(crate) reports: BTreeMap<NodeId, Report>,
     pub(crate) desk: Desk,
     pub(crate) watch: Watch,
+    pub(crate) lease_watch: LeaseWatch,
     pub(crate) mutant: Option<Mutant>,
     /// False once the faults are over: nothing is lost or doubled any more.
     pub(crate) rough: bool,
@@ -110,6 +113,14 @@ pub(crate) fn ms(ms: u64) -> Duration {
 
 impl World {
     pub(crate) fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+        Self::with_shape(seed, mutant, shape)
+    }
+
+    pub(crate) fn with_shape(
+        seed: u64,
+        mutant: Option<Mutant>,
+        shape: fn(&mut Rng) -> Shape,
+    ) -> Self {
         let mut rng = Rng::with_seed(seed);
         let shape = shape(&mut rng);
         let (fabric, catalog) = (Arc::new(shape.fabric), Arc::new(shape.catalog));
@@ -123,6 +134,7 @@ impl World {
             reports: BTreeMap::new(),
             desk: Desk::default(),
             watch: Watch::new(&catalog),
+            lease_watch: LeaseWatch::default(),
             mutant,
             rough: true,
             told: false,
@@ -202,6 +214,7 @@ impl World {
             Happening::Hear { node, life, from } => self.hear(&node, life, &from),
             Happening::Operator => self.operate(),
             Happening::Fault(fault) => self.strike(fault),
+            Happening::Lease(mail) => self.deliver(mail),
         }
     }
 
@@ -249,6 +262,7 @@ impl World {
         let number = |seq: u64| usize::try_from(seq - 1).expect("a short log");
         agent.read = before.start.iter().map(|(s, seq)| (s.clone(), number(*seq))).collect();
         let up = agent.links_up(&down);
+        self.start_lease(node);
         for (sealed, stream_seq) in journal {
             self.step(node, Event::Replayed { sealed, stream_seq });
         }
@@ -287,7 +301,7 @@ impl World {
     pub(crate) fn clock(&self, node: &NodeId) -> Now {
         let ms = u64::try_from(self.now.as_millis()).expect("a short run");
         let wall = (EPOCH_MS + ms).saturating_add_signed(self.agents[node].skew);
-        Now { mono: self.now, wall: WallMs(wall) }
+        Now { mono: self.agents[node].lease.mono(self.now), wall: WallMs(wall) }
     }
 
     /// The controller handles an event, and its effects are carried out in order: what an effect
@@ -309,8 +323,8 @@ impl World {
         if let Some(due) = agent.controller.deadline()
             && agent.timer.is_none_or(|at| at > due)
         {
+            let delay = agent.lease.until(due, self.now);
             self.agent(node).timer = Some(due);
-            let delay = due.saturating_sub(self.now);
             self.at(delay, Happening::Timer { node: node.clone(), at: due });
         }
     }
@@ -349,6 +363,7 @@ impl World {
             Effect::Refill { .. } => self.watch.complain(format!("{node} refills a whole log")),
             Effect::ReadAgain => self.watch.complain(format!("{node} read a forked log")),
             Effect::Audit(_) => {}
+            Effect::Lease(effect) => return self.carry_lease(node, effect),
         }
         None
     }
@@ -399,6 +414,7 @@ impl World {
         let visit = if lies { Visit::Done(0) } else { agent.visit_kernel(most) };
         let delivers = agent.delivers(&catalog);
         self.watch.delivering(node, delivers);
+        self.watch_leases();
         self.heed();
         let applied = |operations, failures| {
             Event::Applied(Applied { generation, operations, failures, ..Applied::default() })
@@ -574,6 +590,7 @@ fn said(sealed: &Sealed) -> String {
         Body::Effective(f) => format!("effective {}", f.slot.task),
         Body::Step(f) => format!("step {} {} {:?}", f.slot.task, f.step, f.state),
         Body::Turn(f) => format!("turn {f:?}"),
+        Body::Withdrawn(f) => format!("withdrawn {:?}", f.services),
         Body::Adopt(f) => format!("adopt {f:?}"),
         Body::End(f) => format!("end {} {:?} {}", f.slot.task, f.outcome, f.reason),
     }

@@ -7,9 +7,7 @@ use super::canonical;
 use super::fabric_file::{ClusterDoc, FabricDoc, Head, NodeDoc, OperatorDoc, SafetyDoc, SiteDoc};
 use super::link_file::{EndDoc, LinkDoc};
 use super::read::At;
-use super::service_file::{
-    BackendDoc, IsolationDoc, IsolationWord, RampDoc, ServiceDoc, SitesDoc,
-};
+use super::service_file::{BackendDoc, IsolationDoc, IsolationWord, RampDoc, ServiceDoc, SitesDoc};
 use super::zone_file::ZoneDoc;
 use crate::fabric::{
     ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, UnknownClient,

@@ -214,7 +214,8 @@ fn isolation(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
         conflict(span, &message, "at most one site has weight; take the ramp out");
     }
     if let (Some((site, _)), None) = (service.addresses.first(), isolation.fence) {
-        let message = format!("`addresses` lead past the gate of an `isolation = \"{word}\"` service");
+        let message =
+            format!("`addresses` lead past the gate of an `isolation = \"{word}\"` service");
         let hint = "add `fence = \"external\"` if something else stops them when the lease ends";
         conflict(site.span, &message, hint);
     }

@@ -75,7 +75,10 @@ impl Course<'_> {
             let changed = |(node, state): (&NodeId, &NodeState)| {
                 (before.get(node) != Some(state)).then(|| node.clone())
             };
-            let mut nodes: BTreeSet<NodeId> = after.iter().filter_map(changed).collect();
+            let mut nodes: BTreeSet<NodeId> = match self.leased(step) {
+                Some(nodes) => nodes,
+                None => after.iter().filter_map(changed).collect(),
+            };
             if step.kind == StepKind::Verify {
                 let observes = |node: &&Node| !self.probes(step, node).is_empty();
                 let fabric = self.world.fabric;
@@ -86,6 +89,27 @@ impl Course<'_> {
             before = after;
         }
         effect
+    }
+
+    /// Of leased services the withdrawal is everybody's who could have served, and the start is
+    /// the new site's own: the others follow the votes. Steps have leased services alone or none.
+    fn leased(&self, step: &Step) -> Option<BTreeSet<NodeId>> {
+        let fabric = self.world.fabric;
+        let mut nodes = BTreeSet::new();
+        for id in step.states.keys() {
+            let service = self.world.catalog.get(id).filter(|s| s.is_leased())?;
+            let one = self.effect.moves.iter().find(|m| m.service == *id);
+            let target = one.and_then(|m| m.to.spread.sites().into_iter().next());
+            let concerned = |site: &SiteId| match step.kind {
+                StepKind::Withdraw => Some(site) != target.as_ref(),
+                StepKind::Activate | StepKind::Shift => Some(site) == target.as_ref(),
+                StepKind::Verify => false,
+            };
+            for site in service.sites().iter().filter(|site| concerned(site)) {
+                nodes.extend(fabric.serving_nodes(site).map(|n| n.id.clone()));
+            }
+        }
+        Some(nodes)
     }
 
     /// What a node probes in a `verify` step. Empty on nodes that do not observe.

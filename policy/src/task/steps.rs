@@ -40,10 +40,13 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
             Some(category) if manner.in_waves => wave_of(category),
             Some(_) | None => 0,
         };
+        let is_leased = service.is_some_and(Service::is_leased);
         let (group, mut parts) = match one.handover {
             Handover::MakeBeforeBreak => (0, make_before_break(one, manner.world)),
-            Handover::BreakBeforeMake => (1, break_before_make(one)),
+            Handover::BreakBeforeMake => (1, break_before_make(one, is_leased)),
         };
+        // Its steps wait for other nodes and for longer than those of others.
+        let group = if is_leased { 2 } else { group };
         if manner.gated
             && let Some(service) = service
         {
@@ -52,6 +55,14 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
         for part in parts {
             add(&mut phases, (wave, group), one, part);
         }
+    }
+    let wait = manner.world.fabric.lease.wait;
+    for ((_, group, _), step) in &mut phases {
+        step.timeout = match (*group, step.kind) {
+            (2, StepKind::Withdraw) => wait,
+            (2, _) => wait + STEP_TIMEOUT,
+            _ => step.timeout,
+        };
     }
     let numbered = |(number, step): (u32, Step)| Step { number, ..step };
     (1u32..).zip(phases.into_values()).map(numbered).collect()
@@ -233,14 +244,15 @@ fn sent_from_elsewhere(from: &Traffic, to: &Traffic, world: World<'_>) -> bool {
     new.any(|target| sites().any(|sender| sends_to(sender, target)))
 }
 
-fn break_before_make(one: &Move) -> Vec<Part> {
+/// Of a leased service the others confirm that they do not serve, also where nobody should.
+fn break_before_make(one: &Move, is_leased: bool) -> Vec<Part> {
     let Move { from, to, .. } = one;
     let nowhere =
         Traffic { spread: Spread::Nowhere, accept: BTreeSet::new(), answers: from.answers.clone() };
     let mut parts = Vec::new();
     let ends_nowhere = to.spread == Spread::Nowhere;
     let stopped = if ends_nowhere { to.clone() } else { nowhere };
-    if *from != stopped {
+    if *from != stopped || is_leased {
         parts.push(Part::now(0, StepKind::Withdraw, stopped));
     }
     if !ends_nowhere {

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nett_policy::service::{
-    AllDown, Category, Handover, Mode, Prefer, Readmit, Service, Trigger,
-};
+use nett_policy::service::{AllDown, Category, Handover, Mode, Prefer, Readmit, Service, Trigger};
 use nett_policy::traffic::Spread;
 use serde::{Deserialize, Serialize};
 

@@ -265,6 +265,15 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::Rpc { bytes, subject: _, reply } => {
                 match crate::api::codec::decode_call(&bytes) {
+                    Ok(ApiRequest::Rejoin { .. }) => {
+                        let error = ApiError::new(
+                            ErrorCode::BadRequest,
+                            "a voter rejoins at its own node's socket only",
+                            "",
+                        );
+                        send(Asker::Rpc(reply), ApiResponse::transport_error(error));
+                        None
+                    }
                     Ok(request) => self.api_event(request, Asker::Rpc(reply)),
                     Err(error) => {
                         send(Asker::Rpc(reply), ApiResponse::transport_error(error));

@@ -6,7 +6,7 @@
 use clap::{Arg, ArgMatches, Command};
 
 /// Whole commands.
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 13] = [
     "top",
     "simulate",
     "prove",
@@ -15,7 +15,6 @@ const COMMANDS: [&str; 14] = [
     "timeline",
     "support-bundle",
     "notify",
-    "rejoin",
     "adopt",
     "backup",
     "restore",

@@ -354,6 +354,20 @@ fn nowhere(answers: Spread) -> Traffic {
     Traffic { spread: Spread::Nowhere, accept: BTreeSet::new(), answers }
 }
 
+// === impl Standing ===
+
+impl Standing {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Shut => "shut",
+            Self::Elsewhere => "elsewhere",
+            Self::Between => "between",
+            Self::Unclaimed => "unclaimed",
+        }
+    }
+}
+
 // === impl Stands ===
 
 impl Stands {

@@ -255,6 +255,11 @@ impl Lease {
         self.fabric.voters().find(|n| n.site == *site).map(|n| &n.id)
     }
 
+    /// When the last ask that a voter answered was sent.
+    pub fn last_answered(&self, voter: &SiteId) -> Option<Duration> {
+        self.knowledge.answered(voter)
+    }
+
     /// The voters that answered an ask sent within this time.
     pub fn heard_within(&self, time: Duration, now: Duration) -> BTreeSet<&SiteId> {
         let fresh = |voter: &&SiteId| {

@@ -29,6 +29,8 @@ pub(crate) struct LeaseHost {
     /// How much its clock is ahead, in millionths.
     pub(crate) rate: i64,
     asked: BTreeMap<Token, NodeId>,
+    /// Leased services that the routes deliver, as of the last change of the kernel.
+    pub(crate) delivers: BTreeSet<ServiceId>,
 }
 
 /// What is on its way between a node and a voter.
@@ -293,10 +295,8 @@ impl World {
         self.pass_gates();
         let mut serving: BTreeMap<ServiceId, BTreeSet<SiteId>> = BTreeMap::new();
         for agent in self.agents.values() {
-            for service in agent.delivers(&self.catalog) {
-                let Some(service) = self.catalog.get(&service).filter(|s| s.is_leased()) else {
-                    continue;
-                };
+            for service in &agent.lease.delivers {
+                let Some(service) = self.catalog.get(service) else { continue };
                 if service.vips.iter().any(|vip| agent.lease.gate.passes(*vip)) {
                     let sites = serving.entry(service.id.clone()).or_default();
                     sites.insert(agent.site().clone());

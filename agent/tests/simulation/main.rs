@@ -67,7 +67,7 @@ fn run(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, World)>>
 /// The longest time until leased services are served again: a wait, and a new round or two.
 const LEASE_PATIENCE: Duration = Duration::from_secs(15);
 /// Seeds of `make test` with leased services.
-const LEASED_SEEDS: u64 = 200;
+const LEASED_SEEDS: u64 = 100;
 
 /// As [`run`], with leased services, slower clocks and lost promises.
 fn run_leased(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, World)>> {

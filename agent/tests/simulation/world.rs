@@ -13,7 +13,7 @@ use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now};
 use nett_agent::controller::prefix;
 use nett_policy::fabric::Fabric;
-use nett_policy::id::{EntryId, LinkId, NodeId, SiteId, WallMs};
+use nett_policy::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::lower::object::Layout;
 use nett_policy::service::Catalog;
 use nkeys::KeyPair;
@@ -413,6 +413,8 @@ impl World {
         let Some((generation, _)) = agent.wanted else { return };
         let visit = if lies { Visit::Done(0) } else { agent.visit_kernel(most) };
         let delivers = agent.delivers(&catalog);
+        let leased = |s: &&ServiceId| catalog.get(s).is_some_and(|s| s.is_leased());
+        agent.lease.delivers = delivers.iter().filter(leased).cloned().collect();
         self.watch.delivering(node, delivers);
         self.watch_leases();
         self.heed();

@@ -5,6 +5,7 @@
 //! fields: a reader passes over what it does not know.
 
 mod conflict;
+mod lease;
 mod plan;
 mod request;
 mod response;
@@ -14,11 +15,12 @@ mod status;
 mod task;
 
 pub use conflict::{ClaimDoc, ConflictDoc};
+pub use lease::{LeaseDoc, LeasesDoc, VoterDoc};
 pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDoc, ops_of};
 pub use request::{ApiCall, ApiRequest, ObjectDoc, TermsDoc, VERSION, VerbDoc};
 pub use response::{
     ApiError, ApiResponse, AuditDoc, AuditLine, AuditVerdictDoc, CommandReply, ErrorCode,
-    ExplainDoc, IdentityDoc, Outcome, Payload,
+    ExplainDoc, IdentityDoc, Outcome, Payload, RejoinDoc,
 };
 pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
 pub use stamp::{Stamp, StampError};

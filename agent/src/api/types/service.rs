@@ -6,6 +6,8 @@ use nett_policy::service::{AllDown, Category, Handover, Mode, Prefer, Readmit, S
 use nett_policy::traffic::Spread;
 use serde::{Deserialize, Serialize};
 
+use super::LeaseDoc;
+
 /// One line of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceLine {
@@ -46,6 +48,9 @@ pub struct ServiceDoc {
     pub open_task: Option<String>,
     /// In failover order.
     pub sites: Vec<ServiceSite>,
+    /// Of `lease` and `exclusive` services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseDoc>,
 }
 
 /// A service at one site.

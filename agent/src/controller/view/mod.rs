@@ -1,6 +1,7 @@
 //! Answers to questions about the present: domain state in, API documents out.
 
 mod conflict;
+mod lease;
 mod plan;
 mod service;
 mod site;
@@ -64,6 +65,7 @@ impl Controller {
             ApiRequest::Plan { verb, overrides, terms } => {
                 self.plan_doc(&verb, &overrides, terms.as_ref(), now)
             }
+            ApiRequest::Rejoin { without, reason } => self.rejoin(&without, &reason),
             ApiRequest::ExplainName { .. }
             | ApiRequest::Audit { .. }
             | ApiRequest::AuditVerify {} => Err(ApiError::new(
@@ -101,7 +103,7 @@ impl Controller {
     pub fn isolated_since(&self, now: Now) -> Option<Duration> {
         let others = self.peers.reports.values().filter(|h| h.report.site != *self.site());
         let newest = others.map(|h| h.at).max();
-        let silent = now.mono.saturating_sub(newest.unwrap_or_default());
+        let silent = now.mono.saturating_sub(newest.or(self.since).unwrap_or_default());
         (silent > SILENCE && self.setting.fabric.sites.len() > 1).then_some(silent)
     }
 

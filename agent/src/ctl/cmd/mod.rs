@@ -16,6 +16,7 @@ mod node;
 mod parse;
 mod plan;
 mod reject;
+mod rejoin;
 mod resolve;
 mod revert;
 mod schema;
@@ -87,6 +88,8 @@ pub(super) enum Command {
     Explain(explain::Sub),
     /// What happened, by whom and why
     Audit(audit::Args),
+    /// Let this node's voter vote without having read a voter that is lost
+    Rejoin(rejoin::Args),
     /// Set up and check the NATS side
     #[command(subcommand)]
     Bus(bus::Sub),
@@ -122,6 +125,7 @@ pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         Command::Revert(args) => revert::run(args, session).await,
         Command::Explain(sub) => explain::run(sub, session).await,
         Command::Audit(args) => audit::run(&args, session).await,
+        Command::Rejoin(args) => rejoin::run(&args, session).await,
         Command::Bus(sub) => bus::run(sub, session).await,
         Command::Keygen(args) => keygen::run(&args, session),
         Command::Completions(args) => completions::run(&args, session),

@@ -46,7 +46,7 @@ sim: ## Simulate SEEDS runs of many agents under faults
 	NETT_SEEDS=$(SEEDS) $(CARGO) test -p nett-agent --test simulation no_seed -- --nocapture
 
 fuzz: deps ## Every parser against changed inputs for MINUTES, each target in turn
-	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / 7 )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \
+	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / 12 )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \
 	    -- --nocapture --test-threads 1
 
 flood: deps ## The name server at twice what it can answer; SECONDS of each kind of flood

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, RecordType};
 use nett_policy::fabric::Family;
-use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, SiteState};
+use nett_policy::lower::answers::{SiteAnswers, SiteState};
 use nett_policy::service::AllDown;
 
 use crate::client::Client;
@@ -311,13 +311,14 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
         Found::Service(entry) => tell_service(zone, entry, kind, client, writer),
         Found::Site(entry, at) => {
             let site = &entry.answers().sites[at];
-            let any = tell_sites(entry, std::iter::once(site), kind, writer);
+            let ttl = entry.ttls().lasting;
+            let any = tell_sites(entry, ttl, std::iter::once(site), kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
         Found::AllSites(entry) => {
             let eligible = |s: &&SiteAnswers| s.state != SiteState::Drained;
             let sites = entry.answers().sites.iter().filter(eligible);
-            let any = tell_sites(entry, sites, kind, writer);
+            let any = tell_sites(entry, entry.ttls().told, sites, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
         Found::Port(entry, at, form) => ports::tell(zone, query, client, (entry, at, form), writer),
@@ -346,13 +347,14 @@ fn tell_service(
     match kind {
         RecordType::A | RecordType::AAAA => {}
         RecordType::TXT => {
-            let any = tell_sites(entry, entry.answers().sites.iter(), kind, writer);
+            let sites = entry.answers().sites.iter();
+            let any = tell_sites(entry, entry.ttls().told, sites, kind, writer);
             return (Told::code(ResponseCode::NoError), any);
         }
         _ => return (Told::code(ResponseCode::NoError), false),
     }
     let Chosen { addresses, told } = choose(zone, entry, client);
-    let written = write_addresses(writer, kind, entry.ttl(), addresses.iter().copied());
+    let written = write_addresses(writer, kind, entry.ttls().steered, addresses.iter().copied());
     (told, written)
 }
 
@@ -388,22 +390,13 @@ pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> C
     Chosen { addresses, told: Told { rcode, scope: choice.scope, steered, error } }
 }
 
+/// The addresses of `sites` with this TTL, or a line of text for each.
 fn tell_sites<'a>(
     entry: Entry<'_>,
-    sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
-    kind: RecordType,
-    writer: &mut Writer<'_>,
-) -> bool {
-    write_sites(writer, entry.answers(), entry.ttl(), sites, kind)
-}
-
-/// The addresses of `sites`, or a line of text for each.
-pub(crate) fn write_sites<'a>(
-    writer: &mut Writer<'_>,
-    answers: &ServiceAnswers,
     ttl: u32,
     mut sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
     kind: RecordType,
+    writer: &mut Writer<'_>,
 ) -> bool {
     if kind != RecordType::TXT {
         let addresses = sites.flat_map(|s| s.addresses.iter().copied());
@@ -412,10 +405,10 @@ pub(crate) fn write_sites<'a>(
     let Some(first) = sites.next() else {
         return false;
     };
-    writer.text(ttl, |text| {
+    writer.text(entry.ttls().told, |text| {
         for answered in std::iter::once(first).chain(sites) {
             let SiteAnswers { site, addresses: _, state, weight, health } = answered;
-            let (state, health, epoch) = (state.as_str(), health.as_str(), answers.epoch);
+            let (state, health, epoch) = (state.as_str(), health.as_str(), entry.answers().epoch);
             text.string(format_args!(
                 "site={site} state={state} weight={weight} health={health} epoch={epoch}"
             ));

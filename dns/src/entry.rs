@@ -1,6 +1,7 @@
 //! One service of a snapshot: its bytes for questions, and what they were made of.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nett_policy::fabric::Family;
 use nett_policy::lower::answers::ServiceAnswers;
@@ -22,8 +23,18 @@ pub(crate) struct Entry<'a> {
 pub(crate) struct Details {
     answers: Arc<ServiceAnswers>,
     plan: Plan,
-    /// Seconds.
-    ttl: u32,
+    ttls: Ttls,
+}
+
+/// How long the records of a service may be kept, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ttls {
+    /// The addresses of its own name, which a task may lower.
+    pub(crate) steered: u32,
+    /// What stays as it is when the service moves.
+    pub(crate) lasting: u32,
+    /// What says where it is.
+    pub(crate) told: u32,
 }
 
 // === impl Details ===
@@ -35,14 +46,12 @@ impl Details {
         topology: &Topology,
         bytes: &mut Vec<u8>,
     ) -> Result<Arc<Self>, NameError> {
-        // RFC 2181 section 8: a TTL has 31 bits.
-        const MAX_TTL: u64 = 0x7fff_ffff;
         let name = LowerName::of_service(&answers.service)?;
         let key = name.labels();
-        let ttl = u32::try_from(answers.ttl.as_secs().min(MAX_TTL)).expect("31 bits");
         let plan = Plan::new(answers, topology);
-        pack(bytes, key, &plan, (answers, ttl), topology);
-        Ok(Arc::new(Self { answers: Arc::clone(answers), plan, ttl }))
+        let ttls = Ttls::of(answers);
+        pack(bytes, key, &plan, (answers, ttls.steered), topology);
+        Ok(Arc::new(Self { answers: Arc::clone(answers), plan, ttls }))
     }
 }
 
@@ -55,9 +64,24 @@ impl Details {
         &self.plan
     }
 
-    /// Seconds.
-    pub(crate) fn ttl(&self) -> u32 {
-        self.ttl
+    pub(crate) fn ttls(&self) -> Ttls {
+        self.ttls
+    }
+}
+
+// === impl Ttls ===
+
+impl Ttls {
+    fn of(answers: &ServiceAnswers) -> Self {
+        // RFC 2181 section 8: a TTL has 31 bits.
+        const MAX_TTL: u64 = 0x7fff_ffff;
+        let seconds = |ttl: Duration| u32::try_from(ttl.as_secs().min(MAX_TTL)).expect("31 bits");
+        let ServiceAnswers { ttl, lowered, .. } = answers;
+        Self {
+            steered: seconds(ttl.now(*lowered)),
+            lasting: seconds(ttl.ceiling),
+            told: seconds(ttl.floor),
+        }
     }
 }
 
@@ -86,9 +110,8 @@ impl<'a> Entry<'a> {
         &self.details().plan
     }
 
-    /// Seconds.
-    pub(crate) fn ttl(self) -> u32 {
-        self.details().ttl
+    pub(crate) fn ttls(self) -> Ttls {
+        self.details().ttls
     }
 
     /// The column of `AllDown::Fallback`, behind those of the sites.

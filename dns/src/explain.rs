@@ -137,14 +137,14 @@ impl Explanation {
             Found::Missing => (NameKind::Missing, "no such name: NXDOMAIN"),
             Found::Outside => (NameKind::Outside, "not in the zone: REFUSED"),
             Found::Site(entry, at) => {
-                self.service(entry);
+                self.service(entry, entry.ttls().lasting);
                 let site = &entry.answers().sites[at];
                 self.target = Some(site.site.clone());
                 self.addresses = site.addresses.clone();
                 (NameKind::Site, "the name asks for this site")
             }
             Found::AllSites(entry) => {
-                self.service(entry);
+                self.service(entry, entry.ttls().told);
                 let eligible =
                     entry.answers().sites.iter().filter(|s| s.state != SiteState::Drained);
                 for address in eligible.flat_map(|s| &s.addresses) {
@@ -155,7 +155,7 @@ impl Explanation {
                 (NameKind::AllSites, "every site that is not drained, in order")
             }
             Found::Service(entry) | Found::Port(entry, ..) => {
-                self.service(entry);
+                self.service(entry, entry.ttls().steered);
                 self.steered(zone.topology(), entry, client, located);
                 self.kind = match found {
                     Found::Port(..) => NameKind::Port,
@@ -168,10 +168,10 @@ impl Explanation {
         self.why = why.to_owned();
     }
 
-    fn service(&mut self, entry: Entry<'_>) {
+    fn service(&mut self, entry: Entry<'_>, ttl: u32) {
         self.service = Some(entry.answers().service.clone());
         self.spread = Some(entry.answers().spread.to_string());
-        self.ttl = entry.ttl();
+        self.ttl = ttl;
     }
 
     fn steered(

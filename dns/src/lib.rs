@@ -59,6 +59,6 @@ pub use server::{
     Certificate, CertificateError, Encrypted, Limits, Server, ServerError, ServerHandle, Setup,
 };
 pub use stats::{AnswerSeconds, Limited, Stats};
-pub use transfer::Transfers;
+pub use transfer::{Transfers, answer_any, copy_messages};
 pub use tsig::{Keyring, TsigKey};
 pub use zone::{Changes, StaleSerial, Zone, ZoneError, ZoneSource, publish};

@@ -42,10 +42,10 @@ pub(crate) fn tell(
     };
     let service = skip_labels(query.name.wire(), labels);
     let target = &query.name.wire()[service..];
-    let port = entry.answers().ports[at].port;
+    let (port, ttl) = (entry.answers().ports[at].port, entry.ttls().lasting);
     with_addresses(zone, client, (entry, service), writer, |writer| match form {
-        PortName::Srv => writer.srv(entry.ttl(), port, target),
-        PortName::Svcb => writer.svcb(RecordType::SVCB, entry.ttl(), target, Some(port)),
+        PortName::Srv => writer.srv(ttl, port, target),
+        PortName::Svcb => writer.svcb(RecordType::SVCB, ttl, target, Some(port)),
     })
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn tell_https(
     };
     let port = (port.port != HTTPS_PORT).then_some(port.port);
     with_addresses(zone, client, (entry, 0), writer, |writer| {
-        writer.svcb(RecordType::HTTPS, entry.ttl(), OWNER, port);
+        writer.svcb(RecordType::HTTPS, entry.ttls().lasting, OWNER, port);
     })
 }
 
@@ -83,7 +83,7 @@ fn with_addresses(
     let owner = u16::try_from(HEADER_LEN + service).expect("a name has at most 255 bytes");
     for (at, address) in addresses.iter().enumerate() {
         if !addresses[..at].contains(address) {
-            writer.additional_address(owner, entry.ttl(), *address);
+            writer.additional_address(owner, entry.ttls().steered, *address);
         }
     }
     (told, true)

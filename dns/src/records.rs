@@ -75,13 +75,14 @@ pub(crate) fn of_service(
     site: Option<SiteIndex>,
 ) -> Vec<Record> {
     let mut records = Vec::new();
+    let ttl = entry.ttls().steered;
     match target(entry.plan(), zone.topology(), site) {
         Target::Site(at) => {
             let addresses = entry.answers().sites.get(at).map(|s| &s.addresses);
             let addresses = addresses.into_iter().flatten().copied();
-            push_addresses(&mut records, key, entry.ttl(), addresses);
+            push_addresses(&mut records, key, ttl, addresses);
         }
-        Target::Address(address) => records.push(Record::address(key, entry.ttl(), address)),
+        Target::Address(address) => records.push(Record::address(key, ttl, address)),
         Target::Refused => {}
     }
     records.extend(apart_from_addresses(zone, key, entry));
@@ -92,14 +93,15 @@ pub(crate) fn of_service(
 /// All records of one service but the addresses of its own name, which are steered.
 pub(crate) fn apart_from_addresses(zone: &Zone, key: &[u8], entry: &Details) -> Vec<Record> {
     let mut records = Vec::new();
-    push_sites(&mut records, key, entry, &|_| true, false);
+    let ttls = entry.ttls();
+    push_sites(&mut records, key, entry, &|_| true, None);
     let below = below_sites(key);
     for (at, site) in entry.answers().sites.iter().enumerate() {
         let name = child(site.site.as_str().as_bytes(), &below);
-        push_sites(&mut records, &name, entry, &|other| other == at, true);
+        push_sites(&mut records, &name, entry, &|other| other == at, Some(ttls.lasting));
     }
     let eligible = |at: usize| entry.answers().sites[at].state != SiteState::Drained;
-    push_sites(&mut records, &child(b"all", &below), entry, &eligible, true);
+    push_sites(&mut records, &child(b"all", &below), entry, &eligible, Some(ttls.told));
     push_ports(&mut records, zone, key, entry);
     records
 }
@@ -127,13 +129,14 @@ pub(crate) fn target(plan: &Plan, topology: &Topology, site: Option<SiteIndex>) 
     plan.choose(topology, &client, &Located { found, scope: 0 }).target
 }
 
-/// Text, and addresses if asked for, of the sites of a service that `wanted` names by place.
+/// Text, and addresses with a TTL if asked for, of the sites of a service that `wanted` names by
+/// place.
 fn push_sites(
     records: &mut Vec<Record>,
     owner: &[u8],
     entry: &Details,
     wanted: &dyn Fn(usize) -> bool,
-    with_addresses: bool,
+    addresses_ttl: Option<u32>,
 ) {
     let sites = || entry.answers().sites.iter().enumerate().filter(|(at, _)| wanted(*at));
     let mut text = Vec::new();
@@ -143,17 +146,17 @@ fn push_sites(
         text.extend_from_slice(line.as_bytes());
     }
     if !text.is_empty() {
-        records.push(Record::new(owner, RecordType::TXT, entry.ttl(), text));
+        records.push(Record::new(owner, RecordType::TXT, entry.ttls().told, text));
     }
-    if with_addresses {
+    if let Some(ttl) = addresses_ttl {
         let addresses = sites().flat_map(|(_, s)| s.addresses.iter().copied());
-        push_addresses(records, owner, entry.ttl(), addresses);
+        push_addresses(records, owner, ttl, addresses);
     }
 }
 
 /// What names a service's ports: SRV, SVCB and HTTPS, in the form that `ports.rs` answers with.
 fn push_ports(records: &mut Vec<Record>, zone: &Zone, key: &[u8], entry: &Details) {
-    let ports = &entry.answers().ports;
+    let (ports, ttl) = (&entry.answers().ports, entry.ttls().lasting);
     let target = [key, zone.apex().name.wire()].concat();
     for (at, port) in ports.iter().enumerate() {
         // Of two ports of one name the first is answered.
@@ -163,16 +166,16 @@ fn push_ports(records: &mut Vec<Record>, zone: &Zone, key: &[u8], entry: &Detail
         let label = format!("_{}", port.name);
         let srv = [&[0; 4][..], &port.port.to_be_bytes(), &target].concat();
         let name = child(label.as_bytes(), &child(b"_tcp", key));
-        records.push(Record::new(&name, RecordType::SRV, entry.ttl(), srv));
+        records.push(Record::new(&name, RecordType::SRV, ttl, srv));
         let mut svcb = Vec::new();
         service_binding(&mut svcb, &target, Some(port.port));
         let name = child(label.as_bytes(), key);
-        records.push(Record::new(&name, RecordType::SVCB, entry.ttl(), svcb));
+        records.push(Record::new(&name, RecordType::SVCB, ttl, svcb));
     }
     if let Some(port) = ports.iter().find(|p| p.name == "https") {
         let mut https = Vec::new();
         service_binding(&mut https, OWNER, (port.port != HTTPS_PORT).then_some(port.port));
-        records.push(Record::new(key, RecordType::HTTPS, entry.ttl(), https));
+        records.push(Record::new(key, RecordType::HTTPS, ttl, https));
     }
 }
 

@@ -17,8 +17,8 @@ mod notify;
 mod stats;
 mod stream;
 
-pub use access::Transfers;
-pub(crate) use access::{Begun, begin, carefully, is_plain};
+pub(crate) use access::{Begun, begin};
+pub use access::{Transfers, answer_any, copy_messages};
 pub(crate) use history::History;
 pub(crate) use notify::Notifier;
 pub use stats::TransferStats;

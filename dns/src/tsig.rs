@@ -68,7 +68,7 @@ pub(crate) enum Verdict {
     Unsigned,
     /// The record, or the message around it, has not the form it must have.
     Malformed,
-    /// The message without its signature, as its sender wrote it.
+    /// The message without its signature, under the id it came with.
     Signed {
         message: Vec<u8>,
         session: Session,
@@ -229,7 +229,7 @@ impl Keyring {
         if record.mac.len() > whole || record.mac.len() < LEAST_MAC.max(whole / 2) {
             return Verdict::Malformed;
         }
-        let message = record.message_of(packet);
+        let mut message = record.message_of(packet);
         let expected = key.mac(&[&message, &record.variables().bytes()]);
         if !equal(&expected.as_ref()[..record.mac.len()], record.mac) {
             return Verdict::Failed(record.failure(BAD_SIG, None));
@@ -242,6 +242,8 @@ impl Keyring {
         if record.mac.len() < whole {
             return Verdict::Failed(record.failure(BAD_TRUNC, Some(session)));
         }
+        // Who forwards a message may give it another id (RFC 8945 section 4.2), and waits for that.
+        message[..2].copy_from_slice(&packet[..2]);
         Verdict::Signed { message, session }
     }
 }
@@ -307,7 +309,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The message as it was before it was signed.
+    /// The message as it was before it was signed, under its first id.
     fn message_of(&self, packet: &[u8]) -> Vec<u8> {
         let mut message = packet[..self.at].to_vec();
         message[..2].copy_from_slice(&self.original_id);

@@ -13,7 +13,7 @@ use nett_dns::{
 };
 use nett_policy::id::Epoch;
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteState};
-use nett_policy::service::{AllDown, Port, Prefer};
+use nett_policy::service::{AllDown, Port, Prefer, Ttl};
 use nett_policy::traffic::Spread;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -89,7 +89,9 @@ fn service(id: &'static str) -> impl Strategy<Value = ServiceAnswers> {
             }
             answers.all_down = all_down;
             answers.prefer = prefer;
-            answers.ttl = Duration::from_secs(ttl);
+            let ceiling = Duration::from_secs(ttl);
+            answers.ttl = Ttl { ceiling, floor: ceiling.min(Duration::from_secs(5)) };
+            answers.lowered = epoch % 3 == 0;
             answers.epoch = Epoch(epoch);
             for (at, (site, (four, six))) in answers.sites.iter_mut().zip(addresses).enumerate() {
                 let v4 = (0..four).map(|n| ip(&format!("192.0.2.{}", n % 4)));

@@ -126,10 +126,11 @@ proptest! {
             to: to.clone(),
             handover,
         };
-        let manner = Manner { world, in_waves: false, gated: false };
+        let manner = Manner { world, in_waves: false, gated: false, unhurried: false };
         let steps = steps(std::slice::from_ref(&a_move), manner);
         let told = |state: &Traffic, epoch: Epoch| {
             let placed = Placed {
+                lowered: false,
                 traffic: state.clone(),
                 epoch,
                 reason: Reason::UnderWay,

@@ -1,15 +1,16 @@
 //! Who serves what, with the reason for each choice.
 //!
 //! The order: residency, then drained (service at site, site), then the effective failover or
-//! steer, then `primary` or `active`. A task under way decides for its services until it is done.
+//! steer, then `primary` or `active`. A task under way decides for its services until it is done,
+//! and where break comes before make nothing moves without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::id::{Epoch, ServiceId, SiteId};
 use crate::log::entry::Directive;
-use crate::log::intent::{Intent, Mover, Progress, World};
-use crate::service::{Mode, Service};
+use crate::log::intent::{Intent, Mover, World};
+use crate::service::{Handover, Mode, Service};
 use crate::traffic::{Spread, Traffic};
 
 /// The traffic state of every service.
@@ -25,6 +26,8 @@ pub struct Placed {
     pub reason: Reason,
     /// Sites of the service that are drained, for it or as a whole.
     pub drained: BTreeSet<SiteId>,
+    /// A task may change the answers: they are not to be kept for long.
+    pub lowered: bool,
 }
 
 /// Why traffic is where it is.
@@ -48,6 +51,10 @@ pub enum Reason {
     LeaseBetween,
     /// The claim for this site does not count here, or not yet.
     LeaseShut,
+    /// Where its last task put it, although what is drained or directed by now wants something
+    /// else: without steps it would be closed here and opened there by nodes that do not wait for
+    /// each other.
+    Kept { wanted: Spread },
 }
 
 pub fn place(world: World<'_>, intent: &Intent) -> Placement {
@@ -59,18 +66,54 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
     let drained = drained_sites(intent, service);
     let mover = intent.mover(&service.id);
     let epoch = intent.answered_epoch(&service.id);
-    match mover.filter(|m| m.progress != Progress::Done) {
+    let lowered = intent.is_lowered(service);
+    match mover.filter(|m| !m.progress.is_over()) {
         Some(mover) => {
-            Placed { traffic: mover.traffic.clone(), epoch, reason: Reason::UnderWay, drained }
+            let traffic = under_way(intent, service, mover);
+            Placed { traffic, epoch, reason: Reason::UnderWay, drained, lowered }
         }
         None => {
-            let (spread, reason) = match target(world, intent, service) {
-                (Spread::Nowhere, reason) => left(world, intent, service)
-                    .map_or((Spread::Nowhere, reason), |site| (Spread::one(site), Reason::Left)),
-                found => found,
-            };
-            Placed { traffic: Traffic::settled(spread), epoch, reason, drained }
+            let (spread, reason) = settled(world, intent, service);
+            Placed { traffic: Traffic::settled(spread), epoch, reason, drained, lowered }
         }
+    }
+}
+
+/// Where a task has brought the service. One that is handed over break-before-make, and that the
+/// task has not touched yet, stays only where no task that lost to this one has closed it: whoever
+/// waits for that one's acknowledgements may open it elsewhere.
+fn under_way(intent: &Intent, service: &Service, mover: &Mover) -> Traffic {
+    let mut traffic = mover.traffic.clone();
+    if mover.touched || mover.handover == Handover::MakeBeforeBreak {
+        return traffic;
+    }
+    for accepting in intent.rivals(&service.id) {
+        for site in traffic.spread.sites().difference(accepting) {
+            traffic.spread = traffic.spread.without(site);
+        }
+        traffic.accept.retain(|site| accepting.contains(site));
+    }
+    traffic
+}
+
+/// Where a service is that nothing moves now.
+fn settled(world: World<'_>, intent: &Intent, service: &Service) -> (Spread, Reason) {
+    let found = target(world, intent, service);
+    let kept = |mover: &&Mover| {
+        let may = |site: &SiteId| service.sites().contains(site) && resides(world, service, site);
+        service.handover == Handover::BreakBeforeMake
+            && mover.traffic.spread.sites().iter().all(may)
+    };
+    if let Some(mover) = intent.mover(&service.id).filter(kept) {
+        return match mover.traffic.spread == found.0 {
+            true => found,
+            false => (mover.traffic.spread.clone(), Reason::Kept { wanted: found.0 }),
+        };
+    }
+    match found {
+        (Spread::Nowhere, reason) => left(world, intent, service)
+            .map_or((Spread::Nowhere, reason), |site| (Spread::one(site), Reason::Left)),
+        found => found,
     }
 }
 
@@ -161,6 +204,9 @@ impl fmt::Display for Reason {
             Self::Leased => f.write_str("a majority of voters is for it"),
             Self::LeaseBetween => f.write_str("withdrawn; its task has not come to serving it"),
             Self::LeaseShut => f.write_str("the lease of this site does not count, or not yet"),
+            Self::Kept { wanted } => {
+                write!(f, "where its last task put it; {wanted} is wanted, and takes a task")
+            }
         }
     }
 }

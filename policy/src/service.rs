@@ -1,11 +1,12 @@
 //! A service: what moves between sites, and under which rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::fabric::Family;
 use crate::id::{ClusterId, ServiceId, SiteId, Weight};
+use crate::traffic::Spread;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -33,7 +34,7 @@ pub struct Service {
     pub sticky: Duration,
     pub prefer: Prefer,
     pub all_down: AllDown,
-    pub ttl: Duration,
+    pub ttl: Ttl,
     pub ports: Vec<Port>,
     pub health: Option<Health>,
     pub hold_down: Duration,
@@ -98,6 +99,15 @@ pub enum Trigger {
     Manual,
     Approve,
     Auto,
+}
+
+/// How long answers may be kept, in whole seconds from 1 s to one day (RFC 2181 section 8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ttl {
+    /// While nothing is to change.
+    pub ceiling: Duration,
+    /// While a task about the service is open; the ceiling where it is never lowered.
+    pub floor: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -186,6 +196,47 @@ impl Service {
         let has_own = own.iter().any(|a| Family::of(*a) == family);
         let all = if has_own { own } else { self.vips.as_slice() };
         all.iter().copied().filter(move |a| Family::of(*a) == family)
+    }
+
+    /// Whether some client gets other addresses from DNS when who is answered changes so.
+    pub fn answers_change(&self, from: &Spread, to: &Spread) -> bool {
+        let all = |site: &SiteId| -> BTreeSet<IpAddr> {
+            Family::BOTH.into_iter().flat_map(|family| self.answers(site, family)).collect()
+        };
+        let told = |spread: &Spread| -> BTreeSet<BTreeSet<IpAddr>> {
+            match (spread, self.all_down) {
+                (Spread::Nowhere, AllDown::Refuse) => BTreeSet::new(),
+                (Spread::Nowhere, AllDown::Fallback(address)) => {
+                    BTreeSet::from([BTreeSet::from([address])])
+                }
+                (Spread::Nowhere, AllDown::LastOrder) => {
+                    self.sites().first().map(all).into_iter().collect()
+                }
+                (spread, _) => spread.sites().iter().map(all).collect(),
+            }
+        };
+        // Between sites that answer the same it does not matter who is sent to which.
+        let (before, after) = (told(from), told(to));
+        from != to && (before != after || before.len() > 1)
+    }
+}
+
+// === impl Ttl ===
+
+impl Ttl {
+    /// The same at all times.
+    pub fn fixed(ttl: Duration) -> Self {
+        Self { ceiling: ttl, floor: ttl }
+    }
+
+    /// What answers carry now.
+    pub fn now(self, lowered: bool) -> Duration {
+        if lowered { self.floor } else { self.ceiling }
+    }
+
+    /// Whether it is lowered at all before something changes.
+    pub fn is_lowered_for_moves(self) -> bool {
+        self.floor < self.ceiling
     }
 }
 

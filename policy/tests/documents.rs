@@ -5,7 +5,7 @@ use std::time::Duration;
 use nett_policy::document::{Code, SourceFile, compile, compile_fabric, compile_with_notes};
 use nett_policy::fabric::{Fabric, Lease, Role, UnknownClient};
 use nett_policy::id::ServiceId;
-use nett_policy::service::{AllDown, Catalog, Handover, Mode, Prefer, Readmit, Trigger};
+use nett_policy::service::{AllDown, Catalog, Handover, Mode, Prefer, Readmit, Trigger, Ttl};
 use proptest::prelude::*;
 
 fn file(name: &str) -> SourceFile {
@@ -64,7 +64,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(web.ramp, [100]);
     assert_eq!(web.ramp_dwell, Duration::from_secs(30));
     assert_eq!(web.sticky, Duration::from_secs(300));
-    assert_eq!(web.ttl, Duration::from_secs(30));
+    assert_eq!(web.ttl, Ttl::fixed(Duration::from_secs(30)));
     assert_eq!(web.hold_down, Duration::from_secs(600));
     assert_eq!((web.drain.pps, web.drain.dwell), (1, Duration::from_secs(10)));
     assert_eq!((web.prefer, web.all_down), (Prefer::Nearest, AllDown::LastOrder));

@@ -244,7 +244,9 @@ impl Controller {
             }
             let targets = match step.kind {
                 StepKind::Verify => probes(self.world(), &effect.moves, step, &self.setting.node),
-                StepKind::Activate | StepKind::Shift | StepKind::Withdraw => Vec::new(),
+                StepKind::LowerTtl | StepKind::Activate | StepKind::Shift | StepKind::Withdraw => {
+                    Vec::new()
+                }
             };
             let probe = if targets.is_empty() { Probe::NotAsked } else { Probe::Running };
             let generation = self.doing.wanted.generation;

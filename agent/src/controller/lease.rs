@@ -121,7 +121,7 @@ impl Controller {
                 StepKind::Activate | StepKind::Shift if target => {
                     duty.serving.insert(one.service.clone());
                 }
-                StepKind::Withdraw | StepKind::Activate | StepKind::Shift | StepKind::Verify => {}
+                _ => {}
             }
         }
         if let Some(lease) = &mut self.lease {

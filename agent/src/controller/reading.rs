@@ -374,7 +374,7 @@ impl Controller {
         }
         let line = |conflict: &Conflict| {
             let name =
-                |c: &Claim| format!("{} at {} ({})", c.person.name, c.order.site, c.order.task);
+                |c: &Claim| format!("{} at {} ({})", c.person.name, c.order().site, c.order().task);
             let losers: Vec<String> = conflict.losers.iter().map(name).collect();
             let Conflict { subject, winner, .. } = conflict;
             format!("{subject}: {} wins over {}", name(winner), losers.join(", "))

@@ -216,14 +216,12 @@ impl World {
         let fabric = self.fabric.clone();
         let found = fabric.links.iter().find(|l| l.id == *link).expect("a known link");
         for end in [&found.a, &found.b] {
-            let down = self.links_down.clone();
             let agent = self.agent(&end.node);
             agent.kernel.set_carrier(&end.interface, up);
-            let (alive, up) = (agent.alive, agent.links_up(&down));
+            let (alive, life) = (agent.alive, agent.life);
             if alive {
                 let delay = ms(self.rng.u64(1..10));
-                self.reach(&end.node, delay, Event::Links { up });
-                self.look_at_kernel(&end.node, delay + ms(5));
+                self.at(delay, Happening::Links { node: end.node.clone(), life });
             }
         }
     }

@@ -138,6 +138,7 @@ impl World {
     }
 
     /// The tasks that run and wait for nobody: not for an approval, and not for the end of a hold.
+    /// One that waits to be confirmed undoes itself.
     pub(crate) fn busy(&mut self) -> Vec<EntryId> {
         let fold = self.fold_of_all();
         let intent = Intent::read(&fold);
@@ -146,7 +147,9 @@ impl World {
             moves.map(|a_move| &a_move.service).any(|service| intent.is_held(service))
         };
         let tasks = fold.commands().map(|(id, _, _)| id.clone());
-        tasks.filter(|id| state(&fold, id) == TaskState::Running && !held(id)).collect()
+        let moves_on =
+            |id: &EntryId| matches!(state(&fold, id), TaskState::Running | TaskState::Confirming);
+        tasks.filter(|id| moves_on(id) && !held(id)).collect()
     }
 
     /// Everybody wants and has what the core makes of all entries.

@@ -41,6 +41,11 @@ pub(crate) enum Happening {
         node: NodeId,
         at: Duration,
     },
+    /// An agent looks at its links.
+    Links {
+        node: NodeId,
+        life: u64,
+    },
     /// The kernel is worked on.
     Kernel {
         node: NodeId,
@@ -199,6 +204,13 @@ impl World {
                 if agent.alive && agent.timer == Some(at) {
                     self.agent(&node).timer = None;
                     self.step(&node, Event::Timer);
+                }
+            }
+            Happening::Links { node, life } => {
+                if self.lives(&node, life) {
+                    let up = self.agents[&node].links_up(&self.links_down);
+                    self.step(&node, Event::Links { up });
+                    self.look_at_kernel(&node, ms(5));
                 }
             }
             Happening::Kernel { node, life } => self.work_kernel(&node, life),

@@ -156,6 +156,17 @@ impl SignedService {
 /// All address sets of the service's own name, each once, and which of them each target has.
 fn steered(key: &[u8], entry: &Details) -> (Vec<Unsigned>, Vec<Place>) {
     let mut sets: Vec<Unsigned> = Vec::new();
+    let ttls = entry.ttls();
+    // Those of the other TTL are signed as well: lowering it is to sign nothing either.
+    for ttl in [ttls.lasting, ttls.told] {
+        places_at(ttl, key, entry, &mut sets);
+    }
+    let places = places_at(ttls.steered, key, entry, &mut sets);
+    (sets, places)
+}
+
+/// Where the addresses of each target are with this TTL; those that are missing are put there.
+fn places_at(ttl: u32, key: &[u8], entry: &Details, sets: &mut Vec<Unsigned>) -> Vec<Place> {
     let mut place = |addresses: &[IpAddr]| {
         FAMILIES.map(|(family, kind)| {
             let octets = |a: IpAddr| match a {
@@ -167,7 +178,7 @@ fn steered(key: &[u8], entry: &Details) -> (Vec<Unsigned>, Vec<Place>) {
             if data.is_empty() {
                 return None;
             }
-            let set = Unsigned::new(key, kind, entry.ttl(), data);
+            let set = Unsigned::new(key, kind, ttl, data);
             Some(sets.iter().position(|s| *s == set).unwrap_or_else(|| {
                 sets.push(set);
                 sets.len() - 1
@@ -180,5 +191,5 @@ fn steered(key: &[u8], entry: &Details) -> (Vec<Unsigned>, Vec<Place>) {
         AllDown::Fallback(address) => place(&[address]),
         _ => [None; 2],
     });
-    (sets, places)
+    places
 }

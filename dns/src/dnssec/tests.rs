@@ -1,12 +1,13 @@
 //! A zone that was changed step by step is signed as one that was made at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::id::Epoch;
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteState};
+use nett_policy::service::Ttl;
 use proptest::prelude::*;
 
 use super::key::{Keys, ZoneKey};
@@ -154,6 +155,39 @@ fn a_move_signs_nothing_and_what_follows_only_what_changed() {
     // Five texts: of the service, three sites, and all of them. And SOA records to come.
     assert_eq!(stats.signatures(), all + 5 + 9);
     assert!(!zone.is_behind());
+}
+
+#[test]
+fn lowering_the_ttl_signs_nothing_and_neither_does_the_move_behind_it() {
+    let stats = Arc::default();
+    let keys = keys(&stats);
+    let at = |site, lowered, epoch| {
+        let mut answers = sample::answers("shop/prod/api", sample::weighted(&[(site, 1)]));
+        answers.ttl = Ttl { ceiling: Duration::from_secs(300), floor: Duration::from_secs(5) };
+        (answers.lowered, answers.epoch) = (lowered, Epoch(epoch));
+        answers
+    };
+    let mut zone = build(&sample::services([at("osl", false, 1)]), &keys);
+    zone = zone.caught_up(Serial(2), usize::MAX, NOW);
+    let all = stats.signatures();
+    let step = |zone: &Zone, answers| {
+        let id = "shop/prod/api".parse().expect("an id");
+        let changes = Changes::from([(id, Some(Arc::new(answers)))]);
+        zone.with(&changes, zone.serial().next()).expect("a name")
+    };
+    let ttls = |zone: &Zone| -> BTreeSet<u32> {
+        let records = content(zone).into_iter();
+        let a = u16::from(hickory_proto::rr::RecordType::A);
+        let own = |r: &Record| r.kind == a && *r.owner == *b"\x03api\x04prod\x04shop";
+        records.filter(own).map(|r| r.ttl).collect()
+    };
+    assert_eq!(ttls(&zone), BTreeSet::from([300]));
+    zone = step(&zone, at("osl", true, 1));
+    assert_eq!(ttls(&zone), BTreeSet::from([5]));
+    zone = step(&zone, at("sto", true, 1));
+    zone = step(&zone, at("sto", false, 1));
+    assert_eq!(ttls(&zone), BTreeSet::from([300]));
+    assert_eq!(stats.signatures(), all, "lowered, moved, restored");
 }
 
 #[test]

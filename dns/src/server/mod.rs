@@ -44,8 +44,7 @@ use tcp::Door;
 use tls::Inside;
 use tokio::sync::watch;
 
-use crate::answer::{Ask, DropReason, Outcome, Transport, answer, demand_cookie};
-use crate::clock::unix_time;
+use crate::answer::{Ask, DropReason, Outcome, Transport, demand_cookie};
 use crate::profile::Profile;
 use crate::stats::Stats;
 use crate::transfer::{self, Notifier};
@@ -311,10 +310,8 @@ impl Answerer {
     /// counted; the threads go on.
     fn answer(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Outcome {
         let zone = self.zone.load();
-        let attempt = std::panic::AssertUnwindSafe(|| match transfer::is_plain(ask.packet) {
-            true => answer(&zone, ask, out),
-            false => transfer::carefully(&zone, ask, &self.stats, unix_time(), out),
-        });
+        let attempt =
+            std::panic::AssertUnwindSafe(|| transfer::answer_any(&zone, ask, &self.stats, out));
         let outcome =
             std::panic::catch_unwind(attempt).unwrap_or(Outcome::Dropped(DropReason::Panic));
         self.stats.count(ask.transport, &outcome, zone.topology());

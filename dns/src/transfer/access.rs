@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::stats::Count;
 use super::stream::Stream;
 use crate::answer::{Ask, Outcome, Transport, answer, limit};
+use crate::clock::unix_time;
 use crate::cookie::Sender;
 use crate::message::{HEADER_LEN, Query};
 use crate::name::LowerName;
@@ -182,8 +183,30 @@ pub(crate) fn begin(
     Begun::Copy(Box::new(stream), permit)
 }
 
+/// All messages of the copy that a message over TCP asks for, as the server sends them one by one;
+/// `None` where it begins none.
+pub fn copy_messages(zone: &Arc<Zone>, ask: &Ask<'_>, stats: &Stats) -> Option<Vec<Vec<u8>>> {
+    let now = unix_time();
+    let Begun::Copy(mut stream, _permit) = begin(zone, ask, stats, (now, 1)) else {
+        return None;
+    };
+    let (mut messages, mut out) = (Vec::new(), Vec::new());
+    while stream.next(now, &mut out) {
+        messages.push(out.clone());
+    }
+    Some(messages)
+}
+
+/// Answers any message, signed or not, that begins no copy over TCP.
+pub fn answer_any(zone: &Arc<Zone>, ask: &Ask<'_>, stats: &Stats, out: &mut Vec<u8>) -> Outcome {
+    match is_plain(ask.packet) {
+        true => answer(zone, ask, out),
+        false => carefully(zone, ask, stats, unix_time(), out),
+    }
+}
+
 /// Answers a message that is not plain. `now` is in seconds since 1970.
-pub(crate) fn carefully(
+fn carefully(
     zone: &Arc<Zone>,
     ask: &Ask<'_>,
     stats: &Stats,

@@ -56,6 +56,17 @@ fn every_algorithm_signs_and_judges() {
 }
 
 #[test]
+fn a_forwarded_message_is_answered_under_its_new_id() {
+    let mut packet = signed(Algorithm::HmacSha256, NOW);
+    packet[..2].copy_from_slice(&[0xab, 0xcd]);
+    let Verdict::Signed { message, .. } = ring(Algorithm::HmacSha256).judge(&packet, NOW) else {
+        panic!("the signature is about the first id");
+    };
+    assert_eq!(message[..2], [0xab, 0xcd]);
+    assert_eq!(message[2..], question()[2..]);
+}
+
+#[test]
 fn each_bit_of_a_signed_message_counts() {
     let packet = signed(Algorithm::HmacSha256, NOW);
     let keys = ring(Algorithm::HmacSha256);
@@ -64,7 +75,7 @@ fn each_bit_of_a_signed_message_counts() {
         let mut changed = packet.clone();
         changed[at / 8] ^= 1 << (at % 8);
         if let Verdict::Signed { message, .. } = keys.judge(&changed, NOW) {
-            assert_eq!(message, question(), "bit {at}");
+            assert_eq!(message[2..], question()[2..], "bit {at}");
         }
     }
 }

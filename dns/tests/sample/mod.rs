@@ -15,7 +15,7 @@ use nett_policy::fabric::{
 };
 use nett_policy::id::{Epoch, Generation, SiteId, Weight};
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
-use nett_policy::service::{AllDown, Port, Prefer};
+use nett_policy::service::{AllDown, Port, Prefer, Ttl};
 use nett_policy::traffic::Spread;
 
 pub(crate) const ZONE: &str = "steer.example.";
@@ -157,7 +157,8 @@ pub(crate) fn answers(service: &str, spread: Spread) -> ServiceAnswers {
     }
     ServiceAnswers {
         service: service.parse().expect(service),
-        ttl: Duration::from_secs(30),
+        ttl: Ttl::fixed(Duration::from_secs(30)),
+        lowered: false,
         prefer: Prefer::Nearest,
         all_down: AllDown::LastOrder,
         spread,

@@ -12,7 +12,9 @@ use super::read::{At, Reader, Section};
 use super::tree::Value;
 use crate::fabric::DEFAULT_STICKY;
 use crate::id::{ClusterId, ServiceId, SiteId, Weight};
-use crate::service::{AllDown, Category, Drain, Handover, Health, Port, Prefer, Readmit, Trigger};
+use crate::service::{
+    AllDown, Category, Drain, Handover, Health, Port, Prefer, Readmit, Trigger, Ttl,
+};
 
 #[derive(Debug)]
 pub(super) struct ServiceDoc {
@@ -34,7 +36,7 @@ pub(super) struct ServiceDoc {
     pub(super) sticky: Duration,
     pub(super) prefer: Prefer,
     pub(super) all_down: AllDown,
-    pub(super) ttl: Duration,
+    pub(super) ttl: Ttl,
     pub(super) ports: Vec<Port>,
     pub(super) health: Option<Health>,
     pub(super) hold_down: Duration,
@@ -351,18 +353,40 @@ fn all_down(r: &Reader<'_>, s: &Section<'_, '_>) -> AllDown {
     given.map_or(AllDown::LastOrder, |a| a.value)
 }
 
-/// RFC 2181 section 8 bounds a TTL; more than a day defeats steering, and it counts whole seconds.
-fn ttl(r: &Reader<'_>, s: &Section<'_, '_>) -> Duration {
-    let form = |text: &str| {
-        let ttl = form::some_time(text)?;
-        if ttl.subsec_millis() != 0 || ttl > Duration::from_secs(86_400) {
-            let message = format!("a TTL is whole seconds up to one day, not `{text}`");
-            return Err(form::Flaw::new(Code::OutOfRange, message));
-        }
-        Ok(ttl)
+const TTL: Ttl = Ttl { ceiling: Duration::from_secs(30), floor: Duration::from_secs(30) };
+
+/// One time, or a table of the two between which it moves.
+fn ttl(r: &Reader<'_>, s: &Section<'_, '_>) -> Ttl {
+    let Some(value) = s.optional("ttl") else {
+        return TTL;
     };
-    let given = s.optional("ttl").and_then(|v| r.parse_text(v, form));
-    given.map_or(Duration::from_secs(30), |t| t.value)
+    if !r.is_table(value) {
+        return r.parse_text(value, time_to_live).map_or(TTL, |t| Ttl::fixed(t.value));
+    }
+    let read = r.section(value, "ttl", |s| {
+        let ceiling = s.required("ceiling").and_then(|v| r.parse_text(v, time_to_live));
+        let floor = s.required("floor").and_then(|v| r.parse_text(v, time_to_live));
+        let (ceiling, floor) = (ceiling?, floor?);
+        if floor.value > ceiling.value {
+            let message = "the floor of a TTL is above its ceiling";
+            r.report(
+                r.mistake(Code::OutOfRange, floor.span, message)
+                    .hint("`floor` is what answers carry while a move is possible"),
+            );
+        }
+        Some(Ttl { ceiling: ceiling.value, floor: floor.value })
+    });
+    read.unwrap_or(TTL)
+}
+
+/// RFC 2181 section 8 bounds a TTL; more than a day defeats steering, and it counts whole seconds.
+fn time_to_live(text: &str) -> Result<Duration, form::Flaw> {
+    let ttl = form::some_time(text)?;
+    if ttl.subsec_millis() != 0 || ttl > Duration::from_secs(86_400) {
+        let message = format!("a TTL is whole seconds up to one day, not `{text}`");
+        return Err(form::Flaw::new(Code::OutOfRange, message));
+    }
+    Ok(ttl)
 }
 
 fn ports(r: &Reader<'_>, s: &Section<'_, '_>) -> Vec<Port> {

@@ -14,6 +14,7 @@ use super::effect::{Change, Effect, Subject};
 use super::entry::{Ask, Object, Person};
 use super::fold::Fold;
 use super::intent::Order;
+use super::lineage::{Lineage, ancestors};
 use crate::id::{EntryId, Epoch, IdError, ServiceId, WallMs};
 
 /// What can be decided about twice. A service is one thing, whether a command named it or moved it
@@ -37,7 +38,7 @@ pub struct Conflict {
 /// One effective command on one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    pub order: Order,
+    pub lineage: Lineage,
     pub person: Person,
     pub reason: String,
     /// The entry that accepted the command, with the envelope that its author signed.
@@ -48,8 +49,6 @@ pub struct Claim {
     pub verb: &'static str,
     /// What the command wanted of the subject, in words.
     pub wanted: String,
-    prev: Option<EntryId>,
-    settles: BTreeSet<EntryId>,
 }
 
 /// Every effective command, by what it is about.
@@ -69,7 +68,7 @@ impl Claims {
     pub fn update(&mut self, fold: &Fold, task: &EntryId) {
         for (subject, claim) in claims(fold, task) {
             let of_subject = self.by_subject.entry(subject).or_default();
-            match of_subject.binary_search_by(|old| claim.order.cmp(&old.order)) {
+            match of_subject.binary_search_by(|old| claim.order().cmp(old.order())) {
                 Ok(known) => of_subject[known] = claim,
                 Err(place) => of_subject.insert(place, claim),
             }
@@ -88,7 +87,7 @@ impl Claims {
     /// The command that a new one on this subject follows.
     pub fn prev(&self, subject: &Contested) -> Option<EntryId> {
         let winner = self.by_subject.get(subject)?.first()?;
-        Some(winner.order.task.clone())
+        Some(winner.order().task.clone())
     }
 }
 
@@ -98,31 +97,11 @@ fn contest(subject: &Contested, claims: &[Claim]) -> Option<Conflict> {
     if rest.is_empty() {
         return None;
     }
-    let known = ancestors(winner, rest);
-    let missed = |claim: &&Claim| !known.contains(&(&claim.order.task, claim.order.epoch));
+    let known = ancestors(&winner.lineage, rest.iter().map(|claim| &claim.lineage));
+    let missed = |claim: &&Claim| !known.contains(&claim.lineage.name());
     let losers: Vec<Claim> = rest.iter().filter(missed).cloned().collect();
     let (subject, winner) = (subject.clone(), winner.clone());
     (!losers.is_empty()).then_some(Conflict { subject, winner, losers })
-}
-
-/// Everything that the winner's names lead back to. A task's later effect follows its earlier one.
-fn ancestors<'a>(winner: &'a Claim, rest: &'a [Claim]) -> BTreeSet<(&'a EntryId, Epoch)> {
-    let mut by_task: BTreeMap<&EntryId, Vec<&Claim>> = BTreeMap::new();
-    for claim in rest {
-        by_task.entry(&claim.order.task).or_default().push(claim);
-    }
-    let mut known = BTreeSet::new();
-    let mut open = vec![winner];
-    while let Some(claim) = open.pop() {
-        let named = claim.prev.iter().chain(&claim.settles).chain(Some(&claim.order.task));
-        let older = named.filter_map(|task| by_task.get(task)).flatten();
-        for older in older.filter(|c| c.order.epoch < claim.order.epoch || claim.settles(c)) {
-            if known.insert((&older.order.task, older.order.epoch)) {
-                open.push(older);
-            }
-        }
-    }
-    known
 }
 
 fn claims(fold: &Fold, task: &EntryId) -> Vec<(Contested, Claim)> {
@@ -130,7 +109,16 @@ fn claims(fold: &Fold, task: &EntryId) -> Vec<(Contested, Claim)> {
     let mut claims = Vec::new();
     for (fact, effect) in fold.effects(task) {
         let claim = |epoch: Epoch, prev: &Option<EntryId>, wanted: String| Claim {
-            order: Order { epoch, rank: effect.rank, site: fact.site.clone(), task: task.clone() },
+            lineage: Lineage {
+                order: Order {
+                    epoch,
+                    rank: effect.rank,
+                    site: fact.site.clone(),
+                    task: task.clone(),
+                },
+                prev: prev.clone(),
+                settles: BTreeSet::new(),
+            },
             person: command.request.person.clone(),
             reason: command.request.reason.clone(),
             accepted: accepted.entry.clone(),
@@ -141,8 +129,6 @@ fn claims(fold: &Fold, task: &EntryId) -> Vec<(Contested, Claim)> {
                 Ask::Wish { kind, .. } => kind.name(),
             },
             wanted,
-            prev: prev.clone(),
-            settles: BTreeSet::new(),
         };
         let mut by_subject: BTreeMap<Contested, Claim> = BTreeMap::new();
         for one in &effect.moves {
@@ -153,8 +139,8 @@ fn claims(fold: &Fold, task: &EntryId) -> Vec<(Contested, Claim)> {
         for write in &effect.writes {
             let subject = Contested::of(&write.change.subject());
             let wanted = wanted(&write.change, effect);
-            let settles = write.settles.clone();
-            let claim = Claim { settles, ..claim(write.epoch, &write.prev, wanted) };
+            let mut claim = claim(write.epoch, &write.prev, wanted);
+            claim.lineage.settles.clone_from(&write.settles);
             by_subject.insert(subject, claim);
         }
         claims.extend(by_subject);
@@ -181,8 +167,8 @@ fn wanted(change: &Change, effect: &Effect) -> String {
 // === impl Claim ===
 
 impl Claim {
-    fn settles(&self, other: &Self) -> bool {
-        self.settles.contains(&other.order.task)
+    pub fn order(&self) -> &Order {
+        &self.lineage.order
     }
 }
 
@@ -191,7 +177,7 @@ impl Claim {
 impl Conflict {
     /// By what the winner won over a loser.
     pub fn why(&self, loser: &Claim) -> String {
-        let (won, lost) = (&self.winner.order, &loser.order);
+        let (won, lost) = (self.winner.order(), loser.order());
         if won.epoch > lost.epoch {
             return format!(
                 "epoch {} is above {}, and was given without knowing of it",

@@ -100,6 +100,9 @@ pub struct Step {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StepKind {
+    /// Answers may be kept only for a short time. The step after it waits until those that were
+    /// given before have run out.
+    LowerTtl,
     /// The new sites accept what arrives for the service.
     Activate,
     /// Real packets go through the new path before traffic does.
@@ -128,6 +131,7 @@ impl Change {
 impl StepKind {
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::LowerTtl => "lower-ttl",
             Self::Activate => "activate",
             Self::Verify => "verify",
             Self::Shift => "shift",

@@ -6,11 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::entry::{Change, Directive, Effect, Object, Outcome, Step, StepState, Subject};
+use super::conflict::Contested;
+use super::entry::{
+    Ask, Change, Directive, Effect, Object, Outcome, Step, StepKind, StepState, Subject, Verb,
+};
 use super::fold::{Fact, Fold, TaskRecord, Written};
+use super::lineage::{Lineage, ancestors};
 use crate::fabric::Fabric;
 use crate::id::{EntryId, Epoch, ServiceId, SiteId};
-use crate::service::Catalog;
+use crate::service::{Catalog, Handover, Service};
 use crate::task::steps::traffic_at;
 use crate::traffic::Traffic;
 
@@ -25,8 +29,12 @@ pub struct World<'a> {
 pub struct Intent {
     registers: BTreeMap<Subject, Held>,
     movers: BTreeMap<ServiceId, Mover>,
+    /// Everything that was decided about a service, in no order; the winner is one of them.
+    decided: BTreeMap<ServiceId, Vec<Decided>>,
     /// Per service the highest epoch that any task, winner or not, has brought into its answers.
     reached: BTreeMap<ServiceId, Epoch>,
+    /// What open tasks want that have started nothing yet.
+    waiting: BTreeMap<EntryId, Verb>,
 }
 
 /// The winner of a register.
@@ -43,6 +51,21 @@ pub struct Mover {
     pub progress: Progress,
     /// The state the task has brought the service to; decides until the task is done.
     pub traffic: Traffic,
+    pub handover: Handover,
+    /// True once a step has started that leaves the service in another state than it was found in.
+    pub touched: bool,
+    /// Its answers may change soon: the task is open, and lowered their TTL if it does; or it ended
+    /// half way.
+    pub lowered: bool,
+}
+
+/// One effect on a service, for those that another effect wins over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Decided {
+    lineage: Lineage,
+    /// The sites that deliver the service once the task has come as far as it has; `None` where
+    /// the effect moves nothing.
+    accept: Option<BTreeSet<SiteId>>,
 }
 
 /// How far a task has come.
@@ -50,6 +73,8 @@ pub struct Mover {
 pub enum Progress {
     /// The steps that were started.
     Begun(BTreeSet<u32>),
+    /// The task undid itself by a later effect: these were started, and no other will be.
+    Undone(BTreeSet<u32>),
     Done,
 }
 
@@ -72,8 +97,22 @@ impl Progress {
 
     fn has_begun(&self, step: u32) -> bool {
         match self {
-            Self::Begun(begun) => begun.contains(&step),
+            Self::Begun(begun) | Self::Undone(begun) => begun.contains(&step),
             Self::Done => true,
+        }
+    }
+
+    /// True when nothing more comes of it.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Begun(_) => false,
+            Self::Undone(_) | Self::Done => true,
+        }
+    }
+
+    fn undo(&mut self) {
+        if let Self::Begun(begun) = self {
+            *self = Self::Undone(std::mem::take(begun));
         }
     }
 
@@ -109,10 +148,28 @@ impl Intent {
 
     /// Takes in how far one task has come, after something was added to what is known of it.
     pub fn update(&mut self, fold: &Fold, task: &EntryId) {
-        let Some(record) = fold.task(task).filter(|_| fold.command(task).is_some()) else { return };
-        for (fact, effect, progress) in doings(record, task) {
-            self.apply(&Doing { task, site: &fact.site, effect, progress });
+        let Some((_, command)) = fold.command(task) else { return };
+        // A task of which only the command is known has no record yet.
+        let record = fold.task(task);
+        let facts = || record.into_iter().flat_map(|r| r.facts(task));
+        let over = facts().any(|(_, _, fact)| matches!(fact.what, Fact::End(_)));
+        let mut begun = false;
+        for (fact, effect, progress) in record.map(|r| doings(r, task)).unwrap_or_default() {
+            begun |= progress.of(&effect.steps).next().is_some();
+            self.apply(&Doing { task, site: &fact.site, effect, progress, over });
         }
+        match &command.request.ask {
+            Ask::Command { verb, .. } if !over && !begun => {
+                self.waiting.insert(task.clone(), verb.clone());
+            }
+            Ask::Command { .. } | Ask::Wish { .. } => drop(self.waiting.remove(task)),
+        }
+    }
+
+    /// As if no task was waiting: plans are made on it, and stay the same while they wait.
+    #[must_use]
+    pub fn without_waiting(&self) -> Self {
+        Self { waiting: BTreeMap::new(), ..self.clone() }
     }
 
     /// Lets an effect win what it wins. Also used to ask "what if" for a plan.
@@ -130,19 +187,63 @@ impl Intent {
                 Some(old) if old.order > held.order => {}
                 Some(_) | None => drop(self.registers.insert(write.change.subject(), held)),
             }
+            if let Change::Service(service, _) = &write.change {
+                let (prev, settles) = (write.prev.clone(), write.settles.clone());
+                self.decide(service, Lineage { order: order(write.epoch), prev, settles }, None);
+            }
         }
         for a_move in moves {
             let order = order(a_move.epoch);
             let (traffic, epoch) = traffic_at(steps, a_move, &doing.progress);
+            let lineage =
+                Lineage { order: order.clone(), prev: a_move.prev.clone(), settles: [].into() };
+            self.decide(&a_move.service, lineage, Some(traffic.accept.clone()));
             let reached = self.reached.entry(a_move.service.clone()).or_default();
             *reached = epoch.max(*reached);
             if self.movers.get(&a_move.service).is_some_and(|old| old.order > order) {
                 continue;
             }
             let progress = doing.progress.clone();
-            let mover = Mover { order, progress, traffic };
+            let states = progress.of(steps).filter_map(|step| step.states.get(&a_move.service));
+            let touched = states.into_iter().any(|state| *state != a_move.from);
+            let handover = a_move.handover;
+            let lowers =
+                |s: &&Step| s.kind == StepKind::LowerTtl && s.states.contains_key(&a_move.service);
+            let between = traffic != a_move.from && traffic != a_move.to;
+            let lowered = match steps.iter().find(lowers) {
+                _ if doing.over => progress != Progress::Done && between,
+                Some(step) => progress.has_begun(step.number),
+                None => true,
+            };
+            let mover = Mover { order, progress, traffic, handover, touched, lowered };
             self.movers.insert(a_move.service.clone(), mover);
         }
+    }
+
+    fn decide(&mut self, service: &ServiceId, lineage: Lineage, accept: Option<BTreeSet<SiteId>>) {
+        let decided = self.decided.entry(service.clone()).or_default();
+        match decided.iter_mut().find(|old| old.lineage.order == lineage.order) {
+            Some(old) => {
+                old.lineage.settles.extend(lineage.settles);
+                old.accept = accept.or_else(|| old.accept.take());
+            }
+            None => decided.push(Decided { lineage, accept }),
+        }
+    }
+
+    /// Where those that the winner won over without knowing of them have the service now: each of
+    /// them may have closed it everywhere else, and nobody told the winner.
+    pub fn rivals(&self, service: &ServiceId) -> Vec<&BTreeSet<SiteId>> {
+        let (Some(mover), Some(decided)) = (self.movers.get(service), self.decided.get(service))
+        else {
+            return Vec::new();
+        };
+        let of_mover = |d: &&Decided| d.lineage.order == mover.order;
+        let Some(winner) = decided.iter().find(of_mover) else { return Vec::new() };
+        let older = || decided.iter().filter(|d| d.lineage.order < mover.order);
+        let known = ancestors(&winner.lineage, older().map(|d| &d.lineage));
+        let missed = |d: &&Decided| !known.contains(&d.lineage.name());
+        older().filter(missed).filter_map(|d| d.accept.as_ref()).collect()
     }
 
     pub fn held(&self, subject: &Subject) -> Option<&Held> {
@@ -157,6 +258,31 @@ impl Intent {
     /// brought it forward turns out to be the loser of a split decision.
     pub fn answered_epoch(&self, service: &ServiceId) -> Epoch {
         self.reached.get(service).copied().unwrap_or_default()
+    }
+
+    /// Whether the answers of the service are not to be kept for long: a task about it is open.
+    pub fn is_lowered(&self, service: &Service) -> bool {
+        let mover = self.mover(&service.id);
+        mover.is_some_and(|mover| mover.lowered)
+            || self.waiting.values().any(|verb| self.concerns(verb, service))
+    }
+
+    fn concerns(&self, verb: &Verb, service: &Service) -> bool {
+        match verb {
+            Verb::Failover { services, .. }
+            | Verb::Failback { services }
+            | Verb::Steer { services, .. } => services.matches(&service.id),
+            Verb::Drain { object } | Verb::Undrain { object } => match object {
+                Object::Site(site) => service.sites().contains(site),
+                Object::ServiceAt(id, _) => *id == service.id,
+            },
+            Verb::Evacuate { site, .. } => service.sites().contains(site),
+            Verb::Revert { task } => {
+                self.mover(&service.id).is_some_and(|mover| mover.order.task == *task)
+            }
+            Verb::Resolve { subject, .. } => *subject == Contested::Service(service.id.clone()),
+            Verb::Hold { .. } | Verb::Release { .. } => false,
+        }
     }
 
     /// The order of the newest drain that holds the service off a site.
@@ -208,8 +334,8 @@ impl Intent {
     }
 }
 
-/// What a task does and how far each of it has come. What was undone at the end is over, like what
-/// was done.
+/// What a task does and how far each of it has come. A task that ends well is done with its last
+/// effect, which is all of it, or the undo of what came before.
 fn doings<'a>(
     record: &'a TaskRecord,
     task: &EntryId,
@@ -228,7 +354,9 @@ fn doings<'a>(
             Fact::Turn(_) => {}
             Fact::End(end) => {
                 if matches!(end.outcome, Outcome::Done | Outcome::Reverted) {
-                    doings.iter_mut().for_each(|doing| doing.2 = Progress::Done);
+                    let last = doings.pop().map(|(fact, effect, _)| (fact, effect, Progress::Done));
+                    doings.iter_mut().for_each(|doing| doing.2.undo());
+                    doings.extend(last);
                 }
                 break;
             }
@@ -244,4 +372,6 @@ pub struct Doing<'a> {
     pub site: &'a SiteId,
     pub effect: &'a Effect,
     pub progress: Progress,
+    /// The task has ended, as wanted or not.
+    pub over: bool,
 }

@@ -6,4 +6,5 @@ pub mod effect;
 pub mod entry;
 pub mod fold;
 pub mod intent;
+pub mod lineage;
 pub mod request;

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::id::{Epoch, ServiceId, SiteId};
-use crate::service::{AllDown, Port, Prefer};
+use crate::service::{AllDown, Port, Prefer, Ttl};
 use crate::traffic::Spread;
 
 /// The answers of all services. A copy shares them.
@@ -16,7 +15,9 @@ pub type Answers = BTreeMap<ServiceId, Arc<ServiceAnswers>>;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServiceAnswers {
     pub service: ServiceId,
-    pub ttl: Duration,
+    pub ttl: Ttl,
+    /// Something may change soon: answers carry the floor of the TTL.
+    pub lowered: bool,
     pub prefer: Prefer,
     pub all_down: AllDown,
     /// Who is answered: the `answers` part of the service's traffic state.
@@ -90,6 +91,8 @@ impl SiteHealth {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn answers(epochs: &[(&str, u64)]) -> Answers {
@@ -97,7 +100,8 @@ mod tests {
             let service: ServiceId = format!("shop/prod/{id}").parse().expect("an id");
             let answers = ServiceAnswers {
                 service: service.clone(),
-                ttl: Duration::from_secs(30),
+                ttl: Ttl::fixed(Duration::from_secs(30)),
+                lowered: false,
                 prefer: Prefer::Nearest,
                 all_down: AllDown::Refuse,
                 spread: Spread::Nowhere,

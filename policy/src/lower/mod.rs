@@ -85,6 +85,7 @@ pub fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
     ServiceAnswers {
         service: service.id.clone(),
         ttl: service.ttl,
+        lowered: placed.lowered && service.ttl.is_lowered_for_moves(),
         prefer: service.prefer,
         all_down: service.all_down,
         spread: spread.clone(),

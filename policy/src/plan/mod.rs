@@ -200,5 +200,9 @@ fn said(answers: &ServiceAnswers) -> String {
     let sites = answers.sites.iter().filter(|s| active.contains(&s.site));
     let addresses: Vec<String> =
         sites.flat_map(|s| &s.addresses).map(ToString::to_string).collect();
-    format!("{} [{}] epoch {}", answers.spread, addresses.join(" "), answers.epoch)
+    let ttl = match answers.lowered {
+        true => format!(" ttl {} s", answers.ttl.floor.as_secs()),
+        false => String::new(),
+    };
+    format!("{} [{}] epoch {}{ttl}", answers.spread, addresses.join(" "), answers.epoch)
 }

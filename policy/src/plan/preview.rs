@@ -13,7 +13,7 @@ use crate::lower::{LinksUp, Place, lower};
 use crate::place::place;
 use crate::task::acks::Course;
 use crate::task::decide::{Present, Proposal, planned};
-use crate::task::steps::StepKind;
+use crate::task::steps::{StepKind, old_answers_live};
 
 /// A task as it would run if nothing changed meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub struct PreviewStep {
     pub owed: BTreeSet<NodeId>,
     /// Facts from outside without which it does not start.
     pub gates: BTreeSet<String>,
+    /// For a withdrawal: how long answers that lead to the old site may still be kept when it
+    /// begins. Absent where addresses in DNS do not change.
+    pub old_answers: Option<Duration>,
     /// Per node, what it does. Nodes that do nothing are left out.
     pub nodes: BTreeMap<NodeId, Plan>,
 }
@@ -49,7 +52,7 @@ pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>)
     let Present { world, intent, home, .. } = present;
     let effect = &proposal.effect;
     let course = Course { world, before: intent, task: &task, site: home, effect };
-    let mut states = node_states(present, intent, views);
+    let mut states = node_states(present, &intent.without_waiting(), views);
     let mut preview = Preview { steps: Vec::new() };
     let on_effect = node_states(present, &course.intent_at(0), views);
     preview.steps.push(PreviewStep {
@@ -60,6 +63,7 @@ pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>)
         required: BTreeSet::new(),
         owed: BTreeSet::new(),
         gates: BTreeSet::new(),
+        old_answers: None,
         nodes: plans(&states, &on_effect),
     });
     states = on_effect;
@@ -73,6 +77,8 @@ pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>)
             required: step.required.clone(),
             owed: step.owed.clone(),
             gates: step.gates.clone(),
+            old_answers: old_answers_live(world, effect, step.number)
+                .filter(|_| step.kind == StepKind::Withdraw),
             nodes: plans(&states, &after),
         });
         states = after;

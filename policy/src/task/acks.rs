@@ -46,10 +46,10 @@ pub struct ProbeTarget {
 impl Course<'_> {
     /// What the log wants once step `number` has started; 0 is effective, nothing started.
     pub fn intent_at(&self, number: u32) -> Intent {
-        let mut intent = self.before.clone();
+        let mut intent = self.before.without_waiting();
         let progress = Progress::begun(1..=number);
         let Self { task, site, effect, .. } = *self;
-        intent.apply(&Doing { task, site, effect, progress });
+        intent.apply(&Doing { task, site, effect, progress, over: false });
         intent
     }
 
@@ -72,13 +72,14 @@ impl Course<'_> {
         let mut before = self.states_at(0);
         for step in &mut effect.steps {
             let after = self.states_at(step.number);
-            let changed = |(node, state): (&NodeId, &NodeState)| {
-                (before.get(node) != Some(state)).then(|| node.clone())
-            };
-            let mut nodes: BTreeSet<NodeId> = match self.leased(step) {
+            let mut nodes = match self.leased(step) {
                 Some(nodes) => nodes,
-                None => after.iter().filter_map(changed).collect(),
+                None => differing(&before, &after),
             };
+            if self.opens_next(step) && self.leased(step).is_none() {
+                // Whoever opens with the next step must have closed with this one.
+                nodes.extend(differing(&after, &self.states_at(step.number + 1)));
+            }
             if step.kind == StepKind::Verify {
                 let observes = |node: &&Node| !self.probes(step, node).is_empty();
                 let fabric = self.world.fabric;
@@ -103,7 +104,7 @@ impl Course<'_> {
             let concerned = |site: &SiteId| match step.kind {
                 StepKind::Withdraw => Some(site) != target.as_ref(),
                 StepKind::Activate | StepKind::Shift => Some(site) == target.as_ref(),
-                StepKind::Verify => false,
+                StepKind::Verify | StepKind::LowerTtl => false,
             };
             for site in service.sites().iter().filter(|site| concerned(site)) {
                 nodes.extend(fabric.serving_nodes(site).map(|n| n.id.clone()));
@@ -112,10 +113,26 @@ impl Course<'_> {
         Some(nodes)
     }
 
+    /// True for the break of a break-before-make, behind which the make follows.
+    fn opens_next(&self, step: &Step) -> bool {
+        let next = self.effect.steps.iter().find(|next| next.number == step.number + 1);
+        let same = |next: &Step| next.states.keys().any(|s| step.states.contains_key(s));
+        step.kind == StepKind::Withdraw
+            && next.is_some_and(|next| next.kind == StepKind::Activate && same(next))
+    }
+
     /// What a node probes in a `verify` step. Empty on nodes that do not observe.
     pub fn probes(&self, step: &Step, node: &Node) -> Vec<ProbeTarget> {
         probes(self.world, &self.effect.moves, step, node)
     }
+}
+
+fn differing(
+    before: &BTreeMap<NodeId, NodeState>,
+    after: &BTreeMap<NodeId, NodeState>,
+) -> BTreeSet<NodeId> {
+    let changed = after.iter().filter(|(node, state)| before.get(node) != Some(state));
+    changed.map(|(node, _)| node.clone()).collect()
 }
 
 /// What a node probes in a `verify` step of these moves. Empty on nodes that do not observe.

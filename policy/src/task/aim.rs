@@ -239,7 +239,7 @@ fn writes(present: Present<'_>, verb: &Verb, changes: Vec<Change>) -> Vec<Write>
         Write {
             epoch,
             prev: present.claims.prev(&contested),
-            settles: losers.map(|loser| loser.order.task).collect(),
+            settles: losers.map(|loser| loser.lineage.order.task).collect(),
             before: present.intent.value(&subject),
             change,
         }
@@ -261,7 +261,7 @@ fn after_writes(present: Present<'_>, writes: &[Write]) -> Intent {
     let effect = Effect { rank, writes, moves, steps };
     let mut after = present.intent.clone();
     let (task, site, progress) = (&task, present.home, Progress::begun([]));
-    after.apply(&Doing { task, site, effect: &effect, progress });
+    after.apply(&Doing { task, site, effect: &effect, progress, over: false });
     after
 }
 

@@ -155,7 +155,7 @@ pub fn propose(
 
     let gated = !overrides.contains(safety::GATE);
     let in_waves = matches!(verb, Verb::Evacuate { .. });
-    let manner = Manner { world: present.world, in_waves, gated };
+    let manner = Manner { world: present.world, in_waves, gated, unhurried: is_planned(verb) };
     let effect = effect(present, &planned(), writes, moves, manner, &terms.asserted);
     check_fabric(present, &effect)?;
     let plan_hash = plan_hash(present, verb, &effect, terms);
@@ -172,6 +172,22 @@ pub fn propose(
     Ok(Proposal { effect, plan_hash, approvals_needed, services, supersedes })
 }
 
+/// Whether a verb is for moves that were thought of before: with the others something is broken,
+/// and every second that an old answer is still waited for is lost.
+fn is_planned(verb: &Verb) -> bool {
+    match verb {
+        Verb::Failback { .. } | Verb::Steer { .. } | Verb::Drain { .. } | Verb::Undrain { .. } => {
+            true
+        }
+        Verb::Failover { .. }
+        | Verb::Evacuate { .. }
+        | Verb::Revert { .. }
+        | Verb::Resolve { .. }
+        | Verb::Hold { .. }
+        | Verb::Release { .. } => false,
+    }
+}
+
 /// What takes a task back that nobody confirmed; `None` when nothing is left to take back.
 pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
     let task = &command.request.id;
@@ -179,7 +195,7 @@ pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
     if writes.is_empty() && moves.is_empty() {
         return None;
     }
-    let manner = Manner { world: present.world, in_waves: false, gated: false };
+    let manner = Manner { world: present.world, in_waves: false, gated: false, unhurried: false };
     let asserted = match &command.request.ask {
         Ask::Command { terms, .. } => terms.asserted.clone(),
         Ask::Wish { .. } => BTreeSet::new(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::decide::{Present, judge, propose_undo};
 pub use super::steps::STEP_TIMEOUT;
-use super::steps::{Step, StepKind};
+use super::steps::{Step, StepKind, old_answers_live};
 use super::view::{Reading, approvals, last_effect, overtaken, read, start_slot, wished, wishes};
 use crate::fabric::OperatorRole;
 use crate::id::{EntryId, NodeId, ServiceId, WallMs};
@@ -17,6 +17,7 @@ use crate::log::entry::{
     Body, Command, Effect, EffectiveFact, EndFact, Outcome, Slot, StepFact, StepState, Turn,
     TurnFact, WishKind,
 };
+use crate::log::intent::World;
 use crate::service::{Isolation, Service};
 
 /// How long a task may wait for its approvals.
@@ -310,6 +311,8 @@ impl At<'_> {
             if step.kind == StepKind::Withdraw && !step.delay.is_zero() {
                 evidence.push(format!("unmeasured: waited {} ms", step.delay.as_millis()));
             }
+            let effect = last_effect(self.present.fold, self.task);
+            evidence.extend(effect.and_then(|e| old_answers(self.present.world, e, step)));
             let owed: Vec<&str> = self.reading.owed(step).map(NodeId::as_str).collect();
             if !owed.is_empty() {
                 evidence.push(format!("owed by {}, which is said to be off", owed.join(", ")));
@@ -376,6 +379,22 @@ impl At<'_> {
             && self.is_leased(step)
             && site.is_some_and(|site| sight.silent.contains(site))
     }
+}
+
+/// How long answers of before the move may live, against how long they were waited for.
+fn old_answers(world: World<'_>, effect: &Effect, step: &Step) -> Option<String> {
+    let ms = |time: Duration| time.as_millis();
+    let lives = match step.kind {
+        StepKind::Withdraw => old_answers_live(world, effect, step.number)?,
+        StepKind::LowerTtl | StepKind::Activate | StepKind::Verify | StepKind::Shift => {
+            return None;
+        }
+    };
+    let most = format!("answers of before the move may be kept for {} ms", ms(lives));
+    Some(match lives.checked_sub(step.delay).filter(|rest| !rest.is_zero()) {
+        None => format!("{most}, which was waited for"),
+        Some(rest) => format!("{most}: some may lead to the old site for {} ms more", ms(rest)),
+    })
 }
 
 /// The newest wish that says that a gate holds now.

@@ -1,9 +1,12 @@
 //! The steps between two traffic states, and the state a service is in at each of them.
 //!
 //! Make-before-break: activate, verify, shift (along a ramp), withdraw. Break-before-make:
-//! withdraw, activate, verify. The moves of one task that share a handover share their steps;
-//! make-before-break moves run first, because nothing of theirs stops meanwhile. An evacuation goes
-//! in waves, one for each category.
+//! withdraw, activate, verify. A move that can wait begins with lower-ttl, where the service asks
+//! for that and its addresses in DNS change.
+//!
+//! The moves of one task that share a handover share their steps; make-before-break moves run
+//! first, because nothing of theirs stops meanwhile. An evacuation goes in waves, one for each
+//! category.
 //!
 //! This is computed once, when a command takes effect; from there on the steps are in the log.
 
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use crate::fabric::Role;
 use crate::id::{Epoch, SiteId, Weight};
-pub use crate::log::effect::{Step, StepKind};
+pub use crate::log::effect::{Effect, Step, StepKind};
 use crate::log::entry::Move;
 use crate::log::intent::{Progress, World};
 use crate::service::{Category, Handover, Service};
@@ -29,11 +32,14 @@ pub struct Manner<'a> {
     pub in_waves: bool,
     /// False where somebody passed over the gates.
     pub gated: bool,
+    /// Nothing is broken: there is time until old answers have run out.
+    pub unhurried: bool,
 }
 
 /// The steps for these moves, without the nodes that acknowledge them.
 pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
     let mut phases: BTreeMap<(u8, u8, u8), Step> = BTreeMap::new();
+    let mut waits: BTreeMap<u8, Duration> = BTreeMap::new();
     for one in moves {
         let service = manner.world.catalog.get(&one.service);
         let wave = match service.map(|s| s.category) {
@@ -42,11 +48,20 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
         };
         let is_leased = service.is_some_and(Service::is_leased);
         let (group, mut parts) = match one.handover {
-            Handover::MakeBeforeBreak => (0, make_before_break(one, manner.world)),
-            Handover::BreakBeforeMake => (1, break_before_make(one, is_leased)),
+            Handover::MakeBeforeBreak => {
+                (1, make_before_break(one, manner.world, manner.unhurried))
+            }
+            Handover::BreakBeforeMake => (2, break_before_make(one, is_leased)),
         };
         // Its steps wait for other nodes and for longer than those of others.
-        let group = if is_leased { 2 } else { group };
+        let group = if is_leased { 3 } else { group };
+        // Old answers of a leased service lead to a gate that is shut, and may be all there is.
+        let lowers = !is_leased && manner.unhurried && !parts.is_empty();
+        if let Some(service) = service.filter(|s| lowers && waits_for_answers(s, one)) {
+            add(&mut phases, (wave, 0), one, Part::now(0, StepKind::LowerTtl, one.from.clone()));
+            let wait = waits.entry(wave).or_insert(Duration::ZERO);
+            *wait = service.ttl.ceiling.max(*wait);
+        }
         if manner.gated
             && let Some(service) = service
         {
@@ -56,16 +71,43 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
             add(&mut phases, (wave, group), one, part);
         }
     }
-    let wait = manner.world.fabric.lease.wait;
+    let lease = manner.world.fabric.lease.wait;
     for ((_, group, _), step) in &mut phases {
         step.timeout = match (*group, step.kind) {
-            (2, StepKind::Withdraw) => wait,
-            (2, _) => wait + STEP_TIMEOUT,
+            (3, StepKind::Withdraw) => lease,
+            (3, _) => lease + STEP_TIMEOUT,
             _ => step.timeout,
         };
     }
+    for (wave, wait) in waits {
+        let mut moving = phases.range_mut((wave, 1, 0)..).filter(|(at, _)| at.0 == wave);
+        let (_, first) = moving.next().expect("only moves with steps lower the TTL");
+        first.delay = first.delay.max(wait);
+    }
     let numbered = |(number, step): (u32, Step)| Step { number, ..step };
     (1u32..).zip(phases.into_values()).map(numbered).collect()
+}
+
+/// Whether old answers are to have run out before the move begins.
+fn waits_for_answers(service: &Service, one: &Move) -> bool {
+    let (from, to) = (&one.from.answers, &one.to.answers);
+    service.ttl.is_lowered_for_moves() && service.answers_change(from, to)
+}
+
+/// How long answers of before step `number` may still be kept when it has begun: the longest of its
+/// services whose addresses in DNS have changed by then. `None` when none have.
+pub fn old_answers_live(world: World<'_>, effect: &Effect, number: u32) -> Option<Duration> {
+    let step = effect.steps.iter().find(|s| s.number == number)?;
+    let moved = effect.moves.iter().filter_map(|one| {
+        let (service, state) = (world.catalog.get(&one.service)?, step.states.get(&one.service)?);
+        let lowers = |s: &&Step| {
+            s.kind == StepKind::LowerTtl && s.number < number && s.states.contains_key(&one.service)
+        };
+        let lowered = effect.steps.iter().any(|s| lowers(&s));
+        let changed = service.answers_change(&one.from.answers, &state.answers);
+        changed.then(|| service.ttl.now(lowered))
+    });
+    moved.max()
 }
 
 /// Tenants first, what others stand on last.
@@ -144,7 +186,7 @@ fn add(phases: &mut BTreeMap<(u8, u8, u8), Step>, at: (u8, u8), one: &Move, part
 
 /// Phases of a make-before-break: 0 activate, 1 verify, then shift and verify for each step of the
 /// ramp, and last of all withdraw.
-fn make_before_break(one: &Move, world: World<'_>) -> Vec<Part> {
+fn make_before_break(one: &Move, world: World<'_>, lowered: bool) -> Vec<Part> {
     let Move { service, from, to, .. } = one;
     let service = world.catalog.get(service);
     let mut parts = Vec::new();
@@ -185,7 +227,9 @@ fn make_before_break(one: &Move, world: World<'_>) -> Vec<Part> {
         parts.push(Part { delay: dwell, ..shift });
     }
     if state != *to {
-        let delay = service.map_or(Duration::ZERO, |s| s.sticky);
+        // Who asks to wait for old answers before a move asks for it behind one too.
+        let old = service.filter(|s| waits_for_answers(s, one)).map(|s| s.ttl.now(lowered));
+        let delay = service.map_or(Duration::ZERO, |s| s.sticky).max(old.unwrap_or_default());
         let withdraw = Part::now(LAST_SHIFT + 1, StepKind::Withdraw, to.clone());
         parts.push(Part { delay, ..withdraw });
     }
@@ -252,7 +296,8 @@ fn break_before_make(one: &Move, is_leased: bool) -> Vec<Part> {
     let mut parts = Vec::new();
     let ends_nowhere = to.spread == Spread::Nowhere;
     let stopped = if ends_nowhere { to.clone() } else { nowhere };
-    if *from != stopped || is_leased {
+    // Also where it is nowhere: perhaps only by the word of a task that nobody has acknowledged.
+    if *from != *to || is_leased {
         parts.push(Part::now(0, StepKind::Withdraw, stopped));
     }
     if !ends_nowhere {

@@ -88,6 +88,9 @@ pub struct DefinitionDoc {
     pub prefer: String,
     pub all_down: String,
     pub ttl_ms: u64,
+    /// While a task about it is open; absent where the TTL is always the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_floor_ms: Option<u64>,
     pub hold_down_ms: u64,
     /// Shares of the new site in percent.
     pub ramp: Vec<u8>,
@@ -192,7 +195,8 @@ impl From<&Service> for DefinitionDoc {
                 AllDown::Refuse => "refuse".to_owned(),
                 AllDown::Fallback(address) => address.to_string(),
             },
-            ttl_ms: ms(service.ttl),
+            ttl_ms: ms(service.ttl.ceiling),
+            ttl_floor_ms: service.ttl.is_lowered_for_moves().then(|| ms(service.ttl.floor)),
             hold_down_ms: ms(service.hold_down),
             ramp: service.ramp.clone(),
             readmit,

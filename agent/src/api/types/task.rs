@@ -101,7 +101,7 @@ pub struct StepDoc {
     /// Of an evacuation, the wave it belongs to; 0 everywhere else.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wave: u8,
-    /// `activate`, `verify`, `shift`, `withdraw`, `drain` ...
+    /// `lower-ttl`, `activate`, `verify`, `shift`, `withdraw` ...
     pub kind: String,
     pub services: Vec<String>,
     pub state: StepStateDoc,

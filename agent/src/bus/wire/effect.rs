@@ -93,8 +93,9 @@ struct StateDoc {
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum StepKindDoc {
+    LowerTtl,
     Activate,
     Verify,
     Shift,
@@ -197,6 +198,7 @@ impl StepDoc {
         let names = |nodes: &BTreeSet<NodeId>| nodes.iter().map(NodeId::to_string).collect();
         Self {
             kind: match kind {
+                StepKind::LowerTtl => StepKindDoc::LowerTtl,
                 StepKind::Activate => StepKindDoc::Activate,
                 StepKind::Verify => StepKindDoc::Verify,
                 StepKind::Shift => StepKindDoc::Shift,
@@ -229,6 +231,7 @@ impl StepDoc {
             number,
             wave,
             kind: match kind {
+                StepKindDoc::LowerTtl => StepKind::LowerTtl,
                 StepKindDoc::Activate => StepKind::Activate,
                 StepKindDoc::Verify => StepKind::Verify,
                 StepKindDoc::Shift => StepKind::Shift,

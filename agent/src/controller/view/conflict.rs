@@ -26,11 +26,11 @@ fn conflict_doc(conflict: &Conflict) -> ConflictDoc {
 
 fn claim_doc(claim: &Claim, lost_because: String) -> ClaimDoc {
     ClaimDoc {
-        task: claim.order.task.to_string(),
+        task: claim.order().task.to_string(),
         verb: claim.verb.to_owned(),
         person: claim.person.name.clone(),
-        site: claim.order.site.to_string(),
-        epoch: claim.order.epoch.0,
+        site: claim.order().site.to_string(),
+        epoch: claim.order().epoch.0,
         reason: claim.reason.clone(),
         wanted: claim.wanted.clone(),
         accepted: claim.accepted.to_string(),

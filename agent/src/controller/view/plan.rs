@@ -133,10 +133,14 @@ struct Asked<'a> {
 }
 
 fn step_doc(step: PreviewStep, fabric: &Fabric) -> PlanStep {
-    let PreviewStep { number, kind, services, delay, required, owed, gates, nodes } = step;
+    let PreviewStep { number, kind, services, delay, required, owed, gates, old_answers, nodes } =
+        step;
     let mut kind = kind.map_or("effect", |k| k.as_str()).to_owned();
     if !delay.is_zero() {
         kind = format!("{kind} after {} ms", ms(delay));
+    }
+    if let Some(old) = old_answers {
+        kind = format!("{kind}; old DNS answers may live {} ms", ms(old));
     }
     let site_of: BTreeMap<&NodeId, String> =
         fabric.nodes.iter().map(|n| (&n.id, n.site.to_string())).collect();

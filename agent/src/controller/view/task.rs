@@ -123,11 +123,11 @@ impl Controller {
         let mut lines = Vec::new();
         for conflict in &self.conflicts {
             let Conflict { subject, winner, losers } = conflict;
-            if winner.order.task == *id {
-                let others: Vec<&str> = losers.iter().map(|l| l.order.task.as_str()).collect();
+            if winner.order().task == *id {
+                let others: Vec<&str> = losers.iter().map(|l| l.order().task.as_str()).collect();
                 lines.push(format!("wins {subject} over task {}", others.join(", ")));
-            } else if losers.iter().any(|l| l.order.task == *id) {
-                let (by, person) = (&winner.order.task, &winner.person.name);
+            } else if losers.iter().any(|l| l.order().task == *id) {
+                let (by, person) = (&winner.order().task, &winner.person.name);
                 lines.push(format!("loses {subject} to task {by} by {person}"));
             }
         }

@@ -108,11 +108,16 @@ fn definition_text(definition: &DefinitionDoc) -> String {
         prefer,
         all_down,
         ttl_ms,
+        ttl_floor_ms,
         hold_down_ms,
         ramp,
         readmit,
     } = definition;
     let steps: Vec<String> = ramp.iter().map(|share| format!("{share} %")).collect();
+    let mut ttl = milliseconds(*ttl_ms);
+    if let Some(floor) = ttl_floor_ms {
+        ttl += &format!(", {} while a task is open", milliseconds(*floor));
+    }
     facts(&[
         ("category", category.clone()),
         ("mode", mode.clone()),
@@ -126,7 +131,7 @@ fn definition_text(definition: &DefinitionDoc) -> String {
         ("residency", residency.join(", ")),
         ("prefer", prefer.clone()),
         ("all down", all_down.clone()),
-        ("ttl", milliseconds(*ttl_ms)),
+        ("ttl", ttl),
         ("hold-down", milliseconds(*hold_down_ms)),
         ("ramp", steps.join(", ")),
         ("readmit", readmit.clone().unwrap_or_default()),

@@ -98,7 +98,7 @@ pub const LEDGER: Service = Service {
 pub const ROOT: Service = Service {
     id: "ops/prod/root",
     category: 'A',
-    number: 70,
+    number: 55,
     placing: FROM_SVG,
     handover: BREAK,
     approvals: 0,

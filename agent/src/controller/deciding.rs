@@ -102,6 +102,11 @@ impl Deciding {
         }
     }
 
+    /// An entry of the own site was read: the head that was waited for.
+    pub(super) fn moved_on(&mut self) {
+        self.held_until = None;
+    }
+
     fn busy(&self, now: Now) -> bool {
         self.in_flight.is_some() || self.held_until.is_some_and(|until| now.mono < until)
     }

@@ -331,6 +331,7 @@ impl Controller {
         if !self.trusted {
             degraded.push("journal: entries are missing; waiting for the logs".to_owned());
         }
+        degraded.extend(self.lease_trouble());
         degraded.extend(self.reading.trouble().map(|(site, what)| format!("log {site}: {what}")));
         let links = self.setting.fabric.links_of(&self.setting.node.id);
         let link = |id: &LinkId| (id.clone(), self.doing.links_up.contains(id));

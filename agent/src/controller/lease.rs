@@ -73,6 +73,19 @@ impl Controller {
         self.lease.as_ref().and_then(Lease::deadline)
     }
 
+    /// What keeps this node from serving or voting and is no other site's doing.
+    pub(super) fn lease_trouble(&self) -> Vec<String> {
+        let Some(lease) = &self.lease else { return Vec::new() };
+        let gate = lease.gate_trouble().map(|why| format!("lease: gate: {why}"));
+        let fences = (!lease.knows_fences())
+            .then(|| "lease: what this node confirmed is not known yet".to_owned());
+        let pending = lease.pending().filter(|pending| !pending.is_empty()).map(|pending| {
+            let names: Vec<&str> = pending.into_iter().map(SiteId::as_str).collect();
+            format!("lease: the voter here has to read {} first", names.join(", "))
+        });
+        gate.into_iter().chain(fences).chain(pending).collect()
+    }
+
     /// How many voters this node hears.
     pub(super) fn voters_heard(&self, now: Duration) -> usize {
         self.lease.as_ref().map_or(0, |lease| lease.heard_within(AUDIBLE, now).len())

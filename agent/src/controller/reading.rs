@@ -331,6 +331,9 @@ impl Controller {
         if let Some(lease) = &mut self.lease {
             lease.read_entry(entry);
         }
+        if entry.site == *self.site() {
+            self.deciding.moved_on();
+        }
         let Some(task) = entry.about() else { return };
         self.deciding.touch(task, entry, self.fold.home(task), now);
         let open = self.fold.command(task).is_some() && is_open(&self.fold, task);

@@ -2,8 +2,8 @@
 //!
 //! The claim that a majority's newest votes name is the one to follow: to its site, once its task
 //! has come to the step that serves. Where that is the own site, the predicate decides, and then
-//! only behind a gate that guards the service's VIPs and was read back. A VIP is guarded from before
-//! the routes may lead to a backend until after they no longer do; elsewhere it passes, because
+//! only behind a gate that guards the service's VIPs and was read back. A VIP is guarded from
+//! before the routes may lead to a backend until after they no longer do; elsewhere it passes, because
 //! other sites' traffic is on its way through.
 //!
 //! All of it is computed anew after a restart, so there is no crash story but the gate's own.
@@ -60,6 +60,8 @@ pub(super) struct Judged {
     stands: BTreeMap<ServiceId, Stands>,
     /// False until it is known what gate there is.
     looked: bool,
+    /// A former process left a gate.
+    there: bool,
     /// VIPs whose routes may still lead to a backend.
     maybe_local: BTreeSet<IpAddr>,
     groups: BTreeMap<Group, u32>,
@@ -86,7 +88,7 @@ const GROUPS: u32 = 1 << 16;
 impl Judged {
     /// Without a gate nothing is known about the routes.
     pub(super) fn found(&mut self, here: BTreeSet<IpAddr>, vips: Option<BTreeSet<IpAddr>>) {
-        self.looked = true;
+        (self.looked, self.there) = (true, vips.is_some());
         self.maybe_local.extend(vips.unwrap_or(here));
     }
 
@@ -112,6 +114,11 @@ impl Judged {
     pub(super) fn is_shut(&self, vips: &BTreeSet<IpAddr>) -> bool {
         let lacks = |shape: &GateShape| vips.iter().all(|vip| !shape.members.contains_key(vip));
         self.shaped.as_ref().is_some_and(lacks) && self.sent.iter().all(lacks)
+    }
+
+    /// There is a table, of this process or a former one.
+    pub(super) fn has_gate(&self) -> bool {
+        self.looked && (self.there || self.shaped.is_some())
     }
 
     fn guards(&self, service: &Service) -> bool {
@@ -264,7 +271,7 @@ impl Lease {
             return;
         }
         // Before the first answers what is in the gate is as good as anything.
-        if !self.is_ready(now) {
+        if self.judged.there && !self.is_ready(now) {
             self.rounds.open.clear();
             return;
         }

@@ -83,9 +83,11 @@ impl Lease {
         }
     }
 
-    /// A voter that is a new incarnation asks nobody before that is on its disk.
+    /// A voter that is a new incarnation asks nobody before that is on its disk, and a serving node
+    /// nobody before there is a gate.
     fn may_ask(&self) -> bool {
-        self.voting.as_ref().is_none_or(|voting| voting.has_begun())
+        let gated = !self.is_serving_node() || self.judged.has_gate();
+        gated && self.voting.as_ref().is_none_or(|voting| voting.has_begun())
     }
 
     pub(super) fn armed(&mut self, round: u64, result: Result<(), String>, now: Duration) {

@@ -24,6 +24,8 @@ pub(super) struct Voting {
     votes: Vec<SealedVote>,
     /// A ballot is on its way to the disk.
     sealing: bool,
+    /// Since when it could have voted, where it has not yet.
+    office: Option<Duration>,
     pub(super) retry: Option<Duration>,
     /// The record without which this incarnation does not exist.
     begun: Option<u64>,
@@ -38,7 +40,15 @@ const VOTE_RETRY: Duration = Duration::from_secs(1);
 
 impl Voting {
     fn new(voter: Voter) -> Self {
-        Self { voter, votes: Vec::new(), sealing: false, retry: None, begun: None, floor: None }
+        Self {
+            voter,
+            votes: Vec::new(),
+            sealing: false,
+            office: None,
+            retry: None,
+            begun: None,
+            floor: None,
+        }
     }
 
     pub(super) fn has_begun(&self) -> bool {
@@ -116,7 +126,7 @@ impl Lease {
         let ready = self.voting.as_ref().is_some_and(|voting| {
             voting.is_in_office() && !voting.sealing && voting.retry.is_none_or(|at| now >= at)
         });
-        if !ready {
+        if !ready || self.founds_alone(now) {
             return;
         }
         let mut claims: Vec<(usize, Claim)> = Vec::new();
@@ -136,6 +146,19 @@ impl Lease {
                 return;
             }
         }
+    }
+
+    /// True while a voter that knows of no vote at all is ahead of others that still read: a vote of
+    /// its would be the floor of theirs, and no claim of that epoch could get a majority.
+    fn founds_alone(&mut self, now: Duration) -> bool {
+        let wait = self.rules.wait;
+        let Some(voting) = &mut self.voting else { return false };
+        if !voting.votes.is_empty() || !voting.voter.floor().is_empty() {
+            return false;
+        }
+        let since = *voting.office.get_or_insert(now);
+        let mut others = self.voters().iter().filter(|voter| **voter != self.me.site);
+        now < since + wait && others.any(|voter| self.knowledge.answered(voter).is_none())
     }
 
     /// How many other voters' newest vote is for a claim.

@@ -2,8 +2,8 @@
 //! log is told.
 //!
 //! A confirmation lets another site start at once instead of after W, so it is given only for what
-//! a task asks for, and for an exclusive service's definition, which could else never start. What is
-//! written and not told costs the wait; what is told and not written cannot be.
+//! a task asks for, and for an exclusive service's definition, which could else never start. What
+//! is written and not told costs the wait; what is told and not written cannot be.
 
 use std::collections::{BTreeMap, BTreeSet};
 

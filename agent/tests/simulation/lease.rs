@@ -1,5 +1,5 @@
-//! Leased services: voters, asks and answers over the simulated bus, gates that end by themselves on
-//! clocks that are up to one percent apart, disks that lose a voter's promises, and what must hold
+//! Leased services: voters, asks and answers over the simulated bus, gates that end by themselves
+//! on clocks that are up to one percent apart, disks that lose a voter's promises, and what must hold
 //! whatever happens: two sites never serve one of them at an instant, no claim comes back after a
 //! newer one served, and somebody serves again after the faults.
 
@@ -13,9 +13,11 @@ use nett_agent::lease::gate::Gate;
 use nett_agent::lease::simulated::SimulatedGate;
 use nett_agent::lease::store::{LeaseRecord, Restored};
 use nett_agent::lease::{LeaseEffect, LeaseEvent, Standing};
+use nett_policy::fabric::Fabric;
 use nett_policy::id::{Epoch, NodeId, ServiceId, SiteId};
 use nett_policy::lease::vote::Ask;
 
+use crate::agent::Agent;
 use crate::faults::{Fault, Mutant};
 use crate::world::{Happening, World, ms};
 
@@ -90,6 +92,13 @@ pub(crate) struct LeaseWatch {
     pub(crate) begun: BTreeMap<(ServiceId, SiteId), usize>,
 }
 
+/// For a mutant: nobody waits until older leases are over.
+pub(crate) fn without_wait(fabric: &mut Fabric, mutant: Option<Mutant>) {
+    if mutant == Some(Mutant::NoWait) {
+        fabric.lease.wait = Duration::ZERO;
+    }
+}
+
 impl World {
     /// Clocks that differ, and disks that lose what a voter or a node promised: one at a time.
     pub(crate) fn plan_lease_faults(&mut self, time: Duration) {
@@ -102,17 +111,23 @@ impl World {
         }
     }
 
+    /// Clocks run at rates that are up to half a percent off, where that matters.
+    pub(crate) fn draw_rate(&mut self, agent: &mut Agent) {
+        if agent.controller.lease().is_some() {
+            agent.lease.rate = self.rng.i64(-5000..=5000);
+        }
+    }
+
     pub(crate) fn start_lease(&mut self, node: &NodeId) {
         let seed = (u128::from(self.rng.u64(..)) << 64) | u128::from(self.rng.u64(..));
         if self.agents[node].controller.lease().is_none() {
             return;
         }
         self.pass_gates();
-        let same = self.mutant == Some(Mutant::SameIncarnation);
         let host = &mut self.agent(node).lease;
         host.asked.clear();
         let records = host.records.clone();
-        let whole = !records.is_empty() && (!host.damaged || same);
+        let whole = !records.is_empty() && !host.damaged;
         host.damaged = false;
         let found = Restored { records, whole, boot: "boot".to_owned(), seed };
         self.step(node, Event::Lease(LeaseEvent::Restored(Box::new(found))));
@@ -144,9 +159,11 @@ impl World {
         self.pass_gates();
         let event = match effect {
             LeaseEffect::Keep { number, records } => {
+                let forgets = self.mutant == Some(Mutant::NoFence);
+                let kept = |r: &LeaseRecord| !forgets || !matches!(r, LeaseRecord::Fence(_));
                 let agent = self.agent(node);
                 let result = match agent.disk_works {
-                    true => Ok(agent.lease.records.extend(records)),
+                    true => Ok(agent.lease.records.extend(records.into_iter().filter(kept))),
                     false => Err("no space left".to_owned()),
                 };
                 LeaseEvent::Kept { number, result }

@@ -10,6 +10,7 @@ mod faults;
 mod invariants;
 mod lease;
 mod operators;
+mod said;
 mod shape;
 mod world;
 
@@ -194,8 +195,8 @@ fn no_seed_breaks_a_lease() {
 
 #[test]
 fn every_broken_rule_of_the_lease_is_seen() {
-    for mutant in [Mutant::GateOpen] {
-        let seen = (0..300).find(|seed| run_leased(*seed, Some(mutant)).is_err());
+    for mutant in [Mutant::GateOpen, Mutant::NoWait, Mutant::NoFsync, Mutant::NoFence] {
+        let seen = (0..200).find(|seed| run_leased(*seed, Some(mutant)).is_err());
         assert!(seen.is_some(), "{mutant:?} goes unseen");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use nett_agent::api::types::{CommandReply, Outcome, Payload};
+use nett_agent::api::types::{Outcome, Payload};
 use nett_agent::bus::wire::{Draft, Report, Sealed};
 use nett_agent::controller::Setting;
 use nett_agent::controller::effect::{Append, Effect};
@@ -23,6 +23,7 @@ use crate::faults::{Fault, Mutant};
 use crate::invariants::Watch;
 use crate::lease::{LeaseWatch, Mail};
 use crate::operators::Desk;
+use crate::said::said;
 use crate::shape::{Shape, shape};
 
 /// Wall time at the start.
@@ -128,7 +129,9 @@ impl World {
     ) -> Self {
         let mut rng = Rng::with_seed(seed);
         let shape = shape(&mut rng);
-        let (fabric, catalog) = (Arc::new(shape.fabric), Arc::new(shape.catalog));
+        let mut fabric = shape.fabric;
+        crate::lease::without_wait(&mut fabric, mutant);
+        let (fabric, catalog) = (Arc::new(fabric), Arc::new(shape.catalog));
         let server = |_| Server { up: true, log: Vec::new(), mirrors: BTreeMap::new() };
         let mut world = Self {
             rng,
@@ -160,6 +163,7 @@ impl World {
             if world.rng.u8(0..4) == 0 {
                 agent.skew = world.rng.i64(-1000..=1000);
             }
+            world.draw_rate(&mut agent);
             world.agents.insert(agent.setting.node.id.clone(), agent);
         }
         for node in fabric.nodes.iter().map(|n| n.id.clone()) {
@@ -369,7 +373,7 @@ impl World {
                 if let Outcome::Ok(payload) = response.outcome
                     && let Payload::Command(reply) = *payload
                 {
-                    self.replied(token.0, &reply);
+                    self.desk.replies.insert(token.0, reply);
                 }
             }
             Effect::Refill { .. } => self.watch.complain(format!("{node} refills a whole log")),
@@ -378,10 +382,6 @@ impl World {
             Effect::Lease(effect) => return self.carry_lease(node, effect),
         }
         None
-    }
-
-    fn replied(&mut self, token: u64, reply: &CommandReply) {
-        self.desk.replies.insert(token, reply.clone());
     }
 
     pub(crate) fn reach(&mut self, node: &NodeId, delay: Duration, event: Event) {
@@ -591,21 +591,5 @@ impl World {
             let report = self.reports[from].clone();
             self.step(node, Event::Report(report));
         }
-    }
-}
-
-/// An entry in a word or two.
-fn said(sealed: &Sealed) -> String {
-    use nett_policy::log::entry::Body;
-    match &sealed.entry.body {
-        Body::Command(c) => format!("command {} {:?}", c.request.id, c.request.ask),
-        Body::Refused(r) => format!("refused {} by {}", r.request.id, r.refused_by),
-        Body::Wish(w) => format!("wish {:?}", w.request.ask),
-        Body::Effective(f) => format!("effective {}", f.slot.task),
-        Body::Step(f) => format!("step {} {} {:?}", f.slot.task, f.step, f.state),
-        Body::Turn(f) => format!("turn {f:?}"),
-        Body::Withdrawn(f) => format!("withdrawn {:?}", f.services),
-        Body::Adopt(f) => format!("adopt {f:?}"),
-        Body::End(f) => format!("end {} {:?} {}", f.slot.task, f.outcome, f.reason),
     }
 }

@@ -154,7 +154,12 @@ impl Controller {
                 self.refilled(through, stream_seq);
             }
             Event::Report(report) => self.heard(report, now),
-            Event::BusConnected => self.peers.bus_connected = true,
+            Event::BusConnected => {
+                self.peers.bus_connected = true;
+                if let Some(lease) = &mut self.lease {
+                    lease.connected();
+                }
+            }
             Event::BusDisconnected => self.peers.bus_connected = false,
             Event::Request { token, subject, bytes } => self.request(token, &subject, bytes, now),
             Event::Api { token, request } => self.answer(token, request, now),

@@ -17,8 +17,9 @@ use crate::controller::event::Event;
 use crate::kernel::KernelError;
 
 /// One of the two that take turns: while one is armed and asked for, the other one lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {
+    #[default]
     Even,
     Odd,
 }
@@ -88,8 +89,11 @@ pub enum GateJob {
 // === impl Slot ===
 
 impl Slot {
-    pub fn of(round: u64) -> Self {
-        if round.is_multiple_of(2) { Self::Even } else { Self::Odd }
+    pub fn other(self) -> Self {
+        match self {
+            Self::Even => Self::Odd,
+            Self::Odd => Self::Even,
+        }
     }
 
     /// 0 or 1.

@@ -3,8 +3,8 @@
 //! The claim that a majority's newest votes name is the one to follow: to its site, once its task
 //! has come to the step that serves. Where that is the own site, the predicate decides, and then
 //! only behind a gate that guards the service's VIPs and was read back. A VIP is guarded from
-//! before the routes may lead to a backend until after they no longer do; elsewhere it passes, because
-//! other sites' traffic is on its way through.
+//! before the routes may lead to a backend until after they no longer do; elsewhere it passes,
+//! because other sites' traffic is on its way through.
 //!
 //! All of it is computed anew after a restart, so there is no crash story but the gate's own.
 

@@ -216,7 +216,7 @@ impl Lease {
     /// When [`Self::turn`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Duration> {
         let voting = self.voting.as_ref().and_then(|v| v.retry);
-        let ready = self.rounds.ready_at().filter(|_| !self.was_ready);
+        let ready = self.ready_at().filter(|_| !self.was_ready);
         let judged = self.judged.deadline();
         let all = [self.rounds.deadline(), judged, voting, self.keeping.retry, ready];
         all.into_iter().flatten().min().filter(|_| self.restored)

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nett_policy::id::SiteId;
 use nett_policy::lease::vote::Nonce;
 
 use super::gate::Slot;
@@ -17,6 +18,7 @@ use crate::bus::wire::BeaconAnswer;
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     number: u64,
+    slot: Slot,
     next: Option<Duration>,
     /// When this round's slot was acknowledged, and its asks were sent.
     armed: Option<Duration>,
@@ -24,16 +26,14 @@ pub(super) struct Rounds {
     arming: bool,
     /// Groups that are open in this round's slot.
     pub(super) open: BTreeSet<u32>,
-    /// When the first asks were sent.
-    pub(super) first: Option<Duration>,
     pub(super) trouble: Option<String>,
     /// When the lease was restored.
     pub(super) since: Option<Duration>,
 }
 
-/// How long a start waits for the first answers before it says what they would have said.
-const FIRST_ANSWERS: Duration = Duration::from_secs(1);
-/// How long a start waits at all, whatever keeps it from asking.
+/// How long a start waits for the last answers once it has those of a majority.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// How long a start waits at all, whatever keeps it from being answered.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
 
 // === impl Rounds ===
@@ -43,15 +43,8 @@ impl Rounds {
         self.next.filter(|_| !self.arming)
     }
 
-    /// When a start waits no more.
-    pub(super) fn ready_at(&self) -> Option<Duration> {
-        let answers = self.first.map(|at| at + FIRST_ANSWERS);
-        let round = self.since.map(|at| at + FIRST_ROUND);
-        answers.into_iter().chain(round).min()
-    }
-
     pub(super) fn slot(&self) -> Slot {
-        Slot::of(self.number)
+        self.slot
     }
 
     /// When this round's asks were sent; `None` while they wait for the slot.
@@ -71,6 +64,10 @@ impl Lease {
         let rounds = &mut self.rounds;
         rounds.next = Some(now + self.fabric.lease.round());
         rounds.number += 1;
+        if self.was_ready {
+            // Until then the other slot is all that a former process left.
+            rounds.slot = rounds.slot.other();
+        }
         rounds.armed = None;
         rounds.open.clear();
         if self.is_serving_node() {
@@ -109,7 +106,6 @@ impl Lease {
 
     fn ask(&mut self, now: Duration) {
         self.rounds.armed = Some(now);
-        self.rounds.first.get_or_insert(now);
         let voters = self.voters().clone();
         let mut asks = Vec::new();
         for voter in voters {
@@ -152,11 +148,30 @@ impl Lease {
         }
     }
 
-    /// False after a start until the voters have answered, or had a second to: what is in the
+    /// The bus is there: a start does not wait for its next round.
+    pub fn connected(&mut self) {
+        if !self.was_ready {
+            self.rounds.next = None;
+        }
+    }
+
+    /// False after a start until the voters have answered, or had their time: what is in the
     /// kernel stays, since the gate in it ends by itself.
     pub fn is_ready(&self, now: Duration) -> bool {
-        let waited = self.rounds.ready_at().is_some_and(|at| now >= at);
-        let all = || self.voters().iter().all(|v| self.knowledge.answered(v).is_some());
-        waited || (self.restored && all())
+        self.was_ready || self.ready_at().is_some_and(|at| now >= at)
+    }
+
+    /// When a start waits no more, as far as is known now.
+    pub(super) fn ready_at(&self) -> Option<Duration> {
+        let end = self.rounds.since? + FIRST_ROUND;
+        let Some(armed) = self.rounds.armed else { return Some(end) };
+        let answered =
+            |voter: &&SiteId| self.knowledge.answered(voter).is_some_and(|asked| asked >= armed);
+        let count = self.voters().iter().filter(answered).count();
+        Some(match count {
+            _ if count == self.voters().len() => armed,
+            _ if count >= self.rules.quorum => end.min(armed + LAST_ANSWERS),
+            _ => end,
+        })
     }
 }

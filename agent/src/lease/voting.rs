@@ -148,8 +148,8 @@ impl Lease {
         }
     }
 
-    /// True while a voter that knows of no vote at all is ahead of others that still read: a vote of
-    /// its would be the floor of theirs, and no claim of that epoch could get a majority.
+    /// True while a voter that knows of no vote at all is ahead of others that still read: a vote
+    /// of its would be the floor of theirs, and no claim of that epoch could get a majority.
     fn founds_alone(&mut self, now: Duration) -> bool {
         let wait = self.rules.wait;
         let Some(voting) = &mut self.voting else { return false };

@@ -7,6 +7,8 @@ LAB := target/debug/nett-lab
 LAB_DIR ?= .lab
 # How many sites `make lab` has: 2 or 3.
 SITES ?= 2
+# How many borders, and route nodes, each site of `make lab` has: 1 or 2.
+BORDERS ?= 1
 # How many seeds `make sim` runs.
 SEEDS ?= 10000
 # How long `make fuzz` lasts.
@@ -56,8 +58,9 @@ flood: deps ## The name server at twice what it can answer; SECONDS of each kind
 demo: build ## Build a two-site lab, tell the story with measured numbers, clean up
 	$(SETUP)/as-root.sh $(LAB) demo --dir $(LAB_DIR)/demo --prefix nett-demo
 
-lab: build ## The same lab, left running; prints a line to source (needs root). SITES=3 for a third site
-	@$(LAB) up --dir $(LAB_DIR)/lab --prefix nett --sites $(SITES)
+lab: build ## The same lab, left running; prints a line to source (needs root). SITES=3: a third site, BORDERS=2: pairs
+	@$(LAB) up --dir $(LAB_DIR)/lab --prefix nett --sites $(SITES) \
+	    --borders $(BORDERS)
 
 lab-down: ## Remove the lab, also after a crash
 	@for lab in $(LAB_DIR)/lab $(LAB_DIR)/demo; do \

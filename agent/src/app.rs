@@ -29,16 +29,17 @@ use crate::clock::Clock;
 use crate::config::{Config, Loaded, load, read_keyring, read_seed, read_zone_keys};
 use crate::controller::driver::{Driver, Finished, Input, Parts};
 use crate::controller::event::Event;
-use crate::controller::{Prefix, Setting, Snapshot, prefix};
+use crate::controller::{Prefix, Setting, Snapshot, chosen_between, prefix};
 use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
-use crate::kernel::{LinuxKernel, Monitor};
+use crate::kernel::{LinuxKernel, Monitor, NeighbourTable};
 use crate::lease;
 use crate::lease::hands::{Hands, Waiting};
 use crate::name_server::{self, NameServer};
 use crate::probe::LinkProbe;
+use crate::probe::neighbours::{self, Watched};
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
 use crate::rng::Rng;
@@ -159,6 +160,11 @@ async fn run_loaded(
         metrics: scrape.metrics.clone(),
     };
     tasks.spawn(reconciler.run());
+    let watched = watched(&fabric, &node);
+    if !watched.is_empty() {
+        let table = NeighbourTable::open().map_err(anyhow::Error::from)?;
+        tasks.spawn(neighbours::watch(watched, table, own.clone(), scrape.metrics.clone()));
+    }
 
     let (bus, mut bus_events) =
         start_bus(&config, &fabric, &node, &key, Reading { rosters: rosters.clone(), start })
@@ -306,6 +312,17 @@ async fn run_until_told(
         Ok(Some(loaded)) => Ok((Ended::Reload, Some(loaded))),
         Ok(None) | Err(_) => Ok((Ended::Stopped, None)),
     }
+}
+
+/// The nodes of the site that this one asks whether they are there, each at its first address.
+fn watched(fabric: &Fabric, node: &Node) -> Vec<Watched> {
+    let interface = node.outer.as_ref().unwrap_or(&node.core);
+    let others = chosen_between(fabric, node).into_iter();
+    let watched = others.filter_map(|other| {
+        let (node, interface) = (other.id.clone(), interface.clone());
+        Some(Watched { node, address: *other.addresses.first()?, interface })
+    });
+    watched.collect()
 }
 
 /// The interfaces of the fabric on this node.

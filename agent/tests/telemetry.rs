@@ -16,7 +16,7 @@ use nett_agent::reconcile::{Changes, Reconciler, Wanted};
 use nett_agent::rng::Rng;
 use nett_agent::telemetry::event::{
     EntryAppended, EntryRefused, EntryTaken, Journalled, KernelDrift, KernelOp, KernelRound,
-    Outcome, Resync,
+    NeighbourChanged, Outcome, Resync,
 };
 use nett_agent::telemetry::metric_name::{ALL, Kind};
 use nett_agent::telemetry::{Answer, Duty, Metrics, Scrape};
@@ -114,6 +114,8 @@ fn emit_everything(metrics: &Metrics) {
     metrics.emit(KernelDrift { plan: &Plan { ops: vec![op] } });
     metrics.emit(KernelRound { took: Duration::from_millis(2) });
     metrics.emit(Resync::Start);
+    let node = "osl-r2".parse().expect("an id");
+    metrics.emit(NeighbourChanged { node: &node, silent: true });
     metrics.traffic(&BTreeMap::from([("leak".to_owned(), Count { packets: 3, bytes: 180 })]));
     let slot =
         Slot { task: "osl.01jd3m5w7r8v3qyb2s9t4k6e1h".parse().expect("an id"), term: 0, index: 1 };

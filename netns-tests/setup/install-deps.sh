@@ -1,12 +1,12 @@
 #!/bin/sh
 # Installs the Debian packages that are missing for building, testing and the lab, and makes a
-# Python with the packages of docs/examples/requirements.txt below the target directory; does
+# Python with the packages of the two requirements.txt below the target directory; does
 # nothing, without network and without privilege, when all is there. Reads nothing from stdin.
 set -eu
 
 root="$(cd "$(dirname "$0")/../.." && pwd)"
 python="${CARGO_TARGET_DIR:-$root/target}/python"
-requirements="$root/docs/examples/requirements.txt"
+requirements="$root/docs/examples/requirements.txt $root/netns-tests/setup/requirements.txt"
 
 # program:package
 needed="
@@ -51,12 +51,16 @@ fi
 
 # The packages are installed once: the copy of the requirements is written last.
 make_python() {
-    cmp -s "$requirements" "$python/requirements.txt" && return 0
-    echo "Making a Python for the worked example of the protocol: $python"
+    # shellcheck disable=SC2086 # two words
+    wanted="$(cat $requirements)"
+    [ "$wanted" = "$(cat "$python/requirements.txt" 2>/dev/null)" ] && return 0
+    echo "Making a Python for the worked example of the protocol and a newer server: $python"
     rm -rf "$python"
     python3 -m venv "$python" </dev/null
-    "$python/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" </dev/null
-    cp "$requirements" "$python/requirements.txt"
+    for file in $requirements; do
+        "$python/bin/pip" install --quiet --disable-pip-version-check -r "$file" </dev/null
+    done
+    echo "$wanted" >"$python/requirements.txt"
 }
 
 if [ -z "$missing" ]; then

@@ -15,6 +15,16 @@ use crate::lab::Lab;
 use crate::process::Spec;
 use crate::topology::Site;
 
+/// Which nats-server a lab runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Server {
+    /// The one of the distribution, of the 2.9 line.
+    #[default]
+    Debian,
+    /// One of the 2.12 line.
+    Newer,
+}
+
 /// The name of a site's server process and of its log.
 pub fn process_name(site: Site) -> String {
     format!("nats-{}", site.id)
@@ -33,7 +43,7 @@ pub fn start(lab: &mut Lab, site: Site, config: &Path) -> Result<()> {
     let name = process_name(site);
     let spec = Spec {
         name: name.clone(),
-        program: server_program(),
+        program: lab.server().program(lab),
         args: vec!["-c".into(), config.display().to_string()],
         env: leaf_seed(lab, site)?,
         log: lab.layout().log(&name),
@@ -50,25 +60,25 @@ pub fn start(lab: &mut Lab, site: Site, config: &Path) -> Result<()> {
 
 /// Renders the configuration of a site's server; returns the file.
 ///
-/// Debian's server is of the 2.9 line, where sites join by password; all sites' renderings share
-/// one file of passwords.
+/// In the 2.9 line sites join by password; all sites' renderings share one file of passwords.
 pub fn render(lab: &Lab, site: Site) -> Result<PathBuf> {
     let host = lab.layout().host(&site.bus_host());
     fs::create_dir_all(&host).with_context(|| format!("cannot create {}", host.display()))?;
     let tls = lab.layout().tls();
     let out = host.join("nats.conf");
+    let secrets = ("--leaf-secrets", lab.layout().root.join("leaf-secrets"));
     let files = [
         ("--fabric", lab.layout().fabric()),
         ("--out", out.clone()),
-        ("--leaf-secrets", lab.layout().root.join("leaf-secrets")),
         ("--server-ca", tls.join("ca.crt")),
         ("--server-cert", tls.join(format!("{}.crt", site.bus_host()))),
         ("--server-key", tls.join(format!("{}.key", site.bus_host()))),
         ("--store-dir", host.join("streams")),
     ];
-    let words = ["bus", "render", "--site", site.id, "--server", "2.9"];
+    let words = ["bus", "render", "--site", site.id, "--server", lab.server().line()];
     let mut args: Vec<String> = words.map(str::to_owned).to_vec();
-    for (option, path) in files {
+    let secrets = (lab.server() == Server::Debian).then_some(secrets);
+    for (option, path) in files.into_iter().chain(secrets) {
         args.extend([option.to_owned(), path.display().to_string()]);
     }
     lab.nettctl_in(&site.bus_host(), &args)?.must_be_done()?;
@@ -108,8 +118,24 @@ fn leaf_seed(lab: &Lab, site: Site) -> Result<Vec<(String, String)>> {
     Ok(vec![("NETT_LEAF_SEED".into(), seed.trim().into())])
 }
 
-/// Debian installs it in `/usr/sbin`, which an ordinary user's PATH may lack.
-fn server_program() -> PathBuf {
-    let debian = PathBuf::from("/usr/sbin/nats-server");
-    if debian.exists() { debian } else { "nats-server".into() }
+// === impl Server ===
+
+impl Server {
+    /// Debian installs its own in `/usr/sbin`, which an ordinary user's PATH may lack; the newer one
+    /// comes with the Python packages of `make deps`.
+    fn program(self, lab: &Lab) -> PathBuf {
+        let debian = PathBuf::from("/usr/sbin/nats-server");
+        match self {
+            Self::Debian if debian.exists() => debian,
+            Self::Debian => "nats-server".into(),
+            Self::Newer => lab.programs().python.join("bin/nats-server"),
+        }
+    }
+
+    fn line(self) -> &'static str {
+        match self {
+            Self::Debian => "2.9",
+            Self::Newer => "2.10",
+        }
+    }
 }

@@ -45,6 +45,8 @@ pub struct Node {
     pub name: String,
     pub site: Site,
     pub role: Role,
+    /// Which border, or which route node, of its site: 1 or 2.
+    pub number: u8,
 }
 
 // === impl Layout ===
@@ -102,33 +104,44 @@ impl Layout {
 impl Node {
     /// Every node of a lab with two sites, in the order of the fabric file.
     pub fn all() -> Vec<Self> {
-        Self::of_sites(&SITES)
+        Self::of_shape(Shape::TWO)
     }
 
-    pub fn of_sites(sites: &[Site]) -> Vec<Self> {
-        sites.iter().copied().flat_map(Self::of_site).collect()
+    pub fn of_shape(shape: Shape) -> Vec<Self> {
+        let pairs = |site: &Site| {
+            let site = *site;
+            shape.numbers().flat_map(move |number| Self::pair(site, number))
+        };
+        shape.sites.iter().flat_map(pairs).collect()
     }
 
+    /// The first border and the first route node of a site.
     pub fn of_site(site: Site) -> [Self; 2] {
-        let node = |name, role| Self { name, site, role };
-        [node(site.border(), Role::Border), node(site.route_node(), Role::Route)]
+        Self::pair(site, 1)
+    }
+
+    fn pair(site: Site, number: u8) -> [Self; 2] {
+        let node = |name, role| Self { name, site, role, number };
+        [
+            node(site.nth_border(number), Role::Border),
+            node(site.nth_route_node(number), Role::Route),
+        ]
     }
 
     /// The addresses between border and route node.
     pub fn addresses(&self) -> [String; 2] {
-        let host = match self.role {
-            Role::Border => 2,
-            Role::Route => 3,
-        };
-        self.site.addresses(NET_CORE, host)
+        match self.role {
+            Role::Border => self.site.border_core(self.number),
+            Role::Route => self.site.route_core(self.number),
+        }
     }
 }
 
 /// The names of all keys of the lab.
-pub fn key_names(sites: &[Site]) -> Vec<String> {
+pub fn key_names(shape: Shape) -> Vec<String> {
     let people = OPERATORS.iter().map(|(name, _)| (*name).to_owned());
-    let nodes = Node::of_sites(sites).into_iter().map(|n| n.name);
-    let leaves = sites.iter().map(|s| leaf_name(*s));
+    let nodes = Node::of_shape(shape).into_iter().map(|n| n.name);
+    let leaves = shape.sites.iter().map(|s| leaf_name(*s));
     let others = ["admin", "system"].map(str::to_owned);
     people.chain(nodes).chain(leaves).chain(others).collect()
 }
@@ -150,7 +163,7 @@ pub fn nats_url(site: Site) -> String {
 }
 
 pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
-    let Shape { sites, links } = shape;
+    let Shape { sites, links, nodes: _ } = shape;
     let ns: Vec<String> =
         sites.iter().map(|s| format!("\"{}\"", s.addresses(NET_CORE, 2)[0])).collect();
     let mut text = format!(
@@ -164,7 +177,7 @@ pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
     for site in sites {
         site_table(&mut text, *site, keys)?;
     }
-    for node in Node::of_sites(sites) {
+    for node in Node::of_shape(shape) {
         node_table(&mut text, &node, keys)?;
         if sites.len() >= 3 && node.role == Role::Border {
             // Closes the table that was just written.
@@ -176,10 +189,11 @@ pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
     for prefix in ["198.51.100.0/24", "2001:db8:cc::/64"] {
         writeln!(text, "[[client]]\nprefix = \"{prefix}\"\nsite = \"{home}\"\n")?;
     }
-    for Link { id, interface, ends } in links {
+    for link in links {
+        let Link { id, interface, ends, borders: _ } = link;
         writeln!(text, "[[link]]\nid = \"{id}\"\ncost = 10\ncapacity = \"10G\"")?;
-        for (end, (site, addresses)) in ["a", "b"].iter().zip(ends) {
-            let node = site.border();
+        for (end, (at, (_, addresses))) in ["a", "b"].iter().zip(ends.iter().enumerate()) {
+            let node = link.node(at);
             writeln!(
                 text,
                 "{end} = {{ node = \"{node}\", interface = \"{interface}\", \

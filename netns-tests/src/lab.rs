@@ -21,7 +21,7 @@ use crate::observe::counters::{self, Leaks};
 use crate::process::{Process, Spec};
 use crate::state::{self, State};
 use crate::topology::{Link, NET_BUS, SITES, Shape, Site, Topology, vip_routes};
-use crate::{bus, services, wiring};
+use crate::{bus, routing, services, wiring};
 
 /// The built programs the lab runs.
 #[derive(Debug, Clone)]
@@ -29,11 +29,14 @@ pub struct Programs {
     pub agent: PathBuf,
     pub nettctl: PathBuf,
     pub lab: PathBuf,
+    /// The environment with the Python packages of `make deps`.
+    pub python: PathBuf,
 }
 
 #[derive(Debug)]
 pub struct Lab {
     shape: Shape,
+    server: bus::Server,
     prefix: String,
     layout: Layout,
     programs: Programs,
@@ -65,7 +68,12 @@ impl Programs {
             dir = dir.parent().context("deps lies in a directory")?;
         }
         let at = |name: &str| dir.join(name);
-        Ok(Self { agent: at("nett-agent"), nettctl: at("nettctl"), lab: at("nett-lab") })
+        Ok(Self {
+            agent: at("nett-agent"),
+            nettctl: at("nettctl"),
+            lab: at("nett-lab"),
+            python: at("../python"),
+        })
     }
 }
 
@@ -112,6 +120,7 @@ impl Lab {
         state.save(&layout.root)?;
         let mut lab = Self {
             shape,
+            server: bus::Server::default(),
             prefix: prefix.to_owned(),
             layout,
             programs: Programs::beside_this_one()?,
@@ -121,7 +130,8 @@ impl Lab {
             keep: false,
             temporary: None,
         };
-        wiring::create(prefix, &topology, shape.sites)?;
+        wiring::create(prefix, &topology, shape)?;
+        routing::start(&mut lab)?;
         for site in shape.sites {
             lab.start_echo(*site)?;
         }
@@ -153,9 +163,18 @@ impl Lab {
         self.shape
     }
 
+    pub fn server(&self) -> bus::Server {
+        self.server
+    }
+
+    /// Before [`Self::start_nett`].
+    pub fn set_server(&mut self, server: bus::Server) {
+        self.server = server;
+    }
+
     /// Every node with an agent, in the order of the fabric file.
     pub fn nodes(&self) -> Vec<Node> {
-        Node::of_sites(self.shape.sites)
+        Node::of_shape(self.shape)
     }
 
     /// Waits until a node's agent has heard of every other site: the servers have found each other
@@ -344,17 +363,37 @@ impl Lab {
         self.shape.links.iter().try_for_each(|l| self.restore(l.id))
     }
 
+    /// Takes a machine away as a power cut would: nothing of it runs, and nothing of it is heard.
+    pub fn power_off(&mut self, host: &str) -> Result<()> {
+        let ns = self.ns(host)?;
+        let ends = ns.ip("-o link show")?;
+        let names = ends.lines().filter_map(|line| line.split([':', '@']).nth(1));
+        let names = names.map(str::trim).filter(|name| *name != "lo");
+        let down: Vec<String> = names.map(|n| format!("link set dev {n} down")).collect();
+        ns.ip_batch(&down)?;
+        for name in [agent_name(host), routing::process_name(host)] {
+            if let Some(process) = self.processes.remove(&name) {
+                process.kill();
+            }
+        }
+        Ok(())
+    }
+
     fn set_link(&self, id: &str, state: &str) -> Result<()> {
         let link = self.shape.links.iter().find(|l| l.id == id);
-        let Link { interface, ends: [_, (far, _)], .. } =
-            link.with_context(|| format!("no link {id}"))?;
-        let border = self.ns(&far.border())?;
-        border.ip(&format!("link set dev {interface} {state}")).map(drop)
+        let link = link.with_context(|| format!("no link {id}"))?;
+        let border = self.ns(&link.node(1))?;
+        border.ip(&format!("link set dev {} {state}", link.interface)).map(drop)
     }
 
     /// Makes `inet` route the VIPs over this site's uplink.
     pub fn route_vips_over(&self, site: Site) -> Result<()> {
-        let routes = vip_routes(site);
+        self.route_vips_over_border(site, 1)
+    }
+
+    /// Makes `inet` route the VIPs over the uplink of one border of a site in pairs.
+    pub fn route_vips_over_border(&self, site: Site, border: u8) -> Result<()> {
+        let routes = vip_routes(site, border);
         let lines = routes.iter().map(|r| wiring::route_line("replace", r));
         self.ns("inet")?.ip_batch(&lines.collect::<Vec<_>>())
     }
@@ -378,10 +417,11 @@ impl Lab {
         links.filter(move |l| l.ends.iter().any(|(end, _)| *end == site))
     }
 
-    /// Packets through both ends of every inter-site link of osl, as its border counts them.
+    /// Packets through both ends of every inter-site link of osl, as its borders count them.
     pub fn crossings(&self) -> Result<u64> {
-        let border = self.ns(&SITES[0].border())?;
         self.links_of(SITES[0]).try_fold(0, |sum, link| {
+            let end = link.ends.iter().position(|(site, _)| *site == SITES[0]);
+            let border = self.ns(&link.node(end.context("a link of this site")?))?;
             let seen = counters::interface(&border, link.interface)?;
             Ok(sum + seen.received + seen.sent)
         })
@@ -491,11 +531,11 @@ fn refuse_taken(namespaces: &[String]) -> Result<()> {
 fn write_files(shape: Shape, layout: &Layout) -> Result<Keys> {
     let sites = shape.sites;
     fs::create_dir_all(layout.logs()).context("cannot create the log directory")?;
-    let keys = Keys::generate(&layout.keys(), files::key_names(sites))?;
+    let keys = Keys::generate(&layout.keys(), files::key_names(shape))?;
     let authority = Authority::generate(&layout.tls())?;
     fs::write(layout.fabric(), files::fabric(shape, &keys, layout)?)?;
     fs::write(layout.services(), files::services(sites))?;
-    for node in Node::of_sites(sites) {
+    for node in Node::of_shape(shape) {
         authority.issue(&node.name, &[])?;
         fs::create_dir_all(layout.state(&node.name))?;
         let text = files::agent(&node, &keys, layout);

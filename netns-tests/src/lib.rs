@@ -18,6 +18,7 @@ pub mod map;
 pub mod netns;
 pub mod observe;
 pub mod process;
+pub mod routing;
 pub mod services;
 pub mod state;
 pub mod story;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::bus::Server;
 use crate::eventually::{eventually, eventually_true};
 use crate::lab::{Lab, Told};
 use crate::process::log_tail;
@@ -33,6 +34,19 @@ pub fn tell(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()
 /// As [`tell`], in a lab of another shape.
 pub fn tell_of(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     from_wires(name, shape, |lab| {
+        lab.start_nett()?;
+        story(lab)
+    })
+}
+
+/// As [`tell`], with another nats-server.
+pub fn tell_with(
+    name: &str,
+    server: Server,
+    story: impl FnOnce(&mut Lab) -> Result<()>,
+) -> Result<()> {
+    from_wires(name, Shape::TWO, |lab| {
+        lab.set_server(server);
         lab.start_nett()?;
         story(lab)
     })

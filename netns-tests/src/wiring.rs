@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::eventually::{eventually, patience};
 use crate::netns::{Netns, batch};
-use crate::topology::{End, Host, Site, Topology, VIP_RANGES, Wire};
+use crate::topology::{End, Host, Shape, Topology, VIP_RANGES, Wire};
 
 const EVERYWHERE: &[(&str, &str)] = &[
     ("ipv4/conf/all/rp_filter", "0"),
@@ -32,13 +32,22 @@ const FORWARDING: &[(&str, &str)] = &[
     ("ipv4/nexthop_compat_mode", "0"),
 ];
 
+/// On hosts with several gateways.
+const SPREADING: &[(&str, &str)] = &[
+    ("ipv4/fib_multipath_hash_policy", "1"),
+    ("ipv6/fib_multipath_hash_policy", "1"),
+    ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
+    ("ipv6/conf/all/ignore_routes_with_linkdown", "1"),
+    ("ipv6/conf/default/ignore_routes_with_linkdown", "1"),
+];
+
 /// The namespace of a host in a lab with this prefix.
 pub(crate) fn namespace(prefix: &str, host: &str) -> String {
     format!("{prefix}-{host}")
 }
 
 /// Creates everything. A failure leaves a part behind, which the state file names.
-pub(crate) fn create(prefix: &str, topology: &Topology, sites: &[Site]) -> Result<()> {
+pub(crate) fn create(prefix: &str, topology: &Topology, shape: Shape) -> Result<()> {
     let names = topology.hosts.iter().map(|h| namespace(prefix, &h.name));
     let add: Vec<String> = names.map(|n| format!("netns add {n}")).collect();
     batch("ip", &["-batch", "-"], &add).context("cannot create the lab's namespaces")?;
@@ -48,6 +57,9 @@ pub(crate) fn create(prefix: &str, topology: &Topology, sites: &[Site]) -> Resul
         if host.forwards {
             ns.sysctl(FORWARDING)?;
         }
+        if !host.gateways.is_empty() {
+            ns.sysctl(SPREADING)?;
+        }
         Ok(())
     })?;
     let numbered = topology.wires.iter().zip((100..).step_by(2));
@@ -56,13 +68,42 @@ pub(crate) fn create(prefix: &str, topology: &Topology, sites: &[Site]) -> Resul
     in_parallel(&topology.hosts, |host| {
         let ends = topology.wires.iter().flat_map(|w| [&w.a, &w.b]);
         let own: Vec<&End> = ends.filter(|e| e.host == host.name).collect();
-        Netns::named(namespace(prefix, &host.name)).ip_batch(&host_lines(host, &own))
+        let ns = Netns::named(namespace(prefix, &host.name));
+        ns.ip_batch(&host_lines(host, &own))
     })?;
     in_parallel(&topology.hosts, |host| {
         let ns = Netns::named(namespace(prefix, &host.name));
-        eventually(patience(), "every interface is up", || all_up(&ns)).map(drop)
+        eventually(patience(), "every interface is up", || all_up(&ns))?;
+        // A route by an interface without carrier is none on hosts that spread.
+        if host.gateways.is_empty() { Ok(()) } else { spread(&ns, host) }
     })?;
-    Netns::named(namespace(prefix, "inet")).nft(&watch_script(sites))
+    Netns::named(namespace(prefix, "inet")).nft(&watch_script(shape))
+}
+
+/// Spreads a host's traffic over its gateways; what answers a flow goes back to the gateway that
+/// the flow came from.
+fn spread(ns: &Netns, host: &Host) -> Result<()> {
+    let (mut ways, mut marks) = ([String::new(), String::new()], String::new());
+    for (number, gateway) in host.gateways.iter().enumerate() {
+        let (dev, mark) = (format!("eth{number}"), number + 1);
+        for (family, ways) in ["", "-6 "].iter().zip(&mut ways) {
+            let via = &gateway[usize::from(!family.is_empty())];
+            *ways += &format!(" nexthop via {via} dev {dev}");
+            let table = 100 + mark;
+            ns.ip(&format!("{family}route add default via {via} dev {dev} table {table}"))?;
+            ns.ip(&format!("{family}rule add fwmark {mark} lookup {table} pref 100"))?;
+        }
+        marks += &format!("iifname \"{dev}\" ct direction original ct mark set {mark}\n");
+    }
+    for (family, ways) in ["", "-6 "].iter().zip(&ways) {
+        ns.ip(&format!("{family}route add default{ways}"))?;
+    }
+    ns.nft(&format!(
+        "table inet back {{\n\
+         chain come {{ type filter hook prerouting priority -150\n{marks} }}\n\
+         chain go {{ type route hook output priority -150\n\
+         ct direction reply meta mark set ct mark\n }}\n}}\n"
+    ))
 }
 
 /// One thread per host: most of the time goes into starting `ip`.
@@ -102,7 +143,14 @@ fn veth(prefix: &str, wire: &Wire, index: u32) -> String {
 
 fn host_lines(host: &Host, ends: &[&End]) -> Vec<String> {
     let mut lines = vec!["link set lo up".to_owned()];
+    if host.switches {
+        lines.push("link add name switch type bridge mcast_snooping 0".to_owned());
+        lines.push("link set dev switch up".to_owned());
+    }
     for end in ends {
+        if host.switches {
+            lines.push(format!("link set dev {} master switch", end.interface));
+        }
         for address in &end.addresses {
             lines.push(address_line(address, &end.interface));
         }
@@ -131,13 +179,15 @@ pub(crate) fn route_line(verb: &str, route: &crate::topology::Route) -> String {
 /// Counters for what must never come out of a border's uplink. Packets to VIPs and private
 /// addresses end here, as they would at a provider; those to another site's public addresses are
 /// counted and go on.
-fn watch_script(sites: &[Site]) -> String {
+fn watch_script(shape: Shape) -> String {
+    let sites = shape.sites;
     let [vip4, vip6] = VIP_RANGES;
     let mut counters = String::new();
     let mut rules = String::new();
     for site in sites {
         let id = site.id;
-        let from = format!("iifname \"{}\"", site.inet_interface());
+        let from = shape.numbers().map(|n| format!("\"{}\"", site.inet_interface(n)));
+        let from = format!("iifname {{ {} }}", from.collect::<Vec<_>>().join(", "));
         for kind in ["vip", "private", "public"] {
             counters += &format!("  counter {kind}_{id} {{ }}\n");
         }

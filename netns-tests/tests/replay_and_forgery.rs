@@ -1,8 +1,8 @@
 //! Nobody moves traffic without the right key, twice with one signature, or with an old message.
 
+mod streams;
+
 use anyhow::{Context, Result};
-use async_nats::jetstream;
-use nett_netns_tests::files;
 use nett_netns_tests::keys::Keys;
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::observe::http::metric;
@@ -18,15 +18,8 @@ type Change = fn(&str) -> Option<String>;
 /// without the ids by which the server would recognise it. Returns how many.
 fn store_again(lab: &Lab, change: Change) -> Result<usize> {
     let [osl, _] = SITES;
-    let seed = std::fs::read_to_string(lab.keys().seed("admin"))?;
-    let tls = |file: &str| lab.layout().tls().join(file);
-    let options = async_nats::ConnectOptions::with_nkey(seed)
-        .add_root_certificates(tls("ca.crt"))
-        .add_client_certificate(tls("mira.crt"), tls("mira.key"))
-        .require_tls(true);
-    let store = async move {
-        let client = options.connect(files::nats_url(osl)).await?;
-        let stream = jetstream::new(client.clone()).get_stream("NETT_LOG_OSL").await?;
+    streams::at(lab, osl, async move |client, context| {
+        let stream = context.get_stream(streams::log(osl)).await?;
         let state = stream.cached_info().state.clone();
         let mut stored = 0;
         for sequence in state.first_sequence..=state.last_sequence {
@@ -45,10 +38,6 @@ fn store_again(lab: &Lab, change: Change) -> Result<usize> {
         }
         client.flush().await?;
         Ok(stored)
-    };
-    lab.ns("osl-b1")?.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(store)
     })
 }
 

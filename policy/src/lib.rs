@@ -17,6 +17,7 @@ pub mod document;
 pub mod fabric;
 pub mod id;
 pub mod lease;
+pub mod liveness;
 pub mod log;
 pub mod lower;
 pub mod place;

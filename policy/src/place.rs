@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::id::{Epoch, ServiceId, SiteId};
+use crate::id::{Epoch, LinkId, NodeId, ServiceId, SiteId};
 use crate::log::entry::Directive;
 use crate::log::intent::{Intent, Mover, World};
 use crate::service::{Handover, Mode, Service};
@@ -17,6 +17,14 @@ use crate::traffic::{Spread, Traffic};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     pub services: BTreeMap<ServiceId, Placed>,
+    pub drained: Drained,
+}
+
+/// Routers and links that traffic keeps off as far as there are others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drained {
+    pub nodes: BTreeSet<NodeId>,
+    pub links: BTreeSet<LinkId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +67,8 @@ pub enum Reason {
 
 pub fn place(world: World<'_>, intent: &Intent) -> Placement {
     let placed = |service: &Service| (service.id.clone(), place_one(world, intent, service));
-    Placement { services: world.catalog.iter().map(placed).collect() }
+    let drained = intent.drained_ways();
+    Placement { services: world.catalog.iter().map(placed).collect(), drained }
 }
 
 pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed {

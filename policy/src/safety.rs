@@ -1,6 +1,8 @@
 //! Safety rules, checked on the state after the change. A refusal names the rule, its owner and the
 //! exact override.
 
+mod ways;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -23,8 +25,16 @@ pub const FREEZE: &str = "freeze";
 /// Built in: a service always keeps a site that may serve it.
 pub const LAST_ELIGIBLE_SITE: &str = "last-eligible-site";
 
+/// Built in: a site keeps a border that is in service.
+pub const LAST_BORDER: &str = "last-border";
+/// Built in: a site with route nodes keeps one that is in service.
+pub const LAST_ROUTE_NODE: &str = "last-route-node";
+/// Built in: two sites that a link joins keep one that is in service.
+pub const LAST_LINK: &str = "last-link";
+
 /// The built-in rules that an override can name.
-pub const BUILT_IN: [&str; 3] = [FREEZE, GATE, LAST_ELIGIBLE_SITE];
+pub const BUILT_IN: [&str; 6] =
+    [FREEZE, GATE, LAST_BORDER, LAST_ELIGIBLE_SITE, LAST_LINK, LAST_ROUTE_NODE];
 
 /// A view older than this is named in a refusal.
 const OLD_VIEW: Duration = Duration::from_secs(10);
@@ -55,6 +65,7 @@ pub fn check(
     admission::check(present, change)?;
     let broken = last_eligible_site(present, after, moves)
         .into_iter()
+        .chain(ways::last_ways(present, after))
         .chain(configured_rules(present, after))
         .chain(frozen(present, verb, services));
     for refusal in broken {

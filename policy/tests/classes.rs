@@ -7,7 +7,7 @@ use nett_policy::fabric::Fabric;
 use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower::object::{Layout, NodeState};
-use nett_policy::lower::{Place, all_links, lower};
+use nett_policy::lower::{Neighbours, Place, all_links, lower};
 use nett_policy::place::{Placement, place};
 use nett_policy::plan::{Object, Op, plan_kernel};
 use nett_policy::service::Catalog;
@@ -37,7 +37,8 @@ fn state(node: &str, (fabric, catalog): &(Fabric, Catalog), placement: &Placemen
     let world = World { fabric, catalog };
     let node = fabric.nodes.iter().find(|n| n.id.as_str() == node).expect("a node");
     let (layout, links_up) = (&Layout::default(), &all_links(world));
-    lower(Place { world, layout, node, links_up }, placement)
+    let neighbours = &Neighbours::default();
+    lower(Place { world, layout, node, links_up, neighbours }, placement)
 }
 
 fn placed((fabric, catalog): &(Fabric, Catalog)) -> Placement {

@@ -162,6 +162,8 @@ fn about_object(object: &Object) -> String {
     match object {
         Object::Site(site) => format!("site.{site}"),
         Object::ServiceAt(service, _) => format!("service.{}", service.token()),
+        Object::Node(node) => format!("node.{node}"),
+        Object::Link(link) => format!("link.{link}"),
     }
 }
 

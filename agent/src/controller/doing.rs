@@ -127,7 +127,8 @@ impl Doing {
 impl Controller {
     /// Lowers the placement for this node; a change is a new generation.
     pub(super) fn lower(&mut self, now: Now) {
-        let ready = self.doing.links_seen || self.setting.node.role != Role::Border;
+        let border = self.setting.node.role == Role::Border;
+        let ready = (self.doing.links_seen || !border) && self.has_pulses();
         if !self.started || !self.trusted || !self.lease_is_ready(now.mono) {
             return;
         }
@@ -139,8 +140,9 @@ impl Controller {
             return;
         }
         let links_up = &self.doing.links_up;
+        let neighbours = &self.neighbours_of(&self.setting.node);
         let Setting { layout, node } = Setting::of(&self.setting);
-        let place = Place { world: self.world(), layout, node, links_up };
+        let place = Place { world: self.world(), layout, node, links_up, neighbours };
         let mut state = lower(place, &self.placement);
         share(&mut state.answers, &self.doing.served);
         if state != self.doing.wanted.state || self.doing.wanted.generation == 0 {
@@ -244,9 +246,11 @@ impl Controller {
             }
             let targets = match step.kind {
                 StepKind::Verify => probes(self.world(), &effect.moves, step, &self.setting.node),
-                StepKind::LowerTtl | StepKind::Activate | StepKind::Shift | StepKind::Withdraw => {
-                    Vec::new()
-                }
+                StepKind::LowerTtl
+                | StepKind::Activate
+                | StepKind::Shift
+                | StepKind::Withdraw
+                | StepKind::Reroute => Vec::new(),
             };
             let probe = if targets.is_empty() { Probe::NotAsked } else { Probe::Running };
             let generation = self.doing.wanted.generation;
@@ -313,6 +317,10 @@ impl Controller {
 
     /// Reports when something changed, and at least every [`REPORT_INTERVAL`].
     pub(super) fn report(&mut self, now: Now) {
+        if self.setting.node.role == Role::Border && !self.doing.links_seen {
+            // Links that nobody has looked at yet would read as links that are down.
+            return;
+        }
         let mut degraded: Vec<String> = Vec::new();
         if !self.doing.failures.is_empty() || !self.doing.standing.is_empty() {
             degraded.push("kernel".to_owned());
@@ -320,6 +328,7 @@ impl Controller {
         let wrong = self.doing.failures.iter().chain(&self.doing.standing);
         degraded.extend(wrong.take(LINES_SHOWN).map(|line| format!("kernel: {line}")));
         degraded.extend(self.doing.link_troubles.iter().cloned());
+        degraded.extend(self.silent_neighbours());
         if let Some((why, _)) = &self.doing.zone_trouble {
             degraded.push(format!("zone: {why}"));
         }

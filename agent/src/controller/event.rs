@@ -1,10 +1,12 @@
 //! What can happen to an agent, as one closed type. Everything asynchronous ends up here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nett_policy::id::{SiteId, WallMs};
+use nett_policy::id::{NodeId, SiteId, WallMs};
 use nett_policy::log::entry::Slot;
 use nett_policy::lower::LinksUp;
+use nett_policy::lower::object::Mac;
 
 use crate::api::types::ApiRequest;
 use crate::bus::wire::{Report, Sealed};
@@ -88,6 +90,10 @@ pub enum Event {
     Links {
         up: LinksUp,
     },
+    /// Other nodes of the site were asked whether they are there.
+    Neighbours {
+        pulses: BTreeMap<NodeId, Pulse>,
+    },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),
     /// The zone answers with the last [`super::effect::Effect::Zone`] under this serial, or still
@@ -109,6 +115,15 @@ pub enum Event {
     Lease(LeaseEvent),
     /// A deadline that [`super::Controller::deadline`] asked for has passed.
     Timer,
+}
+
+/// What is seen of another node of the site.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// It answered once, and does not any more.
+    pub silent: bool,
+    /// Its Ethernet address, as last seen.
+    pub mac: Option<Mac>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

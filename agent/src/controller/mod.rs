@@ -9,6 +9,7 @@
 //!  bus, socket, kernel, probes, timers ──Event──> Controller::handle ──Effect──> driver
 //!       reading   entries into the fold, intent, placement
 //!       doing     desired state, acknowledgements
+//!       neighbours  who of the site is there, with which links
 //!       deciding  requests and next facts, one append in flight
 //!       view      answers to questions
 //! ```
@@ -19,6 +20,7 @@ pub mod driver;
 pub mod effect;
 pub mod event;
 mod lease;
+mod neighbours;
 mod reading;
 mod view;
 
@@ -43,7 +45,8 @@ use crate::lease::Lease;
 use deciding::Deciding;
 use doing::Doing;
 use effect::Effect;
-use event::{Event, Now};
+use event::{Event, Now, Pulse};
+pub use neighbours::chosen_between;
 use reading::Reading;
 pub use reading::{Prefix, prefix};
 pub use view::snapshot::{SERVICE_SERIES, ServiceSnapshot, Snapshot};
@@ -76,6 +79,8 @@ pub struct Controller {
     peers: Peers,
     /// `None` where nothing is leased.
     lease: Option<Lease>,
+    /// What is seen of the other nodes of the site; `None` before they were asked.
+    pulses: Option<BTreeMap<NodeId, Pulse>>,
     watchers: Vec<view::Watcher>,
     /// False until the journal is read: before that nothing is wanted of the kernel.
     started: bool,
@@ -126,6 +131,7 @@ impl Controller {
             doing: Doing::default(),
             deciding: Deciding::default(),
             peers: Peers::default(),
+            pulses: None,
             watchers: Vec::new(),
             started: false,
             trusted: false,
@@ -166,6 +172,7 @@ impl Controller {
             Event::Appended { sealed, stream_seq } => self.appended(sealed, stream_seq, now),
             Event::AppendFailed(failure) => self.append_failed(&failure, now),
             Event::Links { up } => self.links(up, now),
+            Event::Neighbours { pulses } => self.pulses(pulses, now),
             Event::Applied(applied) => self.applied(applied, now),
             Event::Served { result } => self.served(result, now),
             Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
@@ -245,6 +252,8 @@ impl Controller {
                 .collect(),
             silent: silent.cloned().collect(),
             voters_heard: self.voters_heard(now.mono),
+            away: if long { self.away(now) } else { BTreeSet::new() },
+            down: self.links_down(),
         }
     }
 
@@ -266,7 +275,12 @@ impl Controller {
             None => Duration::from_millis(now.wall.0.saturating_sub(report.at.0)),
         };
         let at = now.mono.saturating_sub(age);
+        let near = report.site == self.setting.node.site;
+        let moved = near && known.is_none_or(|known| known.links != report.links);
         self.peers.reports.insert(report.node.clone(), Heard { report, at });
+        if moved && self.started {
+            self.lower(now);
+        }
     }
 
     /// The links a node last said it can use: all of them when it has never said anything.

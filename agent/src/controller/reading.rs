@@ -385,7 +385,7 @@ impl Controller {
         let service = |conflict: &Conflict| match &conflict.subject {
             Contested::Service(service) | Contested::Held(service) => Some(service.to_string()),
             Contested::Drained(Object::ServiceAt(service, _)) => Some(service.to_string()),
-            Contested::Drained(Object::Site(_)) => None,
+            Contested::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_)) => None,
         };
         let mut notes = Vec::new();
         for conflict in found.iter().filter(|c| !self.conflicts.contains(c)) {

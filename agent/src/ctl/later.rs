@@ -25,8 +25,8 @@ const COMMANDS: [&str; 13] = [
 /// Commands below one that exists.
 const NESTED: [(&str, &[&str]); 5] = [
     ("service", &["apply", "retire"]),
-    ("drain", &["node", "link", "cluster"]),
-    ("undrain", &["node", "link", "cluster"]),
+    ("drain", &["cluster"]),
+    ("undrain", &["cluster"]),
     ("explain", &["path"]),
     ("bus", &["resync", "compact"]),
 ];

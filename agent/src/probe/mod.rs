@@ -1,4 +1,5 @@
 //! Probes of the `verify` step: real packets over a named link to a VIP, before traffic goes there.
+//! And [`neighbours`]: whether the other nodes of the site are there.
 //!
 //! A probe carries the mark of replies over its link (class 0x2000 plus the link's index), so the
 //! rule that sends replies back also pins the probe to that link, whatever today's routes are.
@@ -6,6 +7,7 @@
 //! that its reply came back.
 
 mod echo;
+pub mod neighbours;
 mod run;
 
 use std::time::Duration;

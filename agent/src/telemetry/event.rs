@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nett_policy::id::SiteId;
+use nett_policy::id::{NodeId, SiteId};
 use nett_policy::log::entry::Body;
 use nett_policy::plan::{Op, Plan};
 
@@ -109,6 +109,25 @@ impl Emit for KernelDrift<'_> {
             };
             metrics.kernel_drift.with_label_values(&[object, cause]).inc();
         }
+    }
+}
+
+/// Another node of the site fell silent, or answers again.
+#[derive(Debug)]
+pub struct NeighbourChanged<'a> {
+    pub node: &'a NodeId,
+    pub silent: bool,
+}
+
+impl Emit for NeighbourChanged<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { node, silent } = self;
+        if silent {
+            tracing::error!(%node, "A node of the site has stopped answering.");
+        } else {
+            tracing::warn!(%node, "A node of the site answers again.");
+        }
+        metrics.neighbour_up.with_label_values(&[node.as_str()]).set(i64::from(!silent));
     }
 }
 

@@ -73,6 +73,8 @@ metrics! {
         "Packets counted by the nft table.";
     TRAFFIC_BYTES_TOTAL = Counter "nett_traffic_bytes_total" ["class"]
         "Bytes counted by the nft table.";
+    NEIGHBOUR_UP = Gauge "nett_neighbour_up" ["node"]
+        "0 when another node of the site has stopped answering.";
     LINK_UP = Gauge "nett_link_up" ["link"]
         "1 when the interface of this node's end of the link is up and has carrier.";
     BUS_CONNECTED = Gauge "nett_bus_connected" []

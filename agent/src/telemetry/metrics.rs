@@ -33,6 +33,7 @@ pub struct Metrics {
     kernel_contested: IntGauge,
     pub(super) netlink_overruns: IntCounter,
     traffic: Traffic,
+    pub(super) neighbour_up: IntGaugeVec,
     pub(super) entries: IntCounterVec,
     pub(super) entries_refused: IntCounterVec,
     pub(super) journal_fsync: Histogram,
@@ -91,6 +92,7 @@ impl Metrics {
                 bytes: counters(registry, &name::TRAFFIC_BYTES_TOTAL)?,
                 last: Arc::default(),
             },
+            neighbour_up: gauges(registry, &name::NEIGHBOUR_UP)?,
             entries: counters(registry, &name::ENTRIES_TOTAL)?,
             entries_refused: counters(registry, &name::ENTRIES_REFUSED_TOTAL)?,
             journal_fsync: histogram(registry, &name::JOURNAL_FSYNC_SECONDS, &FSYNC_BUCKETS)?,
@@ -143,6 +145,12 @@ fn gauge(registry: &Registry, metric: &Metric) -> Result<IntGauge, prometheus::E
     let gauge = IntGauge::with_opts(opts(metric))?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
+}
+
+fn gauges(registry: &Registry, metric: &Metric) -> Result<IntGaugeVec, prometheus::Error> {
+    let gauges = IntGaugeVec::new(opts(metric), metric.labels)?;
+    registry.register(Box::new(gauges.clone()))?;
+    Ok(gauges)
 }
 
 fn counters(registry: &Registry, metric: &Metric) -> Result<IntCounterVec, prometheus::Error> {

@@ -107,8 +107,8 @@ fn a_key_that_is_nobodys_is_2() {
 #[test]
 fn names_of_later_releases_are_2() {
     let cases: [&[&str]; 4] = [
-        &["simulate", "--lose", "site:osl"],
-        &["drain", "node", "osl-b1", "--reason", "x"],
+        &["top"],
+        &["drain", "cluster", "osl/k1", "--reason", "x"],
         &["drain", "site", "osl", "--until", "12:00", "--reason", "x"],
         &["failover", "shop/prod/api", "--to", "svg", "--without-quorum"],
     ];

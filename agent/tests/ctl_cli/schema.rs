@@ -127,8 +127,16 @@ fn every_call_fits_the_schema() {
         VerbDoc::Failover { services: text(), to: "svg".to_owned() },
         VerbDoc::Failback { services: text() },
         VerbDoc::Steer { services: text(), to: [("osl".to_owned(), 70)].into() },
-        VerbDoc::Drain { object: ObjectDoc { site: "osl".to_owned(), service: None } },
-        VerbDoc::Undrain { object: ObjectDoc { site: "osl".to_owned(), service: Some(text()) } },
+        VerbDoc::Drain {
+            object: ObjectDoc { site: Some("osl".to_owned()), ..ObjectDoc::default() },
+        },
+        VerbDoc::Undrain {
+            object: ObjectDoc {
+                site: Some("osl".to_owned()),
+                service: Some(text()),
+                ..ObjectDoc::default()
+            },
+        },
         VerbDoc::Evacuate { site: "osl".to_owned(), to: Some("svg".to_owned()) },
         VerbDoc::Hold { services: text() },
         VerbDoc::Release { services: text() },

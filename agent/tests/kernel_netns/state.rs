@@ -32,7 +32,8 @@ pub(crate) fn group(family: Family, members: &[(NexthopId, u32)]) -> Nexthop {
 }
 
 pub(crate) fn guard(kind: GuardKind) -> Guard {
-    let mark = |interface: &str, index| GuardMark { interface: interface.to_owned(), index };
+    let mark =
+        |interface: &str, index| GuardMark { interface: interface.to_owned(), index, source: None };
     Guard {
         kind,
         mark_mask: Layout::default().mark_mask,

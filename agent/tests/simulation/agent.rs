@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use nett_agent::bus::wire::Sealed;
-use nett_agent::controller::{Controller, Setting};
+use nett_agent::controller::event::Pulse;
+use nett_agent::controller::{Controller, Setting, chosen_between};
 use nett_agent::kernel::{Kernel, SimulatedKernel};
-use nett_policy::id::{LinkId, ServiceId, SiteId};
+use nett_policy::id::{LinkId, NodeId, ServiceId, SiteId};
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::Nexthop;
@@ -130,6 +131,12 @@ impl Agent {
             targets.any(|target| matches!(target, RouteTarget::Nexthop(id) if leads(state, *id)))
         };
         catalog.iter().filter(accepts).map(|s| s.id.clone()).collect()
+    }
+
+    /// All nodes of the site are there, as far as anybody sees.
+    pub(crate) fn pulses(&self) -> BTreeMap<NodeId, Pulse> {
+        let others = chosen_between(&self.setting.fabric, &self.setting.node);
+        others.into_iter().map(|node| (node.id.clone(), Pulse::default())).collect()
     }
 
     pub(crate) fn links_up(&self, down: &BTreeSet<LinkId>) -> LinksUp {

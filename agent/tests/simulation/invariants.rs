@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nett_agent::bus::wire::Sealed;
+use nett_agent::controller::chosen_between;
 use nett_policy::id::{EntryId, Epoch, NodeId, ServiceId, SiteId};
 use nett_policy::log::entry::Body;
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::NodeState;
-use nett_policy::lower::{Place, lower};
+use nett_policy::lower::{Neighbours, Place, lower};
 use nett_policy::place::{Reason, place};
 use nett_policy::service::{Catalog, Handover};
 use nett_policy::task::view::{TaskState, last_effect, state};
@@ -174,7 +175,16 @@ impl World {
             if let Some(lease) = agent.controller.lease() {
                 lease.overlay(&mut placement);
             }
-            let due = lower(Place { world, layout, node: at, links_up: &links_up }, &placement);
+            let mut known = Neighbours::default();
+            for other in chosen_between(&setting.fabric, at) {
+                // Everybody has reported by now.
+                let views = setting.fabric.links_of(&other.id).map(|view| view.link.id.clone());
+                let up = views.filter(|link| !self.links_down.contains(link)).collect();
+                known.entry(other.id.clone()).links = Some(up);
+            }
+            let neighbours = &known;
+            let at = Place { world, layout, node: at, links_up: &links_up, neighbours };
+            let due = lower(at, &placement);
             if agent.zone != due.answers {
                 return Err(format!("{node} answers {:?} not {:?}", agent.zone, due.answers));
             }

@@ -284,6 +284,8 @@ impl World {
         }
         self.step(node, Event::ReplayDone { trusted: whole && before.whole });
         self.step(node, Event::Links { up });
+        let pulses = self.agents[node].pulses();
+        self.step(node, Event::Neighbours { pulses });
         if self.servers[self.agents[node].site()].up {
             self.connect(node);
         }

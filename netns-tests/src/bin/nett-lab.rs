@@ -44,6 +44,9 @@ enum Verb {
         /// How many sites: 2 or 3.
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=3))]
         sites: u8,
+        /// How many borders, and how many route nodes, at each site: 1, or 2 with two sites.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        borders: u8,
     },
     /// Remove a lab, also one whose program died.
     Down {
@@ -82,10 +85,11 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     let mut out = std::io::stdout();
     match verb {
-        Verb::Up { place, wires_only, sites } => {
+        Verb::Up { place, wires_only, sites, borders } => {
             require_privilege()?;
             remove_on_interrupt(&place.dir)?;
-            let shape = Shape::of(sites).context("a lab has 2 or 3 sites")?;
+            let shape = Shape::of(sites, borders);
+            let shape = shape.context("a lab has 2 or 3 sites; with --borders 2 it has 2")?;
             let mut lab = Lab::create(shape, &place.prefix, &place.dir)?;
             if !wires_only {
                 lab.start_nett()?;

@@ -214,7 +214,8 @@ impl Contested {
     }
 }
 
-/// `shop/prod/api`, `drained:osl`, `drained:shop/prod/api@osl`, `held:shop/prod/api`.
+/// `shop/prod/api`, `drained:osl`, `drained:shop/prod/api@osl`, `drained:node/osl-b1`,
+/// `drained:link/osl-svg-1`, `held:shop/prod/api`.
 impl fmt::Display for Contested {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -223,6 +224,8 @@ impl fmt::Display for Contested {
             Self::Drained(Object::ServiceAt(service, site)) => {
                 f.pad(&format!("drained:{service}@{site}"))
             }
+            Self::Drained(Object::Node(node)) => f.pad(&format!("drained:node/{node}")),
+            Self::Drained(Object::Link(link)) => f.pad(&format!("drained:link/{link}")),
             Self::Held(service) => f.pad(&format!("held:{service}")),
         }
     }
@@ -233,9 +236,13 @@ impl FromStr for Contested {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         if let Some(rest) = text.strip_prefix("drained:") {
-            return Ok(Self::Drained(match rest.split_once('@') {
-                Some((service, site)) => Object::ServiceAt(service.parse()?, site.parse()?),
-                None => Object::Site(rest.parse()?),
+            if let Some((service, site)) = rest.split_once('@') {
+                return Ok(Self::Drained(Object::ServiceAt(service.parse()?, site.parse()?)));
+            }
+            return Ok(Self::Drained(match rest.split_once('/') {
+                Some(("node", node)) => Object::Node(node.parse()?),
+                Some(("link", link)) => Object::Link(link.parse()?),
+                Some(_) | None => Object::Site(rest.parse()?),
             }));
         }
         match text.strip_prefix("held:") {

@@ -111,6 +111,8 @@ pub enum StepKind {
     Shift,
     /// The old sites stop accepting (make-before-break), or everybody does (break-before-make).
     Withdraw,
+    /// Nodes choose other neighbours or links; no service moves.
+    Reroute,
 }
 
 // === impl Change ===
@@ -136,6 +138,7 @@ impl StepKind {
             Self::Verify => "verify",
             Self::Shift => "shift",
             Self::Withdraw => "withdraw",
+            Self::Reroute => "reroute",
         }
     }
 }

@@ -14,6 +14,7 @@ use super::fold::{Fact, Fold, TaskRecord, Written};
 use super::lineage::{Lineage, ancestors};
 use crate::fabric::Fabric;
 use crate::id::{EntryId, Epoch, ServiceId, SiteId};
+use crate::place::Drained;
 use crate::service::{Catalog, Handover, Service};
 use crate::task::steps::traffic_at;
 use crate::traffic::Traffic;
@@ -275,6 +276,7 @@ impl Intent {
             Verb::Drain { object } | Verb::Undrain { object } => match object {
                 Object::Site(site) => service.sites().contains(site),
                 Object::ServiceAt(id, _) => *id == service.id,
+                Object::Node(_) | Object::Link(_) => false,
             },
             Verb::Evacuate { site, .. } => service.sites().contains(site),
             Verb::Revert { task } => {
@@ -304,6 +306,23 @@ impl Intent {
     pub fn is_drained(&self, object: &Object) -> bool {
         let held = self.held(&Subject::Drained(object.clone()));
         matches!(held.map(|h| &h.change), Some(Change::Drained(_, true)))
+    }
+
+    /// The nodes and links that are drained.
+    pub fn drained_ways(&self) -> Drained {
+        let mut drained = Drained::default();
+        for held in self.registers.values() {
+            match &held.change {
+                Change::Drained(Object::Node(node), true) => {
+                    drained.nodes.insert(node.clone());
+                }
+                Change::Drained(Object::Link(link), true) => {
+                    drained.links.insert(link.clone());
+                }
+                Change::Drained(..) | Change::Service(..) | Change::Held(..) => {}
+            }
+        }
+        drained
     }
 
     /// True while no task may touch the service.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::conflict::Contested;
-use crate::id::{EntryId, NodeId, Selector, ServiceId, SiteId, WallMs, Weight};
+use crate::id::{EntryId, LinkId, NodeId, Selector, ServiceId, SiteId, WallMs, Weight};
 
 /// Who asked, as proven by the signature on the request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,6 +105,10 @@ pub enum Verb {
 pub enum Object {
     Site(SiteId),
     ServiceAt(ServiceId, SiteId),
+    /// A border or route node.
+    Node(NodeId),
+    /// An inter-site link.
+    Link(LinkId),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

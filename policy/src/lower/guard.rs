@@ -44,16 +44,23 @@ fn marks(place: Place<'_>) -> BTreeSet<GuardMark> {
             let mark = |view: crate::fabric::LinkView<'_>| GuardMark {
                 interface: view.near.interface.clone(),
                 index: view.index,
+                source: None,
             };
             fabric.links_of(&node.id).map(mark).collect()
         }
         Role::Route => {
-            // One border per interface: with several, the border a flow came from is not known
-            // from the interface alone, and the first stands for all.
-            let border = fabric.nodes_of(&node.site, Role::Border).next();
-            let index = border.and_then(|b| fabric.place_of(&b.id));
-            let mark = index.zip(node.outer.clone());
-            mark.map(|(index, interface)| GuardMark { interface, index }).into_iter().collect()
+            // A single border is known by the interface, one of several by its Ethernet address:
+            // replies go back to the border that delivered the flow.
+            let borders: Vec<_> = fabric.nodes_of(&node.site, Role::Border).collect();
+            let several = borders.len() > 1;
+            let mark = |border: &&crate::fabric::Node| {
+                let source = place.neighbours.mac(&border.id);
+                let (interface, index) = (node.outer.clone()?, fabric.place_of(&border.id)?);
+                let known = !several || source.is_some();
+                let source = source.filter(|_| several);
+                known.then_some(GuardMark { interface, index, source })
+            };
+            borders.iter().filter_map(mark).collect()
         }
         Role::Witness => BTreeSet::new(),
     }

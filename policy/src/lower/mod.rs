@@ -2,12 +2,15 @@
 //!
 //! The same function serves the agent for its own node and `plan` for every node. What a node sees
 //! of its links is an argument: a link without carrier takes no nexthop object, so it is left out
-//! of every group, and a group that would be empty becomes an `unreachable` route.
+//! of every group, and a group that would be empty becomes an `unreachable` route. So is what it
+//! knows of the other nodes of its site.
 
 pub mod answers;
+mod choice;
 mod classes;
 mod guard;
 mod links;
+mod neighbours;
 pub mod object;
 mod routes;
 mod rules;
@@ -20,7 +23,9 @@ use crate::log::intent::World;
 use crate::place::{Placed, Placement};
 use crate::service::Service;
 use answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
+use choice::Choice;
 pub use links::LinksUp;
+pub use neighbours::{Neighbour, Neighbours};
 use object::{Layout, NodeState};
 
 /// What lowering needs beside the placement.
@@ -31,14 +36,17 @@ pub struct Place<'a> {
     pub node: &'a Node,
     /// Links of the node that can carry packets now.
     pub links_up: &'a LinksUp,
+    /// The other nodes of its site.
+    pub neighbours: &'a Neighbours,
 }
 
 /// What `place.node` should have. A witness has answers only.
 pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
     let mut state = NodeState::default();
     if place.node.role != Role::Witness {
-        routes::inter_site(place, &mut state);
-        routes::services(place, placement, &mut state);
+        let choice = Choice { place, drained: &placement.drained };
+        routes::inter_site(choice, &mut state);
+        routes::services(choice, placement, &mut state);
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);
         state.guard = Some(guard::guard(place, placement, &state.routes));

@@ -122,9 +122,20 @@ pub enum GuardKind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GuardMark {
     pub interface: String,
-    /// Packets from this border's address only (route nodes with several borders on one interface).
+    /// The link, or the place of the border.
     pub index: u8,
+    /// Only frames of this sender: where a route node has several borders on one interface.
+    pub source: Option<Mac>,
 }
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+/// Six bytes in hexadecimal, with colons between, were expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an Ethernet address")]
+pub struct NoMac;
 
 /// Everything one node should have, or has. `guard` is `None` when the table is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -287,6 +298,27 @@ impl NexthopId {
 impl fmt::Display for NexthopId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::str::FromStr for Mac {
+    type Err = NoMac;
+
+    fn from_str(text: &str) -> Result<Self, NoMac> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or(NoMac)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| NoMac)?;
+        }
+        parts.next().map_or(Ok(Self(bytes)), |_| Err(NoMac))
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::Place;
+use super::choice::Choice;
 use super::classes::{self, Class};
 use super::object::{Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table};
 use super::ways::{self, Backends, Members};
@@ -16,13 +17,14 @@ use crate::service::Service;
 use crate::traffic::{Deliver, Traffic};
 
 /// The groups and routes of all services.
-pub(super) fn services(place: Place<'_>, placement: &Placement, state: &mut NodeState) {
+pub(super) fn services(choice: Choice<'_>, placement: &Placement, state: &mut NodeState) {
+    let place = choice.place;
     let catalog = place.world.catalog;
     let backends = classes::backend_ids(catalog, &place.node.site);
     let all = classes::classes(catalog, placement);
     let grounds = all.iter().filter_map(|class| {
         let service = class.services.first().copied()?;
-        Some((class, Ground { place, service, backends: &backends }))
+        Some((class, Ground { choice, service, backends: &backends }))
     });
     let grounds: Vec<_> = grounds.collect();
     let ways = grounds.iter().flat_map(|(class, at)| {
@@ -89,7 +91,7 @@ enum Way {
 /// Where a class is lowered, with any one of its services.
 #[derive(Clone, Copy)]
 struct Ground<'a> {
-    place: Place<'a>,
+    choice: Choice<'a>,
     service: &'a Service,
     backends: &'a Backends,
 }
@@ -106,7 +108,7 @@ impl Ground<'_> {
         let number = |name: &str| numbers.get(name).copied().flatten();
         let class_in = number(&class.name).map(|slot| NexthopId::class_in(slot, family));
         // The way into the site is always there, for services that depart to it.
-        if self.service.sites().contains(&self.place.node.site) {
+        if self.service.sites().contains(&self.choice.place.node.site) {
             let members = self.local(family, state);
             group(class_in, family, members, state);
         }
@@ -123,7 +125,7 @@ impl Ground<'_> {
                 Way::Nowhere => None,
             };
             let target = group(id, family, members, state);
-            routes(entry.table(self.place.layout), vips, target, state);
+            routes(entry.table(self.choice.place.layout), vips, target, state);
         }
     }
 
@@ -136,7 +138,7 @@ impl Ground<'_> {
     ) -> Members {
         match entry {
             Entry::Out => self.deliver(traffic, family, state),
-            Entry::In if traffic.accept.contains(&self.place.node.site) => {
+            Entry::In if traffic.accept.contains(&self.choice.place.node.site) => {
                 self.local(family, state)
             }
             Entry::In => Members::new(),
@@ -147,7 +149,7 @@ impl Ground<'_> {
     /// Which group some services of a class use: that of their class, as long as they go the way
     /// of their class; else one that is there anyway; a group of its own for shares alone.
     fn way(self, class: &Class<'_>, entry: Entry) -> Way {
-        let Place { node, world, .. } = self.place;
+        let Place { node, world, .. } = self.choice.place;
         let own = &node.site;
         let deliver = |traffic: &Traffic| traffic.deliver(own, world.fabric);
         let course = deliver(class.traffic);
@@ -176,16 +178,16 @@ impl Ground<'_> {
     }
 
     fn local(self, family: Family, state: &mut NodeState) -> Members {
-        ways::local(self.place, self.service, self.backends, family, state)
+        ways::local(self.choice, self.service, self.backends, family, state)
     }
 
     /// Where traffic of the class goes that enters at this node.
     fn deliver(self, traffic: &Traffic, family: Family, state: &mut NodeState) -> Members {
-        let place = self.place;
+        let place = self.choice.place;
         let own = &place.node.site;
         match traffic.deliver(own, place.world.fabric) {
             Deliver::Local => self.local(family, state),
-            Deliver::Remote(site) => ways::remote(place, &site, family, state),
+            Deliver::Remote(site) => ways::remote(self.choice, &site, family, state),
             Deliver::Drained => Members::new(),
             Deliver::Split(weights) => {
                 let mut parts = Vec::new();
@@ -193,7 +195,7 @@ impl Ground<'_> {
                     let members = if site == *own {
                         self.local(family, state)
                     } else {
-                        ways::remote(place, &site, family, state)
+                        ways::remote(self.choice, &site, family, state)
                     };
                     parts.push((weight, members));
                 }
@@ -210,7 +212,7 @@ impl Ground<'_> {
         family: Family,
         state: &mut NodeState,
     ) -> Members {
-        let place = self.place;
+        let place = self.choice.place;
         if place.node.role != Role::Border || !ways::has_route_nodes(place) {
             return Members::new();
         }
@@ -220,7 +222,7 @@ impl Ground<'_> {
         let mut parts = Vec::new();
         for (site, weight) in weights {
             if site != place.node.site {
-                parts.push((weight, ways::remote(place, &site, family, state)));
+                parts.push((weight, ways::remote(self.choice, &site, family, state)));
             }
         }
         ways::combine(&parts)
@@ -228,7 +230,8 @@ impl Ground<'_> {
 }
 
 /// Remote-site prefixes, own aggregates and the way back over each link.
-pub(super) fn inter_site(place: Place<'_>, state: &mut NodeState) {
+pub(super) fn inter_site(choice: Choice<'_>, state: &mut NodeState) {
+    let place = choice.place;
     let fabric = place.world.fabric;
     let layout = place.layout;
     for (index, site) in (0u32..).zip(&fabric.sites) {
@@ -242,7 +245,7 @@ pub(super) fn inter_site(place: Place<'_>, state: &mut NodeState) {
                 floor(layout.table_guard, &prefixes, state);
                 continue;
             }
-            let members = ways::remote(place, &site.id, family, state);
+            let members = ways::remote(choice, &site.id, family, state);
             if !members.is_empty() {
                 let target = group(Some(NexthopId::site(index, family)), family, members, state);
                 routes(layout.table_xs, &prefixes, target, state);
@@ -250,11 +253,13 @@ pub(super) fn inter_site(place: Place<'_>, state: &mut NodeState) {
             floor(layout.table_xs, &prefixes, state);
         }
     }
-    returns(place, state);
+    returns(choice, state);
 }
 
-/// `nett-ret-N`: over link N on a border, over the border at place N on a route node.
-fn returns(place: Place<'_>, state: &mut NodeState) {
+/// `nett-ret-N`: over link N on a border, over the border at place N on a route node, or another
+/// one while that is silent.
+fn returns(choice: Choice<'_>, state: &mut NodeState) {
+    let place = choice.place;
     let fabric = place.world.fabric;
     for family in Family::BOTH {
         let default = [family.default_route()];
@@ -273,7 +278,8 @@ fn returns(place: Place<'_>, state: &mut NodeState) {
             let index = fabric.place_of(&border.id).expect("a node of the fabric has a place");
             let table = place.layout.table_return(index);
             floor(table, &default, state);
-            if let Some(id) = ways::neighbour(place, border, family, state) {
+            let through = choice.instead_of(border);
+            if let Some(id) = ways::neighbour(place, through, family, state) {
                 routes(table, &default, RouteTarget::Nexthop(id), state);
             }
         }

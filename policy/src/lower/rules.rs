@@ -35,6 +35,13 @@ fn from_outside(place: Place<'_>, family: Family, state: &mut NodeState) {
         let sent = (Layout::MARK_SENT, Layout::MARK_CLASS);
         add(2, Rule { fwmark: Some(sent), ..lookup(family, MAIN) });
         add(10, lookup(family, layout.table_in));
+        // With several borders a reply may come in at another one than the flow went out by, and
+        // connection marks are of one border: what a service answers goes where main says.
+        if place.node.role == Role::Border && several_borders(place) {
+            for range in of_family(&place.world.fabric.vip_ranges, family) {
+                add(11, Rule { from: Some(range), ..lookup(family, MAIN) });
+            }
+        }
         add(19, unreachable(family));
     }
 }
@@ -86,6 +93,10 @@ fn from_inside(place: Place<'_>, family: Family, state: &mut NodeState) {
             add(61, Rule { to: Some(prefix), ..unreachable(family) });
         }
     }
+}
+
+fn several_borders(place: Place<'_>) -> bool {
+    place.world.fabric.nodes_of(&place.node.site, Role::Border).nth(1).is_some()
 }
 
 fn own_prefixes(place: Place<'_>, family: Family) -> Vec<IpNet> {

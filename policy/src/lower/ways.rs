@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Place;
+use super::choice::Choice;
 use super::object::{Nexthop, NexthopId, NodeState};
 use crate::fabric::{Family, Node, Role};
 use crate::id::{SiteId, Weight};
@@ -20,14 +21,16 @@ pub(super) type Backends = BTreeMap<IpAddr, NexthopId>;
 /// How a service is delivered inside the site: a border hands it to the route nodes, or to the
 /// backends where the site has no route node; a route node hands it to the backends.
 pub(super) fn local(
-    place: Place<'_>,
+    choice: Choice<'_>,
     service: &Service,
     ids: &Backends,
     family: Family,
     state: &mut NodeState,
 ) -> Members {
+    let place = choice.place;
     if place.node.role == Role::Border && has_route_nodes(place) {
-        return neighbours(place, Role::Route, family, state);
+        let chosen = choice.nodes(Role::Route);
+        return neighbours(choice, Role::Route, &chosen, family, state);
     }
     let mut members = Members::new();
     for backend in service.backends(&place.node.site, family) {
@@ -40,27 +43,20 @@ pub(super) fn local(
     members
 }
 
-/// The way to another site: a border uses its cheapest links there that are up, a route node the
-/// site's borders.
+/// The way to another site: a border uses its best links there, a route node the borders that have
+/// the best ones.
 pub(super) fn remote(
-    place: Place<'_>,
+    choice: Choice<'_>,
     site: &SiteId,
     family: Family,
     state: &mut NodeState,
 ) -> Members {
-    if place.node.role == Role::Route {
-        return neighbours(place, Role::Border, family, state);
+    if choice.place.node.role == Role::Route {
+        let chosen = choice.borders(site, family);
+        return neighbours(choice, Role::Border, &chosen, family, state);
     }
-    let fabric = place.world.fabric;
-    let usable = fabric.links_of(&place.node.id).filter(|view| {
-        view.far_site == site
-            && place.links_up.carries(&view.link.id, family)
-            && view.gateway(family).is_some()
-    });
-    let usable: Vec<_> = usable.collect();
-    let cheapest = usable.iter().map(|view| view.link.cost).min();
-    let best = usable.iter().filter(|view| Some(view.link.cost) == cheapest);
-    best.map(|view| (link(view, family, state), Weight::ONE)).collect()
+    let links = choice.links(site, family);
+    links.iter().map(|view| (link(view, family, state), Weight::ONE)).collect()
 }
 
 /// The single nexthop over a link. Every link that is up has one, so that a flip needs no
@@ -77,17 +73,19 @@ pub(super) fn link(
     id
 }
 
-/// The other nodes of the site with a role, by their addresses of one family.
-pub(super) fn neighbours(
-    place: Place<'_>,
+/// Those chosen of the other nodes of the site with a role, by their addresses of one family. The
+/// others have their single nexthops too, for the next choice.
+fn neighbours(
+    choice: Choice<'_>,
     role: Role,
+    chosen: &[&Node],
     family: Family,
     state: &mut NodeState,
 ) -> Members {
-    let fabric = place.world.fabric;
     let mut members = Members::new();
-    for other in fabric.nodes_of(&place.node.site, role) {
-        if let Some(id) = neighbour(place, other, family, state) {
+    for other in choice.all(role) {
+        let id = neighbour(choice.place, other, family, state);
+        if let Some(id) = id.filter(|_| chosen.iter().any(|n| n.id == other.id)) {
             members.insert(id, Weight::ONE);
         }
     }

@@ -9,7 +9,7 @@ use crate::fabric::Node;
 use crate::id::{NodeId, ServiceId};
 use crate::log::intent::Intent;
 use crate::lower::object::{Layout, NodeState};
-use crate::lower::{LinksUp, Place, lower};
+use crate::lower::{LinksUp, Neighbours, Place, lower};
 use crate::place::place;
 use crate::task::acks::Course;
 use crate::task::decide::{Present, Proposal, planned};
@@ -41,10 +41,11 @@ pub struct PreviewStep {
     pub nodes: BTreeMap<NodeId, Plan>,
 }
 
-/// What each node sees and uses: its own links, as it last reported them.
+/// What each node sees and uses: its own links, as it last reported them, and its neighbours.
 pub struct NodeViews<'a> {
     pub layout: &'a Layout,
     pub links_up: &'a dyn Fn(&NodeId) -> LinksUp,
+    pub neighbours: &'a dyn Fn(&Node) -> Neighbours,
 }
 
 pub fn preview(present: Present<'_>, proposal: &Proposal, views: &NodeViews<'_>) -> Preview {
@@ -94,8 +95,9 @@ fn node_states(
 ) -> BTreeMap<NodeId, NodeState> {
     let placement = place(present.world, intent);
     let state = |node: &Node| {
-        let links_up = &(views.links_up)(&node.id);
-        let at = Place { world: present.world, layout: views.layout, node, links_up };
+        let (links_up, neighbours) = (&(views.links_up)(&node.id), &(views.neighbours)(node));
+        let layout = views.layout;
+        let at = Place { world: present.world, layout, node, links_up, neighbours };
         (node.id.clone(), lower(at, &placement))
     };
     present.world.fabric.nodes.iter().map(state).collect()

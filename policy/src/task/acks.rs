@@ -11,7 +11,7 @@ use crate::id::{EntryId, NodeId, ServiceId, SiteId};
 use crate::log::entry::{Effect, Move};
 use crate::log::intent::{Doing, Intent, Progress, World};
 use crate::lower::object::{Layout, NodeState};
-use crate::lower::{self, Place, all_links};
+use crate::lower::{self, Neighbours, Place, all_links};
 use crate::place::place;
 use crate::traffic::Deliver;
 
@@ -55,11 +55,15 @@ impl Course<'_> {
 
     /// What every node should have once step `number` has started, all links up.
     pub fn states_at(&self, number: u32) -> BTreeMap<NodeId, NodeState> {
-        let placement = place(self.world, &self.intent_at(number));
+        self.states(&self.intent_at(number))
+    }
+
+    fn states(&self, intent: &Intent) -> BTreeMap<NodeId, NodeState> {
+        let placement = place(self.world, intent);
         let layout = Layout::default();
-        let links_up = &all_links(self.world);
+        let (links_up, neighbours) = (&all_links(self.world), &Neighbours::default());
         let state = |node: &Node| {
-            let at = Place { world: self.world, layout: &layout, node, links_up };
+            let at = Place { world: self.world, layout: &layout, node, links_up, neighbours };
             (node.id.clone(), lower::lower(at, &placement))
         };
         self.world.fabric.nodes.iter().map(state).collect()
@@ -69,9 +73,14 @@ impl Course<'_> {
     /// an operator says are off.
     pub fn with_nodes(&self, asserted: &BTreeSet<NodeId>) -> Effect {
         let mut effect = self.effect.clone();
+        let present = self.states(self.before);
         let mut before = self.states_at(0);
         for step in &mut effect.steps {
             let after = self.states_at(step.number);
+            if step.kind == StepKind::Reroute {
+                // What is drained is in force from the start on; this step waits for it.
+                before = present.clone();
+            }
             let mut nodes = match self.leased(step) {
                 Some(nodes) => nodes,
                 None => differing(&before, &after),
@@ -97,6 +106,7 @@ impl Course<'_> {
     fn leased(&self, step: &Step) -> Option<BTreeSet<NodeId>> {
         let fabric = self.world.fabric;
         let mut nodes = BTreeSet::new();
+        step.states.first_key_value()?;
         for id in step.states.keys() {
             let service = self.world.catalog.get(id).filter(|s| s.is_leased())?;
             let one = self.effect.moves.iter().find(|m| m.service == *id);
@@ -104,7 +114,7 @@ impl Course<'_> {
             let concerned = |site: &SiteId| match step.kind {
                 StepKind::Withdraw => Some(site) != target.as_ref(),
                 StepKind::Activate | StepKind::Shift => Some(site) == target.as_ref(),
-                StepKind::Verify | StepKind::LowerTtl => false,
+                StepKind::Verify | StepKind::LowerTtl | StepKind::Reroute => false,
             };
             for site in service.sites().iter().filter(|site| concerned(site)) {
                 nodes.extend(fabric.serving_nodes(site).map(|n| n.id.clone()));

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use super::decide::{Present, Refusal};
 use super::view::{TaskState, first_effect, state};
-use crate::id::{EntryId, Epoch, Selector, ServiceId, SiteId};
+use crate::fabric::Role;
+use crate::id::{EntryId, Epoch, LinkId, NodeId, Selector, ServiceId, SiteId};
 use crate::log::conflict::Contested;
 use crate::log::entry::{Change, Directive, Effect, Move, Object, Subject, Verb, Write};
 use crate::log::intent::{Doing, Intent, Progress};
@@ -155,6 +156,26 @@ fn known_site(present: Present<'_>, site: &SiteId) -> Result<(), Refusal> {
         .hint(format!("the sites are {}", known.join(", "))))
 }
 
+fn known_node(present: Present<'_>, id: &NodeId) -> Result<(), Refusal> {
+    let routers = || present.world.fabric.nodes.iter().filter(|n| n.role != Role::Witness);
+    if routers().any(|node| node.id == *id) {
+        return Ok(());
+    }
+    let known: Vec<&str> = routers().map(|n| n.id.as_str()).collect();
+    Err(Refusal::usage("unknown-node", format!("there is no border or route node `{id}`"))
+        .hint(format!("the nodes are {}", known.join(", "))))
+}
+
+fn known_link(present: Present<'_>, id: &LinkId) -> Result<(), Refusal> {
+    let links = &present.world.fabric.links;
+    if links.iter().any(|link| link.id == *id) {
+        return Ok(());
+    }
+    let known: Vec<&str> = links.iter().map(|l| l.id.as_str()).collect();
+    Err(Refusal::usage("unknown-link", format!("there is no link `{id}`"))
+        .hint(format!("the links are {}", known.join(", "))))
+}
+
 fn drained(present: Present<'_>, object: &Object, value: bool) -> Result<Change, Refusal> {
     match object {
         Object::Site(site) => known_site(present, site)?,
@@ -167,6 +188,8 @@ fn drained(present: Present<'_>, object: &Object, value: bool) -> Result<Change,
                 return Err(Refusal::usage("not-a-candidate", message));
             }
         }
+        Object::Node(node) => known_node(present, node)?,
+        Object::Link(link) => known_link(present, link)?,
     }
     Ok(Change::Drained(object.clone(), value))
 }
@@ -212,7 +235,7 @@ fn named_services(present: Present<'_>, verb: &Verb, changes: &[Change]) -> BTre
             | Change::Drained(Object::ServiceAt(service, _), _) => {
                 named.insert(service.clone());
             }
-            Change::Drained(Object::Site(_), _) => {}
+            Change::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_), _) => {}
         }
     }
     if let Verb::Revert { task } = verb

@@ -8,17 +8,18 @@ pub use super::admit::{CLOCK_SKEW, admit, judge_wish};
 pub use super::aim::planned;
 use super::aim::{Aim, aim, undo};
 use crate::fabric::Operator;
-use crate::id::{EntryId, NodeId, ServiceId, SiteId, WallMs, sha256_hex};
+use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs, sha256_hex};
 use crate::lease::admission;
 use crate::log::conflict::Claims;
 use crate::log::entry::{
-    Ask, Change, Command, Directive, Effect, Move, Request, Step, Subject, Terms, Verb, Write,
+    Ask, Change, Command, Directive, Effect, Move, Object, Request, Step, Subject, Terms, Verb,
+    Write,
 };
 use crate::log::fold::Fold;
 use crate::log::intent::{Intent, World};
 use crate::safety;
 use crate::task::acks::Course;
-use crate::task::steps::{Manner, steps};
+use crate::task::steps::{Manner, reroute, steps};
 use crate::task::view::{first_effect, is_open, state};
 
 /// What a command would do if it were effective now.
@@ -81,6 +82,10 @@ pub struct Sight {
     pub silent: BTreeSet<SiteId>,
     /// How many voters answered this node a moment ago.
     pub voters_heard: usize,
+    /// Nodes of which nothing was heard for too long.
+    pub away: BTreeSet<NodeId>,
+    /// Links that one of their ends says it cannot use.
+    pub down: BTreeSet<LinkId>,
 }
 
 // === impl Refusal ===
@@ -214,7 +219,13 @@ fn effect(
 ) -> Effect {
     let Present { world, intent, home, .. } = present;
     let rank = world.fabric.rank(home);
-    let steps = steps(&moves, manner);
+    let mut steps = steps(&moves, manner);
+    let ways =
+        |w: &Write| matches!(w.change, Change::Drained(Object::Node(_) | Object::Link(_), _));
+    if writes.iter().any(ways) {
+        // Behind the others: numbers are places.
+        steps.push(reroute(u32::try_from(steps.len() + 1).unwrap_or(u32::MAX)));
+    }
     let effect = Effect { rank, writes, moves, steps };
     Course { world, before: intent, task, site: home, effect: &effect }.with_nodes(asserted)
 }

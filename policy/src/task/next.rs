@@ -337,7 +337,8 @@ impl At<'_> {
     /// Whether all that the step moves is leased.
     fn is_leased(&self, step: &Step) -> bool {
         let catalog = self.present.world.catalog;
-        step.states.keys().all(|id| catalog.get(id).is_some_and(Service::is_leased))
+        let leased = !step.states.is_empty();
+        leased && step.states.keys().all(|id| catalog.get(id).is_some_and(Service::is_leased))
     }
 
     /// A withdrawal that some have not confirmed: after W whoever still had the lease has it no
@@ -386,9 +387,11 @@ fn old_answers(world: World<'_>, effect: &Effect, step: &Step) -> Option<String>
     let ms = |time: Duration| time.as_millis();
     let lives = match step.kind {
         StepKind::Withdraw => old_answers_live(world, effect, step.number)?,
-        StepKind::LowerTtl | StepKind::Activate | StepKind::Verify | StepKind::Shift => {
-            return None;
-        }
+        StepKind::LowerTtl
+        | StepKind::Activate
+        | StepKind::Verify
+        | StepKind::Shift
+        | StepKind::Reroute => return None,
     };
     let most = format!("answers of before the move may be kept for {} ms", ms(lives));
     Some(match lives.checked_sub(step.delay).filter(|rest| !rest.is_zero()) {

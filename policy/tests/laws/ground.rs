@@ -7,7 +7,7 @@ use nett_policy::fabric::{Fabric, Node};
 use nett_policy::id::{LinkId, NodeId, SiteId};
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower::object::{Layout, NodeState};
-use nett_policy::lower::{LinksUp, Place, lower};
+use nett_policy::lower::{LinksUp, Neighbours, Place, lower};
 use nett_policy::place::place;
 use nett_policy::service::Catalog;
 
@@ -49,7 +49,9 @@ impl Ground {
         let placement = place(self.world(), intent);
         let state = |node: &Node| {
             let links_up = &up(&node.id);
-            let at = Place { world: self.world(), layout: &self.layout, node, links_up };
+            let (world, layout) = (self.world(), &self.layout);
+            let neighbours = &Neighbours::default();
+            let at = Place { world, layout, node, links_up, neighbours };
             (node.id.clone(), lower(at, &placement))
         };
         self.fabric.nodes.iter().map(state).collect()

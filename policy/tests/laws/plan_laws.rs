@@ -165,7 +165,7 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
     let guard = (1..3u8, sets).prop_map(move |(index, (drained, unreachable))| Guard {
         kind: GuardKind::Border,
         mark_mask: 0x307f,
-        marks: BTreeSet::from([GuardMark { interface: "wan0".to_owned(), index }]),
+        marks: BTreeSet::from([GuardMark { interface: "wan0".to_owned(), index, source: None }]),
         outer: BTreeSet::from(["wan0".to_owned()]),
         site: BTreeSet::new(),
         remote: BTreeSet::new(),

@@ -156,13 +156,18 @@ pub struct TermsDoc {
     pub confirm_within_ms: Option<u64>,
 }
 
-/// What can be drained: a site, or with `service` that service at the site.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What can be drained: a site, or with `service` that service at the site; a node, or a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ObjectDoc {
-    pub site: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
 }
 
 // === impl VerbDoc ===
@@ -262,12 +267,16 @@ impl TryFrom<&TermsDoc> for Terms {
 
 impl From<&Object> for ObjectDoc {
     fn from(object: &Object) -> Self {
+        let mut doc = Self::default();
         match object {
-            Object::Site(site) => Self { site: site.to_string(), service: None },
+            Object::Site(site) => doc.site = Some(site.to_string()),
             Object::ServiceAt(service, site) => {
-                Self { site: site.to_string(), service: Some(service.to_string()) }
+                (doc.site, doc.service) = (Some(site.to_string()), Some(service.to_string()));
             }
+            Object::Node(node) => doc.node = Some(node.to_string()),
+            Object::Link(link) => doc.link = Some(link.to_string()),
         }
+        doc
     }
 }
 
@@ -275,11 +284,15 @@ impl TryFrom<&ObjectDoc> for Object {
     type Error = IdError;
 
     fn try_from(doc: &ObjectDoc) -> Result<Self, IdError> {
-        let ObjectDoc { site, service } = doc;
-        let site = site.parse()?;
-        Ok(match service {
-            None => Self::Site(site),
-            Some(service) => Self::ServiceAt(service.parse()?, site),
+        let ObjectDoc { site, service, node, link } = doc;
+        Ok(match (service, node, link) {
+            (None, Some(node), None) => Self::Node(node.parse()?),
+            (None, None, Some(link)) => Self::Link(link.parse()?),
+            (None, ..) => Self::Site(site.as_deref().unwrap_or_default().parse()?),
+            (Some(service), ..) => {
+                let site = site.as_deref().unwrap_or_default().parse()?;
+                Self::ServiceAt(service.parse()?, site)
+            }
         })
     }
 }

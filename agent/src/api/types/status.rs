@@ -90,6 +90,9 @@ pub struct NodeDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_serial: Option<u32>,
     pub degraded: Vec<String>,
+    /// Traffic keeps off it as far as there are others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -110,6 +113,9 @@ pub struct LinkDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity_bps: Option<u64>,
     pub risk: Vec<String>,
+    /// Traffic keeps off it as far as there are others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
     pub a: LinkEndDoc,
     pub b: LinkEndDoc,
 }
@@ -135,6 +141,11 @@ pub enum LinkState {
     Up,
     Down,
     Unknown,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl LinkState {

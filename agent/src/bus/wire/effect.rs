@@ -100,6 +100,7 @@ enum StepKindDoc {
     Verify,
     Shift,
     Withdraw,
+    Reroute,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
@@ -203,6 +204,7 @@ impl StepDoc {
                 StepKind::Verify => StepKindDoc::Verify,
                 StepKind::Shift => StepKindDoc::Shift,
                 StepKind::Withdraw => StepKindDoc::Withdraw,
+                StepKind::Reroute => StepKindDoc::Reroute,
             },
             wave: *wave,
             states: states.collect(),
@@ -236,6 +238,7 @@ impl StepDoc {
                 StepKindDoc::Verify => StepKind::Verify,
                 StepKindDoc::Shift => StepKind::Shift,
                 StepKindDoc::Withdraw => StepKind::Withdraw,
+                StepKindDoc::Reroute => StepKind::Reroute,
             },
             states: by_service,
             delay: Duration::from_millis(delay_ms),

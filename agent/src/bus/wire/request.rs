@@ -109,13 +109,18 @@ enum VerbDoc {
     },
 }
 
-/// A site, or with `service` that service at the site.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A site, or with `service` that service at the site; or a node, or a link.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct ObjectDoc {
-    site: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -428,19 +433,32 @@ impl OperatorDoc {
 
 impl ObjectDoc {
     pub(super) fn write(object: &Object) -> Self {
+        let mut doc = Self::default();
         match object {
-            Object::Site(site) => Self { site: site.to_string(), service: None },
+            Object::Site(site) => doc.site = Some(site.to_string()),
             Object::ServiceAt(service, site) => {
-                Self { site: site.to_string(), service: Some(service.to_string()) }
+                (doc.site, doc.service) = (Some(site.to_string()), Some(service.to_string()));
             }
+            Object::Node(node) => doc.node = Some(node.to_string()),
+            Object::Link(link) => doc.link = Some(link.to_string()),
         }
+        doc
     }
 
     pub(super) fn read(self) -> Result<Object, OpenError> {
-        let site = id("object.site", &self.site)?;
-        Ok(match self.service {
-            None => Object::Site(site),
-            Some(service) => Object::ServiceAt(id("object.service", &service)?, site),
+        let Self { site, service, node, link } = self;
+        Ok(match (site, service, node, link) {
+            (Some(site), None, None, None) => Object::Site(id("object.site", &site)?),
+            (Some(site), Some(service), None, None) => {
+                Object::ServiceAt(id("object.service", &service)?, id("object.site", &site)?)
+            }
+            (None, None, Some(node), None) => Object::Node(id("object.node", &node)?),
+            (None, None, None, Some(link)) => Object::Link(id("object.link", &link)?),
+            (site, service, node, link) => {
+                let value = format!("{:?}", [site, service, node, link]);
+                let expected = "a site, a service at a site, a node or a link";
+                return Err(OpenError::Value { field: "object", value, expected });
+            }
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nett_policy::fabric::Fabric;
+use nett_policy::fabric::{Fabric, Node};
 use nett_policy::id::NodeId;
 use nett_policy::log::entry::{Terms, Verb};
 use nett_policy::plan::preview::{NodeViews, PreviewStep, preview};
@@ -89,7 +89,9 @@ impl Controller {
 
     fn planned_steps(&self, proposal: &Proposal) -> Vec<PlanStep> {
         let links_up = |node: &NodeId| self.links_of(node);
-        let views = NodeViews { layout: &self.setting.layout, links_up: &links_up };
+        let neighbours = |node: &Node| self.neighbours_of(node);
+        let layout = &self.setting.layout;
+        let views = NodeViews { layout, links_up: &links_up, neighbours: &neighbours };
         let steps = preview(self.present(), proposal, &views).steps;
         steps.into_iter().map(|step| step_doc(step, &self.setting.fabric)).collect()
     }

@@ -107,6 +107,7 @@ impl Controller {
             drift: u64::try_from(drift).unwrap_or(u64::MAX),
             dns_serial: report.and_then(|r| r.dns_serial),
             degraded: report.map(|r| r.degraded.clone()).unwrap_or_default(),
+            drained: self.intent.is_drained(&Object::Node(node.id.clone())),
             version: own.then(|| env!("CARGO_PKG_VERSION").to_owned()),
         }
     }
@@ -117,6 +118,7 @@ impl Controller {
             cost: link.cost,
             capacity_bps: link.capacity_bps,
             risk: link.risk.clone(),
+            drained: self.intent.is_drained(&Object::Link(link.id.clone())),
             a: self.link_end(link, &link.a, now),
             b: self.link_end(link, &link.b, now),
         };

@@ -296,6 +296,8 @@ pub(super) fn subject(ask: &Ask) -> String {
     let object = |object: &Object| match object {
         Object::Site(site) => format!("site {site}"),
         Object::ServiceAt(service, site) => format!("{service} at {site}"),
+        Object::Node(node) => format!("node {node}"),
+        Object::Link(link) => format!("link {link}"),
     };
     match verb {
         Verb::Failover { services, to } => format!("{services} -> {to}"),

@@ -1,6 +1,6 @@
 //! `nettctl drain`.
 
-use nett_policy::id::{ServiceId, SiteId};
+use nett_policy::id::{LinkId, NodeId, ServiceId, SiteId};
 use nett_policy::log::entry::{Object, Verb};
 
 use crate::ctl::args::Change;
@@ -13,6 +13,18 @@ pub(in crate::ctl) enum Sub {
     /// Every service at a site
     Site {
         id: SiteId,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// A border or route node: traffic takes the others of its site
+    Node {
+        id: NodeId,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// An inter-site link: traffic takes the others
+    Link {
+        id: LinkId,
         #[command(flatten)]
         change: Change,
     },
@@ -31,13 +43,18 @@ impl Sub {
     pub(super) fn object(&self) -> Object {
         match self {
             Self::Site { id, change: _ } => Object::Site(id.clone()),
+            Self::Node { id, change: _ } => Object::Node(id.clone()),
+            Self::Link { id, change: _ } => Object::Link(id.clone()),
             Self::Service { id, at, change: _ } => Object::ServiceAt(id.clone(), at.clone()),
         }
     }
 
     pub(super) fn change(&self) -> &Change {
         match self {
-            Self::Site { change, .. } | Self::Service { change, .. } => change,
+            Self::Site { change, .. }
+            | Self::Node { change, .. }
+            | Self::Link { change, .. }
+            | Self::Service { change, .. } => change,
         }
     }
 

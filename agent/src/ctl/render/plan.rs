@@ -97,9 +97,15 @@ pub(in crate::ctl) fn confirmation(plan: &PlanDoc, verb: &Verb) -> String {
 }
 
 fn verb_text(verb: &VerbDoc) -> String {
-    let object = |object: &crate::api::types::ObjectDoc| match &object.service {
-        None => format!("site {}", object.site),
-        Some(service) => format!("service {service} at {}", object.site),
+    let object = |object: &crate::api::types::ObjectDoc| {
+        let crate::api::types::ObjectDoc { site, service, node, link } = object;
+        let site = site.as_deref().unwrap_or("-");
+        match (service, node, link) {
+            (Some(service), ..) => format!("service {service} at {site}"),
+            (None, Some(node), _) => format!("node {node}"),
+            (None, None, Some(link)) => format!("link {link}"),
+            (None, None, None) => format!("site {site}"),
+        }
     };
     match verb {
         VerbDoc::Failover { services, to } => format!("failover {services} to {to}"),

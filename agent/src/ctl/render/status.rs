@@ -176,7 +176,7 @@ pub(super) fn links_text(links: &[LinkDoc], style: Style) -> String {
     let mut table = Table::new(&header);
     for link in links {
         let mut cells: Vec<Cell> = vec![
-            link.id.clone().into(),
+            link_name(link).into(),
             end_name(&link.a).into(),
             Cell::state(link.a.state.as_str()),
             end_name(&link.b).into(),
@@ -298,10 +298,13 @@ fn node_state(node: &NodeDoc) -> Cell {
     if is_silent(node) {
         return Cell::new("silent".to_owned(), Tone::Bad);
     }
+    let drained = if node.drained { "drained" } else { "" };
     if node.degraded.is_empty() {
-        return Cell::state("ok");
+        return Cell::state(if node.drained { drained } else { "ok" });
     }
-    Cell::new(format!("degraded ({})", node.degraded.join(", ")), Tone::Warn)
+    let comma = if node.drained { "; " } else { "" };
+    let degraded = node.degraded.join(", ");
+    Cell::new(format!("{drained}{comma}degraded ({degraded})"), Tone::Warn)
 }
 
 /// It has reported once, and not lately.
@@ -323,6 +326,11 @@ fn heads(node: &NodeDoc) -> String {
     let heads: Vec<String> =
         node.heads.iter().map(|head| format!("{}:{}", head.site, head.seq)).collect();
     heads.join(" ")
+}
+
+fn link_name(link: &LinkDoc) -> String {
+    let drained = if link.drained { " (drained)" } else { "" };
+    format!("{}{drained}", link.id)
 }
 
 fn end_name(end: &LinkEndDoc) -> String {

@@ -5,6 +5,7 @@
 
 pub(crate) mod attr;
 pub(crate) mod link;
+pub(crate) mod neighbour;
 pub(crate) mod nexthop;
 pub(crate) mod route;
 pub(crate) mod rule;

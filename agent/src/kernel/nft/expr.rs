@@ -3,6 +3,8 @@
 //! All work on register 1. Marks are in host byte order, addresses in network byte order.
 //! Constants: linux/netfilter/nf_tables.h.
 
+use nett_policy::lower::object::Mac;
+
 use super::super::netlink::attr::{Attributes, Malformed, Message, NESTED};
 
 const LIST_ELEM: u16 = 1;
@@ -26,6 +28,7 @@ pub(super) enum Meta {
     Mark = 3,
     InputName = 6,
     OutputName = 7,
+    InputType = 8,
     NetworkFamily = 15,
     Transport = 16,
 }
@@ -134,6 +137,20 @@ impl Expressions {
     /// `iifname NAME`
     pub(super) fn interface_is(self, name: &str) -> Self {
         self.load_meta(Meta::InputName).compare(Compare::Equal, &interface_key(name))
+    }
+
+    /// `ether saddr MAC`: only on interfaces with Ethernet headers.
+    pub(super) fn sent_by(self, mac: Mac) -> Self {
+        const ETHERNET: u16 = 1;
+        self.load_meta(Meta::InputType)
+            .compare(Compare::Equal, &ETHERNET.to_ne_bytes())
+            .push("payload", |m| {
+                m.put_be32(1, REGISTER);
+                m.put_be32(2, 0);
+                m.put_be32(3, 6);
+                m.put_be32(4, 6);
+            })
+            .compare(Compare::Equal, &mac.0)
     }
 
     /// `iifname @SET`, `oifname != @SET`

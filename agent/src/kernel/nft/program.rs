@@ -127,11 +127,28 @@ fn rule(comment: impl Into<String>, expressions: Expressions) -> Rule {
 fn marking(guard: &Guard) -> Vec<Rule> {
     let mask = guard.mark_mask;
     let mut rules = Vec::new();
+    if guard.marks.iter().any(|mark| mark.source.is_some()) {
+        // Of a flow that another route node sent out this one may have seen the answers alone: to
+        // it they are the flow. What goes to a service is steered, whatever came first.
+        let towards = |six, set| {
+            let reply = Expressions::new().direction(Direction::Reply);
+            reply.destination_in(six, set).verdict(Verdict::Return)
+        };
+        rules.push(rule("to a service v4", towards(false, "vip4")));
+        rules.push(rule("to a service v6", towards(true, "vip6")));
+    }
     for mark in &guard.marks {
-        let GuardMark { interface, index } = mark;
+        let GuardMark { interface, index, source } = mark;
         let value = Layout::MARK_CAME | u32::from(*index);
         let comment = |what| format!("{}{what}", mark_comment(mark));
-        let came = || Expressions::new().interface_is(interface).direction(Direction::Original);
+        let from = || {
+            let from = Expressions::new().interface_is(interface);
+            match source {
+                Some(mac) => from.sent_by(*mac),
+                None => from,
+            }
+        };
+        let came = || from().direction(Direction::Original);
         rules.push(rule(
             comment("connection"),
             came().ct_mark(mask, Compare::NotEqual, value).set_ct_mark(mask, value),
@@ -280,12 +297,21 @@ pub(super) fn parse_table_comment(comment: &str) -> Option<(GuardKind, u32)> {
 }
 
 fn mark_comment(mark: &GuardMark) -> String {
-    format!("mark {} {}: ", mark.interface, mark.index)
+    let GuardMark { interface, index, source } = mark;
+    match source {
+        Some(mac) => format!("mark {interface} {index} {mac}: "),
+        None => format!("mark {interface} {index}: "),
+    }
 }
 
 /// The mark that a rule's comment names.
 pub(super) fn parse_mark_comment(comment: &str) -> Option<GuardMark> {
     let (mark, _) = comment.strip_prefix("mark ")?.split_once(": ")?;
-    let (interface, index) = mark.split_once(' ')?;
-    Some(GuardMark { interface: interface.to_owned(), index: index.parse().ok()? })
+    let mut words = mark.split(' ');
+    let (interface, index) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
+    let source = match words.next() {
+        Some(mac) => Some(mac.parse().ok()?),
+        None => None,
+    };
+    words.next().is_none().then_some(GuardMark { interface, index, source })
 }

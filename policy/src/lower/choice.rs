@@ -1,0 +1,110 @@
+//! Which of a node's possible ways count now: links that are up, neighbours that answer, and what
+//! is not drained before what is.
+//!
+//! A drain of a node or a link is a preference and never a wall: what is drained goes on carrying
+//! what still arrives, and is used again where nothing else is left. So nodes may act on a drain in
+//! any order, and no packet on its way meets a router that refuses it. A border never sends to
+//! another border of its site, whatever it lost: two of them could pass a packet between them.
+
+use super::Place;
+use crate::fabric::{Family, LinkView, Node, Role};
+use crate::id::SiteId;
+use crate::place::Drained;
+
+/// A node, and what it has to choose by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice<'a> {
+    pub(super) place: Place<'a>,
+    pub(super) drained: &'a Drained,
+}
+
+/// Lower is better: drained after not drained, then by cost.
+type Rank = (bool, u32);
+
+// === impl Choice ===
+
+impl<'a> Choice<'a> {
+    /// The links over which this border reaches a site: the cheapest that are up.
+    pub(super) fn links(self, site: &SiteId, family: Family) -> Vec<LinkView<'a>> {
+        let Place { node, links_up, .. } = self.place;
+        let up = |view: &LinkView<'_>| links_up.carries(&view.link.id, family);
+        best(self.ranked(node, site, family, &up))
+    }
+
+    /// The borders over which this route node reaches a site: those that answer and have the best
+    /// links. Where no border has a link, all that answer; where none answers, all.
+    pub(super) fn borders(self, site: &SiteId, family: Family) -> Vec<&'a Node> {
+        let neighbours = self.place.neighbours;
+        let all = self.all(Role::Border);
+        let answering: Vec<&Node> = awake(&all, neighbours);
+        let ranked = answering.iter().filter_map(|border| {
+            let up = |view: &LinkView<'_>| neighbours.may_use(&border.id, &view.link.id);
+            let ranks = self.ranked(border, site, family, &up);
+            let (drained, cost) = ranks.into_iter().map(|(rank, _)| rank).min()?;
+            Some(((drained || self.drained.nodes.contains(&border.id), cost), *border))
+        });
+        match best(ranked.collect()) {
+            none if none.is_empty() => answering,
+            some => some,
+        }
+    }
+
+    /// The other nodes of the site with a role that take traffic: those that answer and are not
+    /// drained, as far as there are any.
+    pub(super) fn nodes(self, role: Role) -> Vec<&'a Node> {
+        let answering = awake(&self.all(role), self.place.neighbours);
+        let serving = |n: &&Node| !self.drained.nodes.contains(&n.id);
+        match answering.iter().copied().filter(serving).collect::<Vec<_>>() {
+            none if none.is_empty() => answering,
+            some => some,
+        }
+    }
+
+    /// The border itself, or another one of the site while it is silent.
+    pub(super) fn instead_of(self, border: &'a Node) -> &'a Node {
+        let answering = awake(&self.all(Role::Border), self.place.neighbours);
+        match answering.iter().any(|other| other.id == border.id) {
+            true => border,
+            false => answering.first().copied().unwrap_or(border),
+        }
+    }
+
+    pub(super) fn all(self, role: Role) -> Vec<&'a Node> {
+        let Place { world, node, .. } = self.place;
+        world.fabric.nodes_of(&node.site, role).collect()
+    }
+
+    /// The links of a border to a site that are `up`, each with its rank.
+    fn ranked(
+        self,
+        border: &'a Node,
+        site: &SiteId,
+        family: Family,
+        up: &dyn Fn(&LinkView<'_>) -> bool,
+    ) -> Vec<(Rank, LinkView<'a>)> {
+        let views = self.place.world.fabric.links_of(&border.id);
+        let usable = views
+            .filter(|view| view.far_site == site && view.gateway(family).is_some() && up(view));
+        let rank = |view: LinkView<'a>| {
+            let Drained { nodes, links } = self.drained;
+            let drained = links.contains(&view.link.id) || nodes.contains(&view.far.node);
+            ((drained, view.link.cost), view)
+        };
+        usable.map(rank).collect()
+    }
+}
+
+/// Those that are not silent; all when all are.
+fn awake<'a>(nodes: &[&'a Node], neighbours: &super::Neighbours) -> Vec<&'a Node> {
+    let awake = nodes.iter().copied().filter(|n| !neighbours.is_silent(&n.id));
+    match awake.collect::<Vec<_>>() {
+        none if none.is_empty() => nodes.to_vec(),
+        some => some,
+    }
+}
+
+/// All with the lowest rank.
+fn best<T>(ranked: Vec<(Rank, T)>) -> Vec<T> {
+    let Some(least) = ranked.iter().map(|(rank, _)| *rank).min() else { return Vec::new() };
+    ranked.into_iter().filter(|(rank, _)| *rank == least).map(|(_, one)| one).collect()
+}

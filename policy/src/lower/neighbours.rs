@@ -1,0 +1,50 @@
+//! What a node knows of the other nodes of its site: whether they answer, and what their links are
+//! like.
+//!
+//! Nothing here takes the last way away: a neighbour that nothing is known of counts as good, and
+//! where all of them are silent the choice is as if all of them answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::object::Mac;
+use crate::id::{LinkId, NodeId};
+
+/// The other nodes of the site, as far as anything is known of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Neighbours(BTreeMap<NodeId, Neighbour>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// It answered once, and does not any more.
+    pub silent: bool,
+    /// Its Ethernet address on the segment that both are on.
+    pub mac: Option<Mac>,
+    /// The inter-site links that it says it can use; `None` when it never said.
+    pub links: Option<BTreeSet<LinkId>>,
+}
+
+// === impl Neighbours ===
+
+impl Neighbours {
+    pub fn entry(&mut self, node: NodeId) -> &mut Neighbour {
+        self.0.entry(node).or_default()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&NodeId, &Neighbour)> {
+        self.0.iter()
+    }
+
+    pub fn is_silent(&self, node: &NodeId) -> bool {
+        self.0.get(node).is_some_and(|n| n.silent)
+    }
+
+    pub fn mac(&self, node: &NodeId) -> Option<Mac> {
+        self.0.get(node)?.mac
+    }
+
+    /// True unless the node says that it cannot use the link.
+    pub fn may_use(&self, node: &NodeId, link: &LinkId) -> bool {
+        let links = self.0.get(node).and_then(|n| n.links.as_ref());
+        links.is_none_or(|links| links.contains(link))
+    }
+}

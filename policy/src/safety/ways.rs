@@ -1,0 +1,97 @@
+//! The last border, the last route node and the last link: a drain must leave one in service.
+//!
+//! In service is what is neither drained nor known to be out: a node that has not reported for too
+//! long, a link that one of its ends cannot use. What was out before is nobody's fault now: a rule
+//! is broken only by a command that takes something away.
+
+use super::{LAST_BORDER, LAST_LINK, LAST_ROUTE_NODE};
+use crate::fabric::{Link, Node, Role};
+use crate::id::{NodeId, SiteId};
+use crate::log::intent::Intent;
+use crate::place::Drained;
+use crate::task::decide::{Present, Refusal};
+
+/// The rules that the state after a change would break.
+pub(super) fn last_ways(present: Present<'_>, after: &Intent) -> Vec<Refusal> {
+    let (before, after) = (present.intent.drained_ways(), after.drained_ways());
+    if before == after {
+        return Vec::new();
+    }
+    let fabric = present.world.fabric;
+    let mut broken = Vec::new();
+    for site in &fabric.sites {
+        for role in [Role::Border, Role::Route] {
+            broken.extend(last_node(present, &site.id, role, [&before, &after]));
+        }
+        let later = fabric.sites.iter().skip_while(|other| other.id != site.id).skip(1);
+        for other in later {
+            broken.extend(last_link(present, [&site.id, &other.id], [&before, &after]));
+        }
+    }
+    broken
+}
+
+fn last_node(
+    present: Present<'_>,
+    site: &SiteId,
+    role: Role,
+    [before, after]: [&Drained; 2],
+) -> Option<Refusal> {
+    let nodes: Vec<&Node> = present.world.fabric.nodes_of(site, role).collect();
+    let out = |n: &&&Node| after.nodes.contains(&n.id) || present.sight.away.contains(&n.id);
+    if nodes.iter().filter(|n| !out(n)).count() > 0 {
+        return None;
+    }
+    let taken = nodes.iter().any(|n| after.nodes.contains(&n.id) && !before.nodes.contains(&n.id));
+    let (rule, what) = match role {
+        Role::Border => (LAST_BORDER, "border"),
+        Role::Route | Role::Witness => (LAST_ROUTE_NODE, "route node"),
+    };
+    let why = nodes.iter().map(|node| match present.sight.away.contains(&node.id) {
+        true => format!("{} has not been heard", node.id),
+        false => format!("{} would be drained", node.id),
+    });
+    let why = why.collect::<Vec<_>>().join(", ");
+    let message = format!("site {site} would have no {what} in service: {why}");
+    taken.then(|| refusal(rule, message))
+}
+
+fn last_link(
+    present: Present<'_>,
+    sites: [&SiteId; 2],
+    [before, after]: [&Drained; 2],
+) -> Option<Refusal> {
+    let fabric = present.world.fabric;
+    let site_of = |node: &NodeId| fabric.node(node).map(|n| n.site.clone());
+    let joins = |link: &&Link| {
+        let ends = [site_of(&link.a.node), site_of(&link.b.node)];
+        let [one, other] = sites.map(|site| Some(site.clone()));
+        ends == [one.clone(), other.clone()] || ends == [other, one]
+    };
+    let links: Vec<&Link> = fabric.links.iter().filter(joins).collect();
+    let drained = |drained: &Drained, link: &Link| {
+        let ends = [&link.a.node, &link.b.node];
+        drained.links.contains(&link.id) || ends.iter().any(|n| drained.nodes.contains(*n))
+    };
+    let out = |link: &Link| {
+        let away = &present.sight.away;
+        let silent = away.contains(&link.a.node) || away.contains(&link.b.node);
+        silent || present.sight.down.contains(&link.id)
+    };
+    let left = links.iter().any(|link| !drained(after, link) && !out(link));
+    let taken = links.iter().any(|link| drained(after, link) && !drained(before, link));
+    if left || !taken {
+        return None;
+    }
+    let why = links.iter().map(|link| match out(link) {
+        true => format!("{} is down", link.id),
+        false => format!("{} would be drained", link.id),
+    });
+    let why = why.collect::<Vec<_>>().join(", ");
+    let [one, other] = sites;
+    Some(refusal(LAST_LINK, format!("no link between {one} and {other} in service: {why}")))
+}
+
+fn refusal(rule: &str, message: String) -> Refusal {
+    Refusal::rule(rule, message).hint(format!("built-in rule; to pass over it: --override {rule}"))
+}

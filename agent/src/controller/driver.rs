@@ -406,10 +406,7 @@ impl<P: Probe> Driver<P> {
                     send(asker, *response);
                 }
             }
-            Effect::Lease(effect) => match &mut self.parts.hands {
-                Some(hands) => return hands.carry_out(effect).await,
-                None => {}
-            },
+            Effect::Lease(effect) => return self.parts.hands.as_mut()?.carry_out(effect).await,
             Effect::Audit(event) => {
                 if let AuditEvent::Entry(sealed) = &event {
                     let body = &sealed.entry.body;

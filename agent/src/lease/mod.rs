@@ -400,8 +400,9 @@ impl Lease {
                 let of_it = |k: &(SiteId, Incarnation, u64)| {
                     k.0 == voter && k.1 == incarnation && k.2 <= known
                 };
-                let early = self.early.extract_if(.., |k, _| of_it(k)).map(|(_, v)| v);
+                let early = self.early.iter().filter(|(k, _)| of_it(k)).map(|(_, v)| v.clone());
                 let all: Vec<SealedVote> = std::iter::once(vote.clone()).chain(early).collect();
+                self.early.retain(|k, _| !of_it(k));
                 let (knowledge, boot) = (&self.knowledge, &self.boot);
                 let record = |vote: SealedVote| {
                     let times = knowledge.times(&vote.vote)?;

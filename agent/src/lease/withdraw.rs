@@ -22,8 +22,6 @@ pub(super) struct Withdrawing {
     fenced: BTreeMap<ServiceId, Epoch>,
     /// In the log.
     published: BTreeMap<ServiceId, Epoch>,
-    /// What was fenced by a record that was just confirmed.
-    done: Vec<(ServiceId, Epoch)>,
 }
 
 // === impl Withdrawing ===
@@ -40,12 +38,12 @@ impl Withdrawing {
     }
 
     pub(super) fn kept(&mut self, number: u64) {
-        let writing = self.writing.extract_if(.., |_, (_, record)| *record == number);
-        let done: Vec<(ServiceId, Epoch)> = writing.map(|(s, (epoch, _))| (s, epoch)).collect();
-        for (service, epoch) in &done {
-            raise(&mut self.fenced, service, *epoch);
+        for (service, (epoch, record)) in &self.writing {
+            if *record == number {
+                raise(&mut self.fenced, service, *epoch);
+            }
         }
-        self.done.extend(done);
+        self.writing.retain(|_, (_, record)| *record != number);
     }
 }
 
@@ -118,7 +116,8 @@ impl Lease {
 
     /// What was read back of the gate has no way for the service's packets.
     fn is_shut(&self, service: &ServiceId) -> bool {
-        let vips = self.catalog.get(service).map(|s| s.vips.iter().copied().collect());
-        self.judged.is_shut(&vips.unwrap_or_else(BTreeSet::new))
+        let vips: Option<BTreeSet<_>> =
+            self.catalog.get(service).map(|s| s.vips.iter().copied().collect());
+        self.judged.is_shut(&vips.unwrap_or_default())
     }
 }

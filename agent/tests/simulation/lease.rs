@@ -162,10 +162,10 @@ impl World {
                 let forgets = self.mutant == Some(Mutant::NoFence);
                 let kept = |r: &LeaseRecord| !forgets || !matches!(r, LeaseRecord::Fence(_));
                 let agent = self.agent(node);
-                let result = match agent.disk_works {
-                    true => Ok(agent.lease.records.extend(records.into_iter().filter(kept))),
-                    false => Err("no space left".to_owned()),
-                };
+                let result = agent.disk_works.then_some(()).ok_or("no space left".to_owned());
+                if result.is_ok() {
+                    agent.lease.records.extend(records.into_iter().filter(kept));
+                }
                 LeaseEvent::Kept { number, result }
             }
             LeaseEffect::Vote(ballot) => {

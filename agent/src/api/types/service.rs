@@ -50,7 +50,7 @@ pub struct ServiceDoc {
     pub sites: Vec<ServiceSite>,
     /// Of `lease` and `exclusive` services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lease: Option<LeaseDoc>,
+    pub lease: Option<Box<LeaseDoc>>,
 }
 
 /// A service at one site.

@@ -77,7 +77,7 @@ impl Controller {
             last_task: self.intent.mover(&id).map(|m| m.order.task.to_string()),
             open_task: self.open_task(&id).map(|t| t.to_string()),
             sites: service.sites().into_iter().map(site).collect(),
-            lease: self.lease_doc(&id, now),
+            lease: self.lease_doc(&id, now).map(Box::new),
         }))
     }
 

@@ -235,7 +235,7 @@ impl Expressions {
     }
 
     /// `tcp flags & rst == rst`
-    pub(super) fn is_reset(self) -> Self {
+    pub(super) fn resets(self) -> Self {
         const RST: u8 = 0x04;
         let flags = self.tcp().payload(2, 13, 1);
         let masked = flags.push("bitwise", |m| {

@@ -140,7 +140,7 @@ pub(super) fn chains(inner: &str) -> Vec<Message> {
         sent(false, "all4"),
         sent(true, "all6"),
     ];
-    let all: [(&str, Option<(u32, i32)>, Vec<Expressions>); 5] = [
+    let all = [
         ("refuse", None, refuse()),
         ("late_reply", None, late_reply()),
         ("pre", Some((PREROUTING, FIRST)), entry()),
@@ -158,7 +158,7 @@ pub(super) fn chains(inner: &str) -> Vec<Message> {
 /// The gate's own reset to a client on this node must pass, or it waits for its timeout.
 fn refuse() -> Vec<Expressions> {
     vec![
-        Expressions::new().is_reset().verdict(Verdict::Accept),
+        Expressions::new().resets().verdict(Verdict::Accept),
         Expressions::new().count("shut"),
         Expressions::new().tcp().reject(Reject::TcpReset),
         Expressions::new().reject(Reject::Prohibited),
@@ -171,7 +171,7 @@ fn late_reply() -> Vec<Expressions> {
     let v4 = [3u8, 11].map(|kind| Expressions::new().icmp(false, kind).verdict(Verdict::Accept));
     let v6 = [1u8, 2, 3, 135, 136]
         .map(|kind| Expressions::new().icmp(true, kind).verdict(Verdict::Accept));
-    let mut rules = vec![Expressions::new().is_reset().verdict(Verdict::Accept)];
+    let mut rules = vec![Expressions::new().resets().verdict(Verdict::Accept)];
     rules.extend(v4);
     rules.extend(v6);
     rules.push(Expressions::new().count("late").verdict(Verdict::Drop));

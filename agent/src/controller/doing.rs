@@ -126,10 +126,10 @@ impl Doing {
 
 impl Controller {
     /// Lowers the placement for this node; a change is a new generation.
-    pub(super) fn lower(&mut self, now: Now) {
+    pub(super) fn lower(&mut self, _now: Now) {
         let border = self.setting.node.role == Role::Border;
         let ready = (self.doing.links_seen || !border) && self.has_pulses();
-        if !self.started || !self.trusted || !self.lease_is_ready(now.mono) {
+        if !self.started || !self.trusted || !self.lease_is_ready() {
             return;
         }
         if self.doing.wanted.generation == 0 {

@@ -65,8 +65,8 @@ impl Controller {
     }
 
     /// False while a start waits for the first answers of the voters.
-    pub(super) fn lease_is_ready(&self, now: Duration) -> bool {
-        self.lease.as_ref().is_none_or(|lease| lease.is_ready(now))
+    pub(super) fn lease_is_ready(&self) -> bool {
+        self.lease.as_ref().is_none_or(Lease::is_ready)
     }
 
     pub(super) fn lease_deadline(&self) -> Option<Duration> {

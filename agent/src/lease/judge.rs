@@ -116,6 +116,11 @@ impl Judged {
         self.shaped.as_ref().is_some_and(lacks) && self.sent.iter().all(lacks)
     }
 
+    /// A shape of this process was read back.
+    pub(super) fn is_shaped(&self) -> bool {
+        self.shaped.is_some()
+    }
+
     /// There is a table, of this process or a former one.
     pub(super) fn has_gate(&self) -> bool {
         self.looked && (self.there || self.shaped.is_some())
@@ -157,7 +162,7 @@ impl Lease {
             groups.extend(group.map(|group| (service.id.clone(), group)));
             stands.insert(service.id.clone(), stand);
         }
-        self.shape(&stands, &groups, now);
+        self.shape(&stands, &groups);
         let standing = |all: &BTreeMap<ServiceId, Stands>| -> Vec<(Standing, Option<SiteId>)> {
             all.values().map(|s| (s.standing, s.target.clone())).collect()
         };
@@ -229,12 +234,7 @@ impl Lease {
     }
 
     /// Brings the gate to what is judged, and opens what this round's answers allow.
-    fn shape(
-        &mut self,
-        stands: &BTreeMap<ServiceId, Stands>,
-        groups: &BTreeMap<ServiceId, Group>,
-        now: Duration,
-    ) {
+    fn shape(&mut self, stands: &BTreeMap<ServiceId, Stands>, groups: &BTreeMap<ServiceId, Group>) {
         if !self.is_serving_node() || !self.judged.looked || self.judged.retry.is_some() {
             return;
         }
@@ -271,7 +271,7 @@ impl Lease {
             return;
         }
         // Before the first answers what is in the gate is as good as anything.
-        if self.judged.there && !self.is_ready(now) {
+        if self.judged.there && !self.heard_all {
             self.rounds.open.clear();
             return;
         }

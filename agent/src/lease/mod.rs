@@ -128,7 +128,10 @@ pub struct Lease {
     drawn: u128,
     keeping: Keeping,
     restored: bool,
-    was_ready: bool,
+    /// A start has had its answers, or its time for them.
+    heard_all: bool,
+    /// And its gate has its first shape.
+    ready: bool,
     effects: Vec<LeaseEffect>,
 }
 
@@ -173,7 +176,8 @@ impl Lease {
             drawn: 0,
             keeping: Keeping::default(),
             restored: false,
-            was_ready: false,
+            heard_all: false,
+            ready: false,
             effects: Vec::new(),
             fabric,
             catalog,
@@ -205,9 +209,10 @@ impl Lease {
         self.keep_again(now);
         self.begin_round(now);
         self.consider_votes(now);
+        self.heard_all |= self.has_heard(now);
         let mut changed = self.judge(now);
-        if !self.was_ready && self.is_ready(now) {
-            self.was_ready = true;
+        if !self.ready && self.may_begin(now) {
+            self.ready = true;
             changed = true;
         }
         (changed, std::mem::take(&mut self.effects))
@@ -216,7 +221,7 @@ impl Lease {
     /// When [`Self::turn`] is wanted at the latest.
     pub fn deadline(&self) -> Option<Duration> {
         let voting = self.voting.as_ref().and_then(|v| v.retry);
-        let ready = self.ready_at().filter(|_| !self.was_ready);
+        let ready = self.ready_at().filter(|_| !self.ready);
         let judged = self.judged.deadline();
         let all = [self.rounds.deadline(), judged, voting, self.keeping.retry, ready];
         all.into_iter().flatten().min().filter(|_| self.restored)

@@ -35,6 +35,8 @@ pub(super) struct Rounds {
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// How long a start waits at all, whatever keeps it from being answered.
 const FIRST_ROUND: Duration = Duration::from_secs(3);
+/// And at most until the gate has its first shape.
+const FIRST_SHAPE: Duration = Duration::from_secs(4);
 
 // === impl Rounds ===
 
@@ -64,7 +66,7 @@ impl Lease {
         let rounds = &mut self.rounds;
         rounds.next = Some(now + self.fabric.lease.round());
         rounds.number += 1;
-        if self.was_ready {
+        if self.heard_all {
             // Until then the other slot is all that a former process left.
             rounds.slot = rounds.slot.other();
         }
@@ -150,19 +152,37 @@ impl Lease {
 
     /// The bus is there: a start does not wait for its next round.
     pub fn connected(&mut self) {
-        if !self.was_ready {
+        if !self.heard_all {
             self.rounds.next = None;
         }
     }
 
-    /// False after a start until the voters have answered, or had their time: what is in the
-    /// kernel stays, since the gate in it ends by itself.
-    pub fn is_ready(&self, now: Duration) -> bool {
-        self.was_ready || self.ready_at().is_some_and(|at| now >= at)
+    /// False after a start until the voters have answered and the gate has its shape, or both have
+    /// had their time: what is in the kernel stays, since the gate in it ends by itself.
+    pub fn is_ready(&self) -> bool {
+        self.ready
     }
 
-    /// When a start waits no more, as far as is known now.
+    pub(super) fn has_heard(&self, now: Duration) -> bool {
+        self.answers_at().is_some_and(|at| now >= at)
+    }
+
+    pub(super) fn may_begin(&self, now: Duration) -> bool {
+        let late = self.rounds.since.is_some_and(|since| now >= since + FIRST_SHAPE);
+        let shaped = !self.is_serving_node() || self.judged.is_shaped();
+        self.heard_all && (shaped || late)
+    }
+
+    /// When a start is to be looked at again.
     pub(super) fn ready_at(&self) -> Option<Duration> {
+        match self.heard_all {
+            true => self.rounds.since.map(|since| since + FIRST_SHAPE),
+            false => self.answers_at(),
+        }
+    }
+
+    /// When a start waits for no more answers, as far as is known now.
+    fn answers_at(&self) -> Option<Duration> {
         let end = self.rounds.since? + FIRST_ROUND;
         let Some(armed) = self.rounds.armed else { return Some(end) };
         let answered =

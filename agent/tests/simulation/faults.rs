@@ -40,10 +40,6 @@ pub(crate) enum Mutant {
     ForgetfulDisk,
     /// A gate that does not end by itself.
     GateOpen,
-    /// Votes are not on the disk when they are told, and nobody notices.
-    NoFsync,
-    /// A node's promise not to serve is not on the disk when it is told.
-    NoFence,
     /// Nobody waits until older leases are over.
     NoWait,
 }

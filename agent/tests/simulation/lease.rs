@@ -159,26 +159,21 @@ impl World {
         self.pass_gates();
         let event = match effect {
             LeaseEffect::Keep { number, records } => {
-                let forgets = self.mutant == Some(Mutant::NoFence);
-                let kept = |r: &LeaseRecord| !forgets || !matches!(r, LeaseRecord::Fence(_));
                 let agent = self.agent(node);
                 let result = agent.disk_works.then_some(()).ok_or("no space left".to_owned());
                 if result.is_ok() {
-                    agent.lease.records.extend(records.into_iter().filter(kept));
+                    agent.lease.records.extend(records);
                 }
                 LeaseEvent::Kept { number, result }
             }
             LeaseEffect::Vote(ballot) => {
-                let forgets = self.mutant == Some(Mutant::NoFsync);
                 let agent = self.agent(node);
                 let fabric = agent.controller.fabric_ref();
                 let vote = SealedVote::seal(&ballot, node, &fabric, &agent.key);
                 let vote = vote.expect("the key fits");
                 let result = match agent.disk_works {
                     true => {
-                        if !forgets {
-                            agent.lease.records.push(LeaseRecord::Made(vote.clone()));
-                        }
+                        agent.lease.records.push(LeaseRecord::Made(vote.clone()));
                         self.note(format!("{node} votes {:?}", vote.vote.services));
                         Ok(vote)
                     }

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use nett_dns::{Limits, Profile, Serial, Server, Setup, Stats, Zone, ZoneSource};
+use nett_dns::{Limits, Profile, Serial, Server, Setup, Stats, Zone, ZoneSource, publish};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::log::intent::{Intent, World};
@@ -130,6 +131,12 @@ pub fn dns(arguments: &DnsArguments) -> ExitCode {
         let stats = Arc::new(Stats::default());
         let zone = signed(Zone::build(source)?, arguments, &fabric, &stats)?;
         let zone = Arc::new(ArcSwap::from_pointee(zone));
+        if arguments.key_dir.is_some() {
+            let zone = Arc::clone(&zone);
+            std::thread::Builder::new()
+                .name("nett-zone-signer".to_owned())
+                .spawn(move || keep_signed(&zone))?;
+        }
         let limits = Limits { udp_threads: usize::from(arguments.threads), ..Limits::default() };
         let profile = Profile {
             cookies: Some(crate::name_server::own_cookies()?),
@@ -159,7 +166,7 @@ pub fn dns(arguments: &DnsArguments) -> ExitCode {
     }
 }
 
-/// The zone with all its signatures, if there are keys.
+/// The zone with keys, if there are any, and as many signatures as are made quickly.
 fn signed(
     zone: Zone,
     arguments: &DnsArguments,
@@ -174,7 +181,26 @@ fn signed(
     };
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let (serial, now) = (zone.serial(), since.as_secs());
-    Ok(zone.with_keys(Arc::new(keys), now).caught_up(serial, usize::MAX, now))
+    Ok(zone.with_keys(Arc::new(keys), now).caught_up(serial, PORTION, now))
+}
+
+/// Services that are signed in one snapshot, and how often signatures are looked at that grow old.
+const PORTION: usize = 500;
+const LOOK: Duration = Duration::from_secs(600);
+
+/// Signs what is not signed yet and what grows old, for as long as the process lives.
+fn keep_signed(zone: &ArcSwap<Zone>) {
+    loop {
+        let current = zone.load_full();
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = since.map_or(0, |since| since.as_secs());
+        if !current.is_behind() && !current.has_signing_work(now) {
+            std::thread::sleep(LOOK);
+            continue;
+        }
+        let next = current.caught_up(current.serial().next(), PORTION, now);
+        publish(zone, next).expect("nobody else publishes");
+    }
 }
 
 fn with_kernel(

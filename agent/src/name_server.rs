@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,7 +14,7 @@ use nett_dns::Zone;
 use nett_dns::{
     Cookies, Encrypted, Limits, Profile, Secret, Server, ServerError, ServerHandle, Setup, Stats,
 };
-use nett_policy::id::NodeId;
+use nett_policy::id::{NodeId, WallMs};
 
 use crate::api::types::RateLimitedDoc;
 use crate::config::{
@@ -70,9 +69,11 @@ impl NameServer {
         Ok(Self { listen, encrypted, limits, profile, stats, handle: None })
     }
 
-    /// While the site is cut off, its answers say so to who asks with EDNS.
-    pub fn set_isolated(&self, isolated: bool) {
-        self.profile.isolated.store(isolated, Ordering::Relaxed);
+    /// While the site is cut off, its answers say so, in text and to who asks with EDNS.
+    ///
+    /// `since` is when another site was heard last.
+    pub fn set_isolated(&self, since: Option<WallMs>) {
+        self.profile.set_isolated(since.map(|at| at.0 / 1000));
     }
 
     /// Networks that got fewer answers than they asked for in the last minute.

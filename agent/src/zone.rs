@@ -37,6 +37,9 @@ pub enum ZoneFault {
     Stale(#[from] nett_dns::StaleSerial),
 }
 
+/// Services that are signed in one snapshot.
+const PORTION: usize = 500;
+
 pub struct ZoneKeeper {
     shared: Arc<Shared>,
     services: Answers,
@@ -123,8 +126,8 @@ impl ZoneKeeper {
         self.shared.zone.load().serial().0
     }
 
-    /// Serves these answers from now on, in one step. In a signed zone the first answers are
-    /// signed here; later ones are served as far as they are signed, and the rest follows.
+    /// Serves these answers from now on, in one step. In a signed zone a portion of the first ones
+    /// is signed here, which is all of a small zone; the rest follows, as that of later ones.
     pub fn serve(&mut self, services: Answers) -> Result<(), ZoneFault> {
         let changes = differences(&self.services, &services);
         if changes.is_empty() && self.begun {
@@ -141,8 +144,7 @@ impl ZoneKeeper {
             let serial = Serial(kept.serial).next();
             let mut next = current.with(&changes, serial)?;
             if !self.begun {
-                // Names that are not signed yet would be denied, and resolvers remember that.
-                next = next.caught_up(serial, usize::MAX, unix_time());
+                next = next.caught_up(serial, PORTION, unix_time());
             }
             self.shared.publish(&mut kept, next, Some(text))?;
         }
@@ -182,8 +184,6 @@ impl Shared {
 
     /// Signs a portion of what waits or grows old. False when there was nothing to do.
     pub(crate) fn sign(&self, thoroughly: bool) -> Result<bool, ZoneFault> {
-        /// Services signed in one snapshot.
-        const PORTION: usize = 500;
         /// How often answers may come in between before they have to wait.
         const TRIES: u32 = 3;
         for tried in 1.. {

@@ -3,7 +3,7 @@
 //!
 //! It never holds up the serving of answers for longer than one portion takes to sign. When it
 //! fails, because the serial cannot be kept, the zone stays as it is and it tries again. After a
-//! crash the first answers are signed before they are served; there is nothing else to recover.
+//! crash everything is signed anew while it is served; there is nothing else to recover.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;

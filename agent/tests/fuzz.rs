@@ -102,7 +102,7 @@ fn journals() {
         for n in 0..3 {
             let record =
                 nett_agent::journal::Record { stream_seq: n, bytes: vec![b'x'; 20 + n as usize] };
-            journal.append(&record).expect("appended");
+            journal.append(&[record]).expect("appended");
         }
     }
     let mut file = None;

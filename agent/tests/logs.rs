@@ -5,7 +5,12 @@ mod fleet;
 use std::time::Duration;
 
 use fleet::{Fleet, id};
+use nett_agent::controller::Controller;
+use nett_agent::controller::effect::Effect;
+use nett_agent::controller::event::{Event, Now};
+use nett_policy::id::{SiteId, WallMs};
 use nett_policy::log::entry::Verb;
+use nett_policy::lower::LinksUp;
 
 fn steer_away(fleet: &mut Fleet) -> String {
     let verb = Verb::Failover { services: id("shop/prod/api"), to: id("svg") };
@@ -57,4 +62,44 @@ fn a_lost_stream_is_filled_again_with_the_same_entries_before_anything_new_is_ad
         assert_eq!(fleet.task_state("svg-b1", &back.task.expect("a task")), "done");
         assert_eq!(fleet.log("osl")[..before.len()], before);
     }
+}
+
+/// What piled up during a cut is kept and done in one go, and comes to the same.
+#[test]
+fn entries_that_come_together_are_done_once() {
+    let mut fleet = Fleet::start();
+    steer_away(&mut fleet);
+    let log: Vec<_> = fleet.log("osl").iter().cloned().zip(1u64..).collect();
+    assert!(log.len() > 5);
+    let setting = fleet.agents[&id("svg-b1")].controller.setting().clone();
+    let up: LinksUp = fleet.fabric.links.iter().map(|l| l.id.clone()).collect();
+    let sites: Vec<SiteId> = fleet.fabric.sites.iter().map(|s| s.id.clone()).collect();
+    let now = Now { mono: Duration::from_secs(1), wall: WallMs(1_000_000) };
+    let wanted_after = |batches: Vec<Vec<_>>| {
+        let mut controller = Controller::new(setting.clone());
+        controller.handle(Event::ReplayDone { trusted: true }, now);
+        controller.handle(Event::Links { up: up.clone() }, now);
+        for site in sites.clone() {
+            controller.handle(Event::CaughtUp { site }, now);
+        }
+        let mut wanted = Vec::new();
+        let mut kept = 0;
+        for batch in batches {
+            let effects = controller.handle(Event::Entries(batch), now);
+            for effect in effects {
+                match effect {
+                    Effect::Journal { .. } => kept += 1,
+                    Effect::Kernel { desired, .. } => wanted.push(*desired),
+                    _ => {}
+                }
+            }
+        }
+        (kept, wanted)
+    };
+    let (kept, each) = wanted_after(log.iter().cloned().map(|entry| vec![entry]).collect());
+    let (kept_together, together) = wanted_after(vec![log.clone()]);
+    assert_eq!((kept, kept_together), (log.len(), log.len()));
+    assert!(each.len() > 1, "one by one the steps of the task are gone through");
+    assert_eq!(together.len(), 1, "together only their end is wanted");
+    assert_eq!(together.last(), each.last());
 }

@@ -20,6 +20,10 @@ use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand};
 
+/// The one of the agent.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 #[command(about, disable_help_subcommand = true)]
 struct Arguments {

@@ -1,7 +1,7 @@
 //! What is measured of Nett: the name server as the agent runs it, over a generated catalogue.
 //!
-//! Commands come as lines on the standard input, so that a change starts where a placement starts
-//! to differ, and ends where a question sees it: placement, lowering, zone and swap are inside.
+//! Commands come as lines on the standard input. A new placement is prepared before, as the zone
+//! files of other servers are; taking it over, lowering, zone and swap are what is measured.
 #![expect(clippy::print_stderr, reason = "how long signing took is told beside the commands")]
 
 use std::io::{BufRead as _, Write as _};
@@ -17,7 +17,7 @@ use nett_dns::{Changes, Limits, Serial, Server, Setup, Zone, ZoneSource, publish
 use nett_policy::id::ServiceId;
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower;
-use nett_policy::place::{Placed, Placement, place};
+use nett_policy::place::{Placement, place};
 use nett_policy::service::Service;
 use nett_policy::traffic::{Spread, Traffic};
 
@@ -58,12 +58,22 @@ pub(crate) fn name_server(
         stats: Arc::default(),
     })?;
     let stdout = std::io::stdout();
+    let mut moved = Vec::new();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let done = match line.split_once(' ') {
             Some(("built", _)) => format!("{}", built.as_micros()),
-            Some(("first", which)) => change(world, &mut placement, &zone, which == "all", 0)?,
-            Some(("second", which)) => change(world, &mut placement, &zone, which == "all", 1)?,
+            Some(("first", which)) => {
+                moved = place_at(world, which == "all", 0)?;
+                String::new()
+            }
+            Some(("second", which)) => {
+                moved = place_at(world, which == "all", 1)?;
+                String::new()
+            }
+            Some(("apply", _)) => {
+                change(world, (&mut placement, std::mem::take(&mut moved)), &zone)?
+            }
             _ => bail!("unknown command `{line}`"),
         };
         writeln!(stdout.lock(), "{done}")?;
@@ -92,32 +102,34 @@ fn signed(zone: Zone, keys: &Path) -> anyhow::Result<Zone> {
     Ok(zone)
 }
 
-/// Sends name 0, or all names, to their site number `to`; gives the microseconds it
-/// took, with the old snapshot gone.
+/// The placement that is to come: name 0, or all names, at their site number `to`.
+fn place_at(world: World<'_>, all: bool, to: usize) -> anyhow::Result<Vec<(ServiceId, Traffic)>> {
+    let one: ServiceId = "p0/e0/s0".parse()?;
+    let moving = |service: &&Service| all || service.id == one;
+    let traffic = |service: &Service| {
+        let site = service.sites().into_iter().nth(to).context("a second site")?;
+        Ok((service.id.clone(), Traffic::settled(Spread::one(site))))
+    };
+    world.catalog.iter().filter(moving).map(traffic).collect()
+}
+
+/// Serves another placement; gives the microseconds it took, with the old snapshot gone.
 fn change(
     world: World<'_>,
-    placement: &mut Placement,
+    (placement, moved): (&mut Placement, Vec<(ServiceId, Traffic)>),
     zone: &ArcSwap<Zone>,
-    all: bool,
-    to: usize,
 ) -> anyhow::Result<String> {
     let started = Instant::now();
-    let mut changes = Changes::new();
-    let mut send = |service: &Service, placed: &mut Placed| {
-        let site = service.sites().into_iter().nth(to).context("a second site")?;
-        placed.traffic = Traffic::settled(Spread::one(site));
-        let answers = lower::answers_of(service, placed);
-        changes.insert(service.id.clone(), Some(Arc::new(answers)));
-        anyhow::Ok(())
-    };
-    if all {
-        let services = world.catalog.iter().zip(placement.services.values_mut());
-        services.into_iter().try_for_each(|(service, placed)| send(service, placed))?;
-    } else {
-        let id: ServiceId = "p0/e0/s0".parse()?;
-        let placed = placement.services.get_mut(&id).context("a placed service")?;
-        send(world.catalog.get(&id).context("a service")?, placed)?;
-    }
+    // Both are in the order of ids.
+    let mut moved = moved.into_iter().peekable();
+    let services = world.catalog.iter().zip(placement.services.values_mut());
+    let changes: Changes = services
+        .filter_map(|(service, placed)| {
+            let (id, traffic) = moved.next_if(|(id, _)| *id == service.id)?;
+            placed.traffic = traffic;
+            Some((id, Some(Arc::new(lower::answers_of(service, placed)))))
+        })
+        .collect();
     let current = zone.load();
     let next = current.with(&changes, current.serial().next())?;
     publish(zone, next)?;

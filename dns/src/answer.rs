@@ -70,6 +70,8 @@ pub enum DropReason {
     Panic,
     /// A TCP connection above one of the limits.
     Connection,
+    /// An idle connection that made room for another.
+    Evicted,
     /// A TLS handshake that failed or took too long.
     Handshake,
     /// Too many equal answers to one network.
@@ -198,14 +200,14 @@ pub(crate) fn opt_answer<'a>(
     let OptBody { rcode, scope, is_steered, error } = *body;
     let profile = ask.profile;
     let lasting = matches!(ask.transport, Transport::Tcp | Transport::Tls);
-    let old = is_steered && profile.is_isolated();
+    let isolated = profile.isolated_for(ask.now).filter(|_| is_steered);
     OptAnswer {
         rcode,
         scope,
         cookie: judged.map(|j| &j.answer[..]),
         nsid: profile.nsid.as_deref(),
         keepalive: lasting.then(|| profile.keepalive()),
-        error: error.or(old.then_some(ExtendedError::ISOLATED)),
+        error: error.or(isolated.map(ExtendedError::isolated)),
         encrypted: matches!(ask.transport, Transport::Tls | Transport::Https),
     }
 }
@@ -242,7 +244,7 @@ fn tell(zone: &Zone, query: &Query<'_>, ask: &Ask<'_>, writer: &mut Writer<'_>) 
     let client = Client::new(ask.source, query.edns.and_then(|e| e.network));
     match tell_signed(zone, query, &client, writer) {
         Some(told) => told,
-        None => tell_name(zone, query, &client, writer),
+        None => tell_name(zone, query, (&client, ask.profile.isolated_for(ask.now)), writer),
     }
 }
 
@@ -280,7 +282,13 @@ fn tell_chaos(query: &Query<'_>, profile: &Profile, writer: &mut Writer<'_>) -> 
     }
 }
 
-fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Writer<'_>) -> Told {
+/// `isolated` is for how many seconds the site has been cut off, if it is.
+fn tell_name(
+    zone: &Zone,
+    query: &Query<'_>,
+    (client, isolated): (&Client, Option<u32>),
+    writer: &mut Writer<'_>,
+) -> Told {
     let kind = query.kind;
     let found = zone.find(&query.name);
     let has_records = !matches!(found, Found::Empty | Found::Missing | Found::Outside);
@@ -308,7 +316,7 @@ fn tell_name(zone: &Zone, query: &Query<'_>, client: &Client, writer: &mut Write
         Found::Service(entry) if kind == RecordType::HTTPS => {
             ports::tell_https(zone, client, entry, writer)
         }
-        Found::Service(entry) => tell_service(zone, entry, kind, client, writer),
+        Found::Service(entry) => tell_service(zone, entry, kind, (client, isolated), writer),
         Found::Site(entry, at) => {
             let site = &entry.answers().sites[at];
             let ttl = entry.ttls().lasting;
@@ -341,14 +349,13 @@ fn tell_service(
     zone: &Zone,
     entry: Entry<'_>,
     kind: RecordType,
-    client: &Client,
+    (client, isolated): (&Client, Option<u32>),
     writer: &mut Writer<'_>,
 ) -> (Told, bool) {
     match kind {
         RecordType::A | RecordType::AAAA => {}
         RecordType::TXT => {
-            let sites = entry.answers().sites.iter();
-            let any = tell_sites(entry, entry.ttls().told, sites, kind, writer);
+            let any = tell_lines(entry, entry.answers().sites.iter(), isolated, writer);
             return (Told::code(ResponseCode::NoError), any);
         }
         _ => return (Told::code(ResponseCode::NoError), false),
@@ -394,14 +401,23 @@ pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> C
 fn tell_sites<'a>(
     entry: Entry<'_>,
     ttl: u32,
-    mut sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
+    sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
     kind: RecordType,
     writer: &mut Writer<'_>,
 ) -> bool {
-    if kind != RecordType::TXT {
-        let addresses = sites.flat_map(|s| s.addresses.iter().copied());
-        return write_addresses(writer, kind, ttl, addresses);
+    if kind == RecordType::TXT {
+        return tell_lines(entry, sites, None, writer);
     }
+    write_addresses(writer, kind, ttl, sites.flat_map(|s| s.addresses.iter().copied()))
+}
+
+/// A line of text for each site, and one more where this one is cut off.
+fn tell_lines<'a>(
+    entry: Entry<'_>,
+    mut sites: impl Iterator<Item = &'a SiteAnswers>,
+    isolated: Option<u32>,
+    writer: &mut Writer<'_>,
+) -> bool {
     let Some(first) = sites.next() else {
         return false;
     };
@@ -412,6 +428,9 @@ fn tell_sites<'a>(
             text.string(format_args!(
                 "site={site} state={state} weight={weight} health={health} epoch={epoch}"
             ));
+        }
+        if let Some(age) = isolated {
+            text.string(format_args!("view=isolated age={age}"));
         }
     });
     true
@@ -467,6 +486,11 @@ impl Told {
 
     fn refused(error: ExtendedError) -> Self {
         Self { error: Some(error), ..Self::code(ResponseCode::Refused) }
+    }
+
+    /// The answer would need what is not signed yet; another name server may have it.
+    pub(crate) fn not_ready() -> Self {
+        Self { error: Some(ExtendedError::NOT_READY), ..Self::code(ResponseCode::ServFail) }
     }
 
     pub(crate) fn is_refused(&self) -> bool {

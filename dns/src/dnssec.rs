@@ -14,8 +14,9 @@
 //! Signed answers come from a view of their own, in which everything fits together: a question with
 //! the DO bit is answered from it alone. It may be one snapshot behind, never half ahead.
 //!
-//! Signatures are nowhere but in memory. After a crash the zone is signed again before the server
-//! starts.
+//! Signatures are nowhere but in memory. After a crash the zone is signed again while it is served:
+//! who does not ask for signatures gets every answer at once, who does gets those that are signed,
+//! and SERVFAIL for the others and for all that would have to be denied.
 
 mod chain;
 mod key;

@@ -47,8 +47,10 @@ pub(crate) struct Edns<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ExtendedError {
     code: u16,
-    /// At most 40 bytes.
+    /// At most 40 bytes, with the number.
     text: &'static str,
+    /// Put behind the text.
+    seconds: Option<u32>,
 }
 
 /// What the OPT record of an answer says.
@@ -70,10 +72,19 @@ pub(crate) struct OptAnswer<'a> {
 // === impl ExtendedError ===
 
 impl ExtendedError {
-    pub(crate) const ALL_DOWN: Self = Self { code: 0, text: "no site is in service" };
-    pub(crate) const ISOLATED: Self = Self { code: 3, text: "view=isolated" };
-    pub(crate) const PROHIBITED: Self = Self { code: 18, text: "" };
-    pub(crate) const NOT_AUTHORITATIVE: Self = Self { code: 20, text: "" };
+    pub(crate) const ALL_DOWN: Self = Self::of(0, "no site is in service");
+    pub(crate) const NOT_READY: Self = Self::of(14, "signing");
+    pub(crate) const PROHIBITED: Self = Self::of(18, "");
+    pub(crate) const NOT_AUTHORITATIVE: Self = Self::of(20, "");
+
+    const fn of(code: u16, text: &'static str) -> Self {
+        Self { code, text, seconds: None }
+    }
+
+    /// The site has been cut off for so long.
+    pub(crate) fn isolated(seconds: u32) -> Self {
+        Self { seconds: Some(seconds), ..Self::of(3, "view=isolated age=") }
+    }
 }
 
 // === impl Edns ===
@@ -156,14 +167,31 @@ impl<'a> Edns<'a> {
         if let Some(timeout) = keepalive.filter(|_| self.wants_keepalive) {
             write_option(out, KEEPALIVE, &[&timeout.to_be_bytes()]);
         }
-        if let Some(ExtendedError { code, text }) = error {
-            write_option(out, EXTENDED_ERROR, &[&code.to_be_bytes(), text.as_bytes()]);
+        if let Some(ExtendedError { code, text, seconds }) = error {
+            let mut digits = [0; DIGITS];
+            let number = seconds.map(|n| decimal(n, &mut digits)).unwrap_or_default();
+            write_option(out, EXTENDED_ERROR, &[&code.to_be_bytes(), text.as_bytes(), number]);
         }
         if encrypted && self.wants_padding {
             pad(out);
         }
         let length = u16::try_from(out.len() - at - 2).expect("options are short, padding ends");
         out[at..at + 2].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// The digits of the largest number of 32 bits.
+const DIGITS: usize = 10;
+
+fn decimal(mut number: u32, digits: &mut [u8; DIGITS]) -> &[u8] {
+    let mut at = DIGITS;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).expect("one digit");
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! cut off is fixed when the server starts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::cookie::Cookies;
@@ -25,16 +25,29 @@ pub struct Profile {
     pub cookies_required: bool,
     /// How long an idle connection may stay open, as told to clients that ask (RFC 7828).
     pub tcp_idle: Duration,
-    /// True while the site of this server is cut off from all others, so that its answers may be
-    /// old. They then carry an extended error (RFC 8914) saying so.
-    pub isolated: AtomicBool,
+    /// Since when the site of this server is cut off from all others, in seconds since 1970; 0
+    /// while it is not. See [`Profile::set_isolated`].
+    pub isolated_since: AtomicU64,
 }
 
 // === impl Profile ===
 
 impl Profile {
-    pub(crate) fn is_isolated(&self) -> bool {
-        self.isolated.load(Ordering::Relaxed)
+    /// While the site is cut off from all others its answers may be old. They then carry an
+    /// extended error (RFC 8914) and, where they are text, a string saying so and for how long.
+    /// `since` is in seconds since 1970.
+    pub fn set_isolated(&self, since: Option<u64>) {
+        self.isolated_since.store(since.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// For how many seconds the site has been cut off, if it is. `now` is in seconds since 1970,
+    /// modulo 2^32.
+    pub(crate) fn isolated_for(&self, now: u32) -> Option<u32> {
+        let since = self.isolated_since.load(Ordering::Relaxed);
+        let cut = u32::try_from(since & u64::from(u32::MAX)).expect("cut to 32 bits");
+        let age = now.wrapping_sub(cut);
+        // A clock that was set back tells an age of nothing, and not of a century.
+        (since > 0).then_some(if age > u32::MAX / 2 { 0 } else { age })
     }
 
     /// In units of 100 ms.

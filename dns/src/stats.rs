@@ -37,13 +37,14 @@ const TRANSPORTS: [(Transport, &str); 4] = [
     (Transport::Https, "https"),
 ];
 
-const REASONS: [(DropReason, &str); 9] = [
+const REASONS: [(DropReason, &str); 10] = [
     (DropReason::Short, "short"),
     (DropReason::Response, "response"),
     (DropReason::PortZero, "port_zero"),
     (DropReason::Send, "send"),
     (DropReason::Panic, "panic"),
     (DropReason::Connection, "connection_limit"),
+    (DropReason::Evicted, "evicted"),
     (DropReason::Handshake, "handshake"),
     (DropReason::Rate, "rate_limit"),
     (DropReason::Rush, "rush"),

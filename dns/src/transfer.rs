@@ -17,7 +17,7 @@ mod notify;
 mod stats;
 mod stream;
 
-pub(crate) use access::{Begun, begin};
+pub(crate) use access::{Begun, Permit, begin};
 pub use access::{Transfers, answer_any, copy_messages};
 pub(crate) use history::History;
 pub(crate) use notify::Notifier;

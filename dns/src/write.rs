@@ -90,6 +90,10 @@ impl<'a> Writer<'a> {
         self.authoritative = true;
     }
 
+    pub(crate) fn not_authoritative(&mut self) {
+        self.authoritative = false;
+    }
+
     fn u16(&mut self, value: u16) {
         self.out.extend_from_slice(&value.to_be_bytes());
     }

@@ -158,9 +158,9 @@ pub fn publish(current: &ArcSwap<Zone>, mut next: Zone) -> Result<(), StaleSeria
     if transfers.is_some() {
         next.history = History::after(&now, &next);
     }
-    let serial = next.serial;
+    let (serial, whole) = (next.serial, next.can_be_copied());
     current.store(Arc::new(next));
-    if let Some(transfers) = transfers {
+    if let Some(transfers) = transfers.filter(|_| whole) {
         transfers.publish(serial);
     }
     Ok(())
@@ -285,7 +285,9 @@ impl Zone {
     }
 
     /// The zone, signed with these keys; later snapshots are too. Only the apex is signed yet:
-    /// [`Zone::caught_up`] signs the services. `now` is in seconds since 1970.
+    /// [`Zone::caught_up`] signs the services, and until it has signed them all once, questions
+    /// with the DO bit get SERVFAIL where the answer is not signed yet. `now` is in seconds since
+    /// 1970.
     pub fn with_keys(mut self, keys: Arc<Keys>, now: u64) -> Self {
         self.signed = Some(Signed::new(&self, keys, now));
         self
@@ -298,6 +300,11 @@ impl Zone {
     /// Whether something in a signed zone is not signed yet.
     pub fn is_behind(&self) -> bool {
         self.signed.as_ref().is_some_and(|s| !s.is_complete())
+    }
+
+    /// Whether the zone can be copied: not while its first signatures are made.
+    pub(crate) fn can_be_copied(&self) -> bool {
+        self.signed.as_ref().is_none_or(Signed::was_complete)
     }
 
     /// Whether [`Zone::caught_up`] would sign anything. Looks at every signature.

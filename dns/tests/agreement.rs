@@ -5,7 +5,6 @@ mod sample;
 mod serve;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nett_dns::{
@@ -205,7 +204,7 @@ fn zone(services: &Answers, serial: u32) -> Zone {
 /// Servers that say everything, and one that says nothing.
 fn profiles() -> [Profile; 3] {
     let isolated = serve::profile();
-    isolated.isolated.store(true, Ordering::Relaxed);
+    isolated.set_isolated(Some(1));
     let strict = Profile { cookies_required: true, ..serve::profile() };
     [isolated, strict, Profile::default()]
 }

@@ -3,7 +3,7 @@
 mod sample;
 mod serve;
 
-use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nett_dns::Profile;
 
@@ -294,9 +294,25 @@ fn refusals_say_why() {
         let plain = dig(&server, &[&["+noedns"], question].concat());
         assert_eq!((plain.status.as_str(), option(&plain, "EDE")), (status, None));
     }
-    server.profile.isolated.store(true, Ordering::Relaxed);
+    assert!(!dig(&server, &[NAME, "TXT"]).text.contains("view="));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    server.profile.set_isolated(Some(now - 1000));
     let dug = dig(&server, &["+edns=0", NAME, "A"]);
-    assert_eq!(option(&dug, "EDE"), Some("3 (Stale Answer): (view=isolated)"), "{}", dug.text);
+    // A few seconds may have passed.
+    let isolated = |text: &str| {
+        let age = text.split("view=isolated age=").nth(1).expect(text);
+        let digits = age.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        let age: u64 = digits.parse().expect(text);
+        assert!((1000..1060).contains(&age), "{text}");
+    };
+    let error = option(&dug, "EDE").expect("one");
+    assert!(error.starts_with("3 (Stale Answer): (view=isolated age="), "{error}");
+    isolated(error);
+    let text = dig(&server, &["+noedns", NAME, "TXT"]);
+    isolated(text.answer.last().expect("a record"));
+    assert!(text.answer[0].contains("site=osl"), "{}", text.text);
+    let one = dig(&server, &["+noedns", &format!("osl.site.{NAME}"), "TXT"]);
+    assert!(!one.text.contains("view="), "what one site would answer is not old: {}", one.text);
     let dug = dig(&server, &["+edns=0", "steer.example.", "NS"]);
     assert_eq!(option(&dug, "EDE"), None, "what the fabric says is not old: {}", dug.text);
 }

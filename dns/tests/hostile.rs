@@ -267,24 +267,57 @@ fn connections_have_limits_by_source_and_in_all() {
             Err(_) => false,
         }
     };
-    let mut open = Vec::new();
     let from = |n: u8| server.connect_from(IpAddr::V4(Ipv4Addr::new(127, 0, 1, n)));
-    for (n, expected) in [(1, true), (1, true), (1, false), (2, true), (2, true), (3, false)] {
+    let dropped = |reason: &str| -> u64 {
+        server.stats.dropped().filter(|d| d.0 == reason).map(|d| d.1).sum()
+    };
+    let mut open = Vec::new();
+    for (n, expected) in [(1, true), (1, true), (1, false), (2, true), (2, true)] {
         let mut stream = from(n);
         assert_eq!(works(&mut stream), expected, "source {n}");
         if expected {
             open.push(stream);
         }
     }
-    let refused: u64 =
-        server.stats.dropped().filter(|d| d.0 == "connection_limit").map(|d| d.1).sum();
-    assert_eq!(refused, 2);
+    assert_eq!((dropped("connection_limit"), dropped("evicted")), (1, 0));
+    // All places are taken, and nobody is being answered: who has waited longest makes room.
+    assert!(works(&mut open[0]));
+    let mut third = from(3);
+    assert!(works(&mut third));
+    assert_eq!((dropped("connection_limit"), dropped("evicted")), (1, 1));
+    assert_eq!(open[1].read(&mut [0; 1]).expect("closed in order"), 0);
+    for at in [0, 2, 3] {
+        assert!(works(&mut open[at]), "connection {at} was asked for more lately");
+    }
     // A place is given back when its connection ends.
-    open.remove(0);
+    open.clear();
     let started = Instant::now();
-    while !works(&mut from(3)) {
+    while !works(&mut from(1)) {
         assert!(started.elapsed() < PATIENCE, "the place never came back");
     }
+}
+
+/// Who never asks does not keep others out.
+#[test]
+fn a_table_full_of_silent_connections_lets_everybody_in() {
+    let limits = Limits { tcp_connections: 16, tcp_per_source: 16, ..Limits::default() };
+    let server = Running::with_limits(Limits { tcp_idle: Duration::from_secs(60), ..limits });
+    let from = |n: u8| server.connect_from(IpAddr::V4(Ipv4Addr::new(127, 0, 2, n)));
+    let silent: Vec<TcpStream> = (0..16).map(|_| from(1)).collect();
+    let good = query("api.prod.shop.steer.example", RecordType::A, None);
+    let mut kept = Vec::new();
+    for n in 2..12 {
+        let mut stream = from(n);
+        serve::send(&mut stream, &good);
+        assert!(!serve::receive(&mut stream).is_empty(), "source {n}");
+        kept.push(stream);
+    }
+    // Those that were let in have not pushed each other out.
+    for stream in &mut kept {
+        serve::send(stream, &good);
+        assert!(!serve::receive(stream).is_empty());
+    }
+    drop(silent);
 }
 
 /// Connections that are reset before they are taken make accept(2) fail on some kernels.

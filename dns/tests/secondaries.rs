@@ -338,6 +338,34 @@ fn a_copy_is_of_one_snapshot() {
     assert_eq!(soa(&answer, false), Some(120));
 }
 
+/// RFC 7766 section 6.2.1.1: what takes long does not hold up what does not.
+#[test]
+fn a_question_behind_a_copy_is_answered_before_the_copy_ends() {
+    let here = own_address();
+    let large = zone(&many(20_000), &[(Some(SocketAddr::new(here, 53)), None)]);
+    let server = over(large, Limits::default());
+    let mut stream = server.connect_from(here);
+    let mut soon = query("api.p0.shop.steer.example", RecordType::A, None);
+    soon[..2].copy_from_slice(&[0x77, 0x77]);
+    send(&mut stream, &axfr_question());
+    send(&mut stream, &soon);
+    // The client asks no more, and still gets everything.
+    stream.shutdown(std::net::Shutdown::Write).expect("connected");
+    let (mut messages, mut answered_after, mut soas) = (0, None, 0);
+    while soas < 2 {
+        let message = receive(&mut stream);
+        if message[..2] == [0x77, 0x77] {
+            answered_after = Some(messages);
+            continue;
+        }
+        messages += 1;
+        let message = Message::from_vec(&message).expect("valid");
+        soas += message.answers.iter().filter(|r| r.record_type() == RecordType::SOA).count();
+    }
+    let after = answered_after.expect("the question has its answer");
+    assert!(messages > 100 && after < messages / 2, "after {after} of {messages} messages");
+}
+
 #[test]
 fn copies_under_way_are_limited_and_come_to_an_end() {
     let here = own_address();

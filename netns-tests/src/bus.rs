@@ -121,8 +121,8 @@ fn leaf_seed(lab: &Lab, site: Site) -> Result<Vec<(String, String)>> {
 // === impl Server ===
 
 impl Server {
-    /// Debian installs its own in `/usr/sbin`, which an ordinary user's PATH may lack; the newer one
-    /// comes with the Python packages of `make deps`.
+    /// Debian installs its own in `/usr/sbin`, which an ordinary user's PATH may lack; the newer
+    /// one comes with the Python packages of `make deps`.
     fn program(self, lab: &Lab) -> PathBuf {
         let debian = PathBuf::from("/usr/sbin/nats-server");
         match self {

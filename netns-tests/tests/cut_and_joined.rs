@@ -1,6 +1,8 @@
 //! Two sites cut apart while people go on deciding at both, with each line of nats-server: every
 //! entry arrives once and in order, everybody reads the same, and split decisions have names.
 
+#![allow(clippy::print_stdout, reason = "a story tells how long things took")]
+
 mod streams;
 
 use std::collections::BTreeSet;

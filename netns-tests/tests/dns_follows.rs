@@ -74,3 +74,37 @@ fn names_of_one_site_and_unknown_names() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_site_that_is_cut_off_answers_on_and_says_so() -> Result<()> {
+    tell("a_site_that_is_cut_off_answers_on_and_says_so", |lab| {
+        let [osl, svg] = SITES;
+        let text = |site: Site| -> Result<String> {
+            let (ns, server) = (lab.ns(&site.client())?, Node::of_site(site)[0].addresses());
+            Ok(dig(&ns, server[0].parse()?, &API.dns_name(), "TXT")?.data.join(" "))
+        };
+        for site in SITES {
+            ensure!(!text(site)?.contains("view="), "{}", text(site)?);
+        }
+        lab.cut_all()?;
+        for site in SITES {
+            // Answers go on all the while, and are those that both sites had agreed on.
+            let said = || {
+                agree(lab, API, site, osl)?;
+                let text = text(site)?;
+                ensure!(text.contains("view=isolated age="), "{text}");
+                ensure!(text.contains("site=osl state=active"), "{text}");
+                Ok(())
+            };
+            eventually(patience() * 2, "the site says that it is cut off", said)?;
+        }
+        lab.restore_all()?;
+        let joined = || {
+            let text = text(svg)?;
+            ensure!(!text.contains("view="), "{text}");
+            Ok(())
+        };
+        eventually(patience() * 2, "the site is joined again", joined)?;
+        Ok(())
+    })
+}

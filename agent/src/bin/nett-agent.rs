@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nett_agent::daemon;
 
+/// A large change is many small pieces of memory: with this one it takes a third of the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Moves traffic between datacenters on purpose: the agent of one border or route node.
 #[derive(Debug, Parser)]
 #[command(name = "nett-agent", version)]

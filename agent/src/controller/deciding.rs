@@ -348,7 +348,7 @@ impl Controller {
     pub(super) fn appended(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
         let in_flight = self.deciding.in_flight.take();
         self.deciding.failures = 0;
-        self.read(sealed, stream_seq, now);
+        self.read(vec![(sealed, stream_seq)], now);
         if let Some(InFlight::Request(Waiting { token, request, .. })) = in_flight
             && let Some(reply) = self.known(&request)
         {

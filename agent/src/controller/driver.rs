@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Event, Now, Token};
+use super::keeping::Keeper;
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
@@ -43,7 +44,7 @@ use crate::probe::Probe;
 use crate::reconcile::Wanted;
 use crate::records::Records;
 use crate::rng::Rng;
-use crate::telemetry::event::{EntryAppended, EntryRefused, EntryTaken, Journalled, ZoneServed};
+use crate::telemetry::event::{EntryAppended, EntryRefused, EntryTaken, ZoneServed};
 use crate::telemetry::{Duty, Metrics};
 use crate::zone::ZoneKeeper;
 
@@ -72,10 +73,7 @@ pub struct Driver<P> {
     reports: watch::Sender<Option<Report>>,
     waiting: BTreeMap<Token, Asker>,
     next_token: u64,
-    /// Acted on, and not yet on the disk: bounded by what the site's log brings meanwhile, since no
-    /// command is accepted.
-    unsaved: VecDeque<Record>,
-    journal_due: Duration,
+    keeper: Keeper,
     /// A branch of a log that was read does not count: everything begins again from the journal.
     read_again: bool,
     /// How many may read the audit file at once.
@@ -114,8 +112,8 @@ enum Asker {
 
 /// Readers of the audit file at once; more are told to come again.
 const AUDIT_READERS: usize = 2;
-/// How long until the disk is tried again.
-const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+/// How many entries are taken in at once, before anything else is looked at.
+const AT_ONCE: usize = 256;
 
 // === impl Driver ===
 
@@ -124,6 +122,7 @@ impl<P: Probe> Driver<P> {
         let (reports, latest) = watch::channel(None);
         tokio::spawn(publish_reports(latest, parts.bus.clone(), parts.key.clone()));
         let controller = Controller::new(setting);
+        let keeper = Keeper::new(parts.journal.clone(), parts.metrics.clone());
         let waiting = BTreeMap::new();
         Self {
             controller,
@@ -132,8 +131,7 @@ impl<P: Probe> Driver<P> {
             reports,
             waiting,
             next_token: 0,
-            unsaved: VecDeque::new(),
-            journal_due: Duration::ZERO,
+            keeper,
             read_again: false,
             readers: Arc::new(Semaphore::new(AUDIT_READERS)),
         }
@@ -169,6 +167,10 @@ impl<P: Probe> Driver<P> {
                 event = own.recv() => event,
                 input = inputs.recv() => match input {
                     Some(input) => match self.event_of(input) {
+                        Some(Event::Entries(entries)) => {
+                            self.step_all(entries, &mut inputs).await;
+                            continue;
+                        }
                         Some(event) => Some(event),
                         None => continue,
                     },
@@ -197,34 +199,44 @@ impl<P: Probe> Driver<P> {
         self.step(event).await;
     }
 
+    /// Takes in entries together with those that wait right behind them.
+    async fn step_all(
+        &mut self,
+        mut entries: Vec<(Sealed, u64)>,
+        inputs: &mut mpsc::Receiver<Input>,
+    ) {
+        let mut other = None;
+        while entries.len() < AT_ONCE && other.is_none() {
+            let Ok(input) = inputs.try_recv() else { break };
+            match self.event_of(input) {
+                Some(Event::Entries(more)) => entries.extend(more),
+                event => other = event,
+            }
+        }
+        self.step(Event::Entries(entries)).await;
+        if let Some(event) = other {
+            self.step(event).await;
+        }
+    }
+
     async fn step(&mut self, event: Event) {
         // What an effect leads to at once is handled before anything else.
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let now = self.parts.clock.now();
-            for effect in self.controller.handle(event, now) {
+            let effects = self.controller.handle(event, now);
+            // Everything is kept before anything is carried out.
+            events.extend(self.keeper.keep(&effects, &mut self.parts.records, now).await);
+            for effect in effects {
                 events.extend(self.carry_out(effect, now).await);
             }
-            let isolated = self.controller.isolated_since(now).is_some();
-            self.parts.name_server.set_isolated(isolated);
-            events.extend(self.journal_again(now).await);
+            let silent = self.controller.isolated_since(now);
+            let ms = |silent: Duration| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
+            let since =
+                silent.map(|silent| nett_policy::id::WallMs(now.wall.0.saturating_sub(ms(silent))));
+            self.parts.name_server.set_isolated(since);
+            events.extend(self.keeper.keep_again(&mut self.parts.records, now).await);
         }
-    }
-
-    /// Records that the disk did not take are tried again, in order, before any newer one.
-    async fn journal_again(&mut self, now: Now) -> Option<Event> {
-        if self.unsaved.is_empty() || now.mono < self.journal_due {
-            return None;
-        }
-        while let Some(record) = self.unsaved.front() {
-            if self.parts.journal.append(record.clone()).await.is_err() {
-                self.journal_due = now.mono + JOURNAL_RETRY;
-                return None;
-            }
-            self.unsaved.pop_front();
-        }
-        self.parts.records.note("durable", "the journal takes records again");
-        Some(Event::Journal { trouble: None })
     }
 
     fn event_of(&mut self, input: Input) -> Option<Event> {
@@ -243,7 +255,7 @@ impl<P: Probe> Driver<P> {
     fn bus_event(&mut self, event: BusEvent) -> Option<Event> {
         match event {
             BusEvent::Entry { sealed, stream_seq, site: _ } => {
-                Some(Event::Entry { sealed, stream_seq })
+                Some(Event::Entries(vec![(sealed, stream_seq)]))
             }
             BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
                 self.parts.metrics.emit(EntryRefused { site: &site, stream_seq, error: &error });
@@ -372,10 +384,8 @@ impl<P: Probe> Driver<P> {
     /// Carries an effect out; gives the event that it leads to at once, if any.
     async fn carry_out(&mut self, effect: Effect, now: Now) -> Option<Event> {
         match effect {
-            Effect::Journal { sealed, stream_seq } => {
-                let record = Record { stream_seq, bytes: sealed.bytes.to_vec() };
-                return self.journal(record, now).await;
-            }
+            // Kept before.
+            Effect::Journal { .. } => {}
             Effect::Append(append) => self.append(*append, now),
             Effect::Kernel { generation, desired } => {
                 self.parts.wanted.send_replace(Some((generation, Arc::from(desired))));
@@ -416,23 +426,6 @@ impl<P: Probe> Driver<P> {
             }
         }
         None
-    }
-
-    /// Keeps a record, or remembers to: behind those that are waiting for the disk already.
-    async fn journal(&mut self, record: Record, now: Now) -> Option<Event> {
-        if !self.unsaved.is_empty() {
-            self.unsaved.push_back(record);
-            return None;
-        }
-        let begun = Instant::now();
-        let result = self.parts.journal.append(record.clone()).await;
-        let took = begun.elapsed();
-        self.parts.metrics.emit(Journalled { took, result: result.as_ref().copied() });
-        let error = result.err()?;
-        self.unsaved.push_back(record);
-        self.journal_due = now.mono + JOURNAL_RETRY;
-        self.parts.records.note("degraded", &error.to_string());
-        Some(Event::Journal { trouble: Some(error.to_string()) })
     }
 
     /// Signs and stores an entry behind the head that it was decided on.

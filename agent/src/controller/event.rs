@@ -37,11 +37,9 @@ pub enum Event {
     ReplayDone {
         trusted: bool,
     },
-    /// An entry of a site's log as the bus delivered it.
-    Entry {
-        sealed: Sealed,
-        stream_seq: u64,
-    },
+    /// Entries of sites' logs with their numbers in the stream, as the bus delivered them. Many at
+    /// once after a cut: they are kept with one write, and what they come to is done once.
+    Entries(Vec<(Sealed, u64)>),
     /// Something in a site's log that nobody who may write there has signed.
     /// With `blocks` it may well be good, and this agent lacks what it takes to read it: the log
     /// stands still here, under that name.

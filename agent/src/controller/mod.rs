@@ -19,6 +19,7 @@ mod doing;
 pub mod driver;
 pub mod effect;
 pub mod event;
+mod keeping;
 mod lease;
 mod neighbours;
 mod reading;
@@ -69,6 +70,8 @@ pub struct Controller {
     claims: Claims,
     /// Split decisions that nobody has resolved.
     conflicts: Vec<Conflict>,
+    /// Since `conflicts` was computed.
+    claims_changed: bool,
     /// Tasks that have not ended.
     open: BTreeSet<EntryId>,
     placement: Placement,
@@ -125,6 +128,7 @@ impl Controller {
             intent: Intent::default(),
             claims: Claims::default(),
             conflicts: Vec::new(),
+            claims_changed: false,
             open: BTreeSet::new(),
             sight: Sight::default(),
             placement: Placement::default(),
@@ -149,7 +153,7 @@ impl Controller {
         match event {
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
             Event::ReplayDone { trusted } => self.start(trusted, now),
-            Event::Entry { sealed, stream_seq } => self.read(sealed, stream_seq, now),
+            Event::Entries(entries) => self.read(entries, now),
             Event::BadEntry { site, stream_seq, error, blocks } => {
                 self.bad_entry(site, stream_seq, &error, blocks);
             }

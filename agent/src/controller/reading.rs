@@ -226,6 +226,8 @@ impl Controller {
         self.started = true;
         self.trusted = trusted;
         self.read_all();
+        self.claims_changed = false;
+        self.tell_conflicts();
         self.want(now);
     }
 
@@ -239,7 +241,25 @@ impl Controller {
         }
     }
 
-    pub(super) fn read(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
+    /// Entries out of the logs: each is taken in, and what all of them come to is done once.
+    pub(super) fn read(&mut self, entries: Vec<(Sealed, u64)>, now: Now) {
+        let mut wanted = false;
+        for (sealed, stream_seq) in entries {
+            let site = sealed.entry.site.clone();
+            let taken = self.read_one(sealed, stream_seq, now);
+            // What a site did while this node was away is history: only its end is wanted.
+            wanted |= taken && self.reading.is_caught_up(&site);
+        }
+        if std::mem::take(&mut self.claims_changed) {
+            self.tell_conflicts();
+        }
+        if wanted {
+            self.want(now);
+        }
+    }
+
+    /// True when the entry is the next one of its log.
+    fn read_one(&mut self, sealed: Sealed, stream_seq: u64, now: Now) -> bool {
         let entry = &sealed.entry;
         self.reading.see(&entry.site, stream_seq);
         match self.reading.fit(entry) {
@@ -258,13 +278,10 @@ impl Controller {
                 self.effects.push(Effect::Journal { sealed: sealed.clone(), stream_seq });
                 self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
                 self.take_in(&sealed, now);
-                let current = self.reading.is_caught_up(&sealed.entry.site);
-                // What a site did while this node was away is history: only its end is wanted.
-                if current {
-                    self.want(now);
-                }
+                return true;
             }
         }
+        false
     }
 
     /// A site's stream holds less than was read of it. That of the own site is filled again from
@@ -353,7 +370,7 @@ impl Controller {
         }
         if matches!(entry.body, Body::Command(_) | Body::Effective(_)) {
             self.claims.update(&self.fold, task);
-            self.tell_conflicts();
+            self.claims_changed = true;
         }
     }
 
@@ -366,7 +383,7 @@ impl Controller {
         self.claims = Claims::of(&self.fold);
         let open = |id: &&EntryId| is_open(&self.fold, id);
         self.open = self.fold.commands().map(|(id, ..)| id).filter(open).cloned().collect();
-        self.tell_conflicts();
+        self.claims_changed = true;
     }
 
     /// Puts on record which split decisions there are now.

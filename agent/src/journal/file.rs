@@ -160,18 +160,18 @@ impl Journal for FileJournal {
         Ok(loaded)
     }
 
-    fn append(&mut self, record: &Record) -> Result<(), JournalError> {
-        let line = line(record);
-        if let Err(error) = self.write_synced(&line) {
-            // A part of the line must not stand before the next one. When the disk does not even
+    fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        let lines: Vec<u8> = records.iter().flat_map(line).collect();
+        if let Err(error) = self.write_synced(&lines) {
+            // A part of them must not stand before the next one. When the disk does not even
             // take that, the next start finds a damaged line, and says so.
             let _ = self.file.set_len(self.length);
             // The agent may act on it all the same: a start before it is kept must know.
             self.count.owe();
             return Err(self.io("write", error));
         }
-        self.length += size(line.len());
-        self.count.write(self.count.value + 1);
+        self.length += size(lines.len());
+        self.count.write(self.count.value + size(records.len()));
         Ok(())
     }
 
@@ -318,12 +318,12 @@ mod tests {
         let open = || FileJournal::open(dir.path()).expect("opens");
         let mut journal = open();
         journal.load().expect("loads");
-        journal.append(&record(1)).expect("the disk has room");
+        journal.append(&[record(1)]).expect("the disk has room");
         let good = std::mem::replace(
             &mut journal.file,
             File::open(dir.path().join("journal")).expect("opens"),
         );
-        journal.append(&record(2)).expect_err("nothing can be written to it");
+        journal.append(&[record(2)]).expect_err("nothing can be written to it");
         drop(journal);
 
         let mut after = open();
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!((loaded.records.len(), loaded.missing), (1, 1));
         assert!(!loaded.is_whole());
         // Once it is there after all, nothing is missing any more.
-        after.append(&record(2)).expect("the disk has room");
+        after.append(&[record(2)]).expect("the disk has room");
         drop((after, good));
         assert!(open().load().expect("loads").is_whole());
     }

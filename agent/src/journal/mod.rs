@@ -62,8 +62,8 @@ pub trait Journal: Send {
     /// Reads everything; called once, before the first append.
     fn load(&mut self) -> Result<Loaded, JournalError>;
 
-    /// Returns when the record would survive a power loss.
-    fn append(&mut self, record: &Record) -> Result<(), JournalError>;
+    /// Returns when all of them would survive a power loss; after an error none is there.
+    fn append(&mut self, records: &[Record]) -> Result<(), JournalError>;
 
     /// Everything that is in it now, without changing anything.
     fn records(&mut self) -> Result<Vec<Record>, JournalError>;

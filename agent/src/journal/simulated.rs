@@ -14,7 +14,7 @@ impl Journal for SimulatedJournal {
         Ok(Loaded { records: self.records.clone(), ..Loaded::default() })
     }
 
-    fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+    fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
         if self.full {
             return Err(JournalError::Io {
                 action: "write",
@@ -22,7 +22,7 @@ impl Journal for SimulatedJournal {
                 source: std::io::Error::from(std::io::ErrorKind::StorageFull),
             });
         }
-        self.records.push(record.clone());
+        self.records.extend_from_slice(records);
         Ok(())
     }
 

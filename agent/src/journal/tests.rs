@@ -15,7 +15,7 @@ fn what_was_appended_is_loaded() {
     let records = vec![record(1, "{\"a\":1}"), record(2, "{}")];
     let mut journal = FileJournal::open(dir.path()).expect("opens");
     assert_eq!(journal.load().expect("loads").records, []);
-    records.iter().for_each(|r| journal.append(r).expect("appends"));
+    journal.append(&records).expect("appends");
     let mut again = FileJournal::open(dir.path()).expect("opens");
     assert_eq!(again.load().expect("loads").records, records);
 }
@@ -25,8 +25,8 @@ fn a_torn_tail_is_cut_and_appending_goes_on() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut journal = FileJournal::open(dir.path()).expect("opens");
     journal.load().expect("loads");
-    journal.append(&record(1, "one")).expect("appends");
-    journal.append(&record(2, "two")).expect("appends");
+    journal.append(&[record(1, "one")]).expect("appends");
+    journal.append(&[record(2, "two")]).expect("appends");
     let path = dir.path().join("journal");
     let whole = std::fs::read(&path).expect("reads");
     std::fs::write(&path, &whole[..whole.len() - 2]).expect("writes");
@@ -35,7 +35,7 @@ fn a_torn_tail_is_cut_and_appending_goes_on() {
     let loaded = torn.load().expect("loads");
     assert_eq!(loaded.records, [record(1, "one")]);
     assert!(loaded.torn > 0);
-    torn.append(&record(2, "two again")).expect("appends");
+    torn.append(&[record(2, "two again")]).expect("appends");
     let mut again = FileJournal::open(dir.path()).expect("opens");
     let loaded = again.load().expect("loads");
     assert_eq!(loaded.records, [record(1, "one"), record(2, "two again")]);
@@ -62,7 +62,7 @@ fn four() -> (tempfile::TempDir, Vec<Record>) {
     let records: Vec<Record> = (1..=4).map(|n| record(n, &format!("{{\"entry\":{n}}}"))).collect();
     let mut journal = FileJournal::open(dir.path()).expect("opens");
     journal.load().expect("loads");
-    records.iter().for_each(|r| journal.append(r).expect("appends"));
+    journal.append(&records).expect("appends");
     (dir, records)
 }
 
@@ -76,7 +76,7 @@ fn survives(dir: &std::path::Path, records: &[Record], what: &str) {
     assert!(in_order, "{what}: only what was recorded, in order: {loaded:?}");
     assert!(loaded.records == records || !loaded.is_whole(), "{what}: lost in silence: {loaded:?}");
     let next = record(9, "next");
-    journal.append(&next).expect("appends");
+    journal.append(std::slice::from_ref(&next)).expect("appends");
     let mut again = FileJournal::open(dir).expect("opens");
     let reloaded = again.load().unwrap_or_else(|e| panic!("{what}, again: {e}"));
     assert_eq!(reloaded.records.last(), Some(&next), "{what}");

@@ -7,7 +7,7 @@ use super::{Journal, JournalError, Record};
 
 /// Something for the thread that owns the journal.
 enum Job {
-    Append(Record, oneshot::Sender<Result<(), JournalError>>),
+    Append(Vec<Record>, oneshot::Sender<Result<(), JournalError>>),
     Read(oneshot::Sender<Result<Vec<Record>, JournalError>>),
 }
 
@@ -24,7 +24,7 @@ impl JournalWriter {
             while let Some(job) = queue.blocking_recv() {
                 // Nobody waits any more when the agent is stopping.
                 match job {
-                    Job::Append(record, done) => drop(done.send(journal.append(&record))),
+                    Job::Append(records, done) => drop(done.send(journal.append(&records))),
                     Job::Read(done) => drop(done.send(journal.records())),
                 }
             }
@@ -33,10 +33,10 @@ impl JournalWriter {
         Ok(Self { jobs })
     }
 
-    /// Returns when the record is synced.
-    pub async fn append(&self, record: Record) -> Result<(), JournalError> {
+    /// Returns when the records are synced, which they are together.
+    pub async fn append(&self, records: Vec<Record>) -> Result<(), JournalError> {
         let (done, answer) = oneshot::channel();
-        self.jobs.send(Job::Append(record, done)).await.map_err(|_| JournalError::Closed)?;
+        self.jobs.send(Job::Append(records, done)).await.map_err(|_| JournalError::Closed)?;
         answer.await.map_err(|_| JournalError::Closed)?
     }
 

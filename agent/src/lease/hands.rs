@@ -132,11 +132,9 @@ impl Hands {
     }
 
     async fn keep(&self, records: &[LeaseRecord]) -> Result<(), String> {
-        for record in records {
-            let record = Record { stream_seq: 0, bytes: record.encode() };
-            self.store.append(record).await.map_err(|error| error.to_string())?;
-        }
-        Ok(())
+        let record = |r: &LeaseRecord| Record { stream_seq: 0, bytes: r.encode() };
+        let records = records.iter().map(record).collect();
+        self.store.append(records).await.map_err(|error| error.to_string())
     }
 
     async fn vote(&self, ballot: &Ballot) -> Result<SealedVote, String> {

@@ -51,7 +51,7 @@ pub struct Fleet {
 }
 
 pub struct Agent {
-    controller: Controller,
+    pub controller: Controller,
     pub kernel: NodeState,
     pub zone: Answers,
     key: KeyPair,
@@ -147,7 +147,7 @@ impl Fleet {
             vec![Event::ReplayDone { trusted: true }, Event::Links { up }, Event::BusConnected];
         for (site, log) in &self.logs {
             for (sealed, stream_seq) in log.iter().cloned().zip(1u64..) {
-                begin.push(Event::Entry { sealed, stream_seq });
+                begin.push(Event::Entries(vec![(sealed, stream_seq)]));
             }
             begin.push(Event::CaughtUp { site: site.clone() });
         }
@@ -184,7 +184,7 @@ impl Fleet {
         let before = self.told.len();
         for (site, log) in self.logs.clone() {
             for (sealed, stream_seq) in log.into_iter().zip(1u64..) {
-                self.step(&node, Event::Entry { sealed, stream_seq });
+                self.step(&node, Event::Entries(vec![(sealed, stream_seq)]));
             }
             self.step(&node, Event::CaughtUp { site });
         }
@@ -315,7 +315,7 @@ impl Fleet {
                 (through, stream_seq) = (sealed.entry.position.seq, stream_seq + 1);
                 log.push(sealed.clone());
                 for other in self.agents.keys().filter(|other| *other != node) {
-                    let entry = Event::Entry { sealed: sealed.clone(), stream_seq };
+                    let entry = Event::Entries(vec![(sealed.clone(), stream_seq)]);
                     self.inbox.push_back((other.clone(), entry));
                 }
             }
@@ -354,7 +354,7 @@ impl Fleet {
             let replaced = Event::LogReplaced { site: site.clone(), read, found };
             self.inbox.push_back((node.clone(), replaced));
             for (sealed, stream_seq) in log.iter().cloned().zip(1u64..) {
-                self.inbox.push_back((node.clone(), Event::Entry { sealed, stream_seq }));
+                self.inbox.push_back((node.clone(), Event::Entries(vec![(sealed, stream_seq)])));
             }
             self.inbox.push_back((node, Event::CaughtUp { site: site.clone() }));
         }
@@ -390,7 +390,7 @@ impl Fleet {
     }
 
     pub fn deliver(&mut self, node: &str, sealed: Sealed, stream_seq: u64) {
-        self.inbox.push_back((id(node), Event::Entry { sealed, stream_seq }));
+        self.inbox.push_back((id(node), Event::Entries(vec![(sealed, stream_seq)])));
         self.run();
     }
 
@@ -456,7 +456,7 @@ impl Fleet {
         self.inbox.push_back((node.clone(), appended));
         let others: Vec<NodeId> = self.agents.keys().filter(|o| *o != node).cloned().collect();
         for other in others {
-            self.carry(node, other, Event::Entry { sealed: sealed.clone(), stream_seq });
+            self.carry(node, other, Event::Entries(vec![(sealed.clone(), stream_seq)]));
         }
     }
 

@@ -559,7 +559,7 @@ impl World {
         let entries = log.get(from..held).unwrap_or(&[]).to_vec();
         let life = self.agents[node].life;
         for (sealed, stream_seq) in entries.into_iter().zip(from as u64 + 1..) {
-            self.step(node, Event::Entry { sealed, stream_seq });
+            self.step(node, Event::Entries(vec![(sealed, stream_seq)]));
             if !self.lives(node, life) {
                 return;
             }

@@ -97,14 +97,19 @@ impl Changer {
                 std::thread::yield_now();
             }
             let started = Instant::now();
-            self.apply(count, to)?;
+            self.apply(to)?;
             let (seen_at, gap) = watcher.join().expect("the watcher does not panic")?;
             Ok(Seen { after: seen_at.saturating_duration_since(started), gap })
         })
     }
 
-    /// What is not part of the measured time: the new zone file.
-    fn prepare(&self, count: u32, to: Side, serial: u32) -> anyhow::Result<()> {
+    /// What is not part of the measured time: the new zone file, or the new placement.
+    fn prepare(&mut self, count: u32, to: Side, serial: u32) -> anyhow::Result<()> {
+        if self.server.peer == Peer::Nett {
+            let word = if to == Side::Second { "second" } else { "first" };
+            let which = if count == 1 { "one" } else { "all" };
+            return self.command(&format!("{word} {which}"));
+        }
         if matches!(self.server.peer, Peer::Gdnsd | Peer::Knot) {
             let moved = if to == Side::Second { count } else { 0 };
             let zones = self.server.directory.join("zones");
@@ -114,18 +119,19 @@ impl Changer {
         Ok(())
     }
 
-    fn apply(&mut self, count: u32, to: Side) -> anyhow::Result<()> {
+    /// Has Nett carry out a line, and waits for its reply.
+    fn command(&mut self, line: &str) -> anyhow::Result<()> {
+        let commands = self.server.commands.as_mut().context("no input")?;
+        writeln!(commands, "{line}")?;
+        let replies = self.replies.as_mut().context("no output")?;
+        replies.read_line(&mut String::new())?;
+        Ok(())
+    }
+
+    fn apply(&mut self, to: Side) -> anyhow::Result<()> {
         let directory = self.server.directory.clone();
         match self.server.peer {
-            Peer::Nett => {
-                let word = if to == Side::Second { "second" } else { "first" };
-                let commands = self.server.commands.as_mut().context("no input")?;
-                let which = if count == 1 { "one" } else { "all" };
-                writeln!(commands, "{word} {which}")?;
-                let replies = self.replies.as_mut().context("no output")?;
-                replies.read_line(&mut String::new())?;
-                Ok(())
-            }
+            Peer::Nett => self.command("apply all"),
             Peer::Bind => update(&self.server, to),
             Peer::Gdnsd => {
                 run(Command::new("gdnsdctl").arg("-c").arg(directory).arg("reload-zones"))

@@ -126,7 +126,7 @@ impl Teller<'_, '_> {
         self.writer.authoritative();
         match set {
             Some(set) => self.answer(set),
-            None => self.no_data(types),
+            None => return self.no_data(types, Self::code(ResponseCode::NoError)),
         }
         Self::code(ResponseCode::NoError)
     }
@@ -172,7 +172,7 @@ impl Teller<'_, '_> {
         self.writer.authoritative();
         match service.addresses(target, self.wanted.kind.into()) {
             Some(set) => self.answer(set),
-            None => self.no_data(Some(&service.types_at(key, target))),
+            None => return self.no_data(Some(&service.types_at(key, target)), told),
         }
         told
     }
@@ -187,7 +187,10 @@ impl Teller<'_, '_> {
         if told.rcode == ResponseCode::Refused {
             return told;
         }
-        self.found(sets, None);
+        let found = self.found(sets, None);
+        if found.rcode != ResponseCode::NoError {
+            return found;
+        }
         for kind in [RecordType::A, RecordType::AAAA] {
             if let Some(set) = service.addresses(target, kind.into()) {
                 let signatures = self.wanted.signatures;
@@ -199,28 +202,40 @@ impl Teller<'_, '_> {
     }
 
     /// A name with records, none of which is of this type.
-    fn no_data(&mut self, types: Option<&[u16]>) {
+    fn no_data(&mut self, types: Option<&[u16]>, told: Told) -> Told {
+        if !self.signed.was_complete() {
+            return self.not_ready();
+        }
         let link = self.signed.chain().find(self.wanted.name.key());
         if self.wanted.kind == RecordType::NSEC
             && let Some(link) = link
         {
-            return self.answer(link.set(types));
+            self.answer(link.set(types));
+            return told;
         }
         self.soa();
         if let (true, Some(link)) = (self.wanted.signatures, link) {
             let owner = Owner::Question;
             self.writer.set(Section::Authority, owner, (link.set(types), MINIMUM), true);
         }
+        told
+    }
+
+    /// At the start the chain leaps over names that are not signed yet, and resolvers would
+    /// remember that they do not exist.
+    fn not_ready(&mut self) -> Told {
+        self.writer.not_authoritative();
+        Told::not_ready()
     }
 
     /// A name without records.
     fn nothing(&mut self) -> Told {
+        if !self.signed.was_complete() {
+            return self.not_ready();
+        }
         self.writer.authoritative();
         match self.signed.chain().spot(self.wanted.name.key()) {
-            Spot::Here => {
-                self.no_data(None);
-                Self::code(ResponseCode::NoError)
-            }
+            Spot::Here => self.no_data(None, Self::code(ResponseCode::NoError)),
             Spot::Between(link) => {
                 self.soa();
                 self.proof(link);

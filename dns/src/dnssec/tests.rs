@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::Name;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use nett_policy::id::Epoch;
 use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteState};
 use nett_policy::service::Ttl;
@@ -15,7 +18,7 @@ use super::stats::SigningStats;
 use crate::records::Record;
 use crate::serial::Serial;
 use crate::zone::{Zone, ZoneSource};
-use crate::{Changes, sample};
+use crate::{Ask, Changes, sample};
 
 const NOW: u64 = 1_800_000_000;
 
@@ -155,6 +158,67 @@ fn a_move_signs_nothing_and_what_follows_only_what_changed() {
     // Five texts: of the service, three sites, and all of them. And SOA records to come.
     assert_eq!(stats.signatures(), all + 5 + 9);
     assert!(!zone.is_behind());
+}
+
+/// Status, extended error, and whether there are signatures.
+fn ask(zone: &Zone, name: &str, signatures: bool) -> (ResponseCode, Option<u16>, bool) {
+    use hickory_proto::rr::RecordType as Kind;
+    let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+    let name = Name::from_ascii(format!("{name}.steer.example.")).expect("a name");
+    message.add_query(Query::query(name, Kind::A));
+    let mut edns = Edns::new();
+    edns.set_max_payload(1232).set_dnssec_ok(signatures);
+    message.set_edns(edns);
+    let packet = message.to_vec().expect("small");
+    let (source, profile) = (sample::ip("10.1.2.3"), crate::Profile::default());
+    let transport = crate::Transport::Udp;
+    let ask = Ask { packet: &packet, source, transport, now: 1, profile: &profile };
+    let mut out = Vec::new();
+    crate::answer(zone, &ask, &mut out);
+    let answer = Message::from_vec(&out).expect("valid");
+    let error = answer.edns.as_ref().and_then(|e| e.option(EdnsCode::Unknown(15)).cloned());
+    let error = error.map(|option| match option {
+        EdnsOption::Unknown(_, data) => u16::from_be_bytes([data[0], data[1]]),
+        other => panic!("{other:?}"),
+    });
+    let signed = answer.answers.iter().any(|r| r.record_type() == Kind::RRSIG);
+    let rcode = answer.metadata.response_code;
+    assert_eq!(answer.metadata.authoritative, rcode != ResponseCode::ServFail);
+    (rcode, error, signed)
+}
+
+#[test]
+fn while_the_first_signatures_are_made_nothing_is_denied_and_all_else_is_answered() {
+    use ResponseCode::{NXDomain, NoError, ServFail};
+    let at_osl =
+        |n: &str| sample::answers(&format!("shop/prod/{n}"), sample::weighted(&[("osl", 1)]));
+    let zone = build(&sample::services(["a", "b", "c"].map(at_osl)), &keys(&Arc::default()));
+    let mut zone = zone.caught_up(Serial(2), 1, NOW);
+    let name = |n: &str| format!("{n}.prod.shop");
+    let signed = |zone: &Zone| {
+        let ready = |n: &&&str| ask(zone, &name(n), true) == (NoError, None, true);
+        ["a", "b", "c"].iter().filter(ready).count()
+    };
+    assert_eq!(signed(&zone), 1);
+    for n in ["a", "b", "c"] {
+        let told = ask(&zone, &name(n), false);
+        assert_eq!(told, (NoError, None, false), "who does not ask for signatures");
+    }
+    assert_eq!(ask(&zone, "nothing", false), (NXDomain, None, false));
+    assert_eq!(ask(&zone, "nothing", true), (ServFail, Some(14), false));
+    assert_eq!(ask(&zone, "site.a.prod.shop", true), (ServFail, Some(14), false));
+    assert!(!zone.can_be_copied());
+    zone = zone.caught_up(Serial(3), 1, NOW);
+    assert_eq!(signed(&zone), 2);
+    zone = zone.caught_up(Serial(4), 1, NOW);
+    assert_eq!(signed(&zone), 3);
+    assert_eq!(ask(&zone, "nothing", true), (NXDomain, None, false));
+    assert!(zone.can_be_copied());
+    // A service that comes later holds up nobody.
+    let new = at_osl("d");
+    let changes = Changes::from([(new.service.clone(), Some(Arc::new(new)))]);
+    zone = zone.with(&changes, Serial(5)).expect("a name");
+    assert_eq!(ask(&zone, "nothing", true), (NXDomain, None, false));
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(crate) struct Signed {
     chain: Chain,
     /// Services of which something is not signed.
     waiting: Arc<BTreeSet<Box<[u8]>>>,
+    /// Everything was signed at some time. Before that the chain denies names that exist.
+    was_complete: bool,
 }
 
 impl Signed {
@@ -49,6 +51,7 @@ impl Signed {
             services: HashTrieMapSync::new_with_hasher_and_ptr_kind(RandomState::default()),
             chain: Chain::default(),
             waiting: Arc::new(zone.services().entries().map(|e| e.key().into()).collect()),
+            was_complete: false,
             keys,
         };
         let mut delta = Delta::default();
@@ -76,6 +79,11 @@ impl Signed {
     /// Whether nothing waits to be signed.
     pub(crate) fn is_complete(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether names may be denied, and copies given: not before all was signed once.
+    pub(crate) fn was_complete(&self) -> bool {
+        self.was_complete
     }
 
     /// The signed side of the next snapshot. Services whose addresses are signed already are moved
@@ -163,6 +171,7 @@ impl Signed {
         for key in &work {
             waiting.remove(key);
         }
+        after.was_complete |= after.waiting.is_empty();
         delta.services.extend(work);
         after.prepare(next, now);
         after.measure();

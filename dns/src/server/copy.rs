@@ -1,97 +1,91 @@
 //! Sends copies of the zone over a TCP connection, message by message.
 //!
-//! Other connections of the thread get their turn after each message. A reader that is slow has
-//! the time of an idle connection for each message, and one limit for the whole copy: it holds a
-//! snapshot in memory for no longer than that.
+//! Other connections of the thread get their turn after each message, and so do other questions of
+//! the same one. A reader that is slow has the time of an idle connection for each message, and one
+//! limit for the whole copy: it holds a snapshot in memory for no longer than that.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use hickory_proto::op::ResponseCode;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
-use super::tcp::Shared;
+use super::tcp::{Shared, send};
 use crate::answer::{Ask, Outcome};
 use crate::clock::unix_time;
 use crate::cookie::Sender;
-use crate::transfer::{Begun, Stream, begin};
+use crate::transfer::{Begun, Permit, Stream, begin};
 use crate::write::refusal;
 
-/// What became of a message that may have asked for a copy.
-pub(super) enum Sent {
-    /// It did not, or may not have one: it is answered as any question.
-    NoCopy,
-    Whole,
-    /// The connection is of no more use.
-    Broken,
+/// The copies under way on one connection, one after the other.
+#[derive(Default)]
+pub(super) struct Copies {
+    queue: VecDeque<Copy>,
+    out: Vec<u8>,
+    framed: Vec<u8>,
 }
 
-/// Sends the copy that `ask` asks for, if it does.
-pub(super) async fn send<W: AsyncWrite + Unpin>(
-    stream: &mut W,
-    ask: &Ask<'_>,
-    shared: &Shared,
-) -> Sent {
-    let zone = shared.answerer.zone.load_full();
-    let stats = &shared.answerer.stats;
-    let outcome =
-        |rcode| Outcome::Reply { rcode, truncated: false, steered: None, sender: Sender::Unproven };
-    let limits = (unix_time(), shared.limits.transfers);
-    let (mut copy, permit) = match begin(&zone, ask, stats, limits) {
-        Begun::Nothing => return Sent::NoCopy,
-        Begun::Copy(copy, permit) => (copy, permit),
-        Begun::Busy => {
-            let mut out = Vec::new();
-            let [a, b, c, d] = *ask.packet.first_chunk().unwrap_or(&[0; 4]);
-            refusal(&mut out, [a, b, c, d], ResponseCode::ServFail);
-            stats.count(ask.transport, &outcome(ResponseCode::ServFail), zone.topology());
-            let deadline = Instant::now() + shared.limits.tcp_idle;
-            return write(stream, &out, deadline, &mut Vec::new()).await;
-        }
-    };
-    stats.count(ask.transport, &outcome(ResponseCode::NoError), zone.topology());
-    let mut stopped = shared.stopped.clone();
-    let sent = tokio::select! {
-        biased;
-        _ = stopped.wait_for(|stopped| *stopped) => Sent::Broken,
-        sent = messages(stream, &mut copy, shared) => sent,
-    };
-    drop(permit);
-    if let Sent::Broken = sent {
-        stats.transfers.broken();
-        tracing::info!(to = %ask.source, "A transfer of the zone was not finished.");
+struct Copy {
+    stream: Box<Stream>,
+    /// When it must be done.
+    end: Instant,
+    _permit: Permit,
+}
+
+impl Copies {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
-    sent
-}
 
-async fn messages<W: AsyncWrite + Unpin>(
-    stream: &mut W,
-    copy: &mut Stream,
-    shared: &Shared,
-) -> Sent {
-    let end = Instant::now() + shared.limits.transfer_time;
-    let (mut out, mut framed) = (Vec::new(), Vec::new());
-    while copy.next(unix_time(), &mut out) {
-        let deadline = end.min(Instant::now() + shared.limits.tcp_idle);
-        let Sent::Whole = write(stream, &out, deadline, &mut framed).await else {
-            return Sent::Broken;
+    /// Begins the copy that `ask` asks for; false when it asks for none, or may not have it, and is
+    /// answered as any question. What is to be said at once is in `out`.
+    pub(super) fn begin(&mut self, ask: &Ask<'_>, shared: &Shared, out: &mut Vec<u8>) -> bool {
+        out.clear();
+        let zone = shared.answerer.zone.load_full();
+        let stats = &shared.answerer.stats;
+        let count = |rcode| {
+            let sender = Sender::Unproven;
+            let outcome = Outcome::Reply { rcode, truncated: false, steered: None, sender };
+            stats.count(ask.transport, &outcome, zone.topology());
         };
-        tokio::task::yield_now().await;
+        let limits = (unix_time(), shared.limits.transfers);
+        match begin(&zone, ask, stats, limits) {
+            Begun::Nothing => return false,
+            Begun::Copy(stream, permit) => {
+                let end = Instant::now() + shared.limits.transfer_time;
+                self.queue.push_back(Copy { stream, end, _permit: permit });
+                count(ResponseCode::NoError);
+            }
+            Begun::Busy => {
+                let [a, b, c, d] = *ask.packet.first_chunk().unwrap_or(&[0; 4]);
+                refusal(out, [a, b, c, d], ResponseCode::ServFail);
+                count(ResponseCode::ServFail);
+            }
+        }
+        true
     }
-    Sent::Whole
-}
 
-/// Length and message in one write (RFC 7766 section 8).
-async fn write<W: AsyncWrite + Unpin>(
-    stream: &mut W,
-    message: &[u8],
-    deadline: Instant,
-    framed: &mut Vec<u8>,
-) -> Sent {
-    let length = u16::try_from(message.len()).expect("a message of a copy is far shorter");
-    framed.clear();
-    framed.extend_from_slice(&length.to_be_bytes());
-    framed.extend_from_slice(message);
-    match timeout_at(deadline, stream.write_all(framed)).await {
-        Ok(Ok(())) => Sent::Whole,
-        _ => Sent::Broken,
+    /// Sends the next message of the first copy; false when the connection is of no more use.
+    pub(super) async fn send_next<W: AsyncWrite + Unpin>(
+        &mut self,
+        writer: &mut W,
+        shared: &Shared,
+    ) -> bool {
+        let Some(copy) = self.queue.front_mut() else { return true };
+        if !copy.stream.next(unix_time(), &mut self.out) {
+            self.queue.pop_front();
+            return true;
+        }
+        let deadline = copy.end.min(Instant::now() + shared.limits.tcp_idle);
+        send(writer, &self.out, deadline, &mut self.framed).await
+    }
+
+    /// Counts what was not finished.
+    pub(super) fn break_off(self, to: IpAddr, shared: &Shared) {
+        for _ in self.queue {
+            shared.answerer.stats.transfers.broken();
+            tracing::info!(%to, "A transfer of the zone was not finished.");
+        }
     }
 }

@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use crate::answer::{Outcome, Transport};
 use crate::message::least_ttl;
 
+use super::places::Place;
 use super::tcp::Shared;
 
 const PATH: &str = "/dns-query";
@@ -34,17 +35,36 @@ const HEADERS: u32 = 16 * 1024;
 /// A connection that was told to end has this long.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Requests of one connection.
+struct Under {
+    way: u32,
+    /// When one was answered last.
+    last: Instant,
+}
+
 /// Serves one connection until it is idle or broken, or the server stops.
-pub(super) async fn serve(stream: TlsStream<TcpStream>, source: IpAddr, shared: Shared) {
+pub(super) async fn serve(
+    stream: TlsStream<TcpStream>,
+    source: IpAddr,
+    shared: &Shared,
+    place: &Place,
+) {
     let idle = shared.limits.tcp_idle;
-    let last = Arc::new(Mutex::new(Instant::now()));
-    let seen = || *last.lock().unwrap_or_else(PoisonError::into_inner);
+    let last = Arc::new(Mutex::new(Under { way: 0, last: Instant::now() }));
+    let seen = || last.lock().unwrap_or_else(PoisonError::into_inner).last;
     let mut stopped = shared.stopped.clone();
     let service = service_fn(|request| {
         let (last, shared) = (Arc::clone(&last), shared.clone());
+        let activity = place.activity().clone();
         async move {
+            activity.busy();
+            last.lock().unwrap_or_else(PoisonError::into_inner).way += 1;
             let response = respond(request, source, &shared).await;
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            let mut under = last.lock().unwrap_or_else(PoisonError::into_inner);
+            *under = Under { way: under.way - 1, last: Instant::now() };
+            if under.way == 0 {
+                activity.idle();
+            }
             Ok::<_, Infallible>(response)
         }
     });

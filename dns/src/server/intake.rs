@@ -2,9 +2,11 @@
 //!
 //! Once the kernel's queue is full, each question waits its whole length, and whose questions are
 //! lost is chance. So a thread watches whether it ever has to wait for the next question, which
-//! means that the queue is empty. While it does not, it asks how long questions have lain there.
-//! When that is milliseconds it passes over questions before reading them, which is much cheaper
-//! than answering, until the queue is short. Passed over are, first, networks that were not here
+//! means that the queue is empty. While it does not, it asks how the queue is doing. A rush begins
+//! when questions are lost, or a great many lie there; that they lie there long is no sign of one,
+//! since a thread that was without processor for a while finds them so. Then it passes over
+//! questions before reading them, which is much cheaper than answering, until the queue is short.
+//! Passed over are, first, networks that were not here
 //! before the rush, and networks that ask for more than a share; a forged flood is the former, a
 //! real one the latter. A network is known once it was seen in eight different seconds, or by a
 //! good cookie.
@@ -16,17 +18,20 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::receive::Queue;
 use crate::client::Client;
 
 /// Places of the table, 12 bytes each.
 const PLACES: u64 = 1 << 16;
 /// How often the load is judged.
 const WINDOW: Duration = Duration::from_millis(5);
-/// A question that has lain in the queue for so long is late: longer than a hundred answers take,
-/// which many clients that wait for theirs can amount to.
+/// In a rush, a question that has lain in the queue for so long is late: longer than a hundred
+/// answers take.
 const LATE: Duration = Duration::from_micros(600);
 /// So late it is time for haste.
 const VERY_LATE: Duration = Duration::from_millis(3);
+/// A queue of so many questions begins a rush: more than clients amount to who wait for answers.
+const LONG: u32 = 1024;
 /// Taking a question that is there already is quicker than this, being woken for one is not.
 const WAITED: Duration = Duration::from_micros(6);
 /// Of so many questions of the unknown, [`Intake::admit`] are looked at.
@@ -47,10 +52,12 @@ pub(super) struct Intake {
     hasher: RandomState,
     places: Vec<Place>,
     window: Window,
+    /// Questions the kernel had lost by the last look.
+    lost: u32,
     /// Out of [`ALL`].
     admit: u32,
     share: u32,
-    wants_age: bool,
+    wants_look: bool,
     draw: u32,
 }
 
@@ -58,8 +65,10 @@ struct Window {
     began: Instant,
     /// Whether the queue was empty at any time since.
     emptied: bool,
-    /// The age of the newest question of which it was asked.
-    age: Option<Duration>,
+    /// Questions that were taken from it since.
+    taken: u32,
+    /// The queue when it was looked at.
+    queue: Option<Queue>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -82,26 +91,28 @@ impl Intake {
             start,
             hasher: RandomState::new(),
             places: vec![Place::default(); places],
-            window: Window { began: start, emptied: true, age: None },
-            wants_age: false,
+            window: Window { began: start, emptied: true, taken: 0, queue: None },
+            lost: 0,
+            wants_look: false,
             admit: ALL,
             share: MOST_SHARE,
             draw: 1,
         }
     }
 
-    /// Whether the age of the next question is worth asking for.
-    pub(super) fn wants_age(&self) -> bool {
-        self.wants_age
+    /// Whether a look at the queue is worth its time.
+    pub(super) fn wants_look(&self) -> bool {
+        self.wants_look
     }
 
-    /// Notes how long the thread waited for the question that came at `now`, and how long the
-    /// question had waited for the thread, if that was asked.
-    pub(super) fn waited(&mut self, waited: Duration, age: Option<Duration>, now: Instant) {
+    /// Notes how long the thread waited for the question that came at `now`, and how the queue was
+    /// doing, if that was asked.
+    pub(super) fn waited(&mut self, waited: Duration, queue: Option<Queue>, now: Instant) {
         self.window.emptied |= waited >= WAITED;
-        if age.is_some() {
-            self.window.age = age;
-            self.wants_age = false;
+        self.window.taken = self.window.taken.saturating_add(1);
+        if queue.is_some() {
+            self.window.queue = queue;
+            self.wants_look = false;
         }
         if now.saturating_duration_since(self.window.began) >= WINDOW {
             self.judge_load(now);
@@ -136,12 +147,13 @@ impl Intake {
 
     /// Lets in less of the unknown while the thread is behind, and more again when it is not.
     fn judge_load(&mut self, now: Instant) {
-        let Window { emptied, age, .. } = self.window;
-        let behind = age.is_some_and(|age| age >= LATE);
-        self.window = Window { began: now, emptied: false, age: None };
+        let behind = self.is_behind(now);
+        let Window { emptied, queue, .. } = self.window;
+        self.window = Window { began: now, emptied: false, taken: 0, queue: None };
+        self.lost = queue.map_or(self.lost, |queue| queue.lost);
         // In a rush also after a wait, which may only have been for the processor.
-        self.wants_age = !emptied || self.admit < ALL;
-        let quarters = if age.is_some_and(|age| age >= VERY_LATE) { 1 } else { 3 };
+        self.wants_look = !emptied || self.admit < ALL;
+        let quarters = if queue.is_some_and(|q| q.age >= VERY_LATE) { 1 } else { 3 };
         if behind && self.admit > LEAST {
             self.admit = (self.admit * quarters / 4).max(LEAST);
         } else if behind {
@@ -150,6 +162,18 @@ impl Intake {
             self.admit = (self.admit + ALL / 128).min(ALL);
             self.share = (self.share + MOST_SHARE / 64).min(MOST_SHARE);
         }
+    }
+
+    fn is_behind(&self, now: Instant) -> bool {
+        let Some(Queue { age, lost }) = self.window.queue else { return false };
+        if self.admit < ALL {
+            return age >= LATE;
+        }
+        // So many were taken in the time of the window; about as many a time lie in the queue.
+        let window = now.saturating_duration_since(self.window.began).max(WINDOW);
+        let long = age.as_secs_f64() * f64::from(self.window.taken)
+            >= f64::from(LONG) * window.as_secs_f64();
+        age >= LATE && (long || lost != self.lost)
     }
 
     fn second(&self, now: Instant) -> u32 {
@@ -210,25 +234,28 @@ mod tests {
     struct Run {
         intake: Intake,
         now: Instant,
+        lost: u32,
     }
 
     impl Run {
         fn new() -> Self {
             let now = Instant::now();
-            Self { intake: Intake::new(now), now }
+            Self { intake: Intake::new(now), now, lost: 0 }
         }
 
         /// One question a step, from `source(n)`; counts those admitted. In calm the thread waits
-        /// all of the time, behind it never does.
+        /// all of the time, behind it never does and questions are lost.
         fn ask(&mut self, steps: u32, calm: bool, source: impl Fn(u32) -> IpAddr) -> u32 {
             let mut admitted = 0;
             for n in 0..steps {
                 self.now += STEP;
-                let (waited, age) = match calm {
+                self.lost += u32::from(!calm);
+                let queue = Queue { age: 5 * LATE, lost: self.lost };
+                let (waited, queue) = match calm {
                     true => (STEP, None),
-                    false => (Duration::ZERO, self.intake.wants_age().then_some(5 * LATE)),
+                    false => (Duration::ZERO, self.intake.wants_look().then_some(queue)),
                 };
-                self.intake.waited(waited, age, self.now);
+                self.intake.waited(waited, queue, self.now);
                 admitted += u32::from(self.intake.admits(source(n), self.now));
             }
             admitted
@@ -242,17 +269,32 @@ mod tests {
         assert_eq!(run.ask(500_000, true, everybody), 500_000);
     }
 
+    /// How many of many questions are admitted while the thread never waits, and the queue is so.
+    fn admitted_with(queue: impl Fn(u32) -> Queue) -> usize {
+        let mut run = Run::new();
+        let mut one = |n: u32| {
+            run.now += STEP;
+            let looked = run.intake.wants_look().then(|| queue(n));
+            run.intake.waited(Duration::ZERO, looked, run.now);
+            run.intake.admits(IpAddr::from(n.to_be_bytes()), run.now)
+        };
+        (0..500_000).filter(|n| one(*n)).count()
+    }
+
     #[test]
     fn a_thread_that_is_busy_and_not_late_admits_everybody() {
-        let mut run = Run::new();
-        let mut admitted = 0;
-        for n in 0..500_000u32 {
-            run.now += STEP;
-            let age = run.intake.wants_age().then_some(LATE / 2);
-            run.intake.waited(Duration::ZERO, age, run.now);
-            admitted += u32::from(run.intake.admits(IpAddr::from(n.to_be_bytes()), run.now));
-        }
-        assert_eq!(admitted, 500_000);
+        assert_eq!(admitted_with(|_| Queue { age: LATE / 2, lost: 0 }), 500_000);
+    }
+
+    /// The processor was somebody else's: a few questions are old, and none is lost.
+    #[test]
+    fn a_short_queue_of_old_questions_is_no_rush() {
+        let clients = STEP * 500;
+        assert_eq!(admitted_with(|_| Queue { age: clients, lost: 0 }), 500_000);
+        let rush = admitted_with(|n| Queue { age: clients, lost: n });
+        assert!(rush < 100_000, "{rush}");
+        let long = admitted_with(|_| Queue { age: STEP * 2048, lost: 0 });
+        assert!(long < 100_000, "{long}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod bind;
 mod copy;
 mod https;
 mod intake;
+mod places;
 mod rate;
 mod receive;
 mod tcp;

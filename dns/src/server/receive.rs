@@ -1,8 +1,9 @@
-//! Receives questions over UDP, and tells of some how long they have lain in the kernel's queue.
+//! Receives questions over UDP, and tells of some how the kernel's queue was doing: how long the
+//! question has lain there, and how many were lost because it was full.
 //!
-//! The age of a question is what overload is told by. Telling it costs a longer system call, so it
-//! is asked for only while a thread never has to wait, and the kernel is told to note arrivals when
-//! it is asked for the first time.
+//! Overload is told by these. Telling them costs a longer system call, so they are asked for only
+//! while a thread never has to wait, and the kernel is told to note arrivals when it is asked for
+//! the first time.
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -25,8 +26,17 @@ pub(super) struct Receiver<'a> {
 pub(super) struct Received {
     pub(super) length: usize,
     pub(super) from: SocketAddr,
-    /// How long it lay in the queue, if that was asked for and is known.
-    pub(super) age: Option<Duration>,
+    /// How the queue was doing, if that was asked for and is known.
+    pub(super) queue: Option<Queue>,
+}
+
+/// The kernel's queue as one question saw it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Queue {
+    /// How long the question lay in it.
+    pub(super) age: Duration,
+    /// How many questions were lost since the socket was made, modulo 2^32.
+    pub(super) lost: u32,
 }
 
 // === impl Receiver ===
@@ -40,18 +50,19 @@ impl<'a> Receiver<'a> {
     ///
     /// The standard library's `recv_from` panics when the kernel tells no sender, which is what it
     /// does when the socket was shut down to wake its reader.
-    pub(super) fn receive(&mut self, buffer: &mut [u8], with_age: bool) -> io::Result<Received> {
-        if with_age {
-            return self.receive_with_age(buffer);
+    pub(super) fn receive(&mut self, buffer: &mut [u8], look: bool) -> io::Result<Received> {
+        if look {
+            return self.receive_and_look(buffer);
         }
         let (length, sender) = recvfrom::<SockaddrStorage>(self.socket.as_raw_fd(), buffer)?;
-        Ok(Received { length, from: address(sender)?, age: None })
+        Ok(Received { length, from: address(sender)?, queue: None })
     }
 
-    fn receive_with_age(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+    fn receive_and_look(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         if self.control.is_empty() {
             setsockopt(self.socket, sockopt::ReceiveTimestampns, &true)?;
-            self.control = nix::cmsg_space!(nix::sys::time::TimeSpec);
+            setsockopt(self.socket, sockopt::RxqOvfl, &1)?;
+            self.control = nix::cmsg_space!(nix::sys::time::TimeSpec, u32);
         }
         let mut parts = [IoSliceMut::new(buffer)];
         let control = Some(&mut self.control[..]);
@@ -61,13 +72,18 @@ impl<'a> Receiver<'a> {
             control,
             MsgFlags::empty(),
         )?;
-        let arrived = message.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
-            _ => None,
-        });
+        // The kernel says nothing of losses as long as there are none.
+        let (mut arrived, mut lost) = (None, 0);
+        for message in message.cmsgs()? {
+            match message {
+                ControlMessageOwned::ScmTimestampns(time) => arrived = Some(Duration::from(time)),
+                ControlMessageOwned::RxqOvfl(count) => lost = count,
+                _ => {}
+            }
+        }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let age = arrived.map(|arrived| now.saturating_sub(arrived));
-        Ok(Received { length: message.bytes, from: address(message.address)?, age })
+        let queue = arrived.map(|arrived| Queue { age: now.saturating_sub(arrived), lost });
+        Ok(Received { length: message.bytes, from: address(message.address)?, queue })
     }
 }
 
@@ -93,7 +109,7 @@ mod tests {
         let mut receiver = Receiver::new(&socket);
         let mut buffer = [0; LONGEST_QUESTION];
         client.send(b"one").expect("sent");
-        assert_eq!(receiver.receive(&mut buffer, false).expect("received").age, None);
+        assert!(receiver.receive(&mut buffer, false).expect("received").queue.is_none());
         // The kernel begins to note arrivals some time after it was told to.
         let (started, late) = (Instant::now(), Duration::from_millis(20));
         let age = loop {
@@ -105,11 +121,35 @@ mod tests {
             let received = receiver.receive(&mut buffer, true).expect("received");
             assert_eq!(received.from, client.local_addr().expect("bound"));
             assert_eq!(&buffer[..received.length], b"two");
-            match received.age {
-                Some(age) if age >= late => break age,
+            match received.queue {
+                Some(Queue { age, lost: 0 }) if age >= late => break age,
                 _ => assert!(started.elapsed() < Duration::from_secs(10), "arrivals are not noted"),
             }
         };
         assert!(age < Duration::from_secs(10), "{age:?}");
+    }
+
+    #[test]
+    fn a_full_queue_tells_what_was_lost() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        client.connect(socket.local_addr().expect("bound")).expect("connected");
+        socket2::SockRef::from(&socket).set_recv_buffer_size(4096).expect("an option");
+        let mut receiver = Receiver::new(&socket);
+        let mut buffer = [0; LONGEST_QUESTION];
+        client.send(b"first").expect("sent");
+        assert_eq!(lost(receiver.receive(&mut buffer, true)), 0);
+        (0..100).for_each(|_| assert!(client.send(&[0; 100]).is_ok()));
+        socket.set_nonblocking(true).expect("an option");
+        let mut came = 0;
+        while receiver.receive(&mut buffer, true).is_ok() {
+            came += 1;
+        }
+        client.send(b"last").expect("sent");
+        assert_eq!(lost(receiver.receive(&mut buffer, true)), 100 - came);
+    }
+
+    fn lost(received: io::Result<Received>) -> u32 {
+        received.expect("received").queue.map_or(0, |queue| queue.lost)
     }
 }

@@ -1,26 +1,28 @@
 //! All TCP listeners and connections, on one thread (RFC 7766).
 //!
 //! A listener never ends: an aborted connection is skipped, and when descriptors or memory run out
-//! it waits, twice as long each time up to a second. Connections above a limit are closed at once,
-//! so that those of others keep their place. Questions of one connection are answered in order;
-//! a client may send many before it reads.
+//! it waits, twice as long each time up to a second, and an idle connection ends. Connections above
+//! the limit of a source are closed at once, and who is there when the table is full takes the
+//! place of an idle one: see `places.rs`. A client may send many questions before it reads; they
+//! are answered one after the other, and between the messages of a copy of the zone.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::{DropReason, Outcome, Transport};
 
+use super::copy::Copies;
+use super::places::{Admission, Place, Places};
 use super::tls::Inside;
-use super::{Answerer, Limits, ServerError, copy, https, source_of};
+use super::{Answerer, Limits, ServerError, https, source_of};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -45,21 +47,8 @@ pub(super) enum Door {
 pub(super) struct Shared {
     pub(super) answerer: Answerer,
     pub(super) limits: Arc<Limits>,
-    open: Arc<Mutex<Open>>,
+    places: Places,
     pub(super) stopped: watch::Receiver<bool>,
-}
-
-/// Open connections, in all and by source.
-#[derive(Default)]
-struct Open {
-    total: usize,
-    by_source: HashMap<IpAddr, usize>,
-}
-
-/// A place among the open connections, given back on drop.
-struct Place {
-    open: Arc<Mutex<Open>>,
-    source: IpAddr,
 }
 
 // === impl Tcp ===
@@ -84,7 +73,12 @@ impl Tcp {
         Ok(Self {
             runtime,
             listeners,
-            shared: Shared { answerer, limits: Arc::new(limits), open: Arc::default(), stopped },
+            shared: Shared {
+                answerer,
+                limits: Arc::new(limits),
+                places: Places::default(),
+                stopped,
+            },
         })
     }
 
@@ -117,22 +111,29 @@ async fn accept(listener: TcpListener, door: Door, shared: Shared) {
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                match Place::take(&shared, source_of(peer.ip())) {
-                    Some(place) => {
-                        shared.answerer.stats.connection();
-                        let (door, shared) = (door.clone(), shared.clone());
-                        connections.spawn(async move {
-                            enter(stream, door, peer.ip(), shared).await;
-                            drop(place);
-                        });
+                let stats = &shared.answerer.stats;
+                let place = match shared.places.take(source_of(peer.ip()), &shared.limits) {
+                    Admission::Taken(place) => place,
+                    Admission::InPlaceOfAnother(place) => {
+                        stats.count_drop(DropReason::Evicted);
+                        place
                     }
-                    None => shared.answerer.stats.count_drop(DropReason::Connection),
-                }
+                    Admission::Refused => {
+                        stats.count_drop(DropReason::Connection);
+                        continue;
+                    }
+                };
+                stats.connection();
+                connections.spawn(enter(stream, door.clone(), peer.ip(), shared.clone(), place));
             }
             Err(error) => {
                 shared.answerer.stats.accept_error();
                 if !is_of_the_peer(&error) {
                     tracing::warn!(%error, ?pause, "Cannot take connections; waiting.");
+                    // Its descriptor is free when the pause is over.
+                    if shared.places.end_one() {
+                        shared.answerer.stats.count_drop(DropReason::Evicted);
+                    }
                     let _ = timeout(pause, stopped.wait_for(|stopped| *stopped)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -150,14 +151,32 @@ fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-/// Serves one connection, after its handshake if it has one.
-async fn enter(stream: TcpStream, door: Door, source: IpAddr, shared: Shared) {
+/// Serves one connection, after its handshake if it has one, until its place is given to another.
+async fn enter(stream: TcpStream, door: Door, source: IpAddr, shared: Shared, place: Place) {
     // Answers go out whole; waiting to fill a segment would only delay them.
     let _ = stream.set_nodelay(true);
-    let (inside, acceptor) = match door {
-        Door::Plain => return serve(stream, Transport::Tcp, source, shared).await,
-        Door::Tls(inside, acceptor) => (inside, acceptor),
+    let serve = async {
+        match door {
+            Door::Plain => serve(stream, Transport::Tcp, source, &shared, &place).await,
+            Door::Tls(inside, acceptor) => {
+                serve_inside(stream, (inside, acceptor), source, &shared, &place).await;
+            }
+        }
     };
+    tokio::select! {
+        biased;
+        () = place.taken_away() => {}
+        () = serve => {}
+    }
+}
+
+async fn serve_inside(
+    stream: TcpStream,
+    (inside, acceptor): (Inside, TlsAcceptor),
+    source: IpAddr,
+    shared: &Shared,
+    place: &Place,
+) {
     let mut stopped = shared.stopped.clone();
     let shaken = tokio::select! {
         biased;
@@ -168,96 +187,122 @@ async fn enter(stream: TcpStream, door: Door, source: IpAddr, shared: Shared) {
         return shared.answerer.stats.count_drop(DropReason::Handshake);
     };
     match inside {
-        Inside::Dns => serve(stream, Transport::Tls, source, shared).await,
-        Inside::Http => https::serve(stream, source, shared).await,
+        Inside::Dns => serve(stream, Transport::Tls, source, shared, place).await,
+        Inside::Http => https::serve(stream, source, shared, place).await,
     }
 }
 
 /// Answers the questions of one connection until it is idle, broken, odd, or the server stops.
+///
+/// While copies of the zone are sent, questions that come meanwhile are answered between two of
+/// their messages (RFC 7766 section 6.2.1.1).
 async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite,
     transport: Transport,
     source: IpAddr,
-    shared: Shared,
+    shared: &Shared,
+    place: &Place,
 ) {
     let mut stopped = shared.stopped.clone();
-    let mut stream = BufReader::with_capacity(READ_BUFFER, stream);
-    let mut question = Vec::new();
-    let mut out = Vec::new();
-    let mut framed = Vec::new();
-    loop {
-        let deadline = Instant::now() + shared.limits.tcp_idle;
+    let (reader, mut writer) = tokio::io::split(stream);
+    let mut questions = Questions::new(reader);
+    let mut copies = Copies::default();
+    let (mut question, mut out, mut framed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut closed = false;
+    while !(closed && copies.is_empty()) {
+        let deadline = deadline_of(shared);
+        if !copies.is_empty() {
+            let copied = copies.send_next(&mut writer, shared);
+            let copied = tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => false,
+                copied = copied => copied,
+            };
+            if !copied {
+                return copies.break_off(source, shared);
+            }
+            // Other connections have their turn, and so has what this one asked meanwhile.
+            tokio::task::yield_now().await;
+            if copies.is_empty() {
+                place.activity().idle();
+                continue;
+            }
+        }
         let next = tokio::select! {
             biased;
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-            next = timeout_at(deadline, read_question(&mut stream, &mut question)) => next,
+            _ = stopped.wait_for(|stopped| *stopped) => return copies.break_off(source, shared),
+            next = questions.next(&mut question), if !closed => next.is_ok(),
+            () = std::future::ready(()), if !copies.is_empty() => continue,
+            () = sleep_until(deadline) => false,
         };
-        let Ok(Ok(())) = next else { return };
+        if !next {
+            closed = true;
+            continue;
+        }
+        place.activity().busy();
         let ask = shared.answerer.ask(&question, source, transport);
-        match copy::send(&mut stream, &ask, &shared).await {
-            copy::Sent::NoCopy => {}
-            copy::Sent::Whole => continue,
-            copy::Sent::Broken => return,
-        }
         // A message that gets no answer is no question: its sender is not a client.
-        let Outcome::Reply { .. } = shared.answerer.answer(&ask, &mut out) else {
-            return;
-        };
-        let length = u16::try_from(out.len()).expect("an answer is held to 65535 bytes");
-        framed.clear();
-        // Length and message in one write (RFC 7766 section 8).
-        framed.extend_from_slice(&length.to_be_bytes());
-        framed.extend_from_slice(&out);
-        let deadline = Instant::now() + shared.limits.tcp_idle;
-        let sent = timeout_at(deadline, async {
-            stream.write_all(&framed).await?;
-            stream.flush().await
-        });
-        let Ok(Ok(())) = sent.await else { return };
-    }
-}
-
-/// Reads one message with its length in front.
-async fn read_question(
-    stream: &mut BufReader<impl AsyncRead + Unpin>,
-    question: &mut Vec<u8>,
-) -> io::Result<()> {
-    let length = stream.read_u16().await?;
-    question.clear();
-    // Grows with what arrives, not with what the length promises.
-    let read = stream.take(u64::from(length)).read_to_end(question).await?;
-    if read < usize::from(length) {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(())
-}
-
-// === impl Place ===
-
-impl Place {
-    fn take(shared: &Shared, source: IpAddr) -> Option<Self> {
-        let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.total >= shared.limits.tcp_connections {
-            return None;
+        if !copies.begin(&ask, shared, &mut out) {
+            let Outcome::Reply { .. } = shared.answerer.answer(&ask, &mut out) else { return };
         }
-        let of_source = open.by_source.entry(source).or_insert(0);
-        if *of_source >= shared.limits.tcp_per_source {
-            return None;
+        if !out.is_empty() && !send(&mut writer, &out, deadline_of(shared), &mut framed).await {
+            return copies.break_off(source, shared);
         }
-        *of_source += 1;
-        open.total += 1;
-        Some(Self { open: Arc::clone(&shared.open), source })
+        if copies.is_empty() {
+            place.activity().idle();
+        }
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.total -= 1;
-        if let Some(of_source) = open.by_source.get_mut(&self.source) {
-            *of_source -= 1;
-            if *of_source == 0 {
-                open.by_source.remove(&self.source);
+fn deadline_of(shared: &Shared) -> Instant {
+    Instant::now() + shared.limits.tcp_idle
+}
+
+/// Writes length and message at once (RFC 7766 section 8); false when the client does not take it.
+pub(super) async fn send<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    message: &[u8],
+    deadline: Instant,
+    framed: &mut Vec<u8>,
+) -> bool {
+    let length = u16::try_from(message.len()).expect("an answer is held to 65535 bytes");
+    framed.clear();
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(message);
+    let sent = timeout_at(deadline, async {
+        writer.write_all(framed).await?;
+        writer.flush().await
+    });
+    matches!(sent.await, Ok(Ok(())))
+}
+
+/// The questions of one connection, as they come.
+struct Questions<S> {
+    reader: ReadHalf<S>,
+    /// What was read and not given out yet: at most one message, and one read more.
+    read: Vec<u8>,
+}
+
+impl<S: AsyncRead> Questions<S> {
+    fn new(reader: ReadHalf<S>) -> Self {
+        Self { reader, read: Vec::with_capacity(READ_BUFFER) }
+    }
+
+    /// The next message, without its length. May be given up at any time: what was read is kept.
+    async fn next(&mut self, question: &mut Vec<u8>) -> io::Result<()> {
+        loop {
+            if let Some((head, rest)) = self.read.split_first_chunk::<2>()
+                && let Some(message) = rest.get(..usize::from(u16::from_be_bytes(*head)))
+            {
+                question.clear();
+                question.extend_from_slice(message);
+                self.read.drain(..2 + message.len());
+                return Ok(());
+            }
+            // Grows with what arrives, not with what the length promises.
+            self.read.reserve(READ_BUFFER);
+            if self.reader.read_buf(&mut self.read).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }

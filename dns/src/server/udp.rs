@@ -40,11 +40,11 @@ pub(super) fn run(
         if let Some(came) = answered.take() {
             answerer.stats.answered_in(waits_since.saturating_duration_since(came));
         }
-        let received = receiver.receive(&mut question, intake.wants_age());
+        let received = receiver.receive(&mut question, intake.wants_look());
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let Received { length, from, age } = match received {
+        let Received { length, from, queue } = match received {
             Ok(received) => received,
             Err(error) => {
                 use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
@@ -56,7 +56,7 @@ pub(super) fn run(
             }
         };
         let now = Instant::now();
-        intake.waited(now.saturating_duration_since(waits_since), age, now);
+        intake.waited(now.saturating_duration_since(waits_since), queue, now);
         if !intake.admits(from.ip(), now) {
             answerer.stats.count_drop(DropReason::Rush);
             continue;

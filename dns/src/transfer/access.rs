@@ -61,7 +61,7 @@ pub(super) struct Request {
 pub(crate) enum Begun {
     /// No copy: it is answered as any question, by which a copy is refused.
     Nothing,
-    /// Too many copies are under way.
+    /// Too many copies are under way, or the zone is not all signed yet.
     Busy,
     Copy(Box<Stream>, Permit),
 }
@@ -174,7 +174,8 @@ pub(crate) fn begin(
     let Some(request) = Request::of(transfers, zone, ask, now) else {
         return Begun::Nothing;
     };
-    let Some(permit) = Permit::take(&transfers.open, most) else {
+    let permit = Permit::take(&transfers.open, most).filter(|_| zone.can_be_copied());
+    let Some(permit) = permit else {
         stats.transfers.count(Count::Busy);
         return Begun::Busy;
     };
@@ -270,7 +271,15 @@ fn copy_over_udp(
     }
     let transfers = zone.transfers()?;
     let request = || Request::of(transfers, zone, ask, now).filter(|r| r.serial.is_some());
-    let mut stream = request()?.stream(zone, transfers);
+    let first = request()?;
+    if !zone.can_be_copied() {
+        let [a, b, c, d] = *ask.packet.first_chunk().unwrap_or(&[0; 4]);
+        refusal(out, [a, b, c, d], ResponseCode::ServFail);
+        stats.transfers.count(Count::Busy);
+        let (rcode, sender) = (ResponseCode::ServFail, Sender::Unproven);
+        return Some(Outcome::Reply { rcode, truncated: false, steered: None, sender });
+    }
+    let mut stream = first.stream(zone, transfers);
     let limit = room(ask);
     stream.next_within(limit, now, out);
     if !stream.is_done() || out.len() > limit {

@@ -94,7 +94,10 @@ impl Flood {
             let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)));
             let raw = raw.expect("the right to send raw packets (CAP_NET_RAW)");
             let to_kernel = SockAddr::from(SocketAddr::new(to.ip(), 0));
-            let plain = query("api.prod.shop.steer.example", RecordType::A, Some(1232));
+            // Packets are changed in place: what is measured is the server.
+            let packet = |name: &str| udp_packet(to, &query(name, RecordType::A, Some(1232)));
+            let mut plain = packet("api.prod.shop.steer.example");
+            let mut random = packet("x0000000000000000.steer.example");
             let mut n = 0u64;
             while !told.load(Ordering::Relaxed) {
                 let due = per_second.map(|rate| (started.elapsed().as_secs_f64() * rate) as u64);
@@ -103,17 +106,22 @@ impl Flood {
                     continue;
                 }
                 let Forged { source, name } = kind(n);
-                let question = match name {
-                    None => plain.clone(),
+                let packet = match name {
+                    None => &mut plain,
                     Some(label) => {
-                        let name = format!("x{label:x}.steer.example");
-                        query(&name, RecordType::A, Some(1232))
+                        const FIRST_LETTER: usize = 28 + 12 + 2;
+                        let letters = random[FIRST_LETTER..].iter_mut().take(16);
+                        for (at, letter) in letters.enumerate() {
+                            *letter = b'a' + (label >> (4 * at) & 15) as u8;
+                        }
+                        &mut random
                     }
                 };
                 let port = 1024 + (mix(n) % 60_000) as u16;
-                let packet = udp_packet(SocketAddr::new(source.into(), port), to, &question);
+                packet[12..16].copy_from_slice(&source.octets());
+                packet[20..22].copy_from_slice(&port.to_be_bytes());
                 // A full queue on the way loses it, as in life.
-                let _ = raw.send_to(&packet, &to_kernel);
+                let _ = raw.send_to(packet, &to_kernel);
                 n += 1;
                 count.store(n, Ordering::Relaxed);
             }
@@ -130,15 +138,13 @@ impl Flood {
     }
 }
 
-/// An IPv4 packet; the kernel fills in length, id and checksum of its header (raw(7)).
-fn udp_packet(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Vec<u8> {
-    let (IpAddr::V4(source), IpAddr::V4(target)) = (from.ip(), to.ip()) else {
-        unreachable!("the test is of IPv4")
-    };
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
-    packet.extend_from_slice(&source.octets());
+/// An IPv4 packet without source; the kernel fills in length, id and checksum of its header
+/// (raw(7)).
+fn udp_packet(to: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let IpAddr::V4(target) = to.ip() else { unreachable!("the test is of IPv4") };
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0];
     packet.extend_from_slice(&target.octets());
-    packet.extend_from_slice(&from.port().to_be_bytes());
+    packet.extend_from_slice(&[0, 0]);
     packet.extend_from_slice(&to.port().to_be_bytes());
     packet.extend_from_slice(&((8 + data.len()) as u16).to_be_bytes());
     // No checksum (RFC 768).

@@ -1,7 +1,7 @@
 //! Leased services: voters, asks and answers over the simulated bus, gates that end by themselves
 //! on clocks that are up to one percent apart, disks that lose a voter's promises, and what must
-//! hold whatever happens: two sites never serve one of them at an instant, no claim comes back after a
-//! newer one served, and somebody serves again after the faults.
+//! hold whatever happens: two sites never serve one of them at an instant, no claim comes back
+//! after a newer one served, and somebody serves again after the faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -40,8 +40,6 @@ pub(crate) enum Mutant {
     ForgetfulDisk,
     /// A gate that does not end by itself.
     GateOpen,
-    /// Nobody waits until older leases are over.
-    NoWait,
 }
 
 impl World {

@@ -13,7 +13,6 @@ use nett_agent::lease::gate::Gate;
 use nett_agent::lease::simulated::SimulatedGate;
 use nett_agent::lease::store::{LeaseRecord, Restored};
 use nett_agent::lease::{LeaseEffect, LeaseEvent, Standing};
-use nett_policy::fabric::Fabric;
 use nett_policy::id::{Epoch, NodeId, ServiceId, SiteId};
 use nett_policy::lease::vote::Ask;
 
@@ -90,13 +89,6 @@ pub(crate) struct LeaseWatch {
     newest: BTreeMap<ServiceId, (Epoch, SiteId, String)>,
     /// How often each service began to be served, for the statistics of a run.
     pub(crate) begun: BTreeMap<(ServiceId, SiteId), usize>,
-}
-
-/// For a mutant: nobody waits until older leases are over.
-pub(crate) fn without_wait(fabric: &mut Fabric, mutant: Option<Mutant>) {
-    if mutant == Some(Mutant::NoWait) {
-        fabric.lease.wait = Duration::ZERO;
-    }
 }
 
 impl World {

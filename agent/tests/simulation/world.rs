@@ -129,9 +129,7 @@ impl World {
     ) -> Self {
         let mut rng = Rng::with_seed(seed);
         let shape = shape(&mut rng);
-        let mut fabric = shape.fabric;
-        crate::lease::without_wait(&mut fabric, mutant);
-        let (fabric, catalog) = (Arc::new(fabric), Arc::new(shape.catalog));
+        let (fabric, catalog) = (Arc::new(shape.fabric), Arc::new(shape.catalog));
         let server = |_| Server { up: true, log: Vec::new(), mirrors: BTreeMap::new() };
         let mut world = Self {
             rng,

@@ -114,8 +114,8 @@ fn a_planned_move_needs_no_wait() -> Result<()> {
 }
 
 #[test]
-fn a_restart_of_the_holders_agents_is_not_noticed() -> Result<()> {
-    tell_of("a_restart_of_the_holders_agents_is_not_noticed", Shape::THREE, |lab| {
+fn a_restart_of_the_holders_agents_moves_nothing() -> Result<()> {
+    tell_of("a_restart_of_the_holders_agents_moves_nothing", Shape::THREE, |lab| {
         let traffic = Traffic::to_vips(lab, &CLIENTS, LEDGER)?;
         traffic.settles_on("osl")?;
         let begun = nett_netns_tests::traffic::now();
@@ -127,7 +127,9 @@ fn a_restart_of_the_holders_agents_is_not_noticed() -> Result<()> {
         traffic.run_for(8000)?;
         let report = traffic.finish().since(begun);
         assert_eq!(report.answers_of("osl"), report.received(), "{}", report.summary());
-        assert_eq!(report.lost(), 0, "{}", report.summary());
+        // A start that takes longer than what is left of the lab's short lease is seen.
+        let away = report.longest_outage();
+        assert!(away < Duration::from_secs(3), "away for {away:?}: {}", report.summary());
         Ok(())
     })
 }

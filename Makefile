@@ -11,14 +11,14 @@ SITES ?= 2
 BORDERS ?= 1
 # How many seeds `make sim` runs.
 SEEDS ?= 10000
-# How long `make fuzz` lasts.
+# How long `make fuzz` and `make soak` last.
 MINUTES ?= 30
 # How long each flood of `make flood` lasts.
 SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench model sim fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench model sim soak fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,10 @@ model: ## The model check of the quorum lease in larger bounds; takes minutes an
 
 sim: ## Simulate SEEDS runs of many agents under faults
 	NETT_SEEDS=$(SEEDS) NETT_LEASED_SEEDS=$(SEEDS) $(CARGO) test -p nett-agent --test simulation no_seed -- --nocapture
+
+soak: build ## Random faults in the lab for MINUTES, with probes; NETT_SEED=n repeats a run
+	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(SETUP)/as-root.sh \
+	    $(CARGO) test -p nett-netns-tests --test soak -- --nocapture
 
 fuzz: deps ## Every parser against changed inputs for MINUTES, each target in turn
 	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / 12 )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \

@@ -146,6 +146,7 @@ async fn run_loaded(
     let links = fabric.links_of(&node.id).map(|view| OwnLink {
         link: view.link.id.clone(),
         interface: view.near.interface.clone(),
+        peer: view.far_site.clone(),
         addresses: view.near.addresses.clone(),
     });
     let reconciler = Reconciler {
@@ -158,6 +159,7 @@ async fn run_loaded(
         dry_run: config.kernel.dry_run,
         rng: Rng::system(),
         metrics: scrape.metrics.clone(),
+        counted: BTreeMap::new(),
     };
     tasks.spawn(reconciler.run());
     let watched = watched(&fabric, &node);

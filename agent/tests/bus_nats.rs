@@ -153,6 +153,7 @@ fn report_of(lab: &Lab) -> Report {
         dns_serial: None,
         drift: Vec::new(),
         degraded: Vec::new(),
+        counters: BTreeMap::new(),
     }
 }
 

@@ -231,6 +231,7 @@ fn report() -> Report {
         dns_serial: Some(u32::MAX),
         drift: vec!["route 10.99.0.10/32 missing".into()],
         degraded: vec!["journal".into()],
+        counters: [("steered.svg".to_owned(), 12)].into(),
     }
 }
 

@@ -105,12 +105,14 @@ impl Rig {
             events: sender,
             links: vec![OwnLink {
                 link: "osl-svg-1".parse().expect("an id"),
+                peer: "svg".parse().expect("an id"),
                 interface: "wan0".to_owned(),
                 addresses: vec![net(NEAR4), net(NEAR6)],
             }],
             layout: Layout::default(),
             dry_run: false,
             metrics: Metrics::register(&registry).expect("new"),
+            counted: BTreeMap::new(),
             rng: Rng::seeded(7),
         };
         tokio::spawn(reconciler.run());

@@ -16,7 +16,7 @@ use nett_agent::reconcile::{Changes, Reconciler, Wanted};
 use nett_agent::rng::Rng;
 use nett_agent::telemetry::event::{
     EntryAppended, EntryRefused, EntryTaken, Journalled, KernelDrift, KernelOp, KernelRound,
-    NeighbourChanged, Outcome, Resync,
+    NeighbourChanged, Outcome, Resync, SeparationBroken,
 };
 use nett_agent::telemetry::metric_name::{ALL, Kind};
 use nett_agent::telemetry::{Answer, Duty, Metrics, Scrape};
@@ -114,6 +114,7 @@ fn emit_everything(metrics: &Metrics) {
     metrics.emit(KernelDrift { plan: &Plan { ops: vec![op] } });
     metrics.emit(KernelRound { took: Duration::from_millis(2) });
     metrics.emit(Resync::Start);
+    metrics.emit(SeparationBroken { class: "leak", packets: 2 });
     let node = "osl-r2".parse().expect("an id");
     metrics.emit(NeighbourChanged { node: &node, silent: true });
     metrics.traffic(&BTreeMap::from([("leak".to_owned(), Count { packets: 3, bytes: 180 })]));
@@ -163,7 +164,7 @@ fn the_page_has_every_metric_with_its_kind_and_labels_and_no_other() {
     for (name, value) in [
         ("nett_kernel_ops_total{object=\"nexthop\",op=\"add\",result=\"ok\"}", 1.0),
         ("nett_kernel_drift_total{cause=\"missing\",object=\"nexthop\"}", 1.0),
-        ("nett_traffic_bytes_total{class=\"leak\"}", 180.0),
+        ("nett_traffic_bytes_total{class=\"leak\",peer=\"\"}", 180.0),
         ("nett_entries_total{kind=\"end\",result=\"conflict\"}", 1.0),
         ("nett_entries_refused_total{reason=\"signature\"}", 1.0),
         ("nett_peer_lag_seconds{site=\"svg\"}", 1.5),
@@ -281,6 +282,7 @@ fn reconciler(dry_run: bool) -> Rig {
         links: Vec::new(),
         layout: Layout::default(),
         dry_run,
+        counted: BTreeMap::new(),
         rng: Rng::seeded(1),
         metrics: scrape.metrics.clone(),
     };
@@ -351,7 +353,7 @@ async fn a_dry_run_is_ready_only_when_nothing_is_left_to_do() {
 
 #[tokio::test(start_paused = true)]
 async fn traffic_is_read_again_and_again() {
-    const STRAY: &str = "nett_traffic_packets_total{class=\"stray\"}";
+    const STRAY: &str = "nett_traffic_packets_total{class=\"stray\",peer=\"\"}";
     let rig = reconciler(false);
     for (added, sum) in [(5, 5.0), (2, 7.0)] {
         rig.kernel.with(|kernel| kernel.count("stray", added, added * 60));

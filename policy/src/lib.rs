@@ -14,6 +14,7 @@
 //! ```
 
 pub mod document;
+pub mod explain;
 pub mod fabric;
 pub mod id;
 pub mod lease;
@@ -25,5 +26,6 @@ pub mod plan;
 pub mod roster;
 pub mod safety;
 pub mod service;
+pub mod simulate;
 pub mod task;
 pub mod traffic;

@@ -178,6 +178,7 @@ fn kernel_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Kernel {
         rule_base: priority.map_or(defaults.rule_base, |p| p.value),
         mark_mask: mask.unwrap_or(defaults.mark_mask),
         strict_return: strict.map_or(defaults.strict_return, |s| s.value),
+        advertise: yes("advertise"),
         ..tables.unwrap_or(defaults)
     };
     Kernel { layout, manage_sysctl: yes("manage_sysctl"), dry_run: yes("dry_run") }

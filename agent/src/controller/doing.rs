@@ -329,6 +329,7 @@ impl Controller {
         degraded.extend(wrong.take(LINES_SHOWN).map(|line| format!("kernel: {line}")));
         degraded.extend(self.doing.link_troubles.iter().cloned());
         degraded.extend(self.silent_neighbours());
+        degraded.extend(self.separation_troubles());
         if let Some((why, _)) = &self.doing.zone_trouble {
             degraded.push(format!("zone: {why}"));
         }
@@ -355,10 +356,13 @@ impl Controller {
             dns_serial: self.doing.serial,
             drift: self.doing.drift(),
             degraded,
+            counters: self.own_counts(),
         };
-        // How far the logs are read goes along with the next report: it changes with every entry.
+        // How far the logs are read and what was counted go along with the next report: they change
+        // all the time.
         let same = |old: &Report| {
-            Report { at: now.wall, heads: report.heads.clone(), ..old.clone() } == report
+            let (heads, counters) = (report.heads.clone(), report.counters.clone());
+            Report { at: now.wall, heads, counters, ..old.clone() } == report
         };
         let unchanged = self.doing.reported.as_ref().is_some_and(same);
         let fresh = self.doing.reported_at.is_some_and(|at| now.mono < at + REPORT_INTERVAL);

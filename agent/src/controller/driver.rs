@@ -413,7 +413,7 @@ impl<P: Probe> Driver<P> {
                     status.rate_limited = self.parts.name_server.rate_limited();
                 }
                 if let Some(asker) = self.waiting.remove(&token) {
-                    send(asker, *response);
+                    answer(asker, *response);
                 }
             }
             Effect::Lease(effect) => return self.parts.hands.as_mut()?.carry_out(effect).await,
@@ -539,6 +539,25 @@ fn send(asker: Asker, response: ApiResponse) {
             let bytes = bytes.expect("keys of the API's types are strings");
             tokio::spawn(reply.answer(bytes));
         }
+    }
+}
+
+/// Sends an answer; of a path, only after the own kernel was asked about it, for which nobody else
+/// waits.
+fn answer(asker: Asker, mut response: ApiResponse) {
+    let node = response.node.clone();
+    match &mut response.outcome {
+        Outcome::Ok(payload) if matches!(**payload, Payload::Path(_)) => {
+            tokio::spawn(async move {
+                if let Outcome::Ok(payload) = &mut response.outcome
+                    && let Payload::Path(path) = &mut **payload
+                {
+                    super::path_check::check(path, &node).await;
+                }
+                send(asker, response);
+            });
+        }
+        Outcome::Ok(_) | Outcome::Error(_) => send(asker, response),
     }
 }
 

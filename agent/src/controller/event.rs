@@ -92,6 +92,10 @@ pub enum Event {
     Neighbours {
         pulses: BTreeMap<NodeId, Pulse>,
     },
+    /// The packets that the nft table has counted, by `CLASS` or `CLASS.SITE`.
+    Counted {
+        packets: BTreeMap<String, u64>,
+    },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),
     /// The zone answers with the last [`super::effect::Effect::Zone`] under this serial, or still

@@ -10,10 +10,12 @@
 //!       reading   entries into the fold, intent, placement
 //!       doing     desired state, acknowledgements
 //!       neighbours  who of the site is there, with which links
+//!       counting    what the guards count, and what must not be counted
 //!       deciding  requests and next facts, one append in flight
 //!       view      answers to questions
 //! ```
 
+mod counting;
 mod deciding;
 mod doing;
 pub mod driver;
@@ -22,6 +24,7 @@ pub mod event;
 mod keeping;
 mod lease;
 mod neighbours;
+mod path_check;
 mod reading;
 mod view;
 
@@ -43,6 +46,8 @@ use nett_policy::task::decide::{Present, Sight};
 
 use crate::bus::wire::Report;
 use crate::lease::Lease;
+use counting::Counted;
+pub use counting::ZEROS;
 use deciding::Deciding;
 use doing::Doing;
 use effect::Effect;
@@ -84,6 +89,7 @@ pub struct Controller {
     lease: Option<Lease>,
     /// What is seen of the other nodes of the site; `None` before they were asked.
     pulses: Option<BTreeMap<NodeId, Pulse>>,
+    counts: Counted,
     watchers: Vec<view::Watcher>,
     /// False until the journal is read: before that nothing is wanted of the kernel.
     started: bool,
@@ -107,6 +113,7 @@ struct Peers {
 struct Heard {
     report: Report,
     at: Duration,
+    counts: Counted,
 }
 
 /// How often a node reports although nothing changed.
@@ -136,6 +143,7 @@ impl Controller {
             deciding: Deciding::default(),
             peers: Peers::default(),
             pulses: None,
+            counts: Counted::default(),
             watchers: Vec::new(),
             started: false,
             trusted: false,
@@ -177,6 +185,7 @@ impl Controller {
             Event::AppendFailed(failure) => self.append_failed(&failure, now),
             Event::Links { up } => self.links(up, now),
             Event::Neighbours { pulses } => self.pulses(pulses, now),
+            Event::Counted { packets } => self.counted(packets, now),
             Event::Applied(applied) => self.applied(applied, now),
             Event::Served { result } => self.served(result, now),
             Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
@@ -281,7 +290,10 @@ impl Controller {
         let at = now.mono.saturating_sub(age);
         let near = report.site == self.setting.node.site;
         let moved = near && known.is_none_or(|known| known.links != report.links);
-        self.peers.reports.insert(report.node.clone(), Heard { report, at });
+        let heard = self.peers.reports.get(&report.node);
+        let mut counts = heard.map(|heard| heard.counts.clone()).unwrap_or_default();
+        counts.take(report.counters.clone(), at);
+        self.peers.reports.insert(report.node.clone(), Heard { report, at, counts });
         if moved && self.started {
             self.lower(now);
         }

@@ -6,10 +6,8 @@
 use clap::{Arg, ArgMatches, Command};
 
 /// Whole commands.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 11] = [
     "top",
-    "simulate",
-    "prove",
     "fabric",
     "member",
     "timeline",
@@ -23,17 +21,20 @@ const COMMANDS: [&str; 13] = [
 ];
 
 /// Commands below one that exists.
-const NESTED: [(&str, &[&str]); 5] = [
+const NESTED: [(&str, &[&str]); 4] = [
     ("service", &["apply", "retire"]),
     ("drain", &["cluster"]),
     ("undrain", &["cluster"]),
-    ("explain", &["path"]),
     ("bus", &["resync", "compact"]),
 ];
 
 /// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 3] =
-    [("failover", &["without-quorum"]), ("steer", &["ramp"]), ("drain", &["until", "soft"])];
+const OPTIONS: [(&str, &[&str]); 4] = [
+    ("failover", &["without-quorum"]),
+    ("steer", &["ramp"]),
+    ("drain", &["until", "soft"]),
+    ("prove", &["since"]),
+];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {

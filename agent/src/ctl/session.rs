@@ -47,9 +47,11 @@ impl Session {
     }
 
     /// Asks and shows the answer.
-    pub(super) async fn show(&mut self, request: &ApiRequest) -> Result<(), CtlError> {
+    /// Asks and shows; gives the answer for those who end otherwise because of it.
+    pub(super) async fn show(&mut self, request: &ApiRequest) -> Result<ApiResponse, CtlError> {
         let answer = self.ask(request).await?;
-        self.out.answer(&answer)
+        self.out.answer(&answer)?;
+        Ok(answer)
     }
 
     pub(super) async fn command(

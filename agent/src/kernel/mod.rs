@@ -21,6 +21,7 @@
 mod error;
 mod foreign;
 mod linux;
+mod lookup;
 mod monitor;
 mod neighbours;
 mod netlink;
@@ -43,6 +44,7 @@ use nett_policy::plan::Op;
 pub use error::KernelError;
 pub use foreign::Foreign;
 pub use linux::LinuxKernel;
+pub use lookup::{Asked, Found, Lookup};
 pub use monitor::{KernelEvent, Monitor, Origin};
 pub use neighbours::NeighbourTable;
 pub use netlink::socket::OwnPorts;

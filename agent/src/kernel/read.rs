@@ -191,6 +191,8 @@ pub(super) fn tables(layout: &Layout) -> Vec<Table> {
         table_guard,
         table_xs,
         table_core,
+        table_adv,
+        advertise,
         table_return_base: _,
         rule_base: _,
         mark_mask: _,
@@ -198,7 +200,8 @@ pub(super) fn tables(layout: &Layout) -> Vec<Table> {
     } = *layout;
     let fixed = [table_svc, table_in, table_guard, table_xs, table_core];
     let returns = (1..=127).map(|index| layout.table_return(index));
-    fixed.into_iter().chain(returns).collect()
+    let announced = advertise.then_some(table_adv);
+    fixed.into_iter().chain(announced).chain(returns).collect()
 }
 
 async fn routes(

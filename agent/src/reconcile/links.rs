@@ -11,16 +11,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
-use nett_policy::id::LinkId;
+use nett_policy::id::{LinkId, SiteId};
 use nett_policy::lower::LinksUp;
 
-use crate::kernel::Interface;
+use crate::kernel::{Count, Interface};
 
 /// A link of this node by the interface that carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnLink {
     pub link: LinkId,
     pub interface: String,
+    /// The site at its other end.
+    pub peer: SiteId,
     /// The addresses of this end, with their prefix lengths.
     pub addresses: Vec<IpNet>,
 }
@@ -35,7 +37,7 @@ pub(super) struct Seen {
 
 pub(super) fn see(links: &[OwnLink], interfaces: &BTreeMap<String, Interface>) -> Seen {
     let mut seen = Seen::default();
-    for OwnLink { link, interface, addresses } in links {
+    for OwnLink { link, interface, peer: _, addresses } in links {
         let mut trouble = |what: String| {
             seen.troubles.insert(format!("link {link}: {what}"));
         };
@@ -56,6 +58,28 @@ pub(super) fn see(links: &[OwnLink], interfaces: &BTreeMap<String, Interface>) -
         }
     }
     seen
+}
+
+/// Counters by class and the site behind the interface instead of the interface itself, which is
+/// how people think of them. An interface of no link keeps only its class.
+pub(super) fn by_peer(
+    links: &[OwnLink],
+    counters: BTreeMap<String, Count>,
+) -> BTreeMap<String, Count> {
+    let mut all: BTreeMap<String, Count> = BTreeMap::new();
+    for (name, count) in counters {
+        let name = match name.split_once('.') {
+            None => name,
+            Some((class, interface)) => match links.iter().find(|l| l.interface == interface) {
+                Some(link) => format!("{class}.{}", link.peer),
+                None => class.to_owned(),
+            },
+        };
+        let sum = all.entry(name).or_default();
+        sum.packets += count.packets;
+        sum.bytes += count.bytes;
+    }
+    all
 }
 
 /// The first address that is not there, or not yet.

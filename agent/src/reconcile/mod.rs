@@ -17,7 +17,7 @@ mod report;
 mod round;
 mod value;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +29,12 @@ use nett_policy::plan::{Object, Op, Plan, plan_kernel};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::controller::ZEROS;
 use crate::controller::event::{Event, News};
-use crate::kernel::{Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback};
+use crate::kernel::{Count, Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback};
 use crate::rng::Rng;
 use crate::telemetry::Metrics;
-use crate::telemetry::event::{KernelDrift, KernelRound, Resync};
+use crate::telemetry::event::{KernelDrift, KernelRound, Resync, SeparationBroken};
 use ledger::Ledger;
 pub use ledger::{LEFT_ALONE, REPAIRS, WINDOW};
 pub use links::OwnLink;
@@ -84,6 +85,8 @@ pub struct Reconciler<K, C> {
     pub dry_run: bool,
     pub metrics: Metrics,
     pub rng: Rng,
+    /// Packets by counter at the last look; empty before the first.
+    pub counted: BTreeMap<String, u64>,
 }
 
 /// A read without a reason, in case a notification never came.
@@ -287,9 +290,26 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
 
     async fn count(&mut self) {
         match self.kernel.counters().await {
-            Ok(counters) => self.metrics.traffic(&counters),
+            Ok(counters) => self.take_counts(&links::by_peer(&self.links, counters)),
             Err(error) => tracing::debug!(error = %chain(&error), "Cannot read the counters."),
         }
+    }
+
+    /// Hands on what was counted, and alarms what must not be.
+    fn take_counts(&mut self, counters: &BTreeMap<String, Count>) {
+        self.metrics.traffic(counters);
+        let packets = counters.iter().map(|(name, count)| (name.clone(), count.packets));
+        let packets: BTreeMap<String, u64> = packets.collect();
+        for class in ZEROS {
+            let (now, before) = (packets.get(class), self.counted.get(class));
+            let grown = now.zip(before).map_or(0, |(now, before)| now.saturating_sub(*before));
+            if grown > 0 {
+                self.metrics.emit(SeparationBroken { class, packets: grown });
+            }
+        }
+        self.counted.clone_from(&packets);
+        // Counted again soon, if the controller has too much to do.
+        let _ = self.events.try_send(Event::Counted { packets });
     }
 
     /// Tells the controller which links can carry packets, if that changed, and gives it a moment

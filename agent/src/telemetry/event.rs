@@ -131,6 +131,23 @@ impl Emit for NeighbourChanged<'_> {
     }
 }
 
+/// The guard stopped packets on a way that none may take.
+#[derive(Debug)]
+pub struct SeparationBroken<'a> {
+    /// `hairpin`, `leak` or `stray`.
+    pub class: &'a str,
+    /// Since the last look.
+    pub packets: u64,
+}
+
+impl Emit for SeparationBroken<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { class, packets } = self;
+        tracing::error!(class, packets, "Packets were stopped on a way that none may take.");
+        metrics.separation_alarms.with_label_values(&[class]).inc();
+    }
+}
+
 /// Why the kernel is read as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resync {

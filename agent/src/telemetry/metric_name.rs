@@ -69,10 +69,12 @@ metrics! {
         "Own objects that another program changes again and again, and that are left alone.";
     NETLINK_OVERRUNS_TOTAL = Counter "nett_netlink_overruns_total" []
         "Times that the kernel dropped notifications, each followed by a whole readback.";
-    TRAFFIC_PACKETS_TOTAL = Counter "nett_traffic_packets_total" ["class"]
+    TRAFFIC_PACKETS_TOTAL = Counter "nett_traffic_packets_total" ["class", "peer"]
         "Packets counted by the nft table.";
-    TRAFFIC_BYTES_TOTAL = Counter "nett_traffic_bytes_total" ["class"]
+    TRAFFIC_BYTES_TOTAL = Counter "nett_traffic_bytes_total" ["class", "peer"]
         "Bytes counted by the nft table.";
+    SEPARATION_ALARMS_TOTAL = Counter "nett_separation_alarms_total" ["class"]
+        "Looks at the counters that found packets stopped where none may go.";
     NEIGHBOUR_UP = Gauge "nett_neighbour_up" ["node"]
         "0 when another node of the site has stopped answering.";
     LINK_UP = Gauge "nett_link_up" ["link"]

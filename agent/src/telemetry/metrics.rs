@@ -34,6 +34,7 @@ pub struct Metrics {
     pub(super) netlink_overruns: IntCounter,
     traffic: Traffic,
     pub(super) neighbour_up: IntGaugeVec,
+    pub(super) separation_alarms: IntCounterVec,
     pub(super) entries: IntCounterVec,
     pub(super) entries_refused: IntCounterVec,
     pub(super) journal_fsync: Histogram,
@@ -45,11 +46,8 @@ struct Traffic {
     packets: IntCounterVec,
     bytes: IntCounterVec,
     /// What the kernel had at the last look.
-    last: Arc<Mutex<BTreeMap<&'static str, Count>>>,
+    last: Arc<Mutex<BTreeMap<String, Count>>>,
 }
-
-/// The named counters of the nft table, which are the classes of traffic.
-const CLASSES: [&str; 4] = ["steered", "hairpin", "leak", "stray"];
 
 /// Seconds: a few netlink messages take under a millisecond, ten thousand routes a second.
 const APPLY_BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -92,6 +90,7 @@ impl Metrics {
                 bytes: counters(registry, &name::TRAFFIC_BYTES_TOTAL)?,
                 last: Arc::default(),
             },
+            separation_alarms: counters(registry, &name::SEPARATION_ALARMS_TOTAL)?,
             neighbour_up: gauges(registry, &name::NEIGHBOUR_UP)?,
             entries: counters(registry, &name::ENTRIES_TOTAL)?,
             entries_refused: counters(registry, &name::ENTRIES_REFUSED_TOTAL)?,
@@ -121,18 +120,18 @@ impl Metrics {
         self.kernel_contested.set(number(contested));
     }
 
-    /// Adds what the kernel has counted since the last look. A value below the last one is that of
-    /// a new table, so all of it is new.
+    /// Adds what the kernel has counted since the last look, by `CLASS` or `CLASS.SITE`. A value
+    /// below the last one is that of a new table, so all of it is new.
     pub fn traffic(&self, counters: &BTreeMap<String, Count>) {
         let Traffic { packets, bytes, last } = &self.traffic;
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        for class in CLASSES {
-            let Some(now) = counters.get(class).copied() else { continue };
-            let before = last.insert(class, now).unwrap_or_default();
+        for (name, now) in counters {
+            let (class, peer) = name.split_once('.').unwrap_or((name, ""));
+            let before = last.insert(name.clone(), *now).unwrap_or_default();
             let replaced = now.packets < before.packets || now.bytes < before.bytes;
             let before = if replaced { Count::default() } else { before };
-            packets.with_label_values(&[class]).inc_by(now.packets - before.packets);
-            bytes.with_label_values(&[class]).inc_by(now.bytes - before.bytes);
+            packets.with_label_values(&[class, peer]).inc_by(now.packets - before.packets);
+            bytes.with_label_values(&[class, peer]).inc_by(now.bytes - before.bytes);
         }
     }
 }
@@ -183,7 +182,7 @@ mod tests {
         let metrics = Metrics::register(&Registry::new()).expect("an empty registry");
         let total = || {
             let Traffic { packets, bytes, last: _ } = &metrics.traffic;
-            let of = |counters: &IntCounterVec| counters.with_label_values(&["stray"]).get();
+            let of = |counters: &IntCounterVec| counters.with_label_values(&["stray", ""]).get();
             (of(packets), of(bytes))
         };
         for (kernel, sum) in [(5, 5), (7, 7), (7, 7), (3, 10), (4, 11), (0, 11), (2, 13)] {

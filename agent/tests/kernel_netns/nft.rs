@@ -84,11 +84,11 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
     };
     let hairpin = || handle("fwd_guard", "hairpin");
     type Change<'a> = (&'a str, &'a dyn Fn() -> String);
-    let changes: [Change; 9] = [
-        ("has 9 rules, not 10", &|| {
+    let changes: [Change; 10] = [
+        ("has 11 rules, not 12", &|| {
             format!("delete rule inet nett fwd_guard handle {}", hairpin())
         }),
-        ("has 11 rules, not 10", &|| "insert rule inet nett fwd_guard accept".to_owned()),
+        ("has 13 rules, not 12", &|| "insert rule inet nett fwd_guard accept".to_owned()),
         ("differs", &|| format!("replace rule inet nett fwd_guard handle {} accept", hairpin())),
         ("differs", &|| {
             format!(
@@ -104,6 +104,9 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
                 .to_owned()
         }),
         ("chain pre_mark has", &|| "flush chain inet nett pre_mark".to_owned()),
+        ("map steered_by has other counters", &|| {
+            "delete element inet nett steered_by { \"wan1\" }".to_owned()
+        }),
         ("another version", &|| {
             "delete table inet nett; add table inet nett { comment \"Nett 0\"; }".to_owned()
         }),
@@ -180,7 +183,12 @@ fn counters_count_and_go_on_over_a_reload() {
         load(&mut kernel, &guard).await;
         let before = kernel.counters().await.expect("readable");
         let names: Vec<&str> = before.keys().map(String::as_str).collect();
-        assert_eq!(names, ["hairpin", "leak", "steered", "stray"]);
+        let plain = ["hairpin", "leak", "local", "stray"];
+        let of_wan0 = ["arrived.wan0", "intersite.wan0", "return.wan0", "steered.wan0"];
+        for name in plain.iter().chain(&of_wan0) {
+            assert!(names.contains(name), "{name} in {names:?}");
+        }
+        assert_eq!(names.len(), plain.len() + 2 * of_wan0.len(), "{names:?}");
         assert_eq!(before["stray"].packets, 0);
     });
     stray_packet(&netns);

@@ -36,6 +36,11 @@ pub struct Layout {
     pub table_xs: Table,
     /// `nett-core`: VIPs whose split a route node of the site has already decided.
     pub table_core: Table,
+    /// `nett-adv`: VIPs that a routing daemon may announce from here; at most 252, so that FRR can
+    /// import it. No rule looks into it.
+    pub table_adv: Table,
+    /// Whether `nett-adv` is filled: it costs a route for each VIP that moves.
+    pub advertise: bool,
     /// `nett-ret-N` is this plus N, N in 1 to 127.
     pub table_return_base: u32,
     /// Rules use this priority and the 99 above it.
@@ -199,13 +204,16 @@ impl Layout {
     pub const MARK_CAME: u32 = 0x2000;
     pub const METRIC_ACTIVE: u32 = 100;
     pub const METRIC_FLOOR: u32 = u32::MAX;
+    /// Of what is announced: it goes before anything else changes.
+    pub const METRIC_ADVERTISED: u32 = 101;
 
     /// All tables that are ours.
     pub fn owns_table(&self, table: Table) -> bool {
         let fixed =
             [self.table_svc, self.table_in, self.table_guard, self.table_xs, self.table_core];
         let base = self.table_return_base;
-        fixed.contains(&table) || (base + 1..=base + 127).contains(&table.0)
+        let advertised = self.advertise && table == self.table_adv;
+        advertised || fixed.contains(&table) || (base + 1..=base + 127).contains(&table.0)
     }
 
     pub fn owns_priority(&self, priority: u32) -> bool {
@@ -226,6 +234,8 @@ impl Default for Layout {
             table_guard: Table(7002),
             table_xs: Table(7003),
             table_core: Table(7004),
+            table_adv: Table(250),
+            advertise: false,
             table_return_base: 7100,
             rule_base: 4400,
             mark_mask: 0x0000_307f,

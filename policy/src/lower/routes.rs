@@ -127,6 +127,22 @@ impl Ground<'_> {
             let target = group(id, family, members, state);
             routes(entry.table(self.choice.place.layout), vips, target, state);
         }
+        self.advertised(class, vips, state);
+    }
+
+    /// VIPs that this border may announce: those that its own site has a share of. A neighbour that
+    /// hears of them sends here; nothing is looked up in this table.
+    fn advertised(self, class: &Class<'_>, vips: &[IpNet], state: &mut NodeState) {
+        let Place { node, layout, .. } = self.choice.place;
+        if node.role != Role::Border || !layout.advertise || !class.traffic.spread.has(&node.site) {
+            return;
+        }
+        for destination in vips {
+            let (table, destination) = (layout.table_adv, destination.trunc());
+            let metric = Layout::METRIC_ADVERTISED;
+            let key = RouteKey { table, destination, metric };
+            state.routes.insert(key, RouteTarget::Unreachable);
+        }
     }
 
     fn members(

@@ -35,6 +35,9 @@ pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     let leaves = |route: &&Change<'_, RouteKey, RouteTarget>| turn.leaves(route);
     let (new, old) = (|c: &&Change<'_, _, _>| c.2.is_none(), |c: &&Change<'_, _, _>| c.2.is_some());
 
+    // Who hears of a VIP from here is told first that it is over.
+    let announced = |c: &&Change<'_, RouteKey, RouteTarget>| is_announced(c.0);
+    ops.extend(routes.iter().filter(announced).filter_map(drop_route));
     ops.extend(singles.iter().filter(new).filter_map(set_nexthop));
     ops.extend(groups.iter().filter(new).filter(first).filter_map(set_nexthop));
     ops.extend(floors.iter().filter_map(set_route));
@@ -50,7 +53,8 @@ pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     if let (None, Some(guard)) = (&desired.guard, &actual.guard) {
         ops.push(Op::DeleteGuard(guard.clone()));
     }
-    ops.extend(routes.iter().chain(&floors).filter_map(drop_route));
+    let carrying = routes.iter().filter(|route| !is_announced(route.0));
+    ops.extend(carrying.chain(&floors).filter_map(drop_route));
     ops.extend(groups.iter().chain(&singles).filter_map(drop_nexthop));
     Plan { ops }
 }
@@ -93,6 +97,10 @@ fn nexthops<'a>(
         matches!(change.1.or(change.2), Some(Nexthop::Single { .. }))
     };
     changes(&desired.nexthops, &actual.nexthops).into_iter().partition::<Vec<_>, _>(single).into()
+}
+
+fn is_announced(key: &RouteKey) -> bool {
+    key.metric == Layout::METRIC_ADVERTISED
 }
 
 fn routes<'a>(

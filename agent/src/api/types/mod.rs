@@ -6,6 +6,7 @@
 
 mod conflict;
 mod lease;
+mod path;
 mod plan;
 mod request;
 mod response;
@@ -16,6 +17,10 @@ mod task;
 
 pub use conflict::{ClaimDoc, ConflictDoc};
 pub use lease::{LeaseDoc, LeasesDoc, VoterDoc};
+pub use path::{
+    CountDoc, DrainedDoc, DrainedRow, HopDoc, KernelWord, PairDoc, PathDoc, RepairDoc,
+    SeparationDoc, ServiceLossDoc, SimulationDoc, WayDoc,
+};
 pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDoc, ops_of};
 pub use request::{ApiCall, ApiRequest, ObjectDoc, TermsDoc, VERSION, VerbDoc};
 pub use response::{

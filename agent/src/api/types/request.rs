@@ -75,6 +75,22 @@ pub enum ApiRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         subnet: Option<String>,
     },
+    /// The way of a packet from `from` to `to`, hop by hop.
+    ExplainPath {
+        from: String,
+        to: String,
+        /// The node it begins at; where the fabric says that `from` is, when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+    },
+    /// What would follow from a loss: `site:ID`, `node:ID`, `link:ID` or `risk:NAME`.
+    Simulate {
+        lose: String,
+    },
+    /// What the guards count, and what of it must be zero.
+    Separation {},
+    /// Whether what is drained carries nothing any more.
+    Drained {},
     /// Entries in the order of this node's audit file, oldest first, at most `limit` of the newest.
     Audit {
         #[serde(default, skip_serializing_if = "Option::is_none")]

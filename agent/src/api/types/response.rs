@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConflictDoc, LinkDoc, NodeDoc, PlanDoc, ServiceDoc, ServiceLine, SiteDoc, Stamp, StatusDoc,
-    TaskDoc, TaskLine, VERSION,
+    ConflictDoc, DrainedDoc, LinkDoc, NodeDoc, PathDoc, PlanDoc, SeparationDoc, ServiceDoc,
+    ServiceLine, SimulationDoc, SiteDoc, Stamp, StatusDoc, TaskDoc, TaskLine, VERSION,
 };
 
 /// One answer as it travels: who says it, how old what it says is, and what.
@@ -51,6 +51,10 @@ pub enum Payload {
     Conflicts { conflicts: Vec<ConflictDoc> },
     Plan(PlanDoc),
     Explain(ExplainDoc),
+    Path(PathDoc),
+    Simulation(SimulationDoc),
+    Separation(SeparationDoc),
+    Drained(DrainedDoc),
     Audit(AuditDoc),
     AuditVerdict(AuditVerdictDoc),
     Command(CommandReply),

@@ -36,6 +36,8 @@ pub struct Report {
     pub drift: Vec<String>,
     /// Duties that are not fulfilled, for example `journal`.
     pub degraded: Vec<String>,
+    /// Packets that its nft table has counted, by `CLASS` or `CLASS.SITE`.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A place in a site's log.
@@ -66,6 +68,8 @@ struct ReportDoc {
     dns_serial: Option<u32>,
     drift: Vec<String>,
     degraded: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    counters: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,7 +96,19 @@ struct AckDoc {
 
 /// Signs a report with the key of its node.
 pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError> {
-    let Report { site, node, at, fabric, heads, acks, links, dns_serial, drift, degraded } = report;
+    let Report {
+        site,
+        node,
+        at,
+        fabric,
+        heads,
+        acks,
+        links,
+        dns_serial,
+        drift,
+        degraded,
+        counters,
+    } = report;
     let document = ReportDoc {
         v: VERSION,
         min_reader: VERSION,
@@ -108,6 +124,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         dns_serial: *dns_serial,
         drift: drift.clone(),
         degraded: degraded.clone(),
+        counters: counters.clone(),
     };
     Ok(sign::seal(json::object(&document)?, Signer::Agent, key)?.0)
 }
@@ -134,6 +151,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         dns_serial,
         drift,
         degraded,
+        counters,
     } = json::read(Value::Object(signed.map))?;
     let (site, node): (SiteId, NodeId) = (id("site", &site)?, id("node", &node)?);
     let expected = subjects::report(&site, &node);
@@ -153,6 +171,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         dns_serial,
         drift,
         degraded,
+        counters,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod conflict;
 mod lease;
+mod path;
 mod plan;
 mod service;
 mod site;
@@ -66,6 +67,12 @@ impl Controller {
                 self.plan_doc(&verb, &overrides, terms.as_ref(), now)
             }
             ApiRequest::Rejoin { without, reason } => self.rejoin(&without, &reason),
+            ApiRequest::ExplainPath { from, to, node } => {
+                self.path_doc(&from, &to, node.as_deref())
+            }
+            ApiRequest::Simulate { lose } => self.simulation_doc(&lose),
+            ApiRequest::Separation {} => Ok(Payload::Separation(self.separation_doc(now))),
+            ApiRequest::Drained {} => Ok(Payload::Drained(self.drained_doc())),
             ApiRequest::ExplainName { .. }
             | ApiRequest::Audit { .. }
             | ApiRequest::AuditVerify {} => Err(ApiError::new(
@@ -207,6 +214,6 @@ fn bad_request(message: String) -> ApiError {
 }
 
 /// Milliseconds of a duration, for documents.
-fn ms(duration: Duration) -> u64 {
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

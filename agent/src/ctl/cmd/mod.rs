@@ -15,12 +15,14 @@ mod link;
 mod node;
 mod parse;
 mod plan;
+mod prove;
 mod reject;
 mod rejoin;
 mod resolve;
 mod revert;
 mod schema;
 mod service;
+mod simulate;
 mod site;
 mod status;
 mod steer;
@@ -86,6 +88,11 @@ pub(super) enum Command {
     /// Why something is as it is
     #[command(subcommand)]
     Explain(explain::Sub),
+    /// What would move, stop or be too narrow if something were lost
+    Simulate(simulate::Args),
+    /// What the packet counters say: of separation, of drains
+    #[command(subcommand)]
+    Prove(prove::Sub),
     /// What happened, by whom and why
     Audit(audit::Args),
     /// Let this node's voter vote without having read a voter that is lost
@@ -124,6 +131,8 @@ pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         Command::Reject(args) => reject::run(args, session).await,
         Command::Revert(args) => revert::run(args, session).await,
         Command::Explain(sub) => explain::run(sub, session).await,
+        Command::Simulate(args) => simulate::run(&args, session).await,
+        Command::Prove(sub) => prove::run(sub, session).await,
         Command::Audit(args) => audit::run(&args, session).await,
         Command::Rejoin(args) => rejoin::run(&args, session).await,
         Command::Bus(sub) => bus::run(sub, session).await,

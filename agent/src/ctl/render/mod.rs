@@ -6,6 +6,7 @@
 mod clean;
 mod conflict;
 mod lists;
+mod path;
 mod plan;
 mod service;
 mod status;
@@ -292,6 +293,10 @@ fn text(payload: &Payload, style: Style) -> String {
         Payload::Conflicts { conflicts } => conflict::list(conflicts),
         Payload::Plan(doc) => plan::show(doc, style),
         Payload::Explain(doc) => lists::explain(doc),
+        Payload::Path(doc) => path::path(doc),
+        Payload::Simulation(doc) => path::simulation(doc, style),
+        Payload::Separation(doc) => path::separation(doc, style),
+        Payload::Drained(doc) => path::drained(doc, style),
         Payload::Audit(doc) => lists::audit(doc, style),
         Payload::AuditVerdict(doc) => lists::audit_verdict(doc),
         Payload::Command(reply) => task::reply_text(reply) + "\n",

@@ -293,11 +293,63 @@ impl Expressions {
             .compare(Compare::Equal, &[SYN])
     }
 
+    /// `tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu`: segments of a connection
+    /// that is being opened fit the way out; a smaller size stays as it is.
+    pub(super) fn clamp_segments(self) -> Self {
+        const SYN_RST: u8 = 0x06;
+        const SYN: u8 = 0x02;
+        const RT_TCPMSS: u32 = 3;
+        const TO_NETWORK_ORDER: u32 = 1;
+        const TCP_OPTION: u32 = 1;
+        const MAXSEG: u8 = 2;
+        self.tcp()
+            .push("payload", |m| {
+                m.put_be32(1, REGISTER);
+                m.put_be32(2, 2);
+                m.put_be32(3, 13);
+                m.put_be32(4, 1);
+            })
+            .push("bitwise", |m| {
+                m.put_be32(1, REGISTER);
+                m.put_be32(2, REGISTER);
+                m.put_be32(3, 1);
+                m.nest(4, |m| m.put(DATA_VALUE, &[SYN_RST]));
+                m.nest(5, |m| m.put(DATA_VALUE, &[0]));
+            })
+            .compare(Compare::Equal, &[SYN])
+            .push("rt", |m| {
+                m.put_be32(1, REGISTER);
+                m.put_be32(2, RT_TCPMSS);
+            })
+            .push("byteorder", |m| {
+                m.put_be32(1, REGISTER);
+                m.put_be32(2, REGISTER);
+                m.put_be32(3, TO_NETWORK_ORDER);
+                m.put_be32(4, 2);
+                m.put_be32(5, 2);
+            })
+            .push("exthdr", |m| {
+                m.put_u8(2, MAXSEG);
+                m.put_be32(3, 2);
+                m.put_be32(4, 2);
+                m.put_be32(6, TCP_OPTION);
+                m.put_be32(7, REGISTER);
+            })
+    }
+
     /// `counter name NAME`
     pub(super) fn count(self, name: &str) -> Self {
         self.push("objref", |m| {
             m.put_be32(1, OBJECT_COUNTER);
             m.put_text(2, name);
+        })
+    }
+
+    /// `counter name iifname map @MAP` or `oifname`: ends the rule where the map has no counter.
+    pub(super) fn count_by(self, key: Meta, map: &str) -> Self {
+        self.load_meta(key).push("objref", |m| {
+            m.put_be32(3, REGISTER);
+            m.put_text(4, map);
         })
     }
 

@@ -34,8 +34,18 @@ pub(super) fn elements(nets: impl Iterator<Item = IpNet>) -> Option<Vec<Element>
         if comment.as_ref().is_some_and(|c| c.len() > COMMENT) {
             return None;
         }
-        elements.push(Element { key: address_bytes(net.network()), end: false, comment });
-        elements.extend(behind(net).map(|key| Element { key, end: true, comment: None }));
+        elements.push(Element {
+            key: address_bytes(net.network()),
+            end: false,
+            counter: None,
+            comment,
+        });
+        elements.extend(behind(net).map(|key| Element {
+            key,
+            end: true,
+            counter: None,
+            comment: None,
+        }));
     }
     Some(elements)
 }

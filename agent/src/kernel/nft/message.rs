@@ -6,7 +6,7 @@ use super::super::netlink::attr::{Attributes, NESTED};
 use super::super::netlink::attr::{Malformed, Message};
 use super::super::netlink::socket::{NLM_F_CREATE, NLM_F_EXCL};
 use super::expr::{Expressions, OBJECT_COUNTER};
-use super::program::{Chain, Element, Key, Rule, Set, TABLE};
+use super::program::{Chain, Element, Form, Key, Rule, Set, TABLE};
 
 pub(super) const NFGENMSG: usize = 4;
 const SUBSYSTEM: u16 = 10;
@@ -36,7 +36,9 @@ const BATCH_END: u16 = 17;
 pub(super) const TABLE_OWNER: u32 = 2;
 /// `NFT_TABLE_F_PERSIST`: the table stays when our socket closes (kernel 6.9).
 pub(super) const TABLE_PERSIST: u32 = 4;
-pub(super) const SET_INTERVAL: u32 = 4;
+const SET_INTERVAL: u32 = 4;
+/// `NFT_SET_OBJECT`
+const SET_OBJECT: u32 = 0x40;
 pub(super) const ELEMENT_END: u32 = 1;
 const CHAIN_ACCEPT: u32 = 1;
 /// `NFTNL_UDATA_*_COMMENT`: 0 for tables, rules and elements.
@@ -149,14 +151,28 @@ impl Key {
     }
 }
 
+impl Form {
+    /// Flags of a set of this form.
+    pub(super) fn flags(self) -> u32 {
+        match self {
+            Self::Plain => 0,
+            Self::Interval => SET_INTERVAL,
+            Self::Counters => SET_OBJECT,
+        }
+    }
+}
+
 pub(super) fn new_set(set: &Set, id: u32) -> Message {
     let (key_type, length, order) = set.key.shape();
     let mut message = about_table(NEWSET, NLM_F_CREATE | NLM_F_EXCL);
     message.put_text(2, set.name);
-    message.put_be32(3, if set.interval { SET_INTERVAL } else { 0 });
+    message.put_be32(3, set.form.flags());
     message.put_be32(4, key_type);
     message.put_be32(5, length);
     message.put_be32(10, id);
+    if set.form == Form::Counters {
+        message.put_be32(15, OBJECT_COUNTER);
+    }
     message.put(13, &key_order(order));
     message
 }
@@ -166,6 +182,9 @@ fn element(m: &mut Message, element: &Element) {
         m.nest(1, |m| m.put(1, &element.key));
         if element.end {
             m.put_be32(3, ELEMENT_END);
+        }
+        if let Some(counter) = &element.counter {
+            m.put_text(9, counter);
         }
         if let Some(text) = &element.comment {
             m.put(6, &comment(text));

@@ -31,7 +31,7 @@ use super::error::KernelError;
 use super::netlink::attr::{Message, address_bytes, read_be64};
 use super::netlink::socket::{Connection, Failure};
 use message::{Fields, TABLE_OWNER, TABLE_PERSIST};
-use program::{COUNTERS, Element, Program};
+use program::{Element, Program};
 
 pub use gate::NftGate;
 use message::{NEWGEN, kind};
@@ -116,6 +116,12 @@ impl Nft {
             None => BTreeMap::new(),
         };
         let comment = program::table_comment(guard.kind, guard.mark_mask);
+        // What was counted goes on; a counter of an interface that is new begins.
+        let counts = program::counters(guard).into_iter().map(|name| {
+            let start = counts.get(&name).copied().unwrap_or_default();
+            (name, start)
+        });
+        let counts: BTreeMap<String, Count> = counts.collect();
         let attempt = |flags| whole_table(&program, &comment, flags, there.is_some(), &counts);
         let mut result = self.transaction(attempt(self.flags)).await;
         if let Err(Failure::Refused { errno, .. }) = &result
@@ -259,13 +265,10 @@ fn whole_table(
         messages.push(message::delete_table());
     }
     messages.push(message::new_table(comment, flags, true));
+    messages.extend(counts.iter().map(|(name, start)| message::new_counter(name, *start)));
     for (set, id) in program.sets.iter().zip(1..) {
         messages.push(message::new_set(set, id));
         messages.extend(message::add_elements(set.name, &set.elements));
-    }
-    for name in COUNTERS {
-        let start = counts.get(name).copied().unwrap_or_default();
-        messages.push(message::new_counter(name, start));
     }
     messages.extend(program.chains.iter().map(message::new_chain));
     for chain in &program.chains {
@@ -276,7 +279,7 @@ fn whole_table(
 }
 
 fn element(address: IpAddr) -> Element {
-    Element { key: address_bytes(address), end: false, comment: None }
+    Element { key: address_bytes(address), end: false, counter: None, comment: None }
 }
 
 fn foreign() -> KernelError {

@@ -3,6 +3,8 @@
 //! It is fixed for each kind of node; the guard fills sets and the marking rules. Marks are only
 //! written as `P' = (P & ~MASK) | (C & MASK)`, because other software owns the other bits.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{AddressSet, Guard, GuardKind, GuardMark, Layout};
@@ -12,9 +14,17 @@ use super::expr::{Compare, Direction, Expressions, Meta, Reject, Verdict, interf
 use super::interval;
 
 pub(super) const TABLE: &str = "nett";
-pub(super) const COUNTERS: [&str; 4] = ["steered", "hairpin", "leak", "stray"];
+/// Counted for the node as a whole.
+const PLAIN: [&str; 4] = ["local", "hairpin", "leak", "stray"];
+/// Counted for each outer interface, by a map of this name to the counters.
+const BY_INTERFACE: [(&str, &str); 4] = [
+    ("arrived", "arrived_by"),
+    ("steered", "steered_by"),
+    ("intersite", "intersite_by"),
+    ("return", "return_by"),
+];
 /// Changes when the meaning of the program changes; a table of another version is loaded anew.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
 
@@ -26,8 +36,17 @@ pub(super) struct Program {
 pub(super) struct Set {
     pub(super) name: &'static str,
     pub(super) key: Key,
-    pub(super) interval: bool,
+    pub(super) form: Form,
     pub(super) elements: Vec<Element>,
+}
+
+/// What a set is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Plain,
+    Interval,
+    /// A map from keys to counters.
+    Counters,
 }
 
 /// Type of a set's key.
@@ -43,6 +62,8 @@ pub(super) struct Element {
     pub(super) key: Vec<u8>,
     /// The first key behind an interval.
     pub(super) end: bool,
+    /// The counter it is mapped to.
+    pub(super) counter: Option<String>,
     pub(super) comment: Option<String>,
 }
 
@@ -59,27 +80,31 @@ pub(super) struct Rule {
 }
 
 /// The sets' names and forms, in the order of [`Program::sets`].
-pub(super) const SETS: [(&str, Key, bool); 11] = [
-    ("outer", Key::Interface, false),
-    ("site4", Key::V4, true),
-    ("site6", Key::V6, true),
-    ("remote4", Key::V4, true),
-    ("remote6", Key::V6, true),
-    ("vip4", Key::V4, true),
-    ("vip6", Key::V6, true),
-    ("drained4", Key::V4, false),
-    ("drained6", Key::V6, false),
-    ("unreachable4", Key::V4, false),
-    ("unreachable6", Key::V6, false),
+pub(super) const SETS: [(&str, Key, Form); 15] = [
+    ("outer", Key::Interface, Form::Plain),
+    ("site4", Key::V4, Form::Interval),
+    ("site6", Key::V6, Form::Interval),
+    ("remote4", Key::V4, Form::Interval),
+    ("remote6", Key::V6, Form::Interval),
+    ("vip4", Key::V4, Form::Interval),
+    ("vip6", Key::V6, Form::Interval),
+    ("drained4", Key::V4, Form::Plain),
+    ("drained6", Key::V6, Form::Plain),
+    ("unreachable4", Key::V4, Form::Plain),
+    ("unreachable6", Key::V6, Form::Plain),
+    ("arrived_by", Key::Interface, Form::Counters),
+    ("steered_by", Key::Interface, Form::Counters),
+    ("intersite_by", Key::Interface, Form::Counters),
+    ("return_by", Key::Interface, Form::Counters),
 ];
 
 /// # Errors
 /// The name of a set whose nested prefixes do not fit into the comment of the outermost.
 pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
     let mut sets = Vec::with_capacity(SETS.len());
-    for (name, key, interval) in SETS {
+    for (name, key, form) in SETS {
         let elements = elements(guard, name).ok_or(name)?;
-        sets.push(Set { name, key, interval, elements });
+        sets.push(Set { name, key, form, elements });
     }
     let forward = match guard.kind {
         GuardKind::Border => border_forward(),
@@ -98,7 +123,14 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
 }
 
 fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
-    let plain = |key: Vec<u8>| Element { key, end: false, comment: None };
+    let plain = |key: Vec<u8>| Element { key, end: false, counter: None, comment: None };
+    if let Some((class, _)) = BY_INTERFACE.iter().find(|(_, map)| *map == set) {
+        let mapped = |interface: &String| {
+            let counter = Some(counter_name(class, interface));
+            Element { counter, ..plain(interface_key(interface).to_vec()) }
+        };
+        return Some(guard.outer.iter().map(mapped).collect());
+    }
     let six = set.ends_with('6');
     let of_family = |nets: &std::collections::BTreeSet<IpNet>| {
         let nets = nets.iter().copied();
@@ -118,6 +150,18 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
             Some(of_family.map(|a| plain(address_bytes(*a))).collect())
         }
     }
+}
+
+/// Every named counter of the program.
+pub(super) fn counters(guard: &Guard) -> BTreeSet<String> {
+    let plain = PLAIN.iter().map(|class| (*class).to_owned());
+    let each = |interface: &String| BY_INTERFACE.map(|(class, _)| counter_name(class, interface));
+    plain.chain(guard.outer.iter().flat_map(each)).collect()
+}
+
+/// `steered.wan0`
+fn counter_name(class: &str, interface: &str) -> String {
+    format!("{class}.{interface}")
 }
 
 fn rule(comment: impl Into<String>, expressions: Expressions) -> Rule {
@@ -195,14 +239,18 @@ fn draining() -> Vec<Rule> {
     ]
 }
 
-fn local_and_hairpin() -> [Rule; 2] {
+fn local_and_hairpin() -> [Rule; 4] {
+    let stays = || Expressions::new().interface_in(Meta::OutputName, "outer", true);
     [
         rule(
-            "stays in the site",
-            Expressions::new()
-                .interface_in(Meta::OutputName, "outer", true)
-                .verdict(Verdict::Accept),
+            "segments fit the way out",
+            Expressions::new().interface_in(Meta::OutputName, "outer", false).clamp_segments(),
         ),
+        rule(
+            "arrives in the site",
+            stays().count_by(Meta::InputName, "arrived_by").verdict(Verdict::Accept),
+        ),
+        rule("stays in the site", stays().count("local").verdict(Verdict::Accept)),
         rule(
             "came from outside, must not go back",
             Expressions::new()
@@ -217,7 +265,7 @@ fn steered() -> [Rule; 2] {
     let steered = |six, set| {
         Expressions::new()
             .destination_in(six, set)
-            .count("steered")
+            .count_by(Meta::OutputName, "steered_by")
             .verdict(Verdict::Goto("out_mark"))
     };
     [rule("service v4", steered(false, "vip4")), rule("service v6", steered(true, "vip6"))]
@@ -227,8 +275,12 @@ fn border_forward() -> Vec<Rule> {
     let leak = |six, set| {
         Expressions::new().destination_in(six, set).count("leak").reject(Reject::Prohibited)
     };
-    let remote =
-        |six, set| Expressions::new().destination_in(six, set).verdict(Verdict::Goto("out_mark"));
+    let remote = |six, set| {
+        Expressions::new()
+            .destination_in(six, set)
+            .count_by(Meta::OutputName, "intersite_by")
+            .verdict(Verdict::Goto("out_mark"))
+    };
     let mut rules = Vec::from(local_and_hairpin());
     rules.push(rule("own site v4 leaves the site", leak(false, "site4")));
     rules.push(rule("own site v6 leaves the site", leak(true, "site6")));
@@ -236,6 +288,7 @@ fn border_forward() -> Vec<Rule> {
         "reply to the other site",
         Expressions::new()
             .meta_mark(Layout::MARK_CLASS, Layout::MARK_CAME)
+            .count_by(Meta::OutputName, "return_by")
             .verdict(Verdict::Accept),
     ));
     rules.extend(steered());
@@ -251,7 +304,10 @@ fn border_forward() -> Vec<Rule> {
 fn route_forward() -> Vec<Rule> {
     let mut rules = Vec::from(local_and_hairpin());
     rules.extend(steered());
-    rules.push(rule("the border judges the rest", Expressions::new().verdict(Verdict::Accept)));
+    rules.push(rule(
+        "the border judges the rest",
+        Expressions::new().count_by(Meta::OutputName, "intersite_by").verdict(Verdict::Accept),
+    ));
     rules
 }
 

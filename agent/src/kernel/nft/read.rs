@@ -8,9 +8,9 @@ use nett_policy::lower::object::{Guard, GuardKind, GuardMark};
 use super::super::error::KernelError;
 use super::super::netlink::attr::{Attributes, Malformed, Message, read_address, read_text};
 use super::expr::same_expressions;
-use super::message::{self, ELEMENT_END, Fields, SET_INTERVAL, TABLE_OWNER, read_comment};
+use super::message::{self, ELEMENT_END, Fields, TABLE_OWNER, read_comment};
 use super::program::{
-    COUNTERS, Element, SETS, address_set, parse_mark_comment, parse_table_comment, program,
+    Element, Form, SETS, address_set, counters, parse_mark_comment, parse_table_comment, program,
 };
 use super::{Header, Nft, OBJECT, interval};
 
@@ -154,6 +154,7 @@ fn elements(payload: &[u8]) -> Result<Option<Vec<Element>>, Malformed> {
         elements.push(Element {
             key: key.get(1).ok_or(Malformed("an empty key"))?.to_vec(),
             end: item.be32(3).unwrap_or(0) & ELEMENT_END != 0,
+            counter: item.text(9),
             comment: item.get(6).and_then(read_comment),
         });
     }
@@ -206,6 +207,9 @@ fn marks(listing: &Listing) -> BTreeSet<GuardMark> {
 /// Fills the guard from the sets; says which set is not as Nett writes it.
 fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
     for (name, elements) in &listing.elements {
+        if SETS.iter().any(|(set, _, form)| set == name && *form == Form::Counters) {
+            continue;
+        }
         let elements = elements.clone();
         let read = match name.trim_end_matches(['4', '6']) {
             "outer" => {
@@ -238,15 +242,21 @@ fn damage(guard: &Guard, listing: &Listing) -> Option<String> {
         let Some(row) = listing.sets.iter().find(|row| row.name == set.name) else {
             return Some(format!("set {} is missing", set.name));
         };
-        let flags = if set.interval { SET_INTERVAL } else { 0 };
-        if row.key_type != set.key.shape().0 || row.flags != flags {
+        if row.key_type != set.key.shape().0 || row.flags != set.form.flags() {
             return Some(format!("set {} has another form", set.name));
+        }
+        let mapped = |elements: &[Element]| -> BTreeSet<(Vec<u8>, Option<String>)> {
+            elements.iter().map(|e| (e.key.clone(), e.counter.clone())).collect()
+        };
+        let there = listing.elements.get(set.name).map(Vec::as_slice).unwrap_or_default();
+        if set.form == Form::Counters && mapped(there) != mapped(&set.elements) {
+            return Some(format!("map {} has other counters", set.name));
         }
     }
     if let Some(row) = listing.sets.iter().find(|row| SETS.iter().all(|s| s.0 != row.name)) {
         return Some(format!("set {} is not of the program", row.name));
     }
-    if listing.counters != COUNTERS.map(str::to_owned).into() {
+    if listing.counters != counters(guard) {
         return Some("the named counters are not those of the program".to_owned());
     }
     for row in &listing.chains {

@@ -1,0 +1,134 @@
+//! Table 250: what a border announces, imported by BIRD and told to a neighbour by BGP, follows the
+//! service; and segments fit a narrower link.
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use nett_netns_tests::eventually::{eventually, patience};
+use nett_netns_tests::lab::Lab;
+use nett_netns_tests::observe::eyes::Eyes;
+use nett_netns_tests::process::Spec;
+use nett_netns_tests::services::{API, PORT, VAULT};
+use nett_netns_tests::story::{Operator, Traffic, tell, tell_from_wires};
+use nett_netns_tests::topology::SITES;
+use nett_netns_tests::traffic::tcp;
+
+/// A border's BIRD: learns table 250 and tells `inet` of it.
+fn speaker(own: [&str; 2], asn: u32) -> String {
+    let [own, peer] = own;
+    format!(
+        "router id {own};\nprotocol device {{ scan time 1; }}\n\
+         protocol kernel adv4 {{ kernel table 250; learn; ipv4 {{ import all; export none; }}; }}\n\
+         protocol bgp up {{ local {own} as {asn}; neighbor {peer} as 65000; direct;\n \
+         hold time 6; connect retry time 1; connect delay time 1; ipv4 {{ next hop self;\n \
+         import none; export where proto = \"adv4\"; }}; }}\n"
+    )
+}
+
+/// The provider's BIRD: forwards by what it hears.
+const PROVIDER: &str = "router id 198.18.0.1;
+protocol device { scan time 1; }
+protocol kernel { ipv4 { import none; export all; }; }
+protocol bgp osl { local 198.18.1.1 as 65000; neighbor 198.18.1.2 as 65001; direct; passive;
+ hold time 6; ipv4 { import all; export none; }; }
+protocol bgp svg { local 198.18.2.1 as 65000; neighbor 198.18.2.2 as 65002; direct; passive;
+ hold time 6; ipv4 { import all; export none; }; }
+";
+
+fn start_bird(lab: &mut Lab, host: &str, config: &str) -> Result<()> {
+    let dir = lab.layout().host(host).join("speaker");
+    fs::create_dir_all(&dir)?;
+    let at = |name: &str| dir.join(name).display().to_string();
+    fs::write(dir.join("conf"), config)?;
+    let name = format!("speaker-{host}");
+    let args = ["-f", "-c", &at("conf"), "-s", &at("ctl"), "-P", &at("pid")];
+    let spec = Spec {
+        name: name.clone(),
+        program: PathBuf::from("bird"),
+        args: args.map(str::to_owned).to_vec(),
+        env: Vec::new(),
+        log: lab.layout().log(&name),
+    };
+    lab.start_process(host, spec)
+}
+
+#[test]
+fn what_is_announced_follows_the_service_and_loses_nothing() -> Result<()> {
+    tell_from_wires("what_is_announced_follows_the_service_and_loses_nothing", |lab| {
+        for site in SITES {
+            let config = lab.layout().agent_config(&site.border());
+            let mut file = fs::File::options().append(true).open(config)?;
+            writeln!(file, "\n[kernel]\nadvertise = true")?;
+        }
+        lab.start_nett()?;
+        let table = |lab: &Lab, node: &str| lab.ns(node)?.ip("route show table 250");
+        let vip = format!("unreachable {}", API.vips()[0]);
+        ensure!(table(lab, "osl-b1")?.contains(&vip), "{}", table(lab, "osl-b1")?);
+        ensure!(!table(lab, "svg-b1")?.contains(&vip), "{}", table(lab, "svg-b1")?);
+
+        start_bird(lab, "inet", PROVIDER)?;
+        start_bird(lab, "osl-b1", &speaker(["198.18.1.2", "198.18.1.1"], 65001))?;
+        start_bird(lab, "svg-b1", &speaker(["198.18.2.2", "198.18.2.1"], 65002))?;
+        let provider = lab.ns("inet")?;
+        let way = |via: &str| {
+            let route = provider.ip(&format!("route show {}", API.vips()[0]))?;
+            ensure!(route.contains(&format!("via {via} ")), "the provider has: {route}");
+            Ok(())
+        };
+        eventually(patience() * 4, "the provider hears of osl", || way("198.18.1.2"))?;
+
+        let mira = Operator { lab, node: "osl-b1", name: "mira" };
+        let traffic = Traffic::start(lab, &["outside"], &API.vips()[..1], 1)?;
+        mira.complete(&["failover", API.id, "--to", "svg"])?;
+        eventually(patience() * 2, "the provider hears of svg", || way("198.18.2.2"))?;
+        ensure!(!table(lab, "osl-b1")?.contains(&vip), "osl still announces");
+        traffic.settles_on("svg")?;
+        mira.complete(&["failback", API.id])?;
+        eventually(patience() * 2, "the provider hears of osl again", || way("198.18.1.2"))?;
+        traffic.settles_on("osl")?;
+        let report = traffic.finish();
+        assert_eq!(report.lost(), 0, "{}", report.summary());
+
+        // Drained at its only site, nobody announces it; the range of the provider's own is left.
+        let announced = |node: &str, service: &str| -> Result<bool> {
+            Ok(table(lab, node)?.contains(&format!("unreachable {service} ")))
+        };
+        let vault = &VAULT.vips()[0];
+        ensure!(announced("svg-b1", vault)?, "svg serves it");
+        mira.complete(&["drain", "service", VAULT.id, "--at", "svg"])?;
+        ensure!(!announced("svg-b1", vault)? && announced("osl-b1", vault)?, "it follows a drain");
+        Ok(())
+    })
+}
+
+#[test]
+fn segments_fit_a_narrower_link() -> Result<()> {
+    tell("segments_fit_a_narrower_link", |lab| {
+        for border in ["osl-b1", "svg-b1"] {
+            for interface in ["wan0", "wan1"] {
+                lab.ns(border)?.ip(&format!("link set dev {interface} mtu 1400"))?;
+            }
+        }
+        let opens = "tcp flags & (syn | ack) == syn tcp option maxseg size";
+        // 1400 less the headers: 40 bytes of IPv4 and TCP, 60 of IPv6 and TCP.
+        let lines = [
+            ("narrow4", format!("ip version 4 {opens} 1360")),
+            ("narrow6", format!("ip6 version 6 {opens} 1340")),
+            ("wide", format!("{opens} > 1360")),
+        ];
+        let eyes = Eyes::open(&lab.ns("svg-r1")?, &lines, None)?;
+        let client = lab.ns("osl-c1")?;
+        for vip in VAULT.vips() {
+            let to = SocketAddr::new(vip.parse()?, PORT);
+            let attempt = tcp::connect(&client, to, patience())?;
+            let server = attempt.server.map_err(|e| anyhow::anyhow!("{e:?}"));
+            assert_eq!(server.context("it opens")?, "svg");
+        }
+        let counts = [eyes.count("narrow4")?, eyes.count("narrow6")?, eyes.count("wide")?];
+        assert_eq!(counts, [1, 1, 0]);
+        Ok(())
+    })
+}

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_dns::{Cookies, Stats, Transfers};
+use nett_dns::{Cookies, Deadlines, Stats, Transfers};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
 use nett_policy::log::chain::followed;
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::api::server::{ApiServer, Backend, Limits as ApiLimits};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode};
+use crate::bus::Bus;
 use crate::bus::nats::{NatsBus, NatsConfig};
 use crate::bus::wire::Sealed;
 use crate::clock::Clock;
@@ -34,6 +35,8 @@ use crate::journal::{FileJournal, Journal, JournalWriter};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
 use crate::kernel::{LinuxKernel, Monitor, NeighbourTable};
+use crate::lease;
+use crate::lease::hands::{Hands, Waiting};
 use crate::name_server::{self, NameServer};
 use crate::probe::LinkProbe;
 use crate::probe::neighbours::{self, Watched};
@@ -109,7 +112,8 @@ async fn run_loaded(
         }
     }
     let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
-    let mut records = Records::open(&make_dir(&config)?, node.id.clone(), clock)
+    let dir = make_dir(&config)?;
+    let mut records = Records::open(&dir, node.id.clone(), clock)
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
     let rosters = open_rosters(&config, &fabric, &mut records)?;
     let Opened { journal, entries, whole } =
@@ -121,10 +125,14 @@ async fn run_loaded(
     let entries: Vec<_> = order.iter().copied().chain(rest).map(|at| entries[at].clone()).collect();
     let Prefix { start, whole: chained } = prefix(&entries);
     let whole = whole && chained;
-    let home = node.site.clone();
+    let (home, deadlines) = (node.site.clone(), Arc::new(Deadlines::default()));
+    let (catalog, events) = (Arc::new(catalog), own.clone());
+    let lease = lease::open::open(&dir, (&catalog, &node), &rosters, events, &mut tasks);
+    let mut lease = lease.map_err(anyhow::Error::from)?;
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
         .map_err(anyhow::Error::from)?
-        .copied_by(secondaries(&config, &fabric)?);
+        .copied_by(secondaries(&config, &fabric)?)
+        .limited_by(deadlines.clone());
     let zone = signed(zone, &config, &fabric, &scrape.dns)?;
     let profile = name_server::profile(&config.dns, &config.node, cookies);
     let profile = Arc::new(profile.map_err(anyhow::Error::from)?);
@@ -182,14 +190,25 @@ async fn run_loaded(
         tasks.spawn(http.serve(backend, scrape.clone()));
     }
 
-    let setting = Setting {
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let hands = lease.as_ref().map(|opened| Hands {
         fabric: fabric.clone(),
-        catalog: Arc::new(catalog),
-        layout: config.kernel.layout.clone(),
-        node,
-    };
+        node: node.id.clone(),
+        bus: bus.clone(),
+        key: key.clone(),
+        rosters: rosters.clone(),
+        store: opened.store.clone(),
+        gate: opened.gate.clone(),
+        deadlines,
+        clock,
+        events: own.clone(),
+        waiting: Waiting::default(),
+    });
+    let setting =
+        Setting { fabric: fabric.clone(), catalog, layout: config.kernel.layout.clone(), node };
     let parts = Parts {
-        bus: Arc::new(bus),
+        bus,
+        hands,
         probe: Arc::new(LinkProbe),
         journal,
         zone,
@@ -203,6 +222,9 @@ async fn run_loaded(
         rosters: rosters.clone(),
     };
     let mut driver = Driver::new(setting, parts, own);
+    if let Some(opened) = &mut lease {
+        driver.take(opened.event()).await;
+    }
     driver.replay(entries, whole || !adopted).await;
     driver.start_name_server().map_err(anyhow::Error::from)?;
     tracing::info!(node = %config.node, "The agent is ready.");

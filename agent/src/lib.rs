@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod http;
 pub mod journal;
 pub mod kernel;
+pub mod lease;
 pub mod name_server;
 pub mod probe;
 pub mod reconcile;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nett_policy::id::{NodeId, WallMs};
+use nett_policy::id::{Epoch, NodeId, ServiceId, WallMs};
 use nett_policy::log::entry::{Body, Effect, Entry, StepState, Turn};
 use nett_policy::roster::Rosters;
 
@@ -159,6 +159,7 @@ pub(crate) fn kind(body: &Body) -> &'static str {
         Body::Turn(_) => "turn",
         Body::End(_) => "end",
         Body::Adopt(_) => "adopt",
+        Body::Withdrawn(_) => "withdrawn",
     }
 }
 
@@ -182,6 +183,7 @@ fn services(body: &Body) -> Vec<String> {
         | Body::Turn(_)
         | Body::End(_)
         | Body::Adopt(_) => Vec::new(),
+        Body::Withdrawn(withdrawn) => withdrawn.services.keys().map(ToString::to_string).collect(),
     }
 }
 
@@ -223,6 +225,11 @@ fn text(body: &Body) -> String {
             Turn::Resumed => "resumed".to_owned(),
         },
         Body::Adopt(fact) => format!("adopted from fact {} on", fact.slot.index),
+        Body::Withdrawn(withdrawn) => {
+            let one = |(service, epoch): (&ServiceId, &Epoch)| format!("{service} (epoch {epoch})");
+            let all: Vec<String> = withdrawn.services.iter().map(one).collect();
+            format!("gate shut for {}", all.join(", "))
+        }
         Body::End(fact) if fact.reason.is_empty() => format!("ended {}", fact.outcome.as_str()),
         Body::End(fact) => format!("ended {}: {}", fact.outcome.as_str(), fact.reason),
     }

@@ -106,6 +106,13 @@ impl ZoneKeeper {
         Ok(self)
     }
 
+    /// Looks at these limits with every question from now on.
+    pub fn limited_by(self, deadlines: Arc<nett_dns::Deadlines>) -> Self {
+        let zone = (*self.shared.zone.load_full()).clone();
+        self.shared.zone.store(Arc::new(zone.with_deadlines(deadlines)));
+        self
+    }
+
     pub fn zone(&self) -> &Arc<ArcSwap<Zone>> {
         &self.shared.zone
     }

@@ -41,6 +41,7 @@ impl Fake {
                 roles: Vec::new(),
             }),
             ApiRequest::Status {} => Payload::Status(StatusDoc {
+                leases: None,
                 fabric: "nordic".to_owned(),
                 generation: 4,
                 fabric_hash: String::new(),

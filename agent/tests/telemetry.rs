@@ -57,6 +57,10 @@ fn snapshot() -> Snapshot {
         services: BTreeMap::from([("shop/prod/api".parse().expect("a service"), service)]),
         dns_serial: Some(41),
         conflicts: 0,
+        leases: BTreeMap::from([(
+            "shop/prod/api".parse().expect("a service"),
+            Duration::from_millis(42_500),
+        )]),
     }
 }
 

@@ -367,6 +367,9 @@ fn tell_service(
 
 /// Where the service sends this client.
 pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> Chosen<'z> {
+    if zone.is_over(entry.answers()) {
+        return Chosen { addresses: &[], told: Told::code(ResponseCode::NoError) };
+    }
     let topology = zone.topology();
     let located = topology.locate(client);
     let choice = entry.plan().choose(topology, client, &located);

@@ -211,6 +211,9 @@ fn service<'z>(
         kind if is_ordinary(kind) => return Some(Body::without_records(ResponseCode::NoError)),
         _ => return None,
     };
+    if zone.is_over(entry.answers()) {
+        return None;
+    }
     let topology = zone.topology();
     let client = Client::new(ask.source, plain.network());
     let (target, scope, site) = match entry.only() {

@@ -19,6 +19,7 @@ pub mod answer;
 pub mod client;
 mod clock;
 pub mod cookie;
+mod deadline;
 pub mod dnssec;
 mod edns;
 mod entry;
@@ -47,6 +48,7 @@ mod sample;
 
 pub use answer::{Ask, DropReason, Outcome, Transport, answer, answer_in_full};
 pub use cookie::{Cookies, Secret, Sender};
+pub use deadline::Deadlines;
 pub use edns::LONGEST_NSID;
 pub use explain::Explanation;
 pub use fast::answer_from_prepared;

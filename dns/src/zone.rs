@@ -18,6 +18,7 @@ use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
 
 use crate::clock::unix_time;
+use crate::deadline::Deadlines;
 use crate::dnssec::{Keys, Signed};
 use crate::entry::{Details, Entry};
 use crate::name::{LowerName, NameError, Relative};
@@ -89,6 +90,8 @@ pub struct Zone {
     history: History,
     delta: Delta,
     signed: Option<Signed>,
+    /// Services that end by themselves.
+    deadlines: Option<Arc<Deadlines>>,
 }
 
 /// What differs between a snapshot and the one it was made from.
@@ -183,6 +186,7 @@ impl Zone {
             history: History::default(),
             delta: Delta::default(),
             signed: None,
+            deadlines: None,
         };
         built.set(services.iter().map(|(id, answers)| (id, Some(answers))))?;
         Ok(built)
@@ -250,6 +254,17 @@ impl Zone {
     pub fn with_transfers(mut self, transfers: Arc<Transfers>) -> Self {
         self.transfers = Some(transfers);
         self
+    }
+
+    /// The zone with limits to look at with every question; all later snapshots have them too.
+    pub fn with_deadlines(mut self, deadlines: Arc<Deadlines>) -> Self {
+        self.deadlines = Some(deadlines);
+        self
+    }
+
+    /// True when what is known about a service was for a time that is over.
+    pub(crate) fn is_over(&self, answers: &ServiceAnswers) -> bool {
+        self.deadlines.as_ref().is_some_and(|deadlines| deadlines.is_over(&answers.service))
     }
 
     pub(crate) fn transfers(&self) -> Option<&Arc<Transfers>> {

@@ -23,6 +23,9 @@ pub const LEAF_PORT: u16 = 7422;
 pub const HTTP_PORT: u16 = 9780;
 pub const DNS_PORT: u16 = 53;
 
+/// Leases of a lab with three voters: short, so that stories need not wait for long.
+const LEASE: &str = "lease = { duration = \"6s\", wait = \"9s\" }\n";
+
 /// Where the pieces of a lab lie below its directory.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -165,9 +168,10 @@ pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
         sites.iter().map(|s| format!("\"{}\"", s.addresses(NET_CORE, 2)[0])).collect();
     let mut text = format!(
         "[fabric]\nname = \"lab\"\ngeneration = 1\nvip_ranges = {VIP_RANGES:?}\n\
-         unknown_client = \"primary\"\n\n\
+         unknown_client = \"primary\"\n{}\n\
          [zone]\nname = \"{ZONE}\"\nhostmaster = \"dns.example.\"\n\
          ns = [{{ name = \"ns1.{ZONE}\", addresses = [{}] }}]\n\n",
+        if sites.len() >= 3 { LEASE } else { "" },
         ns.join(", ")
     );
     for site in sites {
@@ -175,6 +179,11 @@ pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
     }
     for node in Node::of_shape(shape) {
         node_table(&mut text, &node, keys)?;
+        if sites.len() >= 3 && node.role == Role::Border {
+            // Closes the table that was just written.
+            text.truncate(text.trim_end().len());
+            text += "\nvoter = true\n\n";
+        }
     }
     let home = SITES[0].id;
     for prefix in ["198.51.100.0/24", "2001:db8:cc::/64"] {
@@ -236,7 +245,7 @@ fn node_table(text: &mut String, node: &Node, keys: &Keys) -> Result<()> {
 }
 
 pub fn services(sites: &[Site]) -> String {
-    services::ALL.iter().map(|service| service.toml(sites)).collect()
+    services::of(sites).map(|service| service.toml(sites)).collect()
 }
 
 /// The `agent.toml` of a node.

@@ -16,6 +16,8 @@ pub struct Service {
     pub approvals: u8,
     /// Whether DNS answers a public address per site instead of the VIPs.
     pub has_addresses: bool,
+    /// `lease` and `exclusive` ones are in labs of three sites only.
+    pub isolation: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub const API: Service = Service {
     handover: MAKE,
     approvals: 0,
     has_addresses: true,
+    isolation: "static",
 };
 pub const PAY: Service = Service {
     id: "shop/prod/pay",
@@ -47,6 +50,7 @@ pub const PAY: Service = Service {
     handover: BREAK,
     approvals: 1,
     has_addresses: true,
+    isolation: "static",
 };
 pub const WEB: Service = Service {
     id: "shop/prod/web",
@@ -56,6 +60,7 @@ pub const WEB: Service = Service {
     handover: MAKE,
     approvals: 0,
     has_addresses: false,
+    isolation: "static",
 };
 pub const EDGE: Service = Service {
     id: "shop/prod/edge",
@@ -65,6 +70,7 @@ pub const EDGE: Service = Service {
     handover: MAKE,
     approvals: 0,
     has_addresses: true,
+    isolation: "static",
 };
 pub const VAULT: Service = Service {
     id: "ops/prod/vault",
@@ -74,9 +80,39 @@ pub const VAULT: Service = Service {
     handover: MAKE,
     approvals: 0,
     has_addresses: false,
+    isolation: "static",
 };
 
-pub const ALL: [Service; 5] = [API, PAY, WEB, EDGE, VAULT];
+/// One site at a time, by the votes of three.
+pub const LEDGER: Service = Service {
+    id: "shop/prod/ledger",
+    category: 'A',
+    number: 60,
+    placing: FROM_OSL,
+    handover: BREAK,
+    approvals: 0,
+    has_addresses: false,
+    isolation: "lease",
+};
+/// As that one, and never without a word of the other sites.
+pub const ROOT: Service = Service {
+    id: "ops/prod/root",
+    category: 'A',
+    number: 55,
+    placing: FROM_SVG,
+    handover: BREAK,
+    approvals: 0,
+    has_addresses: true,
+    isolation: "exclusive",
+};
+
+pub const ALL: [Service; 7] = [API, PAY, WEB, EDGE, VAULT, LEDGER, ROOT];
+
+/// The services of a lab with these sites.
+pub fn of(sites: &[Site]) -> impl Iterator<Item = Service> {
+    let enough = sites.len() >= 3;
+    ALL.into_iter().filter(move |service| enough || service.isolation == "static")
+}
 
 impl Service {
     /// The VIPs, IPv4 first; the same at every site.
@@ -98,7 +134,16 @@ impl Service {
 
     /// The table of this service in `services.toml`.
     pub fn toml(&self, sites: &[Site]) -> String {
-        let Self { id, category, number: _, placing, handover, approvals, has_addresses } = self;
+        let Self {
+            id,
+            category,
+            number: _,
+            placing,
+            handover,
+            approvals,
+            has_addresses,
+            isolation,
+        } = self;
         let place = match placing {
             Placing::Primary(primary) => {
                 let others = sites.iter().map(|s| s.id).filter(|id| id != primary);
@@ -121,7 +166,10 @@ impl Service {
                 text += &format!("addresses.{} = {:?}\n", site.id, self.answers(*site));
             }
         }
-        text += &format!("handover = \"{handover}\"\nisolation = \"static\"\n");
+        text += &format!("handover = \"{handover}\"\nisolation = \"{isolation}\"\n");
+        if *has_addresses && *isolation != "static" {
+            text += "fence = \"external\"\n";
+        }
         text += &format!("trigger = \"approve\"\napprovals = {approvals}\n");
         text += "sticky = \"1s\"\nhold_down = \"1s\"\nttl = \"5s\"\n";
         text + "ports = [{ name = \"https\", port = 443 }]\n\n"

@@ -21,6 +21,7 @@ pub struct Fabric {
     pub vip_ranges: Vec<IpNet>,
     pub anchors: Vec<IpAddr>,
     pub unknown_client: UnknownClient,
+    pub lease: Lease,
     pub zone: Zone,
     /// In file order; `rank` is unique.
     pub sites: Vec<Site>,
@@ -34,6 +35,16 @@ pub struct Fabric {
     pub bus: BusKeys,
     pub safety: Vec<SafetyRule>,
     pub freezes: Vec<Freeze>,
+}
+
+/// How long what a voter said holds, and how long its votes must be known where nobody confirmed a
+/// withdrawal. See [`crate::lease`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// T, 5 s or more.
+    pub duration: Duration,
+    /// W: at least T x 1.01 + 1 s, which covers clocks whose rates differ by 1 %.
+    pub wait: Duration,
 }
 
 /// Where clients in no `[[client]]` prefix and no site prefix belong.
@@ -278,6 +289,21 @@ impl Family {
 /// service does not say: DATAPLANE calls it the connection idle time.
 pub const DEFAULT_STICKY: Duration = Duration::from_secs(300);
 
+// === impl Lease ===
+
+impl Lease {
+    /// How often a node asks the voters: several asks fit into one lease.
+    pub fn round(&self) -> Duration {
+        (self.duration / 6).min(Duration::from_secs(2))
+    }
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self { duration: Duration::from_secs(60), wait: Duration::from_secs(90) }
+    }
+}
+
 // === impl Fabric ===
 
 impl Fabric {
@@ -322,6 +348,16 @@ impl Fabric {
             let far_site = &self.node(&far.node).expect("checked: links join known nodes").site;
             Some(LinkView { index, link, near, far, far_site })
         })
+    }
+
+    /// The nodes that vote, at most one for each site.
+    pub fn voters(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| n.voter)
+    }
+
+    /// The nodes of a site that deliver or answer.
+    pub fn serving_nodes<'a>(&'a self, site: &'a SiteId) -> impl Iterator<Item = &'a Node> {
+        self.nodes.iter().filter(move |n| n.site == *site && n.role != Role::Witness)
     }
 
     /// The interfaces on which traffic from outside the node's part of the site arrives: link ends

@@ -53,6 +53,12 @@ pub enum Reason {
     Left,
     /// A task has brought it this far and is not done.
     UnderWay,
+    /// A majority of voters is for the claim that brought it there.
+    Leased,
+    /// A claim has a majority, and its task has not come to the step that serves.
+    LeaseBetween,
+    /// The claim for this site does not count here, or not yet.
+    LeaseShut,
     /// Where its last task put it, although what is drained or directed by now wants something
     /// else: without steps it would be closed here and opened there by nodes that do not wait for
     /// each other.
@@ -204,6 +210,9 @@ impl fmt::Display for Reason {
                 "every site is drained, which nobody meant: the newest drain does not count for it",
             ),
             Self::UnderWay => f.write_str("a task is under way"),
+            Self::Leased => f.write_str("a majority of voters is for it"),
+            Self::LeaseBetween => f.write_str("withdrawn; its task has not come to serving it"),
+            Self::LeaseShut => f.write_str("the lease of this site does not count, or not yet"),
             Self::Kept { wanted } => {
                 write!(f, "where its last task put it; {wanted} is wanted, and takes a task")
             }

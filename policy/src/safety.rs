@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::fabric::Freeze;
 use crate::id::{ServiceId, SiteId};
+use crate::lease::admission;
 use crate::log::conflict::Contested;
 use crate::log::entry::{Move, Object, Terms, Verb};
 use crate::log::intent::Intent;
@@ -58,7 +59,10 @@ pub fn check(
     let Change { verb, after, moves, services, terms } = change;
     directed(present, verb, after)?;
     held(present, verb, services)?;
-    fenced(present, verb, terms)?;
+    if !admission::fences_itself(present, change) {
+        fenced(present, verb, terms)?;
+    }
+    admission::check(present, change)?;
     let broken = last_eligible_site(present, after, moves)
         .into_iter()
         .chain(ways::last_ways(present, after))

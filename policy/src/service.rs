@@ -20,6 +20,8 @@ pub struct Service {
     pub addresses: BTreeMap<SiteId, Vec<IpAddr>>,
     pub handover: Handover,
     pub isolation: Isolation,
+    /// Paths that pass no gate of Nett's are fenced by somebody else (`fence = "external"`).
+    pub fenced_outside: bool,
     pub trigger: Trigger,
     /// 0 to 2.
     pub approvals: u8,
@@ -81,11 +83,15 @@ pub enum Handover {
     BreakBeforeMake,
 }
 
-/// What a site that is cut off from the others does with the service. `lease` and `exclusive` are
-/// known to the file format and refused as not in this release: they are never run as `static`.
+/// What a site that is cut off from the others does with the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
+    /// Goes on serving for ever.
     Static,
+    /// Serves while a majority of voters counts, see [`crate::lease`].
+    Lease,
+    /// As `Lease`, and never starts without confirmed withdrawals or somebody's word for them.
+    Exclusive,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +172,11 @@ impl Service {
         }
     }
 
+    /// True where only a claim with a majority of votes may serve.
+    pub fn is_leased(&self) -> bool {
+        self.isolation != Isolation::Static
+    }
+
     pub fn is_active_active(&self) -> bool {
         matches!(self.mode, Mode::ActiveActive { .. })
     }
@@ -226,6 +237,18 @@ impl Ttl {
     /// Whether it is lowered at all before something changes.
     pub fn is_lowered_for_moves(self) -> bool {
         self.floor < self.ceiling
+    }
+}
+
+// === impl Isolation ===
+
+impl Isolation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Lease => "lease",
+            Self::Exclusive => "exclusive",
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nett_policy::document::{Code, SourceFile, compile, compile_fabric, compile_with_notes};
-use nett_policy::fabric::{Fabric, Role, UnknownClient};
+use nett_policy::fabric::{Fabric, Lease, Role, UnknownClient};
 use nett_policy::id::ServiceId;
 use nett_policy::service::{AllDown, Catalog, Handover, Mode, Prefer, Readmit, Trigger, Ttl};
 use proptest::prelude::*;
@@ -144,7 +144,7 @@ on = ["proposal", "waiting", "redundancy"]
             n.message.split('`').nth(1).expect("a key")
         })
         .collect();
-    let expected = ["lease", "anchors", "bfd", "notify", "surge_limit", "rto", "rpo", "breaker"];
+    let expected = ["anchors", "bfd", "notify", "surge_limit", "rto", "rpo", "breaker"];
     assert_eq!(keys, expected);
     assert_eq!(compiled.fabric.anchors.len(), 1);
 }
@@ -266,4 +266,54 @@ fn there_may_be_more_services_than_nexthop_ids() {
     };
     let (_, catalog) = compile(&file("fabric.toml"), &services(5000)).expect("valid");
     assert_eq!(catalog.len(), 5000);
+}
+
+/// The two-site fabric with a witness at a third site, and three voters.
+fn with_voters() -> (SourceFile, SourceFile) {
+    let fabric = file("fabric.toml");
+    let voter = |text: String, key: &str| {
+        let line = format!("key = \"{key}\"");
+        text.replacen(&line, &format!("{line}\nvoter = true"), 1)
+    };
+    let keys = [
+        "UC4HCKVSHC45DHSNX2TACAUT7L3VQRQUUK5XCVIRBUXSP7UV3BOZFTNS",
+        "UAUB5AZW4QBOYTAXMSUVF4SVHA4TC6HEAFGQIU4HBISPBGZHEIL6MEOL",
+    ];
+    let text = keys.into_iter().fold(fabric.text, voter);
+    let witness = r#"
+[[site]]
+id = "ber"
+region = "de"
+rank = 3
+[[node]]
+id = "ber-w1"
+site = "ber"
+role = "witness"
+key = "UB7UOW6F76U4AQOB4ATT3554UOILP4CUJ4JO2VEHJEXI57SPQSNL7RND"
+voter = true
+"#;
+    let services =
+        edited("services.toml", "handover = \"make-before-break\"", "isolation = \"lease\"");
+    (SourceFile::new("fabric.toml", text + witness), services)
+}
+
+#[test]
+fn a_lease_needs_three_voters_and_is_handed_over_one_at_a_time() {
+    let (fabric, services) = with_voters();
+    let usual = compile(&fabric, &services).expect("three voters are enough");
+    let api = usual.1.get(&"shop/prod/api".parse().expect("an id")).expect("it is there").clone();
+    assert!(api.is_leased());
+    assert_eq!(api.handover, Handover::BreakBeforeMake);
+    assert_eq!(usual.0.lease, Lease::default());
+    assert_eq!(usual.0.voters().count(), 3);
+
+    let head = "unknown_client = \"primary\"";
+    let times = format!("lease = {{ duration = \"10s\", wait = \"12s\" }}\n{head}");
+    let text = fabric.text.replacen(head, &times, 1);
+    let short = compile(&SourceFile::new("fabric.toml", text), &services).expect("valid");
+    assert_eq!(short.0.lease.duration, Duration::from_secs(10));
+    assert_ne!(short.0.hash, usual.0.hash, "nodes with other times must not work together");
+    let text = fabric.text.replacen(head, &times.replace("10s", "4s"), 1);
+    let refused = compile(&SourceFile::new("fabric.toml", text), &services).expect_err("too short");
+    assert!(refused.iter().any(|d| d.code == Code::OutOfRange));
 }

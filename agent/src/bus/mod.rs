@@ -29,7 +29,7 @@ pub mod wire;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use nett_policy::id::SiteId;
+use nett_policy::id::{NodeId, SiteId};
 use tokio::sync::{mpsc, oneshot};
 
 pub use wire::{Report, Sealed};
@@ -49,6 +49,17 @@ pub trait Bus: Send + Sync {
 
     /// Replaces the own node's report. Done within 6 s.
     fn publish_report(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>>;
+
+    /// Puts a vote of the own site into its stream. Done within 6 s.
+    fn publish_vote(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>>;
+
+    /// Asks the voter of a site and waits for its answer, 2 s at most.
+    fn ask<'a>(
+        &'a self,
+        site: &'a SiteId,
+        voter: &'a NodeId,
+        bytes: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, AppendError>>;
 
     /// True when a server is there now.
     fn connected(&self) -> bool;
@@ -112,6 +123,13 @@ pub enum BusEvent {
         subject: String,
         reply: Responder,
     },
+    /// What a node asks the voter that this node is; see [`wire::open_ask`].
+    Beacon {
+        bytes: Arc<[u8]>,
+        reply: Responder,
+    },
+    /// A vote out of a site's stream, verified.
+    Vote(wire::SealedVote),
     Connected,
     Disconnected,
     /// Everything that the site's stream (or its mirror here) holds has been delivered.

@@ -15,7 +15,7 @@ use nett_policy::id::{NodeId, SiteId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::subject;
-use super::wire::{Sealed, open_report};
+use super::wire::{Sealed, SealedVote, open_report};
 use super::{AppendError, Bus, BusEvent, BusEvents, Responder};
 
 /// All servers of a fabric.
@@ -303,6 +303,32 @@ impl State {
         }
     }
 
+    /// Hands a vote to everybody who is reached now; who is not hears of it in an answer.
+    fn vote(&mut self, site: &SiteId, bytes: &[u8]) {
+        let Ok(vote) = SealedVote::open(bytes, &self.fabric) else { return };
+        for place in 0..self.agents.len() {
+            let at = self.agents[place].site.clone();
+            if self.joined(&at, site) && self.agents[place].connected {
+                let _ = self.agents[place].events.try_send(BusEvent::Vote(vote.clone()));
+            }
+        }
+    }
+
+    fn ask(
+        &mut self,
+        from: &SiteId,
+        site: &SiteId,
+        voter: &NodeId,
+        bytes: &[u8],
+    ) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let joined = self.joined(from, site) && self.up(site);
+        let found = |a: &&Agent| a.site == *site && a.node == *voter && a.connected;
+        let agent = self.agents.iter().rev().find(found).filter(|_| joined)?;
+        let (reply, answer) = Responder::channel();
+        agent.events.try_send(BusEvent::Beacon { bytes: bytes.into(), reply }).ok()?;
+        Some(answer)
+    }
+
     fn reports(&mut self, place: usize) {
         let at = self.agents[place].site.clone();
         for (subject, (site, bytes)) in &self.reports {
@@ -373,6 +399,30 @@ impl Bus for SimulatedBus {
         };
         state.deliver();
         Box::pin(std::future::ready(result))
+    }
+
+    fn publish_vote(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>> {
+        let mut state = self.net.lock();
+        let result = if state.up(&self.site) {
+            state.vote(&self.site, &bytes);
+            Ok(())
+        } else {
+            Err(AppendError::Unreachable)
+        };
+        Box::pin(std::future::ready(result))
+    }
+
+    fn ask<'a>(
+        &'a self,
+        site: &'a SiteId,
+        voter: &'a NodeId,
+        bytes: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, AppendError>> {
+        let answer = self.net.lock().ask(&self.site, site, voter, &bytes);
+        Box::pin(async move {
+            let answer = answer.ok_or(AppendError::Timeout)?;
+            answer.await.map_err(|_| AppendError::Timeout)
+        })
     }
 
     fn connected(&self) -> bool {

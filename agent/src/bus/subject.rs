@@ -4,7 +4,7 @@
 //! mirror, `nett.x` crosses live. Server permissions bind to whole tokens, so every name is built
 //! here from ids that are valid tokens by construction, and nowhere else.
 
-use nett_policy::id::{NodeId, Selector, SiteId};
+use nett_policy::id::{NodeId, Selector, ServiceId, SiteId};
 use nett_policy::log::conflict::Contested;
 use nett_policy::log::entry::{Ask, Body, Object, Request, Slot, Verb};
 
@@ -114,6 +114,16 @@ pub fn report(site: &SiteId, node: &NodeId) -> String {
     format!("nett.r.state.{site}.{node}")
 }
 
+/// The votes of a site's voter.
+pub fn votes(site: &SiteId) -> String {
+    Replicated::Vote.subjects(site)
+}
+
+/// What a node of `from` asks the voter of `to`.
+pub fn beacon(to: &SiteId, from: &SiteId, voter: &NodeId) -> String {
+    format!("nett.x.beacon.{to}.{from}.{voter}")
+}
+
 /// Where a request is sent at its own site: `nett.l.cmd.SITE.VERB.KIND.ID`.
 pub fn request(request: &Request) -> String {
     format!("nett.l.cmd.{}.{}", request.site, request_tail(request))
@@ -174,6 +184,7 @@ pub fn entry_kind(body: &Body) -> &'static str {
         Body::Effective(_) => "effective",
         Body::Step(_) => "step",
         Body::Turn(_) => "turn",
+        Body::Withdrawn(_) => "withdrawn",
         Body::End(_) => "end",
         Body::Adopt(_) => "adopt",
     }
@@ -193,8 +204,17 @@ fn entry_about(body: &Body) -> String {
         Body::Effective(fact) => of_slot(&fact.slot),
         Body::Step(fact) => of_slot(&fact.slot),
         Body::Turn(fact) => of_slot(&fact.slot),
+        Body::Withdrawn(withdrawn) => one_or_many(withdrawn.services.keys()),
         Body::End(fact) => of_slot(&fact.slot),
         Body::Adopt(fact) => of_slot(&fact.slot),
+    }
+}
+
+/// The id of a lone service, or `many`: the members are in the body.
+fn one_or_many<'a>(mut services: impl Iterator<Item = &'a ServiceId>) -> String {
+    match (services.next(), services.next()) {
+        (Some(one), None) => one.token(),
+        _ => "many".to_owned(),
     }
 }
 
@@ -213,6 +233,7 @@ pub fn entry_epoch(body: &Body) -> Option<u64> {
         | Body::Wish(_)
         | Body::Step(_)
         | Body::Turn(_)
+        | Body::Withdrawn(_)
         | Body::End(_)
         | Body::Adopt(_) => return None,
     };

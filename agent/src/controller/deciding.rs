@@ -102,6 +102,11 @@ impl Deciding {
         }
     }
 
+    /// An entry of the own site was read: the head that was waited for.
+    pub(super) fn moved_on(&mut self) {
+        self.held_until = None;
+    }
+
     fn busy(&self, now: Now) -> bool {
         self.in_flight.is_some() || self.held_until.is_some_and(|until| now.mono < until)
     }
@@ -196,6 +201,10 @@ impl Controller {
             let verbatim = Some(waiting.verbatim.clone());
             self.deciding.in_flight = Some(InFlight::Request(waiting));
             return self.append(body, verbatim);
+        }
+        if let Some(body) = self.due_withdrawal() {
+            self.deciding.in_flight = Some(InFlight::Fact);
+            return self.append(body, None);
         }
         self.next_fact(now);
     }

@@ -15,6 +15,7 @@ use nett_policy::task::view::{last_effect, read, start_slot};
 
 use super::effect::{AuditEvent, Effect};
 use super::event::{Applied, News, Now};
+use super::lease::Duty;
 use super::{Controller, REPORT_INTERVAL, Wanted};
 use crate::bus::wire::Report;
 
@@ -51,6 +52,7 @@ struct Part {
     generation: u64,
     probe: Probe,
     ack: Option<Ack>,
+    duty: Duty,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,16 @@ impl Doing {
         all.cloned().collect()
     }
 
+    /// True once something was wanted of the kernel.
+    pub(super) fn has_wish(&self) -> bool {
+        self.wanted.generation > 0
+    }
+
+    /// What open steps ask of this node beside its kernel.
+    pub(super) fn duties(&self) -> impl Iterator<Item = &Duty> {
+        self.parts.values().filter(|part| part.ack.is_none()).map(|part| &part.duty)
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         self.applied == self.wanted.generation
             && self.serving.is_none()
@@ -117,7 +129,7 @@ impl Controller {
     pub(super) fn lower(&mut self, _now: Now) {
         let border = self.setting.node.role == Role::Border;
         let ready = (self.doing.links_seen || !border) && self.has_pulses();
-        if !self.started || !self.trusted {
+        if !self.started || !self.trusted || !self.lease_is_ready() {
             return;
         }
         if self.doing.wanted.generation == 0 {
@@ -218,6 +230,7 @@ impl Controller {
     /// Finds the steps that ask something of this node, and forgets those that are over.
     fn take_parts(&mut self) {
         let mut open: BTreeMap<Slot, (Part, Vec<ProbeTarget>)> = BTreeMap::new();
+        let mut asked = Vec::new();
         for task in &self.open {
             let reading = read(&self.fold, task);
             let Some(number) = reading.open_step() else { continue };
@@ -241,7 +254,15 @@ impl Controller {
             };
             let probe = if targets.is_empty() { Probe::NotAsked } else { Probe::Running };
             let generation = self.doing.wanted.generation;
-            open.insert(slot, (Part { generation, probe, ack: None }, targets));
+            asked.push((slot.clone(), effect.clone(), step.clone()));
+            let duty = Duty::default();
+            open.insert(slot, (Part { generation, probe, ack: None, duty }, targets));
+        }
+        for (slot, effect, step) in asked {
+            let duty = self.duty(&effect, &step);
+            if let Some((part, _)) = open.get_mut(&slot) {
+                part.duty = duty;
+            }
         }
         for (slot, (part, targets)) in &mut open {
             // Probes over links that are down would only repeat what the links say; but a site that
@@ -271,8 +292,8 @@ impl Controller {
     }
 
     /// Acknowledges what is owed and done, after the kernel was read back.
-    fn settle_parts(&mut self, outcome: Result<usize, Vec<String>>) {
-        let applied = self.doing.applied;
+    pub(super) fn settle_parts(&mut self, outcome: Result<usize, Vec<String>>) {
+        let (applied, lease) = (self.doing.applied, self.lease.as_ref());
         for (slot, part) in &mut self.doing.parts {
             if part.ack.is_some() {
                 continue;
@@ -283,6 +304,7 @@ impl Controller {
                 }
                 (Ok(_), Probe::Running) => None,
                 (Ok(_), _) if part.generation > applied => None,
+                (Ok(_), _) if !Self::is_done(lease, &part.duty, &slot.task) => None,
                 (Ok(_), Probe::NotAsked) => {
                     Some(Ack { slot: slot.clone(), ok: true, evidence: Vec::new() })
                 }
@@ -319,6 +341,7 @@ impl Controller {
         if !self.trusted {
             degraded.push("journal: entries are missing; waiting for the logs".to_owned());
         }
+        degraded.extend(self.lease_trouble());
         degraded.extend(self.reading.trouble().map(|(site, what)| format!("log {site}: {what}")));
         let links = self.setting.fabric.links_of(&self.setting.node.id);
         let link = |id: &LinkId| (id.clone(), self.doing.links_up.contains(id));

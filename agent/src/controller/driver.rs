@@ -37,6 +37,8 @@ use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
 use crate::journal::audit::Filter;
 use crate::journal::{JournalWriter, Record};
+use crate::lease::LeaseEvent;
+use crate::lease::hands::Hands;
 use crate::name_server::NameServer;
 use crate::probe::Probe;
 use crate::reconcile::Wanted;
@@ -60,6 +62,8 @@ pub struct Parts<P> {
     pub wanted: watch::Sender<Wanted>,
     pub metrics: Metrics,
     pub rosters: Arc<Rosters>,
+    /// `None` where nothing is leased.
+    pub hands: Option<Hands>,
 }
 
 pub struct Driver<P> {
@@ -190,6 +194,11 @@ impl<P: Probe> Driver<P> {
         self.parts.name_server.start(self.parts.zone.zone())
     }
 
+    /// Handles one event before [`Self::run`].
+    pub async fn take(&mut self, event: Event) {
+        self.step(event).await;
+    }
+
     /// Takes in entries together with those that wait right behind them.
     async fn step_all(
         &mut self,
@@ -267,6 +276,15 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::Rpc { bytes, subject: _, reply } => {
                 match crate::api::codec::decode_call(&bytes) {
+                    Ok(ApiRequest::Rejoin { .. }) => {
+                        let error = ApiError::new(
+                            ErrorCode::BadRequest,
+                            "a voter rejoins at its own node's socket only",
+                            "",
+                        );
+                        send(Asker::Rpc(reply), ApiResponse::transport_error(error));
+                        None
+                    }
                     Ok(request) => self.api_event(request, Asker::Rpc(reply)),
                     Err(error) => {
                         send(Asker::Rpc(reply), ApiResponse::transport_error(error));
@@ -274,6 +292,8 @@ impl<P: Probe> Driver<P> {
                     }
                 }
             }
+            BusEvent::Beacon { bytes, reply } => self.parts.hands.as_mut()?.asked(&bytes, reply),
+            BusEvent::Vote(vote) => Some(Event::Lease(LeaseEvent::Vote(vote))),
             BusEvent::Connected => {
                 self.parts.metrics.fulfil(Duty::Bus);
                 Some(Event::BusConnected)
@@ -395,6 +415,7 @@ impl<P: Probe> Driver<P> {
                     answer(asker, *response);
                 }
             }
+            Effect::Lease(effect) => return self.parts.hands.as_mut()?.carry_out(effect).await,
             Effect::Audit(event) => {
                 if let AuditEvent::Entry(sealed) = &event {
                     let body = &sealed.entry.body;

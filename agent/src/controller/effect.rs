@@ -10,6 +10,7 @@ use nett_policy::task::acks::ProbeTarget;
 use super::event::Token;
 use crate::api::types::ApiResponse;
 use crate::bus::wire::{Head, Report, Sealed};
+use crate::lease::LeaseEffect;
 
 #[derive(Debug)]
 pub enum Effect {
@@ -45,6 +46,7 @@ pub enum Effect {
         response: Box<ApiResponse>,
     },
     Audit(AuditEvent),
+    Lease(LeaseEffect),
 }
 
 /// An entry to be signed and stored behind `after`, and nowhere else.

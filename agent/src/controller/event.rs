@@ -10,6 +10,7 @@ use nett_policy::lower::object::Mac;
 
 use crate::api::types::ApiRequest;
 use crate::bus::wire::{Report, Sealed};
+use crate::lease::LeaseEvent;
 
 /// The two clocks, read once per event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +113,8 @@ pub enum Event {
         ok: bool,
         evidence: Vec<String>,
     },
+    /// Something about the lease.
+    Lease(LeaseEvent),
     /// A deadline that [`super::Controller::deadline`] asked for has passed.
     Timer,
 }

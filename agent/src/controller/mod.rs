@@ -22,6 +22,7 @@ pub mod driver;
 pub mod effect;
 pub mod event;
 mod keeping;
+mod lease;
 mod neighbours;
 mod path_check;
 mod reading;
@@ -44,6 +45,7 @@ use nett_policy::service::Catalog;
 use nett_policy::task::decide::{Present, Sight};
 
 use crate::bus::wire::Report;
+use crate::lease::Lease;
 use counting::Counted;
 pub use counting::ZEROS;
 use deciding::Deciding;
@@ -83,6 +85,8 @@ pub struct Controller {
     doing: Doing,
     deciding: Deciding,
     peers: Peers,
+    /// `None` where nothing is leased.
+    lease: Option<Lease>,
     /// What is seen of the other nodes of the site; `None` before they were asked.
     pulses: Option<BTreeMap<NodeId, Pulse>>,
     counts: Counted,
@@ -121,7 +125,10 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 impl Controller {
     pub fn new(setting: Setting) -> Self {
+        let Setting { fabric, catalog, layout: _, node } = &setting;
+        let lease = Lease::new(fabric.clone(), catalog.clone(), node.clone());
         Self {
+            lease,
             setting,
             reading: Reading::default(),
             fold: Fold::default(),
@@ -165,7 +172,12 @@ impl Controller {
                 self.refilled(through, stream_seq);
             }
             Event::Report(report) => self.heard(report, now),
-            Event::BusConnected => self.peers.bus_connected = true,
+            Event::BusConnected => {
+                self.peers.bus_connected = true;
+                if let Some(lease) = &mut self.lease {
+                    lease.connected();
+                }
+            }
             Event::BusDisconnected => self.peers.bus_connected = false,
             Event::Request { token, subject, bytes } => self.request(token, &subject, bytes, now),
             Event::Api { token, request } => self.answer(token, request, now),
@@ -179,7 +191,9 @@ impl Controller {
             Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
             Event::Probed { slot, ok, evidence } => self.probed(&slot, ok, evidence),
             Event::Timer => self.serve_again(now),
+            Event::Lease(event) => self.lease_event(event, now),
         }
+        self.lease_turn(now);
         if self.started {
             self.decide(now);
             self.report(now);
@@ -191,8 +205,14 @@ impl Controller {
     /// When [`Event::Timer`] is wanted at the latest, if nothing else happens before.
     pub fn deadline(&self) -> Option<Duration> {
         let (report, serve) = (self.doing.report_due(), self.doing.serve_due());
-        let deadlines = [self.deciding.deadline, report, serve, self.watch_deadline()];
+        let lease = self.lease_deadline();
+        let deadlines = [self.deciding.deadline, report, serve, self.watch_deadline(), lease];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// `None` where nothing is leased.
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
     }
 
     pub fn setting(&self) -> &Setting {
@@ -244,6 +264,7 @@ impl Controller {
                 .map(|h| h.report.node.clone())
                 .collect(),
             silent: silent.cloned().collect(),
+            voters_heard: self.voters_heard(now.mono),
             away: if long { self.away(now) } else { BTreeSet::new() },
             down: self.links_down(),
         }

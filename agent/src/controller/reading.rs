@@ -345,6 +345,12 @@ impl Controller {
         let entry = &sealed.entry;
         self.reading.advance(entry);
         let added = self.fold.join(entry);
+        if let Some(lease) = &mut self.lease {
+            lease.read_entry(entry);
+        }
+        if entry.site == *self.site() {
+            self.deciding.moved_on();
+        }
         let Some(task) = entry.about() else { return };
         self.deciding.touch(task, entry, self.fold.home(task), now);
         let open = self.fold.command(task).is_some() && is_open(&self.fold, task);
@@ -359,6 +365,9 @@ impl Controller {
             return self.read_all();
         }
         self.intent.update(&self.fold, task);
+        if let Some(lease) = &mut self.lease {
+            lease.read_task(&self.fold, task);
+        }
         if matches!(entry.body, Body::Command(_) | Body::Effective(_)) {
             self.claims.update(&self.fold, task);
             self.claims_changed = true;
@@ -368,6 +377,9 @@ impl Controller {
     /// Reads the whole fold: at the start, and where an entry has made others void.
     fn read_all(&mut self) {
         self.intent = Intent::read(&self.fold);
+        if let Some(lease) = &mut self.lease {
+            lease.read_all(&self.fold);
+        }
         self.claims = Claims::of(&self.fold);
         let open = |id: &&EntryId| is_open(&self.fold, id);
         self.open = self.fold.commands().map(|(id, ..)| id).filter(open).cloned().collect();
@@ -408,8 +420,11 @@ impl Controller {
     }
 
     /// Places and lowers again, and says what changed.
-    fn want(&mut self, now: Now) {
+    pub(super) fn want(&mut self, now: Now) {
         self.placement = place(self.world(), &self.intent);
+        if let Some(lease) = &self.lease {
+            lease.overlay(&mut self.placement);
+        }
         self.lower(now);
     }
 }

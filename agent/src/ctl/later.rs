@@ -6,14 +6,13 @@
 use clap::{Arg, ArgMatches, Command};
 
 /// Whole commands.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 11] = [
     "top",
     "fabric",
     "member",
     "timeline",
     "support-bundle",
     "notify",
-    "rejoin",
     "adopt",
     "backup",
     "restore",

@@ -81,8 +81,13 @@ pub(super) async fn terms(
                 "nobody is taken to be off by the way: add --fencing asserted",
             ));
         }
+        // Whoever is silent loses its lease: nobody's word is needed.
+        Fencing::Lease if change.off.is_empty() => BTreeSet::new(),
         Fencing::Lease => {
-            return Err(CtlError::Later { name: format!("{} --fencing lease", verb.name()) });
+            return Err(CtlError::usage(
+                "--off names a node beside --fencing lease",
+                "a lease ends by itself: leave --off out, or say --fencing asserted",
+            ));
         }
         Fencing::Asserted if !change.off.is_empty() => change.off.iter().cloned().collect(),
         Fencing::Asserted => match verb {

@@ -55,7 +55,12 @@ enum Head {
 impl FileJournal {
     /// Opens or creates `journal` in the state directory.
     pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
-        let path = state_dir.join("journal");
+        Self::open_named(state_dir, "journal")
+    }
+
+    /// Opens or creates a journal of that name.
+    pub fn open_named(state_dir: &Path, name: &str) -> Result<Self, JournalError> {
+        let path = state_dir.join(name);
         let io = |action| {
             let path = path.clone();
             move |source| JournalError::Io { action, path, source }
@@ -63,7 +68,7 @@ impl FileJournal {
         fs::create_dir_all(state_dir).map_err(io("create the directory of"))?;
         let file = open(&path).map_err(io("open"))?;
         sync_dir(&path).map_err(io("sync the directory of"))?;
-        let count = Count { path: state_dir.join("journal.count"), value: 0, floor: 0 };
+        let count = Count { path: path.with_extension("count"), value: 0, floor: 0 };
         Ok(Self { path, file, length: 0, count })
     }
 

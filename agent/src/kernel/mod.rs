@@ -48,6 +48,7 @@ pub use lookup::{Asked, Found, Lookup};
 pub use monitor::{KernelEvent, Monitor, Origin};
 pub use neighbours::NeighbourTable;
 pub use netlink::socket::OwnPorts;
+pub use nft::NftGate;
 pub use simulated::SimulatedKernel;
 pub use writers::Writers;
 

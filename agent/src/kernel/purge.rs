@@ -1,14 +1,15 @@
 //! Removes everything of Nett from the kernel, and nothing else.
 //!
-//! Order: rules, the nft table, routes, groups, singles; traffic falls back to what the box does
-//! without Nett at the first step. An error is noted and the rest goes on. Objects of others in
-//! our place stay.
+//! Order: rules, the nft table, routes, groups, singles, the gate of leased services; traffic falls
+//! back to what the box does without Nett at the first step. An error is noted and the rest goes
+//! on. Objects of others in our place stay.
 
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{Layout, RouteKey, Rule};
 
 use super::error::KernelError;
 use super::linux::LinuxKernel;
+use super::nft::NftGate;
 use super::read;
 
 /// What a purge did.
@@ -49,6 +50,11 @@ pub async fn purge(kernel: &mut LinuxKernel) -> Result<Purged, KernelError> {
                 purged.note(done, || format!("nexthop id {id}"));
             }
         }
+    }
+    // Last: while a route is there, the gate is what may stop it.
+    match NftGate::open(String::new())?.delete().await {
+        Ok(false) => {}
+        done => purged.note(done.map(drop), || "nft table inet nett_lease".to_owned()),
     }
     Ok(purged)
 }

@@ -97,6 +97,8 @@ metrics! {
         "How often the service has been moved.";
     SERVICE_WEIGHT = Gauge "nett_service_weight" ["service", "site"]
         "Share of the service's traffic in percent.";
+    LEASE_REMAINING_SECONDS = Gauge "nett_lease_remaining_seconds" ["service"]
+        "How long this node may serve the service if no voter answers any more; where it serves.";
     DNS_QUERIES_TOTAL = Counter "nett_dns_queries_total" ["rcode", "transport"]
         "Questions answered, by response code.";
     DNS_ANSWERS_TOTAL = Counter "nett_dns_answers_total" ["client_site", "target_site"]

@@ -148,6 +148,7 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         services,
         dns_serial,
         conflicts,
+        leases,
     } = snapshot;
     let lag = peer_lag.iter().map(|(site, lag)| (vec![site.to_string()], lag.as_secs_f64()));
     let links = links.iter().map(|(link, up)| (vec![link.to_string()], f64::from(*up)));
@@ -168,6 +169,8 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     gauges(fresh, &name::SERVICE_EPOCH, epochs);
     gauges(fresh, &name::SERVICE_WEIGHT, shares);
     single(fresh, &name::CONFLICTS, *conflicts);
+    let left = leases.iter().map(|(service, left)| (vec![service.to_string()], left.as_secs_f64()));
+    gauges(fresh, &name::LEASE_REMAINING_SECONDS, left);
     if let Some(serial) = dns_serial {
         single(fresh, &name::DNS_SERIAL, *serial);
     }

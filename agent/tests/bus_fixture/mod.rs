@@ -87,6 +87,7 @@ pub(crate) fn fabric() -> Fabric {
         vip_ranges: Vec::new(),
         anchors: Vec::new(),
         unknown_client: UnknownClient::Primary,
+        lease: nett_policy::fabric::Lease::default(),
         zone: Zone {
             name: "steer.example.".to_owned(),
             hostmaster: "dns.example.".to_owned(),

@@ -265,6 +265,7 @@ impl Fleet {
                 outcome @ Outcome::Error(_) => drop(self.answers.insert(token.0, outcome)),
             },
             Effect::Audit(_) => agent.audit += 1,
+            Effect::Lease(_) => unreachable!("nothing is leased here"),
         }
     }
 

@@ -4,6 +4,7 @@
 //! without the privilege to make namespaces fails and says so.
 
 mod classes;
+mod gate;
 mod guarding;
 mod many;
 mod netns;

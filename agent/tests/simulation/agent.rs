@@ -18,6 +18,8 @@ use nett_policy::plan::plan;
 use nett_policy::service::Catalog;
 use nkeys::KeyPair;
 
+use crate::lease::LeaseHost;
+
 pub(crate) struct Agent {
     pub(crate) setting: Setting,
     pub(crate) key: KeyPair,
@@ -48,6 +50,7 @@ pub(crate) struct Agent {
     pub(crate) connected: bool,
     /// When its timer is to go off.
     pub(crate) timer: Option<Duration>,
+    pub(crate) lease: LeaseHost,
 }
 
 /// How a visit to the kernel ended.
@@ -88,6 +91,7 @@ impl Agent {
             caught_up: BTreeSet::new(),
             connected: false,
             timer: None,
+            lease: LeaseHost::default(),
         }
     }
 

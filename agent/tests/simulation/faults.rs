@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     /// Somebody deletes one of our objects.
     Meddle(NodeId),
     ClockJump(NodeId),
+    /// Dies, and its disk has lost what the lease had on it.
+    LoseLease(NodeId),
 }
 
 /// A rule of the world that is broken on purpose: the invariants must see it.
@@ -36,6 +38,8 @@ pub(crate) enum Mutant {
     LyingKernel,
     /// A disk that says an entry is safe, and has lost it.
     ForgetfulDisk,
+    /// A gate that does not end by itself.
+    GateOpen,
 }
 
 impl World {
@@ -105,6 +109,13 @@ impl World {
             Fault::DiskFull(node) => self.agent(&node).disk_works = false,
             Fault::DiskWorks(node) => self.mend_disk(&node),
             Fault::Meddle(node) => self.meddle(&node),
+            Fault::LoseLease(node) => {
+                if self.agents[&node].alive {
+                    self.kill(&node);
+                }
+                self.lose_lease(&node);
+                self.restart(&node, true);
+            }
             Fault::ClockJump(node) => {
                 let skew = self.rng.i64(-5000..=5000);
                 self.agent(&node).skew = skew;

@@ -37,7 +37,9 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(catalog: &Catalog) -> Self {
-        let single = catalog.iter().filter(|s| s.handover == Handover::BreakBeforeMake);
+        // Leased ones are watched with their gate.
+        let single =
+            catalog.iter().filter(|s| s.handover == Handover::BreakBeforeMake && !s.is_leased());
         Self {
             single: single.map(|s| s.id.clone()).collect(),
             delivering: BTreeMap::new(),
@@ -84,7 +86,12 @@ impl Watch {
                 *self.ended.entry(end.outcome.as_str()).or_default() += 1;
                 return;
             }
-            Body::Wish(_) | Body::Effective(_) | Body::Step(_) | Body::Turn(_) | Body::Adopt(_) => {
+            Body::Wish(_)
+            | Body::Effective(_)
+            | Body::Step(_)
+            | Body::Turn(_)
+            | Body::Adopt(_)
+            | Body::Withdrawn(_) => {
                 return;
             }
         };
@@ -154,7 +161,8 @@ impl World {
         let placement = place(world, &intent);
         for (service, placed) in &placement.services {
             // A task that failed, or is held, between break and make leaves nothing behind it.
-            let settled = placed.reason != Reason::UnderWay;
+            let leased = world.catalog.get(service).is_some_and(|s| s.is_leased());
+            let settled = placed.reason != Reason::UnderWay && !leased;
             if settled && placed.traffic.spread == Spread::Nowhere {
                 return Err(format!("{service} is served nowhere: {:?}", placed.reason));
             }
@@ -163,6 +171,10 @@ impl World {
             let links_up = agent.links_up(&self.links_down);
             let setting = &agent.setting;
             let (layout, at) = (&setting.layout, &setting.node);
+            let mut placement = placement.clone();
+            if let Some(lease) = agent.controller.lease() {
+                lease.overlay(&mut placement);
+            }
             let mut known = Neighbours::default();
             for other in chosen_between(&setting.fabric, at) {
                 // Everybody has reported by now.

@@ -8,13 +8,16 @@
 mod agent;
 mod faults;
 mod invariants;
+mod lease;
 mod operators;
+mod said;
 mod shape;
 mod world;
 
 use std::time::Duration;
 
 use faults::Mutant;
+use shape::leased_shape;
 use world::World;
 
 /// How long things go wrong.
@@ -63,6 +66,48 @@ fn run(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, World)>>
     }
 }
 
+/// The longest time until leased services are served again: a wait, and a new round or two.
+const LEASE_PATIENCE: Duration = Duration::from_secs(15);
+/// Seeds of `make test` with leased services.
+const LEASED_SEEDS: u64 = 100;
+
+/// As [`run`], with leased services, slower clocks and lost promises.
+fn run_leased(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, World)>> {
+    let mut world = World::with_shape(seed, mutant, leased_shape);
+    world.pass(Duration::from_secs(12));
+    world.plan_faults(LEASED_ROUGH);
+    world.plan_lease_faults(LEASED_ROUGH);
+    world.plan_operators(LEASED_ROUGH);
+    world.pass(LEASED_ROUGH);
+    world.calm();
+    world.note("calm".to_owned());
+    let lengths = world.lengths();
+    world.pass(READ_WITHIN);
+    if let Err(wrong) = world.check_read(&lengths) {
+        return Err(Box::new((wrong, world)));
+    }
+    let mut waited = READ_WITHIN;
+    while !world.busy().is_empty() {
+        if waited > PATIENCE {
+            let tasks = world.busy();
+            return Err(Box::new((format!("tasks hang: {tasks:?}"), world)));
+        }
+        world.pass(Duration::from_secs(1));
+        waited += Duration::from_secs(1);
+    }
+    world.pass(LEASE_PATIENCE);
+    if let Err(wrong) = world.check_settled().and_then(|()| world.check_leases()) {
+        return Err(Box::new((wrong, world)));
+    }
+    match world.watch.wrong.take() {
+        Some(wrong) => Err(Box::new((wrong, world))),
+        None => Ok(world),
+    }
+}
+
+/// How long things go wrong where leases have to run out meanwhile.
+const LEASED_ROUGH: Duration = Duration::from_secs(60);
+
 fn tell(seed: u64, wrong: &str, world: &World) {
     for line in &world.trace {
         eprintln!("{line}");
@@ -77,7 +122,10 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Runs seeds on all cores; the failing ones, each with its reason.
-fn sweep(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
+fn sweep(
+    seeds: std::ops::Range<u64>,
+    run: impl Fn(u64) -> Result<World, Box<(String, World)>> + Sync,
+) -> Vec<(u64, String)> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let next = std::sync::atomic::AtomicU64::new(seeds.start);
     let work = || {
@@ -87,7 +135,7 @@ fn sweep(seeds: std::ops::Range<u64>) -> Vec<(u64, String)> {
             if seed >= seeds.end {
                 return failed;
             }
-            if let Err(wrong) = run(seed, None) {
+            if let Err(wrong) = run(seed) {
                 failed.push((seed, wrong.0));
             }
         }
@@ -115,12 +163,40 @@ fn no_seed_breaks_an_invariant() {
         return;
     }
     let count = number("NETT_SEEDS").unwrap_or(SEEDS);
-    let failed = sweep(0..count);
+    let failed = sweep(0..count, |seed| run(seed, None));
     for (seed, wrong) in failed.iter().take(20) {
         let first = wrong.lines().next().unwrap_or_default();
         eprintln!("seed {seed}: {}", first.chars().take(200).collect::<String>());
     }
     assert!(failed.is_empty(), "{} of {count} seeds failed", failed.len());
+}
+
+#[test]
+fn no_seed_breaks_a_lease() {
+    if let Some(seed) = number("NETT_LEASED_SEED") {
+        match run_leased(seed, None) {
+            Ok(world) => tell(seed, "nothing is wrong", &world),
+            Err(failed) => {
+                let (wrong, world) = *failed;
+                tell(seed, &wrong, &world);
+                panic!("seed {seed}: {wrong}");
+            }
+        }
+        return;
+    }
+    let count = number("NETT_LEASED_SEEDS").unwrap_or(LEASED_SEEDS);
+    let failed = sweep(0..count, |seed| run_leased(seed, None));
+    for (seed, wrong) in failed.iter().take(20) {
+        let first = wrong.lines().next().unwrap_or_default();
+        eprintln!("seed {seed}: {}", first.chars().take(300).collect::<String>());
+    }
+    assert!(failed.is_empty(), "{} of {count} seeds failed", failed.len());
+}
+
+#[test]
+fn a_gate_that_does_not_end_is_seen() {
+    let seen = (0..300).find(|seed| run_leased(*seed, Some(Mutant::GateOpen)).is_err());
+    assert!(seen.is_some(), "a gate that does not end by itself goes unseen");
 }
 
 #[test]

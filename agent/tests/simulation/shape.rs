@@ -42,6 +42,14 @@ struct Writer<'r> {
     nodes: Vec<Node>,
     sites: usize,
     text: String,
+    leased: bool,
+}
+
+/// Three to five sites with voters, and services under a lease among the others.
+pub(crate) fn leased_shape(rng: &mut Rng) -> Shape {
+    let sites = if rng.u8(0..4) == 0 { rng.usize(4..=5) } else { 3 };
+    let (keys, nodes, text) = (BTreeMap::new(), Vec::new(), String::new());
+    Writer { rng, keys, nodes, sites, text, leased: true }.write()
 }
 
 /// Most are small, so that many fit into a minute; all sizes occur.
@@ -52,8 +60,15 @@ pub(crate) fn shape(rng: &mut Rng) -> Shape {
         17..19 => 4,
         _ => rng.usize(5..=7),
     };
-    let writer =
-        Writer { rng, keys: BTreeMap::new(), nodes: Vec::new(), sites, text: String::new() };
+    let leased = false;
+    let writer = Writer {
+        rng,
+        keys: BTreeMap::new(),
+        nodes: Vec::new(),
+        sites,
+        text: String::new(),
+        leased,
+    };
     writer.write()
 }
 
@@ -92,6 +107,9 @@ impl Writer<'_> {
     fn head(&mut self) {
         self.line("[fabric]\nname = \"simulated\"\ngeneration = 1");
         self.line("vip_ranges = [\"10.99.0.0/16\", \"fd00:99::/48\"]");
+        if self.leased {
+            self.line("lease = { duration = \"5s\", wait = \"7s\" }");
+        }
         self.line("[zone]\nname = \"steer.example.\"\nhostmaster = \"dns.example.\"");
         self.line("ns = [{ name = \"ns1.steer.example.\", addresses = [\"10.1.0.53\"] }]");
         let (admin, system) = (self.key("bus admin"), self.key("bus system"));
@@ -132,6 +150,11 @@ impl Writer<'_> {
                 "[[node]]\nid = \"{name}\"\nsite = \"{id}\"\nrole = \"{role}\"\n{inner}\n\
                  addresses = [\"10.{n}.1.{number}\", \"fd00:{n}:1::{number}\"]\nkey = \"{key}\""
             ));
+            // An odd number of voters, the first node of each of the first sites.
+            let voters = if self.sites == 5 { 5 } else { 3 };
+            if self.leased && site < voters && number == 2 {
+                self.line("voter = true");
+            }
         }
     }
 
@@ -182,7 +205,19 @@ impl Writer<'_> {
             self.rng.shuffle(&mut sites);
             let names: Vec<String> =
                 sites.iter().map(|s| format!("\"{}\"", site_name(*s))).collect();
+            let isolation = match self.leased {
+                false => None,
+                true => {
+                    [None, Some("lease"), Some("lease"), Some("exclusive")][self.rng.usize(0..4)]
+                }
+            };
+            let isolation = isolation.or((self.leased && nth == 1).then_some("lease"));
             let (category, more) = match self.rng.u8(0..4) {
+                _ if isolation.is_some() => {
+                    let word = isolation.unwrap_or_default();
+                    let approvals = self.rng.u8(0..=1);
+                    ("B", format!("isolation = \"{word}\"\napprovals = {approvals}"))
+                }
                 0 => ("C", format!("mode = \"active-active\"\nactive = [{}]", names.join(", "))),
                 1 | 2 => ("C", "handover = \"make-before-break\"".to_owned()),
                 _ => {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use nett_agent::api::types::{CommandReply, Outcome, Payload};
+use nett_agent::api::types::{Outcome, Payload};
 use nett_agent::bus::wire::{Draft, Report, Sealed};
 use nett_agent::controller::Setting;
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now};
 use nett_agent::controller::prefix;
 use nett_policy::fabric::Fabric;
-use nett_policy::id::{EntryId, LinkId, NodeId, SiteId, WallMs};
+use nett_policy::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::lower::object::Layout;
 use nett_policy::service::Catalog;
 use nkeys::KeyPair;
@@ -21,8 +21,10 @@ use nkeys::KeyPair;
 use crate::agent::{Agent, Visit};
 use crate::faults::{Fault, Mutant};
 use crate::invariants::Watch;
+use crate::lease::{LeaseWatch, Mail};
 use crate::operators::Desk;
-use crate::shape::shape;
+use crate::said::said;
+use crate::shape::{Shape, shape};
 
 /// Wall time at the start.
 const EPOCH_MS: u64 = 1_795_253_400_000;
@@ -76,6 +78,7 @@ pub(crate) enum Happening {
     },
     Operator,
     Fault(Fault),
+    Lease(Mail),
 }
 
 pub(crate) struct Server {
@@ -98,6 +101,7 @@ pub(crate) struct World {
     pub(crate) reports: BTreeMap<NodeId, Report>,
     pub(crate) desk: Desk,
     pub(crate) watch: Watch,
+    pub(crate) lease_watch: LeaseWatch,
     pub(crate) mutant: Option<Mutant>,
     /// False once the faults are over: nothing is lost or doubled any more.
     pub(crate) rough: bool,
@@ -115,6 +119,14 @@ pub(crate) fn ms(ms: u64) -> Duration {
 
 impl World {
     pub(crate) fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+        Self::with_shape(seed, mutant, shape)
+    }
+
+    pub(crate) fn with_shape(
+        seed: u64,
+        mutant: Option<Mutant>,
+        shape: fn(&mut Rng) -> Shape,
+    ) -> Self {
         let mut rng = Rng::with_seed(seed);
         let shape = shape(&mut rng);
         let (fabric, catalog) = (Arc::new(shape.fabric), Arc::new(shape.catalog));
@@ -128,6 +140,7 @@ impl World {
             reports: BTreeMap::new(),
             desk: Desk::default(),
             watch: Watch::new(&catalog),
+            lease_watch: LeaseWatch::default(),
             mutant,
             rough: true,
             told: false,
@@ -148,6 +161,7 @@ impl World {
             if world.rng.u8(0..4) == 0 {
                 agent.skew = world.rng.i64(-1000..=1000);
             }
+            world.draw_rate(&mut agent);
             world.agents.insert(agent.setting.node.id.clone(), agent);
         }
         for node in fabric.nodes.iter().map(|n| n.id.clone()) {
@@ -214,6 +228,7 @@ impl World {
             Happening::Hear { node, life, from } => self.hear(&node, life, &from),
             Happening::Operator => self.operate(),
             Happening::Fault(fault) => self.strike(fault),
+            Happening::Lease(mail) => self.deliver(mail),
         }
     }
 
@@ -261,6 +276,7 @@ impl World {
         let number = |seq: u64| usize::try_from(seq - 1).expect("a short log");
         agent.read = before.start.iter().map(|(s, seq)| (s.clone(), number(*seq))).collect();
         let up = agent.links_up(&down);
+        self.start_lease(node);
         for (sealed, stream_seq) in journal {
             self.step(node, Event::Replayed { sealed, stream_seq });
         }
@@ -301,7 +317,7 @@ impl World {
     pub(crate) fn clock(&self, node: &NodeId) -> Now {
         let ms = u64::try_from(self.now.as_millis()).expect("a short run");
         let wall = (EPOCH_MS + ms).saturating_add_signed(self.agents[node].skew);
-        Now { mono: self.now, wall: WallMs(wall) }
+        Now { mono: self.agents[node].lease.mono(self.now), wall: WallMs(wall) }
     }
 
     /// The controller handles an event, and its effects are carried out in order: what an effect
@@ -323,8 +339,8 @@ impl World {
         if let Some(due) = agent.controller.deadline()
             && agent.timer.is_none_or(|at| at > due)
         {
+            let delay = agent.lease.until(due, self.now);
             self.agent(node).timer = Some(due);
-            let delay = due.saturating_sub(self.now);
             self.at(delay, Happening::Timer { node: node.clone(), at: due });
         }
     }
@@ -357,18 +373,15 @@ impl World {
                 if let Outcome::Ok(payload) = response.outcome
                     && let Payload::Command(reply) = *payload
                 {
-                    self.replied(token.0, &reply);
+                    self.desk.replies.insert(token.0, reply);
                 }
             }
             Effect::Refill { .. } => self.watch.complain(format!("{node} refills a whole log")),
             Effect::ReadAgain => self.watch.complain(format!("{node} read a forked log")),
             Effect::Audit(_) => {}
+            Effect::Lease(effect) => return self.carry_lease(node, effect),
         }
         None
-    }
-
-    fn replied(&mut self, token: u64, reply: &CommandReply) {
-        self.desk.replies.insert(token, reply.clone());
     }
 
     pub(crate) fn reach(&mut self, node: &NodeId, delay: Duration, event: Event) {
@@ -412,7 +425,10 @@ impl World {
         let Some((generation, _)) = agent.wanted else { return };
         let visit = if lies { Visit::Done(0) } else { agent.visit_kernel(most) };
         let delivers = agent.delivers(&catalog);
+        let leased = |s: &&ServiceId| catalog.get(s).is_some_and(|s| s.is_leased());
+        agent.lease.delivers = delivers.iter().filter(leased).cloned().collect();
         self.watch.delivering(node, delivers);
+        self.watch_leases();
         self.heed();
         let applied = |operations, failures| {
             Event::Applied(Applied { generation, operations, failures, ..Applied::default() })
@@ -575,20 +591,5 @@ impl World {
             let report = self.reports[from].clone();
             self.step(node, Event::Report(report));
         }
-    }
-}
-
-/// An entry in a word or two.
-fn said(sealed: &Sealed) -> String {
-    use nett_policy::log::entry::Body;
-    match &sealed.entry.body {
-        Body::Command(c) => format!("command {} {:?}", c.request.id, c.request.ask),
-        Body::Refused(r) => format!("refused {} by {}", r.request.id, r.refused_by),
-        Body::Wish(w) => format!("wish {:?}", w.request.ask),
-        Body::Effective(f) => format!("effective {}", f.slot.task),
-        Body::Step(f) => format!("step {} {} {:?}", f.slot.task, f.step, f.state),
-        Body::Turn(f) => format!("turn {f:?}"),
-        Body::Adopt(f) => format!("adopt {f:?}"),
-        Body::End(f) => format!("end {} {:?} {}", f.slot.task, f.outcome, f.reason),
     }
 }

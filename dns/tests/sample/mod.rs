@@ -101,6 +101,7 @@ pub(crate) fn fabric() -> Fabric {
         vip_ranges: Vec::new(),
         anchors: Vec::new(),
         unknown_client: UnknownClient::Primary,
+        lease: nett_policy::fabric::Lease::default(),
         zone: zone(),
         sites: vec![
             make_site("osl", 2, &["10.1.0.0/16", "2001:db8:1::/48"]),

@@ -7,7 +7,7 @@ use super::canonical;
 use super::fabric_file::{ClusterDoc, FabricDoc, Head, NodeDoc, OperatorDoc, SafetyDoc, SiteDoc};
 use super::link_file::{EndDoc, LinkDoc};
 use super::read::At;
-use super::service_file::{BackendDoc, IsolationDoc, RampDoc, ServiceDoc, SitesDoc};
+use super::service_file::{BackendDoc, IsolationDoc, IsolationWord, RampDoc, ServiceDoc, SitesDoc};
 use super::zone_file::ZoneDoc;
 use crate::fabric::{
     ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, UnknownClient,
@@ -38,7 +38,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         freezes,
         whole: _,
     } = doc;
-    let Head { name, generation, vip_ranges, anchors, unknown_client } = head;
+    let Head { name, generation, vip_ranges, anchors, unknown_client, lease } = head;
     let client =
         |(prefix, site): (At<_>, At<_>)| ClientPrefix { prefix: prefix.value, site: site.value };
     let mut fabric = Fabric {
@@ -48,6 +48,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         vip_ranges: values(vip_ranges),
         anchors,
         unknown_client: unknown_client.unwrap_or(UnknownClient::Primary),
+        lease: lease.unwrap_or_default(),
         zone: zone.map(zone_of).expect(CHECKED),
         sites: sites.into_iter().map(site).collect(),
         nodes: nodes.into_iter().map(node).collect(),
@@ -164,8 +165,7 @@ pub(super) fn service(doc: ServiceDoc) -> Service {
         drain,
         gates,
     } = doc;
-    // `lease` and `exclusive` were refused.
-    let IsolationDoc { word: _, fence: _, overlapping_handover: _ } = isolation;
+    let IsolationDoc { word, fence, overlapping_handover: _ } = isolation;
     let RampDoc { steps, dwell, span: _ } = ramp;
     let backends = backends
         .into_iter()
@@ -179,7 +179,12 @@ pub(super) fn service(doc: ServiceDoc) -> Service {
         backends: backends.collect(),
         addresses: addresses.collect(),
         handover,
-        isolation: Isolation::Static,
+        isolation: match word.value {
+            IsolationWord::Static => Isolation::Static,
+            IsolationWord::Lease => Isolation::Lease,
+            IsolationWord::Exclusive => Isolation::Exclusive,
+        },
+        fenced_outside: fence.is_some(),
         trigger,
         approvals: approvals.value,
         residency: values(residency),

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::fabric::{
-    BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Link, LinkEnd, NameServer, Node,
+    BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Lease, Link, LinkEnd, NameServer, Node,
     Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer, UnknownClient, Zone,
     ZoneKeys,
 };
@@ -20,6 +20,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         vip_ranges,
         anchors,
         unknown_client,
+        lease,
         zone: Zone { name: zone, hostmaster, ns, transfer, dnssec },
         sites,
         nodes,
@@ -40,6 +41,10 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
     let clients = clients
         .iter()
         .map(|ClientPrefix { prefix, site }| json!([prefix.to_string(), site.as_str()]));
+    // The usual lease has the form that it had before it could be given.
+    let lease = (*lease != Lease::default())
+        .then(|| json!(["lease", millis(lease.duration), millis(lease.wait)]));
+    let later: Vec<&Value> = later.iter().chain(&lease).collect();
     let whole = json!([
         "nett-fabric-1",
         name,
@@ -82,6 +87,10 @@ fn zone_extras(zone: Value, transfer: &Transfer, dnssec: Option<&Dnssec>) -> Val
         json!([keys, texts(publish), validity.as_secs()])
     }));
     Value::Array(zone)
+}
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).expect("the form has a bound")
 }
 
 fn list(items: impl Iterator<Item = Value>) -> Value {

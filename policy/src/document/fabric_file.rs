@@ -12,7 +12,7 @@ use super::link_file::{LinkDoc, link};
 use super::read::{At, Reader, Section};
 use super::tree::Value;
 use super::zone_file::{self, ZoneDoc};
-use crate::fabric::{BusKeys, Freeze, OperatorRole, Role, UnknownClient};
+use crate::fabric::{BusKeys, Freeze, Lease, OperatorRole, Role, UnknownClient};
 use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId, WallMs};
 
 /// Elements that could not be read at all are missing from the lists; `whole` says that none is,
@@ -41,6 +41,7 @@ pub(super) struct Head {
     pub(super) vip_ranges: Vec<At<IpNet>>,
     pub(super) anchors: Vec<IpAddr>,
     pub(super) unknown_client: Option<UnknownClient>,
+    pub(super) lease: Option<Lease>,
 }
 
 #[derive(Debug)]
@@ -178,13 +179,11 @@ fn head(r: &Reader<'_>, s: &Section<'_, '_>) -> Head {
             .optional("unknown_client")
             .and_then(|v| r.choice(v, UNKNOWN_CLIENT))
             .map(|c| c.value),
+        lease: s.optional("lease").and_then(|v| r.section(v, "lease", |s| lease(r, s))),
     };
     let mut anchors = Vec::new();
     s.later("anchors", |v| {
         anchors = r.items(v, |v| r.parse_text(v, form::address));
-    });
-    s.later("lease", |v| {
-        r.section(v, "lease", |s| lease(r, s));
     });
     Head { anchors: anchors.into_iter().map(|a| a.value).collect(), ..head }
 }
@@ -193,10 +192,15 @@ const UNKNOWN_CLIENT: &[(&str, UnknownClient)] =
     &[("primary", UnknownClient::Primary), ("nearest", UnknownClient::Nearest)];
 
 /// The wait covers a clock that runs 1 % slow and one second of delivery.
-fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
+fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Lease> {
     let duration = s.required("duration").and_then(|v| r.parse_text(v, form::some_time));
     let wait = s.required("wait").and_then(|v| r.parse_text(v, form::some_time));
     let (duration, wait) = (duration?, wait?);
+    if duration.value < LEAST_LEASE {
+        let message = format!("a lease of {} ms is too short", duration.value.as_millis());
+        let hint = format!("nodes ask several times in it: at least {} s", LEAST_LEASE.as_secs());
+        r.report(r.mistake(Code::OutOfRange, duration.span, message).hint(hint));
+    }
     let least = duration.value + duration.value / 100 + Duration::from_secs(1);
     if wait.value < least {
         let message = format!(
@@ -207,8 +211,10 @@ fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
         let hint = format!("at least the duration x 1.01 + 1 s: `{}ms`", least.as_millis());
         r.report(r.mistake(Code::LeaseWaitTooShort, wait.span, message).hint(hint));
     }
-    Some(())
+    Some(Lease { duration: duration.value, wait: wait.value })
 }
+
+const LEAST_LEASE: Duration = Duration::from_secs(5);
 
 fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {
     let urls = |key| {

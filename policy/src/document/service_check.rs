@@ -182,7 +182,7 @@ fn backends(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
     }
 }
 
-/// `lease` and `exclusive` are never run as `static`: they are refused in every case.
+/// One site at a time serves what is `lease` or `exclusive`, by the votes of three sites or more.
 fn isolation(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
     let isolation = &service.isolation;
     let conflict = |span, message: &str, hint: &str| {
@@ -213,26 +213,23 @@ fn isolation(r: &Reader<'_>, service: &ServiceDoc, fabric: Option<&FabricDoc>) {
         let message = format!("a ramp of several steps does not go with `isolation = \"{word}\"`");
         conflict(span, &message, "at most one site has weight; take the ramp out");
     }
-    let voters = fabric.filter(|doc| doc.whole).map(|doc| {
-        let voters = doc.nodes.iter().filter(|n| n.voter.is_some()).count();
-        (voters, doc.sites.len())
-    });
-    let hint = "use `isolation = \"static\"`, knowing that a cut-off site goes on serving";
-    match voters {
-        Some((voters, sites)) if voters < 3 || sites < 3 => {
-            let message = format!(
-                "`{word}` needs three voters at three sites; the fabric has {voters} voters \
-                 and {sites} sites"
-            );
-            r.report(
-                r.mistake(Code::TooFewVoters, span, message)
-                    .hint(format!("a third site may be one witness; or {hint}")),
-            );
-        }
-        _ => {
-            let message = format!("`isolation = \"{word}\"` is not in this release");
-            r.report(r.mistake(Code::NotInThisRelease, span, message).hint(hint.to_owned()));
-        }
+    if let (Some((site, _)), None) = (service.addresses.first(), isolation.fence) {
+        let message =
+            format!("`addresses` lead past the gate of an `isolation = \"{word}\"` service");
+        let hint = "add `fence = \"external\"` if something else stops them when the lease ends";
+        conflict(site.span, &message, hint);
+    }
+    let Some(doc) = fabric.filter(|doc| doc.whole) else { return };
+    let voters = doc.nodes.iter().filter(|n| n.voter.is_some()).count();
+    let sites = doc.sites.len();
+    if voters < 3 || sites < 3 {
+        let message = format!(
+            "`{word}` needs three voters at three sites; the fabric has {voters} voters and \
+             {sites} sites"
+        );
+        let hint = "a third site may be one witness; or use `isolation = \"static\"`, knowing that \
+                    a cut-off site goes on serving";
+        r.report(r.mistake(Code::TooFewVoters, span, message).hint(hint));
     }
 }
 

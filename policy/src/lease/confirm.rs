@@ -33,6 +33,12 @@ impl Withdrawals {
         *held = epoch.max(*held);
     }
 
+    /// What one node confirmed.
+    pub fn of(&self, node: &NodeId) -> BTreeMap<ServiceId, Epoch> {
+        let own = self.confirmed.iter().filter(|((_, n), _)| n == node);
+        own.map(|((service, _), epoch)| (service.clone(), *epoch)).collect()
+    }
+
     /// True when every serving node of every *other* candidate site has withdrawn from the claim's
     /// epoch or a higher one, not only those of the site that served last.
     pub fn confirmed(&self, needs: Needs<'_>) -> bool {

@@ -33,6 +33,12 @@ pub struct Grouping {
     pub next: Option<Duration>,
 }
 
+impl Group {
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+}
+
 impl Knowledge {
     /// The group of a service under a claim. Empty, and thus never open, when the claim is another
     /// site's or the node is fenced from it.

@@ -66,6 +66,13 @@ struct Got {
     stated: u64,
 }
 
+/// When something of a voter was first known here, on the own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    pub since: Duration,
+    pub heard: Duration,
+}
+
 /// What became of a vote that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
@@ -223,6 +230,16 @@ impl Knowledge {
         self.fences_known = true;
     }
 
+    /// What was promised is not known after all, see [`Self::lost`].
+    pub fn forget_fences(&mut self) {
+        self.fences_known = false;
+    }
+
+    /// Whether this process sent an ask of that name to that voter, not long ago.
+    pub fn is_asked(&self, nonce: Nonce, voter: &SiteId) -> bool {
+        self.asked.get(&nonce).is_some_and(|asked| asked.voter == *voter)
+    }
+
     /// The epoch up to which nothing is served; `None` when it is not known.
     pub fn fence_of(&self, service: &ServiceId) -> Option<Epoch> {
         self.fences_known.then(|| self.fences.get(service).copied().unwrap_or_default())
@@ -245,6 +262,56 @@ impl Knowledge {
         let voters: Vec<Option<Span>> =
             self.electorate.voters.iter().map(|v| self.counts(rules, v, asking, now)).collect();
         serves(rules, self.bid(asking), &voters, now)
+    }
+
+    /// What a voter's newest vote for a service is for, in the incarnation that was heard of last.
+    /// For choosing where to look; it permits nothing.
+    pub fn named(&self, voter: &SiteId, service: &ServiceId) -> Option<(&EntryId, Epoch)> {
+        let newest = self.latest(voter)?.newest.get(service)?;
+        Some((&newest.claim, newest.epoch))
+    }
+
+    /// How many voters' newest vote for a service is for each claim.
+    pub fn backers(&self, service: &ServiceId) -> BTreeMap<&EntryId, usize> {
+        let mut backers = BTreeMap::new();
+        for (claim, _) in self.electorate.voters.iter().filter_map(|v| self.named(v, service)) {
+            *backers.entry(claim).or_default() += 1;
+        }
+        backers
+    }
+
+    /// When the last ask that was answered was sent to this voter.
+    pub fn answered(&self, voter: &SiteId) -> Option<Duration> {
+        self.got.get(voter)?.iter().map(|g| g.asked).max()
+    }
+
+    /// When a vote was first read, as [`Self::restore`] takes it, and when its incarnation was
+    /// heard of.
+    pub fn times(&self, vote: &Vote) -> Option<Times> {
+        let reading = self.read.get(&vote.voter)?.get(&vote.incarnation)?;
+        let service = vote.services.keys().next()?;
+        let since = reading.newest.get(service).map_or(reading.heard, |n| n.since);
+        Some(Times { since, heard: reading.heard })
+    }
+
+    /// Reads a vote out of this node's own journal, with the times of this boot.
+    pub fn restore(&mut self, vote: &Vote, times: Times) -> Read {
+        self.heard_of(&vote.voter, vote.incarnation, times.heard);
+        self.read_vote(vote, times.since)
+    }
+
+    /// An incarnation that was first heard of then.
+    pub fn heard_of(&mut self, voter: &SiteId, incarnation: Incarnation, at: Duration) {
+        self.reading(voter, incarnation, at);
+    }
+
+    fn latest(&self, voter: &SiteId) -> Option<&Reading> {
+        let last = self.got.get(voter).and_then(|got| got.iter().max_by_key(|g| g.asked));
+        let readings = self.read.get(voter)?;
+        match last.and_then(|got| readings.get(&got.incarnation)) {
+            Some(reading) => Some(reading),
+            None => readings.values().max_by_key(|r| r.heard),
+        }
     }
 
     fn bid(&self, asking: Asking<'_>) -> Bid {

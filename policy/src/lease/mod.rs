@@ -29,11 +29,13 @@
 //! After a crash a voter is what its journal says, or a new incarnation ([`voter::Voter::lost`]); a
 //! node keeps what it has read and holds no answer ([`knowledge::Knowledge::restarted`]).
 //!
-//! Nothing uses this module yet: the configuration check refuses `lease` and `exclusive`.
+//! [`placings`] says which claims there are, [`admission`] which commands may become one.
 
+pub mod admission;
 pub mod confirm;
 pub mod group;
 pub mod knowledge;
+pub mod placings;
 pub mod rule;
 pub mod vote;
 pub mod voter;

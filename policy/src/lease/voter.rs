@@ -188,6 +188,28 @@ impl Voter {
         }
     }
 
+    /// Another voter said, to an ask that this one sent after it came back, that it has lost its
+    /// journal too. It has no vote to be read: nobody remembers what it promised. Its floors, as
+    /// far as it has them, count. Two losses at once never let two sites serve together; that no
+    /// older claim returns holds only for what a third voter still has.
+    pub fn heard_lost(&mut self, voter: &SiteId, floor: &BTreeMap<ServiceId, Epoch>) -> bool {
+        let struck = self.pending.remove(voter).is_some();
+        if struck {
+            raise(&mut self.floor, floor);
+        }
+        struck
+    }
+
+    /// Raises the floors: what a journal said that this voter had read before a restart.
+    pub fn restore_floor(&mut self, floor: &BTreeMap<ServiceId, Epoch>) {
+        raise(&mut self.floor, floor);
+    }
+
+    /// Keeps those of the pending voters that a journal says were not read before a restart.
+    pub fn restore_pending(&mut self, pending: &BTreeSet<SiteId>) {
+        self.pending.retain(|voter, _| pending.contains(voter));
+    }
+
     /// Strikes off every voter whose votes have been read up to what it said, and returns them. The
     /// floor must be on disk before the next vote or answer.
     pub fn rejoin(&mut self, knowledge: &Knowledge) -> Vec<SiteId> {

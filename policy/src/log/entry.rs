@@ -1,7 +1,9 @@
 //! One entry of the log, in domain types. The JSON shape and the signatures live at the agent's
 //! edge; what arrives here has been verified.
 
-use crate::id::{EntryId, Generation, NodeId, SiteId, WallMs};
+use std::collections::BTreeMap;
+
+use crate::id::{EntryId, Epoch, Generation, NodeId, ServiceId, SiteId, WallMs};
 
 pub use super::effect::{Change, Directive, Effect, Move, Step, StepKind, Subject, Write};
 pub use super::request::{Ask, Object, Person, Request, Terms, Verb, WishKind};
@@ -57,6 +59,9 @@ pub enum Body {
     End(EndFact),
     /// Another site goes on with a task: it is the home of the next term.
     Adopt(AdoptFact),
+    /// The node that wrote this serves nothing of these services any more under a claim of that
+    /// lease epoch or a lower one: its gate is shut and its promise on its disk.
+    Withdrawn(Withdrawn),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +160,12 @@ pub struct AdoptFact {
     pub rank: u32,
 }
 
+/// Not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawn {
+    pub services: BTreeMap<ServiceId, Epoch>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     Done,
@@ -182,7 +193,7 @@ impl Entry {
                 Ask::Wish { task, .. } => Some(task),
                 Ask::Command { .. } => None,
             },
-            Body::Refused(_) => None,
+            Body::Refused(_) | Body::Withdrawn(_) => None,
         }
     }
 }

@@ -99,6 +99,8 @@ impl Fold {
             }
             Body::End(fact) => self.join_fact(&fact.slot, written(entry, Fact::End(fact.clone()))),
             Body::Adopt(fact) => self.join_adopt(written(entry, fact.clone())),
+            // About a node, not a task: `lease::confirm` joins these.
+            Body::Withdrawn(_) => true,
         }
     }
 

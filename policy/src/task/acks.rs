@@ -81,11 +81,15 @@ impl Course<'_> {
                 // What is drained is in force from the start on; this step waits for it.
                 before = present.clone();
             }
-            let mut nodes = differing(&before, &after);
+            let leased = self.leased(step);
+            let mut nodes = match &leased {
+                Some(nodes) => nodes.clone(),
+                None => differing(&before, &after),
+            };
             if step.kind == StepKind::Reroute {
                 nodes.extend(self.near_drained());
             }
-            if self.opens_next(step) {
+            if self.opens_next(step) && leased.is_none() {
                 // Whoever opens with the next step must have closed with this one.
                 nodes.extend(differing(&after, &self.states_at(step.number + 1)));
             }
@@ -120,6 +124,28 @@ impl Course<'_> {
             ends.into_iter().filter_map(|node| Some(&fabric.node(node)?.site)).collect();
         let near = |n: &&Node| n.role != Role::Witness && sites.contains(&n.site);
         fabric.nodes.iter().filter(near).map(|n| n.id.clone()).collect()
+    }
+
+    /// Of leased services the withdrawal is everybody's who could have served, and the start is
+    /// the new site's own: the others follow the votes. Steps have leased services alone or none.
+    fn leased(&self, step: &Step) -> Option<BTreeSet<NodeId>> {
+        let fabric = self.world.fabric;
+        let mut nodes = BTreeSet::new();
+        step.states.first_key_value()?;
+        for id in step.states.keys() {
+            let service = self.world.catalog.get(id).filter(|s| s.is_leased())?;
+            let one = self.effect.moves.iter().find(|m| m.service == *id);
+            let target = one.and_then(|m| m.to.spread.sites().into_iter().next());
+            let concerned = |site: &SiteId| match step.kind {
+                StepKind::Withdraw => Some(site) != target.as_ref(),
+                StepKind::Activate | StepKind::Shift => Some(site) == target.as_ref(),
+                StepKind::Verify | StepKind::LowerTtl | StepKind::Reroute => false,
+            };
+            for site in service.sites().iter().filter(|site| concerned(site)) {
+                nodes.extend(fabric.serving_nodes(site).map(|n| n.id.clone()));
+            }
+        }
+        Some(nodes)
     }
 
     /// True for the break of a break-before-make, behind which the make follows.

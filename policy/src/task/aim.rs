@@ -293,6 +293,12 @@ pub fn planned() -> EntryId {
     "plan.00000000000000000000000000".parse().expect("a valid id")
 }
 
+/// A claim that was not brought to its end may never serve: the same again is a new claim.
+fn is_unsettled(intent: &Intent, service: &Service) -> bool {
+    let mover = intent.mover(&service.id);
+    service.is_leased() && mover.is_some_and(|m| m.progress != Progress::Done)
+}
+
 /// A service moves when the command names it or its target changes by the writes, and it is not in
 /// that state already.
 fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> Vec<Move> {
@@ -306,7 +312,7 @@ fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> V
         }
         let placed = place_one(world, intent, service);
         let to = Traffic::settled(spread);
-        if placed.traffic != to {
+        if placed.traffic != to || is_unsettled(intent, service) && named.contains(&service.id) {
             moves.push(Move {
                 service: service.id.clone(),
                 epoch: next_epoch(present, &service.id),

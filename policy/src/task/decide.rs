@@ -9,6 +9,7 @@ pub use super::aim::planned;
 use super::aim::{Aim, aim, undo};
 use crate::fabric::Operator;
 use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs, sha256_hex};
+use crate::lease::admission;
 use crate::log::conflict::Claims;
 use crate::log::entry::{
     Ask, Change, Command, Directive, Effect, Move, Object, Request, Step, Subject, Terms, Verb,
@@ -79,6 +80,8 @@ pub struct Sight {
     pub mismatched: BTreeSet<NodeId>,
     /// Sites of which nothing was heard for too long.
     pub silent: BTreeSet<SiteId>,
+    /// How many voters answered this node a moment ago.
+    pub voters_heard: usize,
     /// Nodes of which nothing was heard for too long.
     pub away: BTreeSet<NodeId>,
     /// Links that one of their ends says it cannot use.
@@ -153,6 +156,7 @@ pub fn propose(
     let supersedes = open_tasks(present, &writes, &moves, terms.supersede)?;
     let change = safety::Change { verb, after: &after, moves: &moves, services: &services, terms };
     safety::check(present, change, overrides)?;
+    let extra = admission::extra_approvals(present, change);
 
     let gated = !overrides.contains(safety::GATE);
     let in_waves = matches!(verb, Verb::Evacuate { .. });
@@ -169,6 +173,7 @@ pub fn propose(
     if !overrides.is_empty() {
         approvals_needed = approvals_needed.max(1);
     }
+    approvals_needed = (approvals_needed + extra).min(2);
     Ok(Proposal { effect, plan_hash, approvals_needed, services, supersedes })
 }
 

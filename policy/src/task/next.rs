@@ -12,12 +12,13 @@ pub use super::steps::STEP_TIMEOUT;
 use super::steps::{Step, StepKind, old_answers_live};
 use super::view::{Reading, approvals, last_effect, overtaken, read, start_slot, wished, wishes};
 use crate::fabric::OperatorRole;
-use crate::id::{EntryId, NodeId, WallMs};
+use crate::id::{EntryId, NodeId, ServiceId, WallMs};
 use crate::log::entry::{
     Body, Command, Effect, EffectiveFact, EndFact, Outcome, Slot, StepFact, StepState, Turn,
     TurnFact, WishKind,
 };
 use crate::log::intent::World;
+use crate::service::{Isolation, Service};
 
 /// How long a task may wait for its approvals.
 pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -302,6 +303,10 @@ impl At<'_> {
                 }
             }
         }
+        if let Some(next) = self.without(step, &missing, &mut evidence) {
+            return next;
+        }
+        missing.retain(|node| !self.is_excused(step, node));
         if missing.is_empty() {
             if step.kind == StepKind::Withdraw && !step.delay.is_zero() {
                 evidence.push(format!("unmeasured: waited {} ms", step.delay.as_millis()));
@@ -324,6 +329,56 @@ impl At<'_> {
                 self.step(step.number, StepState::Failed { reason })
             }
         }
+    }
+}
+
+/// Steps of leased services: the lease ends without a word from whoever held it.
+impl At<'_> {
+    /// Whether all that the step moves is leased.
+    fn is_leased(&self, step: &Step) -> bool {
+        let catalog = self.present.world.catalog;
+        let leased = !step.states.is_empty();
+        leased && step.states.keys().all(|id| catalog.get(id).is_some_and(Service::is_leased))
+    }
+
+    /// A withdrawal that some have not confirmed: after W whoever still had the lease has it no
+    /// more. That never suffices for an exclusive service.
+    fn without(
+        &self,
+        step: &Step,
+        missing: &BTreeSet<&NodeId>,
+        evidence: &mut Vec<String>,
+    ) -> Option<Next> {
+        let ends = step.kind == StepKind::Withdraw && self.is_leased(step);
+        if !ends || missing.is_empty() || self.seen.since_last < step.timeout {
+            return None;
+        }
+        let names: Vec<&str> = missing.iter().map(|node| node.as_str()).collect();
+        let names = names.join(", ");
+        let catalog = self.present.world.catalog;
+        let exclusive =
+            |id: &&ServiceId| catalog.get(id).is_some_and(|s| s.isolation == Isolation::Exclusive);
+        if let Some(service) = step.states.keys().find(exclusive) {
+            let reason = format!(
+                "{service} is exclusive, and {names} did not confirm: --fencing asserted says of a \
+                 site that it is off"
+            );
+            return Some(self.step(step.number, StepState::Failed { reason }));
+        }
+        let waited = step.timeout.as_secs();
+        let evidence = std::mem::take(evidence).into_iter();
+        let line = format!("fenced after {waited} s without a word from {names}: no lease is left");
+        let evidence = evidence.chain([line]).collect();
+        Some(self.step(step.number, StepState::Done { evidence }))
+    }
+
+    /// A node of a silent site does not hold up what its lease does not hold up either.
+    fn is_excused(&self, step: &Step, node: &NodeId) -> bool {
+        let Present { world, sight, .. } = self.present;
+        let site = world.fabric.node(node).map(|n| &n.site);
+        step.kind == StepKind::Verify
+            && self.is_leased(step)
+            && site.is_some_and(|site| sight.silent.contains(site))
     }
 }
 

@@ -46,13 +46,17 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
             Some(category) if manner.in_waves => wave_of(category),
             Some(_) | None => 0,
         };
+        let is_leased = service.is_some_and(Service::is_leased);
         let (group, mut parts) = match one.handover {
             Handover::MakeBeforeBreak => {
                 (1, make_before_break(one, manner.world, manner.unhurried))
             }
-            Handover::BreakBeforeMake => (2, break_before_make(one)),
+            Handover::BreakBeforeMake => (2, break_before_make(one, is_leased)),
         };
-        let lowers = manner.unhurried && !parts.is_empty();
+        // Its steps wait for other nodes and for longer than those of others.
+        let group = if is_leased { 3 } else { group };
+        // Old answers of a leased service lead to a gate that is shut, and may be all there is.
+        let lowers = !is_leased && manner.unhurried && !parts.is_empty();
         if let Some(service) = service.filter(|s| lowers && waits_for_answers(s, one)) {
             add(&mut phases, (wave, 0), one, Part::now(0, StepKind::LowerTtl, one.from.clone()));
             let wait = waits.entry(wave).or_insert(Duration::ZERO);
@@ -66,6 +70,14 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
         for part in parts {
             add(&mut phases, (wave, group), one, part);
         }
+    }
+    let lease = manner.world.fabric.lease.wait;
+    for ((_, group, _), step) in &mut phases {
+        step.timeout = match (*group, step.kind) {
+            (3, StepKind::Withdraw) => lease,
+            (3, _) => lease + STEP_TIMEOUT,
+            _ => step.timeout,
+        };
     }
     for (wave, wait) in waits {
         let mut moving = phases.range_mut((wave, 1, 0)..).filter(|(at, _)| at.0 == wave);
@@ -292,7 +304,8 @@ fn sent_from_elsewhere(from: &Traffic, to: &Traffic, world: World<'_>) -> bool {
     new.any(|target| sites().any(|sender| sends_to(sender, target)))
 }
 
-fn break_before_make(one: &Move) -> Vec<Part> {
+/// Of a leased service the others confirm that they do not serve, also where nobody should.
+fn break_before_make(one: &Move, is_leased: bool) -> Vec<Part> {
     let Move { from, to, .. } = one;
     let nowhere =
         Traffic { spread: Spread::Nowhere, accept: BTreeSet::new(), answers: from.answers.clone() };
@@ -300,7 +313,7 @@ fn break_before_make(one: &Move) -> Vec<Part> {
     let ends_nowhere = to.spread == Spread::Nowhere;
     let stopped = if ends_nowhere { to.clone() } else { nowhere };
     // Also where it is nowhere: perhaps only by the word of a task that nobody has acknowledged.
-    if *from != *to {
+    if *from != *to || is_leased {
         parts.push(Part::now(0, StepKind::Withdraw, stopped));
     }
     if !ends_nowhere {

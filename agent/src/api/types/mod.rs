@@ -5,6 +5,7 @@
 //! fields: a reader passes over what it does not know.
 
 mod conflict;
+mod lease;
 mod path;
 mod plan;
 mod request;
@@ -15,6 +16,7 @@ mod status;
 mod task;
 
 pub use conflict::{ClaimDoc, ConflictDoc};
+pub use lease::{LeaseDoc, LeasesDoc, VoterDoc};
 pub use path::{
     CountDoc, DrainedDoc, DrainedRow, HopDoc, KernelWord, PairDoc, PathDoc, RepairDoc,
     SeparationDoc, ServiceLossDoc, SimulationDoc, WayDoc,
@@ -23,7 +25,7 @@ pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDo
 pub use request::{ApiCall, ApiRequest, ObjectDoc, TermsDoc, VERSION, VerbDoc};
 pub use response::{
     ApiError, ApiResponse, AuditDoc, AuditLine, AuditVerdictDoc, CommandReply, ErrorCode,
-    ExplainDoc, IdentityDoc, Outcome, Payload,
+    ExplainDoc, IdentityDoc, Outcome, Payload, RejoinDoc,
 };
 pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
 pub use stamp::{Stamp, StampError};

@@ -50,6 +50,11 @@ pub enum ApiRequest {
     Task {
         id: String,
     },
+    /// An operator's word, at the voter's own socket, that another voter will not be read.
+    Rejoin {
+        without: String,
+        reason: String,
+    },
     /// What `verb` would do; changes nothing.
     Plan {
         verb: VerbDoc,

@@ -58,6 +58,15 @@ pub enum Payload {
     Audit(AuditDoc),
     AuditVerdict(AuditVerdictDoc),
     Command(CommandReply),
+    Rejoin(RejoinDoc),
+}
+
+/// What became of an operator's word that a voter will not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejoinDoc {
+    pub without: String,
+    /// Those that still have to be read.
+    pub pending: Vec<String>,
 }
 
 /// Why there is no payload.

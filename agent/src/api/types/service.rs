@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use nett_policy::service::{
-    AllDown, Category, Handover, Isolation, Mode, Prefer, Readmit, Service, Trigger,
-};
+use nett_policy::service::{AllDown, Category, Handover, Mode, Prefer, Readmit, Service, Trigger};
 use nett_policy::traffic::Spread;
 use serde::{Deserialize, Serialize};
+
+use super::LeaseDoc;
 
 /// One line of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub struct ServiceDoc {
     pub open_task: Option<String>,
     /// In failover order.
     pub sites: Vec<ServiceSite>,
+    /// Of `lease` and `exclusive` services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Box<LeaseDoc>>,
 }
 
 /// A service at one site.
@@ -172,10 +175,7 @@ impl From<&Service> for DefinitionDoc {
                 Handover::BreakBeforeMake => "break-before-make",
             }
             .to_owned(),
-            isolation: match service.isolation {
-                Isolation::Static => "static",
-            }
-            .to_owned(),
+            isolation: service.isolation.as_str().to_owned(),
             trigger: match service.trigger {
                 Trigger::Manual => "manual",
                 Trigger::Approve => "approve",

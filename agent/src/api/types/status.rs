@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConflictDoc, TaskLine};
+use super::{ConflictDoc, LeasesDoc, TaskLine};
 
 /// Everything at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct StatusDoc {
     /// Networks whose questions this agent's name server did not all answer, in the last minute.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rate_limited: Vec<RateLimitedDoc>,
+    /// Absent where nothing is leased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases: Option<LeasesDoc>,
 }
 
 /// A network that asks for the same answer too often.

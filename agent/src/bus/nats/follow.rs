@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Link;
 use crate::bus::BusEvent;
 use crate::bus::subject::Replicated;
-use crate::bus::wire::{Sealed, open_report};
+use crate::bus::wire::{Sealed, SealedVote, open_report};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Without a message or heartbeat for this long, the consumer is gone.
@@ -37,6 +37,8 @@ pub(super) enum What {
     Log { start: u64 },
     /// The last value of each subject, then every new one.
     State,
+    /// Every vote: there are few.
+    Vote,
 }
 
 #[derive(Clone)]
@@ -78,7 +80,7 @@ impl Follower {
         // The number of the entry handed on last.
         let mut last = match self.what {
             What::Log { start } => start - 1,
-            What::State => 0,
+            What::State | What::Vote => 0,
         };
         let mut backoff = BACKOFF_FIRST;
         let mut told = false;
@@ -109,7 +111,8 @@ impl Follower {
                     let (site, read) = (self.site.clone(), last);
                     // What it holds now is read from its beginning: what is known is passed over.
                     (last, told) = (0, false);
-                    Some(BusEvent::LogReplaced { site, read, found })
+                    let is_log = matches!(self.what, What::Log { .. });
+                    is_log.then_some(BusEvent::LogReplaced { site, read, found })
                 }
             };
             if let Some(event) = event.filter(|_| !told) {
@@ -141,8 +144,12 @@ impl Follower {
         let stream = stream.map_err(|error| Stop::Missing(describe(&error)))?;
         let found = stream.cached_info().state.last_sequence;
         let deliver_policy = match self.what {
-            What::Log { .. } if found < last => return Err(Stop::Replaced { found }),
-            What::Log { .. } => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
+            What::Log { .. } | What::Vote if found < last => {
+                return Err(Stop::Replaced { found });
+            }
+            What::Log { .. } | What::Vote => {
+                DeliverPolicy::ByStartSequence { start_sequence: last + 1 }
+            }
             What::State => DeliverPolicy::LastPerSubject,
         };
         let client = self.context.client();
@@ -172,7 +179,7 @@ impl Follower {
     /// The server refuses a last-per-subject consumer without a filter.
     fn filter(&self) -> String {
         match self.what {
-            What::Log { .. } => String::new(),
+            What::Log { .. } | What::Vote => String::new(),
             What::State => Replicated::State.subjects(&self.site),
         }
     }
@@ -249,16 +256,17 @@ impl Follower {
         let stream_seq = info.stream_sequence;
         reading.delivered += 1;
         if matches!(self.what, What::State) || stream_seq > *last {
-            let event = self.event(&message, stream_seq);
-            self.events.send(event).await.map_err(|_| Stop::End)?;
+            if let Some(event) = self.event(&message, stream_seq) {
+                self.events.send(event).await.map_err(|_| Stop::End)?;
+            }
             *last = stream_seq;
         }
         Ok(())
     }
 
-    fn event(&self, message: &Message, stream_seq: u64) -> BusEvent {
+    fn event(&self, message: &Message, stream_seq: u64) -> Option<BusEvent> {
         let (site, subject) = (self.site.clone(), message.subject.to_string());
-        match self.what {
+        Some(match self.what {
             What::Log { .. } => match Sealed::open(&message.payload, &subject, &*self.rosters) {
                 Ok(sealed) => BusEvent::Entry { sealed, stream_seq, site },
                 Err(error) => {
@@ -270,12 +278,20 @@ impl Follower {
                 Ok(report) => BusEvent::Report(report),
                 Err(error) => BusEvent::BadReport { site, subject, error },
             },
-        }
+            What::Vote => match SealedVote::open(&message.payload, &*self.rosters) {
+                Ok(vote) => BusEvent::Vote(vote),
+                Err(error) => {
+                    let error = error.message();
+                    tracing::warn!(%site, stream_seq, error, "A vote is not believed.");
+                    return None;
+                }
+            },
+        })
     }
 
     /// False when the controller is gone.
     async fn caught_up(&self) -> bool {
-        if self.what == What::State {
+        if self.what == What::State || self.what == What::Vote {
             return true;
         }
         let site = self.site.clone();
@@ -298,6 +314,7 @@ impl What {
         match self {
             Self::Log { .. } => Replicated::Log,
             Self::State => Replicated::State,
+            Self::Vote => Replicated::Vote,
         }
     }
 }

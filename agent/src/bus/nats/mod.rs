@@ -136,9 +136,16 @@ impl NatsBus {
         for rpc in [subject::rpc_of(&config.site, &config.node), subject::rpc_any(&config.site)] {
             tasks.spawn(take_rpc(client.clone(), rpc, events.clone()));
         }
+        if fabric.voters().any(|n| n.id == config.node) {
+            for peer in &fabric.sites {
+                let asks = subject::beacon(&config.site, &peer.id, &config.node);
+                tasks.spawn(take_asks(client.clone(), asks, events.clone()));
+            }
+        }
+        let votes = fabric.voters().next().map(|_| What::Vote);
         for site in fabric.sites.iter().map(|s| s.id.clone()) {
             let start = config.start.get(&site).copied().unwrap_or(1).max(1);
-            for what in [What::Log { start }, What::State] {
+            for what in [What::Log { start }, What::State].into_iter().chain(votes) {
                 let follower = Follower {
                     context: context.clone(),
                     stream: what.replicated().stream(&site),
@@ -148,7 +155,7 @@ impl NatsBus {
                     link: link.clone(),
                     events: events.clone(),
                 };
-                if site != config.site {
+                if site != config.site && what != What::Vote {
                     let prefix = subject::domain_api(&site);
                     let origin = jetstream::context::ContextBuilder::new()
                         .timeout(REQUEST_DEADLINE)
@@ -221,6 +228,35 @@ impl Bus for NatsBus {
                 .header(subject::HEADER_MIN_READER, READER.to_string());
             let to = subject::report(&self.site, &self.node);
             self.publish(to, message).await.map(drop)
+        })
+    }
+
+    fn publish_vote(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>> {
+        Box::pin(async move {
+            let message = PublishMessage::build()
+                .payload(bytes.into())
+                .header(subject::HEADER_SITE, self.site.as_str())
+                .header(subject::HEADER_KIND, "vote")
+                .header(subject::HEADER_MIN_READER, READER.to_string());
+            self.publish(subject::votes(&self.site), message).await.map(drop)
+        })
+    }
+
+    fn ask<'a>(
+        &'a self,
+        site: &'a SiteId,
+        voter: &'a NodeId,
+        bytes: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, AppendError>> {
+        Box::pin(async move {
+            if !self.connected() {
+                return Err(AppendError::Unreachable);
+            }
+            let to = subject::beacon(site, &self.site, voter);
+            match timeout(REQUEST_DEADLINE, self.client.request(to, bytes.into())).await {
+                Ok(Ok(answer)) => Ok(answer.payload.to_vec()),
+                Ok(Err(_)) | Err(_) => Err(AppendError::Timeout),
+            }
         })
     }
 
@@ -385,6 +421,17 @@ async fn take_rpc(client: Client, subject: String, events: mpsc::Sender<BusEvent
     let subscribe = || client.queue_subscribe(subject.clone(), group.clone());
     while let Ok(subscription) = subscribe().await {
         let wrap = |bytes, subject, reply| BusEvent::Rpc { bytes, subject, reply };
+        take(subscription, &client, &events, wrap).await;
+        if events.is_closed() {
+            return;
+        }
+    }
+}
+
+async fn take_asks(client: Client, subject: String, events: mpsc::Sender<BusEvent>) {
+    let subscribe = || client.subscribe(subject.clone());
+    while let Ok(subscription) = subscribe().await {
+        let wrap = |bytes, _, reply| BusEvent::Beacon { bytes, reply };
         take(subscription, &client, &events, wrap).await;
         if events.is_closed() {
             return;

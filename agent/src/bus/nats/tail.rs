@@ -70,7 +70,7 @@ impl Tail {
         let mirror = &self.mirror;
         let what = match mirror.what {
             What::Log { start } => What::Log { start: start.max(here + 1) },
-            What::State => What::State,
+            What::State | What::Vote => mirror.what,
         };
         let follower = Follower {
             context: self.origin.clone(),

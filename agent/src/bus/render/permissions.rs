@@ -49,8 +49,13 @@ pub(super) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
         subject::report(site, id),
         format!("$KV.{LOCAL_BUCKET}.>"),
     ];
+    let mut subscribe = vec!["nett.l.>".to_owned(), format!("{}.>", subject::inbox(site))];
+    if fabric.voters().next().is_some() {
+        publish.push(format!("nett.x.beacon.*.{site}.*"));
+    }
     if node.voter {
         publish.push(Replicated::Vote.subjects(site));
+        subscribe.push(format!("nett.x.beacon.{site}.*.{id}"));
     }
     let api = ["STREAM.INFO.*", "CONSUMER.CREATE.*", "CONSUMER.CREATE.*.>"];
     publish.extend(api.map(|call| format!("$JS.API.{call}")));
@@ -66,7 +71,7 @@ pub(super) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
     }
     Permissions {
         publish,
-        subscribe: vec!["nett.l.>".to_owned(), format!("{}.>", subject::inbox(site))],
+        subscribe,
         subscribe_deny: vec![format!("{}.>", subject::OPERATOR_INBOX)],
         responses: true,
     }

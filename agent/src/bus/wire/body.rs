@@ -2,16 +2,18 @@
 //!
 //! A request is never repeated inside a body: it stands beside it, as the operator signed it.
 
+use std::collections::BTreeMap;
+
 use nett_policy::id::EntryId;
 use nett_policy::log::entry::{
     AdoptFact, Body, Command, EffectiveFact, EndFact, Outcome, Refused, Request, Slot, StepFact,
-    StepState, Turn, TurnFact, Wish,
+    StepState, Turn, TurnFact, Wish, Withdrawn,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::effect::EffectDoc;
-use super::{OpenError, WireError, id, json};
+use super::{OpenError, WireError, epochs, id, json};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,6 +81,12 @@ struct EndDoc {
     slot: SlotDoc,
     outcome: OutcomeDoc,
     reason: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WithdrawnDoc {
+    services: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -152,6 +160,9 @@ pub(super) fn write(body: &Body) -> Result<Map<String, Value>, WireError> {
         }),
         Body::Adopt(AdoptFact { request: _, slot, rank }) => {
             json::object(&AdoptDoc { slot: SlotDoc::write(slot), rank: *rank })
+        }
+        Body::Withdrawn(Withdrawn { services }) => {
+            json::object(&WithdrawnDoc { services: epochs::write(services) })
         }
         Body::End(EndFact { slot, outcome, reason }) => json::object(&EndDoc {
             slot: SlotDoc::write(slot),
@@ -229,8 +240,15 @@ pub(super) fn read(
             let EndDoc { slot, outcome, reason } = json::read(body)?;
             Ok(Body::End(EndFact { slot: slot.read()?, outcome: outcome.read(), reason }))
         }
+        ("withdrawn", None) => {
+            let WithdrawnDoc { services } = json::read(body)?;
+            if services.is_empty() {
+                return Err(wrong("a withdrawal names services"));
+            }
+            Ok(Body::Withdrawn(Withdrawn { services: epochs::read("body.services", services)? }))
+        }
         (_, Some(_)) => Err(wrong("command, refused, adopt or a wish beside a request")),
-        (_, None) => Err(wrong("effective, step, turn or end without a request")),
+        (_, None) => Err(wrong("effective, step, turn, end or withdrawn without a request")),
     }
 }
 

@@ -107,7 +107,9 @@ fn embedded(body: &Body) -> Option<&Request> {
         Body::Refused(refused) => Some(&refused.request),
         Body::Wish(wish) => Some(&wish.request),
         Body::Adopt(fact) => Some(&fact.request),
-        Body::Effective(_) | Body::Step(_) | Body::Turn(_) | Body::End(_) => None,
+        Body::Effective(_) | Body::Step(_) | Body::Turn(_) | Body::End(_) | Body::Withdrawn(_) => {
+            None
+        }
     }
 }
 

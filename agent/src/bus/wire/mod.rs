@@ -10,10 +10,12 @@
 mod body;
 mod effect;
 mod entry;
+mod epochs;
 mod json;
 mod report;
 mod request;
 mod sign;
+mod vote;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub use entry::{Draft, Sealed, open_entry, open_stored_entry, seal_entry};
 pub use json::MAX_BYTES;
 pub use report::{Ack, Head, Report, open_report, seal_report};
 pub use request::{open_request, request_subject, seal_request};
+pub use vote::{BeaconAnswer, SealedVote, open_answer, open_ask, seal_answer, seal_ask};
 
 /// The envelope version this build writes.
 pub const VERSION: u32 = 1;

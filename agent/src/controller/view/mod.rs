@@ -1,6 +1,7 @@
 //! Answers to questions about the present: domain state in, API documents out.
 
 mod conflict;
+mod lease;
 mod path;
 mod plan;
 mod service;
@@ -65,6 +66,7 @@ impl Controller {
             ApiRequest::Plan { verb, overrides, terms } => {
                 self.plan_doc(&verb, &overrides, terms.as_ref(), now)
             }
+            ApiRequest::Rejoin { without, reason } => self.rejoin(&without, &reason),
             ApiRequest::ExplainPath { from, to, node } => {
                 self.path_doc(&from, &to, node.as_deref())
             }
@@ -108,7 +110,7 @@ impl Controller {
     pub fn isolated_since(&self, now: Now) -> Option<Duration> {
         let others = self.peers.reports.values().filter(|h| h.report.site != *self.site());
         let newest = others.map(|h| h.at).max();
-        let silent = now.mono.saturating_sub(newest.unwrap_or_default());
+        let silent = now.mono.saturating_sub(newest.or(self.since).unwrap_or_default());
         (silent > SILENCE && self.setting.fabric.sites.len() > 1).then_some(silent)
     }
 

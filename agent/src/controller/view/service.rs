@@ -67,7 +67,6 @@ impl Controller {
             age_ms: None,
             site: site.to_string(),
         };
-        let _ = now;
         Ok(Payload::Service(ServiceDoc {
             id: id.to_string(),
             definition: DefinitionDoc::from(service),
@@ -78,6 +77,7 @@ impl Controller {
             last_task: self.intent.mover(&id).map(|m| m.order.task.to_string()),
             open_task: self.open_task(&id).map(|t| t.to_string()),
             sites: service.sites().into_iter().map(site).collect(),
+            lease: self.lease_doc(&id, now).map(Box::new),
         }))
     }
 

@@ -26,6 +26,7 @@ impl Controller {
             conflicts: self.conflict_docs(),
             refused: self.deciding.refused,
             rate_limited: Vec::new(),
+            leases: self.leases_doc(now),
         }
     }
 

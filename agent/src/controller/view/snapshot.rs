@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub dns_serial: Option<u32>,
     /// Split decisions, and sites whose log says two things.
     pub conflicts: u32,
+    /// How long this node may go on serving, where it does.
+    pub leases: BTreeMap<ServiceId, Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +75,7 @@ impl Controller {
             tasks,
             services: self.service_snapshots(),
             dns_serial: self.doing.serial(),
+            leases: self.leases_left(now).into_iter().collect(),
             conflicts: small(self.reading.conflicts() + self.conflicts.len()),
         }
     }

@@ -17,6 +17,7 @@ mod parse;
 mod plan;
 mod prove;
 mod reject;
+mod rejoin;
 mod resolve;
 mod revert;
 mod schema;
@@ -94,6 +95,8 @@ pub(super) enum Command {
     Prove(prove::Sub),
     /// What happened, by whom and why
     Audit(audit::Args),
+    /// Let this node's voter vote without having read a voter that is lost
+    Rejoin(rejoin::Args),
     /// Set up and check the NATS side
     #[command(subcommand)]
     Bus(bus::Sub),
@@ -131,6 +134,7 @@ pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         Command::Simulate(args) => simulate::run(&args, session).await,
         Command::Prove(sub) => prove::run(sub, session).await,
         Command::Audit(args) => audit::run(&args, session).await,
+        Command::Rejoin(args) => rejoin::run(&args, session).await,
         Command::Bus(sub) => bus::run(sub, session).await,
         Command::Keygen(args) => keygen::run(&args, session),
         Command::Completions(args) => completions::run(&args, session),

@@ -2,7 +2,7 @@
 
 use super::table::{Cell, Table, Tone, facts};
 use super::{Style, or_dash};
-use crate::api::types::{AuditDoc, AuditLine, AuditVerdictDoc, ExplainDoc, IdentityDoc};
+use crate::api::types::{AuditDoc, AuditLine, AuditVerdictDoc, ExplainDoc, IdentityDoc, RejoinDoc};
 use crate::bus::provision::Finding;
 
 pub(super) fn explain(explain: &ExplainDoc) -> String {
@@ -135,4 +135,12 @@ pub(super) fn findings_json(findings: &[Finding]) -> serde_json::Value {
         })
     });
     serde_json::json!({ "streams": streams.collect::<Vec<_>>() })
+}
+
+/// What is left to be read after an operator's word.
+pub(super) fn rejoin(doc: &RejoinDoc) -> String {
+    match doc.pending.is_empty() {
+        true => format!("this voter votes without having read {}\n", doc.without),
+        false => format!("still to be read: {}\n", doc.pending.join(", ")),
+    }
 }

@@ -300,5 +300,6 @@ fn text(payload: &Payload, style: Style) -> String {
         Payload::Audit(doc) => lists::audit(doc, style),
         Payload::AuditVerdict(doc) => lists::audit_verdict(doc),
         Payload::Command(reply) => task::reply_text(reply) + "\n",
+        Payload::Rejoin(doc) => lists::rejoin(doc),
     }
 }

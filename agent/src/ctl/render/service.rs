@@ -2,7 +2,7 @@
 
 use super::table::{Cell, Table, facts};
 use super::{Style, age_note, or_dash};
-use crate::api::types::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite};
+use crate::api::types::{DefinitionDoc, LeaseDoc, ServiceDoc, ServiceLine, ServiceSite};
 
 pub(super) fn list(services: &[ServiceLine], style: Style) -> String {
     let mut header = vec!["SERVICE", "CAT", "TRAFFIC", "EPOCH", "HEALTH", "TASK"];
@@ -31,8 +31,18 @@ pub(super) fn list(services: &[ServiceLine], style: Style) -> String {
 }
 
 pub(super) fn show(service: &ServiceDoc, style: Style) -> String {
-    let ServiceDoc { id, definition, spread, accept, answers, epoch, last_task, open_task, sites } =
-        service;
+    let ServiceDoc {
+        id,
+        definition,
+        spread,
+        accept,
+        answers,
+        epoch,
+        last_task,
+        open_task,
+        sites,
+        lease,
+    } = service;
     let mut out = facts(&[
         ("service", id.clone()),
         ("traffic", spread.text()),
@@ -42,6 +52,10 @@ pub(super) fn show(service: &ServiceDoc, style: Style) -> String {
         ("open task", open_task.clone().unwrap_or_default()),
         ("last task", last_task.clone().unwrap_or_default()),
     ]);
+    if let Some(lease) = lease {
+        out.push('\n');
+        out += &lease_text(lease);
+    }
     out.push('\n');
     let mut table = Table::new(&["SITE", "STATE", "WEIGHT", "HEALTH", "BACKENDS"]);
     for site in sites {
@@ -57,6 +71,18 @@ pub(super) fn show(service: &ServiceDoc, style: Style) -> String {
     out += &table.text(style);
     out.push('\n');
     out + &definition_text(definition)
+}
+
+fn lease_text(lease: &LeaseDoc) -> String {
+    let LeaseDoc { standing, why, claim, epoch, target, voters, needed, left_ms } = lease;
+    let claim = claim.clone().unwrap_or_else(|| "the definition".to_owned());
+    let target = target.as_deref().map_or_else(String::new, |site| format!(" for {site}"));
+    facts(&[
+        ("lease here", format!("{standing}: {why}")),
+        ("claim", format!("{claim}{target}, epoch {epoch}")),
+        ("votes", format!("{voters}, {needed} needed")),
+        ("time left", left_ms.map(|ms| format!("{} s", ms / 1000)).unwrap_or_default()),
+    ])
 }
 
 /// How many answer, or how many there are where none is probed.

@@ -3,7 +3,8 @@
 use super::table::{Cell, Table, Tone, facts};
 use super::{FRESH_MS, Style, age_note, or_dash, short, task};
 use crate::api::types::{
-    ApiResponse, LinkDoc, LinkEndDoc, NodeDoc, RateLimitedDoc, SiteDoc, StatusDoc,
+    ApiResponse, LeasesDoc, LinkDoc, LinkEndDoc, NodeDoc, RateLimitedDoc, SiteDoc, StatusDoc,
+    VoterDoc,
 };
 
 /// Which part of a status to show.
@@ -33,6 +34,7 @@ pub(super) fn status_text(
         conflicts,
         refused,
         rate_limited,
+        leases,
     } = status;
     let mut out = format!(
         "fabric {fabric} generation {generation} hash {}, seen from {} at {}\n\n",
@@ -66,9 +68,35 @@ pub(super) fn status_text(
         out.push('\n');
         out += &task::list(open_tasks, style);
     }
+    if let Some(leases) = leases {
+        out.push('\n');
+        out += &leases_text(leases, style);
+    }
     if !rate_limited.is_empty() {
         out.push('\n');
         out += &limited_text(rate_limited, style);
+    }
+    out
+}
+
+fn leases_text(leases: &LeasesDoc, style: Style) -> String {
+    let LeasesDoc { duration_ms, wait_ms, voters, fences_known, pending, gate } = leases;
+    let mut table = Table::new(&["VOTER", "NODE", "ANSWERED"]);
+    for VoterDoc { site, node, answered_ms } in voters {
+        let age =
+            answered_ms.map_or_else(|| "never".to_owned(), |ms| format!("{} s ago", ms / 1000));
+        table.row(vec![site.clone().into(), node.clone().into(), age.into()]);
+    }
+    let mut out = format!("leases of {} s, wait {} s\n", duration_ms / 1000, wait_ms / 1000);
+    out += &table.text(style);
+    if !pending.is_empty() {
+        out += &format!("this voter reads {} before it votes\n", pending.join(", "));
+    }
+    if !fences_known {
+        out += "this node lost its disk, and serves nothing leased until it has read the log\n";
+    }
+    if let Some(gate) = gate {
+        out += &format!("GATE: {gate}\n");
     }
     out
 }

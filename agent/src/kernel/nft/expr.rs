@@ -67,6 +67,13 @@ pub(super) enum Direction {
     Reply = 1,
 }
 
+/// Which address of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Side {
+    Source,
+    Destination,
+}
+
 // === impl Expressions ===
 
 impl Expressions {
@@ -194,6 +201,69 @@ impl Expressions {
                 m.put_be32(4, length);
             })
             .lookup(set, false)
+    }
+
+    /// `ip saddr`, `ip6 daddr` and so on, for a lookup.
+    pub(super) fn address(self, side: Side, six: bool) -> Self {
+        let (family, offset, length) = match (six, side) {
+            (false, Side::Source) => (2u8, 12, 4),
+            (false, Side::Destination) => (2, 16, 4),
+            (true, Side::Source) => (10, 8, 16),
+            (true, Side::Destination) => (10, 24, 16),
+        };
+        let packet = self.load_meta(Meta::NetworkFamily).compare(Compare::Equal, &[family]);
+        packet.payload(1, offset, length)
+    }
+
+    /// What was loaded last is in the set.
+    pub(super) fn in_set(self, set: &str) -> Self {
+        self.lookup(set, false)
+    }
+
+    /// The verdict that a map has for what was loaded last, if it has one.
+    pub(super) fn verdict_of(self, map: &str) -> Self {
+        self.push("lookup", |m| {
+            m.put_text(1, map);
+            m.put_be32(2, REGISTER);
+            m.put_be32(3, REGISTER_VERDICT);
+        })
+    }
+
+    /// `meta mark & 0 ^ VALUE`: a constant for a lookup, whatever the mark is.
+    pub(super) fn constant(self, value: u32) -> Self {
+        self.load_meta(Meta::Mark).bitwise(0, value)
+    }
+
+    /// `tcp flags & rst == rst`
+    pub(super) fn resets(self) -> Self {
+        const RST: u8 = 0x04;
+        let flags = self.tcp().payload(2, 13, 1);
+        let masked = flags.push("bitwise", |m| {
+            m.put_be32(1, REGISTER);
+            m.put_be32(2, REGISTER);
+            m.put_be32(3, 1);
+            m.nest(4, |m| m.put(DATA_VALUE, &[RST]));
+            m.nest(5, |m| m.put(DATA_VALUE, &[0]));
+        });
+        masked.compare(Compare::Equal, &[RST])
+    }
+
+    /// `icmp type KIND` or `icmpv6 type KIND`
+    pub(super) fn icmp(self, six: bool, kind: u8) -> Self {
+        let (family, protocol) = if six { (10u8, 58u8) } else { (2, 1) };
+        let packet = self.load_meta(Meta::NetworkFamily).compare(Compare::Equal, &[family]);
+        let packet = packet.load_meta(Meta::Transport).compare(Compare::Equal, &[protocol]);
+        packet.payload(2, 0, 1).compare(Compare::Equal, &[kind])
+    }
+
+    /// Bytes behind the network header (base 1) or the transport header (base 2).
+    fn payload(self, base: u32, offset: u32, length: u32) -> Self {
+        self.push("payload", |m| {
+            m.put_be32(1, REGISTER);
+            m.put_be32(2, base);
+            m.put_be32(3, offset);
+            m.put_be32(4, length);
+        })
     }
 
     /// `meta l4proto tcp`

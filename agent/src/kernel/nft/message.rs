@@ -5,7 +5,7 @@ use super::super::Count;
 use super::super::netlink::attr::{Attributes, NESTED};
 use super::super::netlink::attr::{Malformed, Message};
 use super::super::netlink::socket::{NLM_F_CREATE, NLM_F_EXCL};
-use super::expr::OBJECT_COUNTER;
+use super::expr::{Expressions, OBJECT_COUNTER};
 use super::program::{Chain, Element, Form, Key, Rule, Set, TABLE};
 
 pub(super) const NFGENMSG: usize = 4;
@@ -15,6 +15,7 @@ pub(super) const NFPROTO_INET: u8 = 1;
 pub(super) const NEWTABLE: u16 = 0;
 pub(super) const GETTABLE: u16 = 1;
 const DELTABLE: u16 = 2;
+const DELCHAIN: u16 = 5;
 pub(super) const NEWCHAIN: u16 = 3;
 pub(super) const GETCHAIN: u16 = 4;
 pub(super) const NEWRULE: u16 = 6;
@@ -23,7 +24,7 @@ pub(super) const NEWSET: u16 = 9;
 pub(super) const GETSET: u16 = 10;
 pub(super) const NEWSETELEM: u16 = 12;
 pub(super) const GETSETELEM: u16 = 13;
-const DELSETELEM: u16 = 14;
+pub(super) const DELSETELEM: u16 = 14;
 pub(super) const NEWGEN: u16 = 15;
 pub(super) const GETGEN: u16 = 16;
 pub(super) const NEWOBJ: u16 = 18;
@@ -59,8 +60,13 @@ pub(super) fn message(what: u16, flags: u16) -> Message {
 
 /// A message about our table: attribute 1 names it in every kind but `NEWGEN`.
 pub(super) fn about_table(what: u16, flags: u16) -> Message {
+    about(TABLE, what, flags)
+}
+
+/// A message about a table of that name.
+pub(super) fn about(table: &str, what: u16, flags: u16) -> Message {
     let mut message = message(what, flags);
-    message.put_text(1, TABLE);
+    message.put_text(1, table);
     message
 }
 
@@ -104,15 +110,34 @@ pub(super) fn read_comment(mut bytes: &[u8]) -> Option<String> {
 // === what is written ===
 
 pub(super) fn new_table(text: &str, table_flags: u32, exclusive: bool) -> Message {
+    named_table(TABLE, text, table_flags, exclusive)
+}
+
+pub(super) fn named_table(table: &str, text: &str, table_flags: u32, exclusive: bool) -> Message {
     let exclusive = if exclusive { NLM_F_EXCL } else { 0 };
-    let mut message = about_table(NEWTABLE, NLM_F_CREATE | exclusive);
+    let mut message = about(table, NEWTABLE, NLM_F_CREATE | exclusive);
     message.put_be32(2, table_flags);
     message.put(6, &comment(text));
     message
 }
 
 pub(super) fn delete_table() -> Message {
-    about_table(DELTABLE, 0)
+    delete(TABLE)
+}
+
+pub(super) fn delete(table: &str) -> Message {
+    about(table, DELTABLE, 0)
+}
+
+pub(super) fn delete_chain(table: &str, chain: &str) -> Message {
+    let mut message = about(table, DELCHAIN, 0);
+    message.put_text(3, chain);
+    message
+}
+
+/// The byte order of a set's key, as userdata.
+pub(super) fn key_order(order: u32) -> Vec<u8> {
+    userdata(KEY_BYTE_ORDER, &order.to_ne_bytes())
 }
 
 impl Key {
@@ -148,7 +173,7 @@ pub(super) fn new_set(set: &Set, id: u32) -> Message {
     if set.form == Form::Counters {
         message.put_be32(15, OBJECT_COUNTER);
     }
-    message.put(13, &userdata(KEY_BYTE_ORDER, &order.to_ne_bytes()));
+    message.put(13, &key_order(order));
     message
 }
 
@@ -196,7 +221,11 @@ pub(super) fn delete_elements(set: &str, list: &[Element]) -> Vec<Message> {
 }
 
 pub(super) fn new_counter(name: &str, start: Count) -> Message {
-    let mut message = about_table(NEWOBJ, NLM_F_CREATE | NLM_F_EXCL);
+    counter_of(TABLE, name, start)
+}
+
+pub(super) fn counter_of(table: &str, name: &str, start: Count) -> Message {
+    let mut message = about(table, NEWOBJ, NLM_F_CREATE | NLM_F_EXCL);
     message.put_text(2, name);
     message.put_be32(3, OBJECT_COUNTER);
     message.nest(4, |m| {
@@ -207,9 +236,13 @@ pub(super) fn new_counter(name: &str, start: Count) -> Message {
 }
 
 pub(super) fn new_chain(chain: &Chain) -> Message {
-    let mut message = about_table(NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL);
-    message.put_text(3, chain.name);
-    if let Some((hook, priority)) = chain.base {
+    chain_of(TABLE, chain.name, chain.base)
+}
+
+pub(super) fn chain_of(table: &str, name: &str, base: Option<(u32, i32)>) -> Message {
+    let mut message = about(table, NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL);
+    message.put_text(3, name);
+    if let Some((hook, priority)) = base {
         message.nest(4, |m| {
             m.put_be32(1, hook);
             m.put_be32(2, priority.cast_unsigned());
@@ -231,9 +264,21 @@ pub(super) fn new_rule(chain: &str, rule: &Rule) -> Message {
     message
 }
 
+/// A rule without a comment.
+pub(super) fn rule_of(table: &str, chain: &str, rule: Expressions) -> Message {
+    let mut message = about(table, NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+    message.put_text(2, chain);
+    message.put(4 | NESTED, &rule.into_bytes());
+    message
+}
+
 /// The elements of one set, for a dump.
 pub(super) fn get_elements(set: &str) -> Message {
-    let mut message = about_table(GETSETELEM, 0);
+    elements_of(TABLE, set)
+}
+
+pub(super) fn elements_of(table: &str, set: &str) -> Message {
+    let mut message = about(table, GETSETELEM, 0);
     message.put_text(2, set);
     message
 }

@@ -12,6 +12,8 @@
 //! writes broken JSON for a table with exactly one flag, which is what a stopped agent leaves.
 
 mod expr;
+mod gate;
+mod gate_program;
 mod interval;
 mod message;
 mod program;
@@ -31,6 +33,7 @@ use super::netlink::socket::{Connection, Failure};
 use message::{Fields, TABLE_OWNER, TABLE_PERSIST};
 use program::{Element, Program};
 
+pub use gate::NftGate;
 use message::{NEWGEN, kind};
 pub(super) use read::GuardRead;
 

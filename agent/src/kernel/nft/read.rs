@@ -161,6 +161,14 @@ fn elements(payload: &[u8]) -> Result<Option<Vec<Element>>, Malformed> {
     Ok(Some(elements))
 }
 
+/// The keys in a list of elements of a table.
+pub(super) fn element_keys(payload: &[u8], table: &str) -> Result<Option<Vec<Vec<u8>>>, Malformed> {
+    if Fields::of_message(payload)?.text(1).as_deref() != Some(table) {
+        return Ok(None);
+    }
+    Ok(elements(payload)?.map(|all| all.into_iter().map(|element| element.key).collect()))
+}
+
 /// The guard that the table's inputs mean, or one with mask 0 and the first thing that is wrong.
 fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
     let mut guard = Guard {

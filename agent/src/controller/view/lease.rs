@@ -1,0 +1,125 @@
+//! Leases in documents: who votes, what their votes say of a service, and how long that holds.
+
+use std::time::Duration;
+
+use nett_policy::id::{ServiceId, SiteId};
+use nett_policy::lease::placings::definition;
+use nett_policy::lease::rule::{Verdict, Why};
+
+use super::super::Controller;
+use super::super::effect::{AuditEvent, Effect};
+use super::super::event::Now;
+use super::{bad_request, ms};
+use crate::api::types::{ApiError, LeaseDoc, LeasesDoc, Payload, RejoinDoc, VoterDoc};
+use crate::lease::{Standing, Stands};
+
+// === impl Controller ===
+
+impl Controller {
+    pub(super) fn leases_doc(&self, now: Now) -> Option<LeasesDoc> {
+        let lease = self.lease.as_ref()?;
+        let voter = |site: &SiteId| VoterDoc {
+            site: site.to_string(),
+            node: lease.voter_of(site).map(ToString::to_string).unwrap_or_default(),
+            answered_ms: lease.last_answered(site).map(|at| ms(now.mono.saturating_sub(at))),
+        };
+        let pending = lease.pending().unwrap_or_default();
+        let times = self.setting.fabric.lease;
+        Some(LeasesDoc {
+            duration_ms: ms(times.duration),
+            wait_ms: ms(times.wait),
+            voters: lease.voters().iter().map(voter).collect(),
+            fences_known: lease.knows_fences(),
+            pending: pending.into_iter().map(ToString::to_string).collect(),
+            gate: lease.gate_trouble().map(str::to_owned),
+        })
+    }
+
+    pub(super) fn lease_doc(&self, service: &ServiceId, now: Now) -> Option<LeaseDoc> {
+        let lease = self.lease.as_ref()?;
+        let stands = lease.stands().get(service)?;
+        let defined = self.setting.catalog.get(service).and_then(definition).map(|(id, _)| id);
+        let Stands { standing, claim, epoch, target, backers, verdict } = stands;
+        let needed = lease.voters().len() / 2 + 1;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Some(LeaseDoc {
+            standing: standing.as_str().to_owned(),
+            why: why(stands, now.mono),
+            claim: claim.as_ref().filter(|id| Some(*id) != defined.as_ref()).map(|c| c.to_string()),
+            epoch: epoch.0,
+            target: target.as_ref().map(ToString::to_string),
+            voters: count(*backers),
+            needed: count(needed),
+            left_ms: left(verdict, now.mono).map(ms),
+        })
+    }
+
+    /// How long this node may go on serving each service if nobody answers any more.
+    pub(super) fn leases_left(&self, now: Now) -> Vec<(ServiceId, Duration)> {
+        let stands = self.lease.as_ref().map(|lease| lease.stands()).into_iter().flatten();
+        let left = stands.filter_map(|(id, s)| Some((id.clone(), left(&s.verdict, now.mono)?)));
+        left.collect()
+    }
+
+    /// An operator at this node says that a voter will not be read.
+    pub(super) fn rejoin(&mut self, site: &str, reason: &str) -> Result<Payload, ApiError> {
+        let site: SiteId = site.parse().map_err(|e| bad_request(format!("{e}")))?;
+        if reason.trim().is_empty() {
+            return Err(bad_request("a reason is missing: it goes on record".to_owned()));
+        }
+        let Some(lease) = &mut self.lease else {
+            return Err(bad_request("nothing is leased here".to_owned()));
+        };
+        let Some(pending) = lease.pending() else {
+            return Err(bad_request(
+                "this node does not vote: ask the voter of its site".to_owned(),
+            ));
+        };
+        if !pending.contains(&site) {
+            let names: Vec<&str> = pending.iter().map(|s| s.as_str()).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(bad_request(format!("{site} need not be read here; to be read: {names}")));
+        }
+        lease.rejoin_without(&site);
+        let left = lease.pending().unwrap_or_default();
+        let pending = left.into_iter().map(ToString::to_string).collect();
+        let text = format!("rejoins without {site}: {reason}");
+        self.effects.push(Effect::Audit(AuditEvent::Kernel { kind: "rejoin", text }));
+        Ok(Payload::Rejoin(RejoinDoc { without: site.to_string(), pending }))
+    }
+}
+
+fn left(verdict: &Option<Verdict>, now: Duration) -> Option<Duration> {
+    match verdict {
+        Some(Verdict::Serves { until }) => Some(until.saturating_sub(now)),
+        Some(Verdict::Waits { .. } | Verdict::Shut(_)) | None => None,
+    }
+}
+
+fn why(stands: &Stands, now: Duration) -> String {
+    let backers = stands.backers;
+    match (stands.standing, stands.verdict) {
+        (Standing::Serving, _) => "a majority of voters counts".to_owned(),
+        (Standing::Elsewhere, _) => "the claim is for another site".to_owned(),
+        (Standing::Between, _) => "its task has not come to the step that serves".to_owned(),
+        (Standing::Unclaimed, _) => "no claim is known to have a majority of votes".to_owned(),
+        (Standing::Shut, Some(Verdict::Waits { from })) => {
+            format!("waits {} s until older leases are over", from.saturating_sub(now).as_secs())
+        }
+        (Standing::Shut, Some(Verdict::Shut(why))) => match why {
+            Why::Elsewhere => "the claim is for another site".to_owned(),
+            Why::Fenced => "this node has confirmed that it withdrew".to_owned(),
+            Why::FenceUnknown => {
+                "this node lost its disk and has not read what it confirmed".to_owned()
+            }
+            Why::NoMajority { behind } => format!(
+                "{behind} voters stand behind it here, {backers} voted for it: confirmations are \
+                 missing, or answers"
+            ),
+            Why::Expired { counting } => format!("only {counting} voters have answered of late"),
+        },
+        (Standing::Shut, Some(Verdict::Serves { .. }) | None) => {
+            "the kernel's gate is not ready".to_owned()
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Rounds of asks: arm a slot of the gate, then ask every voter, then open what a majority allows.
+//!
+//! The order is what makes a stalled agent harmless: a slot's time runs from before the asks, so
+//! wherever the process stops the gate ends no later than the answers it was opened by. A round
+//! whose slot could not be armed asks nobody. Nothing of a round is on disk.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use nett_policy::id::SiteId;
+use nett_policy::lease::vote::Nonce;
+
+use super::gate::Slot;
+use super::store::LeaseRecord;
+use super::{Lease, LeaseEffect};
+use crate::bus::wire::BeaconAnswer;
+
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    number: u64,
+    slot: Slot,
+    next: Option<Duration>,
+    /// When this round's slot was acknowledged, and its asks were sent.
+    armed: Option<Duration>,
+    /// The slot is asked for.
+    arming: bool,
+    /// Groups that are open in this round's slot.
+    pub(super) open: BTreeSet<u32>,
+    pub(super) trouble: Option<String>,
+    /// When the lease was restored.
+    pub(super) since: Option<Duration>,
+}
+
+/// How long a start waits for the last answers once it has those of a majority.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// How long a start waits at all, whatever keeps it from being answered.
+const FIRST_ROUND: Duration = Duration::from_secs(3);
+/// And at most until the gate has its first shape.
+const FIRST_SHAPE: Duration = Duration::from_secs(4);
+
+// === impl Rounds ===
+
+impl Rounds {
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.next.filter(|_| !self.arming)
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// When this round's asks were sent; `None` while they wait for the slot.
+    pub(super) fn armed(&self) -> Option<Duration> {
+        self.armed
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    pub(super) fn begin_round(&mut self, now: Duration) {
+        let rounds = &mut self.rounds;
+        if rounds.arming || rounds.next.is_some_and(|next| now < next) || !self.may_ask() {
+            return;
+        }
+        let rounds = &mut self.rounds;
+        rounds.next = Some(now + self.fabric.lease.round());
+        rounds.number += 1;
+        if self.heard_all {
+            // Until then the other slot is all that a former process left.
+            rounds.slot = rounds.slot.other();
+        }
+        rounds.armed = None;
+        rounds.open.clear();
+        if self.is_serving_node() {
+            self.rounds.arming = true;
+            let (round, slot) = (self.rounds.number, self.rounds.slot());
+            let lease = self.rules.lease;
+            self.effects.push(LeaseEffect::Arm { round, slot, lease });
+        } else {
+            self.ask(now);
+        }
+    }
+
+    /// A voter that is a new incarnation asks nobody before that is on its disk, and a serving node
+    /// nobody before there is a gate.
+    fn may_ask(&self) -> bool {
+        let gated = !self.is_serving_node() || self.judged.has_gate();
+        gated && self.voting.as_ref().is_none_or(|voting| voting.has_begun())
+    }
+
+    pub(super) fn armed(&mut self, round: u64, result: Result<(), String>, now: Duration) {
+        if round != self.rounds.number || !self.rounds.arming {
+            return;
+        }
+        self.rounds.arming = false;
+        match result {
+            Ok(()) => {
+                self.rounds.trouble = None;
+                self.ask(now);
+            }
+            Err(error) => {
+                tracing::error!(error, "The gate cannot be armed; nobody is asked.");
+                self.rounds.trouble = Some(error);
+            }
+        }
+    }
+
+    fn ask(&mut self, now: Duration) {
+        self.rounds.armed = Some(now);
+        let voters = self.voters().clone();
+        let mut asks = Vec::new();
+        for voter in voters {
+            let nonce = Nonce(self.draw());
+            let ask = self.knowledge.ask(&self.rules, &voter, nonce, now);
+            match &self.voting {
+                // The own voter is not asked over the bus, which may be down.
+                Some(_) if voter == self.me.site => {
+                    if let Some(said) = self.say(&ask) {
+                        self.answered(&said, now);
+                    }
+                }
+                _ => asks.push(ask),
+            }
+        }
+        self.effects.push(LeaseEffect::Ask(asks));
+    }
+
+    pub(super) fn answered(&mut self, said: &BeaconAnswer, now: Duration) {
+        let BeaconAnswer { answer, node, rejoining, votes } = said;
+        if self.voter_of(&answer.voter) != Some(node) {
+            tracing::warn!(%node, "A node answers that is not its site's voter.");
+            return;
+        }
+        votes.iter().for_each(|vote| self.read_vote(vote, now));
+        if *rejoining {
+            self.heard_rejoining(answer);
+            return;
+        }
+        match self.knowledge.take(answer, now) {
+            Ok(()) => {
+                let (voter, incarnation) = (answer.voter.clone(), answer.incarnation);
+                if self.heard.insert((voter.clone(), incarnation)) {
+                    let boot = self.boot.clone();
+                    self.keep(vec![LeaseRecord::Heard { voter, incarnation, at: now, boot }]);
+                }
+                self.heard_answer(answer);
+            }
+            Err(error) => tracing::debug!(%error, voter = %answer.voter, "An answer is late."),
+        }
+    }
+
+    /// The bus is there: a start does not wait for its next round.
+    pub fn connected(&mut self) {
+        if !self.heard_all {
+            self.rounds.next = None;
+        }
+    }
+
+    /// False after a start until the voters have answered and the gate has its shape, or both have
+    /// had their time: what is in the kernel stays, since the gate in it ends by itself.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub(super) fn has_heard(&self, now: Duration) -> bool {
+        self.answers_at().is_some_and(|at| now >= at)
+    }
+
+    pub(super) fn may_begin(&self, now: Duration) -> bool {
+        let late = self.rounds.since.is_some_and(|since| now >= since + FIRST_SHAPE);
+        let shaped = !self.is_serving_node() || self.judged.is_shaped();
+        self.heard_all && (shaped || late)
+    }
+
+    /// When a start is to be looked at again.
+    pub(super) fn ready_at(&self) -> Option<Duration> {
+        match self.heard_all {
+            true => self.rounds.since.map(|since| since + FIRST_SHAPE),
+            false => self.answers_at(),
+        }
+    }
+
+    /// When a start waits for no more answers, as far as is known now.
+    fn answers_at(&self) -> Option<Duration> {
+        let end = self.rounds.since? + FIRST_ROUND;
+        let Some(armed) = self.rounds.armed else { return Some(end) };
+        let answered =
+            |voter: &&SiteId| self.knowledge.answered(voter).is_some_and(|asked| asked >= armed);
+        let count = self.voters().iter().filter(answered).count();
+        Some(match count {
+            _ if count == self.voters().len() => armed,
+            _ if count >= self.rules.quorum => end.min(armed + LAST_ANSWERS),
+            _ => end,
+        })
+    }
+}

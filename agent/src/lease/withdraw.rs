@@ -1,0 +1,123 @@
+//! Confirmed withdrawals: the gate is shut and read back, the fence is on the disk, and then the
+//! log is told.
+//!
+//! A confirmation lets another site start at once instead of after W, so it is given only for what
+//! a task asks for, and for an exclusive service's definition, which could else never start. What
+//! is written and not told costs the wait; what is told and not written cannot be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nett_policy::id::{Epoch, ServiceId};
+use nett_policy::lease::placings::definition;
+use nett_policy::service::Isolation;
+
+use super::Lease;
+use super::store::LeaseRecord;
+
+#[derive(Debug, Default)]
+pub(super) struct Withdrawing {
+    /// Asked for and not yet on the disk, with the number of the record.
+    writing: BTreeMap<ServiceId, (Epoch, u64)>,
+    /// On the disk.
+    fenced: BTreeMap<ServiceId, Epoch>,
+    /// In the log.
+    published: BTreeMap<ServiceId, Epoch>,
+}
+
+// === impl Withdrawing ===
+
+impl Withdrawing {
+    pub(super) fn restore(&mut self, services: &BTreeMap<ServiceId, Epoch>) {
+        for (service, epoch) in services {
+            raise(&mut self.fenced, service, *epoch);
+        }
+    }
+
+    pub(super) fn published(&mut self, service: &ServiceId, epoch: Epoch) {
+        raise(&mut self.published, service, epoch);
+    }
+
+    pub(super) fn kept(&mut self, number: u64) {
+        for (service, (epoch, record)) in &self.writing {
+            if *record == number {
+                raise(&mut self.fenced, service, *epoch);
+            }
+        }
+        self.writing.retain(|_, (_, record)| *record != number);
+    }
+}
+
+fn raise(map: &mut BTreeMap<ServiceId, Epoch>, service: &ServiceId, epoch: Epoch) {
+    let held = map.entry(service.clone()).or_default();
+    *held = epoch.max(*held);
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// A task asks this node to withdraw from what is below these lease epochs, and itself.
+    pub fn withdraw(&mut self, services: &BTreeMap<ServiceId, Epoch>) {
+        if !self.knows_fences() {
+            // What was promised before is not known: nothing new is promised, nothing is served.
+            return;
+        }
+        let new = |(service, epoch): &(&ServiceId, &Epoch)| {
+            let held = self.withdrawing.fenced.get(*service);
+            let asked = self.withdrawing.writing.get(*service).map(|(epoch, _)| epoch);
+            held.max(asked).is_none_or(|held| held < *epoch)
+        };
+        let new: BTreeMap<ServiceId, Epoch> =
+            services.iter().filter(new).map(|(s, e)| (s.clone(), *e)).collect();
+        if new.is_empty() {
+            return;
+        }
+        // From here on it is not served, whether or not the disk takes it.
+        new.iter().for_each(|(service, epoch)| self.knowledge.fence(service, *epoch));
+        let number = self.keep(vec![LeaseRecord::Fence(new.clone())]);
+        let writing = new.into_iter().map(|(service, epoch)| (service, (epoch, number)));
+        self.withdrawing.writing.extend(writing);
+    }
+
+    /// Where the definition is the only claim, the others say that they do not serve it: nobody
+    /// could ask them.
+    pub(super) fn withdraw_from_definitions(&mut self) {
+        if !self.is_serving_node() || !self.knows_fences() {
+            return;
+        }
+        let mut services = BTreeMap::new();
+        for service in self.catalog.iter().filter(|s| s.isolation == Isolation::Exclusive) {
+            let mut claims = self.placings.of(&service.id);
+            let (Some((id, placing)), None) = (claims.next(), claims.next()) else { continue };
+            let defined = definition(service).is_some_and(|(defined, _)| defined == *id);
+            let here = service.sites().contains(&self.me.site);
+            if defined && here && placing.target != self.me.site {
+                services.insert(service.id.clone(), placing.epoch);
+            }
+        }
+        self.withdraw(&services);
+    }
+
+    /// What may be told and was not: fenced on the disk, and behind a gate that was read back.
+    pub fn unpublished(&self) -> BTreeMap<ServiceId, Epoch> {
+        let due = |(service, epoch): &(&ServiceId, &Epoch)| {
+            self.withdrawing.published.get(*service).is_none_or(|told| told < *epoch)
+                && self.is_shut(service)
+        };
+        let all = self.withdrawing.fenced.iter().filter(due);
+        all.map(|(service, epoch)| (service.clone(), *epoch)).collect()
+    }
+
+    /// Whether the log has this node's confirmation for every one of these.
+    pub fn has_withdrawn(&self, services: &BTreeMap<ServiceId, Epoch>) -> bool {
+        services.iter().all(|(service, epoch)| {
+            self.withdrawing.published.get(service).is_some_and(|told| told >= epoch)
+        })
+    }
+
+    /// What was read back of the gate has no way for the service's packets.
+    fn is_shut(&self, service: &ServiceId) -> bool {
+        let vips: Option<BTreeSet<_>> =
+            self.catalog.get(service).map(|s| s.vips.iter().copied().collect());
+        self.judged.is_shut(&vips.unwrap_or_default())
+    }
+}

@@ -76,7 +76,7 @@ pub struct Driver<P> {
     keeper: Keeper,
     /// A branch of a log that was read does not count: everything begins again from the journal.
     read_again: bool,
-    /// How many may read the audit file at once.
+    /// How many may read the audit file, or have the kernel asked, at once.
     readers: Arc<Semaphore>,
 }
 
@@ -110,7 +110,7 @@ enum Asker {
     Rpc(Responder),
 }
 
-/// Readers of the audit file at once; more are told to come again.
+/// Readers of the audit file, and of packets' ways, at once; more are told to come again.
 const AUDIT_READERS: usize = 2;
 /// How many entries are taken in at once, before anything else is looked at.
 const AT_ONCE: usize = 256;
@@ -373,6 +373,30 @@ impl<P: Probe> Driver<P> {
         });
     }
 
+    /// Answers; what is told of a packet's way is held against this node's kernel first.
+    fn tell(&self, asker: Asker, mut response: ApiResponse) {
+        let of_path = |payload: &Payload| matches!(payload, Payload::Path(_));
+        if !matches!(&response.outcome, Outcome::Ok(payload) if of_path(payload)) {
+            return send(asker, response);
+        }
+        let Ok(permit) = self.readers.clone().try_acquire_owned() else {
+            let busy = "the kernel is being asked for others";
+            let busy = ApiError::new(ErrorCode::Busy, busy, "try again in a moment");
+            response.outcome = Outcome::from(busy);
+            return send(asker, response);
+        };
+        let node = response.node.clone();
+        tokio::spawn(async move {
+            if let Outcome::Ok(payload) = &mut response.outcome
+                && let Payload::Path(path) = &mut **payload
+            {
+                super::path_check::check(path, &node).await;
+            }
+            drop(permit);
+            send(asker, response);
+        });
+    }
+
     fn token(&mut self, asker: Asker) -> Token {
         let token = Token(self.next_token);
         self.next_token += 1;
@@ -412,7 +436,7 @@ impl<P: Probe> Driver<P> {
                     status.rate_limited = self.parts.name_server.rate_limited();
                 }
                 if let Some(asker) = self.waiting.remove(&token) {
-                    answer(asker, *response);
+                    self.tell(asker, *response);
                 }
             }
             Effect::Lease(effect) => return self.parts.hands.as_mut()?.carry_out(effect).await,
@@ -538,25 +562,6 @@ fn send(asker: Asker, response: ApiResponse) {
             let bytes = bytes.expect("keys of the API's types are strings");
             tokio::spawn(reply.answer(bytes));
         }
-    }
-}
-
-/// Sends an answer; of a path, only after the own kernel was asked about it, for which nobody else
-/// waits.
-fn answer(asker: Asker, mut response: ApiResponse) {
-    let node = response.node.clone();
-    match &mut response.outcome {
-        Outcome::Ok(payload) if matches!(**payload, Payload::Path(_)) => {
-            tokio::spawn(async move {
-                if let Outcome::Ok(payload) = &mut response.outcome
-                    && let Payload::Path(path) = &mut **payload
-                {
-                    super::path_check::check(path, &node).await;
-                }
-                send(asker, response);
-            });
-        }
-        Outcome::Ok(_) | Outcome::Error(_) => send(asker, response),
     }
 }
 

@@ -18,8 +18,8 @@ use crate::telemetry::event::Journalled;
 pub(super) struct Keeper {
     journal: JournalWriter,
     metrics: Metrics,
-    /// Acted on, and not yet on the disk: as much as the logs bring meanwhile. This agent accepts no
-    /// command then.
+    /// Acted on, and not yet on the disk: as much as the logs bring meanwhile. This agent accepts
+    /// no command then.
     unsaved: Vec<Record>,
     due: Duration,
 }

@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use crate::answer::{Outcome, Transport};
 use crate::message::least_ttl;
 
-use super::places::Place;
+use super::places::{Activity, Place};
 use super::tcp::Shared;
 
 const PATH: &str = "/dns-query";
@@ -42,6 +42,30 @@ struct Under {
     last: Instant,
 }
 
+/// A question under way: over when it is answered, and when its stream was reset before that.
+struct Way {
+    under: Arc<Mutex<Under>>,
+    activity: Activity,
+}
+
+impl Way {
+    fn begin(under: Arc<Mutex<Under>>, activity: Activity) -> Self {
+        activity.busy();
+        under.lock().unwrap_or_else(PoisonError::into_inner).way += 1;
+        Self { under, activity }
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        let mut under = self.under.lock().unwrap_or_else(PoisonError::into_inner);
+        *under = Under { way: under.way - 1, last: Instant::now() };
+        if under.way == 0 {
+            self.activity.idle();
+        }
+    }
+}
+
 /// Serves one connection until it is idle or broken, or the server stops.
 pub(super) async fn serve(
     stream: TlsStream<TcpStream>,
@@ -57,15 +81,8 @@ pub(super) async fn serve(
         let (last, shared) = (Arc::clone(&last), shared.clone());
         let activity = place.activity().clone();
         async move {
-            activity.busy();
-            last.lock().unwrap_or_else(PoisonError::into_inner).way += 1;
-            let response = respond(request, source, &shared).await;
-            let mut under = last.lock().unwrap_or_else(PoisonError::into_inner);
-            *under = Under { way: under.way - 1, last: Instant::now() };
-            if under.way == 0 {
-                activity.idle();
-            }
-            Ok::<_, Infallible>(response)
+            let _way = Way::begin(last, activity);
+            Ok::<_, Infallible>(respond(request, source, &shared).await)
         }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

@@ -96,7 +96,8 @@ fn a_site_that_is_cut_off_answers_on_and_says_so() -> Result<()> {
                 ensure!(text.contains("site=osl state=active"), "{text}");
                 Ok(())
             };
-            eventually(patience() * 2, "the site says that it is cut off", said)?;
+            // A site counts as silent after 10 s.
+            eventually(patience() * 4, "the site says that it is cut off", said)?;
         }
         lab.restore_all()?;
         let joined = || {

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::decide::{Present, Refusal};
 use super::view::{TaskState, last_effect, read, role_for, state_of};
-use crate::fabric::OperatorRole;
+use crate::fabric::{Operator, OperatorRole};
 use crate::id::EntryId;
 use crate::log::entry::{Ask, Command, Request, WishKind};
+use crate::log::intent::World;
+use crate::service::Service;
 
 /// How far clocks of two machines may be apart.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
@@ -135,10 +137,17 @@ pub(super) fn known_nodes(
     }
 }
 
-/// What a node or a link carries is everybody's.
-pub(super) fn ways_of_all(operator: &str) -> Refusal {
-    let message = format!("{operator} is for some services only: nodes and links carry all");
-    Refusal::rule("operator-services", message)
+/// What a node or a link carries may be any service.
+pub(super) fn ways_of_all(world: World<'_>, operator: &Operator) -> Result<(), Refusal> {
+    let allowed = |s: &&Service| operator.services.iter().any(|p| p.matches(&s.id));
+    match world.catalog.iter().find(|service| !allowed(service)) {
+        None => Ok(()),
+        Some(Service { id, .. }) => {
+            let name = &operator.name;
+            let message = format!("{name} may not touch {id}, and nodes and links carry all");
+            Err(Refusal::rule("operator-services", message))
+        }
+    }
 }
 
 /// An operator for some services has no say about tasks that move others.
@@ -147,7 +156,7 @@ fn may_touch(present: Present<'_>, request: &Request, task: &EntryId) -> Result<
     let Some(operator) = operator.filter(|o| !o.services.is_empty()) else { return Ok(()) };
     let effect = last_effect(present.fold, task);
     if effect.is_some_and(|effect| effect.touches_ways()) {
-        return Err(ways_of_all(&operator.name));
+        ways_of_all(present.world, operator)?;
     }
     let moves = effect.into_iter().flat_map(|effect| &effect.moves);
     let allowed = |service| operator.services.iter().any(|p| p.matches(service));

@@ -120,7 +120,7 @@ pub fn judge(present: Present<'_>, request: &Request) -> Result<Proposal, Refusa
     };
     let proposal = propose(present, verb, overrides, terms)?;
     if let Some(operator) = present.world.fabric.operator_by_key(&request.person.key) {
-        check_services(operator, &proposal)?;
+        check_services(present.world, operator, &proposal)?;
     }
     match plan_hash {
         Some(hash) if *hash != proposal.plan_hash => Err(Refusal::changed(
@@ -312,12 +312,16 @@ fn touched(present: Present<'_>, task: &EntryId, command: &Command) -> Touched {
     }
 }
 
-fn check_services(operator: &Operator, proposal: &Proposal) -> Result<(), Refusal> {
+fn check_services(
+    world: World<'_>,
+    operator: &Operator,
+    proposal: &Proposal,
+) -> Result<(), Refusal> {
     if operator.services.is_empty() {
         return Ok(());
     }
     if proposal.effect.touches_ways() {
-        return Err(super::admit::ways_of_all(&operator.name));
+        super::admit::ways_of_all(world, operator)?;
     }
     let allowed = |service: &&ServiceId| operator.services.iter().any(|p| p.matches(service));
     match proposal.services.iter().find(|s| !allowed(s)) {

@@ -149,10 +149,14 @@ fn sweep(
     })
 }
 
-#[test]
-fn no_seed_breaks_an_invariant() {
-    if let Some(seed) = number("NETT_SEED") {
-        match run(seed, None) {
+/// One seed with everything that happened, where `one` names it; else as many as `many` says.
+fn hold(
+    one: &str,
+    (many, most): (&str, u64),
+    run: impl Fn(u64) -> Result<World, Box<(String, World)>> + Sync,
+) {
+    if let Some(seed) = number(one) {
+        match run(seed) {
             Ok(world) => tell(seed, "nothing is wrong", &world),
             Err(failed) => {
                 let (wrong, world) = *failed;
@@ -162,35 +166,23 @@ fn no_seed_breaks_an_invariant() {
         }
         return;
     }
-    let count = number("NETT_SEEDS").unwrap_or(SEEDS);
-    let failed = sweep(0..count, |seed| run(seed, None));
-    for (seed, wrong) in failed.iter().take(20) {
-        let first = wrong.lines().next().unwrap_or_default();
-        eprintln!("seed {seed}: {}", first.chars().take(200).collect::<String>());
-    }
-    assert!(failed.is_empty(), "{} of {count} seeds failed", failed.len());
-}
-
-#[test]
-fn no_seed_breaks_a_lease() {
-    if let Some(seed) = number("NETT_LEASED_SEED") {
-        match run_leased(seed, None) {
-            Ok(world) => tell(seed, "nothing is wrong", &world),
-            Err(failed) => {
-                let (wrong, world) = *failed;
-                tell(seed, &wrong, &world);
-                panic!("seed {seed}: {wrong}");
-            }
-        }
-        return;
-    }
-    let count = number("NETT_LEASED_SEEDS").unwrap_or(LEASED_SEEDS);
-    let failed = sweep(0..count, |seed| run_leased(seed, None));
+    let count = number(many).unwrap_or(most);
+    let failed = sweep(0..count, run);
     for (seed, wrong) in failed.iter().take(20) {
         let first = wrong.lines().next().unwrap_or_default();
         eprintln!("seed {seed}: {}", first.chars().take(300).collect::<String>());
     }
     assert!(failed.is_empty(), "{} of {count} seeds failed", failed.len());
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    hold("NETT_SEED", ("NETT_SEEDS", SEEDS), |seed| run(seed, None));
+}
+
+#[test]
+fn no_seed_breaks_a_lease() {
+    hold("NETT_LEASED_SEED", ("NETT_LEASED_SEEDS", LEASED_SEEDS), |seed| run_leased(seed, None));
 }
 
 #[test]

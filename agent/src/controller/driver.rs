@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use nett_dns::ServerError;
 use nett_policy::id::{EntryId, WallMs};
-use nett_policy::log::chain::followed;
 use nett_policy::log::entry::Slot;
 use nett_policy::roster::Rosters;
 use nett_policy::task::acks::ProbeTarget;
@@ -26,9 +25,10 @@ use nkeys::KeyPair;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::effect::{Append, AuditEvent, Effect};
+use super::effect::{Append, AuditEvent, Compact, Effect};
 use super::event::{AppendFailure, Event, Now, Token};
 use super::keeping::Keeper;
+use super::shelf::{Place, Shelf};
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
@@ -36,7 +36,7 @@ use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
 use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
 use crate::journal::audit::Filter;
-use crate::journal::{JournalWriter, Record};
+use crate::journal::{JournalWriter, Saved, Stored};
 use crate::lease::LeaseEvent;
 use crate::lease::hands::Hands;
 use crate::name_server::NameServer;
@@ -141,7 +141,8 @@ impl<P: Probe> Driver<P> {
     ///
     /// `trusted` is false when entries may be missing and the kernel has the state of a former run:
     /// then nothing is wanted before the logs are read from the bus.
-    pub async fn replay(&mut self, entries: Vec<(Sealed, u64)>, trusted: bool) {
+    pub async fn replay(&mut self, saved: Saved, entries: Vec<Stored>, trusted: bool) {
+        self.step(Event::Checkpoint(saved)).await;
         for (sealed, stream_seq) in entries {
             self.parts.metrics.emit(EntryTaken { body: &sealed.entry.body, replayed: true });
             self.step(Event::Replayed { sealed, stream_seq }).await;
@@ -426,6 +427,7 @@ impl<P: Probe> Driver<P> {
             }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
             Effect::Refill { from, after_stream_seq } => self.refill(from, after_stream_seq),
+            Effect::Compact(compact) => self.compact(*compact),
             Effect::ReadAgain => self.read_again = true,
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
             Effect::Reply { token, mut response } => {
@@ -496,30 +498,33 @@ impl<P: Probe> Driver<P> {
         });
     }
 
-    /// Stores the own site's entries again, as they were, in their order. Another agent that does
-    /// the same is told from it by the compare-and-set: who loses stops.
+    /// Stores the own site's entries again, as they were, in their order.
     fn refill(&self, from: u64, after_stream_seq: u64) {
         let (bus, events) = (self.parts.bus.clone(), self.events.clone());
-        let (journal, rosters) = (self.parts.journal.clone(), self.parts.rosters.clone());
+        let shelf = Shelf {
+            journal: self.parts.journal.clone(),
+            rosters: self.parts.rosters.clone(),
+            trail: self.parts.records.path().to_owned(),
+        };
         let site = self.controller.setting().node.site.clone();
         tokio::spawn(async move {
-            let records = journal.records().await.unwrap_or_default();
-            let open = |r: &Record| Sealed::open_stored(&r.bytes, &*rosters).ok();
-            let all: Vec<Sealed> = records.iter().filter_map(open).collect();
-            let own = followed(all.iter().map(|sealed| &sealed.entry)).into_iter();
-            let own = own.map(|at| &all[at]).filter(|s| s.entry.site == site);
-            let (mut through, mut last) = (from - 1, after_stream_seq);
-            for sealed in own.filter(|s| s.entry.position.seq >= from) {
-                match bus.append(sealed, last).await {
-                    Ok(stored) => (through, last) = (sealed.entry.position.seq, stored),
-                    Err(error) => {
-                        tracing::warn!(%error, through, "The log is not filled again yet.");
-                        break;
-                    }
-                }
-            }
-            tracing::warn!(from, through, "Filled the site's log again from the journal.");
-            let _ = events.send(Event::Refilled { through, stream_seq: last }).await;
+            let place = Place { site, from, after_stream_seq };
+            let (through, stream_seq) = shelf.refill(&*bus, place).await;
+            let _ = events.send(Event::Refilled { through, stream_seq }).await;
+        });
+    }
+
+    /// Writes the journal anew with what counts.
+    fn compact(&self, compact: Compact) {
+        let shelf = Shelf {
+            journal: self.parts.journal.clone(),
+            rosters: self.parts.rosters.clone(),
+            trail: self.parts.records.path().to_owned(),
+        };
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let records = shelf.compact(compact).await;
+            let _ = events.send(Event::Compacted { records }).await;
         });
     }
 

@@ -10,11 +10,13 @@
 //!       reading   entries into the fold, intent, placement
 //!       doing     desired state, acknowledgements
 //!       neighbours  who of the site is there, with which links
+//!       compacting  what of the logs may be forgotten
 //!       counting    what the guards count, and what must not be counted
 //!       deciding  requests and next facts, one append in flight
 //!       view      answers to questions
 //! ```
 
+mod compacting;
 mod counting;
 mod deciding;
 mod doing;
@@ -26,6 +28,7 @@ mod lease;
 mod neighbours;
 mod path_check;
 mod reading;
+mod shelf;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,6 +37,7 @@ use std::time::Duration;
 
 use nett_policy::fabric::{Fabric, Node};
 use nett_policy::id::{EntryId, NodeId, SiteId};
+use nett_policy::log::checkpoint::Checkpoint;
 use nett_policy::log::conflict::{Claims, Conflict};
 use nett_policy::log::entry::FabricRef;
 use nett_policy::log::fold::Fold;
@@ -46,6 +50,8 @@ use nett_policy::task::decide::{Present, Sight};
 
 use crate::bus::wire::Report;
 use crate::lease::Lease;
+use compacting::Compacting;
+pub use compacting::Pace;
 use counting::Counted;
 pub use counting::ZEROS;
 use deciding::Deciding;
@@ -90,6 +96,9 @@ pub struct Controller {
     /// What is seen of the other nodes of the site; `None` before they were asked.
     pulses: Option<BTreeMap<NodeId, Pulse>>,
     counts: Counted,
+    compacting: Compacting,
+    /// The checkpoint of the journal, until all that it kept is read.
+    restored: Checkpoint,
     watchers: Vec<view::Watcher>,
     /// False until the journal is read: before that nothing is wanted of the kernel.
     started: bool,
@@ -144,6 +153,8 @@ impl Controller {
             peers: Peers::default(),
             pulses: None,
             counts: Counted::default(),
+            compacting: Compacting::default(),
+            restored: Checkpoint::default(),
             watchers: Vec::new(),
             started: false,
             trusted: false,
@@ -159,6 +170,8 @@ impl Controller {
         self.since.get_or_insert(now.mono);
         self.sight = self.look(now);
         match event {
+            Event::Checkpoint(saved) => self.begin_behind(saved),
+            Event::Compacted { records } => self.compacting.done(records),
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
             Event::ReplayDone { trusted } => self.start(trusted, now),
             Event::Entries(entries) => self.read(entries, now),
@@ -196,6 +209,7 @@ impl Controller {
         self.lease_turn(now);
         if self.started {
             self.decide(now);
+            self.compact(now);
             self.report(now);
             self.answer_watchers(now);
         }

@@ -112,6 +112,19 @@ pub fn read(path: &Path, filter: &Filter) -> std::io::Result<(Vec<AuditRecord>, 
     Ok((found.into(), left_out))
 }
 
+/// The entries of one site's log that the trail has, as they were signed, in no order.
+pub fn entries(path: &Path, site: &str) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    for line in BufReader::new(File::open(path)?).split(b'\n') {
+        let Ok(record) = serde_json::from_slice::<AuditRecord>(&line?) else { continue };
+        let Some(entry) = record.entry.filter(|_| record.site.as_deref() == Some(site)) else {
+            continue;
+        };
+        found.push(serde_json_canonicalizer::to_vec(&entry).map_err(std::io::Error::other)?);
+    }
+    Ok(found)
+}
+
 /// What a look at the whole trail found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {

@@ -9,7 +9,11 @@ use super::{Journal, JournalError, Record};
 enum Job {
     Append(Vec<Record>, oneshot::Sender<Result<(), JournalError>>),
     Read(oneshot::Sender<Result<Vec<Record>, JournalError>>),
+    Rewrite(Rewrite, oneshot::Sender<Result<usize, JournalError>>),
 }
+
+/// Makes the records of the next generation out of those that are there.
+type Rewrite = Box<dyn FnOnce(Vec<Record>) -> Vec<Record> + Send>;
 
 /// Hands records to the thread that owns the journal. The thread ends with its last handle.
 #[derive(Debug, Clone)]
@@ -26,6 +30,7 @@ impl JournalWriter {
                 match job {
                     Job::Append(records, done) => drop(done.send(journal.append(&records))),
                     Job::Read(done) => drop(done.send(journal.records())),
+                    Job::Rewrite(make, done) => drop(done.send(rewrite(&mut *journal, make))),
                 }
             }
         };
@@ -46,4 +51,21 @@ impl JournalWriter {
         self.jobs.send(Job::Read(done)).await.map_err(|_| JournalError::Closed)?;
         answer.await.map_err(|_| JournalError::Closed)?
     }
+
+    /// Writes the journal anew; gives how many records it has then. Appends wait meanwhile.
+    pub async fn rewrite(
+        &self,
+        make: impl FnOnce(Vec<Record>) -> Vec<Record> + Send + 'static,
+    ) -> Result<usize, JournalError> {
+        let (done, answer) = oneshot::channel();
+        let job = Job::Rewrite(Box::new(make), done);
+        self.jobs.send(job).await.map_err(|_| JournalError::Closed)?;
+        answer.await.map_err(|_| JournalError::Closed)?
+    }
+}
+
+fn rewrite(journal: &mut dyn Journal, make: Rewrite) -> Result<usize, JournalError> {
+    let records = make(journal.records()?);
+    journal.rewrite(&records)?;
+    Ok(records.len())
 }

@@ -202,6 +202,15 @@ fn seeds_that_failed_once_do_not_fail_again() {
     }
 }
 
+/// Journals are made smaller in enough runs to matter.
+#[test]
+fn some_seeds_forget() {
+    let forgotten = |seed| run(seed, None).map_or(0, |world| world.watch.forgotten);
+    let all: Vec<usize> = (0..20u64).map(|n| forgotten(2 * n + 1)).collect();
+    let some = all.iter().filter(|forgotten| **forgotten > 0).count();
+    assert!(some > 5, "{all:?}");
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let trace = |_| run(1, None).map_or_else(|failed| failed.1.trace, |world| world.trace);

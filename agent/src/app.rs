@@ -299,7 +299,7 @@ async fn run_until_told(
     };
     let finished = driver.run(own, inputs, stop).await;
     if finished == Finished::ReadAgain {
-        tracing::error!("A branch of a log does not count: reading the journal again.");
+        tracing::warn!("What was read does not count any more: reading the journal again.");
         let loaded = load(path).map_err(|e| AppError::Config(e.diagnostics))?;
         return Ok((Ended::Reload, Some(loaded)));
     }

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use super::effect::{Append, AuditEvent, Compact, Effect};
 use super::event::{AppendFailure, Event, Now, Token};
 use super::keeping::Keeper;
+use super::rescuing::{Piece, Staging};
 use super::shelf::{Place, Shelf};
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
@@ -67,9 +68,11 @@ pub struct Parts<P> {
 }
 
 pub struct Driver<P> {
-    controller: Controller,
-    parts: Parts<P>,
-    events: mpsc::Sender<Event>,
+    pub(super) controller: Controller,
+    pub(super) parts: Parts<P>,
+    pub(super) events: mpsc::Sender<Event>,
+    /// A backup that is coming in.
+    pub(super) staging: Staging,
     reports: watch::Sender<Option<Report>>,
     waiting: BTreeMap<Token, Asker>,
     next_token: u64,
@@ -103,7 +106,7 @@ pub enum Input {
 }
 
 /// Whom an answer goes to, in which form.
-enum Asker {
+pub(super) enum Asker {
     Api(oneshot::Sender<ApiResponse>),
     /// The reply document alone.
     Command(Responder),
@@ -128,6 +131,7 @@ impl<P: Probe> Driver<P> {
             controller,
             parts,
             events,
+            staging: Staging::default(),
             reports,
             waiting,
             next_token: 0,
@@ -277,10 +281,10 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::Rpc { bytes, subject: _, reply } => {
                 match crate::api::codec::decode_call(&bytes) {
-                    Ok(ApiRequest::Rejoin { .. }) => {
+                    Ok(ApiRequest::Rejoin { .. } | ApiRequest::Restore { .. }) => {
                         let error = ApiError::new(
                             ErrorCode::BadRequest,
-                            "a voter rejoins at its own node's socket only",
+                            "this is asked for at the node's own socket only",
                             "",
                         );
                         send(Asker::Rpc(reply), ApiResponse::transport_error(error));
@@ -323,6 +327,18 @@ impl<P: Probe> Driver<P> {
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
                 let filter = Filter { since: since.map(|s| s.0), service, limit };
                 self.beside(asker, move |path, _| crate::records::read(path, &filter));
+                return None;
+            }
+            ApiRequest::AuditPart { from } => {
+                self.beside(asker, move |path, _| crate::records::part(path, from));
+                return None;
+            }
+            ApiRequest::Backup {} => {
+                self.backup(asker);
+                return None;
+            }
+            ApiRequest::Restore { fabric, hash, from, text, last, reason } => {
+                self.restore(Piece { fabric, hash, from, text, last, reason }, asker);
                 return None;
             }
             ApiRequest::AuditVerify {} => {
@@ -548,7 +564,7 @@ fn failure(error: &AppendError) -> AppendFailure {
 }
 
 /// An answer in the form its asker reads. Sending never holds the driver up.
-fn send(asker: Asker, response: ApiResponse) {
+pub(super) fn send(asker: Asker, response: ApiResponse) {
     match asker {
         // Whoever asked may have gone away.
         Asker::Api(reply) => drop(reply.send(response)),

@@ -34,6 +34,8 @@ pub enum Event {
     Compacted {
         records: Option<usize>,
     },
+    /// The journal was written anew with what a backup had.
+    Restored,
     /// An entry out of this node's journal, at start.
     Replayed {
         sealed: Sealed,

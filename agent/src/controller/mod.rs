@@ -28,6 +28,7 @@ mod lease;
 mod neighbours;
 mod path_check;
 mod reading;
+mod rescuing;
 mod shelf;
 mod view;
 
@@ -180,6 +181,7 @@ impl Controller {
             }
             Event::CaughtUp { site } => self.caught_up(site, now),
             Event::LogReplaced { site, read, found } => self.log_replaced(site, read, found),
+            Event::Restored => self.effects.push(Effect::ReadAgain),
             Event::Refilled { through, stream_seq } => {
                 self.deciding.refilling = None;
                 self.refilled(through, stream_seq);

@@ -6,19 +6,8 @@
 use clap::{Arg, ArgMatches, Command};
 
 /// Whole commands.
-const COMMANDS: [&str; 11] = [
-    "top",
-    "fabric",
-    "member",
-    "timeline",
-    "support-bundle",
-    "notify",
-    "adopt",
-    "backup",
-    "restore",
-    "drill",
-    "man",
-];
+const COMMANDS: [&str; 9] =
+    ["top", "fabric", "member", "timeline", "support-bundle", "notify", "adopt", "drill", "man"];
 
 /// Commands below one that exists.
 const NESTED: [(&str, &[&str]); 4] = [

@@ -247,4 +247,8 @@ impl Journal for FileJournal {
         self.count.write(&mut *self.disk, size(records.len()));
         Ok(())
     }
+
+    fn doubt(&mut self) {
+        self.count.owe(&mut *self.disk);
+    }
 }

@@ -87,4 +87,8 @@ pub trait Journal: Send {
     /// Puts these in the place of all records; returns when that would survive a power loss. After
     /// an error the old ones are there, or the new ones.
     fn rewrite(&mut self, records: &[Record]) -> Result<(), JournalError>;
+
+    /// There may have been more than there is: until another record was taken, the journal does not
+    /// count as whole.
+    fn doubt(&mut self);
 }

@@ -34,4 +34,6 @@ impl Journal for SimulatedJournal {
         self.records = records.to_vec();
         Ok(())
     }
+
+    fn doubt(&mut self) {}
 }

@@ -341,3 +341,22 @@ fn whatever_stops_it_what_was_kept_is_there() {
         }
     }
 }
+
+#[test]
+fn a_record_that_the_disk_did_not_take_is_missing_after_a_restart() {
+    let disk = SimulatedDisk::default();
+    let mut journal = on(&disk);
+    journal.load().expect("loads");
+    journal.append(&[record(1, "{}")]).expect("the disk has room");
+    disk.set_full(true);
+    journal.append(&[record(2, "{}")]).expect_err("the disk is full");
+    disk.set_full(false);
+
+    let mut after = on(&disk);
+    let loaded = after.load().expect("loads");
+    assert_eq!((loaded.records.len(), loaded.missing), (1, 1));
+    assert!(!loaded.is_whole());
+    // Once it is there after all, nothing is missing any more.
+    after.append(&[record(2, "{}")]).expect("the disk has room");
+    assert!(on(&disk).load().expect("loads").is_whole());
+}

@@ -208,7 +208,7 @@ fn some_seeds_forget() {
     let forgotten = |seed| run(seed, None).map_or(0, |world| world.watch.forgotten);
     let all: Vec<usize> = (0..20u64).map(|n| forgotten(2 * n + 1)).collect();
     let some = all.iter().filter(|forgotten| **forgotten > 0).count();
-    assert!(some > 5, "{all:?}");
+    assert!(some >= 3, "{all:?}");
 }
 
 #[test]

@@ -33,7 +33,7 @@ const EPOCH_MS: u64 = 1_795_253_400_000;
 /// Journals that are made smaller within a run; every second seed has them. Clocks are wrong by less
 /// than what is kept.
 const FORGETFUL: Pace =
-    Pace { records: 15, settle: Duration::from_secs(2), kept: Duration::from_secs(12) };
+    Pace { records: 8, settle: Duration::from_secs(1), kept: Duration::from_secs(11) };
 
 /// What happens at some time.
 #[derive(Debug)]

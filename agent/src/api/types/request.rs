@@ -101,6 +101,25 @@ pub enum ApiRequest {
     },
     /// Whether this node's audit file is as it was written.
     AuditVerify {},
+    /// This node's copy of the log.
+    Backup {},
+    /// Whole lines of this node's audit file, from this byte on.
+    AuditPart {
+        from: u64,
+    },
+    /// A piece of a log to be taken in, at the node's own socket.
+    Restore {
+        /// The name of the fabric it is of.
+        fabric: String,
+        /// SHA-256 of the whole log, in hexadecimal digits.
+        hash: String,
+        /// Where the piece stands, in bytes; 0 begins anew.
+        from: u64,
+        text: String,
+        /// With this piece all of it is here.
+        last: bool,
+        reason: String,
+    },
     /// Long poll: answered with the task as soon as its revision is above `after_revision`, and
     /// with whatever it is then after `timeout_ms` (the server takes at most 20 s).
     WatchTask {

@@ -75,7 +75,10 @@ impl Controller {
             ApiRequest::Drained {} => Ok(Payload::Drained(self.drained_doc())),
             ApiRequest::ExplainName { .. }
             | ApiRequest::Audit { .. }
-            | ApiRequest::AuditVerify {} => Err(ApiError::new(
+            | ApiRequest::AuditVerify {}
+            | ApiRequest::AuditPart { .. }
+            | ApiRequest::Backup {}
+            | ApiRequest::Restore { .. } => Err(ApiError::new(
                 ErrorCode::Internal,
                 "the question reached the wrong part of the agent",
                 "",

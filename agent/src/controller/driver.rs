@@ -25,11 +25,10 @@ use nkeys::KeyPair;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::effect::{Append, AuditEvent, Compact, Effect};
+use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Event, Now, Token};
 use super::keeping::Keeper;
 use super::rescuing::{Piece, Staging};
-use super::shelf::{Place, Shelf};
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
@@ -511,36 +510,6 @@ impl<P: Probe> Driver<P> {
             metrics.emit(EntryAppended { kind, result });
             // The driver is gone when the agent stops.
             let _ = events.send(event).await;
-        });
-    }
-
-    /// Stores the own site's entries again, as they were, in their order.
-    fn refill(&self, from: u64, after_stream_seq: u64) {
-        let (bus, events) = (self.parts.bus.clone(), self.events.clone());
-        let shelf = Shelf {
-            journal: self.parts.journal.clone(),
-            rosters: self.parts.rosters.clone(),
-            trail: self.parts.records.path().to_owned(),
-        };
-        let site = self.controller.setting().node.site.clone();
-        tokio::spawn(async move {
-            let place = Place { site, from, after_stream_seq };
-            let (through, stream_seq) = shelf.refill(&*bus, place).await;
-            let _ = events.send(Event::Refilled { through, stream_seq }).await;
-        });
-    }
-
-    /// Writes the journal anew with what counts.
-    fn compact(&self, compact: Compact) {
-        let shelf = Shelf {
-            journal: self.parts.journal.clone(),
-            rosters: self.parts.rosters.clone(),
-            trail: self.parts.records.path().to_owned(),
-        };
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let records = shelf.compact(compact).await;
-            let _ = events.send(Event::Compacted { records }).await;
         });
     }
 

@@ -11,30 +11,65 @@ use nett_policy::id::SiteId;
 use nett_policy::log::chain::followed;
 use nett_policy::roster::Rosters;
 
+use super::driver::Driver;
 use super::effect::Compact;
+use super::event::Event;
 use crate::bus::Bus;
 use crate::bus::wire::Sealed;
 use crate::journal::{JournalWriter, Record, Saved, audit, survivors};
+use crate::probe::Probe;
 
-pub(super) struct Shelf {
-    pub(super) journal: JournalWriter,
-    pub(super) rosters: Arc<Rosters>,
+struct Shelf {
+    journal: JournalWriter,
+    rosters: Arc<Rosters>,
     /// The audit trail, which has what the journal has forgotten.
-    pub(super) trail: PathBuf,
+    trail: PathBuf,
 }
 
 /// Where a stream is to be filled.
-pub(super) struct Place {
-    pub(super) site: SiteId,
+struct Place {
+    site: SiteId,
     /// The first entry that it lacks.
-    pub(super) from: u64,
-    pub(super) after_stream_seq: u64,
+    from: u64,
+    after_stream_seq: u64,
+}
+
+impl<P: Probe> Driver<P> {
+    fn shelf(&self) -> Shelf {
+        Shelf {
+            journal: self.parts.journal.clone(),
+            rosters: self.parts.rosters.clone(),
+            trail: self.parts.records.path().to_owned(),
+        }
+    }
+
+    /// Stores the own site's entries again, as they were, in their order.
+    pub(super) fn refill(&self, from: u64, after_stream_seq: u64) {
+        let (bus, events) = (self.parts.bus.clone(), self.events.clone());
+        let shelf = self.shelf();
+        let site = self.controller.setting().node.site.clone();
+        tokio::spawn(async move {
+            let place = Place { site, from, after_stream_seq };
+            let (through, stream_seq) = shelf.refill(&*bus, place).await;
+            let _ = events.send(Event::Refilled { through, stream_seq }).await;
+        });
+    }
+
+    /// Writes the journal anew with what counts.
+    pub(super) fn compact(&self, compact: Compact) {
+        let shelf = self.shelf();
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let records = shelf.compact(compact).await;
+            let _ = events.send(Event::Compacted { records }).await;
+        });
+    }
 }
 
 impl Shelf {
     /// Stores a site's entries again. Another agent that does the same is told from it by the
     /// compare-and-set: who loses stops. Gives how far it came, and the number there.
-    pub(super) async fn refill(self, bus: &dyn Bus, place: Place) -> (u64, u64) {
+    async fn refill(self, bus: &dyn Bus, place: Place) -> (u64, u64) {
         let Place { site, from, after_stream_seq } = place;
         let records = self.journal.records().await.unwrap_or_default();
         let (rosters, trail) = (self.rosters.clone(), self.trail.clone());
@@ -60,7 +95,7 @@ impl Shelf {
     }
 
     /// Writes the journal anew. Gives how many records it has then.
-    pub(super) async fn compact(self, compact: Compact) -> Option<usize> {
+    async fn compact(self, compact: Compact) -> Option<usize> {
         let Compact { saved, fold } = compact;
         let records = self.journal.records().await.ok()?;
         let (rosters, before) = (self.rosters.clone(), records.len());

@@ -42,8 +42,8 @@ impl SimulatedDisk {
         self.lock().operations
     }
 
-    /// The process dies in the operation of this number, counted from the first of all; of what that
-    /// one was to write only the first half is there.
+    /// The process dies in the operation of this number, counted from the first of all; of what it
+    /// was to write there only the first half is.
     pub fn die_at(&self, operation: usize) {
         self.lock().dies_at = Some(operation);
     }

@@ -199,8 +199,8 @@ fn a_journal_written_anew_is_loaded_as_it_is() {
     assert_eq!((loaded.records.as_slice(), loaded.is_whole()), (&present[..2], true));
 }
 
-/// Whatever is wrong with the present generation: nothing of the one before is lost, it is said, and
-/// the next start finds a journal that goes on.
+/// Whatever is wrong with the present generation: nothing of the one before is lost, it is said,
+/// and the next start finds a journal that goes on.
 fn falls_back(disk: &SimulatedDisk, all: &[Record], what: &str) {
     let mut journal = on(disk);
     let loaded = journal.load().unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -291,8 +291,8 @@ fn with_both_generations_bad_it_begins_anew_and_says_so() {
     }
 }
 
-/// Stops the process, or the machine, in each single operation on the disk: what was said to be kept
-/// is there, and nothing that was never recorded.
+/// Stops the process, or the machine, in each single operation on the disk: what was said to be
+/// kept is there, and nothing that was never recorded.
 #[test]
 fn whatever_stops_it_what_was_kept_is_there() {
     let all: Vec<Record> = (1..=6).map(|n| record(n, &format!("{{\"entry\":{n}}}"))).collect();

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "a failing seed tells what happened")]
 
 mod agent;
+mod disk;
 mod faults;
 mod invariants;
 mod lease;

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use nett_agent::api::types::{Outcome, Payload};
 use nett_agent::bus::wire::{Draft, Report, Sealed};
 use nett_agent::controller::Setting;
-use nett_agent::controller::effect::{Append, Compact, Effect};
+use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now};
 use nett_agent::controller::{Pace, prefix};
 use nett_agent::journal::sort;
@@ -30,8 +30,8 @@ use crate::shape::{Shape, shape};
 /// Wall time at the start.
 const EPOCH_MS: u64 = 1_795_253_400_000;
 
-/// Journals that are made smaller within a run; every second seed has them. Clocks are wrong by less
-/// than what is kept.
+/// Journals that are made smaller within a run; every second seed has them. Clocks are wrong by
+/// less than what is kept.
 const FORGETFUL: Pace =
     Pace { records: 8, settle: Duration::from_secs(1), kept: Duration::from_secs(11) };
 
@@ -406,35 +406,6 @@ impl World {
     pub(crate) fn reach(&mut self, node: &NodeId, delay: Duration, event: Event) {
         let life = self.agents[node].life;
         self.at(delay, Happening::Reach { node: node.clone(), life, event });
-    }
-
-    fn journal(&mut self, node: &NodeId, sealed: Sealed, stream_seq: u64) -> Option<Event> {
-        let forget = self.mutant == Some(Mutant::ForgetfulDisk) && self.rng.bool();
-        let agent = self.agent(node);
-        if forget {
-            return None;
-        }
-        if agent.disk_works && agent.unsaved.is_empty() {
-            agent.journal.push((sealed, stream_seq));
-            return None;
-        }
-        agent.unsaved.push_back((sealed, stream_seq));
-        Some(Event::Journal { trouble: Some("no space left".to_owned()) })
-    }
-
-    /// The journal is written anew, if the disk takes that.
-    fn compact(&mut self, node: &NodeId, compact: &Compact) -> Option<usize> {
-        let agent = self.agent(node);
-        if !agent.disk_works {
-            return None;
-        }
-        let places = compact.saved.kept(&compact.fold, &agent.journal);
-        let (before, after) = (agent.journal.len(), places.len());
-        agent.journal = places.iter().map(|at| agent.journal[*at].clone()).collect();
-        agent.saved = compact.saved.clone();
-        self.watch.forgotten += before - after;
-        self.note(format!("{node} forgets {} of {before} records", before - after));
-        Some(after)
     }
 
     // --- the kernel

@@ -150,7 +150,8 @@ proptest! {
     /// can tell the checkpoint and the rest from the whole.
     #[test]
     fn a_checkpoint_and_the_rest_mean_the_whole(
-        (before, after) in (prop::collection::vec(acts(), 1..50), prop::collection::vec(acts(), 1..30)),
+        before in prop::collection::vec(acts(), 1..50),
+        after in prop::collection::vec(acts(), 1..30),
         (cut, read) in (indices(3), indices(3)),
     ) {
         let ground = Ground::two_sites();

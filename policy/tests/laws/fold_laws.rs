@@ -265,7 +265,8 @@ proptest! {
             entries.push(rival);
         }
         let ids = |entries: &[Entry]| -> Vec<EntryId> {
-            followed(entries, &BTreeMap::new()).into_iter().map(|at| entries[at].id.clone()).collect()
+            let followed = followed(entries, &BTreeMap::new()).into_iter();
+            followed.map(|at| entries[at].id.clone()).collect()
         };
         let straight = ids(&entries);
         let mut shuffled = entries.clone();
@@ -275,7 +276,8 @@ proptest! {
         }
         prop_assert_eq!(ids(&shuffled), straight.clone());
         // One entry per place, each behind the one before it.
-        let chosen: Vec<&Entry> = followed(&entries, &BTreeMap::new()).into_iter().map(|at| &entries[at]).collect();
+        let chosen = followed(&entries, &BTreeMap::new()).into_iter();
+        let chosen: Vec<&Entry> = chosen.map(|at| &entries[at]).collect();
         for pair in chosen.windows(2).filter(|pair| pair[0].site == pair[1].site) {
             prop_assert_eq!(&pair[1].position.prev_hash, &pair[0].position.hash);
             prop_assert_eq!(pair[1].position.seq, pair[0].position.seq + 1);

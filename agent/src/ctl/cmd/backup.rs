@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::api::client::ClientError;
-use crate::api::types::{ApiRequest, Outcome, Payload};
+use crate::api::types::{ApiRequest, ApiResponse, Outcome, Payload};
 use crate::ctl::archive::Archive;
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::provision;
@@ -17,34 +17,31 @@ pub(in crate::ctl) struct Args {
 }
 
 pub(super) async fn run(args: &Args, session: &mut Session) -> Result<Exit, CtlError> {
-    let answer = session.ask(&ApiRequest::Backup {}).await?;
-    let backup = match answer.outcome {
-        Outcome::Ok(payload) => match *payload {
-            Payload::Backup(backup) => backup,
-            _ => return Err(ClientError::WrongAnswer.into()),
-        },
-        Outcome::Error(error) => return Err(ClientError::Agent(error).into()),
+    let answer = session.ask_plainly(&ApiRequest::Backup {}).await?;
+    let (site, node, at) = (answer.site.clone(), answer.node.clone(), answer.as_of.to_string());
+    let Payload::Backup(backup) = payload(answer)? else {
+        return Err(ClientError::WrongAnswer.into());
     };
     let mut audit = String::new();
     let mut from = Some(0);
-    while let Some(at) = from {
-        let Payload::AuditPart(part) = session.payload(&ApiRequest::AuditPart { from: at }).await?
-        else {
+    while let Some(place) = from {
+        let answer = session.ask_plainly(&ApiRequest::AuditPart { from: place }).await?;
+        let Payload::AuditPart(part) = payload(answer)? else {
             return Err(ClientError::WrongAnswer.into());
         };
         audit.push_str(&part.text);
-        from = part.next.filter(|next| *next > at);
+        from = part.next.filter(|next| *next > place);
     }
-    let archive = Archive {
-        fabric: backup.fabric,
-        generation: backup.generation,
-        site: answer.site,
-        node: answer.node,
-        at: answer.as_of.to_string(),
-        log: backup.log,
-        audit,
-    };
+    let (fabric, generation, log) = (backup.fabric, backup.generation, backup.log);
+    let archive = Archive { fabric, generation, site, node, at, log, audit };
     provision::write_private(&args.file, &archive.to_text())?;
     session.out.note(&archive.summary())?;
     Ok(Exit::Done)
+}
+
+fn payload(answer: ApiResponse) -> Result<Payload, CtlError> {
+    match answer.outcome {
+        Outcome::Ok(payload) => Ok(*payload),
+        Outcome::Error(error) => Err(ClientError::Agent(error).into()),
+    }
 }

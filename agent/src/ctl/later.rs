@@ -18,11 +18,10 @@ const NESTED: [(&str, &[&str]); 4] = [
 ];
 
 /// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 4] = [
+const OPTIONS: [(&str, &[&str]); 3] = [
     ("failover", &["without-quorum"]),
     ("steer", &["ramp"]),
     ("drain", &["until", "soft"]),
-    ("prove", &["since"]),
 ];
 
 /// Adds the names to the parser, out of the help's sight.

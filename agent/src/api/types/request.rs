@@ -88,7 +88,11 @@ pub enum ApiRequest {
         lose: String,
     },
     /// What the guards count, and what of it must be zero.
-    Separation {},
+    Separation {
+        /// Only what must be zero, and by how much it has grown since.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Stamp>,
+    },
     /// Whether what is drained carries nothing any more.
     Drained {},
     /// Entries in the order of this node's audit file, oldest first, at most `limit` of the newest.

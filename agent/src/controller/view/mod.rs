@@ -71,7 +71,9 @@ impl Controller {
                 self.path_doc(&from, &to, node.as_deref())
             }
             ApiRequest::Simulate { lose } => self.simulation_doc(&lose),
-            ApiRequest::Separation {} => Ok(Payload::Separation(self.separation_doc(now))),
+            ApiRequest::Separation { since } => {
+                Ok(Payload::Separation(self.separation_doc(since, now)))
+            }
             ApiRequest::Drained {} => Ok(Payload::Drained(self.drained_doc())),
             ApiRequest::ExplainName { .. }
             | ApiRequest::Audit { .. }

@@ -14,15 +14,12 @@ const NESTED: [(&str, &[&str]); 4] = [
     ("service", &["apply", "retire"]),
     ("drain", &["cluster"]),
     ("undrain", &["cluster"]),
-    ("bus", &["resync", "compact"]),
+    ("bus", &["compact"]),
 ];
 
 /// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 3] = [
-    ("failover", &["without-quorum"]),
-    ("steer", &["ramp"]),
-    ("drain", &["until", "soft"]),
-];
+const OPTIONS: [(&str, &[&str]); 3] =
+    [("failover", &["without-quorum"]), ("steer", &["ramp"]), ("drain", &["until", "soft"])];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {

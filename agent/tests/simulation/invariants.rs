@@ -33,6 +33,8 @@ pub(crate) struct Watch {
     pub(crate) wrong: Option<String>,
     /// Tasks that ended, for the statistics of a run.
     pub(crate) ended: BTreeMap<&'static str, usize>,
+    /// Commands that nodes took for themselves.
+    pub(crate) taken_locally: usize,
     /// Records that journals forgot.
     pub(crate) forgotten: usize,
 }
@@ -50,6 +52,7 @@ impl Watch {
             wrong: None,
             ended: BTreeMap::new(),
             forgotten: 0,
+            taken_locally: 0,
         }
     }
 
@@ -171,6 +174,9 @@ impl World {
             }
         }
         for (node, agent) in &self.agents {
+            if agent.controller.locals() > 0 {
+                return Err(format!("{node} still has a command of its own"));
+            }
             let links_up = agent.links_up(&self.links_down);
             let setting = &agent.setting;
             let (layout, at) = (&setting.layout, &setting.node);

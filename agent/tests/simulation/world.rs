@@ -30,7 +30,7 @@ use crate::shape::{Shape, shape};
 /// Wall time at the start.
 const EPOCH_MS: u64 = 1_795_253_400_000;
 
-/// Journals that are made smaller within a run; every second seed has them. Clocks are wrong by
+/// Journals that are made smaller within a run; every third seed has them. Clocks are wrong by
 /// less than what is kept.
 const FORGETFUL: Pace =
     Pace { records: 8, settle: Duration::from_secs(1), kept: Duration::from_secs(11) };
@@ -96,6 +96,8 @@ pub(crate) struct Server {
 
 pub(crate) struct World {
     pub(crate) rng: Rng,
+    /// For what came later: seeds of the past give the same runs.
+    pub(crate) later: Rng,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) keys: BTreeMap<String, KeyPair>,
@@ -141,6 +143,7 @@ impl World {
         let server = |_| Server { up: true, log: Vec::new(), mirrors: BTreeMap::new() };
         let mut world = Self {
             rng,
+            later: Rng::with_seed(!seed),
             servers: fabric.sites.iter().map(|s| (s.id.clone(), server(()))).collect(),
             agents: BTreeMap::new(),
             cuts: BTreeSet::new(),
@@ -151,7 +154,7 @@ impl World {
             lease_watch: LeaseWatch::default(),
             mutant,
             rough: true,
-            expiry: if seed % 2 == 1 { 5_000 } else { 60_000 },
+            expiry: if seed.is_multiple_of(3) { 5_000 } else { 60_000 },
             told: false,
             now: Duration::from_secs(100),
             counter: 0,
@@ -171,7 +174,7 @@ impl World {
                 agent.skew = world.rng.i64(-1000..=1000);
             }
             world.draw_rate(&mut agent);
-            agent.pace = (seed % 2 == 1).then_some(FORGETFUL);
+            agent.pace = (seed.is_multiple_of(3)).then_some(FORGETFUL);
             world.agents.insert(agent.setting.node.id.clone(), agent);
         }
         for node in fabric.nodes.iter().map(|n| n.id.clone()) {
@@ -292,6 +295,9 @@ impl World {
         let up = agent.links_up(&down);
         self.start_lease(node);
         self.step(node, Event::Checkpoint(saved));
+        for sealed in self.agents[node].own_log.clone() {
+            self.step(node, Event::LocalKept(Ok(Box::new(sealed))));
+        }
         for (sealed, stream_seq) in journal {
             self.step(node, Event::Replayed { sealed, stream_seq });
         }
@@ -391,6 +397,7 @@ impl World {
                     self.desk.replies.insert(token.0, reply);
                 }
             }
+            Effect::Local(entry) => return Some(self.keep_local(node, *entry)),
             Effect::Compact(compact) => {
                 let records = self.compact(node, &compact);
                 return Some(Event::Compacted { records });

@@ -150,6 +150,8 @@ pub enum TaskStateDoc {
     Running,
     Paused,
     Confirming,
+    /// One node has taken it for itself, while NATS is away.
+    Local,
     Done,
     Failed,
     Rejected,
@@ -168,6 +170,7 @@ impl TaskStateDoc {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Confirming => "confirming",
+            Self::Local => "local",
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Rejected => "rejected",
@@ -180,7 +183,10 @@ impl TaskStateDoc {
 
     /// True when nothing more happens to the task.
     pub fn is_terminal(self) -> bool {
-        !matches!(self, Self::WaitingApproval | Self::Running | Self::Paused | Self::Confirming)
+        !matches!(
+            self,
+            Self::WaitingApproval | Self::Running | Self::Paused | Self::Confirming | Self::Local
+        )
     }
 }
 

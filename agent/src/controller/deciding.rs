@@ -107,6 +107,11 @@ impl Deciding {
         }
     }
 
+    /// Something is due at that time.
+    pub(super) fn wake(&mut self, at: Duration) {
+        self.deadline = earlier(self.deadline, at);
+    }
+
     /// Nothing more is due about a task.
     pub(super) fn forget(&mut self, task: &EntryId) {
         self.touched.remove(task);
@@ -214,7 +219,7 @@ impl Controller {
             }
             return;
         }
-        if let Some((body, verbatim)) = self.due_local() {
+        if let Some((body, verbatim)) = self.due_local(now) {
             self.deciding.in_flight = Some(InFlight::Local);
             return self.append(body, verbatim);
         }

@@ -12,6 +12,7 @@
 //! a crash the own log says what is still laid over.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use nett_policy::id::{EntryId, ServiceId, SiteId, WallMs};
 use nett_policy::log::entry::{
@@ -28,9 +29,9 @@ use nett_policy::traffic::{Spread, Traffic};
 use super::deciding::{Waiting, refusal_reply};
 use super::effect::{AuditEvent, Effect, LocalEntry};
 use super::event::Now;
-use super::{Controller, Token};
+use super::{Controller, Heard, SILENCE, Token};
 use crate::api::types::{CommandReply, LocalDoc, TaskLine, TaskStateDoc};
-use crate::bus::wire::Sealed;
+use crate::bus::wire::{Head, Sealed};
 
 /// The rule about sending traffic to a site that is not known to take it. It is about commands
 /// taken locally and nothing else.
@@ -47,8 +48,10 @@ pub(super) struct Locals {
     keeping: VecDeque<Token>,
     /// The newest last.
     over: VecDeque<LocalDoc>,
-    /// Sites whose logs were read since the bus is back.
+    /// Sites whose logs were read since the bus is back. That of another site may be a copy that
+    /// lags: what its nodes say of their heads counts as well.
     read: BTreeSet<SiteId>,
+    back: Duration,
 }
 
 /// A command that this node has taken.
@@ -68,8 +71,9 @@ struct Local {
 // === impl Locals ===
 
 impl Locals {
-    pub(super) fn connected(&mut self) {
+    pub(super) fn connected(&mut self, now: Duration) {
         self.read.clear();
+        self.back = now;
         self.open.values_mut().for_each(|local| local.judging = false);
     }
 
@@ -330,9 +334,8 @@ impl Controller {
     }
 
     /// The next local command that the site is to judge, once everything was read again.
-    pub(super) fn due_local(&mut self) -> Option<(Body, Option<Vec<u8>>)> {
-        let all = self.setting.fabric.sites.iter().all(|s| self.locals.read.contains(&s.id));
-        if !all || !self.peers.bus_connected {
+    pub(super) fn due_local(&mut self, now: Now) -> Option<(Body, Option<Vec<u8>>)> {
+        if self.locals.open.is_empty() || !self.has_read_everybody(now) {
             return None;
         }
         let waits = |(_, local): &(&EntryId, &mut Local)| !local.judging;
@@ -354,6 +357,30 @@ impl Controller {
         let judged = in_time.and_then(|()| judge(self.present(), &plain(&request)));
         let body = self.command_or_refusal(&local.command.request, judged);
         Some((body, Some(local.verbatim)))
+    }
+
+    /// True once everything was read that others have written while the bus was away here. A site
+    /// that is not heard for long is cut off: what it has decided is a split decision then.
+    fn has_read_everybody(&mut self, now: Now) -> bool {
+        let sites = &self.setting.fabric.sites;
+        let all = sites.iter().all(|s| self.locals.read.contains(&s.id));
+        if !all || !self.peers.bus_connected {
+            return false;
+        }
+        let until = self.locals.back + SILENCE;
+        let since = |heard: &&Heard| heard.at > self.locals.back;
+        let fresh = || self.peers.reports.values().filter(since);
+        let others = self.setting.fabric.other_sites(self.site());
+        let heard = |site: &SiteId| fresh().any(|heard| heard.report.site == *site);
+        let unheard = others.filter(|site| !heard(&site.id)).count();
+        if unheard > 0 && now.mono < until {
+            self.deciding.wake(until);
+            return false;
+        }
+        let own = self.reading.heads();
+        let read =
+            |(site, head): (&SiteId, &Head)| own.get(site).is_some_and(|o| o.seq >= head.seq);
+        fresh().all(|heard| heard.report.heads.iter().all(read))
     }
 
     /// The append of a local command failed: it is tried again.

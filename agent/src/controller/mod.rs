@@ -197,7 +197,7 @@ impl Controller {
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => {
                 self.peers.bus_connected = true;
-                self.locals.connected();
+                self.locals.connected(now.mono);
                 if let Some(lease) = &mut self.lease {
                     lease.connected();
                 }

@@ -9,7 +9,8 @@ use nett_agent::bus::wire::{
     self, Ack, Blame, Head, MAX_BYTES, OpenError, Report, Sealed, WireError, open_entry,
     open_report, open_request, request_subject, seal_entry, seal_report, seal_request,
 };
-use nett_policy::id::{Weight, sha256_hex};
+use nett_policy::fact::Measured;
+use nett_policy::id::{WallMs, Weight, sha256_hex};
 use nett_policy::log::entry::{
     AdoptFact, Ask, Body, Change, Command, Directive, EffectiveFact, EndFact, Entry, FabricRef,
     Object, Outcome, Refused, Request, Slot, StepFact, StepState, Terms, Turn, TurnFact, Verb,
@@ -110,6 +111,17 @@ fn every_request_survives_the_way_and_names_its_subject() {
     }
 }
 
+fn measured() -> Measured {
+    Measured {
+        id: entry_id("osl", 44),
+        service: id("shop/prod/api"),
+        name: "data-lag".into(),
+        value: "0.25".parse().expect("a number"),
+        unit: "s".into(),
+        measured_at: WallMs(1_795_253_399_000),
+    }
+}
+
 fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
     let slot = Slot { task: entry_id("osl", 1), term: 1, index: 3 };
     let (command, verbatim) = command_body("osl", 1);
@@ -118,6 +130,7 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
         plan_hash: "ab12".into(),
         approvals_needed: 2,
         supersedes: vec![entry_id("svg", 5)],
+        bad_since: Some(WallMs(1_795_253_300_000)),
         effect: None,
     });
     let refused = Body::Refused(Refused {
@@ -149,8 +162,8 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
         effect,
     };
     let states = [
-        StepState::Started { gates: Vec::new() },
-        StepState::Started { gates: vec![entry_id("svg", 8)] },
+        StepState::Started { gates: Vec::new(), facts: Vec::new() },
+        StepState::Started { gates: vec![entry_id("svg", 8)], facts: vec![measured()] },
         StepState::Done { evidence: vec!["12 routes".into()] },
         StepState::Failed { reason: "no answer from svg".into() },
     ];
@@ -232,6 +245,7 @@ fn report() -> Report {
         drift: vec!["route 10.99.0.10/32 missing".into()],
         degraded: vec!["journal".into()],
         counters: [("steered.svg".to_owned(), 12)].into(),
+        bytes: [("steered.svg".to_owned(), 18_000)].into(),
     }
 }
 

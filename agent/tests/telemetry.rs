@@ -61,6 +61,11 @@ fn snapshot() -> Snapshot {
             "shop/prod/api".parse().expect("a service"),
             Duration::from_millis(42_500),
         )]),
+        facts: BTreeMap::from([(["shop/prod/api", "osl", "data-lag"].map(str::to_owned), 0.25)]),
+        costs: BTreeMap::from([(
+            "shop/prod/api".parse().expect("a service"),
+            Cost { rto: Some(Duration::from_millis(4_200)), rpo: None },
+        )]),
     }
 }
 

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_agent::api::types::{ApiRequest, CommandReply, ConflictDoc, Outcome, Payload, TaskDoc};
-use nett_agent::bus::wire::{Draft, Report, Sealed, request_subject, seal_request};
+use nett_agent::bus::wire::{
+    Draft, Report, Sealed, fact_subject, request_subject, seal_fact, seal_request,
+};
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now, Token};
 use nett_agent::controller::{Controller, Setting, Snapshot};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
+use nett_policy::fact::{Fact, FactKey};
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
 use nett_policy::log::chain::followed;
 use nett_policy::log::entry::{
@@ -435,7 +438,7 @@ impl Fleet {
         };
         self.counter += 1;
         let fabric = self.agents[node].controller.fabric_ref();
-        let at = WallMs(EPOCH_MS);
+        let at = self.clock().wall;
         let id = id(&format!("{site}.{:0>26}", self.counter));
         let draft = Draft {
             id,
@@ -520,6 +523,39 @@ impl Fleet {
         let ask = Ask::Command { verb, plan_hash: None, overrides, terms };
         let request = self.request(person, site, ask);
         self.send(&format!("{site}-b1"), &request)
+    }
+
+    /// Reports a fact about a service, good for 30 s, to one agent.
+    pub fn report_fact(
+        &mut self,
+        person: &str,
+        node: &str,
+        about: (&str, &str),
+        value: (&str, &str),
+    ) -> CommandReply {
+        self.counter += 1;
+        let site: SiteId = self.fabric.node(&id(node)).expect("a known node").site.clone();
+        let now = self.clock().wall;
+        let fact = Fact {
+            id: id(&format!("{site}.{:0>26}", self.counter)),
+            value: value.0.parse().expect("a number"),
+            unit: value.1.to_owned(),
+            measured_at: now,
+            expires_at: WallMs(now.0 + 30_000),
+            person: person.to_owned(),
+        };
+        let service = (!about.0.is_empty()).then(|| id(about.0));
+        let about: FactKey = (service, about.1.to_owned());
+        let bytes = seal_fact(&site, &about, &fact, &self.keys[person]).expect("the key fits");
+        let envelope = serde_json::from_slice(&bytes).expect("JSON");
+        let subject = fact_subject(&site, &about);
+        match self.ask(node, ApiRequest::Fact { subject, envelope }) {
+            Outcome::Ok(payload) => match *payload {
+                Payload::Command(reply) => reply,
+                other => panic!("not a reply: {other:?}"),
+            },
+            Outcome::Error(error) => panic!("no reply: {error:?}"),
+        }
     }
 
     pub fn wish(&mut self, person: &str, site: &str, task: &str, kind: WishKind) -> CommandReply {

@@ -55,10 +55,27 @@ pub enum Payload {
     Simulation(SimulationDoc),
     Separation(SeparationDoc),
     Drained(DrainedDoc),
+    Facts { facts: Vec<FactDoc> },
     Audit(AuditDoc),
     AuditVerdict(AuditVerdictDoc),
     Command(CommandReply),
     Rejoin(RejoinDoc),
+}
+
+/// What an outside reporter says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactDoc {
+    /// Absent where it is about no service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    pub name: String,
+    /// A number with up to three decimals.
+    pub value: String,
+    pub unit: String,
+    pub person: String,
+    pub measured_at: Stamp,
+    /// The first moment in which it is not good any more.
+    pub expires_at: Stamp,
 }
 
 /// What became of an operator's word that a voter will not be read.

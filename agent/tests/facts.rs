@@ -5,9 +5,11 @@ mod fleet;
 use std::time::Duration;
 
 use fleet::{Fleet, id};
-use nett_agent::api::types::{CommandReply, CostDoc, TaskDoc};
+use nett_agent::api::types::{ApiRequest, CommandReply, CostDoc, TaskDoc};
+use nett_agent::bus::wire::{fact_subject, seal_fact};
 use nett_policy::fabric::{Limit, OperatorRole, SafetyRule};
-use nett_policy::id::NodeId;
+use nett_policy::fact::{Fact, FactKey};
+use nett_policy::id::{NodeId, SiteId, WallMs};
 use nett_policy::log::entry::{Object, Terms, Verb};
 
 const API: &str = "shop/prod/api";
@@ -27,6 +29,32 @@ fn fleet() -> Fleet {
             }
         }
     })
+}
+
+/// Reports a fact, good for 30 s, to one agent.
+fn report(
+    fleet: &mut Fleet,
+    person: &str,
+    node: &str,
+    about: (&str, &str),
+    value: (&str, &str),
+) -> CommandReply {
+    let site: SiteId = fleet.fabric.node(&id(node)).expect("a known node").site.clone();
+    let now = fleet.clock().wall;
+    let fact = Fact {
+        id: id(&format!("{site}.{:0>26}", now.0)),
+        value: value.0.parse().expect("a number"),
+        unit: value.1.to_owned(),
+        measured_at: now,
+        expires_at: WallMs(now.0 + 30_000),
+        person: person.to_owned(),
+    };
+    let service = (!about.0.is_empty()).then(|| id(about.0));
+    let about: FactKey = (service, about.1.to_owned());
+    let bytes = seal_fact(&site, &about, &fact, &fleet.keys[person]).expect("the key fits");
+    let envelope = serde_json::from_slice(&bytes).expect("JSON");
+    let subject = fact_subject(&site, &about);
+    fleet.hand_in(node, ApiRequest::Fact { subject, envelope })
 }
 
 fn failover(service: &str) -> Verb {
@@ -52,18 +80,18 @@ fn a_gate_that_compares_opens_only_for_a_good_fact_on_the_right_side() {
     let said = waits(&mut fleet);
     assert!(said.contains("nobody reports data-lag of shop/prod/pay now"), "{said}");
 
-    assert!(fleet.report_fact("odd", "osl-b1", (PAY, "data-lag"), ("7000", "ms")).accepted);
+    assert!(report(&mut fleet, "odd", "osl-b1", (PAY, "data-lag"), ("7000", "ms")).accepted);
     fleet.pass(Duration::from_secs(5));
     let said = waits(&mut fleet);
     assert!(said.contains("data-lag of shop/prod/pay is 7000ms"), "{said}");
 
     // Of another service, of another name: neither opens it.
-    assert!(fleet.report_fact("odd", "osl-b1", (API, "data-lag"), ("1", "s")).accepted);
-    assert!(fleet.report_fact("odd", "osl-b1", (PAY, "lag"), ("1", "s")).accepted);
+    assert!(report(&mut fleet, "odd", "osl-b1", (API, "data-lag"), ("1", "s")).accepted);
+    assert!(report(&mut fleet, "odd", "osl-b1", (PAY, "lag"), ("1", "s")).accepted);
     fleet.pass(Duration::from_secs(5));
     assert_eq!(fleet.task_state("osl-b1", &task), "running");
 
-    assert!(fleet.report_fact("odd", "osl-b1", (PAY, "data-lag"), ("1.5", "s")).accepted);
+    assert!(report(&mut fleet, "odd", "osl-b1", (PAY, "data-lag"), ("1.5", "s")).accepted);
     fleet.pass(Duration::from_secs(20));
     assert_eq!(fleet.task_state("osl-b1", &task), "done");
 }
@@ -71,7 +99,7 @@ fn a_gate_that_compares_opens_only_for_a_good_fact_on_the_right_side() {
 #[test]
 fn a_fact_that_expired_before_the_step_opens_nothing() {
     let mut fleet = fleet();
-    assert!(fleet.report_fact("odd", "osl-b1", (PAY, "data-lag"), ("0", "s")).accepted);
+    assert!(report(&mut fleet, "odd", "osl-b1", (PAY, "data-lag"), ("0", "s")).accepted);
     fleet.pass(Duration::from_secs(31));
     let task = accepted(&fleet.command("mira", "osl", failover(PAY)));
     fleet.pass(HOUR);
@@ -81,9 +109,9 @@ fn a_fact_that_expired_before_the_step_opens_nothing() {
 #[test]
 fn who_has_not_the_role_reports_nothing() {
     let mut fleet = fleet();
-    let refused = fleet.report_fact("mira", "osl-b1", (PAY, "data-lag"), ("0", "s"));
+    let refused = report(&mut fleet, "mira", "osl-b1", (PAY, "data-lag"), ("0", "s"));
     assert!(!refused.accepted && refused.message.contains("role `gate`"), "{refused:?}");
-    let unknown = fleet.report_fact("odd", "osl-b1", ("shop/prod/none", "data-lag"), ("0", "s"));
+    let unknown = report(&mut fleet, "odd", "osl-b1", ("shop/prod/none", "data-lag"), ("0", "s"));
     assert_eq!((unknown.refused_by.as_deref(), unknown.exit), (Some("unknown-service"), 2));
 }
 
@@ -93,7 +121,7 @@ fn what_a_planned_move_has_cost_is_measured_and_held_against_the_goals() {
     let task = accepted(&fleet.command("mira", "osl", failover(PAY)));
     fleet.pass(Duration::from_secs(40));
     // It has stopped and waits: 40 s without service, and then some for the new site.
-    assert!(fleet.report_fact("odd", "osl-b1", (PAY, "data-lag"), ("0.25", "s")).accepted);
+    assert!(report(&mut fleet, "odd", "osl-b1", (PAY, "data-lag"), ("0.25", "s")).accepted);
     fleet.pass(Duration::from_secs(20));
     let doc = fleet.task("svg-r1", &task);
     assert_eq!(doc.state.as_str(), "done", "{doc:#?}");
@@ -166,6 +194,6 @@ fn a_switch_is_read_at_the_site_that_decides() {
     let refused = fleet.command("mira", "osl", verb.clone());
     assert_eq!((refused.refused_by.as_deref(), refused.exit), (Some("window"), 4), "{refused:?}");
     assert!(refused.message.contains("owner: change board"), "{refused:?}");
-    assert!(fleet.report_fact("odd", "osl-b1", ("", "changes-allowed"), ("1", "")).accepted);
+    assert!(report(&mut fleet, "odd", "osl-b1", ("", "changes-allowed"), ("1", "")).accepted);
     accepted(&fleet.command("mira", "osl", verb));
 }

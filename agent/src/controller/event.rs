@@ -1,6 +1,7 @@
 //! What can happen to an agent, as one closed type. Everything asynchronous ends up here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::id::{NodeId, SiteId, WallMs};
@@ -87,7 +88,7 @@ pub enum Event {
     /// A signed fact from an outside reporter; not verified yet.
     Fact {
         subject: String,
-        bytes: Vec<u8>,
+        bytes: Arc<[u8]>,
     },
     /// The interfaces of this node's links were looked at.
     Links {

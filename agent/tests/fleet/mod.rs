@@ -8,15 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_agent::api::types::{ApiRequest, CommandReply, ConflictDoc, Outcome, Payload, TaskDoc};
-use nett_agent::bus::wire::{
-    Draft, Report, Sealed, fact_subject, request_subject, seal_fact, seal_request,
-};
+use nett_agent::bus::wire::{Draft, Report, Sealed, request_subject, seal_request};
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now, Token};
 use nett_agent::controller::{Controller, Setting, Snapshot};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
-use nett_policy::fact::{Fact, FactKey};
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
 use nett_policy::log::chain::followed;
 use nett_policy::log::entry::{
@@ -35,7 +32,7 @@ pub struct Fleet {
     pub agents: BTreeMap<NodeId, Agent>,
     logs: BTreeMap<SiteId, Vec<Sealed>>,
     inbox: VecDeque<(NodeId, Event)>,
-    keys: BTreeMap<String, KeyPair>,
+    pub keys: BTreeMap<String, KeyPair>,
     now: Duration,
     counter: u64,
     /// Replies to requests, by token.
@@ -231,7 +228,7 @@ impl Fleet {
         }
     }
 
-    fn clock(&self) -> Now {
+    pub fn clock(&self) -> Now {
         let ms = u64::try_from(self.now.as_millis()).expect("a short test");
         Now { mono: self.now, wall: WallMs(EPOCH_MS + ms) }
     }
@@ -426,6 +423,7 @@ impl Fleet {
     fn append(&mut self, node: &NodeId, append: Append) {
         let Append { body, verbatim, after, after_stream_seq } = append;
         let site = self.fabric.node(node).expect("a known node").site.clone();
+        let at = self.clock().wall;
         let log = self.logs.get_mut(&site).expect("every site has a log");
         let length = u64::try_from(log.len()).expect("a short log");
         if after_stream_seq != length {
@@ -438,7 +436,6 @@ impl Fleet {
         };
         self.counter += 1;
         let fabric = self.agents[node].controller.fabric_ref();
-        let at = self.clock().wall;
         let id = id(&format!("{site}.{:0>26}", self.counter));
         let draft = Draft {
             id,
@@ -499,6 +496,15 @@ impl Fleet {
         self.replies.get(&token.0).expect("every request is answered").clone()
     }
 
+    /// Asks what is answered as a command is.
+    pub fn hand_in(&mut self, node: &str, request: ApiRequest) -> CommandReply {
+        self.counter += 1;
+        let token = Token(self.counter);
+        self.inbox.push_back((id(node), Event::Api { token, request }));
+        self.run();
+        self.replies.remove(&token.0).expect("every request is answered")
+    }
+
     pub fn ask(&mut self, node: &str, request: ApiRequest) -> Outcome {
         self.counter += 1;
         let token = Token(self.counter);
@@ -523,39 +529,6 @@ impl Fleet {
         let ask = Ask::Command { verb, plan_hash: None, overrides, terms };
         let request = self.request(person, site, ask);
         self.send(&format!("{site}-b1"), &request)
-    }
-
-    /// Reports a fact about a service, good for 30 s, to one agent.
-    pub fn report_fact(
-        &mut self,
-        person: &str,
-        node: &str,
-        about: (&str, &str),
-        value: (&str, &str),
-    ) -> CommandReply {
-        self.counter += 1;
-        let site: SiteId = self.fabric.node(&id(node)).expect("a known node").site.clone();
-        let now = self.clock().wall;
-        let fact = Fact {
-            id: id(&format!("{site}.{:0>26}", self.counter)),
-            value: value.0.parse().expect("a number"),
-            unit: value.1.to_owned(),
-            measured_at: now,
-            expires_at: WallMs(now.0 + 30_000),
-            person: person.to_owned(),
-        };
-        let service = (!about.0.is_empty()).then(|| id(about.0));
-        let about: FactKey = (service, about.1.to_owned());
-        let bytes = seal_fact(&site, &about, &fact, &self.keys[person]).expect("the key fits");
-        let envelope = serde_json::from_slice(&bytes).expect("JSON");
-        let subject = fact_subject(&site, &about);
-        match self.ask(node, ApiRequest::Fact { subject, envelope }) {
-            Outcome::Ok(payload) => match *payload {
-                Payload::Command(reply) => reply,
-                other => panic!("not a reply: {other:?}"),
-            },
-            Outcome::Error(error) => panic!("no reply: {error:?}"),
-        }
     }
 
     pub fn wish(&mut self, person: &str, site: &str, task: &str, kind: WishKind) -> CommandReply {

@@ -1,7 +1,7 @@
 //! What must hold between the safety rules and the rest of the fabric.
 //!
-//! Pure. A rule that names nothing known, or that can never hold, would refuse everything or nothing
-//! in the hour in which it is needed.
+//! Pure. A rule that names nothing known, or that can never hold, would refuse everything or
+//! nothing in the hour in which it is needed.
 
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Span};

@@ -1,10 +1,10 @@
 //! Whether links and sites carry what a change brings to them.
 //!
 //! Pure. Sites by what the services are said to weigh (`load`), links by what the counters say of
-//! each pair of sites. What one service carries is not counted, so the services that a site sends to
-//! another share the traffic between the two alike; and of what a site delivers inside itself only
-//! the sum is known, so what the rule finds is an upper bound. Without counts of every border of a
-//! pair nothing is judged about it: a rule that guesses would stop an evacuation.
+//! each pair of sites. What one service carries is not counted, so the services that a site sends
+//! to another share the traffic between the two alike; and of what a site delivers inside itself
+//! only the sum is known, so what the rule finds is an upper bound. Without counts of every border
+//! of a pair nothing is judged about it: a rule that guesses would stop an evacuation.
 
 use std::collections::BTreeMap;
 

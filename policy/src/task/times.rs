@@ -60,14 +60,16 @@ pub fn times(fold: &Fold, task: &EntryId) -> Times {
 
 /// What the task has cost a service that it moved; nothing before its last step is done.
 pub fn cost(fold: &Fold, task: &EntryId, service: &ServiceId) -> Cost {
-    course(fold, task).map_or_else(Cost::default, |course| course.cost(service))
+    let Some(course) = course(fold, task) else { return Cost::default() };
+    let one = course.effect.moves.iter().find(|one| one.service == *service);
+    one.map_or_else(Cost::default, |one| course.cost(one))
 }
 
 /// What the task has cost each of the services that it moved.
 pub fn costs(fold: &Fold, task: &EntryId) -> BTreeMap<ServiceId, Cost> {
     let Some(course) = course(fold, task) else { return BTreeMap::new() };
     let moves = course.effect.moves.iter();
-    moves.map(|one| (one.service.clone(), course.cost(&one.service))).collect()
+    moves.map(|one| (one.service.clone(), course.cost(one))).collect()
 }
 
 fn course<'a>(fold: &'a Fold, task: &EntryId) -> Option<Course<'a>> {
@@ -131,16 +133,14 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn cost(&self, service: &ServiceId) -> Cost {
-        let one = self.effect.moves.iter().find(|one| one.service == *service);
-        let Some(one) = one else { return Cost::default() };
+    fn cost(&self, one: &Move) -> Cost {
         let out = self.out(one);
         let rto = self.serving(one).and_then(|serving| match out {
             Out::Never => Some(Duration::ZERO),
             Out::At(at) => Some(Duration::from_millis(serving.0.saturating_sub(at.0))),
             Out::Unknown => None,
         });
-        let lags = self.facts.iter().filter(|f| f.service == *service && f.name == DATA_LAG);
+        let lags = self.facts.iter().filter(|f| f.service == one.service && f.name == DATA_LAG);
         let rpo = lags.max_by_key(|lag| lag.measured_at).and_then(|lag| {
             let behind = lag.milliseconds()?;
             // What came in since it was measured may be lost as well.

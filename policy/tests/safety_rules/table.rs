@@ -111,7 +111,7 @@ fn rows() -> Vec<Row> {
                 }
             },
             refused: &["drain site", "drain service", "evacuate"],
-            without: &["failover", "failback", "steer", "undrain site", "revert"],
+            without: &["failover", "failback", "steer", "undrain site", "revert", "release"],
         },
     ]
 }

@@ -48,7 +48,7 @@ pub struct TaskDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Stamp>,
     /// When it came to what; what nobody recorded is absent.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub times: TimesDoc,
     /// What it has cost the services that have a goal, and the others where there are few; empty
     /// before it took effect.

@@ -77,7 +77,8 @@ pub(super) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
     }
 }
 
-/// An operator at this site: commands (not for viewers), facts (role gate), questions, and how the streams are.
+/// An operator at this site: commands (not for viewers), facts (role gate), questions, and how the
+/// streams are.
 pub(super) fn operator(operator: &Operator, site: &SiteId) -> Permissions {
     let may_ask = operator.roles.iter().any(|role| *role != OperatorRole::Viewer);
     let mut publish = Vec::new();

@@ -1,7 +1,7 @@
 //! A fact from an outside reporter: what was measured, signed by a key with the role `gate`.
 //!
-//! Values are text, because messages have no fractions. Whether a fact is still good is judged where
-//! it is used.
+//! Values are text, because messages have no fractions. Whether a fact is still good is judged
+//! where it is used.
 
 use nett_policy::fabric::OperatorRole;
 use nett_policy::fact::{Fact, FactKey, Measured, Thousandths};

@@ -16,6 +16,9 @@ use nix::sys::signal::Signal;
 const CLIENTS: [&str; 3] = ["osl-c1", "svg-c1", "trd-c1"];
 /// The lab's lease and wait, with what a round, the log and the kernel take.
 const TAKEN_OVER: Duration = Duration::from_secs(6 + 9 + 6);
+/// What the bus takes to join two sites again that were joined by a third one, now cut off: three
+/// pings of the last site's server, its way out of a write, and its dials.
+const JOINED: Duration = Duration::from_secs(15 + 5 + 4);
 
 fn osl(lab: &Lab) -> Site {
     lab.shape().sites[0]
@@ -36,7 +39,11 @@ fn assert_one_at_a_time(report: &Report) {
 }
 
 /// The agents of the holder's site end as `end` says; svg takes over without a word of theirs.
-fn taken_over(lab: &mut Lab, end: impl Fn(&mut Lab) -> Result<()>) -> Result<Traffic> {
+fn taken_over(
+    lab: &mut Lab,
+    within: Duration,
+    end: impl Fn(&mut Lab) -> Result<()>,
+) -> Result<Traffic> {
     let traffic = Traffic::to_vips(lab, &CLIENTS, LEDGER)?;
     traffic.settles_on("osl")?;
     end(lab)?;
@@ -46,14 +53,14 @@ fn taken_over(lab: &mut Lab, end: impl Fn(&mut Lab) -> Result<()>) -> Result<Tra
     let report = traffic.so_far();
     assert_one_at_a_time(&report);
     let away = report.longest_outage();
-    assert!(away < TAKEN_OVER, "away for {away:?}: {}", report.summary());
+    assert!(away < within, "away for {away:?}: {}", report.summary());
     Ok(traffic)
 }
 
 #[test]
 fn stopped_agents_lose_the_lease_in_the_kernel() -> Result<()> {
     tell_of("stopped_agents_lose_the_lease_in_the_kernel", Shape::THREE, |lab| {
-        let traffic = taken_over(lab, |lab| signal(lab, Signal::SIGSTOP))?;
+        let traffic = taken_over(lab, TAKEN_OVER, |lab| signal(lab, Signal::SIGSTOP))?;
         // They wake up with everything that they knew, and with a gate that has ended.
         signal(lab, Signal::SIGCONT)?;
         traffic.settles_on("svg")?;
@@ -67,7 +74,7 @@ fn stopped_agents_lose_the_lease_in_the_kernel() -> Result<()> {
 #[test]
 fn killed_agents_lose_the_lease_in_the_kernel() -> Result<()> {
     tell_of("killed_agents_lose_the_lease_in_the_kernel", Shape::THREE, |lab| {
-        let traffic = taken_over(lab, |lab| {
+        let traffic = taken_over(lab, TAKEN_OVER, |lab| {
             for node in Node::of_site(osl(lab)) {
                 lab.take_process(&agent_name(&node.name))?.kill();
             }
@@ -79,6 +86,20 @@ fn killed_agents_lose_the_lease_in_the_kernel() -> Result<()> {
         }
         traffic.settles_on("svg")?;
         traffic.run_for(3000)?;
+        let report = traffic.finish();
+        assert_one_at_a_time(&report);
+        Ok(())
+    })
+}
+
+/// The other two are joined by the bus of the one that is cut off.
+#[test]
+fn the_first_site_cut_off_stops_serving_and_another_takes_over() -> Result<()> {
+    let name = "the_first_site_cut_off_stops_serving_and_another_takes_over";
+    tell_of(name, Shape::THREE, |lab| {
+        let traffic = taken_over(lab, TAKEN_OVER + JOINED, |lab| lab.isolate(osl(lab)))?;
+        lab.rejoin(osl(lab))?;
+        traffic.settles_on("svg")?;
         let report = traffic.finish();
         assert_one_at_a_time(&report);
         Ok(())

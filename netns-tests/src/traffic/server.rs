@@ -21,6 +21,7 @@ pub fn serve(name: &str, addresses: &[IpAddr], port: u16, ready: &Path) -> Resul
         let bound = || format!("cannot bind {address} port {port}");
         let socket = UdpSocket::bind(to).with_context(bound)?;
         socket.set_nonblocking(true)?;
+        super::keep_bursts(&socket)?;
         datagrams.push(socket);
         let listener = TcpListener::bind(to).with_context(bound)?;
         listener.set_nonblocking(true)?;

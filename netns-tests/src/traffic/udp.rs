@@ -174,6 +174,7 @@ fn open(to: SocketAddr) -> Result<UdpSocket> {
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
     }
     .context("cannot ask for ICMP errors")?;
+    super::keep_bursts(&socket)?;
     socket.connect(to).with_context(|| format!("no route to {to}"))?;
     socket.set_nonblocking(true)?;
     Ok(socket)

@@ -76,6 +76,23 @@ pub fn dials<'a>(fabric: &'a Fabric, site: &SiteId) -> Vec<&'a Site> {
     higher
 }
 
+/// Pings without an answer after which a server gives a connection up.
+const PING_MAX: u32 = 2;
+
+/// Seconds between two pings of a server that may dial so many others: 3, 5, 8, 13 and so on down
+/// the ranks, 5 for the first.
+///
+/// A lost peer is noticed after two to three intervals, and the longest time of a site is less than
+/// the shortest of the next in rank. When a site is cut off that several others are connected to,
+/// the one they turn to has then forgotten them behind it already. Else it would take the new
+/// connection for a loop, which a nats-server refuses for 30 s.
+fn ping_interval(dialled: usize) -> u32 {
+    match dialled {
+        0 => 5,
+        place => (1..place).fold(3, |seconds, _| seconds * (PING_MAX + 1) / PING_MAX + 1),
+    }
+}
+
 /// The configuration file of the nats-server at `site`.
 pub fn render(
     fabric: &Fabric,
@@ -98,9 +115,11 @@ pub fn render(
     if let Some(monitor) = &options.monitor {
         writeln!(out, "http: {}", quoted(monitor)?).expect(to_string);
     }
+    let ping = ping_interval(dials(fabric, site).len());
+    writeln!(out, "ping_interval: \"{ping}s\"\nping_max: {PING_MAX}").expect(to_string);
     out.push_str(
-        "ping_interval: \"5s\"\nping_max: 2\nwrite_deadline: \"5s\"\n\
-         max_payload: 256KB\nmax_pending: 32MB\nlame_duck_duration: \"30s\"\n",
+        "write_deadline: \"5s\"\nmax_payload: 256KB\nmax_pending: 32MB\n\
+         lame_duck_duration: \"30s\"\n",
     );
     writeln!(out, "tls {{ {tls}, verify: true, timeout: 3 }}").expect(to_string);
     let limits = Limits::of(fabric, site);
@@ -328,4 +347,18 @@ fn quoted(text: &str) -> Result<String, RenderError> {
         return Err(RenderError::Unquotable(text.to_owned()));
     }
     Ok(format!("\"{text}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_notices_later_than_those_it_may_turn_to() {
+        for place in 1..6 {
+            let (longest, shortest) = (PING_MAX + 1, PING_MAX);
+            let (one, next) = (ping_interval(place), ping_interval(place + 1));
+            assert!(one * longest < next * shortest, "{one} s, then {next} s");
+        }
+    }
 }

@@ -143,7 +143,8 @@ fn tasks_at_once(
         )
     });
     let moves = change.moves.iter().any(|one| about(&one.service));
-    if !moves && !(ways && services.is_empty()) {
+    let concerned = moves || ways && services.is_empty();
+    if !concerned {
         return None;
     }
     let mut running = Vec::new();

@@ -192,8 +192,11 @@ pub(crate) fn names(overrides: &[&str]) -> BTreeSet<String> {
     overrides.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// The verbs of the table, by name, with what has to be there before them.
-pub(crate) fn verbs() -> [(&'static str, fn(&mut Bench) -> Verb); 12] {
+/// A verb by its name, with what has to be there before it.
+pub(crate) type Named = (&'static str, fn(&mut Bench) -> Verb);
+
+/// The verbs of the table.
+pub(crate) fn verbs() -> [Named; 12] {
     fn api() -> nett_policy::id::Selector {
         id("shop/prod/api")
     }

@@ -279,7 +279,15 @@ impl Controller {
                 Err(refusal) => refused(&refusal),
             },
             Ask::Command { .. } => match judge(present, request) {
-                Ok(Proposal { effect, plan_hash, approvals_needed, services: _, supersedes }) => {
+                Ok(proposal) => {
+                    let Proposal {
+                        effect,
+                        plan_hash,
+                        approvals_needed,
+                        services: _,
+                        supersedes,
+                        bad_since,
+                    } = proposal;
                     let effect = (approvals_needed == 0).then_some(effect);
                     let request = request.clone();
                     Body::Command(Command {
@@ -287,6 +295,7 @@ impl Controller {
                         plan_hash,
                         approvals_needed,
                         supersedes,
+                        bad_since,
                         effect,
                     })
                 }

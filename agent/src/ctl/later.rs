@@ -18,11 +18,8 @@ const NESTED: [(&str, &[&str]); 4] = [
 ];
 
 /// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 3] = [
-    ("failover", &["without-quorum"]),
-    ("steer", &["ramp"]),
-    ("drain", &["until", "soft"]),
-];
+const OPTIONS: [(&str, &[&str]); 3] =
+    [("failover", &["without-quorum"]), ("steer", &["ramp"]), ("drain", &["until", "soft"])];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {

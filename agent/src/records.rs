@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nett_policy::fact::Measured;
 use nett_policy::id::{Epoch, NodeId, ServiceId, WallMs};
 use nett_policy::log::entry::{Body, Effect, Entry, StepState, Turn};
 use nett_policy::roster::Rosters;
@@ -52,6 +53,11 @@ impl Records {
             AuditEvent::Kernel { kind, text } => {
                 AuditRecord { text: text.clone(), ..self.blank(now.wall, kind) }
             }
+            AuditEvent::Cost { service, text } => AuditRecord {
+                services: service.iter().cloned().collect(),
+                text: text.clone(),
+                ..self.blank(now.wall, "cost")
+            },
             AuditEvent::Conflict { service, text } => AuditRecord {
                 services: service.iter().cloned().collect(),
                 text: text.clone(),
@@ -217,7 +223,12 @@ fn text(body: &Body) -> String {
         Body::Wish(wish) => format!("{} given", wish.request.ask.verb_name()),
         Body::Effective(fact) => format!("effective: {}", moves(&fact.effect)),
         Body::Step(fact) => match &fact.state {
-            StepState::Started { .. } => format!("step {} started", fact.step),
+            StepState::Started { gates: _, facts } => {
+                let one =
+                    |f: &Measured| format!("; {} of {} {}{}", f.name, f.service, f.value, f.unit);
+                let facts: String = facts.iter().take(20).map(one).collect();
+                format!("step {} started{facts}", fact.step)
+            }
             StepState::Done { evidence } if evidence.is_empty() => {
                 format!("step {} done", fact.step)
             }

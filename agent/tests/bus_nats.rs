@@ -154,6 +154,7 @@ fn report_of(lab: &Lab) -> Report {
         drift: Vec::new(),
         degraded: Vec::new(),
         counters: BTreeMap::new(),
+        bytes: BTreeMap::new(),
     }
 }
 

@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bus_fixture::*;
 use nett_agent::bus::wire::{
-    self, Ack, Blame, Head, MAX_BYTES, OpenError, Report, Sealed, WireError, open_entry,
-    open_report, open_request, request_subject, seal_entry, seal_report, seal_request,
+    self, Ack, Blame, Head, MAX_BYTES, OpenError, Report, Sealed, WireError, fact_subject,
+    open_entry, open_fact, open_report, open_request, request_subject, seal_entry, seal_fact,
+    seal_report, seal_request,
 };
-use nett_policy::id::{Weight, sha256_hex};
+use nett_policy::fabric::OperatorRole;
+use nett_policy::fact::{Fact, FactKey, Measured};
+use nett_policy::id::{WallMs, Weight, sha256_hex};
 use nett_policy::log::entry::{
     AdoptFact, Ask, Body, Change, Command, Directive, EffectiveFact, EndFact, Entry, FabricRef,
     Object, Outcome, Refused, Request, Slot, StepFact, StepState, Terms, Turn, TurnFact, Verb,
@@ -110,6 +113,17 @@ fn every_request_survives_the_way_and_names_its_subject() {
     }
 }
 
+fn measured() -> Measured {
+    Measured {
+        id: entry_id("osl", 44),
+        service: id("shop/prod/api"),
+        name: "data-lag".into(),
+        value: "0.25".parse().expect("a number"),
+        unit: "s".into(),
+        measured_at: WallMs(1_795_253_399_000),
+    }
+}
+
 fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
     let slot = Slot { task: entry_id("osl", 1), term: 1, index: 3 };
     let (command, verbatim) = command_body("osl", 1);
@@ -118,6 +132,7 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
         plan_hash: "ab12".into(),
         approvals_needed: 2,
         supersedes: vec![entry_id("svg", 5)],
+        bad_since: Some(WallMs(1_795_253_300_000)),
         effect: None,
     });
     let refused = Body::Refused(Refused {
@@ -149,8 +164,8 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
         effect,
     };
     let states = [
-        StepState::Started { gates: Vec::new() },
-        StepState::Started { gates: vec![entry_id("svg", 8)] },
+        StepState::Started { gates: Vec::new(), facts: Vec::new() },
+        StepState::Started { gates: vec![entry_id("svg", 8)], facts: vec![measured()] },
         StepState::Done { evidence: vec!["12 routes".into()] },
         StepState::Failed { reason: "no answer from svg".into() },
     ];
@@ -232,6 +247,7 @@ fn report() -> Report {
         drift: vec!["route 10.99.0.10/32 missing".into()],
         degraded: vec!["journal".into()],
         counters: [("steered.svg".to_owned(), 12)].into(),
+        bytes: [("steered.svg".to_owned(), 18_000)].into(),
     }
 }
 
@@ -264,6 +280,61 @@ fn the_json_on_the_bus_stays_as_it_is() {
     golden("bus_request", &sealed_request(&request("osl", 1)));
     golden("bus_entry", &sealed_command("osl", 4).bytes);
     golden("bus_report", &seal_report(&report(), &key(SVG_R1)).expect("signs"));
+    golden("bus_fact", &sealed_fact());
+}
+
+/// The data of one service is a quarter of a second behind.
+fn lag() -> (FactKey, Fact) {
+    let fact = Fact {
+        id: entry_id("osl", 44),
+        value: "0.25".parse().expect("a number"),
+        unit: "s".into(),
+        measured_at: WallMs(NOW.0 - 1_000),
+        expires_at: WallMs(NOW.0 + 29_000),
+        person: "mira".into(),
+    };
+    ((Some(id("shop/prod/api")), "data-lag".into()), fact)
+}
+
+fn sealed_fact() -> Vec<u8> {
+    let (about, fact) = lag();
+    seal_fact(&id("osl"), &about, &fact, &key(MIRA)).expect("signs")
+}
+
+#[test]
+fn a_fact_is_believed_of_a_gate_at_its_site_and_under_its_subject() {
+    let mut fabric = fabric();
+    fabric.operators[0].roles.push(OperatorRole::Gate);
+    let (about, fact) = lag();
+    let subject = fact_subject(&id("osl"), &about);
+    assert_eq!(subject, "nett.l.fact.osl.shop~prod~api.data-lag");
+    let open = |bytes: &[u8], subject: &str| open_fact(bytes, subject, &id("osl"), &fabric);
+    let bytes = sealed_fact();
+    assert_eq!(open(&bytes, &subject).expect("believed"), (about, fact));
+    assert!(matches!(
+        open(&bytes, "nett.l.fact.osl.shop~prod~pay.data-lag"),
+        Err(OpenError::Subject { .. })
+    ));
+    let elsewhere = open_fact(&bytes, &subject, &id("svg"), &fabric);
+    assert!(matches!(elsewhere, Err(OpenError::Site { .. })), "{elsewhere:?}");
+    let plain = open_fact(&bytes, &subject, &id("osl"), &bus_fixture::fabric());
+    assert!(matches!(plain, Err(OpenError::Value { field: "operator", .. })), "{plain:?}");
+    let changed: [(&str, Value); 4] = [
+        ("value", json!("0.0001")),
+        ("value", json!(1)),
+        ("name", json!("data.lag")),
+        ("service", json!("shop/prod/pay")),
+    ];
+    for (field, value) in changed {
+        let forged = forge(&bytes, "operator", MIRA, |fact| fact[field] = value.clone());
+        assert!(open(&forged, &subject).is_err(), "{field} = {value}");
+    }
+    let stolen = forge(&bytes, "operator", JON, |_| {});
+    assert!(matches!(open(&stolen, &subject), Err(OpenError::OperatorName { .. })));
+    let mut torn: Value = serde_json::from_slice(&bytes).expect("JSON");
+    torn["value"] = json!("0.5");
+    let torn = serde_json::to_vec(&torn).expect("JSON");
+    assert!(matches!(open(&torn, &subject), Err(OpenError::Signature { .. })));
 }
 
 /// Changes a message's JSON and signs it again as `signer`, so that only the change is wrong.

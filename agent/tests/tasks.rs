@@ -375,6 +375,7 @@ fn a_freeze_refuses_by_name_and_an_override_needs_an_approval() {
             to: WallMs(u64::MAX / 2),
             services: vec![id("shop/*")],
             except: vec!["failback".to_owned()],
+            owner: None,
         });
     });
     let refused = fleet.command("mira", "osl", failover(API, "svg"));

@@ -27,6 +27,7 @@ use nett_policy::log::entry::{Body, EndFact, Slot};
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower::object::{Layout, Nexthop, NexthopId, NodeState};
 use nett_policy::plan::{Op, Plan};
+use nett_policy::task::times::Cost;
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 
@@ -60,6 +61,11 @@ fn snapshot() -> Snapshot {
         leases: BTreeMap::from([(
             "shop/prod/api".parse().expect("a service"),
             Duration::from_millis(42_500),
+        )]),
+        facts: BTreeMap::from([(["shop/prod/api", "osl", "data-lag"].map(str::to_owned), 0.25)]),
+        costs: BTreeMap::from([(
+            "shop/prod/api".parse().expect("a service"),
+            Cost { rto: Some(Duration::from_millis(4_200)), rpo: Some(Duration::from_millis(250)) },
         )]),
     }
 }

@@ -4,12 +4,14 @@
 //! once; later code needs no check. Collections keep the order of the file, because places in it
 //! are identities: link N has the routing table 7100+N and nexthop ids derived from N.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::id::{ClusterId, Generation, LinkId, NodeId, RuleId, Selector, SiteId, WallMs};
+use crate::id::{ClusterId, Generation, IdError, LinkId, NodeId, RuleId, Selector, SiteId, WallMs};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fabric {
@@ -120,6 +122,7 @@ pub struct Site {
     pub region: Option<String>,
     /// 1 is highest; breaks ties between commands of equal epoch and orders the leafnode tree.
     pub rank: u32,
+    /// How much it can serve, in the unit of `load` of the services.
     pub capacity: u32,
     pub prefixes: Vec<IpNet>,
     /// Client URLs of the site's nats-server.
@@ -217,13 +220,46 @@ pub struct BusKeys {
     pub ca: Option<String>,
 }
 
-/// At least `at_least` of the sites `of` stay in service.
+/// What must hold after every change, unless somebody passes over it by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SafetyRule {
     pub id: RuleId,
-    pub at_least: u32,
-    pub of: Vec<SiteId>,
     pub owner: String,
+    pub limit: Limit,
+}
+
+/// What a safety rule says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Limit {
+    /// So many of these stay in service.
+    AtLeast { least: u32, of: Vec<Part> },
+    /// At most this share of these sites is drained, in percent, 0 to 99; of all when empty.
+    DrainedShare { percent: u8, of: Vec<SiteId> },
+    /// So many tasks move something at once, about these services; about any when empty.
+    TasksAtOnce { most: u32, services: Vec<Selector> },
+    /// No pair of sites has more traffic than this share, in percent, of the links that are left
+    /// between them.
+    LinkLoad {
+        percent: u32,
+        /// How much, in percent, of what a site delivers inside itself is for services.
+        local_share: u8,
+    },
+    /// The services at each of these sites weigh at most this share of its capacity, in percent; at
+    /// every site when empty.
+    SiteLoad { percent: u32, of: Vec<SiteId> },
+    /// Each of these sites, or every one when empty, keeps links of so many groups that fail
+    /// independently of each other.
+    RiskGroups { least: u32, of: Vec<SiteId> },
+    /// Changes are allowed only while somebody outside says so by this fact.
+    Switch { fact: String, services: Vec<Selector>, except: Vec<String> },
+}
+
+/// Something that is in service or is not.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Site(SiteId),
+    Node(NodeId),
+    Link(LinkId),
 }
 
 /// A time in which nothing is changed.
@@ -236,6 +272,8 @@ pub struct Freeze {
     pub services: Vec<Selector>,
     /// Verbs that are allowed all the same.
     pub except: Vec<String>,
+    /// Whom to ask.
+    pub owner: Option<String>,
 }
 
 /// One link as one of its two nodes sees it.
@@ -289,6 +327,33 @@ impl Family {
 /// service does not say: DATAPLANE calls it the connection idle time.
 pub const DEFAULT_STICKY: Duration = Duration::from_secs(300);
 
+// === impl Part ===
+
+impl FromStr for Part {
+    type Err = IdError;
+
+    /// A site by its bare id; `node:ID` or `link:ID`.
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        match text.split_once(':') {
+            None => text.parse().map(Self::Site),
+            Some(("site", id)) => id.parse().map(Self::Site),
+            Some(("node", id)) => id.parse().map(Self::Node),
+            Some(("link", id)) => id.parse().map(Self::Link),
+            Some(_) => Err(IdError::Character(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Site(site) => write!(f, "{site}"),
+            Self::Node(node) => write!(f, "node:{node}"),
+            Self::Link(link) => write!(f, "link:{link}"),
+        }
+    }
+}
+
 // === impl Lease ===
 
 impl Lease {
@@ -331,6 +396,12 @@ impl Fabric {
 
     pub fn nodes_of<'a>(&'a self, site: &'a SiteId, role: Role) -> impl Iterator<Item = &'a Node> {
         self.nodes.iter().filter(move |n| n.site == *site && n.role == role)
+    }
+
+    /// The sites at the two ends of a link.
+    pub fn joined_by(&self, link: &Link) -> [&SiteId; 2] {
+        [&link.a, &link.b]
+            .map(|end| &self.node(&end.node).expect("checked: links join known nodes").site)
     }
 
     pub fn other_sites<'a>(&'a self, site: &'a SiteId) -> impl Iterator<Item = &'a Site> {

@@ -16,6 +16,7 @@
 pub mod document;
 pub mod explain;
 pub mod fabric;
+pub mod fact;
 pub mod id;
 pub mod lease;
 pub mod liveness;

@@ -1,16 +1,20 @@
 //! Safety rules, checked on the state after the change. A refusal names the rule, its owner and the
 //! exact override.
 
+mod freeze;
+mod limits;
+mod load;
 mod ways;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use crate::fabric::Freeze;
-use crate::id::{ServiceId, SiteId};
+pub use load::{Flow, Flows};
+
+use crate::fabric::SafetyRule;
+use crate::id::{EntryId, ServiceId, SiteId};
 use crate::lease::admission;
 use crate::log::conflict::Contested;
-use crate::log::entry::{Move, Object, Terms, Verb};
+use crate::log::entry::{Move, Object, Terms, Verb, Write};
 use crate::log::intent::Intent;
 use crate::place::{eligible, resides};
 use crate::service::{Handover, Service};
@@ -32,22 +36,35 @@ pub const LAST_ROUTE_NODE: &str = "last-route-node";
 /// Built in: two sites that a link joins keep one that is in service.
 pub const LAST_LINK: &str = "last-link";
 
-/// The built-in rules that an override can name.
-pub const BUILT_IN: [&str; 6] =
-    [FREEZE, GATE, LAST_BORDER, LAST_ELIGIBLE_SITE, LAST_LINK, LAST_ROUTE_NODE];
+/// Built in: a site that is joined to several others keeps links of one shared-risk group.
+pub const LAST_RISK_GROUP: &str = "last-risk-group";
+/// Built in: the services at a site fit into its capacity, as far as they say what they weigh.
+pub const SITE_CAPACITY: &str = "site-capacity";
 
-/// A view older than this is named in a refusal.
-const OLD_VIEW: Duration = Duration::from_secs(10);
+/// The built-in rules that an override can name.
+pub const BUILT_IN: [&str; 8] = [
+    FREEZE,
+    GATE,
+    LAST_BORDER,
+    LAST_ELIGIBLE_SITE,
+    LAST_LINK,
+    LAST_RISK_GROUP,
+    LAST_ROUTE_NODE,
+    SITE_CAPACITY,
+];
 
 /// What is to be judged: a command, and the state after it.
 #[derive(Debug, Clone, Copy)]
 pub struct Change<'a> {
     pub verb: &'a Verb,
     pub after: &'a Intent,
+    pub writes: &'a [Write],
     pub moves: &'a [Move],
     /// The services named or moved.
     pub services: &'a BTreeSet<ServiceId>,
     pub terms: &'a Terms,
+    /// Open tasks that end because of it.
+    pub supersedes: &'a [EntryId],
 }
 
 /// Refuses by the first rule that the change would break and that `overrides` does not name.
@@ -56,8 +73,7 @@ pub fn check(
     change: Change<'_>,
     overrides: &BTreeSet<String>,
 ) -> Result<(), Refusal> {
-    let Change { verb, after, moves, services, terms } = change;
-    directed(present, verb, after)?;
+    let Change { verb, after, moves, services, terms, writes: _, supersedes: _ } = change;
     held(present, verb, services)?;
     if !admission::fences_itself(present, change) {
         fenced(present, verb, terms)?;
@@ -66,8 +82,10 @@ pub fn check(
     let broken = last_eligible_site(present, after, moves)
         .into_iter()
         .chain(ways::last_ways(present, after))
-        .chain(configured_rules(present, after))
-        .chain(frozen(present, verb, services));
+        .chain(limits::last_risk_group(present, after))
+        .chain(load::site_capacity(present, change))
+        .chain(limits::broken(present, change))
+        .chain(freeze::frozen(present, change));
     for refusal in broken {
         if !overrides.contains(&refusal.refused_by) {
             return Err(aged(present, refusal));
@@ -76,14 +94,22 @@ pub fn check(
     Ok(())
 }
 
-/// How old the view is that a rule was judged on, where that matters.
+/// How old the view is that a rule was judged on.
 fn aged(present: Present<'_>, refusal: Refusal) -> Refusal {
-    let age = present.sight.age;
-    if age <= OLD_VIEW {
-        return refusal;
-    }
-    let message = format!("{} (the view is {} s old)", refusal.message, age.as_secs());
+    let age = present.sight.age.as_secs();
+    let message = format!("{} (the view is {age} s old)", refusal.message);
     Refusal { message, ..refusal }
+}
+
+/// Refuses by a rule that every fabric has.
+fn built_in(rule: &str, message: String) -> Refusal {
+    Refusal::rule(rule, message).hint(format!("built-in rule; to pass over it: --override {rule}"))
+}
+
+/// Refuses by a rule that this fabric has.
+fn configured(rule: &SafetyRule, message: String) -> Refusal {
+    let hint = format!("owner: {}; to pass over it: --override {}", rule.owner, rule.id);
+    Refusal::rule(rule.id.as_str(), message).hint(hint)
 }
 
 /// A held service is touched by nothing but its release.
@@ -114,46 +140,9 @@ fn fenced(present: Present<'_>, verb: &Verb, terms: &Terms) -> Result<(), Refusa
     }
 }
 
-fn frozen(present: Present<'_>, verb: &Verb, services: &BTreeSet<ServiceId>) -> Option<Refusal> {
-    let now = present.sight.now;
-    let names = |freeze: &Freeze, service: &ServiceId| {
-        freeze.services.is_empty() || freeze.services.iter().any(|p| p.matches(service))
-    };
-    let applies = |freeze: &&Freeze| {
-        freeze.from <= now && now < freeze.to && !freeze.except.iter().any(|v| v == verb.name())
-    };
-    // What only takes possibilities away is no change.
-    if matches!(verb, Verb::Hold { .. }) {
-        return None;
-    }
-    let mut freezes = present.world.fabric.freezes.iter().filter(applies);
-    // What a node or a link carries may be anything.
-    let way = match verb {
-        Verb::Drain { object } | Verb::Undrain { object } => match object {
-            Object::Node(node) => Some(node.to_string()),
-            Object::Link(link) => Some(link.to_string()),
-            Object::Site(_) | Object::ServiceAt(..) => None,
-        },
-        _ => None,
-    };
-    let found = freezes.find_map(|freeze| {
-        let service = services.iter().find(|service| names(freeze, service));
-        let what = service.map(ToString::to_string).or_else(|| way.clone())?;
-        Some((freeze, what))
-    });
-    let (freeze, what) = found?;
-    let left = (freeze.to.0 - now.0) / 60_000;
-    let except = match freeze.except.is_empty() {
-        true => String::new(),
-        false => format!(" except {}", freeze.except.join(", ")),
-    };
-    let message = format!("{what} is frozen for {left} more minutes{except}");
-    let hint = format!("change freeze of the fabric; to pass over it: --override {FREEZE}");
-    Some(Refusal::rule(FREEZE, message).hint(hint))
-}
-
-/// Rules about where an operator may send a service. None of them can be passed over.
-fn directed(present: Present<'_>, verb: &Verb, after: &Intent) -> Result<(), Refusal> {
+/// Rules about where an operator may send a service. None of them can be passed over, and they are
+/// asked first: whoever is sent nowhere else hears why, not that nothing would change.
+pub(crate) fn directed(present: Present<'_>, verb: &Verb, after: &Intent) -> Result<(), Refusal> {
     match verb {
         Verb::Failover { services, to } => {
             let named = present.world.catalog.iter().filter(|s| services.matches(&s.id));
@@ -231,31 +220,5 @@ fn last_eligible_site(present: Present<'_>, after: &Intent, moves: &[Move]) -> O
     let nowhere = moves.iter().find(|m| m.to.spread == Spread::Nowhere).map(|m| &m.service);
     let service = world.catalog.iter().find(emptied).map(|s| &s.id).or(nowhere)?;
     let message = format!("no site could serve {service} after this change");
-    Some(
-        Refusal::rule(LAST_ELIGIBLE_SITE, message)
-            .hint(format!("built-in rule; to pass over it: --override {LAST_ELIGIBLE_SITE}")),
-    )
-}
-
-fn configured_rules(present: Present<'_>, after: &Intent) -> Vec<Refusal> {
-    let in_service = |intent: &Intent, sites: &[SiteId]| {
-        let up = |s: &&SiteId| !intent.is_drained(&Object::Site((*s).clone()));
-        u32::try_from(sites.iter().filter(up).count()).unwrap_or(u32::MAX)
-    };
-    let mut broken = Vec::new();
-    for rule in &present.world.fabric.safety {
-        let left = in_service(after, &rule.of);
-        if left < rule.at_least && left < in_service(present.intent, &rule.of) {
-            let of: Vec<&str> = rule.of.iter().map(SiteId::as_str).collect();
-            let message = format!(
-                "rule {} keeps at least {} of {} in service; {left} would be left",
-                rule.id,
-                rule.at_least,
-                of.join(", "),
-            );
-            let hint = format!("owner: {}; to pass over it: --override {}", rule.owner, rule.id);
-            broken.push(Refusal::rule(rule.id.as_str(), message).hint(hint));
-        }
-    }
-    broken
+    Some(built_in(LAST_ELIGIBLE_SITE, message))
 }

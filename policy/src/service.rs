@@ -41,6 +41,12 @@ pub struct Service {
     pub drain: Drain,
     /// Gates named for `failover` and `failback`.
     pub gates: BTreeMap<String, Vec<String>>,
+    /// How much of a site's capacity it takes where it is served alone; 0 is not known.
+    pub load: u32,
+    /// For how long it may be without service when it is moved.
+    pub rto: Option<Duration>,
+    /// How much of its newest data, as a time, may be lost when it is moved.
+    pub rpo: Option<Duration>,
 }
 
 /// How important a service is. The order is the order in which sites are evacuated backwards:

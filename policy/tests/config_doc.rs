@@ -29,13 +29,14 @@ fn every_key_that_is_read_is_documented() {
     let files = [
         policy.join("src/document/fabric_file.rs"),
         policy.join("src/document/link_file.rs"),
+        policy.join("src/document/safety_file.rs"),
         policy.join("src/document/service_file.rs"),
         policy.join("../agent/src/config/file.rs"),
     ];
     let mut keys = BTreeSet::new();
     for file in files {
         let source = std::fs::read_to_string(&file).expect("the source is there");
-        for call in ["required(\"", "optional(\"", "later(\"", "needed(\"", "time(\""] {
+        for call in ["required(\"", "optional(\"", "later(\"", "needed(\"", "time(\"", "goal(\""] {
             let found = source.split(call).skip(1);
             keys.extend(found.filter_map(|rest| rest.split('"').next()).map(str::to_owned));
         }

@@ -131,8 +131,7 @@ on = ["proposal", "waiting", "redundancy"]
     let services = edited(
         "services.toml",
         "approvals = 1",
-        "surge_limit = \"20000/s\"\nrto = \"5s\"\nrpo = \"30s\"\n\
-         breaker = { moves = 2, per = \"1h\" }\napprovals = 1",
+        "surge_limit = \"20000/s\"\nbreaker = { moves = 2, per = \"1h\" }\napprovals = 1",
     );
     let fabric = SourceFile::new("fabric.toml", fabric);
     let compiled = compile_with_notes(&fabric, &services).expect("valid");
@@ -144,7 +143,7 @@ on = ["proposal", "waiting", "redundancy"]
             n.message.split('`').nth(1).expect("a key")
         })
         .collect();
-    let expected = ["anchors", "bfd", "notify", "surge_limit", "rto", "rpo", "breaker"];
+    let expected = ["anchors", "bfd", "notify", "surge_limit", "breaker"];
     assert_eq!(keys, expected);
     assert_eq!(compiled.fabric.anchors.len(), 1);
 }

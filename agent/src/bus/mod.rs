@@ -128,6 +128,11 @@ pub enum BusEvent {
         bytes: Arc<[u8]>,
         reply: Responder,
     },
+    /// What an outside reporter measured; see [`wire::open_fact`]. Not verified yet.
+    Fact {
+        bytes: Arc<[u8]>,
+        subject: String,
+    },
     /// A vote out of a site's stream, verified.
     Vote(wire::SealedVote),
     Connected,

@@ -84,6 +84,17 @@ pub fn domain_api(site: &SiteId) -> String {
     format!("$JS.{site}.API")
 }
 
+/// Where outside reporters say what they measured, to all agents of `site`.
+pub fn facts(site: &SiteId) -> String {
+    format!("nett.l.fact.{site}.>")
+}
+
+/// One fact, about a service or about none: `nett.l.fact.SITE.SERVICE.NAME`.
+pub fn fact(site: &SiteId, service: Option<&ServiceId>, name: &str) -> String {
+    let about = service.map_or_else(|| "all".to_owned(), ServiceId::token);
+    format!("nett.l.fact.{site}.{about}.{name}")
+}
+
 /// Where an agent of `site` receives replies.
 pub fn inbox(site: &SiteId) -> String {
     format!("_INBOX.{site}")

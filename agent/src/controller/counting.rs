@@ -4,12 +4,13 @@
 //! Crash story: the kernel counts; after a restart the first look is the baseline, so nothing is
 //! alarmed twice.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use nett_policy::fabric::{Node, Role};
 use nett_policy::id::NodeId;
 use nett_policy::log::entry::Object;
+use nett_policy::safety::{Flow, Flows};
 
 use super::Controller;
 use super::event::Now;
@@ -23,6 +24,8 @@ pub(super) type Packets = BTreeMap<String, u64>;
 pub(super) struct Counted {
     /// Oldest first; the oldest is as old as rates are measured over.
     looks: VecDeque<(Duration, Packets)>,
+    /// The bytes at the same times.
+    bytes: VecDeque<(Duration, Packets)>,
     /// When the first look was: of what grew before it nothing is known.
     begun: Option<Duration>,
     /// Growth of the counters that are to stay at zero, and when it was seen; oldest first.
@@ -46,7 +49,7 @@ const DRAINED_PPS: u64 = 1;
 impl Counted {
     /// Takes in the counters of one look; what grew that must not is remembered. Nodes report more
     /// often than they count, so the same counters may come twice.
-    pub(super) fn take(&mut self, packets: Packets, at: Duration) {
+    pub(super) fn take(&mut self, packets: Packets, bytes: Packets, at: Duration) {
         if let Some((_, before)) = self.looks.back() {
             let grown = ZEROS.map(|class| (class, grown(before, &packets, class)));
             for (class, packets) in grown.into_iter().filter(|(_, packets)| *packets > 0) {
@@ -54,17 +57,8 @@ impl Counted {
             }
         }
         self.begun.get_or_insert(at);
-        // Not more than one look a second, so that their number is bounded.
-        let close = self.looks.back().is_some_and(|(last, _)| at < *last + Duration::from_secs(1));
-        if close && self.looks.len() > 1 {
-            self.looks.pop_back();
-        }
-        if !packets.is_empty() {
-            self.looks.push_back((at, packets));
-        }
-        while self.looks.get(1).is_some_and(|(second, _)| *second + WINDOW <= at) {
-            self.looks.pop_front();
-        }
+        remember(&mut self.looks, packets, at);
+        remember(&mut self.bytes, bytes, at);
     }
 
     fn broke(&mut self, class: &'static str, packets: u64, at: Duration) {
@@ -100,6 +94,14 @@ impl Counted {
         fresh.map(line).collect()
     }
 
+    /// Bits per second over one counter; `None` when it was not looked at for long enough.
+    fn bits(&self, name: &str) -> Option<u64> {
+        let ((since, before), (at, now)) = (self.bytes.front()?, self.bytes.back()?);
+        let time = at.checked_sub(*since).filter(|time| *time >= WINDOW)?;
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Some(grown(before, now, name).saturating_mul(8000) / millis)
+    }
+
     /// How fast some counters grow; `None` when they were not looked at for long enough.
     fn rate(&self, counts: impl Fn(&str) -> bool) -> Option<Rate> {
         let ((since, before), (at, now)) = (self.looks.front()?, self.now()?);
@@ -109,6 +111,21 @@ impl Counted {
         let packets = names().fold(0u64, |sum, name| sum.saturating_add(grown(before, now, name)));
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Some(Rate { pps: packets.saturating_mul(1000).div_ceil(millis), moved })
+    }
+}
+
+/// Not more than one look a second, and none much older than rates are measured over, so that their
+/// number is bounded.
+fn remember(looks: &mut VecDeque<(Duration, Packets)>, counts: Packets, at: Duration) {
+    let close = looks.back().is_some_and(|(last, _)| at < *last + Duration::from_secs(1));
+    if close && looks.len() > 1 {
+        looks.pop_back();
+    }
+    if !counts.is_empty() {
+        looks.push_back((at, counts));
+    }
+    while looks.get(1).is_some_and(|(second, _)| *second + WINDOW <= at) {
+        looks.pop_front();
     }
 }
 
@@ -151,8 +168,38 @@ fn rule_of(class: &str) -> &'static str {
 // === impl Controller ===
 
 impl Controller {
-    pub(super) fn counted(&mut self, packets: Packets, now: Now) {
-        self.counts.take(packets, now.mono);
+    pub(super) fn counted(&mut self, packets: Packets, bytes: Packets, now: Now) {
+        self.counts.take(packets, bytes, now.mono);
+    }
+
+    /// What crosses between the sites, and what each delivers inside; of those sites whose routers
+    /// have all counted for long enough, apart from those that are away.
+    pub(super) fn flows(&self, away: &BTreeSet<NodeId>) -> Flows {
+        let mut flows = Flows::new();
+        for site in self.setting.fabric.sites.iter().map(|s| &s.id) {
+            let there = |node: &&Node| node.site == *site && !away.contains(&node.id);
+            let nodes: Vec<&Node> = self.routers().filter(there).collect();
+            if !nodes.iter().any(|n| n.role == Role::Border) {
+                continue;
+            }
+            let sum = |name: &str| -> Option<u64> {
+                nodes.iter().map(|node| self.counts_of(&node.id)?.bits(name)).sum()
+            };
+            let Some(inside) = sum("local") else { continue };
+            let own = Flow { steered: inside, ..Flow::default() };
+            flows.insert((site.clone(), site.clone()), own);
+            for peer in self.setting.fabric.other_sites(site).map(|s| &s.id) {
+                let of = |class: &str| sum(&format!("{class}.{peer}")).unwrap_or(0);
+                let (steered, replies) = (of("steered"), of("return"));
+                let flow = Flow { steered, replies, other: of("intersite") };
+                flows.insert((site.clone(), peer.clone()), flow);
+            }
+        }
+        flows
+    }
+
+    pub(super) fn own_bytes(&self) -> Packets {
+        self.counts.bytes.back().map(|(_, bytes)| bytes.clone()).unwrap_or_default()
     }
 
     pub(super) fn separation_troubles(&self) -> Vec<String> {
@@ -270,11 +317,12 @@ mod tests {
     fn only_what_grows_while_somebody_looks_is_alarmed() {
         let at = Duration::from_secs;
         let mut counted = Counted::default();
-        counted.take(packets(&[("leak", 7), ("local", 1)]), at(1));
+        let none = Packets::new;
+        counted.take(packets(&[("leak", 7), ("local", 1)]), none(), at(1));
         assert!(counted.troubles(at(1)).is_empty(), "it was there before");
-        counted.take(packets(&[("leak", 7), ("local", 9)]), at(6));
+        counted.take(packets(&[("leak", 7), ("local", 9)]), none(), at(6));
         assert!(counted.troubles(at(6)).is_empty());
-        counted.take(packets(&[("leak", 10), ("local", 9)]), at(11));
+        counted.take(packets(&[("leak", 10), ("local", 9)]), none(), at(11));
         let said = counted.troubles(at(12)).join(" ");
         assert!(said.contains("3 packets (leak)"), "{said}");
         assert!(counted.troubles(at(72)).is_empty(), "it is over");
@@ -285,13 +333,13 @@ mod tests {
         let at = Duration::from_secs;
         let mut counted = Counted::default();
         for (second, stray) in [(1, 2), (6, 2), (11, 5), (16, 5)] {
-            counted.take(packets(&[("stray", stray)]), at(second));
+            counted.take(packets(&[("stray", stray)]), Packets::new(), at(second));
         }
         let stray = |moment| counted.broken_since(at(moment)).map(|all| all["stray"]);
         assert_eq!([stray(0), stray(1), stray(11), stray(12)], [None, Some(3), Some(3), Some(0)]);
         let many = u64::try_from(REMEMBERED).expect("few") + 50;
         for n in 1..=many {
-            counted.take(packets(&[("stray", 5 + n)]), at(20 + n));
+            counted.take(packets(&[("stray", 5 + n)]), Packets::new(), at(20 + n));
         }
         assert_eq!(counted.broken["stray"].len(), REMEMBERED);
         assert_eq!(counted.broken_since(at(1)).map(|all| all["stray"]), Some(3 + many));
@@ -302,13 +350,25 @@ mod tests {
         let at = Duration::from_secs;
         let mut counted = Counted::default();
         let of = |name: &str| name == "steered.svg";
-        counted.take(packets(&[("steered.svg", 0)]), at(1));
-        counted.take(packets(&[("steered.svg", 0)]), at(11));
+        counted.take(packets(&[("steered.svg", 0)]), Packets::new(), at(1));
+        counted.take(packets(&[("steered.svg", 0)]), Packets::new(), at(11));
         assert_eq!(counted.rate(of).map(|r| r.moved), Some(false));
-        counted.take(packets(&[("steered.svg", 5000)]), at(21));
+        counted.take(packets(&[("steered.svg", 5000)]), Packets::new(), at(21));
         assert_eq!(counted.rate(of).map(|r| r.pps), Some(500));
-        counted.take(packets(&[("steered.svg", 5000)]), at(31));
+        counted.take(packets(&[("steered.svg", 5000)]), Packets::new(), at(31));
         assert_eq!(counted.rate(of), Some(Rate { pps: 0, moved: true }));
+    }
+
+    #[test]
+    fn bits_are_measured_over_a_whole_window() {
+        let at = Duration::from_secs;
+        let mut counted = Counted::default();
+        counted.take(Packets::new(), packets(&[("steered.svg", 1_000)]), at(1));
+        counted.take(Packets::new(), packets(&[("steered.svg", 6_000)]), at(6));
+        assert_eq!(counted.bits("steered.svg"), None, "too short");
+        counted.take(Packets::new(), packets(&[("steered.svg", 11_000)]), at(11));
+        assert_eq!(counted.bits("steered.svg"), Some(8_000));
+        assert_eq!(counted.bits("steered.ber"), Some(0), "a counter that is not there is still");
     }
 
     /// Reports every 2 s repeat what was counted every 5 s: that is not silence.
@@ -320,7 +380,7 @@ mod tests {
         for second in 0..60 {
             let told = second - second % 2;
             let packets = packets(&[("steered.svg", 7 + told / 5 * 500)]);
-            counted.take(packets, at(second));
+            counted.take(packets, Packets::new(), at(second));
             if second >= 12 {
                 let Rate { pps, .. } = counted.rate(of).expect("long enough");
                 assert!((30..=170).contains(&pps), "{pps} at {second}");

@@ -314,11 +314,7 @@ impl Controller {
         judged: Result<Proposal, Refusal>,
     ) -> Body {
         match judged {
-            Ok(Proposal { effect, plan_hash, approvals_needed, services: _, supersedes }) => {
-                let effect = (approvals_needed == 0).then_some(effect);
-                let request = request.clone();
-                Body::Command(Command { request, plan_hash, approvals_needed, supersedes, effect })
-            }
+            Ok(proposal) => Body::Command(command(request, proposal)),
             Err(refusal) => refusal_body(request, &refusal),
         }
     }
@@ -471,6 +467,15 @@ impl Controller {
             ..CommandReply::default()
         }
     }
+}
+
+/// A command as accepted. One that needs no approval has its effect at once.
+pub(super) fn command(request: &Request, proposal: Proposal) -> Command {
+    let Proposal { effect, plan_hash, approvals_needed, services: _, supersedes, bad_since } =
+        proposal;
+    let effect = (approvals_needed == 0).then_some(effect);
+    let request = request.clone();
+    Command { request, plan_hash, approvals_needed, supersedes, bad_since, effect }
 }
 
 fn refusal_body(request: &Request, refusal: &Refusal) -> Body {

@@ -357,12 +357,14 @@ impl Controller {
             drift: self.doing.drift(),
             degraded,
             counters: self.own_counts(),
+            bytes: self.own_bytes(),
         };
         // How far the logs are read and what was counted go along with the next report: they change
         // all the time.
         let same = |old: &Report| {
             let (heads, counters) = (report.heads.clone(), report.counters.clone());
-            Report { at: now.wall, heads, counters, ..old.clone() } == report
+            let bytes = report.bytes.clone();
+            Report { at: now.wall, heads, counters, bytes, ..old.clone() } == report
         };
         let unchanged = self.doing.reported.as_ref().is_some_and(same);
         let fresh = self.doing.reported_at.is_some_and(|at| now.mono < at + REPORT_INTERVAL);

@@ -299,6 +299,7 @@ impl<P: Probe> Driver<P> {
                 }
             }
             BusEvent::Beacon { bytes, reply } => self.parts.hands.as_mut()?.asked(&bytes, reply),
+            BusEvent::Fact { bytes, subject } => Some(Event::Fact { subject, bytes }),
             BusEvent::Vote(vote) => Some(Event::Lease(LeaseEvent::Vote(vote))),
             BusEvent::Connected => {
                 self.parts.metrics.fulfil(Duty::Bus);

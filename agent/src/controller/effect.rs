@@ -95,6 +95,8 @@ pub enum AuditEvent {
     Kernel { kind: &'static str, text: String },
     /// A log has another incarnation, a gap or a fork.
     LogTrouble { site: String, trouble: String },
+    /// What a task has cost a service that has a goal.
+    Cost { service: Option<String>, text: String },
     /// A split decision was found, or is resolved.
     Conflict { service: Option<String>, text: String },
 }

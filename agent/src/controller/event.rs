@@ -1,6 +1,7 @@
 //! What can happen to an agent, as one closed type. Everything asynchronous ends up here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::id::{NodeId, SiteId, WallMs};
@@ -96,6 +97,11 @@ pub enum Event {
         stream_seq: u64,
     },
     AppendFailed(AppendFailure),
+    /// A signed fact from an outside reporter; not verified yet.
+    Fact {
+        subject: String,
+        bytes: Arc<[u8]>,
+    },
     /// The interfaces of this node's links were looked at.
     Links {
         up: LinksUp,
@@ -104,9 +110,10 @@ pub enum Event {
     Neighbours {
         pulses: BTreeMap<NodeId, Pulse>,
     },
-    /// The packets that the nft table has counted, by `CLASS` or `CLASS.SITE`.
+    /// The packets and bytes that the nft table has counted, by `CLASS` or `CLASS.SITE`.
     Counted {
         packets: BTreeMap<String, u64>,
+        bytes: BTreeMap<String, u64>,
     },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),

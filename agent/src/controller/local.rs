@@ -22,11 +22,11 @@ use nett_policy::log::fold::Verdict;
 use nett_policy::log::intent::Order;
 use nett_policy::place::{Placed, Placement, Reason};
 use nett_policy::service::Handover;
-use nett_policy::task::decide::{Proposal, Refusal, admit, judge};
+use nett_policy::task::decide::{Refusal, admit, judge};
 use nett_policy::task::view::{TaskState, state};
 use nett_policy::traffic::{Spread, Traffic};
 
-use super::deciding::{Waiting, refusal_reply};
+use super::deciding::{Waiting, command, refusal_reply};
 use super::effect::{AuditEvent, Effect, LocalEntry};
 use super::event::Now;
 use super::{Controller, Heard, SILENCE, Token};
@@ -146,18 +146,16 @@ impl Controller {
             return Err(away(&format!("`{}` cannot be done by one node", verb.name())));
         }
         let proposal = judge(self.present(), &plain(request))?;
-        let Proposal { effect, plan_hash, approvals_needed, services: _, supersedes } = proposal;
-        if approvals_needed > 0 {
+        if proposal.approvals_needed > 0 {
             return Err(away("the command needs an approval"));
         }
-        for one in &effect.moves {
+        for one in &proposal.effect.moves {
             self.may_lay_over(one, overrides)?;
         }
-        if effect.moves.is_empty() {
+        if proposal.effect.moves.is_empty() {
             return Err(away("no traffic moves by it"));
         }
-        let (request, effect) = (request.clone(), Some(effect));
-        Ok(Body::Command(Command { request, plan_hash, approvals_needed, supersedes, effect }))
+        Ok(Body::Command(command(request, proposal)))
     }
 
     fn may_lay_over(&self, one: &Move, overrides: &BTreeSet<String>) -> Result<(), Refusal> {

@@ -17,12 +17,14 @@
 //! ```
 
 mod compacting;
+mod cost;
 mod counting;
 mod deciding;
 mod doing;
 pub mod driver;
 pub mod effect;
 pub mod event;
+mod facts;
 mod keeping;
 mod lease;
 mod local;
@@ -38,8 +40,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_policy::fabric::{Fabric, Node};
-use nett_policy::id::{EntryId, NodeId, SiteId};
+use nett_policy::fabric::{Fabric, Limit, Node, SafetyRule};
+use nett_policy::fact::Facts;
+use nett_policy::id::{EntryId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::log::checkpoint::Checkpoint;
 use nett_policy::log::conflict::{Claims, Conflict};
 use nett_policy::log::entry::FabricRef;
@@ -48,8 +51,10 @@ use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::place::Placement;
+use nett_policy::safety::Flows;
 use nett_policy::service::Catalog;
 use nett_policy::task::decide::{Present, Sight};
+use nett_policy::task::times::Cost;
 
 use crate::bus::wire::Report;
 use crate::lease::Lease;
@@ -93,6 +98,10 @@ pub struct Controller {
     placement: Placement,
     /// What is known beside the log, as of the event that is being handled.
     sight: Sight,
+    /// What the last task that ended has cost each service, for a bounded number of them.
+    costs: BTreeMap<ServiceId, Cost>,
+    /// When the flows in `sight` were measured.
+    measured: Option<Duration>,
     doing: Doing,
     deciding: Deciding,
     peers: Peers,
@@ -153,6 +162,8 @@ impl Controller {
             claims_changed: false,
             open: BTreeSet::new(),
             sight: Sight::default(),
+            costs: BTreeMap::new(),
+            measured: None,
             placement: Placement::default(),
             doing: Doing::default(),
             deciding: Deciding::default(),
@@ -175,7 +186,9 @@ impl Controller {
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
         self.last_now = now.mono;
         self.since.get_or_insert(now.mono);
-        self.sight = self.look(now);
+        let Sight { flows, facts, .. } = std::mem::take(&mut self.sight);
+        self.sight = Sight { flows, facts, ..self.look(now) };
+        self.measure(now);
         match event {
             Event::Checkpoint(saved) => self.begin_behind(saved),
             Event::Compacted { records } => self.compacting.done(records),
@@ -209,9 +222,10 @@ impl Controller {
             Event::Api { token, request } => self.answer(token, request, now),
             Event::Appended { sealed, stream_seq } => self.appended(sealed, stream_seq, now),
             Event::AppendFailed(failure) => self.append_failed(&failure, now),
+            Event::Fact { subject, bytes } => self.fact_heard(&subject, &bytes, now),
             Event::Links { up } => self.links(up, now),
             Event::Neighbours { pulses } => self.pulses(pulses, now),
-            Event::Counted { packets } => self.counted(packets, now),
+            Event::Counted { packets, bytes } => self.counted(packets, bytes, now),
             Event::Applied(applied) => self.applied(applied, now),
             Event::Served { result } => self.served(result, now),
             Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
@@ -271,6 +285,16 @@ impl Controller {
         }
     }
 
+    /// What crosses between sites is looked at once a second, where a rule asks for it.
+    fn measure(&mut self, now: Now) {
+        let asked = |rule: &SafetyRule| matches!(rule.limit, Limit::LinkLoad { .. });
+        let due = self.measured.is_none_or(|at| now.mono >= at + Duration::from_secs(1));
+        if due && self.setting.fabric.safety.iter().any(asked) {
+            self.measured = Some(now.mono);
+            self.sight.flows = self.flows(&self.sight.away);
+        }
+    }
+
     fn look(&self, now: Now) -> Sight {
         let own = self.fabric_ref();
         let age = |heard: &Heard| now.mono.saturating_sub(heard.at);
@@ -283,6 +307,13 @@ impl Controller {
         let long = self.since.is_some_and(|since| now.mono > since + SILENCE);
         let silent = self.setting.fabric.other_sites(self.site()).map(|s| &s.id);
         let silent = silent.filter(|site| long && !alive.contains(site));
+        let silent: BTreeSet<SiteId> = silent.cloned().collect();
+        let wall = |ago: Duration| {
+            WallMs(now.wall.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)))
+        };
+        let last =
+            |site: &SiteId| heard().filter(|h| h.report.site == *site).map(age).min().map(wall);
+        let away = if long { self.away(now) } else { BTreeSet::new() };
         Sight {
             now: now.wall,
             age: heard().map(age).max().unwrap_or_default(),
@@ -291,10 +322,13 @@ impl Controller {
                 .filter(other)
                 .map(|h| h.report.node.clone())
                 .collect(),
-            silent: silent.cloned().collect(),
+            last_heard: silent.iter().filter_map(|s| Some((s.clone(), last(s)?))).collect(),
+            silent,
             voters_heard: self.voters_heard(now.mono),
-            away: if long { self.away(now) } else { BTreeSet::new() },
+            away,
             down: self.links_down(),
+            flows: Flows::default(),
+            facts: Facts::default(),
         }
     }
 
@@ -320,7 +354,7 @@ impl Controller {
         let moved = near && known.is_none_or(|known| known.links != report.links);
         let heard = self.peers.reports.get(&report.node);
         let mut counts = heard.map(|heard| heard.counts.clone()).unwrap_or_default();
-        counts.take(report.counters.clone(), at);
+        counts.take(report.counters.clone(), report.bytes.clone(), at);
         self.peers.reports.insert(report.node.clone(), Heard { report, at, counts });
         if moved && self.started {
             self.lower(now);

@@ -439,6 +439,7 @@ impl Controller {
             true => self.open.insert(task.clone()),
             false => self.open.remove(task),
         };
+        self.note_costs(entry);
         if !self.started {
             return;
         }

@@ -54,6 +54,14 @@ impl Session {
         }
     }
 
+    /// Asks for what is answered as a command is.
+    pub(super) async fn reply(&mut self, request: &ApiRequest) -> Result<CommandReply, CtlError> {
+        match self.payload(request).await? {
+            Payload::Command(reply) => Ok(reply),
+            _ => Err(ClientError::WrongAnswer.into()),
+        }
+    }
+
     /// Asks and shows; gives the answer for those who end otherwise because of it.
     pub(super) async fn show(&mut self, request: &ApiRequest) -> Result<ApiResponse, CtlError> {
         let answer = self.ask(request).await?;

@@ -225,21 +225,25 @@ fn check(session: &Session, signing: &Signing) -> Result<(String, KeyPair), CtlE
             "name a ticket instead",
         ));
     }
+    if session.global.key.is_some() && !signing.yes && !session.out.can_ask() {
+        return Err(CtlError::usage(
+            "there is no terminal to confirm on",
+            "look with `nettctl plan`, then repeat with --yes --plan-hash HASH",
+        ));
+    }
+    Ok((reason.to_owned(), key_of(session)?))
+}
+
+/// The key of whoever asks.
+pub(super) fn key_of(session: &Session) -> Result<KeyPair, CtlError> {
     let Some(path) = &session.global.key else {
         return Err(CtlError::usage(
             "--key (NETT_KEY) is missing",
             "changes are signed: name the file with your nkey seed",
         ));
     };
-    if !signing.yes && !session.out.can_ask() {
-        return Err(CtlError::usage(
-            "there is no terminal to confirm on",
-            "look with `nettctl plan`, then repeat with --yes --plan-hash HASH",
-        ));
-    }
     let seed = key::read_seed(path)?;
-    let pair = key::parse(&seed).ok_or_else(|| CtlError::Seed { path: path.clone() })?;
-    Ok((reason.to_owned(), pair))
+    key::parse(&seed).ok_or_else(|| CtlError::Seed { path: path.clone() })
 }
 
 fn confirm(session: &Session) -> Result<(), CtlError> {
@@ -281,7 +285,10 @@ async fn send(
 }
 
 /// The site that is to accept, and the operator's name: told, or asked of the agent.
-async fn speaker(session: &mut Session, pair: &KeyPair) -> Result<(SiteId, String), CtlError> {
+pub(super) async fn speaker(
+    session: &mut Session,
+    pair: &KeyPair,
+) -> Result<(SiteId, String), CtlError> {
     let identity = session.identify(pair.public_key()).await?;
     if let Some(wanted) = &session.global.site
         && *wanted != identity.site

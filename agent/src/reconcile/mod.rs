@@ -300,6 +300,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         self.metrics.traffic(counters);
         let packets = counters.iter().map(|(name, count)| (name.clone(), count.packets));
         let packets: BTreeMap<String, u64> = packets.collect();
+        let bytes = counters.iter().map(|(name, count)| (name.clone(), count.bytes)).collect();
         for class in ZEROS {
             let (now, before) = (packets.get(class), self.counted.get(class));
             let grown = now.zip(before).map_or(0, |(now, before)| now.saturating_sub(*before));
@@ -309,7 +310,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
         self.counted.clone_from(&packets);
         // Counted again soon, if the controller has too much to do.
-        let _ = self.events.try_send(Event::Counted { packets });
+        let _ = self.events.try_send(Event::Counted { packets, bytes });
     }
 
     /// Tells the controller which links can carry packets, if that changed, and gives it a moment

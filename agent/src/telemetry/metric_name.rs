@@ -97,6 +97,12 @@ metrics! {
         "How often the service has been moved.";
     SERVICE_WEIGHT = Gauge "nett_service_weight" ["service", "site"]
         "Share of the service's traffic in percent.";
+    FACT_VALUE = Gauge "nett_fact_value" ["service", "site", "fact"]
+        "What outside reporters say at this site, in the unit that they use; while it is good.";
+    TASK_RTO_SECONDS = Gauge "nett_task_rto_seconds" ["service"]
+        "How long the last task that moved the service left it without service; absent if unknown.";
+    TASK_RPO_SECONDS = Gauge "nett_task_rpo_seconds" ["service"]
+        "How much of the newest data the last task may have lost; absent if unknown.";
     LEASE_REMAINING_SECONDS = Gauge "nett_lease_remaining_seconds" ["service"]
         "How long this node may serve the service if no voter answers any more; where it serves.";
     DNS_QUERIES_TOTAL = Counter "nett_dns_queries_total" ["rcode", "transport"]

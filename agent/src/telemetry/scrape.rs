@@ -15,6 +15,7 @@ use prometheus::{GaugeVec, IntCounterVec, Registry, TextEncoder};
 use super::metric_name::{self as name, Metric};
 use super::metrics::{Metrics, opts};
 use crate::controller::{ServiceSnapshot, Snapshot};
+use nett_policy::task::times::Cost;
 
 /// The media type of [`Scrape::text`].
 pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
@@ -149,6 +150,8 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         dns_serial,
         conflicts,
         leases,
+        facts,
+        costs,
     } = snapshot;
     let lag = peer_lag.iter().map(|(site, lag)| (vec![site.to_string()], lag.as_secs_f64()));
     let links = links.iter().map(|(link, up)| (vec![link.to_string()], f64::from(*up)));
@@ -171,6 +174,16 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     single(fresh, &name::CONFLICTS, *conflicts);
     let left = leases.iter().map(|(service, left)| (vec![service.to_string()], left.as_secs_f64()));
     gauges(fresh, &name::LEASE_REMAINING_SECONDS, left);
+    let fact = |(labels, value): (&[String; 3], &f64)| (labels.to_vec(), *value);
+    gauges(fresh, &name::FACT_VALUE, facts.iter().map(fact));
+    let seconds = |of: fn(&Cost) -> Option<Duration>| {
+        let known = costs.iter().filter_map(move |(service, cost)| {
+            Some((vec![service.to_string()], of(cost)?.as_secs_f64()))
+        });
+        known.collect::<Vec<_>>()
+    };
+    gauges(fresh, &name::TASK_RTO_SECONDS, seconds(|cost| cost.rto));
+    gauges(fresh, &name::TASK_RPO_SECONDS, seconds(|cost| cost.rpo));
     if let Some(serial) = dns_serial {
         single(fresh, &name::DNS_SERIAL, *serial);
     }

@@ -214,6 +214,7 @@ pub(crate) fn command_body(site: &str, number: u32) -> (Body, Vec<u8>) {
         plan_hash: "ab12".to_owned(),
         approvals_needed: 0,
         supersedes: Vec::new(),
+        bad_since: None,
         effect: Some(effect()),
     };
     (Body::Command(command), verbatim)

@@ -161,6 +161,8 @@ fn every_call_fits_the_schema() {
         ApiRequest::Command { subject: text(), envelope: json!({"v": 1}) },
     ];
     requests.extend([ApiRequest::Conflicts {}, ApiRequest::AuditVerify {}]);
+    let fact = ApiRequest::Fact { subject: text(), envelope: json!({"v": 1}) };
+    requests.extend([ApiRequest::Facts {}, fact]);
     let terms = Some(TermsDoc { confirm_within_ms: Some(1), ..TermsDoc::default() });
     requests.extend(verbs.map(|verb| {
         let (overrides, terms) = ([text()].into(), terms.clone());

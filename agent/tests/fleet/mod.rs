@@ -32,7 +32,7 @@ pub struct Fleet {
     pub agents: BTreeMap<NodeId, Agent>,
     logs: BTreeMap<SiteId, Vec<Sealed>>,
     inbox: VecDeque<(NodeId, Event)>,
-    keys: BTreeMap<String, KeyPair>,
+    pub keys: BTreeMap<String, KeyPair>,
     now: Duration,
     counter: u64,
     /// Replies to requests, by token.
@@ -228,7 +228,7 @@ impl Fleet {
         }
     }
 
-    fn clock(&self) -> Now {
+    pub fn clock(&self) -> Now {
         let ms = u64::try_from(self.now.as_millis()).expect("a short test");
         Now { mono: self.now, wall: WallMs(EPOCH_MS + ms) }
     }
@@ -425,6 +425,7 @@ impl Fleet {
     fn append(&mut self, node: &NodeId, append: Append) {
         let Append { body, verbatim, after, after_stream_seq } = append;
         let site = self.fabric.node(node).expect("a known node").site.clone();
+        let at = self.clock().wall;
         let log = self.logs.get_mut(&site).expect("every site has a log");
         let length = u64::try_from(log.len()).expect("a short log");
         if after_stream_seq != length {
@@ -437,7 +438,6 @@ impl Fleet {
         };
         self.counter += 1;
         let fabric = self.agents[node].controller.fabric_ref();
-        let at = WallMs(EPOCH_MS);
         let id = id(&format!("{site}.{:0>26}", self.counter));
         let draft = Draft {
             id,
@@ -496,6 +496,15 @@ impl Fleet {
         self.inbox.push_back((id(node), Event::Request { token, subject, bytes }));
         self.run();
         self.replies.get(&token.0).expect("every request is answered").clone()
+    }
+
+    /// Asks what is answered as a command is.
+    pub fn hand_in(&mut self, node: &str, request: ApiRequest) -> CommandReply {
+        self.counter += 1;
+        let token = Token(self.counter);
+        self.inbox.push_back((id(node), Event::Api { token, request }));
+        self.run();
+        self.replies.remove(&token.0).expect("every request is answered")
     }
 
     pub fn ask(&mut self, node: &str, request: ApiRequest) -> Outcome {

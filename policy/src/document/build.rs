@@ -4,9 +4,10 @@
 //! Runs only when no mistake was found; the invariants it expects are those of the checks.
 
 use super::canonical;
-use super::fabric_file::{ClusterDoc, FabricDoc, Head, NodeDoc, OperatorDoc, SafetyDoc, SiteDoc};
+use super::fabric_file::{ClusterDoc, FabricDoc, Head, NodeDoc, OperatorDoc, SiteDoc};
 use super::link_file::{EndDoc, LinkDoc};
 use super::read::At;
+use super::safety_file::SafetyDoc;
 use super::service_file::{BackendDoc, IsolationDoc, IsolationWord, RampDoc, ServiceDoc, SitesDoc};
 use super::zone_file::ZoneDoc;
 use crate::fabric::{
@@ -135,8 +136,8 @@ fn operator(doc: OperatorDoc) -> Operator {
 }
 
 fn safety_rule(doc: SafetyDoc) -> SafetyRule {
-    let SafetyDoc { id, at_least, of, owner } = doc;
-    SafetyRule { id: id.value, at_least: at_least.expect(CHECKED).value, of: values(of), owner }
+    let SafetyDoc { id, owner, limit, least: _, of: _ } = doc;
+    SafetyRule { id: id.value, owner, limit: limit.expect(CHECKED) }
 }
 
 pub(super) fn service(doc: ServiceDoc) -> Service {
@@ -164,6 +165,9 @@ pub(super) fn service(doc: ServiceDoc) -> Service {
         hold_down,
         drain,
         gates,
+        load,
+        rto,
+        rpo,
     } = doc;
     let IsolationDoc { word, fence, overlapping_handover: _ } = isolation;
     let RampDoc { steps, dwell, span: _ } = ramp;
@@ -199,6 +203,9 @@ pub(super) fn service(doc: ServiceDoc) -> Service {
         hold_down,
         drain,
         gates,
+        load,
+        rto,
+        rpo,
     }
 }
 

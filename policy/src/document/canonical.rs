@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::fabric::{
-    BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Lease, Link, LinkEnd, NameServer, Node,
-    Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer, UnknownClient, Zone,
-    ZoneKeys,
+    BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Lease, Limit, Link, LinkEnd,
+    NameServer, Node, Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer,
+    UnknownClient, Zone, ZoneKeys,
 };
 use crate::id::sha256_hex;
 
@@ -140,12 +140,36 @@ fn operator(operator: &Operator) -> Value {
     json!([name, key, roles, texts(services)])
 }
 
+/// The rule that there was before the others has the form it had then.
 fn safety_rule(rule: &SafetyRule) -> Value {
-    let SafetyRule { id, at_least, of, owner } = rule;
-    json!([id.as_str(), at_least, texts(of), owner])
+    let SafetyRule { id, owner, limit } = rule;
+    match limit {
+        Limit::AtLeast { least, of } => json!([id.as_str(), least, texts(of), owner]),
+        Limit::DrainedShare { percent, of } => {
+            json!([id.as_str(), owner, "drained_share", percent, texts(of)])
+        }
+        Limit::TasksAtOnce { most, services } => {
+            json!([id.as_str(), owner, "tasks_at_once", most, texts(services)])
+        }
+        Limit::LinkLoad { percent, local_share } => {
+            json!([id.as_str(), owner, "link_load", percent, local_share])
+        }
+        Limit::SiteLoad { percent, of } => {
+            json!([id.as_str(), owner, "site_load", percent, texts(of)])
+        }
+        Limit::RiskGroups { least, of } => {
+            json!([id.as_str(), owner, "risk_groups", least, texts(of)])
+        }
+        Limit::Switch { fact, services, except } => {
+            json!([id.as_str(), owner, "switch", fact, texts(services), except])
+        }
+    }
 }
 
 fn freeze(freeze: &Freeze) -> Value {
-    let Freeze { from, to, services, except } = freeze;
-    json!([from.0, to.0, texts(services), except])
+    let Freeze { from, to, services, except, owner } = freeze;
+    match owner {
+        None => json!([from.0, to.0, texts(services), except]),
+        Some(owner) => json!([from.0, to.0, texts(services), except, owner]),
+    }
 }

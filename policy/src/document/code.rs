@@ -46,6 +46,7 @@ codes! {
     BadCapacity = "bad-capacity",
     BadRate = "bad-rate",
     BadTime = "bad-time",
+    BadGate = "bad-gate",
     BadDomain = "bad-domain",
     BadUrl = "bad-url",
     BadInterface = "bad-interface",
@@ -60,6 +61,7 @@ codes! {
     UnknownSite = "unknown-site",
     UnknownNode = "unknown-node",
     UnknownCluster = "unknown-cluster",
+    UnknownLink = "unknown-link",
     PrefixOverlap = "prefix-overlap",
     VipRangeOverlap = "vip-range-overlap",
     NsWithoutAddress = "ns-without-address",
@@ -76,6 +78,8 @@ codes! {
     LinkSubnetsDiffer = "link-subnets-differ",
     ClusterSite = "cluster-site",
     SafetyImpossible = "safety-impossible",
+    /// A safety rule that says nothing, or several things.
+    SafetyKind = "safety-kind",
     LeaseWaitTooShort = "lease-wait-too-short",
     FreezeEmpty = "freeze-empty",
     // Services.

@@ -7,10 +7,11 @@ use ipnet::IpNet;
 
 use super::code::Code;
 use super::diagnostic::{Diagnostic, Span};
-use super::fabric_file::{FabricDoc, NodeDoc, SafetyDoc, SiteDoc};
+use super::fabric_file::{FabricDoc, NodeDoc, SiteDoc};
 use super::link_check;
 use super::nearest::nearest;
 use super::read::{At, Reader};
+use super::safety_check;
 use crate::fabric::{Family, Role};
 use crate::id::SiteId;
 
@@ -34,9 +35,7 @@ pub(super) fn check(r: &Reader<'_>, doc: &FabricDoc) {
     }
     node_addresses(r, doc);
     link_check::check(r, doc);
-    for rule in &doc.safety {
-        safety(r, rule);
-    }
+    safety_check::check(r, doc);
 }
 
 /// Remembers where each value was first seen and reports the second one.
@@ -204,9 +203,8 @@ fn references(r: &Reader<'_>, doc: &FabricDoc) {
     let nodes = doc.nodes.iter().map(|n| &n.site);
     let clusters = doc.clusters.iter().map(|c| &c.site);
     let clients = doc.clients.iter().map(|(_, site)| site);
-    let rules = doc.safety.iter().flat_map(|s| &s.of);
     let zone = doc.zone.iter().filter_map(|z| z.transfer_site.as_ref());
-    for site in nodes.chain(clusters).chain(clients).chain(rules).chain(zone) {
+    for site in nodes.chain(clusters).chain(clients).chain(zone) {
         if !has_site(doc, &site.value) {
             r.report(unknown_site(r, doc, &site.value, site.span));
         }
@@ -323,20 +321,5 @@ fn node_addresses(r: &Reader<'_>, doc: &FabricDoc) {
     let mut seen = Unique::new(r, Code::DuplicateAddress, "the node address");
     for address in doc.nodes.iter().flat_map(|n| &n.addresses) {
         seen.add(address.value, address.span);
-    }
-}
-
-fn safety(r: &Reader<'_>, rule: &SafetyDoc) {
-    let mut sites = Unique::new(r, Code::SiteRepeated, "the site");
-    for site in &rule.of {
-        sites.add(&site.value, site.span);
-    }
-    let count = u32::try_from(rule.of.len()).unwrap_or(u32::MAX);
-    if let Some(least) = rule.at_least.filter(|l| count > 0 && l.value > count) {
-        let message = format!(
-            "the rule `{}` wants {} of {count} sites, which can never hold",
-            rule.id.value, least.value
-        );
-        r.report(r.mistake(Code::SafetyImpossible, least.span, message));
     }
 }

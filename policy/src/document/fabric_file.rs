@@ -10,10 +10,11 @@ use super::diagnostic::Span;
 use super::form;
 use super::link_file::{LinkDoc, link};
 use super::read::{At, Reader, Section};
+use super::safety_file::{SafetyDoc, freeze, safety};
 use super::tree::Value;
 use super::zone_file::{self, ZoneDoc};
 use crate::fabric::{BusKeys, Freeze, Lease, OperatorRole, Role, UnknownClient};
-use crate::id::{ClusterId, Generation, NodeId, RuleId, Selector, SiteId, WallMs};
+use crate::id::{ClusterId, Generation, NodeId, Selector, SiteId};
 
 /// Elements that could not be read at all are missing from the lists; `whole` says that none is,
 /// so that a reference to nothing known is a mistake of its own.
@@ -83,14 +84,6 @@ pub(super) struct OperatorDoc {
     pub(super) key: Option<At<String>>,
     pub(super) roles: Vec<OperatorRole>,
     pub(super) services: Vec<Selector>,
-}
-
-#[derive(Debug)]
-pub(super) struct SafetyDoc {
-    pub(super) id: At<RuleId>,
-    pub(super) at_least: Option<At<u32>>,
-    pub(super) of: Vec<At<SiteId>>,
-    pub(super) owner: String,
 }
 
 /// Reads the file; `None` when its syntax is broken.
@@ -248,7 +241,7 @@ fn site(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SiteDoc> {
     })
 }
 
-/// The capacity of a site that does not state one; only the ratio between sites matters.
+/// The capacity of a site that does not state one.
 const CAPACITY: u32 = 100;
 
 const ROLES: &[(&str, Role)] =
@@ -335,50 +328,6 @@ fn bus(r: &Reader<'_>, s: &Section<'_, '_>) -> BusKeys {
         system: key("system"),
         ca: s.optional("ca").and_then(|v| r.parse_text(v, form::words)).map(|c| c.value),
     }
-}
-
-fn safety(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<SafetyDoc> {
-    let id = s.required("id").and_then(|v| r.parse_text(v, form::id));
-    let at_least = s.required("at_least").and_then(|v| r.integer(v, 1..=65_535));
-    let of =
-        s.required("of").map(|v| r.items(v, |v| r.parse_text(v, form::id))).unwrap_or_default();
-    let owner = s.required("owner").and_then(|v| r.parse_text(v, form::words));
-    Some(SafetyDoc { id: id?, at_least, of, owner: owner.map(|o| o.value).unwrap_or_default() })
-}
-
-const VERBS: &[(&str, &str)] = &[
-    ("failover", "failover"),
-    ("failback", "failback"),
-    ("steer", "steer"),
-    ("drain", "drain"),
-    ("undrain", "undrain"),
-    ("evacuate", "evacuate"),
-    ("hold", "hold"),
-    ("release", "release"),
-    ("revert", "revert"),
-    ("resolve", "resolve"),
-];
-
-fn freeze(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Freeze> {
-    let from = s.required("from").and_then(|v| r.parse_text(v, form::time));
-    let to = s.required("to").and_then(|v| r.parse_text(v, form::time));
-    let services = s.optional("services").map(|v| r.items(v, |v| r.parse_text(v, form::selector)));
-    let except = s.optional("except").map(|v| r.items(v, |v| r.choice(v, VERBS)));
-    let (from, to) = (from?, to?);
-    if to.value <= from.value {
-        let message = "this freeze ends before it begins";
-        r.report(
-            r.mistake(Code::FreezeEmpty, to.span, message)
-                .related(r.place(from.span), "it begins here"),
-        );
-    }
-    let ms = |at: &At<i64>| WallMs(u64::try_from(at.value).unwrap_or(0).saturating_mul(1000));
-    Some(Freeze {
-        from: ms(&from),
-        to: ms(&to),
-        services: services.into_iter().flatten().map(|s| s.value).collect(),
-        except: except.into_iter().flatten().map(|v| v.value.to_owned()).collect(),
-    })
 }
 
 const OCCASIONS: &[(&str, ())] =

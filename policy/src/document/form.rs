@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::code::Code;
+use crate::fact::Gate;
 use crate::id::{IdError, Selector, SiteId};
 
 /// Why a text does not have its form.
@@ -169,6 +170,17 @@ pub fn capacity(text: &str) -> Result<u64, Flaw> {
         Flaw::new(Code::BadCapacity, format!("`{text}` is not a capacity"))
             .hint("bits per second: a whole number and k, M, G or T, such as `10G`")
     })
+}
+
+/// `data-ready`, or `data-lag <= 5s`.
+pub fn gate(text: &str) -> Result<String, Flaw> {
+    match text.parse::<Gate>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(Flaw::new(Code::BadGate, format!("`{text}` is not a gate")).hint(
+            "a word such as `data-ready`, or a fact, one of <= < == > >= and a number with its \
+             unit, such as `data-lag <= 5s`",
+        )),
+    }
 }
 
 /// `20000/s`: events per second.

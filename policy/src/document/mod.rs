@@ -20,6 +20,8 @@ mod link_check;
 mod link_file;
 mod nearest;
 mod read;
+mod safety_check;
+mod safety_file;
 mod service_check;
 mod service_file;
 mod tree;

@@ -42,6 +42,9 @@ pub(super) struct ServiceDoc {
     pub(super) hold_down: Duration,
     pub(super) drain: Drain,
     pub(super) gates: BTreeMap<String, Vec<String>>,
+    pub(super) load: u32,
+    pub(super) rto: Option<Duration>,
+    pub(super) rpo: Option<Duration>,
 }
 
 /// What names the sites of a service; which of it belongs to which mode is checked later.
@@ -142,6 +145,9 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
     let prefer = s.optional("prefer").and_then(|v| r.choice(v, PREFERENCES));
     let health = s.optional("health");
     let drain = s.optional("drain");
+    let load = s.optional("load").and_then(|v| r.integer(v, 0..=1_000_000));
+    let goal = |key| s.optional(key).and_then(|v| r.parse_text(v, form::duration));
+    let (rto, rpo) = (goal("rto"), goal("rpo"));
     later(r, s);
     let doc = |id| ServiceDoc {
         id,
@@ -167,6 +173,9 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         hold_down: time("hold_down", Duration::from_secs(600)),
         drain: drain.and_then(|v| r.section(v, "drain", |s| Some(drain_of(r, s)))).unwrap_or(DRAIN),
         gates: gates(r, s),
+        load: load.map_or(0, |l| l.value),
+        rto: rto.map(|t| t.value),
+        rpo: rpo.map(|t| t.value),
     };
     // The rest is read before the id is missed, so that its mistakes show too.
     match id {
@@ -457,7 +466,7 @@ fn gates(r: &Reader<'_>, s: &Section<'_, '_>) -> BTreeMap<String, Vec<String>> {
             let Some(value) = s.optional(verb) else {
                 continue;
             };
-            let names = r.items(value, |v| r.parse_text(v, form::words));
+            let names = r.items(value, |v| r.parse_text(v, form::gate));
             let names = names.into_iter().map(|n| n.value).collect();
             gates.insert(verb.to_owned(), names);
         }
@@ -470,11 +479,6 @@ fn later(r: &Reader<'_>, s: &Section<'_, '_>) {
     s.later("surge_limit", |v| {
         r.parse_text(v, form::rate);
     });
-    for key in ["rto", "rpo"] {
-        s.later(key, |v| {
-            r.parse_text(v, form::duration);
-        });
-    }
     s.later("breaker", |v| {
         r.section(v, "breaker", |s| {
             let moves = s.required("moves");

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::fact::Measured;
 use crate::id::{EntryId, Epoch, Generation, NodeId, ServiceId, SiteId, WallMs};
 
 pub use super::effect::{Change, Directive, Effect, Move, Step, StepKind, Subject, Write};
@@ -72,6 +73,8 @@ pub struct Command {
     pub approvals_needed: u8,
     /// Open tasks that end because of this command.
     pub supersedes: Vec<EntryId>,
+    /// Since when a site that services leave has not been heard; the first bad observation.
+    pub bad_since: Option<WallMs>,
     pub effect: Option<Effect>,
 }
 
@@ -116,9 +119,10 @@ pub struct StepFact {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepState {
-    /// With the gates that let it start: ids of the wishes.
+    /// With the gates that let it start, ids of the wishes, and what was measured then.
     Started {
         gates: Vec<EntryId>,
+        facts: Vec<Measured>,
     },
     Done {
         evidence: Vec<String>,

@@ -4,7 +4,7 @@
 //! long, a link that one of its ends cannot use. What was out before is nobody's fault now: a rule
 //! is broken only by a command that takes something away.
 
-use super::{LAST_BORDER, LAST_LINK, LAST_ROUTE_NODE};
+use super::{LAST_BORDER, LAST_LINK, LAST_ROUTE_NODE, built_in};
 use crate::fabric::{Link, Node, Role};
 use crate::id::{NodeId, SiteId};
 use crate::log::intent::Intent;
@@ -53,7 +53,7 @@ fn last_node(
     });
     let why = why.collect::<Vec<_>>().join(", ");
     let message = format!("site {site} would have no {what} in service: {why}");
-    taken.then(|| refusal(rule, message))
+    taken.then(|| built_in(rule, message))
 }
 
 fn last_link(
@@ -89,9 +89,5 @@ fn last_link(
     });
     let why = why.collect::<Vec<_>>().join(", ");
     let [one, other] = sites;
-    Some(refusal(LAST_LINK, format!("no link between {one} and {other} in service: {why}")))
-}
-
-fn refusal(rule: &str, message: String) -> Refusal {
-    Refusal::rule(rule, message).hint(format!("built-in rule; to pass over it: --override {rule}"))
+    Some(built_in(LAST_LINK, format!("no link between {one} and {other} in service: {why}")))
 }

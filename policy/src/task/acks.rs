@@ -131,10 +131,13 @@ impl Course<'_> {
     fn leased(&self, step: &Step) -> Option<BTreeSet<NodeId>> {
         let fabric = self.world.fabric;
         let mut nodes = BTreeSet::new();
-        step.states.first_key_value()?;
+        let (first, _) = step.states.first_key_value()?;
+        self.world.catalog.get(first).filter(|s| s.is_leased())?;
+        let moves: BTreeMap<&ServiceId, &Move> =
+            self.effect.moves.iter().map(|m| (&m.service, m)).collect();
         for id in step.states.keys() {
             let service = self.world.catalog.get(id).filter(|s| s.is_leased())?;
-            let one = self.effect.moves.iter().find(|m| m.service == *id);
+            let one = moves.get(id);
             let target = one.and_then(|m| m.to.spread.sites().into_iter().next());
             let concerned = |site: &SiteId| match step.kind {
                 StepKind::Withdraw => Some(site) != target.as_ref(),

@@ -1,6 +1,6 @@
 //! Judges a command: what it would do, or which rule refuses it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ pub use super::admit::{CLOCK_SKEW, admit, judge_wish};
 pub use super::aim::planned;
 use super::aim::{Aim, aim, undo};
 use crate::fabric::Operator;
+use crate::fact::Facts;
 use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs, sha256_hex};
 use crate::lease::admission;
 use crate::log::conflict::Claims;
@@ -17,7 +18,7 @@ use crate::log::entry::{
 };
 use crate::log::fold::Fold;
 use crate::log::intent::{Intent, World};
-use crate::safety;
+use crate::safety::{self, Flows};
 use crate::task::acks::Course;
 use crate::task::steps::{Manner, reroute, steps};
 use crate::task::view::{first_effect, is_open, state};
@@ -33,6 +34,8 @@ pub struct Proposal {
     pub services: BTreeSet<ServiceId>,
     /// Open tasks that end when the command is accepted.
     pub supersedes: Vec<EntryId>,
+    /// Since when a site that services leave has not been heard.
+    pub bad_since: Option<WallMs>,
 }
 
 /// Why a request is not accepted.
@@ -80,12 +83,18 @@ pub struct Sight {
     pub mismatched: BTreeSet<NodeId>,
     /// Sites of which nothing was heard for too long.
     pub silent: BTreeSet<SiteId>,
+    /// When each of them was heard last, where it ever was.
+    pub last_heard: BTreeMap<SiteId, WallMs>,
     /// How many voters answered this node a moment ago.
     pub voters_heard: usize,
     /// Nodes of which nothing was heard for too long.
     pub away: BTreeSet<NodeId>,
     /// Links that one of their ends says it cannot use.
     pub down: BTreeSet<LinkId>,
+    /// What crosses between sites, of those pairs where every border has counted for long enough.
+    pub flows: Flows,
+    /// What outside reporters say.
+    pub facts: Facts,
 }
 
 // === impl Refusal ===
@@ -142,6 +151,7 @@ pub fn propose(
     known_rules(present, overrides)?;
     super::admit::known_nodes(present, &terms.asserted)?;
     let Aim { named, writes, after, moves } = aim(present, verb)?;
+    safety::directed(present, verb, &after)?;
     let pins = |w: &Write| match (&w.before, &w.change) {
         _ if !w.settles.is_empty() => false,
         // Nothing sent it elsewhere before, and nothing moves now.
@@ -154,7 +164,15 @@ pub fn propose(
     let services: BTreeSet<ServiceId> =
         named.into_iter().chain(moves.iter().map(|m| m.service.clone())).collect();
     let supersedes = open_tasks(present, &writes, &moves, terms.supersede)?;
-    let change = safety::Change { verb, after: &after, moves: &moves, services: &services, terms };
+    let change = safety::Change {
+        verb,
+        after: &after,
+        writes: &writes,
+        moves: &moves,
+        services: &services,
+        terms,
+        supersedes: &supersedes,
+    };
     safety::check(present, change, overrides)?;
     let extra = admission::extra_approvals(present, change);
 
@@ -174,7 +192,17 @@ pub fn propose(
         approvals_needed = approvals_needed.max(1);
     }
     approvals_needed = (approvals_needed + extra).min(2);
-    Ok(Proposal { effect, plan_hash, approvals_needed, services, supersedes })
+    let bad_since = bad_since(present, &effect.moves);
+    Ok(Proposal { effect, plan_hash, approvals_needed, services, supersedes, bad_since })
+}
+
+/// When the site was heard last that services are moved away from because it is silent.
+fn bad_since(present: Present<'_>, moves: &[Move]) -> Option<WallMs> {
+    let left = |site: &SiteId| {
+        moves.iter().any(|one| one.from.spread.has(site) && !one.to.spread.has(site))
+    };
+    let heard = present.sight.last_heard.iter().filter(|(site, _)| left(site));
+    heard.map(|(_, at)| *at).min()
 }
 
 /// Whether a verb is for moves that were thought of before: with the others something is broken,

@@ -4,6 +4,8 @@ pub mod acks;
 pub mod admit;
 pub mod aim;
 pub mod decide;
+mod gates;
 pub mod next;
 pub mod steps;
+pub mod times;
 pub mod view;

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::decide::{Present, judge, propose_undo};
+use super::gates::{Opened, open_gates};
 pub use super::steps::STEP_TIMEOUT;
 use super::steps::{Step, StepKind, old_answers_live};
-use super::view::{Reading, approvals, last_effect, overtaken, read, start_slot, wished, wishes};
-use crate::fabric::OperatorRole;
+use super::view::{Reading, approvals, last_effect, overtaken, read, start_slot, wished};
 use crate::id::{EntryId, NodeId, ServiceId, WallMs};
 use crate::log::entry::{
     Body, Command, Effect, EffectiveFact, EndFact, Outcome, Slot, StepFact, StepState, Turn,
@@ -161,7 +161,9 @@ impl At<'_> {
             }
             Ok(_) => self.end(Outcome::Failed, "the state changed since the plan"),
             Err(refusal) => {
-                let reason = format!("refused when it was to take effect: {refusal}");
+                let hint = refusal.hint.iter().map(|h| format!("; {h}")).collect::<String>();
+                let by = &refusal.refused_by;
+                let reason = format!("refused by {by} when it was to take effect: {refusal}{hint}");
                 self.end(Outcome::Failed, reason)
             }
         }
@@ -227,16 +229,12 @@ impl At<'_> {
         if step.states.keys().any(|service| self.present.intent.is_held(service)) {
             return Next::Wait(None);
         }
-        match self.open_gates(step) {
-            Some(gates) => self.step(step.number, StepState::Started { gates }),
-            None => Next::Wait(None),
+        match open_gates(self.present, self.task, step, self.seen.now) {
+            Ok(Opened { gates, facts }) => {
+                self.step(step.number, StepState::Started { gates, facts })
+            }
+            Err(_) => Next::Wait(None),
         }
-    }
-
-    /// The wishes that say that all gates of a step hold now.
-    fn open_gates(&self, step: &Step) -> Option<Vec<EntryId>> {
-        let of = |name: &String| open_gate(self.present, self.task, name, self.seen.now);
-        step.gates.iter().map(of).collect()
     }
 
     /// Every step has been; or one has failed and nothing may follow.
@@ -400,17 +398,6 @@ fn old_answers(world: World<'_>, effect: &Effect, step: &Step) -> Option<String>
     })
 }
 
-/// The newest wish that says that a gate holds now.
-fn open_gate(present: Present<'_>, task: &EntryId, name: &str, now: WallMs) -> Option<EntryId> {
-    let opens = |given: &super::view::Given| {
-        let operator = present.world.fabric.operator_by_key(&given.person.key);
-        matches!(&given.kind, WishKind::Gate { name: named } if named == name)
-            && given.expires_at >= now
-            && operator.is_some_and(|o| o.roles.contains(&OperatorRole::Gate))
-    };
-    wishes(present.fold, task).into_iter().rev().find(opens).map(|given| given.id)
-}
-
 /// Why a running task stands still, where it is not for time or acknowledgements.
 pub fn standstill(present: Present<'_>, task: &EntryId, now: WallMs) -> Vec<String> {
     let reading = read(present.fold, task);
@@ -421,8 +408,7 @@ pub fn standstill(present: Present<'_>, task: &EntryId, now: WallMs) -> Vec<Stri
     let Some(step) = effect.steps.iter().find(|s| s.number > reading.started) else {
         return Vec::new();
     };
-    let gates = step.gates.iter().filter(|name| open_gate(present, task, name, now).is_none());
-    let gates = gates.map(|name| format!("gate {name} is closed"));
+    let closed = open_gates(present, task, step, now).err().unwrap_or_default();
     let held = step.states.keys().filter(|service| present.intent.is_held(service));
-    gates.chain(held.map(|service| format!("{service} is held"))).collect()
+    closed.into_iter().chain(held.map(|service| format!("{service} is held"))).collect()
 }

@@ -104,7 +104,7 @@ impl Reading {
                 self.failed.clear();
             }
             Fact::Step(step) => match &step.state {
-                StepState::Started { gates } => {
+                StepState::Started { gates, facts: _ } => {
                     self.started = step.step;
                     self.consumed.extend(gates.iter().cloned());
                 }

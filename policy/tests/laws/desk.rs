@@ -128,7 +128,15 @@ impl<'a> Desk<'a> {
                 let approvals_needed = proposal.approvals_needed;
                 let effect = (approvals_needed == 0).then_some(proposal.effect);
                 let (plan_hash, supersedes) = (proposal.plan_hash, proposal.supersedes);
-                Body::Command(Command { request, plan_hash, approvals_needed, supersedes, effect })
+                let bad_since = proposal.bad_since;
+                Body::Command(Command {
+                    request,
+                    plan_hash,
+                    approvals_needed,
+                    supersedes,
+                    bad_since,
+                    effect,
+                })
             }
             Err(refusal) => Body::Refused(Refused {
                 request,

@@ -27,7 +27,7 @@ pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDo
 pub use request::{ApiCall, ApiRequest, ObjectDoc, TermsDoc, VERSION, VerbDoc};
 pub use response::{
     ApiError, ApiResponse, AuditDoc, AuditLine, AuditVerdictDoc, CommandReply, ErrorCode,
-    ExplainDoc, IdentityDoc, Outcome, Payload, RejoinDoc,
+    ExplainDoc, FactDoc, IdentityDoc, Outcome, Payload, RejoinDoc,
 };
 pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
 pub use stamp::{Stamp, StampError};
@@ -35,5 +35,6 @@ pub use status::{
     HeadDoc, LinkDoc, LinkEndDoc, LinkState, LocalDoc, NodeDoc, RateLimitedDoc, SiteDoc, StatusDoc,
 };
 pub use task::{
-    AckDoc, ApprovalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc, WishDoc,
+    AckDoc, ApprovalDoc, CostDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc, TimesDoc,
+    WishDoc,
 };

@@ -95,6 +95,13 @@ pub enum ApiRequest {
     },
     /// Whether what is drained carries nothing any more.
     Drained {},
+    /// What outside reporters say, as far as it is good.
+    Facts {},
+    /// A signed fact, for the subject it was signed for.
+    Fact {
+        subject: String,
+        envelope: serde_json::Value,
+    },
     /// Entries in the order of this node's audit file, oldest first, at most `limit` of the newest.
     Audit {
         #[serde(default, skip_serializing_if = "Option::is_none")]

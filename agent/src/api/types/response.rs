@@ -56,6 +56,7 @@ pub enum Payload {
     Simulation(SimulationDoc),
     Separation(SeparationDoc),
     Drained(DrainedDoc),
+    Facts { facts: Vec<FactDoc> },
     Audit(AuditDoc),
     AuditVerdict(AuditVerdictDoc),
     Command(CommandReply),
@@ -63,6 +64,22 @@ pub enum Payload {
     Backup(BackupDoc),
     AuditPart(AuditPartDoc),
     Restored(RestoredDoc),
+}
+
+/// What an outside reporter says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactDoc {
+    /// Absent where it is about no service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    pub name: String,
+    /// A number with up to three decimals.
+    pub value: String,
+    pub unit: String,
+    pub person: String,
+    pub measured_at: Stamp,
+    /// The first moment in which it is not good any more.
+    pub expires_at: Stamp,
 }
 
 /// What became of an operator's word that a voter will not be read.

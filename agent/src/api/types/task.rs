@@ -47,6 +47,13 @@ pub struct TaskDoc {
     pub effective_at: Option<Stamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Stamp>,
+    /// When it came to what; what nobody recorded is absent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub times: TimesDoc,
+    /// What it has cost the services that have a goal, and the others where there are few; empty
+    /// before it took effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<CostDoc>,
     pub steps: Vec<StepDoc>,
     /// Why it ended; empty before.
     pub outcome_reason: String,
@@ -62,6 +69,45 @@ pub struct TaskDoc {
     /// Command lines that take it further, or undo it.
     pub continue_with: Vec<String>,
     pub revert_with: Vec<String>,
+}
+
+/// What a task's recovery times are reckoned from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TimesDoc {
+    /// A site that services leave was heard the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bad: Option<Stamp>,
+    /// The last approval it needed was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approved: Option<Stamp>,
+    /// The last old site stopped delivering.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<Stamp>,
+    /// Packets came back from the new site for the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Stamp>,
+    /// The old sites were measured to carry nothing any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Stamp>,
+}
+
+/// What a task has cost one service; what is not known is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CostDoc {
+    pub service: String,
+    /// Milliseconds without service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto_ms: Option<u64>,
+    /// The service's `rto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rto_goal_ms: Option<u64>,
+    /// Milliseconds of the newest data that may be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_ms: Option<u64>,
+    /// The service's `rpo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpo_goal_ms: Option<u64>,
 }
 
 /// Cancel, pause, resume, gate or confirm, as given.

@@ -133,6 +133,7 @@ impl NatsBus {
         let mut tasks = JoinSet::new();
         tasks.spawn(tell_link(link.clone(), events.clone()));
         tasks.spawn(take_requests(client.clone(), config.site.clone(), events.clone()));
+        tasks.spawn(take_facts(client.clone(), config.site.clone(), events.clone()));
         for rpc in [subject::rpc_of(&config.site, &config.node), subject::rpc_any(&config.site)] {
             tasks.spawn(take_rpc(client.clone(), rpc, events.clone()));
         }
@@ -435,6 +436,20 @@ async fn take_asks(client: Client, subject: String, events: mpsc::Sender<BusEven
         take(subscription, &client, &events, wrap).await;
         if events.is_closed() {
             return;
+        }
+    }
+}
+
+/// Facts are told to every agent of the site, and nobody waits for an answer: one that is dropped
+/// is said again before it would have expired.
+async fn take_facts(client: Client, site: SiteId, events: mpsc::Sender<BusEvent>) {
+    while let Ok(mut subscription) = client.subscribe(subject::facts(&site)).await {
+        while let Some(message) = subscription.next().await {
+            let (bytes, subject) = (message.payload.as_ref().into(), message.subject.to_string());
+            let full = events.try_send(BusEvent::Fact { bytes, subject });
+            if matches!(full, Err(mpsc::error::TrySendError::Closed(_))) {
+                return;
+            }
         }
     }
 }

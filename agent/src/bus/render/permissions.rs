@@ -77,12 +77,16 @@ pub(super) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
     }
 }
 
-/// An operator at this site: commands (not for viewers), questions, and how the streams are.
+/// An operator at this site: commands (not for viewers), facts (role gate), questions, and how the
+/// streams are.
 pub(super) fn operator(operator: &Operator, site: &SiteId) -> Permissions {
     let may_ask = operator.roles.iter().any(|role| *role != OperatorRole::Viewer);
     let mut publish = Vec::new();
     if may_ask {
         publish.push(subject::commands(site));
+    }
+    if operator.roles.contains(&OperatorRole::Gate) {
+        publish.push(subject::facts(site));
     }
     publish.push(format!("nett.l.rpc.{site}.>"));
     publish.push("$JS.API.STREAM.INFO.*".to_owned());

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::effect::EffectDoc;
+use super::fact::MeasuredDoc;
 use super::{OpenError, WireError, epochs, id, json};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ struct CommandDoc {
     approvals_needed: u8,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     supersedes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bad_since: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     effect: Option<EffectDoc>,
 }
@@ -103,6 +106,8 @@ enum StateDoc {
     Started {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         gates: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        facts: Vec<MeasuredDoc>,
     },
     Done {
         evidence: Vec<String>,
@@ -128,8 +133,11 @@ enum OutcomeDoc {
 pub(super) fn write(body: &Body) -> Result<Map<String, Value>, WireError> {
     match body {
         Body::Command(command) => {
-            let Command { request: _, plan_hash, approvals_needed, supersedes, effect } = command;
+            let Command { request: _, plan_hash, approvals_needed, supersedes, bad_since, effect } =
+                command;
+            let bad_since = bad_since.map(|at| json::write_time("body.bad_since", at));
             json::object(&CommandDoc {
+                bad_since: bad_since.transpose()?,
                 plan_hash: plan_hash.clone(),
                 approvals_needed: *approvals_needed,
                 supersedes: supersedes.iter().map(EntryId::to_string).collect(),
@@ -148,7 +156,7 @@ pub(super) fn write(body: &Body) -> Result<Map<String, Value>, WireError> {
         Body::Step(StepFact { slot, step, state }) => json::object(&StepDoc {
             slot: SlotDoc::write(slot),
             step: *step,
-            state: StateDoc::write(state),
+            state: StateDoc::write(state)?,
         }),
         Body::Turn(TurnFact { slot, turn, wish }) => json::object(&TurnDoc {
             slot: SlotDoc::write(slot),
@@ -187,7 +195,10 @@ pub(super) fn read(
     };
     match (kind, request) {
         ("command", Some(request)) => {
-            let CommandDoc { plan_hash, approvals_needed, supersedes, effect } = json::read(body)?;
+            let CommandDoc { plan_hash, approvals_needed, supersedes, bad_since, effect } =
+                json::read(body)?;
+            let bad_since = bad_since.map(|at| json::read_time("body.bad_since", &at));
+            let bad_since = bad_since.transpose()?;
             let effect = effect.map(EffectDoc::read).transpose()?;
             if approvals_needed > 2 || effect.is_some() != (approvals_needed == 0) {
                 return Err(OpenError::Value {
@@ -198,7 +209,14 @@ pub(super) fn read(
             }
             let supersedes = supersedes.iter().map(|task| id("body.supersedes", task));
             let supersedes = supersedes.collect::<Result<_, _>>()?;
-            Ok(Body::Command(Command { request, plan_hash, approvals_needed, supersedes, effect }))
+            Ok(Body::Command(Command {
+                request,
+                plan_hash,
+                approvals_needed,
+                supersedes,
+                bad_since,
+                effect,
+            }))
         }
         ("refused", Some(request)) => {
             let RefusedDoc { refused_by, message } = json::read(body)?;
@@ -269,21 +287,25 @@ impl SlotDoc {
 // === impl StateDoc ===
 
 impl StateDoc {
-    fn write(state: &StepState) -> Self {
-        match state {
-            StepState::Started { gates } => {
-                Self::Started { gates: gates.iter().map(EntryId::to_string).collect() }
-            }
+    fn write(state: &StepState) -> Result<Self, WireError> {
+        Ok(match state {
+            StepState::Started { gates, facts } => Self::Started {
+                gates: gates.iter().map(EntryId::to_string).collect(),
+                facts: facts.iter().map(MeasuredDoc::write).collect::<Result<_, _>>()?,
+            },
             StepState::Done { evidence } => Self::Done { evidence: evidence.clone() },
             StepState::Failed { reason } => Self::Failed { reason: reason.clone() },
-        }
+        })
     }
 
     fn read(self) -> Result<StepState, OpenError> {
         Ok(match self {
-            Self::Started { gates } => {
+            Self::Started { gates, facts } => {
                 let gates = gates.iter().map(|gate| id("state.gates", gate));
-                StepState::Started { gates: gates.collect::<Result<_, _>>()? }
+                StepState::Started {
+                    gates: gates.collect::<Result<_, _>>()?,
+                    facts: facts.into_iter().map(MeasuredDoc::read).collect::<Result<_, _>>()?,
+                }
             }
             Self::Done { evidence } => StepState::Done { evidence },
             Self::Failed { reason } => StepState::Failed { reason },

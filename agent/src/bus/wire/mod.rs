@@ -11,6 +11,7 @@ mod body;
 mod effect;
 mod entry;
 mod epochs;
+mod fact;
 mod json;
 mod report;
 mod request;
@@ -26,6 +27,7 @@ use nett_policy::log::entry::FabricRef;
 use nett_policy::roster::{Roster, Rosters};
 
 pub use entry::{Draft, Sealed, open_entry, open_stored_entry, seal_entry};
+pub use fact::{fact_subject, open_fact, seal_fact};
 pub use json::MAX_BYTES;
 pub use report::{Ack, Head, Report, open_report, seal_report};
 pub use request::{open_request, request_subject, seal_request};

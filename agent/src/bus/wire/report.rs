@@ -38,6 +38,8 @@ pub struct Report {
     pub degraded: Vec<String>,
     /// Packets that its nft table has counted, by `CLASS` or `CLASS.SITE`.
     pub counters: BTreeMap<String, u64>,
+    /// The bytes of the same.
+    pub bytes: BTreeMap<String, u64>,
 }
 
 /// A place in a site's log.
@@ -70,6 +72,8 @@ struct ReportDoc {
     degraded: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     counters: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    bytes: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,6 +112,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         drift,
         degraded,
         counters,
+        bytes,
     } = report;
     let document = ReportDoc {
         v: VERSION,
@@ -125,6 +130,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         drift: drift.clone(),
         degraded: degraded.clone(),
         counters: counters.clone(),
+        bytes: bytes.clone(),
     };
     Ok(sign::seal(json::object(&document)?, Signer::Agent, key)?.0)
 }
@@ -152,6 +158,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         drift,
         degraded,
         counters,
+        bytes,
     } = json::read(Value::Object(signed.map))?;
     let (site, node): (SiteId, NodeId) = (id("site", &site)?, id("node", &node)?);
     let expected = subjects::report(&site, &node);
@@ -172,6 +179,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         drift,
         degraded,
         counters,
+        bytes,
     })
 }
 

@@ -49,6 +49,12 @@ impl Controller {
                     }
                 };
             }
+            ApiRequest::Fact { subject, envelope } => {
+                return match serde_json::to_vec(&envelope) {
+                    Ok(bytes) => self.fact_given(token, &subject, &bytes, now),
+                    Err(error) => self.respond(token, bad_request(error.to_string()).into(), now),
+                };
+            }
             ApiRequest::WatchTask { id, after_revision, timeout_ms } => {
                 return self.watch(token, &id, after_revision, timeout_ms, now);
             }
@@ -75,6 +81,7 @@ impl Controller {
                 Ok(Payload::Separation(self.separation_doc(since, now)))
             }
             ApiRequest::Drained {} => Ok(Payload::Drained(self.drained_doc())),
+            ApiRequest::Facts {} => Ok(self.facts_payload(now)),
             ApiRequest::ExplainName { .. }
             | ApiRequest::Audit { .. }
             | ApiRequest::AuditVerify {}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nett_policy::id::{Epoch, LinkId, ServiceId, SiteId};
+use nett_policy::task::times::Cost;
 use nett_policy::task::view::state;
 
 use super::super::event::Now;
@@ -12,7 +13,7 @@ use super::task::state_doc;
 use crate::api::types::TaskStateDoc;
 
 /// What the controller believes now, as numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     pub bus_connected: bool,
     /// Other sites that were heard within the time a site may be silent.
@@ -30,6 +31,10 @@ pub struct Snapshot {
     pub conflicts: u32,
     /// How long this node may go on serving, where it does.
     pub leases: BTreeMap<ServiceId, Duration>,
+    /// What is reported and good, by service (empty for none), site and name.
+    pub facts: BTreeMap<[String; 3], f64>,
+    /// What the last task has cost each service that it moved; at most [`SERVICE_SERIES`].
+    pub costs: BTreeMap<ServiceId, Cost>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +83,8 @@ impl Controller {
             dns_serial: self.doing.serial(),
             leases: self.leases_left(now).into_iter().collect(),
             conflicts: small(self.reading.conflicts() + self.conflicts.len()),
+            facts: self.fact_values(now),
+            costs: self.costs.clone(),
         }
     }
 

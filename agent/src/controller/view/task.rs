@@ -100,6 +100,8 @@ impl Controller {
             opened_at: written.at.into(),
             effective_at: effective,
             ended_at: ended,
+            times: self.times_doc(id),
+            costs: self.cost_docs(id),
             steps,
             outcome_reason: reading.end_reason.clone(),
             stands_still: standstill(self.present(), id, self.sight.now),

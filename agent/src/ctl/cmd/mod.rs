@@ -8,6 +8,7 @@ mod completions;
 mod drain;
 mod evacuate;
 mod explain;
+mod fact;
 mod failback;
 mod failover;
 mod hold;
@@ -81,6 +82,9 @@ pub(super) enum Command {
     /// Tasks: what is under way, and what became of it
     #[command(subcommand)]
     Task(task::Sub),
+    /// Facts: what outside reporters say, for gates and switches
+    #[command(subcommand)]
+    Fact(fact::Sub),
     /// Approve a task that waits (short for task approve)
     Approve(approve::Args),
     /// Reject a task that waits (short for task reject)
@@ -133,6 +137,7 @@ pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         Command::Resolve(args) => resolve::run(args, session).await,
         Command::Plan(sub) => plan::run(sub, session).await,
         Command::Task(sub) => task::run(sub, session).await,
+        Command::Fact(sub) => fact::run(sub, session).await,
         Command::Approve(args) => approve::run(args, session).await,
         Command::Reject(args) => reject::run(args, session).await,
         Command::Revert(args) => revert::run(args, session).await,

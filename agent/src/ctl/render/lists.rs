@@ -3,7 +3,7 @@
 use super::table::{Cell, Table, Tone, facts};
 use super::{Style, or_dash};
 use crate::api::types::{
-    AuditDoc, AuditLine, AuditVerdictDoc, ExplainDoc, IdentityDoc, RejoinDoc, RestoredDoc,
+    AuditDoc, AuditLine, AuditVerdictDoc, ExplainDoc, FactDoc, IdentityDoc, RejoinDoc, RestoredDoc,
 };
 use crate::bus::provision::Finding;
 
@@ -36,6 +36,22 @@ pub(super) fn explain(explain: &ExplainDoc) -> String {
         }
     }
     out
+}
+
+pub(super) fn facts_text(all: &[FactDoc], style: Style) -> String {
+    let mut table = Table::new(&["FACT", "SERVICE", "VALUE", "BY", "MEASURED", "GOOD UNTIL"]);
+    for fact in all {
+        let FactDoc { service, name, value, unit, person, measured_at, expires_at } = fact;
+        table.row(vec![
+            name.clone().into(),
+            or_dash(service.as_deref().unwrap_or_default()).into(),
+            format!("{value}{unit}").into(),
+            person.clone().into(),
+            measured_at.to_string().into(),
+            expires_at.to_string().into(),
+        ]);
+    }
+    table.text(style)
 }
 
 pub(super) fn audit_verdict(verdict: &AuditVerdictDoc) -> String {

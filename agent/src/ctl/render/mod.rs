@@ -297,6 +297,7 @@ fn text(payload: &Payload, style: Style) -> String {
         Payload::Simulation(doc) => path::simulation(doc, style),
         Payload::Separation(doc) => path::separation(doc, style),
         Payload::Drained(doc) => path::drained(doc, style),
+        Payload::Facts { facts } => lists::facts_text(facts, style),
         Payload::Audit(doc) => lists::audit(doc, style),
         Payload::AuditVerdict(doc) => lists::audit_verdict(doc),
         Payload::Command(reply) => task::reply_text(reply) + "\n",

@@ -4,7 +4,9 @@ use nett_policy::log::entry::WishKind;
 
 use super::table::{Cell, Table, facts};
 use super::{Style, age_note, or_dash, short};
-use crate::api::types::{ApprovalDoc, CommandReply, StepDoc, TaskDoc, TaskLine, TaskStateDoc};
+use crate::api::types::{
+    ApprovalDoc, CommandReply, CostDoc, StepDoc, TaskDoc, TaskLine, TaskStateDoc,
+};
 
 pub(super) fn list(tasks: &[TaskLine], style: Style) -> String {
     let mut header = vec!["TASK", "VERB", "SUBJECT", "STATE", "STEPS", "BY"];
@@ -49,8 +51,13 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
         ("approvals", approvals),
         ("opened", task.opened_at.to_string()),
         ("effective", time(task.effective_at)),
+        ("first bad", time(task.times.bad)),
+        ("verified", time(task.times.verified)),
+        ("withdrawn", time(task.times.withdrawn)),
+        ("drained", time(task.times.drained)),
         ("ended", time(task.ended_at)),
     ]);
+    out.extend(task.costs.iter().map(cost_text));
     for approval in &task.approvals {
         out += &format!("  {}\n", approval_text(approval));
     }
@@ -73,6 +80,29 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
         }
     }
     out
+}
+
+/// What a task has cost a service, and whether that is what was promised.
+fn cost_text(cost: &CostDoc) -> String {
+    let CostDoc { service, rto_ms, rto_goal_ms, rpo_ms, rpo_goal_ms } = cost;
+    let one = |name: &str, is: Option<u64>, goal: Option<u64>| {
+        let said = is.map_or_else(|| "unknown".to_owned(), |ms| format!("{} s", seconds(ms)));
+        let goal = goal.map_or_else(String::new, |goal| {
+            let met = match is {
+                None => "",
+                Some(is) if is <= goal => ": met",
+                Some(_) => ": MISSED",
+            };
+            format!(" (goal {} s{met})", seconds(goal))
+        });
+        format!("{name} {said}{goal}")
+    };
+    let rto = one("rto", *rto_ms, *rto_goal_ms);
+    format!("  {service}: {rto}, {}\n", one("rpo", *rpo_ms, *rpo_goal_ms))
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{}", ms / 1000, ms % 1000 / 100)
 }
 
 fn approval_text(approval: &ApprovalDoc) -> String {

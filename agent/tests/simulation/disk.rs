@@ -1,6 +1,9 @@
 //! The disks of the simulated nodes: what an agent's journal is written to, and made smaller on.
 
+use std::time::Duration;
+
 use nett_agent::bus::wire::{Draft, Sealed};
+use nett_agent::controller::Pace;
 use nett_agent::controller::effect::{Compact, LocalEntry};
 use nett_agent::controller::event::Event;
 use nett_policy::id::NodeId;
@@ -9,6 +12,11 @@ use nett_policy::log::entry::Body;
 use crate::faults::Mutant;
 use crate::said::said;
 use crate::world::World;
+
+/// Journals that are made smaller within a run; every third seed has them. Clocks are wrong by
+/// less than what is kept.
+pub(crate) const FORGETFUL: Pace =
+    Pace { records: 8, settle: Duration::from_secs(1), kept: Duration::from_secs(11) };
 
 impl World {
     pub(crate) fn journal(

@@ -113,6 +113,14 @@ impl Watch {
 }
 
 impl World {
+    /// The first thing that is wrong is told where it happened.
+    pub(crate) fn heed(&mut self) {
+        if let Some(wrong) = self.watch.wrong.clone().filter(|_| !self.told) {
+            self.told = true;
+            self.note(format!("WRONG: {wrong}"));
+        }
+    }
+
     /// All entries of all logs.
     fn entries(&self) -> Vec<Sealed> {
         self.servers.values().flat_map(|s| s.log.iter().cloned()).collect()

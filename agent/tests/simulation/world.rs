@@ -11,7 +11,7 @@ use nett_agent::bus::wire::{Draft, Report, Sealed};
 use nett_agent::controller::Setting;
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now};
-use nett_agent::controller::{Pace, prefix};
+use nett_agent::controller::prefix;
 use nett_agent::journal::sort;
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
@@ -20,6 +20,7 @@ use nett_policy::service::Catalog;
 use nkeys::KeyPair;
 
 use crate::agent::{Agent, Visit};
+use crate::disk::FORGETFUL;
 use crate::faults::{Fault, Mutant};
 use crate::invariants::Watch;
 use crate::lease::{LeaseWatch, Mail};
@@ -29,11 +30,6 @@ use crate::shape::{Shape, shape};
 
 /// Wall time at the start.
 const EPOCH_MS: u64 = 1_795_253_400_000;
-
-/// Journals that are made smaller within a run; every third seed has them. Clocks are wrong by
-/// less than what is kept.
-const FORGETFUL: Pace =
-    Pace { records: 8, settle: Duration::from_secs(1), kept: Duration::from_secs(11) };
 
 /// What happens at some time.
 #[derive(Debug)]
@@ -115,7 +111,7 @@ pub(crate) struct World {
     pub(crate) rough: bool,
     /// How long requests are good for, in milliseconds.
     pub(crate) expiry: u64,
-    told: bool,
+    pub(crate) told: bool,
     pub(crate) now: Duration,
     pub(crate) counter: u64,
     queue: BTreeMap<(Duration, u64), Happening>,
@@ -242,14 +238,6 @@ impl World {
             Happening::Operator => self.operate(),
             Happening::Fault(fault) => self.strike(fault),
             Happening::Lease(mail) => self.deliver(mail),
-        }
-    }
-
-    /// The first thing that is wrong is told where it happened.
-    fn heed(&mut self) {
-        if let Some(wrong) = self.watch.wrong.clone().filter(|_| !self.told) {
-            self.told = true;
-            self.note(format!("WRONG: {wrong}"));
         }
     }
 

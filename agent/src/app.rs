@@ -28,6 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Loaded, load, read_keyring, read_seed, read_zone_keys};
 use crate::controller::driver::{Driver, Finished, Input, Parts};
 use crate::controller::event::Event;
+use crate::controller::own_log::OwnLog;
 use crate::controller::{Prefix, Setting, Snapshot, chosen_between, prefix};
 use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter, Saved, Stored, sort};
@@ -121,6 +122,8 @@ async fn run_loaded(
     let entries = sort(&saved, entries);
     let Prefix { start, whole: chained } = prefix(&saved, &entries);
     let whole = whole && chained;
+    let opened = OwnLog::open(&dir, &node.id, &rosters);
+    let (own_log, local) = opened.map_err(anyhow::Error::from)?;
     let (home, deadlines) = (node.site.clone(), Arc::new(Deadlines::default()));
     let (catalog, events) = (Arc::new(catalog), own.clone());
     let lease = lease::open::open(&dir, (&catalog, &node), &rosters, events, &mut tasks);
@@ -207,6 +210,7 @@ async fn run_loaded(
         hands,
         probe: Arc::new(LinkProbe),
         journal,
+        own_log,
         zone,
         name_server,
         records,
@@ -218,6 +222,9 @@ async fn run_loaded(
         rosters: rosters.clone(),
     };
     let mut driver = Driver::new(setting, parts, own);
+    for sealed in local {
+        driver.take(Event::LocalKept(Ok(Box::new(sealed)))).await;
+    }
     if let Some(opened) = &mut lease {
         driver.take(opened.event()).await;
     }

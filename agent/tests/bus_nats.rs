@@ -432,3 +432,45 @@ async fn a_silent_server_blocks_nobody_and_a_retry_stores_once() {
     let (_, seq, _) = next(&mut events, "the entry", entry).await;
     assert_eq!(seq, 1);
 }
+
+/// A server goes on with a mirror by number alone: of an origin that was rebuilt it keeps the old
+/// entries. Made anew, the mirror has what the origin has.
+#[tokio::test]
+async fn a_mirror_of_a_rebuilt_log_is_made_anew() {
+    let lab = lab().await;
+    let (osl_site, svg_site): (SiteId, SiteId) = (id("osl"), id("svg"));
+    let (osl, mut at_osl) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    let (_svg, mut at_svg) = agent(&lab, "svg-b1", SVG_B1, &[]).await;
+    next(&mut at_osl, "osl read", caught_up("osl")).await;
+    next(&mut at_svg, "svg read osl", caught_up("osl")).await;
+    for seq in 1..=3 {
+        osl.append(&sealed_command("osl", seq), seq - 1).await.expect("appends");
+        next(&mut at_svg, "mirrored", entry).await;
+    }
+    let at_home = jetstream::new(client(&lab, "osl", ADMIN, "_INBOX.admin").await);
+    at_home.delete_stream("NETT_LOG_OSL").await.expect("the origin is lost");
+    lab.init(&osl_site).await;
+    let told = next(&mut at_osl, "the loss is noticed", |event| match event {
+        BusEvent::LogReplaced { site, read, found } => Some((site, read, found)),
+        _ => None,
+    });
+    assert_eq!(told.await, (osl_site.clone(), 3, 0));
+    assert_eq!(osl.append(&sealed_command("osl", 1), 0).await, Ok(1));
+
+    let urls = &lab.fabric.site(&svg_site).expect("known").nats;
+    let tls = lab.authority.issue("admin");
+    let context = provision::connect(&svg_site, urls, &seed(ADMIN), Some(&tls)).await;
+    let context = context.expect("there");
+    let own = provision::resync(&context, &lab.fabric, (&svg_site, &svg_site)).await;
+    assert!(matches!(own, Err(provision::ProvisionError::NotAMirror { .. })), "{own:?}");
+    let done = provision::resync(&context, &lab.fabric, (&svg_site, &osl_site)).await;
+    let done = done.expect("made anew");
+    assert!(done.iter().all(|f| f.outcome == Outcome::Again) && done.len() == 3, "{done:?}");
+    let told = next(&mut at_svg, "svg begins again", |event| match event {
+        BusEvent::LogReplaced { site, .. } => Some(site),
+        _ => None,
+    });
+    assert_eq!(told.await, osl_site);
+    let (site, seq, sealed) = next(&mut at_svg, "what there is now", entry).await;
+    assert_eq!((site, seq, sealed), (osl_site, 1, sealed_command("osl", 1)));
+}

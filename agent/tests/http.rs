@@ -42,6 +42,7 @@ impl Fake {
             }),
             ApiRequest::Status {} => Payload::Status(StatusDoc {
                 leases: None,
+                local: Vec::new(),
                 fabric: "nordic".to_owned(),
                 generation: 4,
                 fabric_hash: String::new(),

@@ -2,7 +2,7 @@
 //!
 //! Agents hold no right to make, change or delete a stream. Everything here can be repeated: what
 //! is as it should be is left alone, and a stop half way is mended by running it again. Nothing is
-//! ever deleted.
+//! ever deleted but a mirror, by [`resync`] alone: what was in it is at its origin.
 
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ pub enum Outcome {
     Updated(Vec<String>),
     /// `check` only: there is none.
     Missing,
+    /// A mirror was deleted and made anew: it reads its origin from the beginning.
+    Again,
     /// These properties differ, and were not changed: by `check`, or because the server cannot.
     Differs(Vec<String>),
 }
@@ -76,6 +78,14 @@ pub enum ProvisionError {
         stream: String,
         #[source]
         source: jetstream::context::CreateStreamError,
+    },
+    #[error("{stream} is no mirror: only a copy of another site's stream is made anew")]
+    NotAMirror { stream: String },
+    #[error("{stream} cannot be deleted (is the key the admin key?)")]
+    Delete {
+        stream: String,
+        #[source]
+        source: jetstream::context::DeleteStreamError,
     },
     #[error("the server's JetStream domain is {found}, site {site} was meant: wrong server?")]
     Domain { site: SiteId, found: String },
@@ -243,6 +253,48 @@ pub async fn check(
     walk(context, fabric, site, false).await
 }
 
+/// Makes the mirrors of `owner` at `site` anew, so that they hold what their origin holds. For an
+/// origin that was rebuilt: a server goes on with a mirror by number, and never compares.
+///
+/// Stopped half way, a mirror is missing: `init` or this again makes it.
+pub async fn resync(
+    context: &Context,
+    fabric: &Fabric,
+    (site, owner): (&SiteId, &SiteId),
+) -> Result<Vec<Finding>, ProvisionError> {
+    for known in [site, owner] {
+        if fabric.site(known).is_none() {
+            return Err(ProvisionError::UnknownSite(known.clone()));
+        }
+    }
+    check_domain(context, site).await?;
+    let names = Replicated::ALL.map(|what| what.stream(owner));
+    let mut findings = Vec::new();
+    for StreamPlan { purpose, config } in streams(fabric, site) {
+        let stream = config.name.clone();
+        if !names.contains(&stream) {
+            continue;
+        }
+        let found = existing(context, &stream).await?;
+        if config.mirror.is_none() || found.as_ref().is_some_and(|found| found.mirror.is_none()) {
+            return Err(ProvisionError::NotAMirror { stream });
+        }
+        if found.is_some() {
+            context.delete_stream(&stream).await.map_err(|source| {
+                let stream = stream.clone();
+                ProvisionError::Delete { stream, source }
+            })?;
+        }
+        context.create_stream(config).await.map_err(|source| {
+            let stream = stream.clone();
+            ProvisionError::Create { stream, source }
+        })?;
+        let outcome = Outcome::Again;
+        findings.push(Finding { stream, purpose, outcome });
+    }
+    Ok(findings)
+}
+
 async fn walk(
     context: &Context,
     fabric: &Fabric,
@@ -369,7 +421,7 @@ impl Outcome {
     /// True when the stream is usable as it is.
     pub fn is_good(&self) -> bool {
         match self {
-            Self::Created | Self::Same | Self::Updated(_) => true,
+            Self::Created | Self::Same | Self::Updated(_) | Self::Again => true,
             Self::Missing | Self::Differs(_) => false,
         }
     }
@@ -381,6 +433,7 @@ impl std::fmt::Display for Outcome {
             Self::Created => f.write_str("created"),
             Self::Same => f.write_str("as it should be"),
             Self::Updated(what) => write!(f, "changed ({})", what.join("; ")),
+            Self::Again => f.write_str("made anew"),
             Self::Missing => f.write_str("missing: run `nettctl bus init`"),
             Self::Differs(what) => write!(f, "differs ({})", what.join("; ")),
         }

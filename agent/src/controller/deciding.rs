@@ -12,6 +12,7 @@ use nett_policy::task::view::{TaskState, adoption, state};
 
 use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Now, Token};
+use super::local::plain;
 use super::{ByTask, Controller, Queue};
 use crate::api::types::CommandReply;
 use crate::bus::wire::{OpenError, Sealed, open_request};
@@ -37,10 +38,12 @@ pub(super) struct Deciding {
 
 /// A request that is authentic and not yet in the log.
 #[derive(Debug)]
-struct Waiting {
-    token: Token,
-    request: Request,
-    verbatim: Vec<u8>,
+pub(super) struct Waiting {
+    pub(super) token: Token,
+    pub(super) request: Request,
+    pub(super) verbatim: Vec<u8>,
+    /// It came by this node's own socket, and not over NATS.
+    pub(super) by_socket: bool,
     /// How often it lost the compare-and-set.
     lost: u32,
     since: Duration,
@@ -51,6 +54,8 @@ struct Waiting {
 enum InFlight {
     Request(Waiting),
     Fact,
+    /// A command that this node had taken while the bus was away.
+    Local,
 }
 
 /// The last entry about a task, as this agent read it.
@@ -102,6 +107,11 @@ impl Deciding {
         }
     }
 
+    /// Something is due at that time.
+    pub(super) fn wake(&mut self, at: Duration) {
+        self.deadline = earlier(self.deadline, at);
+    }
+
     /// Nothing more is due about a task.
     pub(super) fn forget(&mut self, task: &EntryId) {
         self.touched.remove(task);
@@ -121,7 +131,13 @@ impl Deciding {
 
 impl Controller {
     /// A signed request from the bus or the socket.
-    pub(super) fn request(&mut self, token: Token, subject: &str, bytes: Vec<u8>, now: Now) {
+    pub(super) fn request(
+        &mut self,
+        token: Token,
+        (subject, by_socket): (&str, bool),
+        bytes: Vec<u8>,
+        now: Now,
+    ) {
         let request = match open_request(&bytes, subject, &self.setting.fabric) {
             Ok(request) => request,
             Err(error) => return self.unauthentic(token, &error, now),
@@ -142,6 +158,7 @@ impl Controller {
             token,
             request,
             verbatim: bytes,
+            by_socket,
             lost: 0,
             since: now.mono,
         });
@@ -202,6 +219,10 @@ impl Controller {
             }
             return;
         }
+        if let Some((body, verbatim)) = self.due_local(now) {
+            self.deciding.in_flight = Some(InFlight::Local);
+            return self.append(body, verbatim);
+        }
         while let Some(waiting) = self.deciding.queue.pop_front() {
             if let Some(reply) = self.known(&waiting.request) {
                 self.reply_command(waiting.token, reply, now);
@@ -249,22 +270,24 @@ impl Controller {
                 self.deciding.deadline = earlier(self.deciding.deadline, until);
                 return;
             }
-            let token = waiting.token;
-            self.deciding.queue.pop_front();
+            let Some(waiting) = self.deciding.queue.pop_front() else { return };
+            if self.may_take_locally(&waiting) {
+                self.take_locally(waiting, now);
+                continue;
+            }
             let text = "the site's log cannot be written: this agent is not connected to the bus";
-            self.reply_unreachable(token, text, now);
+            self.reply_unreachable(waiting.token, text, now);
         }
     }
 
+    /// While the bus is away, and the node's own disk works.
+    fn may_take_locally(&self, waiting: &Waiting) -> bool {
+        let well = self.trusted && self.deciding.journal_trouble.is_none();
+        waiting.by_socket && well && !self.peers.bus_connected
+    }
+
     fn judged(&mut self, request: &Request) -> Body {
-        let refused = |refusal: &Refusal| {
-            let hint = refusal.hint.iter().map(|h| format!("; {h}")).collect::<String>();
-            Body::Refused(Refused {
-                request: request.clone(),
-                refused_by: refusal.refused_by.clone(),
-                message: format!("{}{hint}", refusal.message),
-            })
-        };
+        let refused = |refusal: &Refusal| refusal_body(request, refusal);
         let present = self.present();
         if let Err(refusal) = admit(present, request) {
             return refused(&refusal);
@@ -278,29 +301,21 @@ impl Controller {
                 Ok(()) => Body::Wish(Wish { request: request.clone() }),
                 Err(refusal) => refused(&refusal),
             },
-            Ask::Command { .. } => match judge(present, request) {
-                Ok(proposal) => {
-                    let Proposal {
-                        effect,
-                        plan_hash,
-                        approvals_needed,
-                        services: _,
-                        supersedes,
-                        bad_since,
-                    } = proposal;
-                    let effect = (approvals_needed == 0).then_some(effect);
-                    let request = request.clone();
-                    Body::Command(Command {
-                        request,
-                        plan_hash,
-                        approvals_needed,
-                        supersedes,
-                        bad_since,
-                        effect,
-                    })
-                }
-                Err(refusal) => refused(&refusal),
-            },
+            Ask::Command { .. } => {
+                let judged = judge(present, &plain(request));
+                self.command_or_refusal(request, judged)
+            }
+        }
+    }
+
+    pub(super) fn command_or_refusal(
+        &self,
+        request: &Request,
+        judged: Result<Proposal, Refusal>,
+    ) -> Body {
+        match judged {
+            Ok(proposal) => Body::Command(command(request, proposal)),
+            Err(refusal) => refusal_body(request, &refusal),
         }
     }
 
@@ -388,8 +403,14 @@ impl Controller {
             }
         };
         self.deciding.held_until = Some(now.mono + hold);
+        if matches!(in_flight, Some(InFlight::Local)) {
+            self.judge_locals_again();
+        }
         let Some(InFlight::Request(waiting)) = in_flight else { return };
         match failure {
+            AppendFailure::Unreachable(_) if self.may_take_locally(&waiting) => {
+                self.take_locally(waiting, now);
+            }
             AppendFailure::Conflict if waiting.lost < LOSSES => {
                 let lost = waiting.lost + 1;
                 self.deciding.queue.push_front(Waiting { lost, ..waiting });
@@ -446,6 +467,24 @@ impl Controller {
             ..CommandReply::default()
         }
     }
+}
+
+/// A command as accepted. One that needs no approval has its effect at once.
+pub(super) fn command(request: &Request, proposal: Proposal) -> Command {
+    let Proposal { effect, plan_hash, approvals_needed, services: _, supersedes, bad_since } =
+        proposal;
+    let effect = (approvals_needed == 0).then_some(effect);
+    let request = request.clone();
+    Command { request, plan_hash, approvals_needed, supersedes, bad_since, effect }
+}
+
+fn refusal_body(request: &Request, refusal: &Refusal) -> Body {
+    let hint = refusal.hint.iter().map(|h| format!("; {h}")).collect::<String>();
+    Body::Refused(Refused {
+        request: request.clone(),
+        refused_by: refusal.refused_by.clone(),
+        message: format!("{}{hint}", refusal.message),
+    })
 }
 
 pub(super) fn refusal_reply(refusal: &Refusal) -> CommandReply {

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Event, Now, Token};
 use super::keeping::Keeper;
+use super::own_log::OwnLog;
 use super::rescuing::{Piece, Staging};
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
@@ -53,6 +54,7 @@ pub struct Parts<P> {
     pub bus: Arc<dyn Bus>,
     pub probe: Arc<P>,
     pub journal: JournalWriter,
+    pub own_log: OwnLog,
     pub zone: ZoneKeeper,
     pub name_server: NameServer,
     pub records: Records,
@@ -443,6 +445,7 @@ impl<P: Probe> Driver<P> {
             }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
             Effect::Refill { from, after_stream_seq } => self.refill(from, after_stream_seq),
+            Effect::Local(entry) => return Some(self.keep_local(*entry, now).await),
             Effect::Compact(compact) => self.compact(*compact),
             Effect::ReadAgain => self.read_again = true,
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),

@@ -41,6 +41,8 @@ pub enum Effect {
         from: u64,
         after_stream_seq: u64,
     },
+    /// Seal this into the node's own log, and say when it is synced.
+    Local(Box<LocalEntry>),
     /// Write the journal anew with what this keeps.
     Compact(Box<Compact>),
     /// A branch of a log that was read does not count: begin again from the journal.
@@ -51,6 +53,14 @@ pub enum Effect {
     },
     Audit(AuditEvent),
     Lease(LeaseEffect),
+}
+
+/// Something for the log of this node alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalEntry {
+    pub body: Body,
+    /// The operator's request as signed, where the body carries one.
+    pub verbatim: Option<Vec<u8>>,
 }
 
 /// What a journal is to be made smaller with.

@@ -35,6 +35,9 @@ pub enum Event {
     Compacted {
         records: Option<usize>,
     },
+    /// A command that this node has taken for itself is on its disk, or the end of one; before
+    /// [`Event::ReplayDone`]: was found there.
+    LocalKept(Result<Box<Sealed>, String>),
     /// The journal was written anew with what a backup had.
     Restored,
     /// An entry out of this node's journal, at start.

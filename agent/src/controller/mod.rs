@@ -27,7 +27,9 @@ pub mod event;
 mod facts;
 mod keeping;
 mod lease;
+mod local;
 mod neighbours;
+pub mod own_log;
 mod path_check;
 mod reading;
 mod rescuing;
@@ -63,7 +65,9 @@ pub use counting::ZEROS;
 use deciding::Deciding;
 use doing::Doing;
 use effect::Effect;
-use event::{Event, Now, Pulse};
+use event::{Event, Now, Pulse, Token};
+use local::Locals;
+pub use local::{LOCAL, UNHEARD_TARGET};
 pub use neighbours::chosen_between;
 use reading::Reading;
 pub use reading::{Prefix, prefix};
@@ -106,6 +110,7 @@ pub struct Controller {
     /// What is seen of the other nodes of the site; `None` before they were asked.
     pulses: Option<BTreeMap<NodeId, Pulse>>,
     counts: Counted,
+    locals: Locals,
     compacting: Compacting,
     /// The checkpoint of the journal, until all that it kept is read.
     restored: Checkpoint,
@@ -165,6 +170,7 @@ impl Controller {
             peers: Peers::default(),
             pulses: None,
             counts: Counted::default(),
+            locals: Locals::default(),
             compacting: Compacting::default(),
             restored: Checkpoint::default(),
             watchers: Vec::new(),
@@ -194,6 +200,8 @@ impl Controller {
             }
             Event::CaughtUp { site } => self.caught_up(site, now),
             Event::LogReplaced { site, read, found } => self.log_replaced(site, read, found),
+            Event::LocalKept(Ok(sealed)) => self.local_kept(&sealed, now),
+            Event::LocalKept(Err(why)) => self.local_not_kept(&why, now),
             Event::Restored => self.effects.push(Effect::ReadAgain),
             Event::Refilled { through, stream_seq } => {
                 self.deciding.refilling = None;
@@ -202,12 +210,15 @@ impl Controller {
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => {
                 self.peers.bus_connected = true;
+                self.locals.connected(now.mono);
                 if let Some(lease) = &mut self.lease {
                     lease.connected();
                 }
             }
             Event::BusDisconnected => self.peers.bus_connected = false,
-            Event::Request { token, subject, bytes } => self.request(token, &subject, bytes, now),
+            Event::Request { token, subject, bytes } => {
+                self.request(token, (&subject, false), bytes, now)
+            }
             Event::Api { token, request } => self.answer(token, request, now),
             Event::Appended { sealed, stream_seq } => self.appended(sealed, stream_seq, now),
             Event::AppendFailed(failure) => self.append_failed(&failure, now),
@@ -224,6 +235,7 @@ impl Controller {
         }
         self.lease_turn(now);
         if self.started {
+            self.settle_locals(now);
             self.decide(now);
             self.compact(now);
             self.report(now);

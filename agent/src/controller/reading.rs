@@ -304,6 +304,7 @@ impl Controller {
         let restored = std::mem::take(&mut self.restored);
         self.fold.cover(&restored);
         self.read_all();
+        self.remember_movers();
         self.claims_changed = false;
         self.tell_conflicts();
         self.want(now);
@@ -311,6 +312,7 @@ impl Controller {
 
     /// Once every site's log was read, what is known is what there is.
     pub(super) fn caught_up(&mut self, site: SiteId, now: Now) {
+        self.locals.caught_up(site.clone());
         self.reading.caught_up(site);
         let all = self.setting.fabric.sites.iter().all(|s| self.reading.is_caught_up(&s.id));
         self.trusted |= self.started && all;
@@ -505,6 +507,9 @@ impl Controller {
         if let Some(lease) = &self.lease {
             lease.overlay(&mut self.placement);
         }
+        let mut placement = std::mem::take(&mut self.placement);
+        self.lay_over(&mut placement);
+        self.placement = placement;
         self.lower(now);
     }
 }

@@ -92,9 +92,10 @@ impl Exit {
         match state {
             TaskStateDoc::Done => Self::Done,
             TaskStateDoc::WaitingApproval => Self::Waiting,
-            TaskStateDoc::Running | TaskStateDoc::Paused | TaskStateDoc::Confirming => {
-                Self::TimedOut
-            }
+            TaskStateDoc::Running
+            | TaskStateDoc::Paused
+            | TaskStateDoc::Confirming
+            | TaskStateDoc::Local => Self::TimedOut,
             TaskStateDoc::Failed
             | TaskStateDoc::Rejected
             | TaskStateDoc::Expired
@@ -158,10 +159,13 @@ impl CtlError {
             | Self::Declined => Exit::Usage,
             Self::Provision(error) => match error {
                 ProvisionError::Connect { .. } => Exit::Unreachable,
-                ProvisionError::UnknownSite(_)
+                ProvisionError::NotAMirror { .. }
+                | ProvisionError::UnknownSite(_)
                 | ProvisionError::Start(_)
                 | ProvisionError::Domain { .. } => Exit::Usage,
-                ProvisionError::Look { .. } | ProvisionError::Create { .. } => Exit::Failed,
+                ProvisionError::Look { .. }
+                | ProvisionError::Create { .. }
+                | ProvisionError::Delete { .. } => Exit::Failed,
             },
             Self::Client(error) => of_client(error),
             Self::Unanswered { source, .. } => match source {

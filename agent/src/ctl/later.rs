@@ -14,7 +14,7 @@ const NESTED: [(&str, &[&str]); 4] = [
     ("service", &["apply", "retire"]),
     ("drain", &["cluster"]),
     ("undrain", &["cluster"]),
-    ("bus", &["resync", "compact"]),
+    ("bus", &["compact"]),
 ];
 
 /// Options of commands that exist.

@@ -28,12 +28,20 @@ pub(super) fn fabric(path: &Path) -> Result<Fabric, CtlError> {
     compile_fabric(&source).map_err(|mistakes| CtlError::Fabric { mistakes })
 }
 
+/// What is wanted of the streams of a site.
+pub(super) enum Wish {
+    Make,
+    Compare,
+    /// The copies of what this site has.
+    CopyAgain(SiteId),
+}
+
 /// Makes or compares the streams of a site.
 pub(super) async fn streams(
     session: &Session,
     fabric: &Fabric,
     site: &SiteId,
-    change: bool,
+    wish: Wish,
 ) -> Result<Exit, CtlError> {
     let Some(known) = fabric.site(site) else {
         return Err(CtlError::usage(
@@ -54,10 +62,10 @@ pub(super) async fn streams(
     let seed = key::read_seed(path)?;
     let tls = tls(session)?;
     let context = provision::connect(site, &urls, &seed, tls.as_ref()).await?;
-    let findings: Vec<Finding> = if change {
-        provision::init(&context, fabric, site).await?
-    } else {
-        provision::check(&context, fabric, site).await?
+    let findings: Vec<Finding> = match &wish {
+        Wish::Make => provision::init(&context, fabric, site).await?,
+        Wish::Compare => provision::check(&context, fabric, site).await?,
+        Wish::CopyAgain(owner) => provision::resync(&context, fabric, (site, owner)).await?,
     };
     session.out.findings(&findings)?;
     let good = findings.iter().all(|finding| finding.outcome.is_good());

@@ -19,7 +19,8 @@ use super::{follow, key, sign};
 use crate::api::client::ClientError;
 use crate::api::types::Payload;
 use crate::api::types::{
-    ApiRequest, CommandReply, NodeDoc, PlanDoc, RefusalDoc, TaskDoc, TermsDoc, VerbDoc,
+    ApiRequest, CommandReply, ErrorCode, NodeDoc, PlanDoc, RefusalDoc, TaskDoc, TaskStateDoc,
+    TermsDoc, VerbDoc,
 };
 
 /// How long a site may take a command.
@@ -135,7 +136,19 @@ pub(super) async fn wish(
     signing: &Signing,
 ) -> Result<Exit, CtlError> {
     let checked = check(session, signing)?;
-    let doc = task_doc(session, &task).await?;
+    let doc = match task_doc(session, &task).await {
+        Ok(doc) => doc,
+        // One node may have taken it for itself: that node knows.
+        Err(CtlError::Client(ClientError::Agent(error)))
+            if error.code == ErrorCode::NotFound && signing.yes =>
+        {
+            let Wanted::Other(kind @ WishKind::Cancel) = wanted else {
+                return Err(ClientError::Agent(error).into());
+            };
+            return send(session, signing, checked, Ask::Wish { task, kind }, WISH_EXPIRES).await;
+        }
+        Err(error) => return Err(error),
+    };
     if let Some(expected) = &signing.plan_hash
         && *expected != doc.plan_hash
     {
@@ -319,7 +332,9 @@ async fn settle(
     }
     // A recorded wish is done, even when the task waits for more of them.
     let waits = reply.exit == Exit::Waiting as u8;
-    if !wait {
+    // Taken by one node alone there is nothing to follow.
+    let local = reply.state.as_deref() == Some(TaskStateDoc::Local.as_str());
+    if !wait || local {
         session.out.reply(reply)?;
         return Ok(if waits { Exit::Waiting } else { Exit::Done });
     }

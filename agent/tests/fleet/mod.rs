@@ -237,6 +237,7 @@ impl Fleet {
         let agent = self.agents.get_mut(node).expect("a known node");
         match effect {
             Effect::Journal { sealed, stream_seq } => agent.journal.push((sealed, stream_seq)),
+            Effect::Local(_) => panic!("the bus is always there"),
             Effect::Compact(_) => panic!("a fleet's logs are short"),
             Effect::Refill { from, after_stream_seq } => self.refill(node, from, after_stream_seq),
             Effect::ReadAgain => self.read_again(node),

@@ -31,6 +31,8 @@ pub(crate) struct Agent {
     /// Dies before the effect of this number, counted from now.
     pub(crate) dies_in: Option<usize>,
     pub(crate) journal: Vec<(Sealed, u64)>,
+    /// What it took for itself alone.
+    pub(crate) own_log: Vec<Sealed>,
     /// The checkpoint before it.
     pub(crate) saved: Saved,
     /// How often the journal is made smaller, where not as usual.
@@ -84,6 +86,7 @@ impl Agent {
             life: 0,
             dies_in: None,
             journal: Vec::new(),
+            own_log: Vec::new(),
             saved: Saved::default(),
             pace: None,
             unsaved: VecDeque::new(),

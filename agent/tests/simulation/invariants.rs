@@ -33,6 +33,8 @@ pub(crate) struct Watch {
     pub(crate) wrong: Option<String>,
     /// Tasks that ended, for the statistics of a run.
     pub(crate) ended: BTreeMap<&'static str, usize>,
+    /// Commands that nodes took for themselves.
+    pub(crate) taken_locally: usize,
     /// Records that journals forgot.
     pub(crate) forgotten: usize,
 }
@@ -50,6 +52,7 @@ impl Watch {
             wrong: None,
             ended: BTreeMap::new(),
             forgotten: 0,
+            taken_locally: 0,
         }
     }
 
@@ -110,6 +113,14 @@ impl Watch {
 }
 
 impl World {
+    /// The first thing that is wrong is told where it happened.
+    pub(crate) fn heed(&mut self) {
+        if let Some(wrong) = self.watch.wrong.clone().filter(|_| !self.told) {
+            self.told = true;
+            self.note(format!("WRONG: {wrong}"));
+        }
+    }
+
     /// All entries of all logs.
     fn entries(&self) -> Vec<Sealed> {
         self.servers.values().flat_map(|s| s.log.iter().cloned()).collect()
@@ -171,6 +182,9 @@ impl World {
             }
         }
         for (node, agent) in &self.agents {
+            if agent.controller.locals() > 0 {
+                return Err(format!("{node} still has a command of its own"));
+            }
             let links_up = agent.links_up(&self.links_down);
             let setting = &agent.setting;
             let (layout, at) = (&setting.layout, &setting.node);

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nett_agent::api::types::CommandReply;
+use nett_agent::api::types::{ApiRequest, CommandReply};
 use nett_agent::bus::wire::{request_subject, seal_request};
+use nett_agent::controller::UNHEARD_TARGET;
 use nett_agent::controller::event::{Event, Token};
 use nett_policy::id::EntryId;
 use nett_policy::id::{NodeId, ServiceId, SiteId, WallMs, Weight};
@@ -34,6 +35,12 @@ impl World {
     pub(crate) fn operate(&mut self) {
         let sites: Vec<SiteId> = self.servers.keys().cloned().collect();
         let site = sites[self.rng.usize(0..sites.len())].clone();
+        // Some people are called because a server is down.
+        let dark = sites.iter().find(|site| !self.servers[*site].up).cloned();
+        let site = match (dark, self.later.bool()) {
+            (Some(dark), true) => dark,
+            _ => site,
+        };
         let person = OPERATORS[self.rng.usize(0..OPERATORS.len())];
         let waiting: Vec<CommandReply> = self
             .desk
@@ -103,8 +110,16 @@ impl World {
         let node = nodes[self.rng.usize(0..nodes.len())].clone();
         self.counter += 1;
         let (token, delay) = (Token(self.counter), ms(self.rng.u64(1..50)));
-        let (subject, bytes) = (subject.to_owned(), bytes.to_vec());
-        self.reach(&node, delay, Event::Request { token, subject, bytes });
+        let subject = subject.to_owned();
+        // Without a server they go to the node itself.
+        let event = match self.servers[site].up {
+            true => Event::Request { token, subject, bytes: bytes.to_vec() },
+            false => {
+                let envelope = serde_json::from_slice(bytes).expect("a request is JSON");
+                Event::Api { token, request: ApiRequest::Command { subject, envelope } }
+            }
+        };
+        self.reach(&node, delay, event);
     }
 
     fn request(&mut self, person: &str, site: &SiteId, ask: Ask) -> Request {
@@ -143,7 +158,11 @@ impl World {
         let supersede = self.rng.u8(0..6) == 0;
         let terms = Terms { supersede, confirm_within, asserted: BTreeSet::new() };
         let verb = self.verb(sites);
-        Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms }
+        let overrides = match self.later.u8(0..2) {
+            0 => BTreeSet::from([UNHEARD_TARGET.to_owned()]),
+            _ => BTreeSet::new(),
+        };
+        Ask::Command { verb, plan_hash: None, overrides, terms }
     }
 
     fn verb(&mut self, sites: &[SiteId]) -> Verb {

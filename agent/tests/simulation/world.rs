@@ -11,7 +11,7 @@ use nett_agent::bus::wire::{Draft, Report, Sealed};
 use nett_agent::controller::Setting;
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now};
-use nett_agent::controller::{Pace, prefix};
+use nett_agent::controller::prefix;
 use nett_agent::journal::sort;
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
@@ -20,6 +20,7 @@ use nett_policy::service::Catalog;
 use nkeys::KeyPair;
 
 use crate::agent::{Agent, Visit};
+use crate::disk::FORGETFUL;
 use crate::faults::{Fault, Mutant};
 use crate::invariants::Watch;
 use crate::lease::{LeaseWatch, Mail};
@@ -29,11 +30,6 @@ use crate::shape::{Shape, shape};
 
 /// Wall time at the start.
 const EPOCH_MS: u64 = 1_795_253_400_000;
-
-/// Journals that are made smaller within a run; every second seed has them. Clocks are wrong by
-/// less than what is kept.
-const FORGETFUL: Pace =
-    Pace { records: 8, settle: Duration::from_secs(1), kept: Duration::from_secs(11) };
 
 /// What happens at some time.
 #[derive(Debug)]
@@ -100,6 +96,8 @@ pub(crate) struct Server {
 
 pub(crate) struct World {
     pub(crate) rng: Rng,
+    /// For what came later: seeds of the past give the same runs.
+    pub(crate) later: Rng,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) keys: BTreeMap<String, KeyPair>,
@@ -117,7 +115,7 @@ pub(crate) struct World {
     pub(crate) rough: bool,
     /// How long requests are good for, in milliseconds.
     pub(crate) expiry: u64,
-    told: bool,
+    pub(crate) told: bool,
     pub(crate) now: Duration,
     pub(crate) counter: u64,
     queue: BTreeMap<(Duration, u64), Happening>,
@@ -145,6 +143,7 @@ impl World {
         let server = |_| Server { up: true, log: Vec::new(), mirrors: BTreeMap::new() };
         let mut world = Self {
             rng,
+            later: Rng::with_seed(!seed),
             servers: fabric.sites.iter().map(|s| (s.id.clone(), server(()))).collect(),
             agents: BTreeMap::new(),
             cuts: BTreeSet::new(),
@@ -155,7 +154,7 @@ impl World {
             lease_watch: LeaseWatch::default(),
             mutant,
             rough: true,
-            expiry: if seed % 2 == 1 { 5_000 } else { 60_000 },
+            expiry: if seed.is_multiple_of(3) { 5_000 } else { 60_000 },
             told: false,
             now: Duration::from_secs(100),
             counter: 0,
@@ -179,7 +178,7 @@ impl World {
                 agent.skew = world.rng.i64(-1000..=1000);
             }
             world.draw_rate(&mut agent);
-            agent.pace = (seed % 2 == 1).then_some(FORGETFUL);
+            agent.pace = (seed.is_multiple_of(3)).then_some(FORGETFUL);
             world.agents.insert(agent.setting.node.id.clone(), agent);
         }
         for node in fabric.nodes.iter().map(|n| n.id.clone()) {
@@ -252,14 +251,6 @@ impl World {
         }
     }
 
-    /// The first thing that is wrong is told where it happened.
-    fn heed(&mut self) {
-        if let Some(wrong) = self.watch.wrong.clone().filter(|_| !self.told) {
-            self.told = true;
-            self.note(format!("WRONG: {wrong}"));
-        }
-    }
-
     pub(crate) fn note(&mut self, what: String) {
         if self.trace.len() == 400 {
             self.trace.pop_front();
@@ -302,6 +293,9 @@ impl World {
         let up = agent.links_up(&down);
         self.start_lease(node);
         self.step(node, Event::Checkpoint(saved));
+        for sealed in self.agents[node].own_log.clone() {
+            self.step(node, Event::LocalKept(Ok(Box::new(sealed))));
+        }
         for (sealed, stream_seq) in journal {
             self.step(node, Event::Replayed { sealed, stream_seq });
         }
@@ -401,6 +395,7 @@ impl World {
                     self.desk.replies.insert(token.0, reply);
                 }
             }
+            Effect::Local(entry) => return Some(self.keep_local(node, *entry)),
             Effect::Compact(compact) => {
                 let records = self.compact(node, &compact);
                 return Some(Event::Compacted { records });

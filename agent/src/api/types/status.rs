@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConflictDoc, LeasesDoc, TaskLine};
+use super::{ConflictDoc, LeasesDoc, Stamp, TaskLine};
 
 /// Everything at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,25 @@ pub struct StatusDoc {
     /// Absent where nothing is leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leases: Option<LeasesDoc>,
+    /// Commands that the answering node has taken for itself alone, and the last of those that are
+    /// over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<LocalDoc>,
+}
+
+/// A command that one node has taken while NATS was away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalDoc {
+    pub task: String,
+    /// Empty once it is over.
+    pub verb: String,
+    /// Where it sends which service; empty once it is over.
+    pub subject: String,
+    pub person: String,
+    /// When it was taken, or was over.
+    pub at: Stamp,
+    /// What it waits for, or what became of it.
+    pub state: String,
 }
 
 /// A network that asks for the same answer too often.

@@ -196,6 +196,8 @@ pub enum TaskStateDoc {
     Running,
     Paused,
     Confirming,
+    /// One node has taken it for itself, while NATS is away.
+    Local,
     Done,
     Failed,
     Rejected,
@@ -214,6 +216,7 @@ impl TaskStateDoc {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::Confirming => "confirming",
+            Self::Local => "local",
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Rejected => "rejected",
@@ -226,7 +229,10 @@ impl TaskStateDoc {
 
     /// True when nothing more happens to the task.
     pub fn is_terminal(self) -> bool {
-        !matches!(self, Self::WaitingApproval | Self::Running | Self::Paused | Self::Confirming)
+        !matches!(
+            self,
+            Self::WaitingApproval | Self::Running | Self::Paused | Self::Confirming | Self::Local
+        )
     }
 }
 

@@ -295,6 +295,12 @@ impl Sealed {
         subjects::entry(&self.entry.site, &self.entry.body)
     }
 
+    /// The request inside as its author signed it, if the body has one.
+    pub fn verbatim(&self) -> Option<Vec<u8>> {
+        let entry: Value = serde_json::from_slice(&self.bytes).ok()?;
+        json::canonical(entry.get("request")?.as_object()?).ok()
+    }
+
     /// The request inside, if the body has one.
     pub fn request(&self) -> Option<&Request> {
         embedded(&self.entry.body)

@@ -43,7 +43,7 @@ impl Controller {
         let outcome = match request {
             ApiRequest::Command { subject, envelope } => {
                 return match serde_json::to_vec(&envelope) {
-                    Ok(bytes) => self.request(token, &subject, bytes, now),
+                    Ok(bytes) => self.request(token, (&subject, true), bytes, now),
                     Err(error) => {
                         self.respond(token, bad_request(error.to_string()).into(), now);
                     }

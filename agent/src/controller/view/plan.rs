@@ -33,6 +33,9 @@ impl Controller {
         let verb = Verb::try_from(doc).map_err(|e| bad_request(e.to_string()))?;
         let terms = terms.map(Terms::try_from).transpose();
         let terms = terms.map_err(|e| bad_request(e.to_string()))?.unwrap_or_default();
+        let mut overrides = overrides.clone();
+        overrides.remove(crate::controller::UNHEARD_TARGET);
+        let overrides = &overrides;
         let proposal = match propose(self.present(), &verb, overrides, &terms) {
             Ok(proposal) => proposal,
             Err(refusal) => {
@@ -101,6 +104,9 @@ impl Controller {
         let mut warn = |kind: &str, message: String| {
             warnings.push(WarningDoc { kind: kind.to_owned(), message });
         };
+        if !self.peers.bus_connected {
+            warn("local", "NATS is away: this node alone would take it, for itself".to_owned());
+        }
         let own = self.fabric_ref();
         for node in &self.setting.fabric.nodes {
             if node.id == self.setting.node.id {

@@ -27,6 +27,7 @@ impl Controller {
             refused: self.deciding.refused,
             rate_limited: Vec::new(),
             leases: self.leases_doc(now),
+            local: self.local_docs(),
         }
     }
 

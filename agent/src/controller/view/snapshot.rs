@@ -48,11 +48,12 @@ pub struct ServiceSnapshot {
 /// is in `/v1/services`.
 pub const SERVICE_SERIES: usize = 1000;
 
-const STATES: [TaskStateDoc; 11] = [
+const STATES: [TaskStateDoc; 12] = [
     TaskStateDoc::WaitingApproval,
     TaskStateDoc::Running,
     TaskStateDoc::Paused,
     TaskStateDoc::Confirming,
+    TaskStateDoc::Local,
     TaskStateDoc::Done,
     TaskStateDoc::Failed,
     TaskStateDoc::Rejected,

@@ -25,7 +25,8 @@ impl Controller {
     pub(super) fn task_lines(&self) -> Vec<TaskLine> {
         let mut tasks: Vec<_> = self.fold.commands().collect();
         tasks.sort_by_key(|(_, written, _)| std::cmp::Reverse(written.at));
-        tasks.into_iter().map(|(id, _, _)| self.task_line(id)).collect()
+        let local = self.local_lines().into_iter();
+        local.chain(tasks.into_iter().map(|(id, _, _)| self.task_line(id))).collect()
     }
 
     pub(super) fn task_line(&self, id: &EntryId) -> TaskLine {

@@ -8,7 +8,7 @@ use nett_policy::id::SiteId;
 use crate::bus::nats::TlsFiles;
 use crate::bus::render::{RenderOptions, ServerLine};
 use crate::ctl::exit::{CtlError, Exit};
-use crate::ctl::provision;
+use crate::ctl::provision::{self, Wish};
 use crate::ctl::session::Session;
 
 #[derive(Debug, clap::Subcommand)]
@@ -17,6 +17,8 @@ pub(in crate::ctl) enum Sub {
     Init(Files),
     /// The configuration of the nats-server of --site
     Render(Box<Render>),
+    /// Make the copies of another site's streams anew; needs --site and --key
+    Resync(Resync),
     /// Compare a site's streams with what they should be; needs --site and --key
     Check(Files),
 }
@@ -26,6 +28,15 @@ pub(in crate::ctl) struct Files {
     /// The fabric file
     #[arg(long, value_name = "FILE", default_value = "/etc/nett/fabric.toml")]
     fabric: PathBuf,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(in crate::ctl) struct Resync {
+    #[command(flatten)]
+    files: Files,
+    /// The site whose streams are copied
+    #[arg(long, value_name = "SITE")]
+    owner: SiteId,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -83,11 +94,15 @@ pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlErro
     match sub {
         Sub::Init(files) => {
             let fabric = provision::fabric(&files.fabric)?;
-            provision::streams(session, &fabric, &site, true).await
+            provision::streams(session, &fabric, &site, Wish::Make).await
         }
         Sub::Check(files) => {
             let fabric = provision::fabric(&files.fabric)?;
-            provision::streams(session, &fabric, &site, false).await
+            provision::streams(session, &fabric, &site, Wish::Compare).await
+        }
+        Sub::Resync(Resync { files, owner }) => {
+            let fabric = provision::fabric(&files.fabric)?;
+            provision::streams(session, &fabric, &site, Wish::CopyAgain(owner)).await
         }
         Sub::Render(args) => render(*args, &site, session),
     }

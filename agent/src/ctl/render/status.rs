@@ -3,8 +3,8 @@
 use super::table::{Cell, Table, Tone, facts};
 use super::{FRESH_MS, Style, age_note, or_dash, short, task};
 use crate::api::types::{
-    ApiResponse, LeasesDoc, LinkDoc, LinkEndDoc, NodeDoc, RateLimitedDoc, SiteDoc, StatusDoc,
-    VoterDoc,
+    ApiResponse, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc, RateLimitedDoc, SiteDoc,
+    StatusDoc, VoterDoc,
 };
 
 /// Which part of a status to show.
@@ -35,6 +35,7 @@ pub(super) fn status_text(
         refused,
         rate_limited,
         leases,
+        local,
     } = status;
     let mut out = format!(
         "fabric {fabric} generation {generation} hash {}, seen from {} at {}\n\n",
@@ -68,6 +69,10 @@ pub(super) fn status_text(
         out.push('\n');
         out += &task::list(open_tasks, style);
     }
+    if !local.is_empty() {
+        out.push('\n');
+        out += &local_text(local);
+    }
     if let Some(leases) = leases {
         out.push('\n');
         out += &leases_text(leases, style);
@@ -77,6 +82,17 @@ pub(super) fn status_text(
         out += &limited_text(rate_limited, style);
     }
     out
+}
+
+fn local_text(local: &[LocalDoc]) -> String {
+    let line = |doc: &LocalDoc| {
+        let LocalDoc { task, verb, subject, person, at, state } = doc;
+        match verb.is_empty() {
+            true => format!("LOCAL: {task}: {state} ({at})\n"),
+            false => format!("LOCAL: {task}: {verb} {subject} by {person} at {at}: {state}\n"),
+        }
+    };
+    local.iter().map(line).collect()
 }
 
 fn leases_text(leases: &LeasesDoc, style: Style) -> String {

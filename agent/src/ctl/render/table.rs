@@ -36,7 +36,7 @@ impl Cell {
             "up" | "ok" | "done" | "active" | "yes" => Tone::Good,
             "down" | "failed" | "rejected" | "isolated" | "no" => Tone::Bad,
             "running" | "started" | "waiting-approval" | "unready" | "unknown" | "drained"
-            | "expired" | "paused" | "confirming" => Tone::Warn,
+            | "expired" | "paused" | "confirming" | "local" => Tone::Warn,
             _ => Tone::Plain,
         };
         Self::new(word, tone)

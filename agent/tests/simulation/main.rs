@@ -11,6 +11,7 @@ mod faults;
 mod invariants;
 mod lease;
 mod operators;
+mod reports;
 mod said;
 mod shape;
 mod world;

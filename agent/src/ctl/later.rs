@@ -29,12 +29,8 @@ const NESTED: [(&str, &[&str]); 4] = [
 ];
 
 /// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 4] = [
-    ("failover", &["without-quorum"]),
-    ("steer", &["ramp"]),
-    ("drain", &["until", "soft"]),
-    ("prove", &["since"]),
-];
+const OPTIONS: [(&str, &[&str]); 3] =
+    [("failover", &["without-quorum"]), ("drain", &["soft"]), ("prove", &["since"])];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {

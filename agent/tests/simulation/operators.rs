@@ -127,7 +127,7 @@ impl World {
     fn command(&mut self, sites: &[SiteId]) -> Ask {
         let confirm_within = (self.rng.u8(0..8) == 0).then(|| ms(self.rng.u64(100..5000)));
         let supersede = self.rng.u8(0..6) == 0;
-        let terms = Terms { supersede, confirm_within, asserted: BTreeSet::new() };
+        let terms = Terms { supersede, confirm_within, ..Terms::default() };
         let verb = self.verb(sites);
         Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms }
     }

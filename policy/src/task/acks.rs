@@ -13,6 +13,7 @@ use crate::log::intent::{Doing, Intent, Progress, World};
 use crate::lower::object::{Layout, NodeState};
 use crate::lower::{self, Neighbours, Place, all_links};
 use crate::place::place;
+use crate::task::sample::Sample;
 use crate::traffic::Deliver;
 
 /// A task's effect, where it comes from, and what the log wanted before it.
@@ -71,7 +72,28 @@ impl Course<'_> {
 
     /// The same effect with the nodes of every step: those that must acknowledge, and those that
     /// an operator says are off.
+    ///
+    /// Of services that look and move alike one stands for all: a node's part in a step is that of
+    /// each of them.
     pub fn with_nodes(&self, asserted: &BTreeSet<NodeId>) -> Effect {
+        // What is drained for all shows at services that do not move, too.
+        if self.effect.steps.iter().any(|step| step.kind == StepKind::Reroute) {
+            return self.with_nodes_in_full(asserted);
+        }
+        let sample = Sample::of(self);
+        let world = World { fabric: self.world.fabric, catalog: &sample.catalog };
+        let (before, effect) = (&sample.before, &sample.effect);
+        let found = Course { world, before, effect, ..*self }.with_nodes_in_full(asserted);
+        let mut whole = self.effect.clone();
+        for (step, found) in whole.steps.iter_mut().zip(found.steps) {
+            (step.required, step.owed) = (found.required, found.owed);
+        }
+        whole
+    }
+
+    /// As [`Self::with_nodes`], from what every node should have of every service: the meaning of
+    /// the other, which a test holds to it.
+    pub fn with_nodes_in_full(&self, asserted: &BTreeSet<NodeId>) -> Effect {
         let mut effect = self.effect.clone();
         let present = self.states(&self.before.without_waiting());
         let mut before = self.states_at(0);

@@ -150,6 +150,7 @@ pub fn propose(
 ) -> Result<Proposal, Refusal> {
     known_rules(present, overrides)?;
     super::admit::known_nodes(present, &terms.asserted)?;
+    super::admit::fitting_terms(present, verb, terms)?;
     let Aim { named, writes, after, moves } = aim(present, verb)?;
     safety::directed(present, verb, &after)?;
     let pins = |w: &Write| match (&w.before, &w.change) {
@@ -178,7 +179,8 @@ pub fn propose(
 
     let gated = !overrides.contains(safety::GATE);
     let in_waves = matches!(verb, Verb::Evacuate { .. });
-    let manner = Manner { world: present.world, in_waves, gated, unhurried: is_planned(verb) };
+    let (world, unhurried, ramp) = (present.world, is_planned(verb), terms.ramp.as_ref());
+    let manner = Manner { world, in_waves, gated, unhurried, ramp };
     let effect = effect(present, &planned(), writes, moves, manner, &terms.asserted);
     check_fabric(present, &effect)?;
     let plan_hash = plan_hash(present, verb, &effect, terms);
@@ -228,7 +230,8 @@ pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
     if writes.is_empty() && moves.is_empty() {
         return None;
     }
-    let manner = Manner { world: present.world, in_waves: false, gated: false, unhurried: false };
+    let world = present.world;
+    let manner = Manner { world, in_waves: false, gated: false, unhurried: false, ramp: None };
     let asserted = match &command.request.ask {
         Ask::Command { terms, .. } => terms.asserted.clone(),
         Ask::Wish { .. } => BTreeSet::new(),
@@ -378,7 +381,10 @@ fn plan_hash(present: Present<'_>, verb: &Verb, effect: &Effect, terms: &Terms) 
         line(format_args!("step {number} {wave} {kind} after {delay:?} within {timeout:?}"));
         line(format_args!("  {states:?} {gates:?} {required:?} {owed:?}"));
     }
-    let Terms { supersede: _, asserted: _, confirm_within } = terms;
+    let Terms { supersede: _, asserted: _, confirm_within, ramp, until } = terms;
     line(format_args!("confirmed within {confirm_within:?}"));
+    if ramp.is_some() || until.is_some() {
+        line(format_args!("by {ramp:?} until {until:?}"));
+    }
     sha256_hex(text.as_bytes())
 }

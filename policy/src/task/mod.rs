@@ -6,6 +6,7 @@ pub mod aim;
 pub mod decide;
 mod gates;
 pub mod next;
+mod sample;
 pub mod steps;
 pub mod times;
 pub mod view;

@@ -5,14 +5,13 @@
 //! journal is replayed before anything is wanted of the kernel, and the zone is served from it
 //! before the bus is asked. Stop: tasks are dropped, the kernel is left as it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use nett_dns::{Cookies, Deadlines, Stats, Transfers};
 use nett_policy::document::Diagnostic;
 use nett_policy::fabric::{Fabric, Node};
-use nett_policy::log::chain::followed;
 use nett_policy::lower::object::NodeState;
 use nett_policy::roster::Rosters;
 use nkeys::KeyPair;
@@ -31,7 +30,7 @@ use crate::controller::driver::{Driver, Finished, Input, Parts};
 use crate::controller::event::Event;
 use crate::controller::{Prefix, Setting, Snapshot, chosen_between, prefix};
 use crate::http::{HttpServer, Inside, Limits as HttpLimits};
-use crate::journal::{FileJournal, Journal, JournalWriter};
+use crate::journal::{FileJournal, Journal, JournalWriter, Saved, Stored, sort};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
 use crate::kernel::{LinuxKernel, Monitor, NeighbourTable};
@@ -116,14 +115,11 @@ async fn run_loaded(
     let mut records = Records::open(&dir, node.id.clone(), clock)
         .map_err(|e| anyhow::anyhow!("cannot open the audit trail: {e}"))?;
     let rosters = open_rosters(&config, &fabric, &mut records)?;
-    let Opened { journal, entries, whole } =
+    let Opened { journal, saved, entries, whole } =
         open_journal(&config, &rosters, &mut records, &scrape.metrics)?;
     // Of two branches of a log the one that counts comes first; the other is passed over.
-    let order = followed(entries.iter().map(|(sealed, _)| &sealed.entry));
-    let chosen: BTreeSet<usize> = order.iter().copied().collect();
-    let rest = (0..entries.len()).filter(|at| !chosen.contains(at));
-    let entries: Vec<_> = order.iter().copied().chain(rest).map(|at| entries[at].clone()).collect();
-    let Prefix { start, whole: chained } = prefix(&entries);
+    let entries = sort(&saved, entries);
+    let Prefix { start, whole: chained } = prefix(&saved, &entries);
     let whole = whole && chained;
     let (home, deadlines) = (node.site.clone(), Arc::new(Deadlines::default()));
     let (catalog, events) = (Arc::new(catalog), own.clone());
@@ -225,7 +221,7 @@ async fn run_loaded(
     if let Some(opened) = &mut lease {
         driver.take(opened.event()).await;
     }
-    driver.replay(entries, whole || !adopted).await;
+    driver.replay(saved, entries, whole || !adopted).await;
     driver.start_name_server().map_err(anyhow::Error::from)?;
     tracing::info!(node = %config.node, "The agent is ready.");
     notify(&[sd_notify::NotifyState::Ready]);
@@ -303,7 +299,7 @@ async fn run_until_told(
     };
     let finished = driver.run(own, inputs, stop).await;
     if finished == Finished::ReadAgain {
-        tracing::error!("A branch of a log does not count: reading the journal again.");
+        tracing::warn!("What was read does not count any more: reading the journal again.");
         let loaded = load(path).map_err(|e| AppError::Config(e.diagnostics))?;
         return Ok((Ended::Reload, Some(loaded)));
     }
@@ -381,7 +377,25 @@ fn open_journal(
         tracing::error!(missing, "The journal lacks records that it once had.");
         records.note("journal-damage", &format!("{missing} records are gone"));
     }
+    if loaded.previous {
+        tracing::error!("The journal cannot be read as it was written; taking the one before too.");
+        records.note("journal-damage", "taken together with the generation before");
+    }
+    let mut saved = Saved::default();
     for record in loaded.records {
+        match Saved::read(&record) {
+            Some(Ok(one)) => {
+                saved.take(one);
+                continue;
+            }
+            Some(Err(error)) => {
+                tracing::error!(error, "The journal's checkpoint cannot be read.");
+                records.note("journal-damage", &error);
+                whole = false;
+                continue;
+            }
+            None => {}
+        }
         match Sealed::open_stored(&record.bytes, rosters) {
             Ok(sealed) => entries.push((sealed, record.stream_seq)),
             Err(error) => {
@@ -393,7 +407,7 @@ fn open_journal(
         }
     }
     let journal = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
-    Ok(Opened { journal, entries, whole })
+    Ok(Opened { journal, saved, entries, whole })
 }
 
 /// Keeps the present fabric generation, and knows those before it.
@@ -420,7 +434,8 @@ struct Reading {
 /// The journal as found.
 struct Opened {
     journal: JournalWriter,
-    entries: Vec<(Sealed, u64)>,
+    saved: Saved,
+    entries: Vec<Stored>,
     /// False when something that was once written may be missing.
     whole: bool,
 }

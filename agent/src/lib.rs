@@ -16,6 +16,7 @@ pub mod name_server;
 pub mod probe;
 pub mod reconcile;
 pub mod records;
+pub mod rescue;
 pub mod rng;
 pub mod rosters;
 pub mod telemetry;

@@ -8,7 +8,7 @@ use nett_policy::log::entry::{Body, Effect, Entry, StepState, Turn};
 use nett_policy::roster::Rosters;
 
 use crate::api::types::{
-    ApiError, AuditDoc, AuditLine, AuditVerdictDoc, ErrorCode, Payload, Stamp,
+    ApiError, AuditDoc, AuditLine, AuditPartDoc, AuditVerdictDoc, ErrorCode, Payload, Stamp,
 };
 use crate::bus::wire::{OpenError, Sealed};
 use crate::controller::effect::AuditEvent;
@@ -123,6 +123,12 @@ pub fn read(path: &Path, filter: &Filter) -> Result<Payload, ApiError> {
     let (records, truncated) = audit::read(path, filter).map_err(|e| unreadable(path, &e))?;
     let entries = records.into_iter().map(line).collect();
     Ok(Payload::Audit(AuditDoc { entries, truncated }))
+}
+
+/// Whole lines of a trail from a byte on.
+pub fn part(path: &Path, from: u64) -> Result<Payload, ApiError> {
+    let (text, next) = audit::part(path, from).map_err(|e| unreadable(path, &e))?;
+    Ok(Payload::AuditPart(AuditPartDoc { text, next }))
 }
 
 /// Follows a trail's hash chain, and judges every entry in it. Reads the whole file.

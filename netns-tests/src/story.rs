@@ -136,7 +136,8 @@ impl Operator<'_> {
         let (last, took) = eventually(TASK, &what, || match self.state_of(task)? {
             last if ended(&last) => Ok(last),
             last => bail!("it is {last}"),
-        })?;
+        })
+        .or_else(|error| Err(error.context(self.run(&["task", "show", task])?.out)))?;
         if last != state {
             let shown = self.run(&["task", "show", task])?;
             bail!("task {task} ended as {last} instead of {state}:\n{}", shown.out);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nett_netns_tests::eventually::{eventually, patience};
-use nett_netns_tests::lab::Lab;
+use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::observe::eyes::Eyes;
 use nett_netns_tests::process::Spec;
 use nett_netns_tests::services::{API, PORT, VAULT};
@@ -100,6 +100,20 @@ fn what_is_announced_follows_the_service_and_loses_nothing() -> Result<()> {
         ensure!(announced("svg-b1", vault)?, "svg serves it");
         mira.complete(&["drain", "service", VAULT.id, "--at", "svg"])?;
         ensure!(!announced("svg-b1", vault)? && announced("osl-b1", vault)?, "it follows a drain");
+
+        // Switched off, nothing is left, and nobody else's route is in the way of the start.
+        lab.ns("osl-b1")?.ip("route add unreachable 203.0.113.0/24 table 250 proto static")?;
+        lab.take_process(&agent_name("osl-b1"))?.stop(patience())?;
+        let config = lab.layout().agent_config("osl-b1");
+        let text = fs::read_to_string(&config)?.replace("advertise = true", "advertise = false");
+        fs::write(config, text)?;
+        lab.start_agent("osl-b1")?;
+        lab.wait_for_agent("osl-b1")?;
+        eventually(patience(), "table 250 is left to others", || {
+            let left = table(lab, "osl-b1")?;
+            ensure!(left.lines().count() == 1 && left.contains("203.0.113.0/24"), "{left}");
+            Ok(())
+        })?;
         Ok(())
     })
 }

@@ -76,6 +76,39 @@ fn a_border_dies() -> Result<()> {
     })
 }
 
+/// The site is alive inside: it goes on for itself, sends nothing astray, and the other one takes
+/// its service by an operator's word for the nodes that do not answer.
+#[test]
+fn a_site_without_borders_serves_itself_and_the_other_takes_over() -> Result<()> {
+    tell_of("a_site_without_borders_serves_itself_and_the_other_takes_over", Shape::PAIRS, |lab| {
+        let leaks = lab.leaks()?;
+        let inside = Traffic::start(lab, &["osl-c1"], &WEB.vips(), 8)?;
+        let outside = Traffic::start(lab, &["svg-c1"], &WEB.vips(), 8)?;
+        inside.settles_on("osl")?;
+        outside.settles_on("osl")?;
+        for border in ["osl-b1", "osl-b2"] {
+            lab.power_off(border)?;
+        }
+        let died = now();
+        let astray = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 8)?;
+        astray.run_for(500)?;
+        assert_eq!(astray.finish().received(), 0, "there is no way to svg");
+        let mira = Operator { lab, node: "svg-b1", name: "mira" };
+        // Nobody is taken to be off because of a second of silence: the operator names them.
+        let command = ["failover", WEB.id, "--to", "svg", "--fencing", "asserted"];
+        let told = mira.order(&command)?.must_be(2)?;
+        ensure!(told.err.contains("--off NODE"), "{}", told.err);
+        let off = ["--off", "osl-b1", "--off", "osl-b2", "--off", "osl-r1", "--off", "osl-r2"];
+        mira.complete(&[&command[..], &off[..]].concat())?;
+        outside.settles_on("svg")?;
+        inside.run_for(300)?;
+        let inside = inside.finish().since(died);
+        assert_eq!((inside.lost(), inside.answers_of("svg")), (0, 0), "{}", inside.summary());
+        assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
+        Ok(())
+    })
+}
+
 #[test]
 fn route_nodes_and_borders_share_the_load() -> Result<()> {
     tell_of("route_nodes_and_borders_share_the_load", Shape::PAIRS, |lab| {

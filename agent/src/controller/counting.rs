@@ -14,7 +14,7 @@ use nett_policy::safety::{Flow, Flows};
 
 use super::Controller;
 use super::event::Now;
-use crate::api::types::{CountDoc, DrainedDoc, DrainedRow, SeparationDoc};
+use crate::api::types::{CountDoc, DrainedDoc, DrainedRow, SeparationDoc, Stamp};
 
 /// Packets by counter, `CLASS` or `CLASS.SITE`.
 pub(super) type Packets = BTreeMap<String, u64>;
@@ -26,12 +26,16 @@ pub(super) struct Counted {
     looks: VecDeque<(Duration, Packets)>,
     /// The bytes at the same times.
     bytes: VecDeque<(Duration, Packets)>,
-    /// Growth of the counters that are to stay at zero, and when it was seen.
-    alarms: BTreeMap<String, (u64, Duration)>,
+    /// When the first look was: of what grew before it nothing is known.
+    begun: Option<Duration>,
+    /// Growth of the counters that are to stay at zero, and when it was seen; oldest first.
+    broken: BTreeMap<&'static str, VecDeque<(Duration, u64)>>,
 }
 
 /// What must stay at zero.
 pub const ZEROS: [&str; 3] = ["hairpin", "leak", "stray"];
+/// How many times of growth are remembered of a counter; older ones count as the oldest of these.
+const REMEMBERED: usize = 100;
 /// For how long packets that the guard stopped are named in the node's state.
 const ALARM: Duration = Duration::from_secs(60);
 /// Over how long a rate is measured: longer than nodes take from one count to the next, or silence
@@ -47,15 +51,34 @@ impl Counted {
     /// often than they count, so the same counters may come twice.
     pub(super) fn take(&mut self, packets: Packets, bytes: Packets, at: Duration) {
         if let Some((_, before)) = self.looks.back() {
-            for class in ZEROS {
-                let grown = grown(before, &packets, class);
-                if grown > 0 {
-                    self.alarms.insert(class.to_owned(), (grown, at));
-                }
+            let grown = ZEROS.map(|class| (class, grown(before, &packets, class)));
+            for (class, packets) in grown.into_iter().filter(|(_, packets)| *packets > 0) {
+                self.broke(class, packets, at);
             }
         }
+        self.begun.get_or_insert(at);
         remember(&mut self.looks, packets, at);
         remember(&mut self.bytes, bytes, at);
+    }
+
+    fn broke(&mut self, class: &'static str, packets: u64, at: Duration) {
+        let times = self.broken.entry(class).or_default();
+        times.push_back((at, packets));
+        if times.len() > REMEMBERED
+            && let Some((_, older)) = times.pop_front()
+            && let Some((_, oldest)) = times.front_mut()
+        {
+            *oldest = oldest.saturating_add(older);
+        }
+    }
+
+    /// What the counters that are to stay at zero have grown by since a moment; `None` when nobody
+    /// looked at them then.
+    fn broken_since(&self, moment: Duration) -> Option<BTreeMap<&'static str, u64>> {
+        self.begun.filter(|begun| *begun <= moment)?;
+        let of = |class: &str| self.broken.get(class).into_iter().flatten();
+        let grown = |class| of(class).filter(|(at, _)| *at >= moment).map(|(_, n)| n).sum();
+        Some(ZEROS.map(|class| (class, grown(class))).into())
     }
 
     fn now(&self) -> Option<&(Duration, Packets)> {
@@ -63,8 +86,9 @@ impl Counted {
     }
 
     fn troubles(&self, now: Duration) -> Vec<String> {
-        let fresh = self.alarms.iter().filter(|(_, (_, at))| now.saturating_sub(*at) <= ALARM);
-        let line = |(class, (packets, _)): (&String, &(u64, Duration))| {
+        let last = self.broken.iter().filter_map(|(class, times)| Some((class, times.back()?)));
+        let fresh = last.filter(|(_, (at, _))| now.saturating_sub(*at) <= ALARM);
+        let line = |(class, (_, packets)): (&&str, &(Duration, u64))| {
             format!("separation: the guard stopped {packets} packets ({class})")
         };
         fresh.map(line).collect()
@@ -195,14 +219,28 @@ impl Controller {
         Some(&heard.counts).filter(|_| fresh)
     }
 
-    pub(super) fn separation_doc(&self, now: Now) -> SeparationDoc {
+    /// With `since`, what the counters that are to stay at zero have grown by from then on.
+    pub(super) fn separation_doc(&self, since: Option<Stamp>, now: Now) -> SeparationDoc {
         let (mut rows, mut unheard) = (Vec::new(), Vec::new());
+        let moment = since.map(|since| {
+            let ago = Duration::from_millis(now.wall.0.saturating_sub(since.ms()));
+            now.mono.saturating_sub(ago)
+        });
         for node in self.routers() {
             let Some((at, packets)) = self.counts_of(&node.id).and_then(Counted::now) else {
                 unheard.push(node.id.to_string());
                 continue;
             };
-            for (name, packets) in packets {
+            let grown = moment.map(|moment| self.counts_of(&node.id)?.broken_since(moment));
+            let packets = match grown {
+                None => packets.clone(),
+                Some(Some(grown)) => grown.into_iter().map(|(c, n)| (c.to_owned(), n)).collect(),
+                Some(None) => {
+                    unheard.push(node.id.to_string());
+                    continue;
+                }
+            };
+            for (name, packets) in &packets {
                 let (class, peer) = name.split_once('.').unwrap_or((name, ""));
                 rows.push(CountDoc {
                     node: node.id.to_string(),
@@ -217,7 +255,7 @@ impl Controller {
         }
         let holds =
             unheard.is_empty() && !rows.iter().any(|row| row.expected_zero && row.packets > 0);
-        SeparationDoc { holds, rows, unheard }
+        SeparationDoc { holds, since, rows, unheard }
     }
 
     pub(super) fn drained_doc(&self) -> DrainedDoc {
@@ -288,6 +326,23 @@ mod tests {
         let said = counted.troubles(at(12)).join(" ");
         assert!(said.contains("3 packets (leak)"), "{said}");
         assert!(counted.troubles(at(72)).is_empty(), "it is over");
+    }
+
+    #[test]
+    fn what_was_stopped_long_ago_does_not_count_for_ever() {
+        let at = Duration::from_secs;
+        let mut counted = Counted::default();
+        for (second, stray) in [(1, 2), (6, 2), (11, 5), (16, 5)] {
+            counted.take(packets(&[("stray", stray)]), at(second));
+        }
+        let stray = |moment| counted.broken_since(at(moment)).map(|all| all["stray"]);
+        assert_eq!([stray(0), stray(1), stray(11), stray(12)], [None, Some(3), Some(3), Some(0)]);
+        let many = u64::try_from(REMEMBERED).expect("few") + 50;
+        for n in 1..=many {
+            counted.take(packets(&[("stray", 5 + n)]), at(20 + n));
+        }
+        assert_eq!(counted.broken["stray"].len(), REMEMBERED);
+        assert_eq!(counted.broken_since(at(1)).map(|all| all["stray"]), Some(3 + many));
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Deciding {
         }
     }
 
+    /// Nothing more is due about a task.
+    pub(super) fn forget(&mut self, task: &EntryId) {
+        self.touched.remove(task);
+    }
+
     /// An entry of the own site was read: the head that was waited for.
     pub(super) fn moved_on(&mut self) {
         self.held_until = None;
@@ -123,6 +128,11 @@ impl Controller {
         };
         if let Some(reply) = self.known(&request) {
             return self.reply_command(token, reply, now);
+        }
+        if request.expires_at < self.forgettable(now) {
+            // Whatever became of it may be forgotten: nobody decides about it a second time.
+            let refusal = Refusal::rule("expired", "the request expired long ago");
+            return self.reply_command(token, refusal_reply(&refusal), now);
         }
         if self.deciding.queue.len() >= QUEUE_LIMIT {
             let refusal = Refusal::rule("busy", "too many requests are waiting; send it again");

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use nett_dns::ServerError;
 use nett_policy::id::{EntryId, WallMs};
-use nett_policy::log::chain::followed;
 use nett_policy::log::entry::Slot;
 use nett_policy::roster::Rosters;
 use nett_policy::task::acks::ProbeTarget;
@@ -29,6 +28,7 @@ use tokio::time::Instant;
 use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Event, Now, Token};
 use super::keeping::Keeper;
+use super::rescuing::{Piece, Staging};
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
@@ -36,7 +36,7 @@ use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
 use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
 use crate::journal::audit::Filter;
-use crate::journal::{JournalWriter, Record};
+use crate::journal::{JournalWriter, Saved, Stored};
 use crate::lease::LeaseEvent;
 use crate::lease::hands::Hands;
 use crate::name_server::NameServer;
@@ -67,9 +67,11 @@ pub struct Parts<P> {
 }
 
 pub struct Driver<P> {
-    controller: Controller,
-    parts: Parts<P>,
-    events: mpsc::Sender<Event>,
+    pub(super) controller: Controller,
+    pub(super) parts: Parts<P>,
+    pub(super) events: mpsc::Sender<Event>,
+    /// A backup that is coming in.
+    pub(super) staging: Staging,
     reports: watch::Sender<Option<Report>>,
     waiting: BTreeMap<Token, Asker>,
     next_token: u64,
@@ -103,7 +105,7 @@ pub enum Input {
 }
 
 /// Whom an answer goes to, in which form.
-enum Asker {
+pub(super) enum Asker {
     Api(oneshot::Sender<ApiResponse>),
     /// The reply document alone.
     Command(Responder),
@@ -128,6 +130,7 @@ impl<P: Probe> Driver<P> {
             controller,
             parts,
             events,
+            staging: Staging::default(),
             reports,
             waiting,
             next_token: 0,
@@ -141,7 +144,8 @@ impl<P: Probe> Driver<P> {
     ///
     /// `trusted` is false when entries may be missing and the kernel has the state of a former run:
     /// then nothing is wanted before the logs are read from the bus.
-    pub async fn replay(&mut self, entries: Vec<(Sealed, u64)>, trusted: bool) {
+    pub async fn replay(&mut self, saved: Saved, entries: Vec<Stored>, trusted: bool) {
+        self.step(Event::Checkpoint(saved)).await;
         for (sealed, stream_seq) in entries {
             self.parts.metrics.emit(EntryTaken { body: &sealed.entry.body, replayed: true });
             self.step(Event::Replayed { sealed, stream_seq }).await;
@@ -276,10 +280,10 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::Rpc { bytes, subject: _, reply } => {
                 match crate::api::codec::decode_call(&bytes) {
-                    Ok(ApiRequest::Rejoin { .. }) => {
+                    Ok(ApiRequest::Rejoin { .. } | ApiRequest::Restore { .. }) => {
                         let error = ApiError::new(
                             ErrorCode::BadRequest,
-                            "a voter rejoins at its own node's socket only",
+                            "this is asked for at the node's own socket only",
                             "",
                         );
                         send(Asker::Rpc(reply), ApiResponse::transport_error(error));
@@ -323,6 +327,18 @@ impl<P: Probe> Driver<P> {
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
                 let filter = Filter { since: since.map(|s| s.0), service, limit };
                 self.beside(asker, move |path, _| crate::records::read(path, &filter));
+                return None;
+            }
+            ApiRequest::AuditPart { from } => {
+                self.beside(asker, move |path, _| crate::records::part(path, from));
+                return None;
+            }
+            ApiRequest::Backup {} => {
+                self.backup(asker);
+                return None;
+            }
+            ApiRequest::Restore { fabric, hash, from, text, last, reason } => {
+                self.restore(Piece { fabric, hash, from, text, last, reason }, asker);
                 return None;
             }
             ApiRequest::AuditVerify {} => {
@@ -427,6 +443,7 @@ impl<P: Probe> Driver<P> {
             }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
             Effect::Refill { from, after_stream_seq } => self.refill(from, after_stream_seq),
+            Effect::Compact(compact) => self.compact(*compact),
             Effect::ReadAgain => self.read_again = true,
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
             Effect::Reply { token, mut response } => {
@@ -497,33 +514,6 @@ impl<P: Probe> Driver<P> {
         });
     }
 
-    /// Stores the own site's entries again, as they were, in their order. Another agent that does
-    /// the same is told from it by the compare-and-set: who loses stops.
-    fn refill(&self, from: u64, after_stream_seq: u64) {
-        let (bus, events) = (self.parts.bus.clone(), self.events.clone());
-        let (journal, rosters) = (self.parts.journal.clone(), self.parts.rosters.clone());
-        let site = self.controller.setting().node.site.clone();
-        tokio::spawn(async move {
-            let records = journal.records().await.unwrap_or_default();
-            let open = |r: &Record| Sealed::open_stored(&r.bytes, &*rosters).ok();
-            let all: Vec<Sealed> = records.iter().filter_map(open).collect();
-            let own = followed(all.iter().map(|sealed| &sealed.entry)).into_iter();
-            let own = own.map(|at| &all[at]).filter(|s| s.entry.site == site);
-            let (mut through, mut last) = (from - 1, after_stream_seq);
-            for sealed in own.filter(|s| s.entry.position.seq >= from) {
-                match bus.append(sealed, last).await {
-                    Ok(stored) => (through, last) = (sealed.entry.position.seq, stored),
-                    Err(error) => {
-                        tracing::warn!(%error, through, "The log is not filled again yet.");
-                        break;
-                    }
-                }
-            }
-            tracing::warn!(from, through, "Filled the site's log again from the journal.");
-            let _ = events.send(Event::Refilled { through, stream_seq: last }).await;
-        });
-    }
-
     fn probe(&self, slot: Slot, targets: Vec<ProbeTarget>, timeout: Duration) {
         let (probe, events) = (self.parts.probe.clone(), self.events.clone());
         tokio::spawn(async move {
@@ -544,7 +534,7 @@ fn failure(error: &AppendError) -> AppendFailure {
 }
 
 /// An answer in the form its asker reads. Sending never holds the driver up.
-fn send(asker: Asker, response: ApiResponse) {
+pub(super) fn send(asker: Asker, response: ApiResponse) {
     match asker {
         // Whoever asked may have gone away.
         Asker::Api(reply) => drop(reply.send(response)),

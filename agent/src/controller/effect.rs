@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nett_policy::log::entry::{Body, Slot};
+use nett_policy::log::fold::Fold;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::NodeState;
 use nett_policy::task::acks::ProbeTarget;
@@ -10,6 +11,7 @@ use nett_policy::task::acks::ProbeTarget;
 use super::event::Token;
 use crate::api::types::ApiResponse;
 use crate::bus::wire::{Head, Report, Sealed};
+use crate::journal::Saved;
 use crate::lease::LeaseEffect;
 
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub enum Effect {
         from: u64,
         after_stream_seq: u64,
     },
+    /// Write the journal anew with what this keeps.
+    Compact(Box<Compact>),
     /// A branch of a log that was read does not count: begin again from the journal.
     ReadAgain,
     Reply {
@@ -47,6 +51,14 @@ pub enum Effect {
     },
     Audit(AuditEvent),
     Lease(LeaseEffect),
+}
+
+/// What a journal is to be made smaller with.
+#[derive(Debug)]
+pub struct Compact {
+    pub saved: Saved,
+    /// Knows what is kept.
+    pub fold: Fold,
 }
 
 /// An entry to be signed and stored behind `after`, and nowhere else.

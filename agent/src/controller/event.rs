@@ -11,6 +11,7 @@ use nett_policy::lower::object::Mac;
 
 use crate::api::types::ApiRequest;
 use crate::bus::wire::{Report, Sealed};
+use crate::journal::Saved;
 use crate::lease::LeaseEvent;
 
 /// The two clocks, read once per event.
@@ -28,6 +29,14 @@ pub struct Token(pub u64);
 
 #[derive(Debug)]
 pub enum Event {
+    /// The checkpoint that this node's journal begins with, at start and before its entries.
+    Checkpoint(Saved),
+    /// The journal was written anew and has so many records now; `None` where it could not be.
+    Compacted {
+        records: Option<usize>,
+    },
+    /// The journal was written anew with what a backup had.
+    Restored,
     /// An entry out of this node's journal, at start.
     Replayed {
         sealed: Sealed,

@@ -10,11 +10,13 @@
 //!       reading   entries into the fold, intent, placement
 //!       doing     desired state, acknowledgements
 //!       neighbours  who of the site is there, with which links
+//!       compacting  what of the logs may be forgotten
 //!       counting    what the guards count, and what must not be counted
 //!       deciding  requests and next facts, one append in flight
 //!       view      answers to questions
 //! ```
 
+mod compacting;
 mod cost;
 mod counting;
 mod deciding;
@@ -28,6 +30,8 @@ mod lease;
 mod neighbours;
 mod path_check;
 mod reading;
+mod rescuing;
+mod shelf;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -37,6 +41,7 @@ use std::time::Duration;
 use nett_policy::fabric::{Fabric, Limit, Node, SafetyRule};
 use nett_policy::fact::Facts;
 use nett_policy::id::{EntryId, NodeId, ServiceId, SiteId, WallMs};
+use nett_policy::log::checkpoint::Checkpoint;
 use nett_policy::log::conflict::{Claims, Conflict};
 use nett_policy::log::entry::FabricRef;
 use nett_policy::log::fold::Fold;
@@ -51,6 +56,8 @@ use nett_policy::task::times::Cost;
 
 use crate::bus::wire::Report;
 use crate::lease::Lease;
+use compacting::Compacting;
+pub use compacting::Pace;
 use counting::Counted;
 pub use counting::ZEROS;
 use deciding::Deciding;
@@ -99,6 +106,9 @@ pub struct Controller {
     /// What is seen of the other nodes of the site; `None` before they were asked.
     pulses: Option<BTreeMap<NodeId, Pulse>>,
     counts: Counted,
+    compacting: Compacting,
+    /// The checkpoint of the journal, until all that it kept is read.
+    restored: Checkpoint,
     watchers: Vec<view::Watcher>,
     /// False until the journal is read: before that nothing is wanted of the kernel.
     started: bool,
@@ -155,6 +165,8 @@ impl Controller {
             peers: Peers::default(),
             pulses: None,
             counts: Counted::default(),
+            compacting: Compacting::default(),
+            restored: Checkpoint::default(),
             watchers: Vec::new(),
             started: false,
             trusted: false,
@@ -172,6 +184,8 @@ impl Controller {
         self.sight = Sight { flows, facts, ..self.look(now) };
         self.measure(now);
         match event {
+            Event::Checkpoint(saved) => self.begin_behind(saved),
+            Event::Compacted { records } => self.compacting.done(records),
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
             Event::ReplayDone { trusted } => self.start(trusted, now),
             Event::Entries(entries) => self.read(entries, now),
@@ -180,6 +194,7 @@ impl Controller {
             }
             Event::CaughtUp { site } => self.caught_up(site, now),
             Event::LogReplaced { site, read, found } => self.log_replaced(site, read, found),
+            Event::Restored => self.effects.push(Effect::ReadAgain),
             Event::Refilled { through, stream_seq } => {
                 self.deciding.refilling = None;
                 self.refilled(through, stream_seq);
@@ -210,6 +225,7 @@ impl Controller {
         self.lease_turn(now);
         if self.started {
             self.decide(now);
+            self.compact(now);
             self.report(now);
             self.answer_watchers(now);
         }

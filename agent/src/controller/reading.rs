@@ -13,12 +13,12 @@ use super::Controller;
 use super::effect::{AuditEvent, Effect};
 use super::event::Now;
 use crate::bus::wire::{Head, Sealed};
+use crate::journal::{Saved, SavedHead};
 
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     heads: BTreeMap<SiteId, Head>,
-    /// The id and hash of every entry that was read, by its place: 1 is the first.
-    chains: BTreeMap<SiteId, Vec<(EntryId, String)>>,
+    chains: BTreeMap<SiteId, Chain>,
     /// Of streams that were lost: how far they hold again what was read.
     stored: BTreeMap<SiteId, u64>,
     /// The last number of each site's stream that was looked at, believed or not: an append goes
@@ -27,6 +27,22 @@ pub(super) struct Reading {
     caught_up: BTreeSet<SiteId>,
     /// Sites whose log cannot be followed, with the reason.
     trouble: BTreeMap<SiteId, String>,
+}
+
+/// The entries of one log that were read.
+#[derive(Debug, Default)]
+struct Chain {
+    /// How many are covered by a checkpoint: these are not looked at again.
+    covered: u64,
+    /// Each one behind those.
+    links: Vec<Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: EntryId,
+    hash: String,
+    stream_seq: u64,
 }
 
 /// What an entry is to the prefix that was read.
@@ -150,15 +166,17 @@ impl Reading {
 
     fn fit_taken(&self, entry: &Entry) -> Fit {
         let (position, chain) = (&entry.position, self.chains.get(&entry.site));
-        let at = |seq: u64| {
-            let place = usize::try_from(seq.checked_sub(1)?).ok()?;
-            chain?.get(place)
-        };
+        if self.covers(entry) {
+            return Fit::Known;
+        }
+        let at = |seq: u64| chain?.at(seq);
         match at(position.seq) {
-            Some((_, hash)) if *hash == position.hash => Fit::Known,
-            Some((id, hash)) => {
-                let before = at(position.seq - 1).map_or("", |(_, hash)| hash.as_str());
-                let attached = position.prev_hash == before;
+            Some(known) if known.hash == position.hash => Fit::Known,
+            Some(Link { id, hash, .. }) => {
+                let first = chain.is_some_and(|chain| position.seq == chain.covered + 1);
+                let before = at(position.seq - 1).map_or("", |link| link.hash.as_str());
+                // What the first one behind a checkpoint follows is not known any more.
+                let attached = position.prev_hash == before || (first && position.seq > 1);
                 let (seq, other) = (position.seq, &entry.id);
                 let trouble = format!("log_forked: two entries at {seq}, {id} and {other}");
                 let lower = (&entry.id, &position.hash) < (id, hash);
@@ -168,13 +186,61 @@ impl Reading {
         }
     }
 
-    fn advance(&mut self, entry: &Entry) {
+    fn advance(&mut self, entry: &Entry, stream_seq: u64) {
+        self.see(&entry.site, stream_seq);
         let position = entry.position.clone();
         let chain = self.chains.entry(entry.site.clone()).or_default();
-        chain.push((entry.id.clone(), position.hash.clone()));
+        let (id, hash) = (entry.id.clone(), position.hash.clone());
+        chain.links.push(Link { id, hash, stream_seq });
         let head = Head { boot: position.boot, seq: position.seq, hash: position.hash };
         self.heads.insert(entry.site.clone(), head);
         self.trouble.remove(&entry.site);
+    }
+
+    /// True when a checkpoint has read the entry.
+    fn covers(&self, entry: &Entry) -> bool {
+        self.chains.get(&entry.site).is_some_and(|chain| entry.position.seq <= chain.covered)
+    }
+
+    /// Begins behind a checkpoint.
+    fn begin_behind(&mut self, saved: &Saved) {
+        for (site, SavedHead { head, stream_seq }) in &saved.heads {
+            self.heads.insert(site.clone(), head.clone());
+            self.see(site, *stream_seq);
+            let chain = Chain { covered: head.seq, links: Vec::new() };
+            self.chains.insert(site.clone(), chain);
+        }
+    }
+
+    /// Forgets how it came to what a checkpoint covers.
+    pub(super) fn cover(&mut self, covers: &BTreeMap<SiteId, u64>) {
+        for (site, seq) in covers {
+            if let Some(chain) = self.chains.get_mut(site) {
+                chain.cover(*seq);
+            }
+        }
+    }
+
+    /// The place of an entry that was read and is not covered yet.
+    pub(super) fn place(&self, site: &SiteId, seq: u64) -> Option<SavedHead> {
+        let (link, head) = (self.chains.get(site)?.at(seq)?, self.heads.get(site)?);
+        let head = Head { boot: head.boot.clone(), seq, hash: link.hash.clone() };
+        Some(SavedHead { head, stream_seq: link.stream_seq })
+    }
+}
+
+// === impl Chain ===
+
+impl Chain {
+    fn at(&self, seq: u64) -> Option<&Link> {
+        let place = seq.checked_sub(self.covered + 1)?;
+        self.links.get(usize::try_from(place).ok()?)
+    }
+
+    fn cover(&mut self, seq: u64) {
+        let more = usize::try_from(seq.saturating_sub(self.covered)).unwrap_or(usize::MAX);
+        self.links.drain(..more.min(self.links.len()));
+        self.covered = self.covered.max(seq);
     }
 }
 
@@ -188,14 +254,14 @@ pub struct Prefix {
     pub whole: bool,
 }
 
-/// Walks the hash chains of the entries of a journal.
-pub fn prefix(entries: &[(Sealed, u64)]) -> Prefix {
+/// Walks the hash chains of the entries of a journal, from behind its checkpoint.
+pub fn prefix(saved: &Saved, entries: &[(Sealed, u64)]) -> Prefix {
     let mut reading = Reading::default();
+    reading.begin_behind(saved);
     for (sealed, stream_seq) in entries {
         match reading.fit(&sealed.entry) {
             Fit::Next => {
-                reading.advance(&sealed.entry);
-                reading.see(&sealed.entry.site, *stream_seq);
+                reading.advance(&sealed.entry, *stream_seq);
             }
             // Of two branches the one that counts comes first; nothing is missing because of the
             // other.
@@ -212,11 +278,21 @@ pub fn prefix(entries: &[(Sealed, u64)]) -> Prefix {
 // === impl Controller ===
 
 impl Controller {
+    /// The checkpoint at the beginning of the journal.
+    pub(super) fn begin_behind(&mut self, saved: Saved) {
+        self.reading.begin_behind(&saved);
+        self.restored = saved.checkpoint();
+        self.compacting.begin_behind(saved);
+    }
+
     /// An entry of the journal: as when it was first read, but neither journalled nor audited
     /// again.
     pub(super) fn replay(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
-        if self.reading.fit(&sealed.entry) == Fit::Next {
-            self.reading.see(&sealed.entry.site, stream_seq);
+        self.compacting.recorded(1);
+        if self.reading.covers(&sealed.entry) {
+            self.take_in(&sealed, now);
+        } else if self.reading.fit(&sealed.entry) == Fit::Next {
+            self.reading.advance(&sealed.entry, stream_seq);
             self.take_in(&sealed, now);
         }
     }
@@ -225,6 +301,8 @@ impl Controller {
     pub(super) fn start(&mut self, trusted: bool, now: Now) {
         self.started = true;
         self.trusted = trusted;
+        let restored = std::mem::take(&mut self.restored);
+        self.fold.cover(&restored);
         self.read_all();
         self.claims_changed = false;
         self.tell_conflicts();
@@ -275,8 +353,10 @@ impl Controller {
             }
             Fit::Next => {
                 self.reading.is_stored(entry);
+                self.compacting.recorded(1);
                 self.effects.push(Effect::Journal { sealed: sealed.clone(), stream_seq });
                 self.effects.push(Effect::Audit(AuditEvent::Entry(sealed.clone())));
+                self.reading.advance(&sealed.entry, stream_seq);
                 self.take_in(&sealed, now);
                 return true;
             }
@@ -343,7 +423,6 @@ impl Controller {
 
     fn take_in(&mut self, sealed: &Sealed, now: Now) {
         let entry = &sealed.entry;
-        self.reading.advance(entry);
         let added = self.fold.join(entry);
         if let Some(lease) = &mut self.lease {
             lease.read_entry(entry);
@@ -376,7 +455,7 @@ impl Controller {
     }
 
     /// Reads the whole fold: at the start, and where an entry has made others void.
-    fn read_all(&mut self) {
+    pub(super) fn read_all(&mut self) {
         self.intent = Intent::read(&self.fold);
         if let Some(lease) = &mut self.lease {
             lease.read_all(&self.fold);

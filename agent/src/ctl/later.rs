@@ -6,19 +6,8 @@
 use clap::{Arg, ArgMatches, Command};
 
 /// Whole commands.
-const COMMANDS: [&str; 11] = [
-    "top",
-    "fabric",
-    "member",
-    "timeline",
-    "support-bundle",
-    "notify",
-    "adopt",
-    "backup",
-    "restore",
-    "drill",
-    "man",
-];
+const COMMANDS: [&str; 9] =
+    ["top", "fabric", "member", "timeline", "support-bundle", "notify", "adopt", "drill", "man"];
 
 /// Commands below one that exists.
 const NESTED: [(&str, &[&str]); 4] = [
@@ -29,8 +18,7 @@ const NESTED: [(&str, &[&str]); 4] = [
 ];
 
 /// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 3] =
-    [("failover", &["without-quorum"]), ("drain", &["soft"]), ("prove", &["since"])];
+const OPTIONS: [(&str, &[&str]); 2] = [("failover", &["without-quorum"]), ("drain", &["soft"])];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {

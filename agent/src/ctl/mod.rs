@@ -6,6 +6,7 @@
 //! Crash story: a command is one signed message with an id of its own. A `nettctl` that dies
 //! before it is sent has done nothing; one that dies after it leaves a task that goes on.
 
+mod archive;
 mod args;
 mod cmd;
 mod duration;

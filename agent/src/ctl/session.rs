@@ -29,13 +29,21 @@ impl Session {
 
     /// Asks; the answer has no control characters when a person is to read it.
     pub(super) async fn ask(&mut self, request: &ApiRequest) -> Result<ApiResponse, CtlError> {
-        let client = self.client().await?;
-        let asked = client.call(request).await;
-        let answer = self.keep_unless_broken(asked)?;
+        let answer = self.ask_plainly(request).await?;
         if self.out.is_for_people() {
             return Ok(render::clean(answer));
         }
         Ok(answer)
+    }
+
+    /// Asks for what goes into a file: the answer as it came.
+    pub(super) async fn ask_plainly(
+        &mut self,
+        request: &ApiRequest,
+    ) -> Result<ApiResponse, CtlError> {
+        let client = self.client().await?;
+        let asked = client.call(request).await;
+        self.keep_unless_broken(asked)
     }
 
     /// Asks for what only comes as a payload.

@@ -92,7 +92,15 @@ pub(super) async fn terms(
         Fencing::Asserted if !change.off.is_empty() => change.off.iter().cloned().collect(),
         Fencing::Asserted => match verb {
             Verb::Evacuate { site, .. } => nodes(session, |n| n.site == site.as_str()).await?,
-            _ => silent_nodes(session).await?,
+            _ => match silent_nodes(session).await? {
+                silent if silent.is_empty() => {
+                    return Err(CtlError::usage(
+                        "--fencing asserted, and no node has been silent for 10 s",
+                        "name those that are off with --off NODE; `nettctl node list` has them",
+                    ));
+                }
+                silent => silent,
+            },
         },
     };
     if !asserted.is_empty() {

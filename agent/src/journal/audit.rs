@@ -4,7 +4,7 @@
 //! chain goes on from the last whole one.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use nett_policy::id::{WallMs, sha256_hex};
@@ -110,6 +110,46 @@ pub fn read(path: &Path, filter: &Filter) -> std::io::Result<(Vec<AuditRecord>, 
         }
     }
     Ok((found.into(), left_out))
+}
+
+/// The largest part of the trail that is handed out at once, in bytes.
+const PART: usize = 8 << 20;
+
+/// Whole lines from a byte on, and where the next ones begin; nothing there, or half a line, is the
+/// end.
+pub fn part(path: &Path, from: u64) -> std::io::Result<(String, Option<u64>)> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let (mut reader, mut bytes) = (BufReader::new(file), Vec::new());
+    loop {
+        let before = bytes.len();
+        let read = reader.read_until(b'\n', &mut bytes)?;
+        if read == 0 || !bytes.ends_with(b"\n") {
+            bytes.truncate(before);
+            break Ok((lossy(bytes), None));
+        }
+        if bytes.len() > PART {
+            let next = from + u64::try_from(bytes.len()).expect("what fits in memory");
+            break Ok((lossy(bytes), Some(next)));
+        }
+    }
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+}
+
+/// The entries of one site's log that the trail has, as they were signed, in no order.
+pub fn entries(path: &Path, site: &str) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    for line in BufReader::new(File::open(path)?).split(b'\n') {
+        let Ok(record) = serde_json::from_slice::<AuditRecord>(&line?) else { continue };
+        let Some(entry) = record.entry.filter(|_| record.site.as_deref() == Some(site)) else {
+            continue;
+        };
+        found.push(serde_json_canonicalizer::to_vec(&entry).map_err(std::io::Error::other)?);
+    }
+    Ok(found)
 }
 
 /// What a look at the whole trail found.

@@ -17,16 +17,30 @@
 //! what is whole of it is kept. How many records there were stands in `journal.count`, so that a
 //! journal that was cut between two lines, or comes from a backup, is noticed. Only a journal of
 //! another release is refused, with its name and untouched.
+//!
+//! So that it stays small it is written anew from time to time, as the next generation: a
+//! checkpoint ([`Saved`]), the entries that it keeps, and those behind it. The generation before
+//! stays as `journal.previous`. Where the journal cannot be read as it was written, both are taken
+//! together: a checkpoint with entries that it covers, or has twice, is as good as without. A crash
+//! while it is written anew leaves the old one in its place, or the new one.
 
 pub mod audit;
+mod count;
+mod disk;
 mod file;
+mod line;
+mod saved;
 mod simulated;
+mod simulated_disk;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use disk::{Directory, Disk};
 pub use file::{FileJournal, JournalError};
+pub use saved::{Saved, SavedHead, Stored, sort, survivors};
 pub use simulated::SimulatedJournal;
+pub use simulated_disk::SimulatedDisk;
 pub use writer::JournalWriter;
 
 /// One entry with its place in the stream of its site's log.
@@ -48,12 +62,14 @@ pub struct Loaded {
     pub missing: u64,
     /// There was no journal: either the node is new, or it was lost.
     pub fresh: bool,
+    /// It could not be read as it was written, and the generation before was taken in too.
+    pub previous: bool,
 }
 
 impl Loaded {
     /// True when nothing that was once recorded can be missing.
     pub fn is_whole(&self) -> bool {
-        !self.fresh && self.missing == 0 && self.damaged.is_empty()
+        !self.fresh && self.missing == 0 && self.damaged.is_empty() && !self.previous
     }
 }
 
@@ -67,4 +83,12 @@ pub trait Journal: Send {
 
     /// Everything that is in it now, without changing anything.
     fn records(&mut self) -> Result<Vec<Record>, JournalError>;
+
+    /// Puts these in the place of all records; returns when that would survive a power loss. After
+    /// an error the old ones are there, or the new ones.
+    fn rewrite(&mut self, records: &[Record]) -> Result<(), JournalError>;
+
+    /// There may have been more than there is: until another record was taken, the journal does not
+    /// count as whole.
+    fn doubt(&mut self);
 }

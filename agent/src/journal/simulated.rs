@@ -29,4 +29,11 @@ impl Journal for SimulatedJournal {
     fn records(&mut self) -> Result<Vec<Record>, JournalError> {
         Ok(self.records.clone())
     }
+
+    fn rewrite(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        self.records = records.to_vec();
+        Ok(())
+    }
+
+    fn doubt(&mut self) {}
 }

@@ -242,7 +242,7 @@ impl Watch {
     fn in_our_place(&self, kind: u16, payload: &[u8]) -> Option<Touched> {
         let ours = self.layout.protocol;
         if let Ok(Some(row)) = route::decode(kind, payload) {
-            let concerns = row.protocol == ours || self.layout.owns_table(row.key.table);
+            let concerns = row.protocol == ours || self.layout.fills_table(row.key.table);
             let object = Some(Object::Route(row.key));
             return concerns.then_some(Touched { object, protocol: Some(row.protocol) });
         }

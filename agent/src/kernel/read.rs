@@ -192,16 +192,15 @@ pub(super) fn tables(layout: &Layout) -> Vec<Table> {
         table_xs,
         table_core,
         table_adv,
-        advertise,
+        advertise: _,
         table_return_base: _,
         rule_base: _,
         mark_mask: _,
         strict_return: _,
     } = *layout;
-    let fixed = [table_svc, table_in, table_guard, table_xs, table_core];
+    let fixed = [table_svc, table_in, table_guard, table_xs, table_core, table_adv];
     let returns = (1..=127).map(|index| layout.table_return(index));
-    let announced = advertise.then_some(table_adv);
-    fixed.into_iter().chain(announced).chain(returns).collect()
+    fixed.into_iter().chain(returns).collect()
 }
 
 async fn routes(
@@ -225,6 +224,7 @@ async fn routes(
             Some(target) if protocol == kernel.layout.protocol => {
                 to.state.routes.insert(key, target);
             }
+            _ if !kernel.layout.fills_table(key.table) => {}
             _ => to.foreign.push(Foreign::Route { key, protocol }),
         }
     }

@@ -2,6 +2,7 @@
 //! socket server. What is shown is compared with files under `golden/`, what is sent is taken
 //! apart, and every exit status is provoked.
 
+mod backup;
 mod bus;
 mod change;
 mod exits;

@@ -237,6 +237,7 @@ impl Fleet {
         let agent = self.agents.get_mut(node).expect("a known node");
         match effect {
             Effect::Journal { sealed, stream_seq } => agent.journal.push((sealed, stream_seq)),
+            Effect::Compact(_) => panic!("a fleet's logs are short"),
             Effect::Refill { from, after_stream_seq } => self.refill(node, from, after_stream_seq),
             Effect::ReadAgain => self.read_again(node),
             Effect::Append(append) => self.append(node, *append),
@@ -327,7 +328,7 @@ impl Fleet {
     fn read_again(&mut self, node: &NodeId) {
         let old = self.agents.remove(node).expect("a known node");
         self.inbox.retain(|(to, _)| to != node);
-        let order = followed(old.journal.iter().map(|(sealed, _)| &sealed.entry));
+        let order = followed(old.journal.iter().map(|(sealed, _)| &sealed.entry), &BTreeMap::new());
         let mut begin: Vec<Event> = Vec::new();
         for at in order {
             let (sealed, stream_seq) = old.journal[at].clone();

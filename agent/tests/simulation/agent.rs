@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::executor::block_on;
 use nett_agent::bus::wire::Sealed;
 use nett_agent::controller::event::Pulse;
-use nett_agent::controller::{Controller, Setting, chosen_between};
+use nett_agent::controller::{Controller, Pace, Setting, chosen_between};
+use nett_agent::journal::Saved;
 use nett_agent::kernel::{Kernel, SimulatedKernel};
 use nett_policy::id::{LinkId, NodeId, ServiceId, SiteId};
 use nett_policy::lower::LinksUp;
@@ -30,6 +31,10 @@ pub(crate) struct Agent {
     /// Dies before the effect of this number, counted from now.
     pub(crate) dies_in: Option<usize>,
     pub(crate) journal: Vec<(Sealed, u64)>,
+    /// The checkpoint before it.
+    pub(crate) saved: Saved,
+    /// How often the journal is made smaller, where not as usual.
+    pub(crate) pace: Option<Pace>,
     /// What a broken disk did not take.
     pub(crate) unsaved: VecDeque<(Sealed, u64)>,
     pub(crate) disk_works: bool,
@@ -79,6 +84,8 @@ impl Agent {
             life: 0,
             dies_in: None,
             journal: Vec::new(),
+            saved: Saved::default(),
+            pace: None,
             unsaved: VecDeque::new(),
             disk_works: true,
             lacks: false,

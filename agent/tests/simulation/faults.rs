@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nett_agent::controller::event::Event;
+use nett_agent::journal::Saved;
 use nett_policy::id::{LinkId, NodeId, SiteId};
 
 use crate::world::{Happening, World, ms};
@@ -91,7 +92,9 @@ impl World {
             }
             Fault::Restart(node) => self.restart(&node, true),
             Fault::RestartWithoutJournal(node) => {
-                self.agent(&node).journal.clear();
+                let agent = self.agent(&node);
+                agent.journal.clear();
+                agent.saved = Saved::default();
                 self.restart(&node, false);
             }
             Fault::Cut(a, b) => {

@@ -33,6 +33,8 @@ pub(crate) struct Watch {
     pub(crate) wrong: Option<String>,
     /// Tasks that ended, for the statistics of a run.
     pub(crate) ended: BTreeMap<&'static str, usize>,
+    /// Records that journals forgot.
+    pub(crate) forgotten: usize,
 }
 
 impl Watch {
@@ -47,6 +49,7 @@ impl Watch {
             verdicts: BTreeMap::new(),
             wrong: None,
             ended: BTreeMap::new(),
+            forgotten: 0,
         }
     }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "a failing seed tells what happened")]
 
 mod agent;
+mod disk;
 mod faults;
 mod invariants;
 mod lease;
@@ -200,6 +201,15 @@ fn seeds_that_failed_once_do_not_fail_again() {
             panic!("seed {seed}: {wrong}");
         }
     }
+}
+
+/// Journals are made smaller in enough runs to matter.
+#[test]
+fn some_seeds_forget() {
+    let forgotten = |seed| run(seed, None).map_or(0, |world| world.watch.forgotten);
+    let all: Vec<usize> = (0..20u64).map(|n| forgotten(2 * n + 1)).collect();
+    let some = all.iter().filter(|forgotten| **forgotten > 0).count();
+    assert!(some >= 3, "{all:?}");
 }
 
 #[test]

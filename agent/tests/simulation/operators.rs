@@ -103,7 +103,7 @@ impl World {
             person: Person { name: person.to_owned(), key: self.key(person).public_key() },
             reason: "a test".to_owned(),
             issued_at: now,
-            expires_at: WallMs(now.0 + 60_000),
+            expires_at: WallMs(now.0 + self.expiry),
             ask,
         }
     }

@@ -11,7 +11,8 @@ use nett_agent::bus::wire::{Draft, Report, Sealed};
 use nett_agent::controller::Setting;
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now};
-use nett_agent::controller::prefix;
+use nett_agent::controller::{Pace, prefix};
+use nett_agent::journal::sort;
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::lower::object::Layout;
@@ -28,6 +29,11 @@ use crate::shape::{Shape, shape};
 
 /// Wall time at the start.
 const EPOCH_MS: u64 = 1_795_253_400_000;
+
+/// Journals that are made smaller within a run; every second seed has them. Clocks are wrong by
+/// less than what is kept.
+const FORGETFUL: Pace =
+    Pace { records: 8, settle: Duration::from_secs(1), kept: Duration::from_secs(11) };
 
 /// What happens at some time.
 #[derive(Debug)]
@@ -105,6 +111,8 @@ pub(crate) struct World {
     pub(crate) mutant: Option<Mutant>,
     /// False once the faults are over: nothing is lost or doubled any more.
     pub(crate) rough: bool,
+    /// How long requests are good for, in milliseconds.
+    pub(crate) expiry: u64,
     told: bool,
     pub(crate) now: Duration,
     pub(crate) counter: u64,
@@ -143,6 +151,7 @@ impl World {
             lease_watch: LeaseWatch::default(),
             mutant,
             rough: true,
+            expiry: if seed % 2 == 1 { 5_000 } else { 60_000 },
             told: false,
             now: Duration::from_secs(100),
             counter: 0,
@@ -162,6 +171,7 @@ impl World {
                 agent.skew = world.rng.i64(-1000..=1000);
             }
             world.draw_rate(&mut agent);
+            agent.pace = (seed % 2 == 1).then_some(FORGETFUL);
             world.agents.insert(agent.setting.node.id.clone(), agent);
         }
         for node in fabric.nodes.iter().map(|n| n.id.clone()) {
@@ -271,12 +281,17 @@ impl World {
         agent.caught_up.clear();
         agent.connected = false;
         agent.timer = None;
-        let journal = agent.journal.clone();
-        let before = prefix(&journal);
+        if let Some(pace) = agent.pace {
+            agent.controller.set_pace(pace);
+        }
+        let saved = agent.saved.clone();
+        let journal = sort(&saved, agent.journal.clone());
+        let before = prefix(&saved, &journal);
         let number = |seq: u64| usize::try_from(seq - 1).expect("a short log");
         agent.read = before.start.iter().map(|(s, seq)| (s.clone(), number(*seq))).collect();
         let up = agent.links_up(&down);
         self.start_lease(node);
+        self.step(node, Event::Checkpoint(saved));
         for (sealed, stream_seq) in journal {
             self.step(node, Event::Replayed { sealed, stream_seq });
         }
@@ -376,6 +391,10 @@ impl World {
                     self.desk.replies.insert(token.0, reply);
                 }
             }
+            Effect::Compact(compact) => {
+                let records = self.compact(node, &compact);
+                return Some(Event::Compacted { records });
+            }
             Effect::Refill { .. } => self.watch.complain(format!("{node} refills a whole log")),
             Effect::ReadAgain => self.watch.complain(format!("{node} read a forked log")),
             Effect::Audit(_) => {}
@@ -387,20 +406,6 @@ impl World {
     pub(crate) fn reach(&mut self, node: &NodeId, delay: Duration, event: Event) {
         let life = self.agents[node].life;
         self.at(delay, Happening::Reach { node: node.clone(), life, event });
-    }
-
-    fn journal(&mut self, node: &NodeId, sealed: Sealed, stream_seq: u64) -> Option<Event> {
-        let forget = self.mutant == Some(Mutant::ForgetfulDisk) && self.rng.bool();
-        let agent = self.agent(node);
-        if forget {
-            return None;
-        }
-        if agent.disk_works && agent.unsaved.is_empty() {
-            agent.journal.push((sealed, stream_seq));
-            return None;
-        }
-        agent.unsaved.push_back((sealed, stream_seq));
-        Some(Event::Journal { trouble: Some("no space left".to_owned()) })
     }
 
     // --- the kernel

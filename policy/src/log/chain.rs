@@ -10,10 +10,21 @@ use std::collections::BTreeMap;
 use super::entry::Entry;
 use crate::id::{EntryId, SiteId};
 
+/// The last entry of a log that need not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct After {
+    pub boot: String,
+    pub seq: u64,
+    pub hash: String,
+}
+
 /// The places, in the order in which they are to be read, of the entries that count: site by site,
-/// each from its first entry on without gaps. Places that are not named are void, or wait for what
-/// is missing before them.
-pub fn followed<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<usize> {
+/// each from behind `after`, or from its first entry on, without gaps. Places that are not named
+/// are void, or wait for what is missing before them.
+pub fn followed<'a>(
+    entries: impl IntoIterator<Item = &'a Entry>,
+    after: &BTreeMap<SiteId, After>,
+) -> Vec<usize> {
     // By site, sequence number and the hash before.
     type Place<'a> = (&'a SiteId, u64, &'a str);
     let mut next: BTreeMap<Place<'a>, Vec<(&'a EntryId, usize, &'a Entry)>> = BTreeMap::new();
@@ -25,7 +36,10 @@ pub fn followed<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<usize> 
     sites.dedup();
     let mut order = Vec::new();
     for site in sites {
-        let (mut seq, mut hash, mut boot) = (1u64, "", None::<&str>);
+        let (mut seq, mut hash, mut boot) = match after.get(site) {
+            Some(After { boot, seq, hash }) => (seq + 1, hash.as_str(), Some(boot.as_str())),
+            None => (1u64, "", None::<&str>),
+        };
         while let Some(rivals) = next.get(&(site, seq, hash)) {
             let of_boot = |entry: &Entry| boot.is_none_or(|boot| entry.position.boot == boot);
             let of_boot = rivals.iter().filter(|(_, _, entry)| of_boot(entry));

@@ -55,11 +55,14 @@ pub struct Claim {
 #[derive(Debug, Clone, Default)]
 pub struct Claims {
     by_subject: BTreeMap<Contested, Vec<Claim>>,
+    /// Who stands below has lost to somebody who knew of it.
+    floors: BTreeMap<Contested, Order>,
 }
 
 impl Claims {
     pub fn of(fold: &Fold) -> Self {
-        let mut all = Self::default();
+        let floors = fold.checkpoint().floors.clone();
+        let mut all = Self { floors, ..Self::default() };
         fold.commands().for_each(|(task, ..)| all.update(fold, task));
         all
     }
@@ -77,11 +80,37 @@ impl Claims {
 
     /// All split decisions that nobody has resolved, by subject.
     pub fn conflicts(&self) -> Vec<Conflict> {
-        self.by_subject.iter().filter_map(|(subject, claims)| contest(subject, claims)).collect()
+        self.by_subject.keys().filter_map(|subject| self.conflict(subject)).collect()
     }
 
     pub fn conflict(&self, subject: &Contested) -> Option<Conflict> {
-        contest(subject, self.by_subject.get(subject)?)
+        contest(subject, self.by_subject.get(subject)?, self.floors.get(subject))
+    }
+
+    /// The winner of every subject where everything before it was known to its author, and its task
+    /// is done.
+    pub fn settled(
+        &self,
+        done: impl Fn(&EntryId) -> bool,
+    ) -> impl Iterator<Item = (Contested, Order)> {
+        self.by_subject.iter().filter_map(move |(subject, claims)| {
+            let winner = claims.first()?.order();
+            let settled = done(&winner.task) && self.conflict(subject).is_none();
+            settled.then(|| (subject.clone(), winner.clone()))
+        })
+    }
+
+    /// The tasks that have a claim at or above one of these places, or where there is none.
+    pub fn standing<'a>(
+        &'a self,
+        floors: &'a BTreeMap<Contested, Order>,
+    ) -> impl Iterator<Item = &'a EntryId> {
+        self.by_subject.iter().flat_map(move |(subject, claims)| {
+            let floor = floors.get(subject);
+            let orders = claims.iter().map(Claim::order);
+            let stands = move |order: &&Order| floor.is_none_or(|floor| *order >= floor);
+            orders.filter(stands).map(|order| &order.task)
+        })
     }
 
     /// The command that a new one on this subject follows.
@@ -92,13 +121,15 @@ impl Claims {
 }
 
 /// Of claims with the winner first.
-fn contest(subject: &Contested, claims: &[Claim]) -> Option<Conflict> {
+fn contest(subject: &Contested, claims: &[Claim], floor: Option<&Order>) -> Option<Conflict> {
     let (winner, rest) = claims.split_first()?;
     if rest.is_empty() {
         return None;
     }
     let known = ancestors(&winner.lineage, rest.iter().map(|claim| &claim.lineage));
-    let missed = |claim: &&Claim| !known.contains(&claim.lineage.name());
+    let missed = |claim: &&Claim| {
+        !known.contains(&claim.lineage.name()) && floor.is_none_or(|floor| claim.order() > floor)
+    };
     let losers: Vec<Claim> = rest.iter().filter(missed).cloned().collect();
     let (subject, winner) = (subject.clone(), winner.clone());
     (!losers.is_empty()).then_some(Conflict { subject, winner, losers })

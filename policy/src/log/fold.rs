@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::checkpoint::{Checkpoint, Spent};
 use super::entry::{
     AdoptFact, Ask, Body, Command, Effect, EndFact, Entry, FabricRef, Refused, Request, Slot,
     StepFact, TurnFact,
@@ -23,6 +24,8 @@ pub struct Fold {
     tasks: BTreeMap<EntryId, TaskRecord>,
     /// The commands that end a task by being accepted.
     superseded: BTreeMap<EntryId, BTreeSet<EntryId>>,
+    /// What was read and is not looked at again: of these entries only what is here counts.
+    checkpoint: Checkpoint,
 }
 
 /// Something an entry said, with who wrote it and when.
@@ -48,8 +51,8 @@ pub enum Verdict {
 pub struct TaskRecord {
     /// By term, the site that wrote it, and index.
     facts: BTreeMap<(u32, SiteId, u32), Written<Fact>>,
-    /// By the term that begins.
-    adopts: BTreeMap<u32, Written<AdoptFact>>,
+    /// By the term that begins; of several the first counts: that of the best site.
+    adopts: BTreeMap<(u32, u32, SiteId, EntryId), Written<AdoptFact>>,
     wishes: BTreeMap<EntryId, Written<Request>>,
 }
 
@@ -69,6 +72,9 @@ impl Fold {
     /// True when it only added something; false when it took the place of what was there, or may
     /// have made other entries void: then what was read of the fold before has to be read anew.
     pub fn join(&mut self, entry: &Entry) -> bool {
+        if self.covers(&entry.site, entry.position.seq) {
+            return true;
+        }
         match &entry.body {
             Body::Command(command) => {
                 let task = command.request.id.clone();
@@ -146,7 +152,7 @@ impl Fold {
 
     /// The site that writes the task's next fact.
     pub fn home(&self, task: &EntryId) -> SiteId {
-        let last = self.tasks.get(task).and_then(|record| record.adopts.values().next_back());
+        let last = self.tasks.get(task).and_then(|record| record.adopts().last());
         last.map_or_else(|| task.site(), |adopt| adopt.site.clone())
     }
 
@@ -157,6 +163,62 @@ impl Fold {
         let adopted = |adopt: &&Written<AdoptFact>| adopt.what.request.id == request.id;
         let wish = record.wishes.get(&request.id).map(|wish| &wish.entry);
         wish.or_else(|| record.adopts.values().find(adopted).map(|adopt| &adopt.entry))
+    }
+
+    /// True when a checkpoint has read this place of a log.
+    pub fn covers(&self, site: &SiteId, seq: u64) -> bool {
+        self.checkpoint.covers.get(site).is_some_and(|covered| seq <= *covered)
+    }
+
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// True when anything is known of the task.
+    pub fn knows(&self, task: &EntryId) -> bool {
+        self.verdicts.contains_key(task) || self.tasks.contains_key(task)
+    }
+
+    /// Takes a checkpoint for what it is, once all that it kept was joined.
+    pub fn cover(&mut self, checkpoint: &Checkpoint) {
+        self.checkpoint.take(checkpoint);
+    }
+
+    /// Forgets these tasks, and takes the checkpoint that covers all that is known of them.
+    pub fn forget(&mut self, spent: &Spent) {
+        self.verdicts.retain(|task, _| !spent.tasks.contains(task));
+        self.tasks.retain(|task, _| !spent.tasks.contains(task));
+        self.cover(&spent.checkpoint);
+        self.drop_superseded();
+    }
+
+    /// Joins everything another fold knows, and forgets what it has forgotten. Folds of any entries
+    /// and checkpoints, in any order and however often, come to the same.
+    pub fn merge(&mut self, other: &Self) {
+        let Self { verdicts, tasks, superseded, checkpoint } = other;
+        let (mine, theirs) = (self.checkpoint.clone(), checkpoint);
+        merge_maps(&mut self.verdicts, verdicts, (&mine, theirs), keep_least);
+        let known: BTreeSet<EntryId> = self.tasks.keys().chain(tasks.keys()).cloned().collect();
+        let nothing = TaskRecord::default();
+        for task in known {
+            let record = self.tasks.entry(task.clone()).or_default();
+            record.merge(tasks.get(&task).unwrap_or(&nothing), (&mine, theirs));
+        }
+        self.tasks.retain(|_, record| *record != nothing);
+        for (task, by) in superseded {
+            self.superseded.entry(task.clone()).or_default().extend(by.iter().cloned());
+        }
+        self.checkpoint.take(checkpoint);
+        self.drop_superseded();
+    }
+
+    /// Keeps of "ended by" what accepted commands say.
+    fn drop_superseded(&mut self) {
+        let verdicts = &self.verdicts;
+        self.superseded.retain(|_, by| {
+            by.retain(|request| verdicts.contains_key(request));
+            !by.is_empty()
+        });
     }
 
     /// The same without one task: what its command is judged on when it is to take effect.
@@ -203,11 +265,9 @@ impl Fold {
             return true;
         }
         let record = self.tasks.entry(slot.task.clone()).or_default();
-        let rank = |a: &Written<AdoptFact>| (a.what.rank, a.site.clone(), a.entry.clone());
-        match record.adopts.get(&slot.term) {
-            Some(old) if rank(old) <= rank(&adopt) => {}
-            Some(_) | None => drop(record.adopts.insert(slot.term, adopt)),
-        }
+        let key = (slot.term, adopt.what.rank, adopt.site.clone(), adopt.entry.clone());
+        // It may void what was read.
+        record.adopts.insert(key, adopt);
         false
     }
 }
@@ -240,6 +300,25 @@ impl<T> Written<T> {
     }
 }
 
+/// Brings two maps together: what one of them has read and does not have, it has forgotten.
+fn merge_maps<K: Ord + Clone, T: Clone>(
+    map: &mut BTreeMap<K, Written<T>>,
+    other: &BTreeMap<K, Written<T>>,
+    (mine, theirs): (&Checkpoint, &Checkpoint),
+    mut put: impl FnMut(&mut BTreeMap<K, Written<T>>, K, Written<T>) -> bool,
+) {
+    let has = |map: &BTreeMap<K, Written<T>>, key: &K, one: &Written<T>| {
+        map.get(key).is_some_and(|held| held.entry == one.entry)
+    };
+    let old = map.clone();
+    map.retain(|key, one| !theirs.has_read(one) || has(other, key, one));
+    for (key, one) in other {
+        if !mine.has_read(one) || has(&old, key, one) {
+            put(map, key.clone(), one.clone());
+        }
+    }
+}
+
 /// Of two entries for one key the earlier of a log stays, across logs the lower id: a total order,
 /// so any order of joining gives the same.
 /// False when something else was there before.
@@ -251,9 +330,32 @@ fn keep_least<K: Ord, T>(map: &mut BTreeMap<K, Written<T>>, key: K, new: Written
     }
 }
 
+// === impl Verdict ===
+
+impl Verdict {
+    pub fn request(&self) -> &Request {
+        match self {
+            Self::Accepted(command) => &command.request,
+            Self::Refused(refused) => &refused.request,
+        }
+    }
+}
+
 // === impl TaskRecord ===
 
 impl TaskRecord {
+    fn merge(&mut self, other: &Self, read: (&Checkpoint, &Checkpoint)) {
+        let Self { facts, adopts, wishes } = other;
+        merge_maps(&mut self.facts, facts, read, keep_least);
+        merge_maps(&mut self.adopts, adopts, read, keep_least);
+        merge_maps(&mut self.wishes, wishes, read, keep_least);
+    }
+
+    /// Everything that was written about the task, whether it counts or not.
+    pub fn all_facts(&self) -> impl Iterator<Item = &Written<Fact>> {
+        self.facts.values()
+    }
+
     /// The facts that count, with their slots: those of the first home from index 0 without gaps,
     /// at most to where an adoption begins, then those of the adopter, and so on.
     pub fn facts<'a>(
@@ -263,7 +365,7 @@ impl TaskRecord {
         let mut home = task.site();
         let (mut term, mut index) = (0u32, 0u32);
         std::iter::from_fn(move || {
-            while let Some(adopt) = self.adopts.get(&(term + 1)) {
+            while let Some(adopt) = self.adopts().find(|a| a.what.slot.term == term + 1) {
                 if adopt.what.slot.index > index {
                     break;
                 }
@@ -289,8 +391,16 @@ impl TaskRecord {
         })
     }
 
-    /// The adoptions in order of their terms.
+    /// The adoptions that count, in order of their terms.
     pub fn adopts(&self) -> impl Iterator<Item = &Written<AdoptFact>> {
+        let mut last = 0;
+        self.adopts.iter().filter_map(move |((term, ..), adopt)| {
+            (std::mem::replace(&mut last, *term) != *term).then_some(adopt)
+        })
+    }
+
+    /// All adoptions, whether they count or not.
+    pub fn all_adopts(&self) -> impl Iterator<Item = &Written<AdoptFact>> {
         self.adopts.values()
     }
 

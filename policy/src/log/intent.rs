@@ -38,6 +38,8 @@ pub struct Intent {
     reached: BTreeMap<ServiceId, Epoch>,
     /// What open tasks want that have started nothing yet.
     waiting: BTreeMap<EntryId, Verb>,
+    /// What stands below these was known to whoever decides now.
+    floors: BTreeMap<ServiceId, Order>,
 }
 
 /// The winner of a register.
@@ -146,7 +148,11 @@ impl Ord for Order {
 
 impl Intent {
     pub fn read(fold: &Fold) -> Self {
-        let mut intent = Self::default();
+        let floors = fold.checkpoint().floors.iter().filter_map(|(subject, order)| {
+            let Contested::Service(service) = subject else { return None };
+            Some((service.clone(), order.clone()))
+        });
+        let mut intent = Self { floors: floors.collect(), ..Self::default() };
         fold.commands().for_each(|(task, ..)| intent.update(fold, task));
         intent
     }
@@ -278,14 +284,23 @@ impl Intent {
         let known = ancestors(&winner.lineage, older().map(|d| &d.lineage));
         let done = older().filter(|d| d.done && known.contains(&d.lineage.name()));
         let done = done.map(|d| &d.lineage.order).max();
+        let floor = self.floors.get(service);
         let missed = |d: &&Decided| {
-            !known.contains(&d.lineage.name()) && done.is_none_or(|done| d.lineage.order > *done)
+            floor.is_none_or(|floor| d.lineage.order > *floor)
+                && !known.contains(&d.lineage.name())
+                && done.is_none_or(|done| d.lineage.order > *done)
         };
         older().filter(missed).filter_map(|d| d.accept.as_ref()).collect()
     }
 
     pub fn held(&self, subject: &Subject) -> Option<&Held> {
         self.registers.get(subject)
+    }
+
+    /// The tasks because of which a register or a service is where it is.
+    pub fn rests_on(&self) -> impl Iterator<Item = &EntryId> {
+        let held = self.registers.values().map(|held| &held.order.task);
+        held.chain(self.movers.values().map(|mover| &mover.order.task))
     }
 
     pub fn mover(&self, service: &ServiceId) -> Option<&Mover> {

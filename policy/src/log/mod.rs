@@ -1,6 +1,7 @@
 //! The intent log: entries, and the fold over any set of them.
 
 pub mod chain;
+pub mod checkpoint;
 pub mod conflict;
 pub mod effect;
 pub mod entry;

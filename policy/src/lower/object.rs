@@ -207,13 +207,19 @@ impl Layout {
     /// Of what is announced: it goes before anything else changes.
     pub const METRIC_ADVERTISED: u32 = 101;
 
-    /// All tables that are ours.
+    /// All tables that are ours; `nett-adv` also while nothing is announced, or what was before
+    /// would stay.
     pub fn owns_table(&self, table: Table) -> bool {
-        let fixed =
-            [self.table_svc, self.table_in, self.table_guard, self.table_xs, self.table_core];
+        let Self { table_svc, table_in, table_guard, table_xs, table_core, table_adv, .. } = self;
+        let fixed = [table_svc, table_in, table_guard, table_xs, table_core, table_adv];
         let base = self.table_return_base;
-        let advertised = self.advertise && table == self.table_adv;
-        advertised || fixed.contains(&table) || (base + 1..=base + 127).contains(&table.0)
+        fixed.contains(&&table) || (base + 1..=base + 127).contains(&table.0)
+    }
+
+    /// True for a table in which only Nett may have routes: all of ours, but for `nett-adv` while
+    /// nothing is announced.
+    pub fn fills_table(&self, table: Table) -> bool {
+        self.owns_table(table) && (self.advertise || table != self.table_adv)
     }
 
     pub fn owns_priority(&self, priority: u32) -> bool {

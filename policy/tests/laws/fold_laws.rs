@@ -43,6 +43,16 @@ pub(crate) enum Act {
         to: usize,
         at_most: usize,
     },
+    /// Each reads everything of the other.
+    Meet,
+}
+
+/// The entries of a history.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) entries: Vec<Entry>,
+    /// How much of each log there was when everybody last had read everything.
+    pub(crate) met: Option<BTreeMap<SiteId, u64>>,
 }
 
 pub(crate) fn acts() -> impl Strategy<Value = Act> {
@@ -73,6 +83,11 @@ pub(crate) fn acts() -> impl Strategy<Value = Act> {
 
 /// Two sites that act on what each has read so far; all entries of both logs.
 pub(crate) fn history(ground: &Ground, acts: &[Act]) -> Vec<Entry> {
+    history_of(ground, acts).entries
+}
+
+pub(crate) fn history_of(ground: &Ground, acts: &[Act]) -> Told {
+    let mut met = None;
     let mut desks = [Desk::new(ground, 0), Desk::new(ground, 1)];
     let mut delivered = [0usize; 2];
     for act in acts {
@@ -85,16 +100,23 @@ pub(crate) fn history(ground: &Ground, acts: &[Act]) -> Vec<Entry> {
                 drop(desks[*at].wish(*operator, *task, *approve));
             }
             Act::Advance { at, nodes } => drop(desks[*at].advance(*nodes)),
-            Act::Deliver { to, at_most } => {
-                let log = desks[1 - *to].log.clone();
-                for entry in log.iter().skip(delivered[*to]).take(*at_most) {
-                    desks[*to].read(entry);
-                    delivered[*to] += 1;
-                }
+            Act::Deliver { to, at_most } => deliver(&mut desks, &mut delivered, *to, *at_most),
+            Act::Meet => {
+                (0..2).for_each(|to| deliver(&mut desks, &mut delivered, to, usize::MAX));
+                let length = |n: usize| (ground.site(n), desks[n].log.len() as u64);
+                met = Some((0..2).map(length).collect());
             }
         }
     }
-    desks.into_iter().flat_map(|d| d.log).collect()
+    Told { entries: desks.into_iter().flat_map(|d| d.log).collect(), met }
+}
+
+fn deliver(desks: &mut [Desk<'_>; 2], delivered: &mut [usize; 2], to: usize, at_most: usize) {
+    let log = desks[1 - to].log.clone();
+    for entry in log.iter().skip(delivered[to]).take(at_most) {
+        desks[to].read(entry);
+        delivered[to] += 1;
+    }
 }
 
 pub(crate) fn fold<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fold {
@@ -243,7 +265,8 @@ proptest! {
             entries.push(rival);
         }
         let ids = |entries: &[Entry]| -> Vec<EntryId> {
-            followed(entries).into_iter().map(|at| entries[at].id.clone()).collect()
+            let followed = followed(entries, &BTreeMap::new()).into_iter();
+            followed.map(|at| entries[at].id.clone()).collect()
         };
         let straight = ids(&entries);
         let mut shuffled = entries.clone();
@@ -253,7 +276,8 @@ proptest! {
         }
         prop_assert_eq!(ids(&shuffled), straight.clone());
         // One entry per place, each behind the one before it.
-        let chosen: Vec<&Entry> = followed(&entries).into_iter().map(|at| &entries[at]).collect();
+        let chosen = followed(&entries, &BTreeMap::new()).into_iter();
+        let chosen: Vec<&Entry> = chosen.map(|at| &entries[at]).collect();
         for pair in chosen.windows(2).filter(|pair| pair[0].site == pair[1].site) {
             prop_assert_eq!(&pair[1].position.prev_hash, &pair[0].position.hash);
             prop_assert_eq!(pair[1].position.seq, pair[0].position.seq + 1);

@@ -5,6 +5,7 @@
 //! and simply: a node that carries out operations ([`machine`]), a packet that follows rules and
 //! routes ([`walk`]).
 
+mod checkpoint_laws;
 mod conflict_laws;
 mod desk;
 mod fold_laws;

@@ -4,6 +4,7 @@
 //! Requests refuse unknown fields, so that a misspelt option is an error. Responses may gain
 //! fields: a reader passes over what it does not know.
 
+mod backup;
 mod conflict;
 mod lease;
 mod path;
@@ -15,6 +16,7 @@ mod stamp;
 mod status;
 mod task;
 
+pub use backup::{AuditPartDoc, BackupDoc, RestoredDoc};
 pub use conflict::{ClaimDoc, ConflictDoc};
 pub use lease::{LeaseDoc, LeasesDoc, VoterDoc};
 pub use path::{

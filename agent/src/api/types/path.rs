@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Stamp;
+
 /// The way of a packet through the fabric.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathDoc {
@@ -108,10 +110,13 @@ pub struct RepairDoc {
 /// What is kept apart, as the nft guards count it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeparationDoc {
-    /// True when every counter that is expected to be zero is, on every node that was heard.
+    /// True when every counter that is expected to be zero is, on every node.
     pub holds: bool,
+    /// From when on: the rows are then growth, and of what is expected to be zero alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Stamp>,
     pub rows: Vec<CountDoc>,
-    /// Nodes that have not told what they count.
+    /// Nodes that have not told what they count, or not since then.
     pub unheard: Vec<String>,
 }
 

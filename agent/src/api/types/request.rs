@@ -88,7 +88,11 @@ pub enum ApiRequest {
         lose: String,
     },
     /// What the guards count, and what of it must be zero.
-    Separation {},
+    Separation {
+        /// Only what must be zero, and by how much it has grown since.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Stamp>,
+    },
     /// Whether what is drained carries nothing any more.
     Drained {},
     /// What outside reporters say, as far as it is good.
@@ -108,6 +112,25 @@ pub enum ApiRequest {
     },
     /// Whether this node's audit file is as it was written.
     AuditVerify {},
+    /// This node's copy of the log.
+    Backup {},
+    /// Whole lines of this node's audit file, from this byte on.
+    AuditPart {
+        from: u64,
+    },
+    /// A piece of a log to be taken in, at the node's own socket.
+    Restore {
+        /// The name of the fabric it is of.
+        fabric: String,
+        /// SHA-256 of the whole log, in hexadecimal digits.
+        hash: String,
+        /// Where the piece stands, in bytes; 0 begins anew.
+        from: u64,
+        text: String,
+        /// With this piece all of it is here.
+        last: bool,
+        reason: String,
+    },
     /// Long poll: answered with the task as soon as its revision is above `after_revision`, and
     /// with whatever it is then after `timeout_ms` (the server takes at most 20 s).
     WatchTask {

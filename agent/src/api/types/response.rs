@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConflictDoc, DrainedDoc, LinkDoc, NodeDoc, PathDoc, PlanDoc, SeparationDoc, ServiceDoc,
-    ServiceLine, SimulationDoc, SiteDoc, Stamp, StatusDoc, TaskDoc, TaskLine, VERSION,
+    AuditPartDoc, BackupDoc, ConflictDoc, DrainedDoc, LinkDoc, NodeDoc, PathDoc, PlanDoc,
+    RestoredDoc, SeparationDoc, ServiceDoc, ServiceLine, SimulationDoc, SiteDoc, Stamp, StatusDoc,
+    TaskDoc, TaskLine, VERSION,
 };
 
 /// One answer as it travels: who says it, how old what it says is, and what.
@@ -60,6 +61,9 @@ pub enum Payload {
     AuditVerdict(AuditVerdictDoc),
     Command(CommandReply),
     Rejoin(RejoinDoc),
+    Backup(BackupDoc),
+    AuditPart(AuditPartDoc),
+    Restored(RestoredDoc),
 }
 
 /// What an outside reporter says.

@@ -77,12 +77,17 @@ impl Controller {
                 self.path_doc(&from, &to, node.as_deref())
             }
             ApiRequest::Simulate { lose } => self.simulation_doc(&lose),
-            ApiRequest::Separation {} => Ok(Payload::Separation(self.separation_doc(now))),
+            ApiRequest::Separation { since } => {
+                Ok(Payload::Separation(self.separation_doc(since, now)))
+            }
             ApiRequest::Drained {} => Ok(Payload::Drained(self.drained_doc())),
             ApiRequest::Facts {} => Ok(self.facts_payload(now)),
             ApiRequest::ExplainName { .. }
             | ApiRequest::Audit { .. }
-            | ApiRequest::AuditVerify {} => Err(ApiError::new(
+            | ApiRequest::AuditVerify {}
+            | ApiRequest::AuditPart { .. }
+            | ApiRequest::Backup {}
+            | ApiRequest::Restore { .. } => Err(ApiError::new(
                 ErrorCode::Internal,
                 "the question reached the wrong part of the agent",
                 "",

@@ -31,8 +31,8 @@ impl Controller {
         }
     }
 
-    /// Drains that were meant to be over by now. Nothing ends by itself: what was drained may not be
-    /// ready to serve.
+    /// Drains that were meant to be over by now. Nothing ends by itself: what was drained may not
+    /// be ready to serve.
     fn overdue(&self, now: Now) -> Vec<String> {
         let mut lines = Vec::new();
         for (object, task) in self.intent.drains() {

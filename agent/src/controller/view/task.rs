@@ -11,7 +11,8 @@ use nett_policy::task::view::{
     wishes,
 };
 
-use super::super::Controller;
+use super::super::{Controller, SILENCE};
+use super::ms;
 use crate::api::types::{
     AckDoc, ApiError, ApprovalDoc, Payload, Stamp, StepDoc, StepStateDoc, TaskDoc, TaskLine,
     TaskStateDoc, WishDoc,
@@ -77,11 +78,13 @@ impl Controller {
         let state = state_of(&self.fold, id, &reading);
         let ended = reading.end.and(reading.last.as_ref()).map(|last| last.at.into());
         let effective = self.fold.effects(id).next().map(|(w, _)| w.at.into());
-        let ways = ways_on(id, state, &reading);
+        let steps = self.step_docs(id, &reading);
+        let verb = command.request.ask.verb_name();
+        let ways = ways_on(id, (verb, state), &reading, &silent_of(&steps));
         TaskDoc {
             id: id.to_string(),
             revision: self.revision(id),
-            verb: command.request.ask.verb_name().to_owned(),
+            verb: verb.to_owned(),
             subject: subject(&command.request.ask),
             person: command.request.person.name.clone(),
             reason: command.request.reason.clone(),
@@ -98,7 +101,7 @@ impl Controller {
             ended_at: ended,
             times: self.times_doc(id),
             costs: self.cost_docs(id),
-            steps: self.step_docs(id, &reading),
+            steps,
             outcome_reason: reading.end_reason.clone(),
             stands_still: standstill(self.present(), id, self.sight.now),
             supersedes: command.supersedes.iter().map(ToString::to_string).collect(),
@@ -328,13 +331,35 @@ pub(super) fn state_doc(state: TaskState) -> TaskStateDoc {
     }
 }
 
-/// The command lines that take a task further, and those that take it back.
-fn ways_on(task: &EntryId, state: TaskState, reading: &Reading) -> (Vec<String>, Vec<String>) {
+/// The nodes that the open step waits for and that have not been heard of late.
+fn silent_of(steps: &[StepDoc]) -> Vec<&str> {
+    let open = steps.iter().filter(|step| step.state == StepStateDoc::Started);
+    let silent = |ack: &&AckDoc| !ack.acked && ack.age_ms.is_none_or(|age| age > ms(SILENCE));
+    open.flat_map(|step| &step.acknowledge).filter(silent).map(|ack| ack.node.as_str()).collect()
+}
+
+/// The command lines that take a task further, and those that take it back; `waits_for` are the
+/// silent nodes that it waits for.
+fn ways_on(
+    task: &EntryId,
+    (verb, state): (&str, TaskState),
+    reading: &Reading,
+    waits_for: &[&str],
+) -> (Vec<String>, Vec<String>) {
     let line = |verb: &str| format!("nettctl {verb} {task} --reason TEXT");
     let watch = format!("nettctl task watch {task}");
     match state {
         TaskState::WaitingApproval => (vec![line("approve")], vec![line("reject")]),
-        TaskState::Running => (vec![watch, line("task pause")], vec![line("task cancel")]),
+        TaskState::Running => {
+            let mut on = vec![watch, line("task pause")];
+            if !waits_for.is_empty() {
+                let off = waits_for.join(" --off ");
+                on.push(format!(
+                    "nettctl {verb} ... --supersede --fencing asserted --off {off} --reason TEXT"
+                ));
+            }
+            (on, vec![line("task cancel")])
+        }
         TaskState::Paused => (vec![line("task resume")], vec![line("task cancel")]),
         TaskState::Confirming => (vec![line("task confirm")], vec![line("task cancel")]),
         TaskState::Ended(_) if reading.effective() => (Vec::new(), vec![line("revert")]),

@@ -2,6 +2,7 @@
 
 mod approve;
 mod audit;
+mod backup;
 mod bus;
 mod completions;
 mod drain;
@@ -20,6 +21,7 @@ mod prove;
 mod reject;
 mod rejoin;
 mod resolve;
+mod restore;
 mod revert;
 mod schema;
 mod service;
@@ -99,6 +101,10 @@ pub(super) enum Command {
     Prove(prove::Sub),
     /// What happened, by whom and why
     Audit(audit::Args),
+    /// Write this node's log and audit trail to a file
+    Backup(backup::Args),
+    /// Take in the log of a backup
+    Restore(restore::Args),
     /// Let this node's voter vote without having read a voter that is lost
     Rejoin(rejoin::Args),
     /// Set up and check the NATS side
@@ -139,6 +145,8 @@ pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         Command::Simulate(args) => simulate::run(&args, session).await,
         Command::Prove(sub) => prove::run(sub, session).await,
         Command::Audit(args) => audit::run(&args, session).await,
+        Command::Backup(args) => backup::run(&args, session).await,
+        Command::Restore(args) => restore::run(&args, session).await,
         Command::Rejoin(args) => rejoin::run(&args, session).await,
         Command::Bus(sub) => bus::run(sub, session).await,
         Command::Keygen(args) => keygen::run(&args, session),

@@ -3,7 +3,7 @@
 use super::table::{Cell, Table, Tone, facts};
 use super::{Style, or_dash};
 use crate::api::types::{
-    AuditDoc, AuditLine, AuditVerdictDoc, ExplainDoc, FactDoc, IdentityDoc, RejoinDoc,
+    AuditDoc, AuditLine, AuditVerdictDoc, ExplainDoc, FactDoc, IdentityDoc, RejoinDoc, RestoredDoc,
 };
 use crate::bus::provision::Finding;
 
@@ -161,4 +161,11 @@ pub(super) fn rejoin(doc: &RejoinDoc) -> String {
         true => format!("this voter votes without having read {}\n", doc.without),
         false => format!("still to be read: {}\n", doc.pending.join(", ")),
     }
+}
+
+/// What taking a backup in came to.
+pub(super) fn restored(doc: &RestoredDoc) -> String {
+    let heads: Vec<String> = doc.heads.iter().map(|(site, seq)| format!("{site} {seq}")).collect();
+    let new = doc.new.unwrap_or(0);
+    format!("{new} entries taken in; the logs go to {} now\n", heads.join(", "))
 }

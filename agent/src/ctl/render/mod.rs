@@ -26,7 +26,7 @@ pub(super) use task::wish_text;
 use super::env;
 use super::exit::{CtlError, Exit};
 use crate::api::client::ClientError;
-use crate::api::types::{ApiResponse, CommandReply, Outcome, Payload, RefusalDoc};
+use crate::api::types::{ApiResponse, BackupDoc, CommandReply, Outcome, Payload, RefusalDoc};
 use crate::bus::provision::Finding;
 use table::{Tone, paint};
 
@@ -302,5 +302,8 @@ fn text(payload: &Payload, style: Style) -> String {
         Payload::AuditVerdict(doc) => lists::audit_verdict(doc),
         Payload::Command(reply) => task::reply_text(reply) + "\n",
         Payload::Rejoin(doc) => lists::rejoin(doc),
+        Payload::Restored(doc) => lists::restored(doc),
+        Payload::Backup(BackupDoc { log, .. }) => log.clone(),
+        Payload::AuditPart(part) => part.text.clone(),
     }
 }

@@ -93,7 +93,7 @@ fn bits(bps: u64) -> String {
 }
 
 pub(super) fn separation(doc: &SeparationDoc, style: Style) -> String {
-    let SeparationDoc { holds, rows, unheard } = doc;
+    let SeparationDoc { holds, since, rows, unheard } = doc;
     let mut table = Table::new(&["NODE", "CLASS", "PEER", "PACKETS", "EXPECTED", "COUNTED BY"]);
     for CountDoc { node, class, peer, packets, expected_zero, rule, age_ms } in rows {
         let tone = match (expected_zero, packets) {
@@ -113,11 +113,14 @@ pub(super) fn separation(doc: &SeparationDoc, style: Style) -> String {
     }
     let mut out = table.text(style);
     if !unheard.is_empty() {
-        out += &format!("\nnot told: {}\n", unheard.join(", "));
+        let when = if since.is_some() { "not told for so long" } else { "not told" };
+        out += &format!("\n{when}: {}\n", unheard.join(", "));
     }
-    out + match holds {
-        true => "\nseparated: every counter that is to be zero is zero\n",
-        false => "\nNOT SEPARATED: the guard had to stop packets\n",
+    let stopped = rows.iter().any(|row| row.expected_zero && row.packets > 0);
+    out + match (holds, stopped) {
+        (true, _) => "\nseparated: every counter that is to be zero is zero\n",
+        (false, true) => "\nNOT SEPARATED: the guard had to stop packets\n",
+        (false, false) => "\nNOT PROVEN: not all nodes have told what they count\n",
     }
 }
 

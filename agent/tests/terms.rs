@@ -104,7 +104,7 @@ fn a_drain_that_is_over_is_asked_about_and_stays() {
     let until = WallMs(fleet.clock().wall.0 + 600_000);
     let terms = || Terms { until: Some(until), ..Terms::default() };
     let drain = Verb::Drain { object: Object::Site(id("osl")) };
-    let opened = fleet.command_with("odd", "osl", drain.clone(), &[], terms());
+    let opened = fleet.command_with("odd", "osl", drain.clone(), &["gate"], terms());
     accepted(&opened);
     fleet.approve("mira", "svg", &opened);
     fleet.pass(Duration::from_secs(300));
@@ -119,7 +119,8 @@ fn a_drain_that_is_over_is_asked_about_and_stays() {
     let late = fleet.command_with("odd", "svg", drain, &[], terms());
     assert_eq!((late.refused_by.as_deref(), late.exit), (Some("until"), 2), "{late:?}");
     let back = Verb::Undrain { object: Object::Site(id("osl")) };
-    let opened = fleet.command("odd", "svg", back);
+    let opened = fleet.command_with("odd", "svg", back, &["gate"], Terms::default());
+    assert!(opened.accepted, "{opened:?}");
     fleet.approve("mira", "osl", &opened);
     fleet.pass(HOUR);
     assert_eq!(asks(&mut fleet), Vec::<String>::new());

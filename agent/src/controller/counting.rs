@@ -333,13 +333,13 @@ mod tests {
         let at = Duration::from_secs;
         let mut counted = Counted::default();
         for (second, stray) in [(1, 2), (6, 2), (11, 5), (16, 5)] {
-            counted.take(packets(&[("stray", stray)]), at(second));
+            counted.take(packets(&[("stray", stray)]), Packets::new(), at(second));
         }
         let stray = |moment| counted.broken_since(at(moment)).map(|all| all["stray"]);
         assert_eq!([stray(0), stray(1), stray(11), stray(12)], [None, Some(3), Some(3), Some(0)]);
         let many = u64::try_from(REMEMBERED).expect("few") + 50;
         for n in 1..=many {
-            counted.take(packets(&[("stray", 5 + n)]), at(20 + n));
+            counted.take(packets(&[("stray", 5 + n)]), Packets::new(), at(20 + n));
         }
         assert_eq!(counted.broken["stray"].len(), REMEMBERED);
         assert_eq!(counted.broken_since(at(1)).map(|all| all["stray"]), Some(3 + many));

@@ -196,13 +196,22 @@ impl Intent {
         let movers = services.iter().filter_map(|id| self.movers.get_key_value(*id));
         let decided = services.iter().filter_map(|id| self.decided.get_key_value(*id));
         let reached = services.iter().filter_map(|id| self.reached.get_key_value(*id));
+        let floors = services.iter().filter_map(|id| self.floors.get_key_value(*id));
         Self {
             registers: registers.map(|(subject, held)| (subject.clone(), held.clone())).collect(),
             movers: movers.map(|(id, mover)| (id.clone(), mover.clone())).collect(),
             decided: decided.map(|(id, all)| (id.clone(), all.clone())).collect(),
             reached: reached.map(|(id, epoch)| (id.clone(), *epoch)).collect(),
             waiting: BTreeMap::new(),
+            floors: floors.map(|(id, order)| (id.clone(), order.clone())).collect(),
         }
+    }
+
+    /// How often something was decided about a service, where each had it and whether it is done:
+    /// what rivals can come of.
+    pub(crate) fn history(&self, service: &ServiceId) -> Vec<(Option<&BTreeSet<SiteId>>, bool)> {
+        let decided = self.decided.get(service).into_iter().flat_map(|all| all.iter());
+        decided.map(|one| (one.accept.as_ref(), one.done)).collect()
     }
 
     /// Lets an effect win what it wins. Also used to ask "what if" for a plan.

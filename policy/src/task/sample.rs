@@ -31,6 +31,7 @@ struct Kind<'a> {
     /// The task is the first that moves it.
     is_first: bool,
     lowered: bool,
+    history: Vec<(Option<&'a BTreeSet<SiteId>>, bool)>,
     sites: Vec<SiteId>,
     is_active_active: bool,
     isolation: u8,
@@ -66,7 +67,7 @@ fn kind<'a>(
     service: &'a Service,
     one: &'a Move,
     states: Vec<(u32, &'a Traffic)>,
-    before: &Intent,
+    before: &'a Intent,
 ) -> Kind<'a> {
     let families = |addresses: &mut dyn Iterator<Item = std::net::IpAddr>| {
         let mut has = [false; 2];
@@ -84,6 +85,7 @@ fn kind<'a>(
         handover: one.handover,
         is_first: before.mover(&service.id).is_none(),
         lowered: before.is_lowered(service),
+        history: before.history(&service.id),
         sites: service.sites(),
         is_active_active: matches!(service.mode, Mode::ActiveActive { .. }),
         isolation: match service.isolation {

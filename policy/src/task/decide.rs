@@ -1,7 +1,6 @@
 //! Judges a command: what it would do, or which rule refuses it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::time::Duration;
 
 pub use super::admit::{CLOCK_SKEW, admit, judge_wish};
@@ -9,17 +8,17 @@ pub use super::aim::planned;
 use super::aim::{Aim, aim, undo};
 use crate::fabric::Operator;
 use crate::fact::Facts;
-use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs, sha256_hex};
+use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use crate::lease::admission;
 use crate::log::conflict::Claims;
 use crate::log::entry::{
-    Ask, Change, Command, Directive, Effect, Move, Object, Request, Step, Subject, Terms, Verb,
-    Write,
+    Ask, Change, Command, Directive, Effect, Move, Object, Request, Subject, Terms, Verb, Write,
 };
 use crate::log::fold::Fold;
 use crate::log::intent::{Intent, World};
 use crate::safety::{self, Flows};
 use crate::task::acks::Course;
+use crate::task::hash::plan_hash;
 use crate::task::steps::{Manner, reroute, steps};
 use crate::task::view::{first_effect, is_open, state};
 
@@ -362,29 +361,4 @@ fn check_services(
             Err(Refusal::rule("operator-services", message))
         }
     }
-}
-
-/// A hash over the meaning: epochs are not in it, the writes they follow are.
-fn plan_hash(present: Present<'_>, verb: &Verb, effect: &Effect, terms: &Terms) -> String {
-    let mut text = format!("fabric {}\nverb {}\n", present.world.fabric.hash, verb.name());
-    let mut line = |words: std::fmt::Arguments<'_>| {
-        writeln!(text, "{words}").expect("writing to a string cannot fail");
-    };
-    let Effect { rank: _, writes, moves, steps } = effect;
-    for Write { epoch: _, prev, settles, change, before } in writes {
-        line(format_args!("write {change:?} over {before:?} after {prev:?} settling {settles:?}"));
-    }
-    for Move { service, epoch: _, prev_epoch: _, prev: _, from, to, handover } in moves {
-        line(format_args!("move {service} {from:?} to {to:?} {handover:?}"));
-    }
-    for Step { number, wave, kind, states, delay, timeout, gates, required, owed } in steps {
-        line(format_args!("step {number} {wave} {kind} after {delay:?} within {timeout:?}"));
-        line(format_args!("  {states:?} {gates:?} {required:?} {owed:?}"));
-    }
-    let Terms { supersede: _, asserted: _, confirm_within, ramp, until } = terms;
-    line(format_args!("confirmed within {confirm_within:?}"));
-    if ramp.is_some() || until.is_some() {
-        line(format_args!("by {ramp:?} until {until:?}"));
-    }
-    sha256_hex(text.as_bytes())
 }

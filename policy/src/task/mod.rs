@@ -5,6 +5,7 @@ pub mod admit;
 pub mod aim;
 pub mod decide;
 mod gates;
+mod hash;
 pub mod next;
 mod sample;
 pub mod steps;

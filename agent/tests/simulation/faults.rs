@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nett_agent::controller::event::Event;
 use nett_agent::journal::Saved;
+use nett_policy::fabric::{Fabric, Node};
 use nett_policy::id::{LinkId, NodeId, SiteId};
 
 use crate::world::{Happening, World, ms};
@@ -41,6 +42,31 @@ pub(crate) enum Mutant {
     ForgetfulDisk,
     /// A gate that does not end by itself.
     GateOpen,
+    /// A claim serves as soon as its votes are read.
+    NoWait,
+    /// Each site is a majority by itself.
+    OwnVoterOnly,
+}
+
+impl Mutant {
+    /// Those that a fabric without leased services shows.
+    pub(crate) const PLAIN: [Self; 3] =
+        [Self::NoCompareAndSet, Self::LyingKernel, Self::ForgetfulDisk];
+    /// Those that break a lease.
+    pub(crate) const LEASED: [Self; 3] = [Self::GateOpen, Self::NoWait, Self::OwnVoterOnly];
+
+    /// The fabric as a node takes it to be that has lost this rule.
+    pub(crate) fn fabric_at(self, node: &Node, fabric: &Fabric) -> Fabric {
+        let mut fabric = fabric.clone();
+        match self {
+            Self::NoWait => fabric.lease.wait = Duration::ZERO,
+            Self::OwnVoterOnly => fabric.nodes.iter_mut().for_each(|other| {
+                other.voter &= other.site == node.site;
+            }),
+            _ => {}
+        }
+        fabric
+    }
 }
 
 impl World {

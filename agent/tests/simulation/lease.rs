@@ -103,6 +103,65 @@ impl World {
         }
     }
 
+    /// Times at which the site that serves is lost, and somebody takes its service over.
+    pub(crate) fn plan_sieges(&mut self, time: Duration) {
+        let total = u64::try_from(time.as_millis()).expect("a short run");
+        for _ in 0..self.rng.usize(0..4) {
+            let at = ms(self.rng.u64(0..total * 2 / 3));
+            self.at(at, Happening::Siege);
+        }
+    }
+
+    /// The site is cut off from all, or its agents die, or neither; then the service is taken over.
+    pub(crate) fn besiege(&mut self) {
+        let serving: Vec<_> = self.serving().into_iter().collect();
+        let Some(at) = self.rng.usize(0..1000).checked_rem(serving.len()) else { return };
+        let (service, sites) = serving[at].clone();
+        let holder = sites.into_iter().next().expect("somebody serves it");
+        let holders = self.catalog.get(&service).map(|s| s.sites()).unwrap_or_default();
+        let others: Vec<SiteId> = self.servers.keys().filter(|s| **s != holder).cloned().collect();
+        let may: Vec<SiteId> = others.iter().filter(|s| holders.contains(s)).cloned().collect();
+        let Some(at) = self.rng.usize(0..1000).checked_rem(may.len()) else { return };
+        let to = may[at].clone();
+        self.note(format!("siege of {holder}, which serves {service}"));
+        let over = ms(self.rng.u64(5000..20_000));
+        match self.rng.u8(0..3) {
+            0 => {
+                for other in others {
+                    self.strike(Fault::Cut(holder.clone(), other.clone()));
+                    self.at(over, Happening::Fault(Fault::Join(holder.clone(), other)));
+                }
+            }
+            1 => {
+                let of_site = self.agents.values().filter(|a| *a.site() == holder);
+                let nodes: Vec<NodeId> = of_site.map(|a| a.setting.node.id.clone()).collect();
+                for node in nodes {
+                    self.strike(Fault::Kill(node.clone()));
+                    self.at(over, Happening::Fault(Fault::Restart(node)));
+                }
+            }
+            _ => {}
+        }
+        let soon = ms(self.rng.u64(100..3000));
+        self.at(soon, Happening::Takeover(service, to));
+    }
+
+    /// At which sites kernels deliver each leased service now, also where the agent is dead.
+    fn serving(&mut self) -> BTreeMap<ServiceId, BTreeSet<SiteId>> {
+        self.pass_gates();
+        let mut serving: BTreeMap<ServiceId, BTreeSet<SiteId>> = BTreeMap::new();
+        for agent in self.agents.values() {
+            for service in &agent.lease.delivers {
+                let Some(service) = self.catalog.get(service) else { continue };
+                if service.vips.iter().any(|vip| agent.lease.gate.passes(*vip)) {
+                    let sites = serving.entry(service.id.clone()).or_default();
+                    sites.insert(agent.site().clone());
+                }
+            }
+        }
+        serving
+    }
+
     /// Clocks run at rates that are up to half a percent off, where that matters.
     pub(crate) fn draw_rate(&mut self, agent: &mut Agent) {
         if agent.controller.lease().is_some() {
@@ -294,19 +353,9 @@ impl World {
         self.watch_leases();
     }
 
-    /// What every kernel delivers of leased services at this moment, also where the agent is dead.
+    /// No leased service is delivered at two sites at this moment.
     pub(crate) fn watch_leases(&mut self) {
-        self.pass_gates();
-        let mut serving: BTreeMap<ServiceId, BTreeSet<SiteId>> = BTreeMap::new();
-        for agent in self.agents.values() {
-            for service in &agent.lease.delivers {
-                let Some(service) = self.catalog.get(service) else { continue };
-                if service.vips.iter().any(|vip| agent.lease.gate.passes(*vip)) {
-                    let sites = serving.entry(service.id.clone()).or_default();
-                    sites.insert(agent.site().clone());
-                }
-            }
-        }
+        let serving = self.serving();
         for (service, sites) in &serving {
             if sites.len() > 1 {
                 self.watch.complain(format!("{service} is served at {sites:?}"));

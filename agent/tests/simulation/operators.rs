@@ -61,15 +61,29 @@ impl World {
             }
             _ => self.command(&sites),
         };
-        let request = self.request(person, &site, ask);
+        self.ask(person, &site, ask);
+    }
+
+    /// As somebody does who takes a service to the own site.
+    pub(crate) fn take_over(&mut self, service: &ServiceId, to: &SiteId) {
+        let person = OPERATORS[self.rng.usize(0..OPERATORS.len())];
+        let services = service.to_string().parse().expect("an id is a selector");
+        let verb = Verb::Failover { services, to: to.clone() };
+        let terms = Terms { supersede: true, confirm_within: None, asserted: BTreeSet::new() };
+        let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
+        self.ask(person, to, ask);
+    }
+
+    fn ask(&mut self, person: &str, site: &SiteId, ask: Ask) {
+        let request = self.request(person, site, ask);
         let subject = request_subject(&request);
         let bytes = seal_request(&request, &subject, &self.key(person)).expect("the key fits");
         self.desk.sent.push((subject.clone(), bytes.clone()));
         self.note(format!("{person} at {site}: {:?}", request.ask));
-        self.submit(&site, &subject, &bytes);
+        self.submit(site, &subject, &bytes);
         // Impatient people send it to another agent, too.
         if self.rng.u8(0..4) == 0 {
-            self.submit(&site, &subject, &bytes);
+            self.submit(site, &subject, &bytes);
         }
     }
 

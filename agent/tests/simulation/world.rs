@@ -83,6 +83,10 @@ pub(crate) enum Happening {
         from: NodeId,
     },
     Operator,
+    /// The site that serves a leased service is lost to the others.
+    Siege,
+    /// Somebody at a site takes a service there.
+    Takeover(ServiceId, SiteId),
     Fault(Fault),
     Lease(Mail),
 }
@@ -164,6 +168,10 @@ impl World {
         for node in &fabric.nodes {
             let (fabric, catalog, node) = (fabric.clone(), catalog.clone(), node.clone());
             let key = world.key(node.id.as_str());
+            let fabric = match mutant {
+                Some(mutant) => Arc::new(mutant.fabric_at(&node, &fabric)),
+                None => fabric,
+            };
             let setting = Setting { fabric, catalog, layout: Layout::default(), node };
             let mut agent = Agent::new(setting, key);
             // One in four has a clock that is wrong by up to a second.
@@ -237,6 +245,8 @@ impl World {
             }
             Happening::Hear { node, life, from } => self.hear(&node, life, &from),
             Happening::Operator => self.operate(),
+            Happening::Siege => self.besiege(),
+            Happening::Takeover(service, to) => self.take_over(&service, &to),
             Happening::Fault(fault) => self.strike(fault),
             Happening::Lease(mail) => self.deliver(mail),
         }

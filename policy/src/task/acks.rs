@@ -42,6 +42,19 @@ pub struct ProbeTarget {
     pub port: Option<u16>,
 }
 
+/// For each step the nodes that must acknowledge, and those that are said to be off.
+pub(super) struct NamedNodes(Vec<(BTreeSet<NodeId>, BTreeSet<NodeId>)>);
+
+// === impl NamedNodes ===
+
+impl NamedNodes {
+    pub(super) fn take(self, effect: &mut Effect) {
+        for (step, (required, owed)) in effect.steps.iter_mut().zip(self.0) {
+            (step.required, step.owed) = (required, owed);
+        }
+    }
+}
+
 // === impl Course ===
 
 impl Course<'_> {
@@ -76,19 +89,24 @@ impl Course<'_> {
     /// Of services that look and move alike one stands for all: a node's part in a step is that of
     /// each of them.
     pub fn with_nodes(&self, asserted: &BTreeSet<NodeId>) -> Effect {
+        let mut whole = self.effect.clone();
+        self.name_nodes(asserted).take(&mut whole);
+        whole
+    }
+
+    /// The nodes of every step, to be put into the effect.
+    pub(super) fn name_nodes(&self, asserted: &BTreeSet<NodeId>) -> NamedNodes {
+        let of = |effect: Effect| {
+            NamedNodes(effect.steps.into_iter().map(|s| (s.required, s.owed)).collect())
+        };
         // What is drained for all shows at services that do not move, too.
         if self.effect.steps.iter().any(|step| step.kind == StepKind::Reroute) {
-            return self.with_nodes_in_full(asserted);
+            return of(self.with_nodes_in_full(asserted));
         }
         let sample = Sample::of(self);
         let world = World { fabric: self.world.fabric, catalog: &sample.catalog };
         let (before, effect) = (&sample.before, &sample.effect);
-        let found = Course { world, before, effect, ..*self }.with_nodes_in_full(asserted);
-        let mut whole = self.effect.clone();
-        for (step, found) in whole.steps.iter_mut().zip(found.steps) {
-            (step.required, step.owed) = (found.required, found.owed);
-        }
-        whole
+        of(Course { world, before, effect, ..*self }.with_nodes_in_full(asserted))
     }
 
     /// As [`Self::with_nodes`], from what every node should have of every service: the meaning of

@@ -256,8 +256,10 @@ fn effect(
         // Behind the others: numbers are places.
         steps.push(reroute(u32::try_from(steps.len() + 1).unwrap_or(u32::MAX)));
     }
-    let effect = Effect { rank, writes, moves, steps };
-    Course { world, before: intent, task, site: home, effect: &effect }.with_nodes(asserted)
+    let mut effect = Effect { rank, writes, moves, steps };
+    let course = Course { world, before: intent, task, site: home, effect: &effect };
+    course.name_nodes(asserted).take(&mut effect);
+    effect
 }
 
 /// What is planned for nodes that run another fabric would be done by other rules.

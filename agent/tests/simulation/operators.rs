@@ -69,7 +69,7 @@ impl World {
         let person = OPERATORS[self.rng.usize(0..OPERATORS.len())];
         let services = service.to_string().parse().expect("an id is a selector");
         let verb = Verb::Failover { services, to: to.clone() };
-        let terms = Terms { supersede: true, confirm_within: None, asserted: BTreeSet::new() };
+        let terms = Terms { supersede: true, ..Terms::default() };
         let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
         self.ask(person, to, ask);
     }

@@ -11,6 +11,7 @@ SITES ?= 2
 BORDERS ?= 1
 # How many seeds `make sim` runs.
 SEEDS ?= 10000
+SERVICES ?= 100000
 # How long `make fuzz` and `make soak` last.
 MINUTES ?= 30
 # How long each flood of `make flood` lasts.
@@ -18,7 +19,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench model sim soak fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many model sim soak fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +41,9 @@ bench: ## Nett beside its peers, as ratios measured now; ROW=n for one row, ROUN
 	@bench/install-peers.sh
 	$(CARGO) build --release -p nett-bench
 	target/release/nett-bench run $(if $(ROW),--row $(ROW)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+many: ## An evacuation of SERVICES services with one approval: time and memory of each part
+	NETT_MANY=$(SERVICES) $(CARGO) test --release -p nett-policy --test many_services -- --nocapture
 
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1

@@ -14,7 +14,7 @@ use bus_server::Lab;
 use nett_agent::bus::BusEvent;
 use nett_agent::bus::nats::{NatsBus, NatsConfig};
 use nett_agent::bus::subject;
-use nett_agent::bus::wire::{MAX_BYTES, open_request};
+use nett_agent::bus::wire::{MAX_BYTES, MAX_ENTRY_BYTES, open_request};
 use nett_policy::log::entry::{Ask, Verb};
 
 fn root() -> PathBuf {
@@ -52,6 +52,7 @@ fn the_document_names_every_header_subject_and_limit() {
         subject::local_bucket_stream(),
         command.subject(),
         format!("{MAX_BYTES} bytes"),
+        format!("at most {MAX_ENTRY_BYTES}"),
     ];
     for what in subject::Replicated::ALL {
         names.extend([place(what.stream(&osl)), place(what.subjects(&osl))]);

@@ -12,11 +12,11 @@ use nett_agent::bus::wire::{
 };
 use nett_policy::fabric::OperatorRole;
 use nett_policy::fact::{Fact, FactKey, Measured};
-use nett_policy::id::{WallMs, Weight, sha256_hex};
+use nett_policy::id::{ServiceId, WallMs, Weight, sha256_hex};
 use nett_policy::log::entry::{
     AdoptFact, Ask, Body, Change, Command, Directive, EffectiveFact, EndFact, Entry, FabricRef,
-    Object, Outcome, Refused, Request, Slot, StepFact, StepState, Terms, Turn, TurnFact, Verb,
-    Wish, WishKind, Write,
+    Move, Object, Outcome, Ramp, Refused, Request, Slot, StepFact, StepState, Terms, Turn,
+    TurnFact, Verb, Wish, WishKind, Write,
 };
 use nett_policy::traffic::Spread;
 use proptest::prelude::*;
@@ -75,6 +75,12 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
                     supersede: true,
                     asserted: BTreeSet::from([id("osl-b1")]),
                     confirm_within: Some(std::time::Duration::from_secs(300)),
+                    ramp: Some(Ramp {
+                        steps: vec![10, 100],
+                        dwell: std::time::Duration::from_secs(30),
+                        only_while: Some("error-rate <= 1%".into()),
+                    }),
+                    until: Some(WallMs(NOW.0 + 3_600_000)),
                 },
             },
             "failback.service.many".into(),
@@ -299,6 +305,37 @@ fn lag() -> (FactKey, Fact) {
 fn sealed_fact() -> Vec<u8> {
     let (about, fact) = lag();
     seal_fact(&id("osl"), &about, &fact, &key(MIRA)).expect("signs")
+}
+
+/// What moves ten thousand services is little more than their names.
+#[test]
+fn an_effect_on_many_services_fits_into_an_entry() {
+    let mut all = effect();
+    let one = all.moves[0].clone();
+    let step = all.steps[0].clone();
+    (all.moves, all.steps) = (Vec::new(), vec![step.clone(), step]);
+    all.steps[1].number = 2;
+    for n in 0..10_000 {
+        let service: ServiceId = id(&format!("shop/prod/service-{n:05}"));
+        let mut moved = Move { service: service.clone(), ..one.clone() };
+        moved.epoch.0 += u64::from(n % 3 == 0);
+        for step in &mut all.steps {
+            let state = if n % 2 == 0 { moved.to.clone() } else { moved.from.clone() };
+            step.states.insert(service.clone(), state);
+        }
+        all.moves.push(moved);
+    }
+    for step in &mut all.steps {
+        step.states.retain(|service, _| service.as_str().contains("service-"));
+    }
+    let slot = Slot { task: entry_id("osl", 1), term: 0, index: 0 };
+    let body = Body::Effective(EffectiveFact { slot, approvals: Vec::new(), effect: all });
+    let (bytes, entry) =
+        seal_entry(draft("osl", "osl-b1", 1, body.clone(), None), &key(OSL_B1)).expect("it fits");
+    assert_eq!(entry.body, body);
+    let opened = wire::open_stored_entry(&bytes, &fabric()).expect("believed");
+    assert_eq!(opened.body, body, "nothing is lost, and nothing is out of order");
+    assert!(bytes.len() < 25 * 10_000, "{} bytes", bytes.len());
 }
 
 #[test]

@@ -51,6 +51,7 @@ impl Fake {
                 open_tasks: Vec::new(),
                 rate_limited: Vec::new(),
                 conflicts: Vec::new(),
+                asks: Vec::new(),
                 refused: 0,
             }),
             ApiRequest::Services { selector: None } => {

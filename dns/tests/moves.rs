@@ -126,7 +126,7 @@ proptest! {
             to: to.clone(),
             handover,
         };
-        let manner = Manner { world, in_waves: false, gated: false, unhurried: false };
+        let manner = Manner { world, in_waves: false, gated: false, unhurried: false, ramp: None };
         let steps = steps(std::slice::from_ref(&a_move), manner);
         let told = |state: &Traffic, epoch: Epoch| {
             let placed = Placed {

@@ -15,8 +15,10 @@ use super::effect::{AuditEvent, Effect};
 use super::view::snapshot::SERVICE_SERIES;
 use crate::api::types::{CostDoc, Stamp, TimesDoc};
 
-/// How many services without a goal are shown one by one.
+/// How many services are told one by one: in the trail, and without a goal in a task.
 const SHOWN: usize = 20;
+/// How many services with a goal a task shows: it has to fit into a message.
+const MOST_SHOWN: usize = 100;
 
 impl Controller {
     /// A task has ended: what it has cost goes on record.
@@ -34,15 +36,27 @@ impl Controller {
         if !self.started {
             return;
         }
-        for (service, cost) in known {
-            let Some(service) = self.setting.catalog.get(&service) else { continue };
-            if service.rto.is_none() && service.rpo.is_none() {
-                continue;
-            }
-            let text = format!("task {task}: {}", said(service, cost));
-            let service = Some(service.id.to_string());
-            self.effects.push(Effect::Audit(AuditEvent::Cost { service, text }));
+        let catalog = &self.setting.catalog;
+        let with_goal = |(id, cost): (ServiceId, Cost)| {
+            let service = catalog.get(&id)?;
+            (service.rto.is_some() || service.rpo.is_some()).then_some((service, cost))
+        };
+        let goals: Vec<(&Service, Cost)> = known.into_iter().filter_map(with_goal).collect();
+        let mut notes = Vec::new();
+        for (service, cost) in goals.iter().take(SHOWN) {
+            let text = format!("task {task}: {}", said(service, *cost));
+            notes.push(AuditEvent::Cost { service: Some(service.id.to_string()), text });
         }
+        if goals.len() > SHOWN {
+            let missed = |(service, cost): &&(&Service, Cost)| {
+                let (rto, rpo) = cost.within(service);
+                rto == Some(false) || rpo == Some(false)
+            };
+            let (all, missed) = (goals.len(), goals.iter().filter(missed).count());
+            let text = format!("task {task}: {missed} of {all} services missed a goal");
+            notes.push(AuditEvent::Cost { service: None, text });
+        }
+        self.effects.extend(notes.into_iter().map(Effect::Audit));
     }
 
     pub(super) fn times_doc(&self, task: &EntryId) -> TimesDoc {
@@ -70,7 +84,7 @@ impl Controller {
                 rpo_goal_ms: rpo.map(super::view::ms),
             })
         };
-        all.into_iter().filter_map(doc).collect()
+        all.into_iter().filter_map(doc).take(MOST_SHOWN).collect()
     }
 }
 

@@ -509,7 +509,7 @@ fn exit_of(kind: RefusalKind) -> u8 {
 fn exit_of_recorded(refused_by: &str) -> u8 {
     match refused_by {
         "unknown-service" | "unknown-site" | "unknown-task" | "unknown-node" | "unknown-rule"
-        | "other-site" | "same-site" | "no-site" => 2,
+        | "other-site" | "same-site" | "no-site" | "ramp" | "until" => 2,
         "plan-hash" | "moved-since" | "not-waiting" => 7,
         _ => 4,
     }

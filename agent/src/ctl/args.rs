@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser};
-use nett_policy::id::NodeId;
+use nett_policy::id::{NodeId, WallMs};
+use nett_policy::log::entry::Ramp;
 
 use super::cmd::Command;
 use super::duration::duration;
@@ -112,6 +113,16 @@ pub(super) struct Change {
     /// that is silent]
     #[arg(long = "off", value_name = "NODE", help_heading = "Every change")]
     pub(super) off: Vec<NodeId>,
+    /// What only some verbs take along.
+    #[arg(skip)]
+    pub(super) more: More,
+}
+
+/// Terms that belong to one verb.
+#[derive(Debug, Clone, Default)]
+pub(super) struct More {
+    pub(super) ramp: Option<Ramp>,
+    pub(super) until: Option<WallMs>,
 }
 
 /// Whom a task waits for.

@@ -34,6 +34,17 @@ pub(super) fn since(text: &str) -> Result<Stamp, String> {
     Ok(Stamp::from_ms(now.saturating_sub(ago)))
 }
 
+/// A time to come (RFC 3339), or in how long.
+pub(super) fn until(text: &str) -> Result<Stamp, String> {
+    if let Ok(stamp) = text.parse() {
+        return Ok(stamp);
+    }
+    let later = duration(text)
+        .map_err(|_| format!("`{text}` is neither 2026-11-21T09:30:00Z nor a time such as 4h"))?;
+    let later = u64::try_from(later.as_millis()).unwrap_or(u64::MAX);
+    Ok(Stamp::from_ms(now_ms().saturating_add(later)))
+}
+
 /// The wall clock in milliseconds since the Unix epoch.
 pub(super) fn now_ms() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)

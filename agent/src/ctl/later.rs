@@ -18,8 +18,7 @@ const NESTED: [(&str, &[&str]); 4] = [
 ];
 
 /// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 3] =
-    [("failover", &["without-quorum"]), ("steer", &["ramp"]), ("drain", &["until", "soft"])];
+const OPTIONS: [(&str, &[&str]); 2] = [("failover", &["without-quorum"]), ("drain", &["soft"])];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {

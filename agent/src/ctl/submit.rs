@@ -10,7 +10,7 @@ use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::{Ask, Person, Request, Terms, Verb, WishKind};
 use nkeys::KeyPair;
 
-use super::args::{Change, Fencing, Signing};
+use super::args::{Change, Fencing, More, Signing};
 use super::duration::now_ms;
 use super::exit::{CtlError, Exit};
 use super::render;
@@ -109,7 +109,8 @@ pub(super) async fn terms(
         session.out.note(&format!("you say that these are off: {}", names.join(", ")))?;
     }
     let (supersede, confirm_within) = (change.supersede, change.confirm_within);
-    Ok(Terms { supersede, asserted, confirm_within })
+    let More { ramp, until } = change.more.clone();
+    Ok(Terms { supersede, asserted, confirm_within, ramp, until })
 }
 
 /// The nodes that have not been heard for longer than an answer keeps fresh.

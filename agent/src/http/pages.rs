@@ -27,7 +27,7 @@ enum Route {
     Metrics,
     Health,
     Ready,
-    Ask(ApiRequest),
+    Ask(Box<ApiRequest>),
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -53,7 +53,7 @@ impl<B: Inside> Pages<B> {
             Route::Metrics => self.metrics().await,
             Route::Health => self.health().await,
             Route::Ready => self.ready(),
-            Route::Ask(question) => self.ask(question).await,
+            Route::Ask(question) => self.ask(*question).await,
         }
     }
 
@@ -117,9 +117,9 @@ fn route(path: &str) -> Option<Route> {
         "/metrics" => Route::Metrics,
         "/healthz" => Route::Health,
         "/readyz" => Route::Ready,
-        "/v1/status" => Route::Ask(ApiRequest::Status {}),
-        "/v1/services" => Route::Ask(ApiRequest::Services { selector: None }),
-        "/v1/tasks" => Route::Ask(ApiRequest::Tasks {}),
+        "/v1/status" => Route::Ask(Box::new(ApiRequest::Status {})),
+        "/v1/services" => Route::Ask(Box::new(ApiRequest::Services { selector: None })),
+        "/v1/tasks" => Route::Ask(Box::new(ApiRequest::Tasks {})),
         _ => return None,
     })
 }

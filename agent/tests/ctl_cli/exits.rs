@@ -109,7 +109,7 @@ fn names_of_later_releases_are_2() {
     let cases: [&[&str]; 4] = [
         &["top"],
         &["drain", "cluster", "osl/k1", "--reason", "x"],
-        &["drain", "site", "osl", "--until", "12:00", "--reason", "x"],
+        &["drain", "site", "osl", "--soft", "--reason", "x"],
         &["failover", "shop/prod/api", "--to", "svg", "--without-quorum"],
     ];
     for line in cases {

@@ -76,7 +76,7 @@ impl World {
         let person = OPERATORS[self.rng.usize(0..OPERATORS.len())];
         let services = service.to_string().parse().expect("an id is a selector");
         let verb = Verb::Failover { services, to: to.clone() };
-        let terms = Terms { supersede: true, confirm_within: None, asserted: BTreeSet::new() };
+        let terms = Terms { supersede: true, ..Terms::default() };
         let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
         self.ask(person, to, ask);
     }
@@ -156,7 +156,7 @@ impl World {
     fn command(&mut self, sites: &[SiteId]) -> Ask {
         let confirm_within = (self.rng.u8(0..8) == 0).then(|| ms(self.rng.u64(100..5000)));
         let supersede = self.rng.u8(0..6) == 0;
-        let terms = Terms { supersede, confirm_within, asserted: BTreeSet::new() };
+        let terms = Terms { supersede, confirm_within, ..Terms::default() };
         let verb = self.verb(sites);
         let overrides = match self.later.u8(0..2) {
             0 => BTreeSet::from([UNHEARD_TARGET.to_owned()]),

@@ -7,7 +7,7 @@ use crate::fact::Measured;
 use crate::id::{EntryId, Epoch, Generation, NodeId, ServiceId, SiteId, WallMs};
 
 pub use super::effect::{Change, Directive, Effect, Move, Step, StepKind, Subject, Write};
-pub use super::request::{Ask, Object, Person, Request, Terms, Verb, WishKind};
+pub use super::request::{Ask, Object, Person, Ramp, Request, Terms, Verb, WishKind};
 
 /// A signed, immutable, self-describing record in the log of one site.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -183,6 +183,37 @@ impl Intent {
         Self { waiting: BTreeMap::new(), ..self.clone() }
     }
 
+    /// What is wanted of some services, and of what is no service; without those that wait.
+    #[must_use]
+    pub(crate) fn only(&self, services: &BTreeSet<&ServiceId>) -> Self {
+        let about = |subject: &Subject| match subject {
+            Subject::Service(service)
+            | Subject::Held(service)
+            | Subject::Drained(Object::ServiceAt(service, _)) => services.contains(service),
+            Subject::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_)) => true,
+        };
+        let registers = self.registers.iter().filter(|(subject, _)| about(subject));
+        let movers = services.iter().filter_map(|id| self.movers.get_key_value(*id));
+        let decided = services.iter().filter_map(|id| self.decided.get_key_value(*id));
+        let reached = services.iter().filter_map(|id| self.reached.get_key_value(*id));
+        let floors = services.iter().filter_map(|id| self.floors.get_key_value(*id));
+        Self {
+            registers: registers.map(|(subject, held)| (subject.clone(), held.clone())).collect(),
+            movers: movers.map(|(id, mover)| (id.clone(), mover.clone())).collect(),
+            decided: decided.map(|(id, all)| (id.clone(), all.clone())).collect(),
+            reached: reached.map(|(id, epoch)| (id.clone(), *epoch)).collect(),
+            waiting: BTreeMap::new(),
+            floors: floors.map(|(id, order)| (id.clone(), order.clone())).collect(),
+        }
+    }
+
+    /// How often something was decided about a service, where each had it and whether it is done:
+    /// what rivals can come of.
+    pub(crate) fn history(&self, service: &ServiceId) -> Vec<(Option<&BTreeSet<SiteId>>, bool)> {
+        let decided = self.decided.get(service).into_iter().flat_map(|all| all.iter());
+        decided.map(|one| (one.accept.as_ref(), one.done)).collect()
+    }
+
     /// Lets an effect win what it wins. Also used to ask "what if" for a plan.
     pub fn apply(&mut self, doing: &Doing<'_>) {
         let Effect { rank, writes, moves, steps } = doing.effect;
@@ -336,6 +367,14 @@ impl Intent {
     pub fn is_drained(&self, object: &Object) -> bool {
         let held = self.held(&Subject::Drained(object.clone()));
         matches!(held.map(|h| &h.change), Some(Change::Drained(_, true)))
+    }
+
+    /// Everything that is drained, with the task that did it.
+    pub fn drains(&self) -> impl Iterator<Item = (&Object, &EntryId)> {
+        self.registers.values().filter_map(|held| match &held.change {
+            Change::Drained(object, true) => Some((object, &held.order.task)),
+            Change::Drained(_, false) | Change::Service(..) | Change::Held(..) => None,
+        })
     }
 
     /// The nodes and links that are drained.

@@ -54,6 +54,20 @@ pub struct Terms {
     pub asserted: BTreeSet<NodeId>,
     /// The task undoes itself unless somebody confirms it within this time of its last step.
     pub confirm_within: Option<Duration>,
+    /// By which shares a steer goes to where it is sent, instead of those of the service.
+    pub ramp: Option<Ramp>,
+    /// Until when a drain is meant to last: from then on people are asked to end it.
+    pub until: Option<WallMs>,
+}
+
+/// Shares of a move, each held for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ramp {
+    /// In percent, ascending to 100.
+    pub steps: Vec<u8>,
+    pub dwell: Duration,
+    /// A comparison with a fact that must hold before every share but the first.
+    pub only_while: Option<String>,
 }
 
 /// What a command wants.

@@ -13,6 +13,7 @@ use crate::log::intent::{Doing, Intent, Progress, World};
 use crate::lower::object::{Layout, NodeState};
 use crate::lower::{self, Neighbours, Place, all_links};
 use crate::place::place;
+use crate::task::sample::Sample;
 use crate::traffic::Deliver;
 
 /// A task's effect, where it comes from, and what the log wanted before it.
@@ -39,6 +40,19 @@ pub struct ProbeTarget {
     pub interface: String,
     /// A TCP port to open as well, where the service names one.
     pub port: Option<u16>,
+}
+
+/// For each step the nodes that must acknowledge, and those that are said to be off.
+pub(super) struct NamedNodes(Vec<(BTreeSet<NodeId>, BTreeSet<NodeId>)>);
+
+// === impl NamedNodes ===
+
+impl NamedNodes {
+    pub(super) fn take(self, effect: &mut Effect) {
+        for (step, (required, owed)) in effect.steps.iter_mut().zip(self.0) {
+            (step.required, step.owed) = (required, owed);
+        }
+    }
 }
 
 // === impl Course ===
@@ -71,7 +85,33 @@ impl Course<'_> {
 
     /// The same effect with the nodes of every step: those that must acknowledge, and those that
     /// an operator says are off.
+    ///
+    /// Of services that look and move alike one stands for all: a node's part in a step is that of
+    /// each of them.
     pub fn with_nodes(&self, asserted: &BTreeSet<NodeId>) -> Effect {
+        let mut whole = self.effect.clone();
+        self.name_nodes(asserted).take(&mut whole);
+        whole
+    }
+
+    /// The nodes of every step, to be put into the effect.
+    pub(super) fn name_nodes(&self, asserted: &BTreeSet<NodeId>) -> NamedNodes {
+        let of = |effect: Effect| {
+            NamedNodes(effect.steps.into_iter().map(|s| (s.required, s.owed)).collect())
+        };
+        // What is drained for all shows at services that do not move, too.
+        if self.effect.steps.iter().any(|step| step.kind == StepKind::Reroute) {
+            return of(self.with_nodes_in_full(asserted));
+        }
+        let sample = Sample::of(self);
+        let world = World { fabric: self.world.fabric, catalog: &sample.catalog };
+        let (before, effect) = (&sample.before, &sample.effect);
+        of(Course { world, before, effect, ..*self }.with_nodes_in_full(asserted))
+    }
+
+    /// As [`Self::with_nodes`], from what every node should have of every service: the meaning of
+    /// the other, which a test holds to it.
+    pub fn with_nodes_in_full(&self, asserted: &BTreeSet<NodeId>) -> Effect {
         let mut effect = self.effect.clone();
         let present = self.states(&self.before.without_waiting());
         let mut before = self.states_at(0);

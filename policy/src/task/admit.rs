@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::decide::{Present, Refusal};
 use super::view::{TaskState, last_effect, read, role_for, state_of};
 use crate::fabric::{Operator, OperatorRole};
+use crate::fact::Gate;
 use crate::id::EntryId;
-use crate::log::entry::{Ask, Command, Request, WishKind};
+use crate::log::entry::{Ask, Command, Ramp, Request, Terms, Verb, WishKind};
 use crate::log::intent::World;
 use crate::service::Service;
 
@@ -134,6 +135,39 @@ pub(super) fn known_nodes(
             let message = format!("there is no node `{node}` to be asserted off");
             Err(Refusal::usage("unknown-node", message).hint("`nettctl node list` names them all"))
         }
+    }
+}
+
+/// Terms that say something about another verb than theirs would be passed over in silence.
+pub(super) fn fitting_terms(
+    present: Present<'_>,
+    verb: &Verb,
+    terms: &Terms,
+) -> Result<(), Refusal> {
+    if let Some(Ramp { steps, dwell: _, only_while }) = &terms.ramp {
+        if !matches!(verb, Verb::Steer { .. }) {
+            return Err(Refusal::usage("ramp", "only a steer takes a ramp along"));
+        }
+        let ascending = steps.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || steps.last() != Some(&100) || steps.first() == Some(&0) {
+            return Err(Refusal::usage("ramp", "a ramp has shares that ascend from 1 to 100")
+                .hint("for example --ramp 10,50,100"));
+        }
+        let compares = |text: &String| matches!(text.parse(), Ok(Gate::Compare { .. }));
+        if only_while.as_ref().is_some_and(|text| !compares(text)) {
+            return Err(Refusal::usage("ramp", "a ramp goes on while a comparison holds")
+                .hint("for example --while 'error-rate <= 1%'"));
+        }
+    }
+    match terms.until {
+        None => Ok(()),
+        Some(_) if !matches!(verb, Verb::Drain { .. }) => {
+            Err(Refusal::usage("until", "only a drain lasts until a time"))
+        }
+        Some(until) if until <= present.sight.now => {
+            Err(Refusal::usage("until", "the drain would be over before it begins"))
+        }
+        Some(_) => Ok(()),
     }
 }
 

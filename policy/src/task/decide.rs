@@ -1,7 +1,6 @@
 //! Judges a command: what it would do, or which rule refuses it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::time::Duration;
 
 pub use super::admit::{CLOCK_SKEW, admit, judge_wish};
@@ -9,17 +8,17 @@ pub use super::aim::planned;
 use super::aim::{Aim, aim, undo};
 use crate::fabric::Operator;
 use crate::fact::Facts;
-use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs, sha256_hex};
+use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use crate::lease::admission;
 use crate::log::conflict::Claims;
 use crate::log::entry::{
-    Ask, Change, Command, Directive, Effect, Move, Object, Request, Step, Subject, Terms, Verb,
-    Write,
+    Ask, Change, Command, Directive, Effect, Move, Object, Request, Subject, Terms, Verb, Write,
 };
 use crate::log::fold::Fold;
 use crate::log::intent::{Intent, World};
 use crate::safety::{self, Flows};
 use crate::task::acks::Course;
+use crate::task::hash::plan_hash;
 use crate::task::steps::{Manner, reroute, steps};
 use crate::task::view::{first_effect, is_open, state};
 
@@ -150,6 +149,7 @@ pub fn propose(
 ) -> Result<Proposal, Refusal> {
     known_rules(present, overrides)?;
     super::admit::known_nodes(present, &terms.asserted)?;
+    super::admit::fitting_terms(present, verb, terms)?;
     let Aim { named, writes, after, moves } = aim(present, verb)?;
     safety::directed(present, verb, &after)?;
     let pins = |w: &Write| match (&w.before, &w.change) {
@@ -178,7 +178,8 @@ pub fn propose(
 
     let gated = !overrides.contains(safety::GATE);
     let in_waves = matches!(verb, Verb::Evacuate { .. });
-    let manner = Manner { world: present.world, in_waves, gated, unhurried: is_planned(verb) };
+    let (world, unhurried, ramp) = (present.world, is_planned(verb), terms.ramp.as_ref());
+    let manner = Manner { world, in_waves, gated, unhurried, ramp };
     let effect = effect(present, &planned(), writes, moves, manner, &terms.asserted);
     check_fabric(present, &effect)?;
     let plan_hash = plan_hash(present, verb, &effect, terms);
@@ -228,7 +229,8 @@ pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
     if writes.is_empty() && moves.is_empty() {
         return None;
     }
-    let manner = Manner { world: present.world, in_waves: false, gated: false, unhurried: false };
+    let world = present.world;
+    let manner = Manner { world, in_waves: false, gated: false, unhurried: false, ramp: None };
     let asserted = match &command.request.ask {
         Ask::Command { terms, .. } => terms.asserted.clone(),
         Ask::Wish { .. } => BTreeSet::new(),
@@ -254,8 +256,10 @@ fn effect(
         // Behind the others: numbers are places.
         steps.push(reroute(u32::try_from(steps.len() + 1).unwrap_or(u32::MAX)));
     }
-    let effect = Effect { rank, writes, moves, steps };
-    Course { world, before: intent, task, site: home, effect: &effect }.with_nodes(asserted)
+    let mut effect = Effect { rank, writes, moves, steps };
+    let course = Course { world, before: intent, task, site: home, effect: &effect };
+    course.name_nodes(asserted).take(&mut effect);
+    effect
 }
 
 /// What is planned for nodes that run another fabric would be done by other rules.
@@ -359,26 +363,4 @@ fn check_services(
             Err(Refusal::rule("operator-services", message))
         }
     }
-}
-
-/// A hash over the meaning: epochs are not in it, the writes they follow are.
-fn plan_hash(present: Present<'_>, verb: &Verb, effect: &Effect, terms: &Terms) -> String {
-    let mut text = format!("fabric {}\nverb {}\n", present.world.fabric.hash, verb.name());
-    let mut line = |words: std::fmt::Arguments<'_>| {
-        writeln!(text, "{words}").expect("writing to a string cannot fail");
-    };
-    let Effect { rank: _, writes, moves, steps } = effect;
-    for Write { epoch: _, prev, settles, change, before } in writes {
-        line(format_args!("write {change:?} over {before:?} after {prev:?} settling {settles:?}"));
-    }
-    for Move { service, epoch: _, prev_epoch: _, prev: _, from, to, handover } in moves {
-        line(format_args!("move {service} {from:?} to {to:?} {handover:?}"));
-    }
-    for Step { number, wave, kind, states, delay, timeout, gates, required, owed } in steps {
-        line(format_args!("step {number} {wave} {kind} after {delay:?} within {timeout:?}"));
-        line(format_args!("  {states:?} {gates:?} {required:?} {owed:?}"));
-    }
-    let Terms { supersede: _, asserted: _, confirm_within } = terms;
-    line(format_args!("confirmed within {confirm_within:?}"));
-    sha256_hex(text.as_bytes())
 }

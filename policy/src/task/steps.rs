@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::fabric::Role;
 use crate::id::{Epoch, SiteId, Weight};
 pub use crate::log::effect::{Effect, Step, StepKind};
-use crate::log::entry::Move;
+use crate::log::entry::{Move, Ramp};
 use crate::log::intent::{Progress, World};
 use crate::service::{Category, Handover, Service};
 use crate::traffic::{Deliver, Spread, Traffic};
@@ -34,6 +34,8 @@ pub struct Manner<'a> {
     pub gated: bool,
     /// Nothing is broken: there is time until old answers have run out.
     pub unhurried: bool,
+    /// By which shares, instead of those of each service.
+    pub ramp: Option<&'a Ramp>,
 }
 
 /// The steps for these moves, without the nodes that acknowledge them.
@@ -48,9 +50,7 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
         };
         let is_leased = service.is_some_and(Service::is_leased);
         let (group, mut parts) = match one.handover {
-            Handover::MakeBeforeBreak => {
-                (1, make_before_break(one, manner.world, manner.unhurried))
-            }
+            Handover::MakeBeforeBreak => (1, make_before_break(one, manner)),
             Handover::BreakBeforeMake => (2, break_before_make(one, is_leased)),
         };
         // Its steps wait for other nodes and for longer than those of others.
@@ -130,7 +130,7 @@ pub fn gates(service: &Service, one: &Move) -> BTreeSet<String> {
 fn ask_gates(parts: &mut [Part], gates: BTreeSet<String>) {
     let serves = |part: &&mut Part| matches!(part.kind, StepKind::Activate | StepKind::Shift);
     if let Some(part) = parts.iter_mut().find(serves) {
-        part.gates = gates;
+        part.gates.extend(gates);
     }
 }
 
@@ -202,8 +202,8 @@ fn add(phases: &mut BTreeMap<(u8, u8, u8), Step>, at: (u8, u8), one: &Move, part
 
 /// Phases of a make-before-break: 0 activate, 1 verify, then shift and verify for each step of the
 /// ramp, and last of all withdraw.
-fn make_before_break(one: &Move, world: World<'_>, lowered: bool) -> Vec<Part> {
-    let Move { service, from, to, .. } = one;
+fn make_before_break(one: &Move, manner: Manner<'_>) -> Vec<Part> {
+    let (Move { service, from, to, .. }, world) = (one, manner.world);
     let service = world.catalog.get(service);
     let mut parts = Vec::new();
     let both: BTreeSet<SiteId> = from.accept.union(&to.accept).cloned().collect();
@@ -224,12 +224,17 @@ fn make_before_break(one: &Move, world: World<'_>, lowered: bool) -> Vec<Part> {
         answers: answers.clone(),
         accept: both.clone(),
     };
-    for percent in service.map(|s| s.ramp.as_slice()).unwrap_or_default() {
+    let own = service.map(|s| (s.ramp.as_slice(), s.ramp_dwell)).unwrap_or_default();
+    let (shares, hold) = manner.ramp.map_or(own, |ramp| (ramp.steps.as_slice(), ramp.dwell));
+    let goes_on = manner.ramp.and_then(|ramp| ramp.only_while.clone());
+    let mut gates = BTreeSet::new();
+    for percent in shares {
         let Some(spread) = between(&from.spread, &to.spread, *percent) else { continue };
         state = shifted(&spread, &spread);
         let shift = Part::now(phase, StepKind::Shift, state.clone());
-        parts.push(Part { delay: dwell, ..shift });
-        dwell = service.map_or(Duration::ZERO, |s| s.ramp_dwell);
+        parts.push(Part { delay: dwell, gates: gates.clone(), ..shift });
+        gates.extend(goes_on.clone());
+        dwell = hold;
         // What a ramp is for: it stops while the new site has only a share.
         if probed {
             let verify = Part::now(phase + 1, StepKind::Verify, state.clone());
@@ -240,11 +245,12 @@ fn make_before_break(one: &Move, world: World<'_>, lowered: bool) -> Vec<Part> {
     state = shifted(&to.spread, &to.answers);
     if state != *from {
         let shift = Part::now(LAST_SHIFT, StepKind::Shift, state.clone());
-        parts.push(Part { delay: dwell, ..shift });
+        parts.push(Part { delay: dwell, gates, ..shift });
     }
     if state != *to {
         // Who asks to wait for old answers before a move asks for it behind one too.
-        let old = service.filter(|s| waits_for_answers(s, one)).map(|s| s.ttl.now(lowered));
+        let old =
+            service.filter(|s| waits_for_answers(s, one)).map(|s| s.ttl.now(manner.unhurried));
         let delay = service.map_or(Duration::ZERO, |s| s.sticky).max(old.unwrap_or_default());
         let withdraw = Part::now(LAST_SHIFT + 1, StepKind::Withdraw, to.clone());
         parts.push(Part { delay, ..withdraw });

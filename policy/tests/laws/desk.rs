@@ -12,7 +12,8 @@ use nett_policy::log::entry::{
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
 use nett_policy::safety::{GATE, LAST_ELIGIBLE_SITE};
-use nett_policy::task::decide::{Present, Sight, admit, judge, judge_wish};
+use nett_policy::task::acks::Course;
+use nett_policy::task::decide::{Present, Sight, admit, judge, judge_wish, planned};
 use nett_policy::task::next::{Ack, Next, Seen, next};
 use nett_policy::task::view::adoption;
 use nett_policy::task::view::{TaskState, is_open, state};
@@ -117,12 +118,20 @@ impl<'a> Desk<'a> {
             }
             _ => BTreeSet::new(),
         };
-        let terms = Terms { supersede, asserted, confirm_within: None };
+        let terms = Terms { supersede, asserted, ..Terms::default() };
         let ask = Ask::Command { verb, plan_hash: None, overrides, terms };
         let request = self.request(operator, ask);
         let view = self.view();
         let present = self.present(&view);
         let judged = admit(present, &request).and_then(|()| judge(present, &request));
+        if let Ok(proposal) = &judged {
+            let (world, before) = (present.world, present.intent);
+            let (task, site, effect) = (&planned(), &self.site, &proposal.effect);
+            let course = Course { world, before, task, site, effect };
+            let Ask::Command { terms, .. } = &request.ask else { unreachable!("a command") };
+            let in_full = course.with_nodes_in_full(&terms.asserted);
+            assert_eq!(*effect, in_full, "a few services stand for all");
+        }
         let body = match judged {
             Ok(proposal) => {
                 let approvals_needed = proposal.approvals_needed;

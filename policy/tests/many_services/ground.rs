@@ -13,8 +13,10 @@ use nett_policy::log::entry::{
 };
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::{Intent, World};
+use nett_policy::safety::BUILT_IN;
 use nett_policy::service::Catalog;
-use nett_policy::task::decide::{Present, Proposal, Sight, propose};
+use nett_policy::task::acks::Course;
+use nett_policy::task::decide::{Present, Proposal, Sight, planned, propose};
 use nett_policy::task::next::{Ack, Next, Seen, next};
 
 pub(crate) fn id<T: std::str::FromStr>(text: &str) -> T
@@ -104,6 +106,18 @@ impl Desk<'_> {
     pub(crate) fn propose(&self, verb: &Verb) -> Proposal {
         let (none, terms) = (BTreeSet::new(), self.terms());
         self.present(|present| propose(present, verb, &none, &terms)).expect("nothing refuses")
+    }
+
+    /// What a verb would do asks the same of nodes when all services are looked at.
+    pub(crate) fn holds_in_full(&self, verb: &Verb) {
+        let (overrides, terms) = (BUILT_IN.map(str::to_owned).into(), self.terms());
+        self.present(|present| {
+            let proposal = propose(present, verb, &overrides, &terms).expect("nothing refuses");
+            let (world, before, site) = (present.world, present.intent, present.home);
+            let course = Course { world, before, task: &planned(), site, effect: &proposal.effect };
+            assert_eq!(course.with_nodes_in_full(&terms.asserted), proposal.effect);
+            assert!(proposal.effect.steps.iter().any(|step| !step.required.is_empty()));
+        });
     }
 
     fn request(&self, number: usize, operator: usize, ask: Ask) -> Request {

@@ -13,9 +13,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
-use ground::{Ground, evacuation};
+use ground::{Ground, evacuation, id};
 use nett_policy::log::conflict::Claims;
-use nett_policy::log::entry::{Body, Outcome};
+use nett_policy::log::entry::{Body, Object, Outcome, Verb};
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
 use nett_policy::place::place;
@@ -105,4 +105,19 @@ fn an_evacuation_costs_in_proportion_to_its_services() {
         let most = small.time * 10 + Duration::from_millis(200);
         assert!(large.time <= most, "{name}: {small:?} {large:?}");
     }
+}
+
+/// What the nodes of a step are found from is a few of the services, and means all.
+#[test]
+fn one_service_of_each_kind_stands_for_all() {
+    let ground = Ground::with(60);
+    let mut desk = ground.desk();
+    desk.holds_in_full(&evacuation());
+    let proposal = desk.propose(&evacuation());
+    desk.accept(&evacuation(), &proposal);
+    desk.approve();
+    while desk.advance() {}
+    desk.holds_in_full(&Verb::Undrain { object: Object::Site(id("osl")) });
+    let to = Verb::Drain { object: Object::ServiceAt(id("shop/prod/s000004"), id("svg")) };
+    desk.holds_in_full(&to);
 }

@@ -24,7 +24,7 @@ pub use path::{
     SeparationDoc, ServiceLossDoc, SimulationDoc, WayDoc,
 };
 pub use plan::{OpDoc, OpKind, PlanDoc, PlanNode, PlanStep, RefusalDoc, WarningDoc, ops_of};
-pub use request::{ApiCall, ApiRequest, ObjectDoc, TermsDoc, VERSION, VerbDoc};
+pub use request::{ApiCall, ApiRequest, ObjectDoc, RampDoc, TermsDoc, VERSION, VerbDoc};
 pub use response::{
     ApiError, ApiResponse, AuditDoc, AuditLine, AuditVerdictDoc, CommandReply, ErrorCode,
     ExplainDoc, FactDoc, IdentityDoc, Outcome, Payload, RejoinDoc,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nett_policy::id::{IdError, Weight};
-use nett_policy::log::entry::{Object, Terms, Verb};
+use nett_policy::id::{IdError, WallMs, Weight};
+use nett_policy::log::entry::{Object, Ramp, Terms, Verb};
 use serde::{Deserialize, Serialize};
 
 use super::Stamp;
@@ -200,6 +200,24 @@ pub struct TermsDoc {
     pub asserted: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_within_ms: Option<u64>,
+    /// By which shares a steer goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<RampDoc>,
+    /// Until when a drain is meant to last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Stamp>,
+}
+
+/// Shares of a move, each held for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RampDoc {
+    /// In percent, ascending to 100.
+    pub steps: Vec<u8>,
+    pub dwell_ms: u64,
+    /// A comparison with a fact that must hold before every share but the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_while: Option<String>,
 }
 
 /// What can be drained: a site, or with `service` that service at the site; a node, or a link.
@@ -286,12 +304,18 @@ impl TryFrom<&VerbDoc> for Verb {
 
 impl From<&Terms> for TermsDoc {
     fn from(terms: &Terms) -> Self {
-        let Terms { supersede, asserted, confirm_within } = terms;
+        let Terms { supersede, asserted, confirm_within, ramp, until } = terms;
         let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             supersede: *supersede,
             asserted: asserted.iter().map(ToString::to_string).collect(),
             confirm_within_ms: confirm_within.as_ref().map(ms),
+            ramp: ramp.as_ref().map(|Ramp { steps, dwell, only_while }| RampDoc {
+                steps: steps.clone(),
+                dwell_ms: ms(dwell),
+                only_while: only_while.clone(),
+            }),
+            until: until.map(Stamp::from),
         }
     }
 }
@@ -300,11 +324,18 @@ impl TryFrom<&TermsDoc> for Terms {
     type Error = IdError;
 
     fn try_from(doc: &TermsDoc) -> Result<Self, IdError> {
-        let TermsDoc { supersede, asserted, confirm_within_ms } = doc;
+        let TermsDoc { supersede, asserted, confirm_within_ms, ramp, until } = doc;
+        let ramp = ramp.as_ref().map(|RampDoc { steps, dwell_ms, only_while }| Ramp {
+            steps: steps.clone(),
+            dwell: Duration::from_millis(*dwell_ms),
+            only_while: only_while.clone(),
+        });
         Ok(Self {
             supersede: *supersede,
             asserted: asserted.iter().map(|node| node.parse()).collect::<Result<_, _>>()?,
             confirm_within: confirm_within_ms.map(Duration::from_millis),
+            ramp,
+            until: until.map(|at| WallMs(at.ms())),
         })
     }
 }

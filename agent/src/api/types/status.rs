@@ -18,6 +18,9 @@ pub struct StatusDoc {
     /// Split decisions that nobody has resolved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<ConflictDoc>,
+    /// What people are asked to do: drains that were to be over by now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks: Vec<String>,
     /// Requests refused since this agent started.
     pub refused: u64,
     /// Networks whose questions this agent's name server did not all answer, in the last minute.

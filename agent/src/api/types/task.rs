@@ -36,7 +36,11 @@ pub struct TaskDoc {
     pub term: u32,
     pub state: TaskStateDoc,
     pub plan_hash: String,
+    /// The first of them, in order.
     pub services: Vec<String>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_services: u64,
     pub approvals_needed: u8,
     pub approvals: Vec<ApprovalDoc>,
     /// What else people want of it.
@@ -149,7 +153,11 @@ pub struct StepDoc {
     pub wave: u8,
     /// `lower-ttl`, `activate`, `verify`, `shift`, `withdraw` ...
     pub kind: String,
+    /// The first of them, in order.
     pub services: Vec<String>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_services: u64,
     pub state: StepStateDoc,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Stamp>,

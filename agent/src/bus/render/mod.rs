@@ -118,7 +118,7 @@ pub fn render(
     let ping = ping_interval(dials(fabric, site).len());
     writeln!(out, "ping_interval: \"{ping}s\"\nping_max: {PING_MAX}").expect(to_string);
     out.push_str(
-        "write_deadline: \"5s\"\nmax_payload: 256KB\nmax_pending: 32MB\n\
+        "write_deadline: \"5s\"\nmax_payload: 4MB\nmax_pending: 32MB\n\
          lame_duck_duration: \"30s\"\n",
     );
     writeln!(out, "tls {{ {tls}, verify: true, timeout: 3 }}").expect(to_string);

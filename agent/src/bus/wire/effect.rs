@@ -1,7 +1,9 @@
 //! What a command does, as JSON: registers, moves and steps.
 //!
 //! Traffic states repeat over services and steps, so they stand in one list and are referred to by
-//! their place in it: a command for thousands of services stays within one message.
+//! their place in it. Services that move alike are one move with a list of names, sorted by what
+//! their names begin with, and steps refer to moves: a command for a hundred thousand services is
+//! little more than their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -54,10 +56,12 @@ enum DirectiveDoc {
     Steer { to: BTreeMap<String, u32> },
 }
 
+/// Services that move alike and are in the same state at every step.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MoveDoc {
-    service: String,
+    /// Instances by project and environment: `{"shop/prod": ["api", "pay"]}`.
+    services: NamesDoc,
     epoch: u64,
     prev_epoch: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,13 +88,16 @@ struct StepDoc {
     owed: BTreeSet<String>,
 }
 
-/// Services that are in one state from a step on.
+/// Moves whose services are in one state from a step on.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StateDoc {
     traffic: usize,
-    services: BTreeSet<String>,
+    /// Places in the list of moves.
+    moves: Vec<usize>,
 }
+
+type NamesDoc = BTreeMap<String, Vec<String>>;
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -137,24 +144,96 @@ impl EffectDoc {
     pub(super) fn write(effect: &Effect) -> Self {
         let Effect { rank, writes, moves, steps } = effect;
         let mut table = Table::default();
-        let moves = moves.iter().map(|m| MoveDoc::write(m, &mut table)).collect();
-        let steps = steps.iter().map(|s| StepDoc::write(s, &mut table)).collect();
+        let groups = groups(moves, steps, &mut table);
+        let mut docs = Vec::with_capacity(groups.len());
+        let mut of_step: Vec<BTreeMap<usize, Vec<usize>>> = vec![BTreeMap::new(); steps.len()];
+        for (place, (group, members)) in groups.into_iter().enumerate() {
+            for (step, traffic) in group.states {
+                of_step[step].entry(traffic).or_default().push(place);
+            }
+            docs.push(MoveDoc::write(members, &mut table));
+        }
         let writes = writes.iter().map(WriteDoc::write).collect();
-        Self { rank: *rank, writes, traffic: table.docs(), moves, steps }
+        let steps = steps.iter().zip(of_step).map(|(step, states)| StepDoc::write(step, states));
+        let steps = steps.collect();
+        Self { rank: *rank, writes, traffic: table.docs(), moves: docs, steps }
     }
 
     pub(super) fn read(self) -> Result<Effect, OpenError> {
         let Self { rank, writes, traffic, moves, steps } = self;
         let traffic: Vec<Traffic> =
             traffic.into_iter().map(TrafficDoc::read).collect::<Result<_, _>>()?;
-        let steps = (1u32..).zip(steps).map(|(number, step)| step.read(number, &traffic));
+        let moves: Vec<Vec<Move>> =
+            moves.into_iter().map(|m| m.read(&traffic)).collect::<Result<_, _>>()?;
+        let steps = (1u32..).zip(steps).map(|(number, step)| step.read(number, &traffic, &moves));
+        let steps = steps.collect::<Result<_, _>>()?;
+        let mut moves: Vec<Move> = moves.into_iter().flatten().collect();
+        moves.sort_by(|a, b| a.service.cmp(&b.service));
         Ok(Effect {
             rank,
             writes: writes.into_iter().map(WriteDoc::read).collect::<Result<_, _>>()?,
-            moves: moves.into_iter().map(|m| m.read(&traffic)).collect::<Result<_, _>>()?,
-            steps: steps.collect::<Result<_, _>>()?,
+            moves,
+            steps,
         })
     }
+}
+
+/// What services of one move have in common: how they move, and the state of each step, by places.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Group<'a> {
+    epoch: Epoch,
+    prev_epoch: Epoch,
+    prev: &'a Option<EntryId>,
+    from: usize,
+    to: usize,
+    handover: Handover,
+    states: Vec<(usize, usize)>,
+}
+
+fn groups<'a>(
+    moves: &'a [Move],
+    steps: &'a [Step],
+    table: &mut Table<'a>,
+) -> BTreeMap<Group<'a>, Vec<&'a Move>> {
+    let mut states: BTreeMap<&ServiceId, Vec<(usize, usize)>> = BTreeMap::new();
+    let mut from_to = Vec::with_capacity(moves.len());
+    for one in moves {
+        from_to.push((table.place(&one.from), table.place(&one.to)));
+    }
+    for (place, step) in steps.iter().enumerate() {
+        for (service, traffic) in &step.states {
+            states.entry(service).or_default().push((place, table.place(traffic)));
+        }
+    }
+    let mut groups: BTreeMap<Group<'a>, Vec<&'a Move>> = BTreeMap::new();
+    for (one, (from, to)) in moves.iter().zip(from_to) {
+        let Move { service, epoch, prev_epoch, prev, from: _, to: _, handover } = one;
+        let (epoch, prev_epoch, handover) = (*epoch, *prev_epoch, *handover);
+        let states = states.remove(service).unwrap_or_default();
+        let group = Group { epoch, prev_epoch, prev, from, to, handover, states };
+        groups.entry(group).or_default().push(one);
+    }
+    groups
+}
+
+fn write_names<'a>(services: impl Iterator<Item = &'a ServiceId>) -> NamesDoc {
+    let mut names = NamesDoc::new();
+    for service in services {
+        let text = service.as_str();
+        let (stem, instance) = text.rsplit_once('/').unwrap_or(("", text));
+        names.entry(stem.to_owned()).or_default().push(instance.to_owned());
+    }
+    names
+}
+
+fn read_names(names: NamesDoc) -> Result<Vec<ServiceId>, OpenError> {
+    let mut services = Vec::new();
+    for (stem, instances) in names {
+        for instance in instances {
+            services.push(id("moves.services", &format!("{stem}/{instance}"))?);
+        }
+    }
+    Ok(services)
 }
 
 /// The states of an effect, each once, in the order in which they are met.
@@ -188,13 +267,9 @@ fn at(traffic: &[Traffic], place: usize) -> Result<Traffic, OpenError> {
 // === impl StepDoc ===
 
 impl StepDoc {
-    fn write<'a>(step: &'a Step, table: &mut Table<'a>) -> Self {
-        let Step { number: _, wave, kind, states, delay, timeout, gates, required, owed } = step;
-        let mut grouped: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-        for (service, traffic) in states {
-            grouped.entry(table.place(traffic)).or_default().insert(service.to_string());
-        }
-        let states = grouped.into_iter().map(|(traffic, services)| StateDoc { traffic, services });
+    fn write(step: &Step, states: BTreeMap<usize, Vec<usize>>) -> Self {
+        let Step { number: _, wave, kind, states: _, delay, timeout, gates, required, owed } = step;
+        let states = states.into_iter().map(|(traffic, moves)| StateDoc { traffic, moves });
         let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let names = |nodes: &BTreeSet<NodeId>| nodes.iter().map(NodeId::to_string).collect();
         Self {
@@ -216,13 +291,18 @@ impl StepDoc {
         }
     }
 
-    fn read(self, number: u32, traffic: &[Traffic]) -> Result<Step, OpenError> {
+    fn read(self, number: u32, traffic: &[Traffic], all: &[Vec<Move>]) -> Result<Step, OpenError> {
         let Self { kind, wave, states, delay_ms, timeout_ms, gates, acknowledge, owed } = self;
         let mut by_service: BTreeMap<ServiceId, Traffic> = BTreeMap::new();
-        for StateDoc { traffic: place, services } in states {
+        for StateDoc { traffic: place, moves } in states {
             let state = at(traffic, place)?;
-            for service in services {
-                by_service.insert(id("states.services", &service)?, state.clone());
+            for place in moves {
+                let moves = all.get(place).ok_or_else(|| OpenError::Value {
+                    field: "states.moves",
+                    value: place.to_string(),
+                    expected: "the place of a move in the effect's list",
+                })?;
+                by_service.extend(moves.iter().map(|one| (one.service.clone(), state.clone())));
             }
         }
         let nodes = |names: BTreeSet<String>| {
@@ -326,10 +406,11 @@ impl DirectiveDoc {
 // === impl MoveDoc ===
 
 impl MoveDoc {
-    fn write<'a>(one: &'a Move, table: &mut Table<'a>) -> Self {
-        let Move { service, epoch, prev_epoch, prev, from, to, handover } = one;
+    /// All of them move alike; there is one at least.
+    fn write<'a>(members: Vec<&'a Move>, table: &mut Table<'a>) -> Self {
+        let Move { service: _, epoch, prev_epoch, prev, from, to, handover } = members[0];
         Self {
-            service: service.to_string(),
+            services: write_names(members.iter().map(|one| &one.service)),
             epoch: epoch.0,
             prev_epoch: prev_epoch.0,
             prev: prev.as_ref().map(EntryId::to_string),
@@ -342,20 +423,24 @@ impl MoveDoc {
         }
     }
 
-    fn read(self, traffic: &[Traffic]) -> Result<Move, OpenError> {
-        let Self { service, epoch, prev_epoch, prev, from, to, handover } = self;
-        Ok(Move {
-            service: id("move.service", &service)?,
+    fn read(self, traffic: &[Traffic]) -> Result<Vec<Move>, OpenError> {
+        let Self { services, epoch, prev_epoch, prev, from, to, handover } = self;
+        let prev: Option<EntryId> = prev.map(|p| id("prev", &p)).transpose()?;
+        let (from, to) = (at(traffic, from)?, at(traffic, to)?);
+        let handover = match handover {
+            HandoverDoc::MakeBeforeBreak => Handover::MakeBeforeBreak,
+            HandoverDoc::BreakBeforeMake => Handover::BreakBeforeMake,
+        };
+        let one = |service| Move {
+            service,
             epoch: Epoch(epoch),
             prev_epoch: Epoch(prev_epoch),
-            prev: prev.map(|p| id("prev", &p)).transpose()?,
-            from: at(traffic, from)?,
-            to: at(traffic, to)?,
-            handover: match handover {
-                HandoverDoc::MakeBeforeBreak => Handover::MakeBeforeBreak,
-                HandoverDoc::BreakBeforeMake => Handover::BreakBeforeMake,
-            },
-        })
+            prev: prev.clone(),
+            from: from.clone(),
+            to: to.clone(),
+            handover,
+        };
+        Ok(read_names(services)?.into_iter().map(one).collect())
     }
 }
 

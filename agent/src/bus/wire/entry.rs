@@ -95,7 +95,8 @@ pub fn seal_entry(draft: Draft, key: &KeyPair) -> Result<(Vec<u8>, Entry), WireE
         body: body::write(&body)?,
         request,
     };
-    let (bytes, hash) = sign::seal(json::object(&document)?, Signer::Agent, key)?;
+    let (map, limit) = (json::object(&document)?, json::MAX_ENTRY_BYTES);
+    let (bytes, hash) = sign::seal_within(map, Signer::Agent, key, limit)?;
     let position = Position { boot, seq, prev_hash, hash };
     Ok((bytes, Entry { id, site, node, position, fabric, at, body }))
 }
@@ -146,7 +147,7 @@ pub fn open_stored_entry(bytes: &[u8], judge: &dyn Judge) -> Result<Entry, OpenE
 }
 
 fn open(bytes: &[u8], arrived: Option<&str>, judge: &dyn Judge) -> Result<Entry, OpenError> {
-    let map = json::parse(bytes)?;
+    let map = json::parse_within(bytes, json::MAX_ENTRY_BYTES)?;
     let named = named_fabric(&map)?;
     let roster = judge.roster(&named).ok_or_else(|| OpenError::UnknownFabric {
         generation: named.generation.0,

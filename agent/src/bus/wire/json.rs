@@ -12,8 +12,12 @@ use serde_json::{Map, Value};
 
 use super::{OpenError, WireError};
 
-/// The largest message accepted and made, in bytes; the servers' `max_payload` is the same.
+/// The largest message accepted and made, in bytes, apart from entries of a log.
 pub const MAX_BYTES: usize = 256 * 1024;
+
+/// The largest entry of a log, in bytes; the servers' `max_payload` is the same. What moves a
+/// hundred thousand services names each of them.
+pub const MAX_ENTRY_BYTES: usize = 4 * 1024 * 1024;
 
 /// The deepest nesting of objects and lists. The deepest that Nett writes itself is 8.
 const MAX_DEPTH: u8 = 16;
@@ -23,8 +27,13 @@ const MAX_EXACT: u64 = (1 << 53) - 1;
 
 /// Parses one JSON object.
 pub(super) fn parse(bytes: &[u8]) -> Result<Map<String, Value>, OpenError> {
-    if bytes.len() > MAX_BYTES {
-        return Err(OpenError::TooLarge { size: bytes.len() });
+    parse_within(bytes, MAX_BYTES)
+}
+
+/// As [`parse`], with another limit.
+pub(super) fn parse_within(bytes: &[u8], limit: usize) -> Result<Map<String, Value>, OpenError> {
+    if bytes.len() > limit {
+        return Err(OpenError::TooLarge { size: bytes.len(), limit });
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { depth: MAX_DEPTH }.deserialize(&mut reader).map_err(OpenError::Json)?;

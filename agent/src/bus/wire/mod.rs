@@ -28,7 +28,7 @@ use nett_policy::roster::{Roster, Rosters};
 
 pub use entry::{Draft, Sealed, open_entry, open_stored_entry, seal_entry};
 pub use fact::{fact_subject, open_fact, seal_fact};
-pub use json::MAX_BYTES;
+pub use json::{MAX_BYTES, MAX_ENTRY_BYTES};
 pub use report::{Ack, Head, Report, open_report, seal_report};
 pub use request::{open_request, request_subject, seal_request};
 pub use vote::{BeaconAnswer, SealedVote, open_answer, open_ask, seal_answer, seal_ask};
@@ -85,8 +85,8 @@ pub enum WireError {
     WrongKey { expected: String, actual: String },
     #[error("cannot sign: is this the seed (S...), not the public key?")]
     Key(#[source] nkeys::error::Error),
-    #[error("the message would have {size} bytes; at most {MAX_BYTES} fit: name fewer services")]
-    TooLarge { size: usize },
+    #[error("the message would have {size} bytes; at most {limit} fit: name fewer services")]
+    TooLarge { size: usize, limit: usize },
     #[error("`{field}`: {ms} ms after 1970 is outside the calendar")]
     Time { field: &'static str, ms: u64 },
     #[error("the request given verbatim is not the one in the entry's body")]
@@ -100,8 +100,8 @@ pub enum WireError {
 /// Why a message is not believed, grouped by who must act: see [`OpenError::blame`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("the message has {size} bytes; at most {MAX_BYTES} are accepted")]
-    TooLarge { size: usize },
+    #[error("the message has {size} bytes; at most {limit} are accepted")]
+    TooLarge { size: usize, limit: usize },
     #[error("the message is not JSON of the expected shape")]
     Json(#[source] serde_json::Error),
     #[error("the message is not in the canonical form of RFC 8785")]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::id::{NodeId, Weight};
-use nett_policy::log::entry::{Ask, Object, Person, Request, Terms, Verb, WishKind};
+use nett_policy::log::entry::{Ask, Object, Person, Ramp, Request, Terms, Verb, WishKind};
 use nett_policy::roster::Roster;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,19 @@ struct TermsDoc {
     asserted: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     confirm_within_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ramp: Option<RampDoc>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RampDoc {
+    steps: Vec<u8>,
+    dwell_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    only_while: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
@@ -157,7 +170,8 @@ enum WishDoc {
 }
 
 /// The members of a command's body that belong to [`TermsDoc`].
-const TERMS: [&str; 5] = ["plan_hash", "overrides", "supersede", "asserted", "confirm_within_ms"];
+const TERMS: [&str; 7] =
+    ["plan_hash", "overrides", "supersede", "asserted", "confirm_within_ms", "ramp", "until"];
 /// The longest time in which a task may be confirmed, in milliseconds: a day.
 const CONFIRM_MAX_MS: u64 = 24 * 3600 * 1000;
 
@@ -294,15 +308,22 @@ fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
     match ask {
         Ask::Command { verb, plan_hash, overrides, terms } => {
             let mut body = json::object(&VerbDoc::write(verb))?;
-            let Terms { supersede, asserted, confirm_within } = terms;
-            let confirm_within_ms =
-                confirm_within.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+            let Terms { supersede, asserted, confirm_within, ramp, until } = terms;
+            let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+            let confirm_within_ms = confirm_within.map(ms);
+            let ramp = ramp.as_ref().map(|Ramp { steps, dwell, only_while }| RampDoc {
+                steps: steps.clone(),
+                dwell_ms: ms(*dwell),
+                only_while: only_while.clone(),
+            });
             let terms = TermsDoc {
                 plan_hash: plan_hash.clone(),
                 overrides: overrides.clone(),
                 supersede: *supersede,
                 asserted: write_nodes(asserted),
                 confirm_within_ms,
+                ramp,
+                until: until.map(|at| json::write_time("until", at)).transpose()?,
             };
             body.extend(json::object(&terms)?);
             Ok((KindDoc::Command, body))
@@ -344,7 +365,7 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
             terms.insert(name, value);
         }
     }
-    let TermsDoc { plan_hash, overrides, supersede, asserted, confirm_within_ms } =
+    let TermsDoc { plan_hash, overrides, supersede, asserted, confirm_within_ms, ramp, until } =
         json::read(Value::Object(terms))?;
     let verb: VerbDoc = json::read(Value::Object(body))?;
     if let Some(ms) = confirm_within_ms.filter(|ms| !(1..=CONFIRM_MAX_MS).contains(ms)) {
@@ -356,7 +377,13 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
     }
     let asserted = read_nodes(&asserted)?;
     let confirm_within = confirm_within_ms.map(Duration::from_millis);
-    let terms = Terms { supersede, asserted, confirm_within };
+    let until = until.map(|at| json::read_time("until", &at)).transpose()?;
+    let ramp = ramp.map(|RampDoc { steps, dwell_ms, only_while }| Ramp {
+        steps,
+        dwell: Duration::from_millis(dwell_ms),
+        only_while,
+    });
+    let terms = Terms { supersede, asserted, confirm_within, ramp, until };
     Ok(Ask::Command { verb: verb.read()?, plan_hash, overrides, terms })
 }
 

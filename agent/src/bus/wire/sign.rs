@@ -68,9 +68,19 @@ impl Signed {
 
 /// Signs a message; gives the whole message in canonical form and the hash of what was signed.
 pub(super) fn seal(
+    map: Map<String, Value>,
+    signer: Signer,
+    key: &KeyPair,
+) -> Result<(Vec<u8>, String), WireError> {
+    seal_within(map, signer, key, json::MAX_BYTES)
+}
+
+/// As [`seal`], with another limit.
+pub(super) fn seal_within(
     mut map: Map<String, Value>,
     signer: Signer,
     key: &KeyPair,
+    limit: usize,
 ) -> Result<(Vec<u8>, String), WireError> {
     let canonical = json::canonical(&map)?;
     let signature = key.sign(&canonical).map_err(WireError::Key)?;
@@ -82,8 +92,8 @@ pub(super) fn seal(
     let list = serde_json::to_value([sig]).map_err(WireError::Encode)?;
     map.insert("sig".to_owned(), list);
     let bytes = json::canonical(&map)?;
-    if bytes.len() > json::MAX_BYTES {
-        return Err(WireError::TooLarge { size: bytes.len() });
+    if bytes.len() > limit {
+        return Err(WireError::TooLarge { size: bytes.len(), limit });
     }
     Ok((bytes, nett_policy::id::sha256_hex(&canonical)))
 }

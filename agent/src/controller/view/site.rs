@@ -2,13 +2,13 @@
 
 use nett_policy::fabric::{Link, LinkEnd, Node, Role, Site};
 use nett_policy::id::SiteId;
-use nett_policy::log::entry::Object;
+use nett_policy::log::entry::{Ask, Object};
 
 use super::super::event::Now;
 use super::super::{Controller, SILENCE};
 use super::ms;
 use crate::api::types::{
-    ApiError, HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, Payload, SiteDoc, StatusDoc,
+    ApiError, HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, Payload, SiteDoc, Stamp, StatusDoc,
 };
 use crate::bus::wire::Report;
 
@@ -24,11 +24,34 @@ impl Controller {
             services: u64::try_from(self.setting.catalog.len()).unwrap_or(u64::MAX),
             open_tasks: self.open.iter().map(|id| self.task_line(id)).collect(),
             conflicts: self.conflict_docs(),
+            asks: self.overdue(now),
             refused: self.deciding.refused,
             rate_limited: Vec::new(),
             leases: self.leases_doc(now),
             local: self.local_docs(),
         }
+    }
+
+    /// Drains that were meant to be over by now. Nothing ends by itself: what was drained may not
+    /// be ready to serve.
+    fn overdue(&self, now: Now) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (object, task) in self.intent.drains() {
+            let Some((_, command)) = self.fold.command(task) else { continue };
+            let Ask::Command { terms, .. } = &command.request.ask else { continue };
+            let Some(until) = terms.until.filter(|until| *until <= now.wall) else { continue };
+            let what = match object {
+                Object::Site(site) => format!("site {site}"),
+                Object::Node(node) => format!("node {node}"),
+                Object::Link(link) => format!("link {link}"),
+                Object::ServiceAt(service, site) => format!("service {service} --at {site}"),
+            };
+            let (person, until) = (&command.request.person.name, Stamp::from(until));
+            lines.push(format!(
+                "{what} was drained by {person} until {until}: nettctl undrain {what} --reason TEXT"
+            ));
+        }
+        lines
     }
 
     pub(super) fn site_docs(&self, now: Now) -> Vec<SiteDoc> {

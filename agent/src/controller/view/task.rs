@@ -18,6 +18,13 @@ use crate::api::types::{
     TaskStateDoc, WishDoc,
 };
 
+/// How many services a task and each of its steps names: what is shown has to fit into a message.
+const LISTED: usize = 100;
+
+fn more(all: usize) -> u64 {
+    u64::try_from(all.saturating_sub(LISTED)).unwrap_or(u64::MAX)
+}
+
 // === impl Controller ===
 
 impl Controller {
@@ -80,6 +87,7 @@ impl Controller {
         let ended = reading.end.and(reading.last.as_ref()).map(|last| last.at.into());
         let effective = self.fold.effects(id).next().map(|(w, _)| w.at.into());
         let steps = self.step_docs(id, &reading);
+        let services = self.services_of(id, &command.request.ask);
         let verb = command.request.ask.verb_name();
         let ways = ways_on(id, (verb, state), &reading, &silent_of(&steps));
         TaskDoc {
@@ -93,7 +101,8 @@ impl Controller {
             term: reading.term,
             state: state_doc(state),
             plan_hash: command.plan_hash.clone(),
-            services: self.services_of(id, &command.request.ask),
+            more_services: more(services.len()),
+            services: services.into_iter().take(LISTED).collect(),
             approvals_needed: command.approvals_needed,
             approvals: self.approval_docs(id),
             wishes: self.wish_docs(id, &reading),
@@ -203,7 +212,8 @@ impl Controller {
                 number: step.number,
                 wave: step.wave,
                 kind: step.kind.as_str().to_owned(),
-                services: step.states.keys().map(ToString::to_string).collect(),
+                services: step.states.keys().take(LISTED).map(ToString::to_string).collect(),
+                more_services: more(step.states.len()),
                 state: match () {
                     () if reading.done.contains(&step.number) => StepStateDoc::Done,
                     () if reading.failed.contains_key(&step.number) => StepStateDoc::Failed,

@@ -1,12 +1,23 @@
 //! `nettctl drain`.
 
-use nett_policy::id::{LinkId, NodeId, ServiceId, SiteId};
+use nett_policy::id::{LinkId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::log::entry::{Object, Verb};
 
-use crate::ctl::args::Change;
+use crate::api::types::Stamp;
+use crate::ctl::args::{Change, More};
+use crate::ctl::duration::until;
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::session::Session;
 use crate::ctl::submit;
+
+#[derive(Debug, clap::Args)]
+pub(in crate::ctl) struct Lasting {
+    /// Until when it is meant to last (RFC 3339, or in how long); then you are asked to end it
+    #[arg(long, value_name = "TIME", value_parser = until)]
+    until: Option<Stamp>,
+    #[command(flatten)]
+    change: Change,
+}
 
 #[derive(Debug, clap::Subcommand)]
 pub(in crate::ctl) enum Sub {
@@ -14,19 +25,19 @@ pub(in crate::ctl) enum Sub {
     Site {
         id: SiteId,
         #[command(flatten)]
-        change: Change,
+        lasting: Lasting,
     },
     /// A border or route node: traffic takes the others of its site
     Node {
         id: NodeId,
         #[command(flatten)]
-        change: Change,
+        lasting: Lasting,
     },
     /// An inter-site link: traffic takes the others
     Link {
         id: LinkId,
         #[command(flatten)]
-        change: Change,
+        lasting: Lasting,
     },
     /// One service at one site
     Service {
@@ -35,27 +46,27 @@ pub(in crate::ctl) enum Sub {
         #[arg(long, value_name = "SITE")]
         at: SiteId,
         #[command(flatten)]
-        change: Change,
+        lasting: Lasting,
     },
 }
 
 impl Sub {
     pub(super) fn object(&self) -> Object {
         match self {
-            Self::Site { id, change: _ } => Object::Site(id.clone()),
-            Self::Node { id, change: _ } => Object::Node(id.clone()),
-            Self::Link { id, change: _ } => Object::Link(id.clone()),
-            Self::Service { id, at, change: _ } => Object::ServiceAt(id.clone(), at.clone()),
+            Self::Site { id, lasting: _ } => Object::Site(id.clone()),
+            Self::Node { id, lasting: _ } => Object::Node(id.clone()),
+            Self::Link { id, lasting: _ } => Object::Link(id.clone()),
+            Self::Service { id, at, lasting: _ } => Object::ServiceAt(id.clone(), at.clone()),
         }
     }
 
-    pub(super) fn change(&self) -> &Change {
-        match self {
-            Self::Site { change, .. }
-            | Self::Node { change, .. }
-            | Self::Link { change, .. }
-            | Self::Service { change, .. } => change,
-        }
+    pub(super) fn change(&self) -> Change {
+        let (Self::Site { lasting, .. }
+        | Self::Node { lasting, .. }
+        | Self::Link { lasting, .. }
+        | Self::Service { lasting, .. }) = self;
+        let until = lasting.until.map(|at| WallMs(at.ms()));
+        Change { more: More { ramp: None, until }, ..lasting.change.clone() }
     }
 
     pub(super) fn verb(&self) -> Verb {
@@ -64,5 +75,5 @@ impl Sub {
 }
 
 pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlError> {
-    submit::command(session, sub.verb(), sub.change()).await
+    submit::command(session, sub.verb(), &sub.change()).await
 }

@@ -36,18 +36,18 @@ pub(in crate::ctl) enum Sub {
 
 pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlError> {
     let (verb, change) = match &sub {
-        Sub::Failover(args) => (args.verb(), &args.change),
-        Sub::Failback(args) => (args.verb(), &args.change),
-        Sub::Steer(args) => (args.verb(), &args.change),
+        Sub::Failover(args) => (args.verb(), args.change.clone()),
+        Sub::Failback(args) => (args.verb(), args.change.clone()),
+        Sub::Steer(args) => (args.verb(), args.change()),
         Sub::Drain(sub) => (sub.verb(), sub.change()),
         Sub::Undrain(sub) => (undrain::verb(sub), sub.change()),
-        Sub::Evacuate(args) => (args.verb()?, &args.change),
-        Sub::Hold(args) => (args.verb(true), &args.change),
-        Sub::Release(args) => (args.verb(false), &args.change),
-        Sub::Revert(args) => (args.verb(), &args.change),
-        Sub::Resolve(args) => (args.verb(), &args.change),
+        Sub::Evacuate(args) => (args.verb()?, args.change.clone()),
+        Sub::Hold(args) => (args.verb(true), args.change.clone()),
+        Sub::Release(args) => (args.verb(false), args.change.clone()),
+        Sub::Revert(args) => (args.verb(), args.change.clone()),
+        Sub::Resolve(args) => (args.verb(), args.change.clone()),
     };
-    let terms = submit::terms(session, &verb, change).await?;
+    let terms = submit::terms(session, &verb, &change).await?;
     let terms = (terms != Terms::default()).then(|| TermsDoc::from(&terms));
     let (verb, overrides) = (VerbDoc::from(&verb), change.overrides.iter().cloned().collect());
     let answer = session.ask(&ApiRequest::Plan { verb, overrides, terms }).await?;

@@ -14,5 +14,5 @@ pub(super) fn verb(sub: &Sub) -> Verb {
 }
 
 pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlError> {
-    submit::command(session, verb(&sub), sub.change()).await
+    submit::command(session, verb(&sub), &sub.change()).await
 }

@@ -32,6 +32,7 @@ pub(super) fn status_text(
         services,
         open_tasks,
         conflicts,
+        asks,
         refused,
         rate_limited,
         leases,
@@ -65,6 +66,7 @@ pub(super) fn status_text(
         let names: Vec<&str> = conflicts.iter().map(|c| c.subject.as_str()).collect();
         out += &format!("SPLIT DECISIONS: {} (see nettctl conflicts)\n", names.join(", "));
     }
+    out.extend(asks.iter().map(|line| format!("TO DO: {line}\n")));
     if !open_tasks.is_empty() {
         out.push('\n');
         out += &task::list(open_tasks, style);

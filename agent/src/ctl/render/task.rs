@@ -47,7 +47,7 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
         ("because", task.outcome_reason.clone()),
         ("home site", task.home.clone()),
         ("plan", task.plan_hash.clone()),
-        ("services", services(&task.services)),
+        ("services", services(&task.services) + &and_more(task.more_services)),
         ("approvals", approvals),
         ("opened", task.opened_at.to_string()),
         ("effective", time(task.effective_at)),
@@ -157,6 +157,11 @@ fn steps_text(steps: &[StepDoc], style: Style) -> String {
     out
 }
 
+/// What is said of services that are not listed.
+fn and_more(more: u64) -> String {
+    if more == 0 { String::new() } else { format!(" and {more} more") }
+}
+
 /// One service by its name, more of them with their number.
 pub(super) fn services(services: &[String]) -> String {
     match services {
@@ -204,7 +209,11 @@ pub(in crate::ctl) fn wish_text(task: &TaskDoc, kind: &WishKind) -> String {
         task.id, task.verb, task.subject, task.person, task.reason
     );
     out += &format!("  plan {}\n", task.plan_hash);
-    out += &format!("  {} services:\n", task.services.len());
+    let all = task.more_services + u64::try_from(task.services.len()).unwrap_or(u64::MAX);
+    out += &format!("  {all} services:\n");
     out.extend(task.services.iter().map(|id| format!("    {id}\n")));
+    if task.more_services > 0 {
+        out += &format!("    and {} more\n", task.more_services);
+    }
     out
 }

@@ -154,7 +154,7 @@ impl World {
 
     /// The tasks that run and wait for nobody: not for an approval, and not for the end of a hold.
     /// One that waits to be confirmed undoes itself.
-    pub(crate) fn busy(&mut self) -> Vec<EntryId> {
+    pub(crate) fn busy(&mut self) -> Vec<String> {
         let fold = self.fold_of_all();
         let intent = Intent::read(&fold);
         let held = |id: &EntryId| {
@@ -164,7 +164,10 @@ impl World {
         let tasks = fold.commands().map(|(id, _, _)| id.clone());
         let moves_on =
             |id: &EntryId| matches!(state(&fold, id), TaskState::Running | TaskState::Confirming);
-        tasks.filter(|id| moves_on(id) && !held(id)).collect()
+        let tasks = tasks.filter(|id| moves_on(id) && !held(id)).map(|id| format!("task {id}"));
+        // They wait until every site was heard, or has been silent for long enough.
+        let of_nodes = self.agents.iter().filter(|(_, agent)| agent.controller.locals() > 0);
+        tasks.chain(of_nodes.map(|(node, _)| format!("a command of {node} alone"))).collect()
     }
 
     /// Everybody wants and has what the core makes of all entries.
@@ -182,9 +185,6 @@ impl World {
             }
         }
         for (node, agent) in &self.agents {
-            if agent.controller.locals() > 0 {
-                return Err(format!("{node} still has a command of its own"));
-            }
             let links_up = agent.links_up(&self.links_down);
             let setting = &agent.setting;
             let (layout, at) = (&setting.layout, &setting.node);

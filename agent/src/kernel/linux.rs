@@ -106,6 +106,9 @@ impl LinuxKernel {
                 gateway == to && *at == index
             }
             (nexthop::Form::Group(members), Nexthop::Group { members: to, .. }) => members == to,
+            (nexthop::Form::Blackhole, Nexthop::Blackhole { family }) => {
+                row.family == Some(*family)
+            }
             _ => false,
         };
         if same {
@@ -237,7 +240,7 @@ impl LinuxKernel {
         self.delete(message, format!("nexthop id {id}")).await
     }
 
-    /// The number of a single's device; 0 for groups, which have none.
+    /// The number of a single's device; 0 for what has none.
     async fn index_of(
         &mut self,
         nexthop: &Nexthop,
@@ -320,7 +323,8 @@ impl LinuxKernel {
             Op::DeleteRule(rule) => self.delete_rule(rule).await,
             Op::LoadGuard { from: _, to } => self.nft.load(to).await,
             Op::DeleteGuard(_) => self.nft.delete().await,
-            Op::Elements { set, add, delete } => self.nft.elements(*set, add, delete).await,
+            Op::Elements { add, delete } => self.nft.elements(add, delete).await,
+            Op::Classes { from, to } => self.nft.classes(from, to).await,
             Op::Answers { .. } => Err(KernelError::NotKernel(op.to_string())),
         }
     }

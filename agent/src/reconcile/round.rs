@@ -172,6 +172,7 @@ impl<K: Kernel> Round<'_, K> {
             | Op::ReplaceRoute { .. }
             | Op::LoadGuard { .. }
             | Op::Elements { .. }
+            | Op::Classes { .. }
             | Op::Answers { .. } => false,
         }
     }
@@ -228,7 +229,10 @@ impl Parts {
                 self.tables.insert((Family::of_net(key.destination), key.table));
             }
             Op::AddRule(_) | Op::DeleteRule(_) => self.rules = true,
-            Op::LoadGuard { .. } | Op::DeleteGuard(_) | Op::Elements { .. } => self.guard = true,
+            Op::LoadGuard { .. }
+            | Op::DeleteGuard(_)
+            | Op::Elements { .. }
+            | Op::Classes { .. } => self.guard = true,
             Op::Answers { .. } => {}
         }
     }
@@ -248,7 +252,7 @@ fn used_nexthops(state: &NodeState) -> BTreeSet<NexthopId> {
     let mut used = BTreeSet::new();
     for nexthop in state.nexthops.values() {
         match nexthop {
-            Nexthop::Single { .. } => {}
+            Nexthop::Single { .. } | Nexthop::Blackhole { .. } => {}
             Nexthop::Group { members, .. } => used.extend(members.keys().copied()),
         }
     }

@@ -290,6 +290,11 @@ impl Connection {
         }
     }
 
+    /// The socket's port: another one is another socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
     fn reopen(&mut self) -> Result<(), Failure> {
         let (socket, port) = open_socket(self.protocol)?;
         self.ports.remove(self.port);

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use nett_agent::kernel::{Kernel, LinuxKernel, SimulatedKernel};
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{
-    ClassNumber, Layout, Nexthop, NexthopId, NodeState, RouteTarget,
-};
+use nett_policy::lower::object::{ClassNumber, Layout, Nexthop, NexthopId, NodeState, RouteTarget};
 use nett_policy::plan::{Op, plan};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};

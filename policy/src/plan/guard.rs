@@ -73,23 +73,22 @@ struct Between {
 }
 
 fn between(from: &Guard, to: &Guard) -> Between {
-    let refused = from.refused.union(&to.refused).copied().collect();
-    let mut between = Between { refused, closes: false, opens: false };
     let of_class = |element: &&GuardElement| matches!(element.subject, Subject::Class(_));
-    between.closes = to.refused.difference(&from.refused).any(|e| of_class(&e));
-    between.opens = from.refused.difference(&to.refused).any(|e| of_class(&e));
-    let apart = |element: &GuardElement| match (element.set, element.subject) {
-        (GuardSet::Apart, Subject::Vip(vip)) => Some(vip),
-        _ => None,
+    let mut between = Between {
+        refused: from.refused.union(&to.refused).filter(of_class).copied().collect(),
+        closes: to.refused.difference(&from.refused).any(|e| of_class(&e)),
+        opens: from.refused.difference(&to.refused).any(|e| of_class(&e)),
     };
-    let vips: BTreeSet<_> = between.refused.iter().filter_map(apart).collect();
-    for vip in vips {
+    let apart = from.refused.union(&to.refused).filter(|e| e.set == GuardSet::Apart);
+    for element in apart.copied().collect::<Vec<_>>() {
+        between.refused.insert(element);
+        let Subject::Vip(vip) = element.subject else { continue };
         for set in GuardSet::REFUSING {
             let (before, after) = (from.refuses(vip, set), to.refuses(vip, set));
             between.closes |= after && !before;
             between.opens |= before && !after;
             if before || after {
-                between.refused.insert(GuardElement { set, subject: Subject::Vip(vip) });
+                between.refused.insert(GuardElement { set, ..element });
             }
         }
     }

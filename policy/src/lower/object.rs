@@ -126,7 +126,8 @@ pub struct ClassNumber(pub u32);
 pub enum GuardSet {
     /// Single VIPs that are not treated as their class is, but as they are themselves.
     Apart,
-    /// Nobody serves it: TCP is reset, established connections too.
+    /// Nobody serves it: TCP is reset, established connections too. Who is in here is in the two
+    /// others as well.
     Drained,
     /// What comes from outside is not delivered here. New TCP connections are reset; others get an
     /// error and are left alone, because the way may come back before they end.

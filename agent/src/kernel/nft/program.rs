@@ -129,7 +129,6 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
     let mut chains = vec![
         chain("out_mark", None, vec![sent(guard.mark_mask)]),
         chain("refuse", None, refuse()),
-        chain("reset", None, reset()),
         chain("apart", None, apart()),
     ];
     chains.extend(guard.chains().into_iter().map(classes::chain));
@@ -293,7 +292,8 @@ pub(super) fn refusing(set: GuardSet, found: Expressions) -> Expressions {
         found.verdict(Verdict::Goto("refuse"))
     };
     match set {
-        GuardSet::Drained => found.verdict(Verdict::Goto("reset")),
+        // What is not TCP goes on to the other sets.
+        GuardSet::Drained => found.tcp().reject(Reject::TcpReset),
         GuardSet::ShutIn => comes(found, false, Layout::MARK_SENT),
         GuardSet::ShutOut | GuardSet::Apart => comes(found, true, Layout::MARK_CAME),
     }
@@ -302,13 +302,6 @@ pub(super) fn refusing(set: GuardSet, found: Expressions) -> Expressions {
 fn refuse() -> Vec<Rule> {
     vec![
         rule("a new connection", Expressions::new().opens_connection().reject(Reject::TcpReset)),
-        rule("anything else", Expressions::new().reject(Reject::Unreachable)),
-    ]
-}
-
-fn reset() -> Vec<Rule> {
-    vec![
-        rule("any connection", Expressions::new().tcp().reject(Reject::TcpReset)),
         rule("anything else", Expressions::new().reject(Reject::Unreachable)),
     ]
 }

@@ -96,11 +96,11 @@ fn changes(count: usize) -> Result<[Changes; 4]> {
         let last = format!("bulk/prod/s{:04}", count - 1);
         let shown = mira.run(&["-o", "json", "service", "show", &last])?.must_be(0)?.out;
         ensure!(shown.contains("svg"), "{shown}");
-        // Whoever still comes to osl from svg for one of them is told so by osl's border, at once.
+        // Who still comes to osl over the link for one of them is told so by osl's border, at once.
         let vip = SocketAddr::new("10.99.1.1".parse()?, PORT);
         lab.ns("svg-b1")?.ip(&format!("route add {} via 172.31.0.1 table 99", vip.ip()))?;
         lab.ns("svg-b1")?.ip(&format!("rule add pref 99 to {} lookup 99", vip.ip()))?;
-        let attempt = connect(&lab.ns("svg-c1")?, vip, patience())?;
+        let attempt = connect(&lab.ns("svg-b1")?, vip, patience())?;
         assert_eq!(attempt.server, Err(ErrorKind::ConnectionRefused), "{attempt:?}");
         Ok(())
     })?;

@@ -71,6 +71,11 @@ impl LinuxKernel {
         self.ports.clone()
     }
 
+    /// How often something was sent to the kernel and answered, since this was opened.
+    pub fn round_trips(&self) -> u64 {
+        self.route.round_trips() + self.nft.round_trips()
+    }
+
     async fn add_nexthop(&mut self, id: NexthopId, to: &Nexthop) -> Result<(), KernelError> {
         let object = || format!("nexthop id {id} {to}");
         let index = self.index_of(to, object).await?;
@@ -281,6 +286,26 @@ impl LinuxKernel {
         judged
     }
 
+    /// Groups that get other members, in one pipeline. One that has gone is added.
+    async fn replace_groups(
+        &mut self,
+        wanted: &[(NexthopId, &Nexthop)],
+    ) -> Vec<Result<(), KernelError>> {
+        let protocol = self.layout.protocol;
+        // A group has no device.
+        let put =
+            |(id, to): &(NexthopId, &Nexthop)| nexthop::put(NLM_F_REPLACE, protocol, *id, to, 0);
+        let results = self.route.pipeline(wanted.iter().map(put).collect()).await;
+        let mut judged = Vec::with_capacity(wanted.len());
+        for (result, (id, to)) in results.into_iter().zip(wanted) {
+            judged.push(match result {
+                Err(failure) if is_absent(&failure) => self.add_nexthop(*id, to).await,
+                other => other.map_err(|e| stale_nexthop(format!("nexthop id {id} {to}"), e)),
+            });
+        }
+        judged
+    }
+
     /// Routes that follow each other in one pipeline.
     async fn add_routes(
         &mut self,
@@ -357,6 +382,16 @@ impl Kernel for LinuxKernel {
         while let Some(op) = ops.get(results.len()) {
             let rest = ops[results.len()..].iter();
             match op {
+                Op::ReplaceNexthop { to: Nexthop::Group { .. }, .. } => {
+                    let run = rest.map_while(|op| match op {
+                        Op::ReplaceNexthop { id, to: to @ Nexthop::Group { .. }, .. } => {
+                            Some((*id, to))
+                        }
+                        _ => None,
+                    });
+                    let run: Vec<_> = run.collect();
+                    results.extend(self.replace_groups(&run).await);
+                }
                 Op::AddRoute(..) => {
                     let run = rest.map_while(|op| match op {
                         Op::AddRoute(key, to) => Some((*key, *to)),

@@ -105,6 +105,36 @@ fn faithful(desired: &NodeState, actual: &NodeState) -> Result<(), String> {
     Ok(())
 }
 
+/// What a node has whose agent knew no blackholes: routes without a way are `unreachable`, services
+/// that depart into the site share the group of `nett-in`, and its nft table is of another version.
+fn former(state: &NodeState) -> NodeState {
+    let black = |id: &NexthopId| matches!(state.nexthops.get(id), Some(Nexthop::Blackhole { .. }));
+    let shut = |id: &NexthopId| match state.nexthops.get(id) {
+        Some(Nexthop::Group { members, .. }) => members.keys().all(black),
+        _ => black(id),
+    };
+    let local = NexthopId::class_local(0, Family::V4).0;
+    let is_local = |id: &NexthopId| id.0 >= local && (id.0 - local) % 8 < 2;
+    let old_id = |id: &NexthopId| if is_local(id) { NexthopId(id.0 - 4) } else { *id };
+    let old_target = |target: &RouteTarget| match target {
+        RouteTarget::Nexthop(id) if shut(id) => RouteTarget::Unreachable,
+        RouteTarget::Nexthop(id) => RouteTarget::Nexthop(old_id(id)),
+        RouteTarget::Unreachable => RouteTarget::Unreachable,
+    };
+    let kept = state.nexthops.iter().filter(|(id, _)| !shut(id));
+    NodeState {
+        nexthops: kept.map(|(id, nexthop)| (old_id(id), nexthop.clone())).collect(),
+        routes: state.routes.iter().map(|(key, to)| (*key, old_target(to))).collect(),
+        guard: state.guard.as_ref().map(|guard| Guard {
+            mark_mask: 0,
+            classes: Arc::default(),
+            refused: BTreeSet::new(),
+            ..guard.clone()
+        }),
+        ..state.clone()
+    }
+}
+
 /// Ids by kind, as `Layout` cuts the range: an id is never single here and group there.
 fn singles() -> Vec<NexthopId> {
     let mut ids: Vec<NexthopId> = (1..=3).map(|n| NexthopId::link(n, Family::V4)).collect();
@@ -287,6 +317,10 @@ proptest! {
             holds(desired, &before[node]).map_err(named)?;
             faithful(desired, &before[node]).map_err(named)?;
             refuses(desired, &before[node]).map_err(named)?;
+            for old in [former(&before[node]), former(desired)] {
+                holds(desired, &old).map_err(named)?;
+                faithful(desired, &old).map_err(named)?;
+            }
             holds(desired, &NodeState::default()).map_err(TestCaseError::fail)?;
             holds(&NodeState::default(), desired).map_err(TestCaseError::fail)?;
         }

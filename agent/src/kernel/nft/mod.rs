@@ -71,6 +71,10 @@ impl Nft {
         Self { connection, cache: None, classes: None, flags: TABLE_OWNER | TABLE_PERSIST }
     }
 
+    pub(super) fn round_trips(&self) -> u64 {
+        self.connection.round_trips()
+    }
+
     /// Without owner, also for tables loaded from now on.
     pub(super) fn unprotected(&mut self) {
         self.flags = 0;

@@ -120,8 +120,17 @@ fn batch(netns: &Netns, count: u32) -> Duration {
 /// The other end of both links, with the first VIPs, and a host of the site behind `core0`.
 fn neighbours(netns: &Netns) -> [Netns; 2] {
     let [far, host] = [Netns::new(), Netns::new()];
+    // Neighbour discovery sends from link-local addresses, and waits for their checks.
+    let link_local = |netns: &Netns, interface: &str, nth: usize| {
+        netns.ip(&format!("link set {interface} addrgenmode none"));
+        netns.ip(&format!("addr add fe80::{nth}/64 dev {interface} nodad"));
+    };
+    for (nth, interface) in ["wan0", "wan1", "core0"].into_iter().enumerate() {
+        link_local(netns, interface, nth + 1);
+    }
     for (nth, wan) in ["wan0p", "wan1p"].into_iter().enumerate() {
         netns.move_link(wan, &far);
+        link_local(&far, wan, nth + 4);
         far.ip(&format!("addr add 192.0.2.{}/30 dev {wan}", 4 * nth + 2));
         far.ip(&format!("addr add fd00:{nth}::2/64 dev {wan} nodad"));
         far.ip(&format!("link set {wan} up"));
@@ -132,6 +141,7 @@ fn neighbours(netns: &Netns) -> [Netns; 2] {
         far.ip(&format!("addr add {} dev lo", address(family, 1)));
     }
     netns.move_link("core0p", &host);
+    link_local(&host, "core0p", 6);
     host.ip("addr add 192.0.2.10/30 dev core0p");
     host.ip("addr add fd00:2::2/64 dev core0p nodad");
     host.ip("link set core0p up");

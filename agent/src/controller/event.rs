@@ -87,7 +87,7 @@ pub enum Event {
         subject: String,
         bytes: Vec<u8>,
     },
-    /// Messages that proved nothing were refused before they came here, so many since the last time.
+    /// Messages that proved nothing were refused before they came here.
     TurnedAway(Record),
     /// A question about the present.
     Api {

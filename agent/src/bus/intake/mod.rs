@@ -4,7 +4,7 @@
 //! thousand messages a second, good or bad. So nothing of it reaches the controller as it comes.
 //! Each message waits in a lane of its sender and connection ([`lanes`]); lanes take turns; what
 //! signatures cost is spent from a fixed share of one core ([`rate`]); what is not good ends here,
-//! with an answer while answers are few; and what was turned away is told in one place ([`ledger`]).
+//! answered while answers are few; and what was turned away is told in one place ([`ledger`]).
 //!
 //! What a message says of its sender proves nothing before its signature is good. Until then a name
 //! only says where it waits: whoever takes another's name crowds that one's lanes, and for that the

@@ -4,8 +4,8 @@
 //! there. Publishing while disconnected would be queued by the client and delivered late, so
 //! nothing is published unless the connection is up, and everything has a deadline.
 //!
-//! Tasks: one for the connection's state, one per subscription, one per door ([`super::intake`]), two
-//! followers per site. All end when [`NatsBus`] is dropped.
+//! Tasks: one for the connection's state, one per subscription, one per door ([`super::intake`]),
+//! two followers per site. All end when [`NatsBus`] is dropped.
 
 mod follow;
 mod tail;

@@ -146,11 +146,8 @@ async fn flood(options: ConnectOptions, kind: &Kind, stop: &AtomicBool) -> Resul
             let bytes = kind.bytes.clone().into();
             client.publish_with_reply(kind.subject.clone(), to, bytes).await?;
             sent += 1;
-            if sent % 64 == 0 {
-                client.flush().await?;
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
+            if stop.load(Ordering::Relaxed) {
+                break;
             }
         }
         client.flush().await?;

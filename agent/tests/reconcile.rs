@@ -9,6 +9,7 @@ use nett_agent::controller::event::{Applied, Event, News};
 use nett_agent::kernel::{
     Count, Foreign, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
 };
+use nett_agent::probe::bfd::{Presence, Views};
 use nett_agent::reconcile::{Changes, LEFT_ALONE, OwnLink, REPAIRS, Reconciler, Wanted};
 use nett_agent::rng::Rng;
 use nett_agent::telemetry::Metrics;
@@ -109,6 +110,8 @@ impl Rig {
                 interface: "wan0".to_owned(),
                 addresses: vec![net(NEAR4), net(NEAR6)],
             }],
+            paths: watch::channel(Views::default()).1,
+            presence: watch::channel(Presence::default()).0,
             layout: Layout::default(),
             dry_run: false,
             metrics: Metrics::register(&registry).expect("new"),

@@ -12,6 +12,7 @@ use nett_agent::controller::{ServiceSnapshot, Snapshot};
 use nett_agent::kernel::{
     Count, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
 };
+use nett_agent::probe::bfd::{Presence, Views};
 use nett_agent::reconcile::{Changes, Reconciler, Wanted};
 use nett_agent::rng::Rng;
 use nett_agent::telemetry::event::{
@@ -286,6 +287,8 @@ fn reconciler(dry_run: bool) -> Rig {
         wanted: wishes,
         events: sender,
         links: Vec::new(),
+        paths: watch::channel(Views::default()).1,
+        presence: watch::channel(Presence::default()).0,
         layout: Layout::default(),
         dry_run,
         counted: BTreeMap::new(),

@@ -2,9 +2,9 @@
 //! believe again, and never because of what the far end does not run.
 //!
 //! A session that was up and broke off is a reason to doubt; one that never came up is none, since
-//! the far end may not watch yet. What has another explanation is no reason either: the far end said
-//! that it stops, or the interface was away at that time, which is told by other means. After a
-//! break the session has to stay up for a while, longer each time, so that a link that comes and
+//! the far end may not watch yet. What has another explanation is no reason either: the far end
+//! said that it stops, or the interface was away at that time, which is told by other means. After
+//! a break the session has to stay up for a while, longer each time, so that a link that comes and
 //! goes does not take traffic along.
 //!
 //! Crash story: made anew with the process; [`Trust::recalled`] begins with what was known.

@@ -272,8 +272,8 @@ pub(super) fn inter_site(choice: Choice<'_>, state: &mut NodeState) {
     returns(choice, state);
 }
 
-/// `nett-ret-N`: over link N on a border, also while it is doubted: what came over it goes back over
-/// it or not at all. On a route node over the border at place N on a route node, or another
+/// `nett-ret-N`: over link N on a border, also while it is doubted: what came over it goes back
+/// over it or not at all. On a route node over the border at place N on a route node, or another
 /// one while that is silent.
 fn returns(choice: Choice<'_>, state: &mut NodeState) {
     let place = choice.place;

@@ -1,3 +1,5 @@
+//! What each thing that can happen to a session makes of the belief in its link.
+
 use super::*;
 
 const PACE: Pace =

@@ -2,21 +2,22 @@
 //! times a second that it is there and hears it, so that a link that fails in silence, or in one
 //! direction, is noticed by both.
 //!
-//! There is one session for each family of each link that has `bfd` in the fabric. [`packet`] is the
-//! wire, [`session`] the protocol, [`nett_policy::trust`] what follows for the link; none of them
-//! does IO. [`thread`] is where they meet [`socket`]s and time, on a thread of its own, which waits
-//! for nothing else: no disk, bus, zone or kernel read holds a packet up. What it finds goes to the
-//! reconciler, by which a link is usable or not, and in [`tell`] to log, metrics and audit trail.
+//! There is one session for each family of each link that has `bfd` in the fabric. [`packet`] is
+//! the wire, [`session`] the protocol, [`nett_policy::trust`] what follows for the link; none of
+//! them does IO. [`thread`] is where they meet [`socket`]s and time, on a thread of its own, which
+//! waits for nothing else: no disk, bus, zone or kernel read holds a packet up. What it finds goes
+//! to the reconciler, by which a link is usable or not, and in [`tell`] to log, metrics and audit
+//! trail.
 //!
 //! ```text
 //!  presence ─> thread (sessions, sockets) ─ watch ─> reconciler: doubted links
 //!                        └─ transitions ─> tell: log line, counter, controller (audit, views)
 //! ```
-//! Nothing here reads what Nett wants of the kernel, and no mark is set: a session must find the way
-//! to its neighbour whatever has become of Nett's own tables.
+//! Nothing here reads what Nett wants of the kernel, and no mark is set: a session must find the
+//! way to its neighbour whatever has become of Nett's own tables.
 //!
-//! Crash story: a thread that ends takes the agent with it. Sessions are made anew with the process,
-//! after having said so ([`session`]); links that were doubted are read from [`memory`].
+//! Crash story: a thread that ends takes the agent with it. Sessions are made anew with the
+//! process, after having said so ([`session`]); links that were doubted are read from [`memory`].
 
 pub mod memory;
 pub mod packet;

@@ -3,8 +3,9 @@
 //! session's interface and from its far end are taken.
 //!
 //! They leave before everything else that waits for the same interface (class selector 6, the
-//! highest priority of the queueing disciplines): a link that is full is not down. Bound to
-//! interface and address, they share port 3784 with other daemons that do the same.
+//! highest priority of the queueing disciplines), and where a full queue dropped one all the same
+//! it is told and tried again: a link that is full is not down. Bound to interface and address,
+//! they share port 3784 with other daemons that do the same.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -66,10 +67,12 @@ impl Sockets {
         let sending = socket(path)?;
         match path.near {
             IpAddr::V4(_) => {
+                setsockopt(&sending, sockopt::Ipv4RecvErr, &true)?;
                 sending.set_ttl_v4(HOPS)?;
                 sending.set_tos_v4(CLASS)?;
             }
             IpAddr::V6(_) => {
+                setsockopt(&sending, sockopt::Ipv6RecvErr, &true)?;
                 sending.set_unicast_hops_v6(HOPS)?;
                 sending.set_tclass_v6(CLASS)?;
             }
@@ -80,8 +83,22 @@ impl Sockets {
         Ok(Self { receiving, sending, far: path.far })
     }
 
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        self.sending.send_to(bytes, &SocketAddr::new(self.far, PORT).into()).map(drop)
+    /// With `confirmed` the kernel is told that the far end answers at the link address it has: a
+    /// full link would lose its questions for that, and with them the neighbour (`MSG_CONFIRM` in
+    /// sendto(2)).
+    ///
+    /// # Errors
+    /// [`is_full`] when the interface's queue has dropped it.
+    pub(super) fn send(&self, bytes: &[u8], confirmed: bool) -> io::Result<()> {
+        let to = SocketAddr::new(self.far, PORT).into();
+        let flags = if confirmed { nix::libc::MSG_CONFIRM } else { 0 };
+        match self.sending.send_to_with_flags(bytes, &to, flags) {
+            // What an earlier one came to at the far end (ICMP) is told with this one, once.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.sending.send_to_with_flags(bytes, &to, flags).map(drop)
+            }
+            sent => sent.map(drop),
+        }
     }
 
     pub(super) fn receive(&self, buffer: &mut [u8; LONGEST]) -> io::Result<Received> {
@@ -122,6 +139,12 @@ impl AsFd for Sockets {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiving.as_fd()
     }
+}
+
+/// True when a queue on the way out had no place. The kernel tells only sockets that want to know
+/// (`IP_RECVERR` in ip(7)).
+pub(super) fn is_full(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::ENOBUFS) || error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// Of the path's family and on its interface.

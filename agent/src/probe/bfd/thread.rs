@@ -2,8 +2,9 @@
 //!
 //! Each turn: orders, what has come, what the time says, what is to be sent, then waiting. What has
 //! come is taken before the time is looked at, and what this process was stopped or late does not
-//! count as silence of the far end. It never waits for anybody: views go by a watch, transitions by a bounded
-//! channel, and what does not fit into that is missing from log and counters, not from the views.
+//! count as silence of the far end. It never waits for anybody: views go by a watch, transitions by
+//! a bounded channel, and what does not fit into that is missing from log and counters, not from
+//! the views.
 //!
 //! Crash story: see the module above.
 
@@ -24,11 +25,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::packet::Packet;
 use super::session::{Change, Session};
-use super::socket::{Received, Sockets};
+use super::socket::{Received, Sockets, is_full};
 use super::{Path, PathId, PathView, Presence, Transition, Views, What};
 
 /// When sockets that could not be opened, or broke, are tried again.
 const RETRY: Duration = Duration::from_millis(100);
+/// When a packet is tried again that a full queue dropped.
+const RETRY_FULL: Duration = Duration::from_millis(2);
 /// The longest wait, against anything that was overlooked.
 const LONGEST: Duration = Duration::from_secs(1);
 /// A turn that begins later than this found the process stopped, or the machine too busy.
@@ -65,6 +68,7 @@ struct Runner {
     watched: Vec<Watched>,
     presence: Option<Presence>,
     views: watch::Sender<Views>,
+    published: Views,
     told: mpsc::Sender<Transition>,
     randomness: u64,
     /// When this turn should have begun.
@@ -80,6 +84,8 @@ struct Watched {
     sockets: Option<Sockets>,
     open_at: Duration,
     trouble: Option<String>,
+    /// What a full queue dropped, and when it is tried again. The next packet takes its place.
+    dropped: Option<(Packet, Duration)>,
 }
 
 // === impl Watcher ===
@@ -103,6 +109,7 @@ impl Watcher {
             watched: Vec::new(),
             presence: None,
             views: publish,
+            published: Views::default(),
             told: tell,
             randomness: getrandom::u64().map_err(io::Error::other)? | 1,
             due: Duration::ZERO,
@@ -220,6 +227,7 @@ impl Runner {
             sockets: None,
             open_at: now,
             trouble: None,
+            dropped: None,
         };
         if let Some(presence) = &self.presence {
             watched.trust.present(presence.contains_key(&watched.path.id), now);
@@ -245,16 +253,14 @@ impl Runner {
         }
     }
 
-    fn publish(&self, changed: Vec<Transition>) {
+    fn publish(&mut self, changed: Vec<Transition>) {
         let views: BTreeMap<PathId, PathView> =
             self.watched.iter().map(|w| (w.path.id.clone(), w.view())).collect();
-        self.views.send_if_modified(|old| {
-            let news = **old != views;
-            if news {
-                *old = Arc::new(views);
-            }
-            news
-        });
+        // Whoever reads may be interrupted with the lock in hand: it is taken only for news.
+        if *self.published != views {
+            self.published = Arc::new(views);
+            self.views.send_replace(self.published.clone());
+        }
         for transition in changed {
             let _ = self.told.try_send(transition);
         }
@@ -303,6 +309,9 @@ impl Watched {
             let Some(packet) = self.session.packet(now, jitter) else { break };
             self.send(&packet, now);
         }
+        if let Some((packet, _)) = self.dropped.take_if(|(_, at)| now >= *at) {
+            self.send(&packet, now);
+        }
         let after = self.trust.belief();
         if before != after {
             let what = What::Belief { from: before, to: after };
@@ -344,18 +353,22 @@ impl Watched {
 
     fn send(&mut self, packet: &Packet, now: Duration) {
         let Some(sockets) = &self.sockets else { return };
-        match sockets.send(&packet.write()) {
-            // A full queue or a filter: the next one may pass.
-            Err(error) if matches!(error.raw_os_error(), Some(ENOBUFS | EPERM)) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => self.broken(&error, now),
+        self.dropped = None;
+        match sockets.send(&packet.write(), packet.state == super::State::Up) {
             Ok(()) => self.trouble = None,
+            Err(error) if is_full(&error) => self.dropped = Some((*packet, now + RETRY_FULL)),
+            // A filter: the next one may pass.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let interface = &self.path.interface;
+                self.trouble = Some(format!("a packet filter stops packets over {interface}"));
+            }
+            Err(error) => self.broken(&error, now),
         }
     }
 
     /// The interface or the address went, for instance.
     fn broken(&mut self, error: &io::Error, now: Duration) {
-        self.sockets = None;
+        (self.sockets, self.dropped) = (None, None);
         self.open_at = now + RETRY;
         self.trouble = Some(format!("cannot send over {}: {error}", self.path.interface));
     }
@@ -388,7 +401,8 @@ impl Watched {
             // Nothing is sent; what was heard may still run out.
             None => Some(self.open_at),
         };
-        [session, self.trust.deadline()].into_iter().flatten().min()
+        let dropped = self.dropped.as_ref().map(|(_, at)| *at);
+        [session, dropped, self.trust.deadline()].into_iter().flatten().min()
     }
 
     fn view(&self) -> PathView {
@@ -403,7 +417,3 @@ impl Watched {
         }
     }
 }
-
-/// asm-generic/errno.h and errno-base.h.
-const ENOBUFS: i32 = nix::libc::ENOBUFS;
-const EPERM: i32 = nix::libc::EPERM;

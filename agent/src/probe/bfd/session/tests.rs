@@ -1,3 +1,6 @@
+//! Every pair of states, every rule about timers, and two machines joined by a wire that loses,
+//! doubles and mixes up.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::api::server::{ApiServer, Backend, Limits as ApiLimits};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode};
 use crate::bus::Bus;
+use crate::bus::intake::ledger::Ledger;
 use crate::bus::nats::{NatsBus, NatsConfig};
 use crate::bus::wire::Sealed;
 use crate::clock::Clock;
@@ -76,7 +77,8 @@ pub async fn run(path: &Path) -> Result<(), AppError> {
     crate::telemetry::start(&loaded.config.log);
     let registry = prometheus::Registry::new();
     let metrics = Metrics::register(&registry).expect("the registry is new");
-    let scrape = Scrape { registry, metrics, dns: Arc::new(Stats::default()) };
+    let (dns, intake) = (Arc::new(Stats::default()), Arc::new(Ledger::default()));
+    let scrape = Scrape { registry, metrics, dns, intake };
     let cookies = name_server::own_cookies().map_err(anyhow::Error::from)?;
     let mut rotation = JoinSet::new();
     rotation.spawn(name_server::rotate(cookies.clone()));
@@ -192,9 +194,8 @@ async fn run_loaded(
         tasks.spawn(neighbours::watch(watched, table, own.clone(), scrape.metrics.clone()));
     }
 
-    let (bus, mut bus_events) =
-        start_bus(&config, &fabric, &node, &key, Reading { rosters: rosters.clone(), start })
-            .await?;
+    let reading = Reading { rosters: rosters.clone(), start, intake: scrape.intake.clone() };
+    let (bus, mut bus_events) = start_bus(&config, &fabric, &node, &key, reading).await?;
     let to_driver = inputs.clone();
     tasks.spawn(async move {
         while let Some(event) = bus_events.recv().await {
@@ -245,6 +246,7 @@ async fn run_loaded(
         wanted,
         metrics: scrape.metrics.clone(),
         rosters: rosters.clone(),
+        intake: scrape.intake.clone(),
     };
     let mut driver = Driver::new(setting, parts, own);
     for sealed in local {
@@ -468,6 +470,7 @@ fn open_rosters(
 struct Reading {
     rosters: Arc<Rosters>,
     start: BTreeMap<nett_policy::id::SiteId, u64>,
+    intake: Arc<Ledger>,
 }
 
 /// The journal as found.
@@ -499,6 +502,7 @@ async fn start_bus(
         start: reading.start,
         capacity: EVENTS,
         rosters: reading.rosters,
+        intake: reading.intake,
     };
     Ok(NatsBus::start(nats, fabric.clone()).await.map_err(anyhow::Error::from)?)
 }

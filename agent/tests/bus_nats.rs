@@ -34,6 +34,7 @@ async fn agent(lab: &Lab, name: &str, number: u8, start: &[(&str, u64)]) -> (Nat
         start: start.iter().map(|(site, seq)| (id(site), *seq)).collect(),
         capacity: 64,
         rosters: Arc::new((&lab.fabric).into()),
+        intake: Arc::default(),
     };
     NatsBus::start(config, Arc::new(lab.fabric.clone())).await.expect("starts")
 }

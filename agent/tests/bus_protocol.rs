@@ -99,6 +99,7 @@ async fn the_worked_example_is_understood() {
         start: Default::default(),
         capacity: 64,
         rosters: Arc::new((&lab.fabric).into()),
+        intake: Arc::default(),
     };
     let fabric = Arc::new(lab.fabric.clone());
     let (_bus, mut events) = NatsBus::start(config, Arc::clone(&fabric)).await.expect("starts");

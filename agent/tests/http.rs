@@ -50,6 +50,7 @@ impl Fake {
                 services: 1,
                 open_tasks: Vec::new(),
                 rate_limited: Vec::new(),
+                floods: Vec::new(),
                 conflicts: Vec::new(),
                 asks: Vec::new(),
                 refused: 0,
@@ -119,7 +120,12 @@ impl World {
         let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime");
         let registry = prometheus::Registry::new();
         let metrics = Metrics::register(&registry).expect("an empty registry");
-        let scrape = Scrape { registry, metrics: metrics.clone(), dns: Arc::default() };
+        let scrape = Scrape {
+            registry,
+            metrics: metrics.clone(),
+            dns: Arc::default(),
+            intake: Arc::default(),
+        };
         let any = "127.0.0.1:0".parse().expect("an address");
         let server = runtime.block_on(HttpServer::bind(any, limits)).expect("a free port");
         let address = server.address();

@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, watch};
 fn scrape() -> Scrape {
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).expect("an empty registry");
-    Scrape { registry, metrics, dns: Arc::new(Stats::default()) }
+    Scrape { registry, metrics, dns: Arc::new(Stats::default()), intake: Arc::default() }
 }
 
 fn text(scrape: &Scrape, snapshot: Option<Snapshot>) -> String {

@@ -13,11 +13,13 @@
 //!
 //! ```text
 //! follow (per site: log, state) ─┐
-//! commands, rpc, connection ─────┼─> bounded mpsc of BusEvent ─> controller
+//! connection ────────────────────┤
+//! commands, rpc, facts, asks ────┼─> intake ─> bounded mpsc of BusEvent ─> controller
 //!                                └── Responder <─ answer
 //! controller ─> Bus::append, Bus::publish_report ─> server
 //! ```
 
+pub mod intake;
 pub mod nats;
 pub mod provision;
 pub mod render;
@@ -135,6 +137,8 @@ pub enum BusEvent {
     },
     /// A vote out of a site's stream, verified.
     Vote(wire::SealedVote),
+    /// Messages that proved nothing were refused; at most one of these a second.
+    TurnedAway(intake::ledger::Record),
     Connected,
     Disconnected,
     /// Everything that the site's stream (or its mirror here) holds has been delivered.

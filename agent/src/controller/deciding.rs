@@ -1,10 +1,13 @@
 //! Requests and next facts. One append is in flight at a time, behind the head that the decision
 //! was made on: who loses the compare-and-set reads on and judges again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nett_policy::id::{EntryId, NodeId, SiteId};
-use nett_policy::log::entry::{Ask, Body, Command, Entry, Refused, Request, Slot, Wish, WishKind};
+use nett_policy::log::entry::{
+    Ask, Body, Command, Entry, Person, Refused, Request, Slot, Wish, WishKind,
+};
 use nett_policy::log::fold::Verdict;
 use nett_policy::task::decide::{Proposal, Refusal, RefusalKind, admit, judge, judge_wish};
 use nett_policy::task::next::{Ack, Next, Seen, next};
@@ -32,6 +35,8 @@ pub(super) struct Deciding {
     unauthentic: u64,
     unauthentic_noted: Option<Duration>,
     pub(super) refused: u64,
+    /// When each person's last request was taken out of the queue, as a number that goes up.
+    turns: BTreeMap<String, u64>,
     /// Why the journal does not take records; no command is accepted meanwhile.
     pub(super) journal_trouble: Option<String>,
 }
@@ -71,6 +76,8 @@ struct Touched {
 
 /// How many requests may wait; more are turned away at once.
 const QUEUE_LIMIT: usize = 256;
+/// How many of them may be one person's.
+const PERSON_LIMIT: usize = 128;
 /// How long another agent of the site waits per place in the node list before it writes a fact
 /// that the writer of the last one owes.
 const TURN: Duration = Duration::from_millis(500);
@@ -122,6 +129,24 @@ impl Deciding {
         self.held_until = None;
     }
 
+    /// The next request: the first of whoever has waited longest for a turn.
+    fn next_waiting(&mut self) -> Option<Waiting> {
+        let turn = |(at, waiting): &(usize, &Waiting)| {
+            (self.turns.get(&waiting.request.person.key).copied().unwrap_or(0), *at)
+        };
+        let (at, _) = self.queue.iter().enumerate().min_by_key(turn)?;
+        let waiting = self.queue.remove(at)?;
+        let last = self.turns.values().max().copied().unwrap_or(0);
+        // There are no more of them than operators.
+        self.turns.insert(waiting.request.person.key.clone(), last + 1);
+        Some(waiting)
+    }
+
+    fn is_full_for(&self, person: &Person) -> bool {
+        let theirs = self.queue.iter().filter(|waiting| waiting.request.person == *person);
+        self.queue.len() >= QUEUE_LIMIT || theirs.count() >= PERSON_LIMIT
+    }
+
     fn busy(&self, now: Now) -> bool {
         self.in_flight.is_some() || self.held_until.is_some_and(|until| now.mono < until)
     }
@@ -150,7 +175,7 @@ impl Controller {
             let refusal = Refusal::rule("expired", "the request expired long ago");
             return self.reply_command(token, refusal_reply(&refusal), now);
         }
-        if self.deciding.queue.len() >= QUEUE_LIMIT {
+        if self.deciding.is_full_for(&request.person) {
             let refusal = Refusal::rule("busy", "too many requests are waiting; send it again");
             return self.reply_command(token, refusal_reply(&refusal), now);
         }
@@ -223,7 +248,7 @@ impl Controller {
             self.deciding.in_flight = Some(InFlight::Local);
             return self.append(body, verbatim);
         }
-        while let Some(waiting) = self.deciding.queue.pop_front() {
+        while let Some(waiting) = self.deciding.next_waiting() {
             if let Some(reply) = self.known(&waiting.request) {
                 self.reply_command(waiting.token, reply, now);
                 continue;

@@ -33,6 +33,7 @@ use super::rescuing::{Piece, Staging};
 use super::{Controller, Setting, Snapshot};
 use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
+use crate::bus::intake::ledger::Ledger;
 use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
 use crate::bus::{AppendError, Bus, BusEvent, Responder};
 use crate::clock::Clock;
@@ -45,7 +46,7 @@ use crate::probe::Probe;
 use crate::reconcile::Wanted;
 use crate::records::Records;
 use crate::rng::Rng;
-use crate::telemetry::event::{EntryAppended, EntryRefused, EntryTaken, ZoneServed};
+use crate::telemetry::event::{EntryAppended, EntryRefused, EntryTaken, ReportRefused, ZoneServed};
 use crate::telemetry::{Duty, Metrics};
 use crate::zone::ZoneKeeper;
 
@@ -64,6 +65,8 @@ pub struct Parts<P> {
     pub wanted: watch::Sender<Wanted>,
     pub metrics: Metrics,
     pub rosters: Arc<Rosters>,
+    /// Who sends too much over the bus.
+    pub intake: Arc<Ledger>,
     /// `None` where nothing is leased.
     pub hands: Option<Hands>,
 }
@@ -272,8 +275,7 @@ impl<P: Probe> Driver<P> {
             }
             BusEvent::Report(report) => Some(Event::Report(report)),
             BusEvent::BadReport { site, subject, error } => {
-                let error = error.message();
-                tracing::warn!(%site, subject, error, "A report is not believed.");
+                self.parts.metrics.emit(ReportRefused { site: &site, subject, error: &error });
                 None
             }
             BusEvent::Request { bytes, subject, reply } => {
@@ -301,6 +303,7 @@ impl<P: Probe> Driver<P> {
             BusEvent::Beacon { bytes, reply } => self.parts.hands.as_mut()?.asked(&bytes, reply),
             BusEvent::Fact { bytes, subject } => Some(Event::Fact { subject, bytes }),
             BusEvent::Vote(vote) => Some(Event::Lease(LeaseEvent::Vote(vote))),
+            BusEvent::TurnedAway(record) => Some(Event::TurnedAway(record)),
             BusEvent::Connected => {
                 self.parts.metrics.fulfil(Duty::Bus);
                 Some(Event::BusConnected)
@@ -450,12 +453,7 @@ impl<P: Probe> Driver<P> {
             Effect::ReadAgain => self.read_again = true,
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
             Effect::Reply { token, mut response } => {
-                // What the name server itself knows, and the controller does not need to.
-                if let Outcome::Ok(payload) = &mut response.outcome
-                    && let Payload::Status(status) = &mut **payload
-                {
-                    status.rate_limited = self.parts.name_server.rate_limited();
-                }
+                self.fill_in(&mut response);
                 if let Some(asker) = self.waiting.remove(&token) {
                     self.tell(asker, *response);
                 }

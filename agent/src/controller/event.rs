@@ -10,6 +10,7 @@ use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::Mac;
 
 use crate::api::types::ApiRequest;
+use crate::bus::intake::ledger::Record;
 use crate::bus::wire::{Report, Sealed};
 use crate::journal::Saved;
 use crate::lease::LeaseEvent;
@@ -87,6 +88,8 @@ pub enum Event {
         subject: String,
         bytes: Vec<u8>,
     },
+    /// Messages that proved nothing were refused before they came here.
+    TurnedAway(Record),
     /// A question about the present.
     Api {
         token: Token,

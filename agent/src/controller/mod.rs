@@ -25,6 +25,7 @@ pub mod driver;
 pub mod effect;
 pub mod event;
 mod facts;
+mod filling;
 mod keeping;
 mod lease;
 mod local;
@@ -56,6 +57,7 @@ use nett_policy::service::Catalog;
 use nett_policy::task::decide::{Present, Sight};
 use nett_policy::task::times::Cost;
 
+use crate::bus::intake::ledger::Record;
 use crate::bus::wire::Report;
 use crate::lease::Lease;
 use compacting::Compacting;
@@ -64,7 +66,7 @@ use counting::Counted;
 pub use counting::ZEROS;
 use deciding::Deciding;
 use doing::Doing;
-use effect::Effect;
+use effect::{AuditEvent, Effect};
 use event::{Event, Now, Pulse, Token};
 use local::Locals;
 pub use local::{LOCAL, UNHEARD_TARGET};
@@ -218,6 +220,10 @@ impl Controller {
             Event::BusDisconnected => self.peers.bus_connected = false,
             Event::Request { token, subject, bytes } => {
                 self.request(token, (&subject, false), bytes, now)
+            }
+            Event::TurnedAway(Record { reason, message, count }) => {
+                let event = AuditEvent::Unauthentic { reason, message, count };
+                self.effects.push(Effect::Audit(event));
             }
             Event::Api { token, request } => self.answer(token, request, now),
             Event::Appended { sealed, stream_seq } => self.appended(sealed, stream_seq, now),

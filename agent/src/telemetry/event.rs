@@ -314,9 +314,29 @@ impl Emit for EntryRefused<'_> {
     fn emit(self, metrics: &Metrics) {
         let Self { site, stream_seq, error } = self;
         let reason = error.reason();
-        let error = error.message();
-        tracing::warn!(%site, stream_seq, error, "An entry is not believed.");
         metrics.entries_refused.with_label_values(&[reason]).inc();
+        if let Some(unsaid) = metrics.seldom.entry.due() {
+            let error = error.message();
+            tracing::warn!(%site, stream_seq, error, unsaid, "An entry is not believed.");
+        }
+    }
+}
+
+/// A node's report that is not to be believed.
+#[derive(Debug)]
+pub struct ReportRefused<'a> {
+    pub site: &'a SiteId,
+    pub subject: String,
+    pub error: &'a OpenError,
+}
+
+impl Emit for ReportRefused<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { site, subject, error } = self;
+        if let Some(unsaid) = metrics.seldom.report.due() {
+            let error = error.message();
+            tracing::warn!(%site, subject, error, unsaid, "A report is not believed.");
+        }
     }
 }
 

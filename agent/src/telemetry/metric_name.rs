@@ -91,6 +91,8 @@ metrics! {
         "Log entries by what became of them here.";
     ENTRIES_REFUSED_TOTAL = Counter "nett_entries_refused_total" ["reason"]
         "Log entries that are not believed.";
+    INTAKE_TOTAL = Counter "nett_intake_total" ["kind", "result"]
+        "Commands, questions, facts and asks over NATS, by what became of them at the door.";
     CONFLICTS = Gauge "nett_conflicts" []
         "Sites whose log cannot be followed: forked, begun anew, a gap, an entry not believed.";
     TASKS = Gauge "nett_tasks" ["state"]

@@ -18,6 +18,7 @@ use prometheus::{
 use super::event::Emit;
 use super::metric_name::{self as name, Metric};
 use super::ready::Duty;
+use super::seldom::Seldom;
 use crate::kernel::Count;
 
 /// Cheap to clone; all clones count the same.
@@ -40,6 +41,14 @@ pub struct Metrics {
     pub(super) entries_refused: IntCounterVec,
     pub(super) journal_fsync: Histogram,
     pub(super) journal_degraded: IntGauge,
+    pub(super) seldom: Arc<Lines>,
+}
+
+/// Lines of the log that others can cause.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    pub(super) entry: Seldom,
+    pub(super) report: Seldom,
 }
 
 #[derive(Debug, Clone)]
@@ -98,6 +107,7 @@ impl Metrics {
             entries_refused: counters(registry, &name::ENTRIES_REFUSED_TOTAL)?,
             journal_fsync: histogram(registry, &name::JOURNAL_FSYNC_SECONDS, &FSYNC_BUCKETS)?,
             journal_degraded,
+            seldom: Arc::default(),
         })
     }
 

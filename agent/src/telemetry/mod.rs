@@ -8,6 +8,7 @@ pub mod metric_name;
 mod metrics;
 mod ready;
 mod scrape;
+pub(crate) mod seldom;
 
 pub use metrics::Metrics;
 pub use ready::Duty;

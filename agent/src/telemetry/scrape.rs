@@ -14,6 +14,8 @@ use prometheus::{GaugeVec, IntCounterVec, Registry, TextEncoder};
 
 use super::metric_name::{self as name, Metric};
 use super::metrics::{Metrics, opts};
+use crate::bus::intake::Door;
+use crate::bus::intake::ledger::{Fate, Ledger};
 use crate::controller::{ServiceSnapshot, Snapshot};
 use nett_policy::task::times::Cost;
 
@@ -26,6 +28,7 @@ pub struct Scrape {
     pub registry: Registry,
     pub metrics: Metrics,
     pub dns: Arc<Stats>,
+    pub intake: Arc<Ledger>,
 }
 
 /// The controller's answer to a scrape; none when it had none in time.
@@ -45,6 +48,10 @@ impl Scrape {
         self.metrics.loop_lag.set(answer.after.as_secs_f64());
         let fresh = Registry::new();
         dns(&fresh, &self.dns);
+        let intake = self.intake.totals().into_iter();
+        let labels = |door: Door, fate: Fate| [door.as_str(), fate.as_str()].map(str::to_owned);
+        let rows = intake.map(|(door, fate, n)| (labels(door, fate).into(), n));
+        counters(&fresh, &name::INTAKE_TOTAL, rows);
         if let Some(snapshot) = &answer.snapshot {
             present(&fresh, snapshot);
         }

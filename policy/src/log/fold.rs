@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::checkpoint::{Checkpoint, Spent};
 use super::entry::{
     AdoptFact, Ask, Body, Command, Effect, EndFact, Entry, FabricRef, Refused, Request, Slot,
-    StepFact, TurnFact,
+    StepFact, StepState, TurnFact,
 };
 use crate::id::{EntryId, NodeId, SiteId, WallMs};
 
@@ -362,13 +362,58 @@ impl TaskRecord {
         &'a self,
         task: &EntryId,
     ) -> impl Iterator<Item = (u32, u32, &'a Written<Fact>)> + use<'a> {
+        self.along(task, self.adopts().collect())
+    }
+
+    /// The facts that traffic goes by: those that count, but an adoption takes nothing back before
+    /// its site has started a step, or ended the task. Who adopts has not read all that was started
+    /// before, and somebody has acted on it: it stays until there is something to put in its place.
+    pub fn facts_in_force<'a>(
+        &'a self,
+        task: &EntryId,
+    ) -> impl Iterator<Item = (u32, u32, &'a Written<Fact>)> + use<'a> {
+        let decides = |fact: &Fact| match fact {
+            Fact::Effective { .. } | Fact::End(_) => true,
+            Fact::Step(step) => matches!(step.state, StepState::Started { .. }),
+            Fact::Turn(_) => false,
+        };
+        let mut adopts: Vec<_> = self.adopts().collect();
+        if !adopts.is_empty() {
+            let deciding = self.facts(task).filter(|(_, _, fact)| decides(&fact.what));
+            let last = deciding.last().map_or(0, |(term, ..)| term);
+            adopts.retain(|adopt| adopt.what.slot.term <= last);
+        }
+        self.along(task, adopts)
+    }
+
+    /// What counted, or would have counted, before each adoption was read, and with each that lost
+    /// to another: all that anybody may have acted on.
+    pub fn facts_at_any_time<'a>(
+        &'a self,
+        task: &EntryId,
+    ) -> Vec<Vec<(u32, u32, &'a Written<Fact>)>> {
+        let before = |term: u32| self.adopts().filter(move |a| a.what.slot.term < term);
+        let with = |adopt: &'a Written<AdoptFact>| {
+            before(adopt.what.slot.term).chain([adopt]).collect::<Vec<_>>()
+        };
+        let ways = [Vec::new()].into_iter().chain(self.all_adopts().map(with));
+        ways.map(|adopts| self.along(task, adopts).collect()).collect()
+    }
+
+    /// The facts that count when these adoptions do, in order of their terms.
+    fn along<'a>(
+        &'a self,
+        task: &EntryId,
+        adopts: Vec<&'a Written<AdoptFact>>,
+    ) -> impl Iterator<Item = (u32, u32, &'a Written<Fact>)> + use<'a> {
         let mut home = task.site();
         let (mut term, mut index) = (0u32, 0u32);
+        let mut adopts = adopts.into_iter().peekable();
         std::iter::from_fn(move || {
-            while let Some(adopt) = self.adopts().find(|a| a.what.slot.term == term + 1) {
-                if adopt.what.slot.index > index {
-                    break;
-                }
+            let begins = |a: &&Written<AdoptFact>, term: u32| {
+                a.what.slot.term == term + 1 && a.what.slot.index <= index
+            };
+            while let Some(adopt) = adopts.next_if(|a| begins(a, term)) {
                 term += 1;
                 home = adopt.site.clone();
             }

@@ -162,12 +162,15 @@ impl Intent {
         let Some((_, command)) = fold.command(task) else { return };
         // A task of which only the command is known has no record yet.
         let record = fold.task(task);
-        let facts = || record.into_iter().flat_map(|r| r.facts(task));
+        let facts = || record.into_iter().flat_map(|r| r.facts_in_force(task));
         let over = facts().any(|(_, _, fact)| matches!(fact.what, Fact::End(_)));
         let mut begun = false;
-        for (fact, effect, progress) in record.map(|r| doings(r, task)).unwrap_or_default() {
+        for (fact, effect, progress) in doings(facts()) {
             begun |= progress.of(&effect.steps).next().is_some();
             self.apply(&Doing { task, site: &fact.site, effect, progress, over });
+        }
+        if let Some(record) = record.filter(|record| record.all_adopts().next().is_some()) {
+            self.remember(record, task);
         }
         match &command.request.ask {
             Ask::Command { verb, .. } if !over && !begun => {
@@ -175,6 +178,23 @@ impl Intent {
             }
             Ask::Command { .. } | Ask::Wish { .. } => drop(self.waiting.remove(task)),
         }
+    }
+
+    /// What an adoption has made void was acted on before: the epoch of the answers stays.
+    fn remember(&mut self, record: &TaskRecord, task: &EntryId) {
+        for facts in record.facts_at_any_time(task) {
+            for (_, effect, progress) in doings(facts.into_iter()) {
+                for a_move in &effect.moves {
+                    let (_, epoch) = traffic_at(&effect.steps, a_move, &progress);
+                    self.reach(&a_move.service, epoch);
+                }
+            }
+        }
+    }
+
+    fn reach(&mut self, service: &ServiceId, epoch: Epoch) {
+        let reached = self.reached.entry(service.clone()).or_default();
+        *reached = epoch.max(*reached);
     }
 
     /// As if no task was waiting: plans are made on it, and stay the same while they wait.
@@ -245,8 +265,7 @@ impl Intent {
                 let done = doing.progress == Progress::Done;
                 self.decide(&a_move.service, Decided { lineage, accept, done });
             }
-            let reached = self.reached.entry(a_move.service.clone()).or_default();
-            *reached = epoch.max(*reached);
+            self.reach(&a_move.service, epoch);
             if self.movers.get(&a_move.service).is_some_and(|old| old.order > order) {
                 continue;
             }
@@ -317,7 +336,8 @@ impl Intent {
     }
 
     /// The epoch that the service's answers carry. It never goes back, also when a task that had
-    /// brought it forward turns out to be the loser of a split decision.
+    /// brought it forward turns out to be the loser of a split decision, or the step that had is
+    /// made void by an adoption.
     pub fn answered_epoch(&self, service: &ServiceId) -> Epoch {
         self.reached.get(service).copied().unwrap_or_default()
     }
@@ -425,11 +445,10 @@ impl Intent {
 /// What a task does and how far each of it has come. A task that ends well is done with its last
 /// effect, which is all of it, or the undo of what came before.
 fn doings<'a>(
-    record: &'a TaskRecord,
-    task: &EntryId,
+    facts: impl Iterator<Item = (u32, u32, &'a Written<Fact>)>,
 ) -> Vec<(&'a Written<Fact>, &'a Effect, Progress)> {
     let mut doings: Vec<(&Written<Fact>, &Effect, Progress)> = Vec::new();
-    for (_, _, fact) in record.facts(task) {
+    for (_, _, fact) in facts {
         match &fact.what {
             Fact::Effective { effect, .. } => doings.push((fact, effect, Progress::begun([]))),
             Fact::Step(step) => {

@@ -197,11 +197,11 @@ fn answers(
 /// Who is answered with which addresses: those of every site that gets clients.
 fn said(answers: &ServiceAnswers) -> String {
     let active = answers.spread.sites();
-    let sites = answers.sites.iter().filter(|s| active.contains(&s.site));
+    let sites = answers.fixed.sites.iter().filter(|s| active.contains(&s.site));
     let addresses: Vec<String> =
         sites.flat_map(|s| &s.addresses).map(ToString::to_string).collect();
     let ttl = match answers.lowered {
-        true => format!(" ttl {} s", answers.ttl.floor.as_secs()),
+        true => format!(" ttl {} s", answers.fixed.ttl.floor.as_secs()),
         false => String::new(),
     };
     format!("{} [{}] epoch {}{ttl}", answers.spread, addresses.join(" "), answers.epoch)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use nett_policy::id::EntryId;
-use nett_policy::log::entry::{Body, Entry, Outcome, WishKind};
+use nett_policy::log::entry::{Body, Entry, Outcome, StepState, WishKind};
 use nett_policy::log::intent::Intent;
 use nett_policy::task::view::{TaskState, read, state};
 use proptest::prelude::*;
@@ -98,6 +98,52 @@ fn an_adopter_goes_on_and_what_the_old_home_writes_then_is_void() {
         assert_eq!(state(&desk.fold, &task), TaskState::Ended(Outcome::Done));
     }
     assert_eq!(old.fold, new.fold);
+}
+
+/// The adopter may have read any part of what was done; everybody else has read all of it. What
+/// they did stays until the adopter has something of its own to put in its place, and the epoch of
+/// their answers never goes back.
+#[test]
+fn an_adoption_takes_no_step_back_before_it_starts_one() {
+    let ground = Ground::two_sites();
+    for service in 0..2 {
+        let mut old = Desk::new(&ground, 0);
+        let order = Order::Failover { service, to: 1 };
+        old.order(1, &order, false).expect("an order");
+        old.wish(0, 0, true).expect("approved");
+        let before = old.log.len() + 1;
+        while old.advance(Nodes::Done).is_some() {}
+        let id = &ground.catalog.iter().nth(service).expect("a service").id;
+        for read in before..old.log.len() {
+            let new = adopted_after(&ground, &old.log[..read]);
+            let known = |own: usize| Intent::read(&fold(old.log.iter().chain(&new[..own])));
+            let traffic = |intent: &Intent| {
+                let service = ground.catalog.get(id).expect("known");
+                nett_policy::place::place_one(ground.world(), intent, service).traffic
+            };
+            let starts = |entry: &Entry| match &entry.body {
+                Body::Step(fact) => matches!(fact.state, StepState::Started { .. }),
+                Body::End(_) => true,
+                _ => false,
+            };
+            let first = new.iter().position(starts).expect("it goes on");
+            for own in 0..first {
+                assert_eq!(traffic(&known(own)), traffic(&known(0)), "{id}, {read} read, {own}");
+            }
+            let epochs: Vec<_> = (0..=new.len()).map(|own| known(own).answered_epoch(id)).collect();
+            assert!(epochs.is_sorted(), "{id}, {read} read: {epochs:?}");
+            assert_eq!(traffic(&known(new.len())), traffic(&known(0)), "{id}, {read} read");
+        }
+    }
+}
+
+/// What svg writes that adopts the first task, having read so much.
+fn adopted_after(ground: &Ground, read: &[Entry]) -> Vec<Entry> {
+    let mut desk = Desk::new(ground, 1);
+    read.iter().for_each(|entry| desk.read(entry));
+    desk.turn(1, 0, WishKind::Adopt { asserted: BTreeSet::new() }).expect("adopted");
+    while desk.advance(Nodes::Done).is_some() {}
+    desk.log
 }
 
 #[test]

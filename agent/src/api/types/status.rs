@@ -26,6 +26,9 @@ pub struct StatusDoc {
     /// Networks whose questions this agent's name server did not all answer, in the last minute.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rate_limited: Vec<RateLimitedDoc>,
+    /// Who sent the answering agent more over NATS than it took in, in the last minute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floods: Vec<FloodDoc>,
     /// Absent where nothing is leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leases: Option<LeasesDoc>,
@@ -48,6 +51,26 @@ pub struct LocalDoc {
     pub at: Stamp,
     /// What it waits for, or what became of it.
     pub state: String,
+}
+
+/// Somebody whose messages over NATS were turned away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloodDoc {
+    /// `command`, `question`, `fact` or `ask`.
+    pub kind: String,
+    /// In whose name they come: an operator, a site, or nobody known. Only a good signature proves
+    /// a name.
+    pub from: String,
+    /// Where the last one wanted its answer; names the connection at the nats-server. May be empty.
+    pub reply_to: String,
+    /// Looked at and found bad.
+    pub refused: u64,
+    /// Not looked at, or too many.
+    pub dropped: u64,
+    /// One word about the last one: `signature`, `form`, `too-many` ...
+    pub why: String,
+    /// Milliseconds since the last one.
+    pub age_ms: u64,
 }
 
 /// A network that asks for the same answer too often.

@@ -19,8 +19,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Link;
 use crate::bus::BusEvent;
+use crate::bus::intake::rate::Rate;
 use crate::bus::subject::Replicated;
 use crate::bus::wire::{Sealed, SealedVote, open_report};
+use crate::telemetry::seldom::Seldom;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Without a message or heartbeat for this long, the consumer is gone.
@@ -29,6 +31,10 @@ const SILENCE: Duration = Duration::from_millis(2500);
 const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LAST: Duration = Duration::from_secs(5);
+
+/// Messages that are not believed, a second and at once: a site that stores many of them is read
+/// slowly, and costs the others nothing. Every one of them takes a signature and leaves a line.
+const BAD: (f64, f64) = (100.0, 500.0);
 
 /// What is read of a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +56,8 @@ pub(super) struct Follower {
     pub(super) rosters: Arc<Rosters>,
     pub(super) link: watch::Receiver<Link>,
     pub(super) events: mpsc::Sender<BusEvent>,
+    /// Votes that are not believed.
+    pub(super) votes_refused: Arc<Seldom>,
 }
 
 /// A consumer and what has come from it.
@@ -61,6 +69,8 @@ struct Reading {
     waiting: u64,
     /// Said that those have been handed on.
     caught_up: bool,
+    /// What is not believed is read no faster than this.
+    bad: Rate,
 }
 
 /// Why a consumer was given up, or could not be made.
@@ -173,7 +183,8 @@ impl Follower {
         let consumer = self.context.create_consumer_on_stream(config, &self.stream).await;
         let consumer = consumer.map_err(|error| Stop::Missing(describe(&error)))?;
         let waiting = consumer.cached_info().num_pending;
-        Ok(Reading { messages, delivered: 0, waiting, caught_up: false })
+        let bad = Rate::new(BAD.0, BAD.1, Instant::now());
+        Ok(Reading { messages, delivered: 0, waiting, caught_up: false, bad })
     }
 
     /// The server refuses a last-per-subject consumer without a filter.
@@ -256,10 +267,22 @@ impl Follower {
         let stream_seq = info.stream_sequence;
         reading.delivered += 1;
         if matches!(self.what, What::State) || stream_seq > *last {
-            if let Some(event) = self.event(&message, stream_seq) {
+            let event = self.event(&message, stream_seq);
+            let good = matches!(
+                event,
+                Some(BusEvent::Entry { .. } | BusEvent::Report(_) | BusEvent::Vote(_))
+            );
+            if let Some(event) = event {
                 self.events.send(event).await.map_err(|_| Stop::End)?;
             }
             *last = stream_seq;
+            if !good {
+                let now = Instant::now();
+                reading.bad.spend(1.0, now);
+                if let Some(wait) = reading.bad.wait(now) {
+                    tokio::time::sleep(wait).await;
+                }
+            }
         }
         Ok(())
     }
@@ -281,8 +304,10 @@ impl Follower {
             What::Vote => match SealedVote::open(&message.payload, &*self.rosters) {
                 Ok(vote) => BusEvent::Vote(vote),
                 Err(error) => {
-                    let error = error.message();
-                    tracing::warn!(%site, stream_seq, error, "A vote is not believed.");
+                    if let Some(unsaid) = self.votes_refused.due() {
+                        let error = error.message();
+                        tracing::warn!(%site, stream_seq, error, unsaid, "A vote is not believed.");
+                    }
                     return None;
                 }
             },

@@ -4,8 +4,8 @@
 //! there. Publishing while disconnected would be queued by the client and delivered late, so
 //! nothing is published unless the connection is up, and everything has a deadline.
 //!
-//! Tasks: one for the connection's state, one per subscription, two followers per site. All end
-//! when [`NatsBus`] is dropped.
+//! Tasks: one for the connection's state, one per subscription, one per door ([`super::intake`]),
+//! two followers per site. All end when [`NatsBus`] is dropped.
 
 mod follow;
 mod tail;
@@ -19,7 +19,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event, Subject, Subscriber};
+use async_nats::{Client, ConnectOptions, Event, Subject};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use nett_policy::fabric::Fabric;
@@ -29,8 +29,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::intake::ledger::Ledger;
+use super::intake::{Door, Intake, Message};
 use super::subject::{self, Replicated};
-use super::wire::{MAX_BYTES, READER, Sealed};
+use super::wire::{READER, Sealed};
 use super::{AppendError, Bus, BusEvent, BusEvents, Responder};
 use crate::bus::nats::follow::{Follower, What};
 use crate::bus::nats::tail::Tail;
@@ -63,6 +65,8 @@ pub struct NatsConfig {
     pub capacity: usize,
     /// Who entries are judged by.
     pub rosters: Arc<Rosters>,
+    /// Where it is told who sends too much.
+    pub intake: Arc<Ledger>,
 }
 
 /// PEM files for a connection with a client certificate.
@@ -132,16 +136,13 @@ impl NatsBus {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(tell_link(link.clone(), events.clone()));
-        tasks.spawn(take_requests(client.clone(), config.site.clone(), events.clone()));
-        tasks.spawn(take_facts(client.clone(), config.site.clone(), events.clone()));
-        for rpc in [subject::rpc_of(&config.site, &config.node), subject::rpc_any(&config.site)] {
-            tasks.spawn(take_rpc(client.clone(), rpc, events.clone()));
-        }
-        if fabric.voters().any(|n| n.id == config.node) {
-            for peer in &fabric.sites {
-                let asks = subject::beacon(&config.site, &peer.id, &config.node);
-                tasks.spawn(take_asks(client.clone(), asks, events.clone()));
+        for (door, subscriptions) in doors(&config, &fabric) {
+            let intake = Intake::new(door, &fabric, &config.site, &config.intake);
+            for (subject, group) in subscriptions {
+                let group = group.map(str::to_owned);
+                tasks.spawn(take((subject, group), client.clone(), intake.clone()));
             }
+            tasks.spawn(intake.run(events.clone()));
         }
         let votes = fabric.voters().next().map(|_| What::Vote);
         for site in fabric.sites.iter().map(|s| s.id.clone()) {
@@ -155,6 +156,7 @@ impl NatsBus {
                     rosters: Arc::clone(&config.rosters),
                     link: link.clone(),
                     events: events.clone(),
+                    votes_refused: Arc::default(),
                 };
                 if site != config.site && what != What::Vote {
                     let prefix = subject::domain_api(&site);
@@ -405,79 +407,47 @@ async fn tell_link(mut link: watch::Receiver<Link>, events: mpsc::Sender<BusEven
     }
 }
 
-async fn take_requests(client: Client, site: SiteId, events: mpsc::Sender<BusEvent>) {
-    let (subject, group) = (subject::commands(&site), subject::QUEUE_GROUP.to_owned());
-    let subscribe = || client.queue_subscribe(subject.clone(), group.clone());
-    while let Ok(subscription) = subscribe().await {
-        let wrap = |bytes, subject, reply| BusEvent::Request { bytes, subject, reply };
-        take(subscription, &client, &events, wrap).await;
-        if events.is_closed() {
-            return;
-        }
+/// A subject, and the queue group that its messages are shared in.
+type Subscription = (String, Option<&'static str>);
+
+/// What each door subscribes to.
+fn doors(config: &NatsConfig, fabric: &Fabric) -> Vec<(Door, Vec<Subscription>)> {
+    let NatsConfig { site, node, .. } = config;
+    let shared = |subject| (subject, Some(subject::QUEUE_GROUP));
+    let questions = [subject::rpc_of(site, node), subject::rpc_any(site)].map(shared);
+    let mut doors = vec![
+        (Door::Command, vec![shared(subject::commands(site))]),
+        (Door::Question, questions.into()),
+        // Every agent of the site hears them.
+        (Door::Fact, vec![(subject::facts(site), None)]),
+    ];
+    if fabric.voters().any(|voter| voter.id == *node) {
+        let peers = fabric.sites.iter().map(|peer| &peer.id);
+        let asks = peers.map(|peer| (subject::beacon(site, peer, node), None));
+        doors.push((Door::Ask, asks.collect()));
     }
+    doors
 }
 
-async fn take_rpc(client: Client, subject: String, events: mpsc::Sender<BusEvent>) {
-    let group = subject::QUEUE_GROUP.to_owned();
-    let subscribe = || client.queue_subscribe(subject.clone(), group.clone());
-    while let Ok(subscription) = subscribe().await {
-        let wrap = |bytes, subject, reply| BusEvent::Rpc { bytes, subject, reply };
-        take(subscription, &client, &events, wrap).await;
-        if events.is_closed() {
-            return;
-        }
-    }
-}
-
-async fn take_asks(client: Client, subject: String, events: mpsc::Sender<BusEvent>) {
-    let subscribe = || client.subscribe(subject.clone());
-    while let Ok(subscription) = subscribe().await {
-        let wrap = |bytes, _, reply| BusEvent::Beacon { bytes, reply };
-        take(subscription, &client, &events, wrap).await;
-        if events.is_closed() {
-            return;
-        }
-    }
-}
-
-/// Facts are told to every agent of the site, and nobody waits for an answer: one that is dropped
-/// is said again before it would have expired.
-async fn take_facts(client: Client, site: SiteId, events: mpsc::Sender<BusEvent>) {
-    while let Ok(mut subscription) = client.subscribe(subject::facts(&site)).await {
-        while let Some(message) = subscription.next().await {
-            let (bytes, subject) = (message.payload.as_ref().into(), message.subject.to_string());
-            let full = events.try_send(BusEvent::Fact { bytes, subject });
-            if matches!(full, Err(mpsc::error::TrySendError::Closed(_))) {
-                return;
-            }
-        }
-    }
-}
-
-/// Hands messages on. One that finds no room is dropped: its sender gets no answer and asks again,
-/// which is better than answering late.
-async fn take(
-    mut subscription: Subscriber,
-    client: &Client,
-    events: &mpsc::Sender<BusEvent>,
-    wrap: impl Fn(Arc<[u8]>, String, Responder) -> BusEvent,
-) {
-    while let Some(message) = subscription.next().await {
-        let Some(to) = message.reply else {
-            tracing::debug!(subject = %message.subject, "A request without a reply subject.");
-            continue;
+/// Fills a door from one subscription. Whoever finds no room gets no answer and asks again, which
+/// is better than answering late.
+async fn take((subject, group): (String, Option<String>), client: Client, intake: Arc<Intake>) {
+    loop {
+        let subscription = match &group {
+            Some(group) => client.queue_subscribe(subject.clone(), group.clone()).await,
+            None => client.subscribe(subject.clone()).await,
         };
-        if message.payload.len() > MAX_BYTES {
-            continue;
-        }
-        let reply = Responder::nats(Reply { client: client.clone(), to });
-        let bytes: Arc<[u8]> = message.payload.as_ref().into();
-        match events.try_send(wrap(bytes, message.subject.to_string(), reply)) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                tracing::debug!("The controller is busy; a request is dropped.");
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => return,
+        // The client is gone when the agent stops.
+        let Ok(mut subscription) = subscription else { return };
+        while let Some(message) = subscription.next().await {
+            let reply_to = message.reply.as_ref().map(ToString::to_string).unwrap_or_default();
+            let reply = message.reply.map(|to| Reply { client: client.clone(), to });
+            intake.offer(Message {
+                bytes: message.payload.as_ref().into(),
+                subject: message.subject.to_string(),
+                reply: reply.map(Responder::nats),
+                reply_to,
+            });
         }
     }
 }

@@ -80,6 +80,7 @@ impl Tail {
             rosters: mirror.rosters.clone(),
             link: mirror.link.clone(),
             events: mirror.events.clone(),
+            votes_refused: mirror.votes_refused.clone(),
         };
         Reading(tokio::spawn(follower.run()))
     }

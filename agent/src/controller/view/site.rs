@@ -30,7 +30,9 @@ impl Controller {
             conflicts: self.conflict_docs(),
             asks: self.overdue(now),
             refused: self.deciding.refused,
+            // The driver knows these.
             rate_limited: Vec::new(),
+            floods: Vec::new(),
             leases: self.leases_doc(now),
             local: self.local_docs(),
         }

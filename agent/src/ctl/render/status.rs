@@ -3,8 +3,8 @@
 use super::table::{Cell, Table, Tone, facts};
 use super::{FRESH_MS, Style, age_note, or_dash, short, task};
 use crate::api::types::{
-    ApiResponse, BfdDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc, RateLimitedDoc,
-    SiteDoc, StatusDoc, VoterDoc,
+    ApiResponse, BfdDoc, FloodDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc,
+    RateLimitedDoc, SiteDoc, StatusDoc, VoterDoc,
 };
 
 /// Which part of a status to show.
@@ -35,6 +35,7 @@ pub(super) fn status_text(
         asks,
         refused,
         rate_limited,
+        floods,
         leases,
         local,
     } = status;
@@ -83,6 +84,10 @@ pub(super) fn status_text(
         out.push('\n');
         out += &limited_text(rate_limited, style);
     }
+    if !floods.is_empty() {
+        out.push('\n');
+        out += &floods_text(floods, style);
+    }
     out
 }
 
@@ -117,6 +122,23 @@ fn leases_text(leases: &LeasesDoc, style: Style) -> String {
         out += &format!("GATE: {gate}\n");
     }
     out
+}
+
+fn floods_text(floods: &[FloodDoc], style: Style) -> String {
+    let header = ["FLOOD OF", "IN THE NAME OF", "REFUSED", "DROPPED", "WHY", "LAST", "ANSWERS TO"];
+    let mut table = Table::new(&header);
+    for FloodDoc { kind, from, reply_to, refused, dropped, why, age_ms } in floods {
+        table.row(vec![
+            format!("{kind}s").into(),
+            from.clone().into(),
+            number(*refused),
+            number(*dropped),
+            why.clone().into(),
+            format!("{} s ago", age_ms / 1000).into(),
+            or_dash(reply_to).into(),
+        ]);
+    }
+    table.text(style)
 }
 
 fn limited_text(limited: &[RateLimitedDoc], style: Style) -> String {

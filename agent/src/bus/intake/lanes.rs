@@ -1,0 +1,153 @@
+//! A queue in which nobody stands behind somebody else's crowd.
+//!
+//! Everybody who may send has a turn, and within that everybody's connections have. When there is
+//! no room, whoever takes up most of it loses the newest of theirs. It is bounded in bytes and in
+//! messages, and a crash loses what is in it: the senders have no answer and ask again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+/// Messages of one connection that may wait.
+const PER_LANE: usize = 64;
+/// Connections of one sender.
+const LANES: usize = 64;
+/// Bytes of all that wait.
+const BYTES: usize = 8 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Lanes<W, T> {
+    crowds: BTreeMap<W, Crowd<T>>,
+    /// Who had the last turn.
+    last: Option<W>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Crowd<T> {
+    lanes: BTreeMap<u64, VecDeque<(usize, T)>>,
+    last: Option<u64>,
+    bytes: usize,
+}
+
+impl<W: Ord + Clone, T> Lanes<W, T> {
+    pub(super) fn new() -> Self {
+        Self { crowds: BTreeMap::new(), last: None, bytes: 0 }
+    }
+
+    /// Lets a message wait; gives the one that had to make room for it, which may be itself.
+    pub(super) fn push(&mut self, who: W, lane: u64, size: usize, item: T) -> Option<(W, T)> {
+        let crowd = self.crowds.entry(who.clone()).or_insert_with(Crowd::new);
+        let known = crowd.lanes.get(&lane).map(VecDeque::len);
+        if known.map_or(crowd.lanes.len() >= LANES, |waiting| waiting >= PER_LANE) {
+            return Some((who, item));
+        }
+        crowd.lanes.entry(lane).or_default().push_back((size, item));
+        crowd.bytes += size;
+        self.bytes += size;
+        if self.bytes <= BYTES {
+            return None;
+        }
+        let (largest, crowd) = self.crowds.iter_mut().max_by_key(|(_, crowd)| crowd.bytes)?;
+        let largest = largest.clone();
+        let (size, item) = crowd.lose()?;
+        self.bytes -= size;
+        self.drop_empty(&largest);
+        Some((largest, item))
+    }
+
+    /// The next one whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<(W, T)> {
+        let who = after(&self.crowds, self.last.as_ref())?.clone();
+        let (size, item) = self.crowds.get_mut(&who)?.pop()?;
+        self.bytes -= size;
+        self.drop_empty(&who);
+        self.last = Some(who.clone());
+        Some((who, item))
+    }
+
+    fn drop_empty(&mut self, who: &W) {
+        if self.crowds.get(who).is_some_and(|crowd| crowd.lanes.is_empty()) {
+            self.crowds.remove(who);
+        }
+    }
+}
+
+impl<T> Crowd<T> {
+    fn new() -> Self {
+        Self { lanes: BTreeMap::new(), last: None, bytes: 0 }
+    }
+
+    fn pop(&mut self) -> Option<(usize, T)> {
+        let lane = *after(&self.lanes, self.last.as_ref())?;
+        let taken = self.lanes.get_mut(&lane)?.pop_front();
+        self.last = Some(lane);
+        self.taken(lane, taken)
+    }
+
+    /// The newest of the lane that takes up most.
+    fn lose(&mut self) -> Option<(usize, T)> {
+        let sum = |waiting: &VecDeque<(usize, T)>| waiting.iter().map(|(size, _)| *size).sum();
+        let lane = *self.lanes.iter().max_by_key(|(_, waiting)| -> usize { sum(waiting) })?.0;
+        let taken = self.lanes.get_mut(&lane)?.pop_back();
+        self.taken(lane, taken)
+    }
+
+    fn taken(&mut self, lane: u64, taken: Option<(usize, T)>) -> Option<(usize, T)> {
+        if self.lanes.get(&lane).is_some_and(VecDeque::is_empty) {
+            self.lanes.remove(&lane);
+        }
+        self.bytes -= taken.as_ref().map_or(0, |(size, _)| *size);
+        taken
+    }
+}
+
+/// The next key behind this one, around the circle.
+fn after<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, last: Option<&K>) -> Option<&'a K> {
+    let behind = last.and_then(|last| {
+        map.range((Bound::Excluded(last), Bound::Unbounded)).next().map(|(key, _)| key)
+    });
+    behind.or_else(|| map.keys().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_passes_a_crowd() {
+        let mut lanes = Lanes::new();
+        let mut lost = 0;
+        for number in 0..10_000 {
+            lost += usize::from(lanes.push("crowd", 1, 100, number).is_some());
+        }
+        assert_eq!(lost, 10_000 - PER_LANE);
+        assert!(lanes.push("honest", 1, 100, -1).is_none());
+        // In its own name from another connection, too.
+        assert!(lanes.push("crowd", 2, 100, -2).is_none());
+        let order: Vec<_> = std::iter::from_fn(|| lanes.pop()).map(|(_, number)| number).collect();
+        let place = |number: i32| order.iter().position(|n| *n == number).expect("it is there");
+        assert!(place(-1) < 2 && place(-2) < 4, "{:?}", &order[..6]);
+        assert_eq!(order.len(), PER_LANE + 2);
+        assert!(lanes.crowds.is_empty() && lanes.bytes == 0);
+    }
+
+    #[test]
+    fn whoever_takes_up_most_makes_room() {
+        let mut lanes = Lanes::new();
+        let big = BYTES / 40;
+        for lane in 0..39 {
+            assert!(lanes.push("big", lane, big, lane).is_none());
+        }
+        assert!(lanes.push("small", 1, 1000, 100).is_none());
+        let (who, _) = lanes.push("small", 1, big, 101).expect("no room");
+        assert_eq!(who, "big");
+        assert!(lanes.bytes <= BYTES);
+    }
+
+    #[test]
+    fn connections_of_one_sender_are_bounded() {
+        let mut lanes = Lanes::new();
+        let lost = (0..1000u64).filter_map(|lane| lanes.push("many", lane, 1, lane)).count();
+        assert_eq!(lost, 1000 - LANES);
+    }
+}

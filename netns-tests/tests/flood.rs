@@ -1,0 +1,275 @@
+//! Somebody with an operator's login sends ten thousand messages a second, good and bad, while
+//! another operator works: commands are answered in time, the agents' work and memory stay within
+//! bounds, their logs stay readable, and status says who it is.
+
+#![allow(clippy::print_stdout, reason = "a story tells what it measured")]
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use async_nats::{Client, ConnectOptions};
+use nett_netns_tests::eventually::{eventually, patience};
+use nett_netns_tests::files::{self, Node};
+use nett_netns_tests::lab::Lab;
+use nett_netns_tests::services::WEB;
+use nett_netns_tests::story::{Traffic, tell};
+use nett_netns_tests::topology::SITES;
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+
+/// Messages a second.
+const RATE: u64 = 10_000;
+/// How long each kind of message is sent.
+const LONG: Duration = Duration::from_secs(3);
+/// The longest time until an honest command is answered: usually some hundredths of a second.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Of one core, for each agent of the site. A debug build spends most of it on receiving.
+const WORK: f64 = 0.9;
+/// What an agent may grow by, in kilobytes.
+const GROWTH: u64 = 96 * 1024;
+
+/// What is sent, again and again.
+struct Kind {
+    name: &'static str,
+    subject: String,
+    bytes: Vec<u8>,
+    /// In whose name status shows it.
+    from: &'static str,
+}
+
+fn connect(lab: &Lab, name: &str) -> Result<ConnectOptions> {
+    let seed = fs::read_to_string(lab.keys().seed(name))?;
+    let tls = |file: &str| lab.layout().tls().join(file);
+    Ok(ConnectOptions::with_nkey(seed.trim().to_owned())
+        .add_root_certificates(tls("ca.crt"))
+        .add_client_certificate(tls(&format!("{name}.crt")), tls(&format!("{name}.key")))
+        .require_tls(true)
+        .custom_inbox_prefix("_INBOX.op"))
+}
+
+/// Does something asynchronous inside osl's client host.
+fn at_client<T: Send>(lab: &Lab, job: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
+    lab.ns("osl-c1")?.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(job())
+    })
+}
+
+fn key(lab: &Lab, name: &str) -> Result<KeyPair> {
+    Ok(KeyPair::from_seed(fs::read_to_string(lab.keys().seed(name))?.trim())?)
+}
+
+/// RFC 3339 with milliseconds, some time from now.
+fn timestamp(ahead: Duration) -> Result<String> {
+    let at = SystemTime::now() + ahead;
+    let since = at.duration_since(SystemTime::UNIX_EPOCH)?;
+    let told = std::process::Command::new("date")
+        .args(["-u", "-d", &format!("@{}", since.as_secs()), "+%Y-%m-%dT%H:%M:%S"])
+        .output()?;
+    let text = String::from_utf8(told.stdout)?;
+    Ok(format!("{}.{:03}Z", text.trim(), since.subsec_millis()))
+}
+
+/// 26 characters that nobody else makes.
+fn ulid() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let number = since.as_millis() << 80 | u128::from(count);
+    let digits = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let digit = |place: u32| char::from(digits[(number >> (5 * (25 - place)) & 31) as usize]);
+    (0..26).map(digit).collect()
+}
+
+/// A signed request to hold or release WEB at osl; canonical, since names are sorted and nothing
+/// needs escapes.
+fn signed(key: &KeyPair, name: &str, verb: &str) -> Result<(String, Vec<u8>)> {
+    let subject = format!("nett.l.cmd.osl.{verb}.service.{}", WEB.id.replace('/', "~"));
+    let mut request = json!({
+        "v": 1, "min_reader": 1, "id": format!("osl.{}", ulid()), "kind": "command",
+        "subject": subject, "site": "osl",
+        "issued_at": timestamp(Duration::ZERO)?, "expires_at": timestamp(Duration::from_secs(55))?,
+        "operator": {"name": name, "key": key.public_key(), "reason": "told in a story"},
+        "body": {"verb": verb, "services": WEB.id},
+    });
+    let signature = key.sign(&serde_json::to_vec(&request)?)?;
+    let value = base64url(&signature);
+    request["sig"] = json!([{"by": "operator", "key": key.public_key(), "value": value}]);
+    Ok((subject, serde_json::to_vec(&request)?))
+}
+
+fn base64url(bytes: &[u8]) -> String {
+    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let number = (0..3).fold(0u32, |n, i| n << 8 | u32::from(*chunk.get(i).unwrap_or(&0)));
+        for place in 0..=chunk.len() {
+            text.push(char::from(digits[(number >> (18 - 6 * place) & 63) as usize]));
+        }
+    }
+    text
+}
+
+fn kinds(lab: &Lab) -> Result<Vec<Kind>> {
+    let (jon, mira) = (key(lab, "jon")?, key(lab, "mira")?);
+    let spoil = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes).replace("told in a story", "told in a st0ry").into_bytes()
+    };
+    let (subject, good) = signed(&jon, "jon", "release")?;
+    let (_, of_mira) = signed(&mira, "mira", "release")?;
+    let kind =
+        |name, subject: &str, bytes, from| Kind { name, subject: subject.to_owned(), bytes, from };
+    let question = br#"{"v":1,"request":{"op":"status"}}"#.to_vec();
+    Ok(vec![
+        kind("bad signature", &subject, spoil(&good), "jon"),
+        kind("bad signature in the other's name", &subject, spoil(&of_mira), "mira"),
+        kind("unknown subject", "nett.l.cmd.osl.dance.service.x", good.clone(), "jon"),
+        kind("deep", &subject, vec![b'['; 4000], "nobody known"),
+        kind("oversized", &subject, vec![b'x'; 300 * 1024], "nobody known"),
+        kind("a question", "nett.l.rpc.osl.any.status", question, "anybody"),
+        // Last: from here on it is known.
+        kind("repeated", &subject, good, "jon, the same again"),
+    ])
+}
+
+/// Sends as jon until told to stop; gives how many.
+async fn flood(options: ConnectOptions, kind: &Kind, stop: &AtomicBool) -> Result<u64> {
+    let client = options.connect(files::nats_url(SITES[0])).await?;
+    let begun = Instant::now();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let due = begun.elapsed().as_millis() as u64 * RATE / 1000;
+        while sent < due {
+            let to = format!("_INBOX.op.flood.{sent}");
+            let bytes = kind.bytes.clone().into();
+            client.publish_with_reply(kind.subject.clone(), to, bytes).await?;
+            sent += 1;
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        client.flush().await?;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(sent)
+}
+
+/// Gives commands as mira, one after the other; how long each took.
+async fn work(client: &Client, key: &KeyPair, until: Instant) -> Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    for verb in ["hold", "release"].iter().cycle() {
+        if Instant::now() >= until && took.len() % 2 == 0 {
+            return Ok(took);
+        }
+        let (subject, bytes) = signed(key, "mira", verb)?;
+        let begun = Instant::now();
+        let asked = client.request(subject, bytes.into());
+        let answer = tokio::time::timeout(Duration::from_secs(10), asked).await;
+        let answer = answer.with_context(|| format!("no answer after {}", took.len()))??;
+        took.push(begun.elapsed());
+        let answer: Value = serde_json::from_slice(&answer.payload)?;
+        ensure!(answer["accepted"] == true, "{verb}: {answer}");
+    }
+    unreachable!("the words go round")
+}
+
+/// What an agent has used so far: seconds of work, and kilobytes that it holds.
+fn used(pid: i32) -> Result<(f64, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').context("a name in brackets")?.1;
+    let ticks = |at: usize| -> Result<f64> {
+        Ok(fields.split_whitespace().nth(at).context("a field")?.parse()?)
+    };
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let held = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let held = held.and_then(|text| text.split_whitespace().next()).context("a size")?;
+    // USER_HZ is 100 on every Linux (`man 5 proc`); fields 14 and 15 are the 12th and 13th here.
+    Ok(((ticks(11)? + ticks(12)?) / 100.0, held.parse()?))
+}
+
+fn lines(lab: &Lab, node: &str) -> Result<usize> {
+    let text = fs::read_to_string(lab.layout().logs().join(format!("agent-{node}.log")))?;
+    Ok(text.lines().count())
+}
+
+fn one_kind(lab: &mut Lab, kind: &Kind) -> Result<()> {
+    let nodes: Vec<String> = Node::of_site(SITES[0]).into_iter().map(|n| n.name).collect();
+    let mut pids = Vec::new();
+    for node in &nodes {
+        pids.push(lab.process(&format!("agent-{node}"))?.record().pid);
+    }
+    let lab = &*lab;
+    let before: Vec<_> = pids.iter().map(|pid| used(*pid)).collect::<Result<_>>()?;
+    let said: Vec<_> = nodes.iter().map(|node| lines(lab, node)).collect::<Result<_>>()?;
+    let (stop, begun) = (AtomicBool::new(false), Instant::now());
+    let (jon, mira, key) = (connect(lab, "jon")?, connect(lab, "mira")?, key(lab, "mira")?);
+    let (sent, took) = std::thread::scope(|scope| {
+        let flooding = scope.spawn(|| at_client(lab, async || flood(jon, kind, &stop).await));
+        let took = at_client(lab, async || {
+            let client = mira.connect(files::nats_url(SITES[0])).await?;
+            work(&client, &key, begun + LONG).await
+        });
+        stop.store(true, Ordering::Relaxed);
+        (flooding.join().expect("no panic"), took)
+    });
+    let lasted = begun.elapsed().as_secs_f64();
+    let (sent, mut took) = (sent?, took.with_context(|| kind.name)?);
+    took.sort();
+    let (middle, worst) = (took[took.len() / 2], took[took.len() - 1]);
+    let rate = sent as f64 / lasted;
+    println!("{}: {rate:.0}/s; {} commands, {middle:?}, worst {worst:?}", kind.name, took.len());
+    ensure!(worst < ANSWERED_WITHIN, "{}: a command took {worst:?}", kind.name);
+    for (at, (node, pid)) in nodes.iter().zip(&pids).enumerate() {
+        let (work, held) = used(*pid)?;
+        let (work, grown) = ((work - before[at].0) / lasted, held.saturating_sub(before[at].1));
+        println!("  {node}: {work:.2} of a core, {held} kB, {grown} kB more");
+        ensure!(work < WORK, "{node} used {work:.2} of a core");
+        ensure!(grown < GROWTH, "{node} grew by {grown} kB");
+        // A line a second, and what a dozen commands leave behind them.
+        let said = lines(lab, node)? - said[at];
+        let most = lasted as usize + 5 + 20 * took.len();
+        ensure!(said < most, "{node} said {said} lines in {lasted:.1} s");
+    }
+    told(lab, &nodes, kind)
+}
+
+/// Each agent that has got some of it says who it was.
+fn told(lab: &Lab, nodes: &[String], kind: &Kind) -> Result<()> {
+    eventually(patience(), "status names the sender", || {
+        for node in nodes {
+            let told = lab.nettctl(node, "mira", &["-o", "json", "status"])?.must_be(0)?;
+            let floods = told.json()?["ok"]["floods"].as_array().cloned().unwrap_or_default();
+            if floods.iter().any(|flood| flood["from"] == kind.from) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("no agent names {}", kind.from)
+    })
+    .map(drop)
+}
+
+#[test]
+fn a_flood_of_one_login_stops_nobody_else() -> Result<()> {
+    tell("a_flood_of_one_login_stops_nobody_else", |lab| {
+        let traffic = Traffic::to_vips(lab, &["osl-c1"], WEB)?;
+        let from = traffic.settles_on("osl")?;
+        for kind in kinds(lab)? {
+            one_kind(lab, &kind)?;
+        }
+        let report = traffic.finish().since(from);
+        assert_eq!(report.answers_of("svg"), 0, "{}", report.summary());
+        // The same person is heard again.
+        let (jon, key) = (connect(lab, "jon")?, key(lab, "jon")?);
+        let answer = at_client(lab, async || {
+            let client = jon.connect(files::nats_url(SITES[0])).await?;
+            let (subject, bytes) = signed(&key, "jon", "hold")?;
+            let asked = client.request(subject, bytes.into());
+            let answer = tokio::time::timeout(Duration::from_secs(10), asked).await??;
+            Ok(serde_json::from_slice::<Value>(&answer.payload)?)
+        })?;
+        assert!(answer["refused_by"] != "too-many", "{answer}");
+        Ok(())
+    })
+}

@@ -2,8 +2,8 @@
 //!
 //! The same function serves the agent for its own node and `plan` for every node. What a node sees
 //! of its links is an argument: a link without carrier takes no nexthop object, so it is left out
-//! of every group, and a group that would be empty becomes an `unreachable` route. So is what it
-//! knows of the other nodes of its site.
+//! of every group; the group of a class that would be empty holds a blackhole, and without another
+//! group a route becomes `unreachable`. So is what it knows of the other nodes of its site.
 
 pub mod answers;
 mod choice;
@@ -47,10 +47,10 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
     if place.node.role != Role::Witness {
         let choice = Choice { place, drained: &placement.drained };
         routes::inter_site(choice, &mut state);
-        routes::services(choice, placement, &mut state);
+        let alike = routes::services(choice, placement, &mut state);
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);
-        state.guard = Some(guard::guard(place, placement, &state.routes));
+        state.guard = Some(guard::guard(place, &alike));
     }
     state.answers = answers(place.world, placement);
     state

@@ -249,6 +249,7 @@ fn report() -> Report {
             evidence: vec!["table 7000 read back".into()],
         }],
         links: BTreeMap::from([(id("osl-svg-1"), true), (id("osl-svg-2"), false)]),
+        doubted: [id("osl-svg-2")].into(),
         dns_serial: Some(u32::MAX),
         drift: vec!["route 10.99.0.10/32 missing".into()],
         degraded: vec!["journal".into()],

@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_policy::fabric::{Fabric, Limit, Node, SafetyRule};
+use nett_policy::fabric::{Fabric, Family, Limit, Node, SafetyRule};
 use nett_policy::fact::Facts;
 use nett_policy::id::{EntryId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::log::checkpoint::Checkpoint;
@@ -230,6 +230,7 @@ impl Controller {
             Event::AppendFailed(failure) => self.append_failed(&failure, now),
             Event::Fact { subject, bytes } => self.fact_heard(&subject, &bytes, now),
             Event::Links { up } => self.links(up, now),
+            Event::Paths { views, news } => self.paths(views, news),
             Event::Neighbours { pulses } => self.pulses(pulses, now),
             Event::Counted { packets, bytes } => self.counted(packets, bytes, now),
             Event::Applied(applied) => self.applied(applied, now),
@@ -357,7 +358,9 @@ impl Controller {
         };
         let at = now.mono.saturating_sub(age);
         let near = report.site == self.setting.node.site;
-        let moved = near && known.is_none_or(|known| known.links != report.links);
+        let moved = near
+            && known
+                .is_none_or(|known| known.links != report.links || known.doubted != report.doubted);
         let heard = self.peers.reports.get(&report.node);
         let mut counts = heard.map(|heard| heard.counts.clone()).unwrap_or_default();
         counts.take(report.counters.clone(), report.bytes.clone(), at);
@@ -376,7 +379,11 @@ impl Controller {
             return nett_policy::lower::all_links(self.world());
         };
         let up = heard.report.links.iter().filter(|(_, up)| **up);
-        up.map(|(link, _)| link.clone()).collect()
+        let mut links: LinksUp = up.map(|(link, _)| link.clone()).collect();
+        for link in &heard.report.doubted {
+            Family::BOTH.iter().for_each(|family| links.doubt(link.clone(), *family));
+        }
+        links
     }
 }
 

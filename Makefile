@@ -45,6 +45,10 @@ bench: ## Nett beside its peers, as ratios measured now; ROW=n for one row, ROUN
 many: ## An evacuation of SERVICES services with one approval: time and memory of each part
 	NETT_MANY=$(SERVICES) $(CARGO) test --release -p nett-policy --test many_services -- --nocapture
 
+classes: deps ## A site drain of VIPS VIPs beside a bare loop, and their installation beside BIRD
+	NETT_NETNS=required NETT_VIPS=$(VIPS) $(SETUP)/as-root.sh \
+	    $(CARGO) test --release -p nett-agent --test kernel_netns -- --nocapture draining_classes
+
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1
 

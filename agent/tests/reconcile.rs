@@ -18,7 +18,7 @@ use nett_policy::lower::object::{
     Guard, GuardKind, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule,
     RuleAction, Table,
 };
-use nett_policy::plan::{Object, Op};
+use nett_policy::plan::{Classes, Object, Op};
 use nix::errno::Errno;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -221,8 +221,8 @@ fn guard() -> Guard {
         site: BTreeSet::new(),
         remote: BTreeSet::new(),
         vips: BTreeSet::from([net("10.99.0.0/16")]),
-        drained: BTreeSet::new(),
-        unreachable: BTreeSet::new(),
+        classes: Classes::default(),
+        refused: BTreeSet::new(),
     }
 }
 

@@ -72,13 +72,13 @@ fn answers_are_served_at_once_and_signed_behind() {
     let signed = stats.signatures();
     assert!(signed > 50, "{signed}");
 
-    let (_, moved) = services.iter_mut().find(|(_, a)| a.sites.len() > 1).expect("two sites");
+    let (_, moved) = services.iter_mut().find(|(_, a)| a.fixed.sites.len() > 1).expect("two sites");
     let moved = Arc::make_mut(moved);
-    let last = moved.sites.last().expect("two").site.clone();
+    let last = moved.fixed.sites.last().expect("two").site.clone();
     let weight = nett_policy::id::Weight::new(1).expect("a weight");
     moved.spread = Spread::Weighted(BTreeMap::from([(last, weight)]));
     moved.epoch = Epoch(9);
-    let service = moved.service.clone();
+    let service = moved.fixed.service.clone();
     keeper.serve(services.clone()).expect("served");
     let at_once = keeper.zone().load_full();
     assert_eq!(at_once.answers(&service).map(|a| a.epoch), Some(Epoch(9)));

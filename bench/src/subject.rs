@@ -120,18 +120,19 @@ fn change(
     zone: &ArcSwap<Zone>,
 ) -> anyhow::Result<String> {
     let started = Instant::now();
-    // Both are in the order of ids.
+    // All are in the order of ids.
     let mut moved = moved.into_iter().peekable();
-    let services = world.catalog.iter().zip(placement.services.values_mut());
+    let services = world.catalog.answers().zip(placement.services.values_mut());
+    let mut before = Vec::with_capacity(moved.len());
     let changes: Changes = services
-        .filter_map(|(service, placed)| {
-            let (id, traffic) = moved.next_if(|(id, _)| *id == service.id)?;
-            placed.traffic = traffic;
-            Some((id, Some(Arc::new(lower::answers_of(service, placed)))))
+        .filter_map(|(fixed, placed)| {
+            let (id, traffic) = moved.next_if(|(id, _)| *id == fixed.service)?;
+            before.push(std::mem::replace(&mut placed.traffic, traffic));
+            Some((id, Some(Arc::new(lower::answers_of(fixed, placed)))))
         })
         .collect();
     let current = zone.load();
-    let next = current.with(&changes, current.serial().next())?;
+    let next = current.with(&changes, current.serial().next());
     publish(zone, next)?;
     Ok(started.elapsed().as_micros().to_string())
 }

@@ -318,14 +318,14 @@ fn tell_name(
         }
         Found::Service(entry) => tell_service(zone, entry, kind, (client, isolated), writer),
         Found::Site(entry, at) => {
-            let site = &entry.answers().sites[at];
             let ttl = entry.ttls().lasting;
-            let any = tell_sites(entry, ttl, std::iter::once(site), kind, writer);
+            let site = entry.answers().site(at).into_iter();
+            let any = tell_sites(entry, ttl, site, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
         Found::AllSites(entry) => {
-            let eligible = |s: &&SiteAnswers| s.state != SiteState::Drained;
-            let sites = entry.answers().sites.iter().filter(eligible);
+            let eligible = |s: &SiteAnswers<'_>| s.state != SiteState::Drained;
+            let sites = entry.answers().sites().filter(eligible);
             let any = tell_sites(entry, entry.ttls().told, sites, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
@@ -355,7 +355,7 @@ fn tell_service(
     match kind {
         RecordType::A | RecordType::AAAA => {}
         RecordType::TXT => {
-            let any = tell_lines(entry, entry.answers().sites.iter(), isolated, writer);
+            let any = tell_lines(entry, entry.answers().sites(), isolated, writer);
             return (Told::code(ResponseCode::NoError), any);
         }
         _ => return (Told::code(ResponseCode::NoError), false),
@@ -376,8 +376,8 @@ pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> C
     let answers = entry.answers();
     let mut rcode = ResponseCode::NoError;
     let mut site = None;
-    let addresses: &[IpAddr] = match (choice.target, &answers.all_down) {
-        (Target::Site(position), _) => match answers.sites.get(position) {
+    let addresses: &[IpAddr] = match (choice.target, &answers.fixed.all_down) {
+        (Target::Site(position), _) => match answers.fixed.sites.get(position) {
             Some(chosen) => {
                 site = topology.index(&chosen.site);
                 &chosen.addresses
@@ -401,7 +401,7 @@ pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> C
 fn tell_sites<'a>(
     entry: Entry<'_>,
     ttl: u32,
-    sites: impl Iterator<Item = &'a SiteAnswers> + Clone,
+    sites: impl Iterator<Item = SiteAnswers<'a>> + Clone,
     kind: RecordType,
     writer: &mut Writer<'_>,
 ) -> bool {
@@ -414,7 +414,7 @@ fn tell_sites<'a>(
 /// A line of text for each site, and one more where this one is cut off.
 fn tell_lines<'a>(
     entry: Entry<'_>,
-    mut sites: impl Iterator<Item = &'a SiteAnswers>,
+    mut sites: impl Iterator<Item = SiteAnswers<'a>>,
     isolated: Option<u32>,
     writer: &mut Writer<'_>,
 ) -> bool {

@@ -6,8 +6,7 @@ use std::time::Duration;
 use nett_policy::fabric::Family;
 use nett_policy::lower::answers::ServiceAnswers;
 
-use crate::name::{LowerName, NameError};
-use crate::packed::{Packed, Records, pack};
+use crate::packed::{Packed, Records};
 use crate::steer::Plan;
 use crate::topology::{SiteIndex, Topology};
 
@@ -15,8 +14,12 @@ use crate::topology::{SiteIndex, Topology};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
     packed: Packed<'a>,
+    only: u8,
     details: &'a Option<Arc<Details>>,
 }
+
+/// The mark of a choice that depends on the client.
+pub(crate) const DEPENDS: u8 = u8::MAX;
 
 /// What the bytes were made of: for the choice among sites, for the full path and for people.
 #[derive(Debug)]
@@ -40,22 +43,24 @@ pub(crate) struct Ttls {
 // === impl Details ===
 
 impl Details {
-    /// Prepares one service, and appends the bytes for questions.
-    pub(crate) fn prepare(
-        answers: &Arc<ServiceAnswers>,
-        topology: &Topology,
-        bytes: &mut Vec<u8>,
-    ) -> Result<Arc<Self>, NameError> {
-        let name = LowerName::of_service(&answers.service)?;
-        let key = name.labels();
-        let plan = Plan::new(answers, topology);
-        let ttls = Ttls::of(answers);
-        pack(bytes, key, &plan, (answers, ttls.steered), topology);
-        Ok(Arc::new(Self { answers: Arc::clone(answers), plan, ttls }))
+    pub(crate) fn new(answers: &Arc<ServiceAnswers>, topology: &Topology) -> Arc<Self> {
+        let (plan, ttls) = (Plan::new(answers, topology), Ttls::of(answers));
+        Arc::new(Self { answers: Arc::clone(answers), plan, ttls })
     }
-}
 
-impl Details {
+    /// True when the records of all sites are those of `other`: only which is chosen may differ.
+    pub(crate) fn has_records_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.answers.fixed, &other.answers.fixed) && self.ttls == other.ttls
+    }
+
+    /// The column that all clients get, or [`DEPENDS`].
+    pub(crate) fn only(&self) -> u8 {
+        match &self.plan {
+            Plan::One(position) => u8::try_from(*position).unwrap_or(DEPENDS),
+            Plan::Shares(_) | Plan::Nearest { .. } | Plan::Nowhere(_) => DEPENDS,
+        }
+    }
+
     pub(crate) fn answers(&self) -> &Arc<ServiceAnswers> {
         &self.answers
     }
@@ -76,9 +81,9 @@ impl Ttls {
         // RFC 2181 section 8: a TTL has 31 bits.
         const MAX_TTL: u64 = 0x7fff_ffff;
         let seconds = |ttl: Duration| u32::try_from(ttl.as_secs().min(MAX_TTL)).expect("31 bits");
-        let ServiceAnswers { ttl, lowered, .. } = answers;
+        let ttl = answers.fixed.ttl;
         Self {
-            steered: seconds(ttl.now(*lowered)),
+            steered: seconds(ttl.now(answers.lowered)),
             lasting: seconds(ttl.ceiling),
             told: seconds(ttl.floor),
         }
@@ -88,8 +93,8 @@ impl Ttls {
 // === impl Entry ===
 
 impl<'a> Entry<'a> {
-    pub(crate) fn new(packed: Packed<'a>, details: &'a Option<Arc<Details>>) -> Self {
-        Self { packed, details }
+    pub(crate) fn new(packed: Packed<'a>, only: u8, details: &'a Option<Arc<Details>>) -> Self {
+        Self { packed, only, details }
     }
 
     /// The labels of the service's name below the apex, in wire form without a root label.
@@ -116,12 +121,12 @@ impl<'a> Entry<'a> {
 
     /// The column of `AllDown::Fallback`, behind those of the sites.
     pub(crate) fn fallback(self) -> usize {
-        self.answers().sites.len()
+        self.answers().fixed.sites.len()
     }
 
     /// The column that every client gets, if it is prepared and there is one.
     pub(crate) fn only(self) -> Option<usize> {
-        self.packed.only()
+        (self.only != DEPENDS).then_some(self.only.into())
     }
 
     /// The addresses of one family in a column, and whose they are; `None` when not prepared.

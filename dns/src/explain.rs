@@ -138,16 +138,13 @@ impl Explanation {
             Found::Outside => (NameKind::Outside, "not in the zone: REFUSED"),
             Found::Site(entry, at) => {
                 self.service(entry, entry.ttls().lasting);
-                let site = &entry.answers().sites[at];
-                self.target = Some(site.site.clone());
-                self.addresses = site.addresses.clone();
+                self.site(entry, at);
                 (NameKind::Site, "the name asks for this site")
             }
             Found::AllSites(entry) => {
                 self.service(entry, entry.ttls().told);
-                let eligible =
-                    entry.answers().sites.iter().filter(|s| s.state != SiteState::Drained);
-                for address in eligible.flat_map(|s| &s.addresses) {
+                let eligible = entry.answers().sites().filter(|s| s.state != SiteState::Drained);
+                for address in eligible.flat_map(|s| s.addresses) {
                     if !self.addresses.contains(address) {
                         self.addresses.push(*address);
                     }
@@ -169,9 +166,16 @@ impl Explanation {
     }
 
     fn service(&mut self, entry: Entry<'_>, ttl: u32) {
-        self.service = Some(entry.answers().service.clone());
+        self.service = Some(entry.answers().fixed.service.clone());
         self.spread = Some(entry.answers().spread.to_string());
         self.ttl = ttl;
+    }
+
+    fn site(&mut self, entry: Entry<'_>, at: usize) {
+        if let Some(site) = entry.answers().fixed.sites.get(at) {
+            self.target = Some(site.site.clone());
+            self.addresses = site.addresses.clone();
+        }
     }
 
     fn steered(
@@ -189,12 +193,7 @@ impl Explanation {
         let choice = entry.plan().choose(topology, client, located);
         self.scope = choice.scope;
         match choice.target {
-            Target::Site(at) => {
-                if let Some(site) = entry.answers().sites.get(at) {
-                    self.target = Some(site.site.clone());
-                    self.addresses = site.addresses.clone();
-                }
-            }
+            Target::Site(at) => self.site(entry, at),
             Target::Address(address) => self.addresses = vec![address],
             Target::Refused => {}
         }
@@ -222,7 +221,7 @@ fn why(topology: &Topology, entry: Entry<'_>, why: &Why, located: &Located) -> S
             }
         }
         Why::FirstInOrder => "first of the serving sites in failover order".to_owned(),
-        Why::AllDown => match entry.answers().all_down {
+        Why::AllDown => match entry.answers().fixed.all_down {
             AllDown::LastOrder => "no site gets traffic: first in failover order".to_owned(),
             AllDown::Refuse => "no site gets traffic: REFUSED".to_owned(),
             AllDown::Fallback(_) => "no site gets traffic: the fallback address".to_owned(),

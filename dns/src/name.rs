@@ -104,20 +104,6 @@ impl LowerName {
         Ok(name)
     }
 
-    /// `project/environment/instance` as `instance.environment.project`.
-    pub(crate) fn of_service(service: &ServiceId) -> Result<Self, NameError> {
-        let mut name = Self::new();
-        service.as_str().rsplit('/').try_for_each(|label| name.push(label.as_bytes()))?;
-        name.push(b"")?;
-        Ok(name)
-    }
-
-    /// The wire form without the root label.
-    pub(crate) fn labels(&self) -> &[u8] {
-        let (_, labels) = self.wire().split_last().expect("a name ends in the root");
-        labels
-    }
-
     pub(crate) fn wire(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -131,6 +117,15 @@ impl LowerName {
         let starts = &self.starts[..self.labels];
         let at = starts.iter().position(|s| usize::from(*s) == cut)?;
         Some(Relative { bytes: &self.bytes[..cut], labels: at })
+    }
+}
+
+/// Appends `project/environment/instance` as the labels `instance.environment.project`, in wire
+/// form without a root label: the key of the service. Ids are valid labels in lower case.
+pub(crate) fn push_key(service: &ServiceId, key: &mut Vec<u8>) {
+    for label in service.as_str().rsplit('/') {
+        key.push(u8::try_from(label.len()).expect("a part of an id has at most 63 characters"));
+        key.extend_from_slice(label.as_bytes());
     }
 }
 

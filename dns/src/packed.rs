@@ -3,31 +3,28 @@
 //! ```text
 //! key length (1), key                          the labels below the apex
 //! columns (1)                                  0: nothing is prepared
-//! the column that all clients get (1)          255: it depends on the client
 //! per column: site (2), and for A and for AAAA where the records begin (2) and their bytes (2)
 //! records                                      each column's, unless one before it has the same
 //! ```
 //!
 //! Columns are the service's sites in order, then the fallback address. The bytes are written once,
-//! when the placement changes, by the very code that answers a question in full. Owner names are
-//! pointers to the question, so the records fit any spelling of the name.
+//! by the very code that answers a question in full, and a move leaves them as they are: which
+//! column is answered stands beside the place of the bytes. Owner names are pointers to the
+//! question, so the records fit any spelling of the name.
 
 use hickory_proto::rr::RecordType;
 use nett_policy::fabric::Family;
-use nett_policy::lower::answers::ServiceAnswers;
-use nett_policy::service::AllDown;
+
+use nett_policy::service::{AllDown, FixedAnswers};
 
 use crate::answer::write_addresses;
-use crate::steer::Plan;
 use crate::topology::{SiteIndex, Topology};
 use crate::write::Writer;
 
-const HEAD: usize = 2;
+const HEAD: usize = 1;
 const COLUMN: usize = 10;
 /// The mark of a column whose site the fabric does not know, or that is no site.
 const NO_SITE: u16 = u16::MAX;
-/// The mark of a choice that depends on the client.
-const DEPENDS: u8 = u8::MAX;
 /// Owner, type, class, TTL and length: what a record of an address has before it.
 const RECORD_HEAD: usize = 12;
 
@@ -46,22 +43,16 @@ pub(crate) struct Records<'a> {
 pub(crate) fn pack(
     out: &mut Vec<u8>,
     key: &[u8],
-    plan: &Plan,
-    (answers, ttl): (&ServiceAnswers, u32),
+    (answers, ttl): (&FixedAnswers, u32),
     topology: &Topology,
 ) {
     out.push(u8::try_from(key.len()).expect("a name has at most 255 bytes"));
     out.extend_from_slice(key);
     let at = out.len();
-    out.extend([0, DEPENDS]);
+    out.push(0);
     if pack_columns(out, at, (answers, ttl), topology).is_none() {
-        out.truncate(at + 1);
+        out.truncate(at + HEAD);
         out[at] = 0;
-        out.push(DEPENDS);
-        return;
-    }
-    if let Plan::One(position) = plan {
-        out[at + 1] = u8::try_from(*position).unwrap_or(DEPENDS);
     }
 }
 
@@ -69,7 +60,7 @@ pub(crate) fn pack(
 fn pack_columns(
     out: &mut Vec<u8>,
     at: usize,
-    (answers, ttl): (&ServiceAnswers, u32),
+    (answers, ttl): (&FixedAnswers, u32),
     topology: &Topology,
 ) -> Option<()> {
     let fallback = match &answers.all_down {
@@ -119,7 +110,7 @@ fn number(bytes: &[u8], at: usize) -> usize {
 // === impl Packed ===
 
 impl<'a> Packed<'a> {
-    /// What [`pack`] wrote, with anything behind it.
+    /// What [`pack`] wrote, or a key behind its length, with anything behind it.
     pub(crate) fn at(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
@@ -144,12 +135,6 @@ impl<'a> Packed<'a> {
     fn table(self) -> (usize, usize) {
         let at = 1 + usize::from(self.0[0]);
         (usize::from(self.0[at]), at + HEAD)
-    }
-
-    /// The column that every client gets, if there is one.
-    pub(crate) fn only(self) -> Option<usize> {
-        let only = self.0[2 + usize::from(self.0[0])];
-        (only != DEPENDS).then_some(only.into())
     }
 
     /// The addresses of one family in a column, and whose they are; `None` when not prepared.

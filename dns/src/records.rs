@@ -78,7 +78,7 @@ pub(crate) fn of_service(
     let ttl = entry.ttls().steered;
     match target(entry.plan(), zone.topology(), site) {
         Target::Site(at) => {
-            let addresses = entry.answers().sites.get(at).map(|s| &s.addresses);
+            let addresses = entry.answers().fixed.sites.get(at).map(|s| &s.addresses);
             let addresses = addresses.into_iter().flatten().copied();
             push_addresses(&mut records, key, ttl, addresses);
         }
@@ -96,11 +96,12 @@ pub(crate) fn apart_from_addresses(zone: &Zone, key: &[u8], entry: &Details) -> 
     let ttls = entry.ttls();
     push_sites(&mut records, key, entry, &|_| true, None);
     let below = below_sites(key);
-    for (at, site) in entry.answers().sites.iter().enumerate() {
+    for (at, site) in entry.answers().fixed.sites.iter().enumerate() {
         let name = child(site.site.as_str().as_bytes(), &below);
         push_sites(&mut records, &name, entry, &|other| other == at, Some(ttls.lasting));
     }
-    let eligible = |at: usize| entry.answers().sites[at].state != SiteState::Drained;
+    let eligible =
+        |at: usize| entry.answers().site(at).is_some_and(|site| site.state != SiteState::Drained);
     push_sites(&mut records, &child(b"all", &below), entry, &eligible, Some(ttls.told));
     push_ports(&mut records, zone, key, entry);
     records
@@ -138,10 +139,10 @@ fn push_sites(
     wanted: &dyn Fn(usize) -> bool,
     addresses_ttl: Option<u32>,
 ) {
-    let sites = || entry.answers().sites.iter().enumerate().filter(|(at, _)| wanted(*at));
+    let sites = || entry.answers().sites().enumerate().filter(|(at, _)| wanted(*at));
     let mut text = Vec::new();
     for (_, site) in sites() {
-        let line = line(entry, site);
+        let line = line(entry, &site);
         text.push(u8::try_from(line.len()).expect("below 255: ids have 63 characters"));
         text.extend_from_slice(line.as_bytes());
     }
@@ -156,7 +157,7 @@ fn push_sites(
 
 /// What names a service's ports: SRV, SVCB and HTTPS, in the form that `ports.rs` answers with.
 fn push_ports(records: &mut Vec<Record>, zone: &Zone, key: &[u8], entry: &Details) {
-    let (ports, ttl) = (&entry.answers().ports, entry.ttls().lasting);
+    let (ports, ttl) = (&entry.answers().fixed.ports, entry.ttls().lasting);
     let target = [key, zone.apex().name.wire()].concat();
     for (at, port) in ports.iter().enumerate() {
         // Of two ports of one name the first is answered.
@@ -180,7 +181,7 @@ fn push_ports(records: &mut Vec<Record>, zone: &Zone, key: &[u8], entry: &Detail
 }
 
 /// A site's line of text.
-pub(crate) fn line(entry: &Details, site: &SiteAnswers) -> String {
+pub(crate) fn line(entry: &Details, site: &SiteAnswers<'_>) -> String {
     let SiteAnswers { site, addresses: _, state, weight, health } = site;
     let (state, health) = (state.as_str(), health.as_str());
     let epoch = entry.answers().epoch;

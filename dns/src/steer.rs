@@ -75,8 +75,8 @@ impl Plan {
     /// Sites of the spread of which `answers` knows no addresses cannot be answered and count as
     /// absent; a spread with no site left is nowhere.
     pub(crate) fn new(answers: &ServiceAnswers, topology: &Topology) -> Self {
-        let position = |id: &SiteId| answers.sites.iter().position(|s| s.site == *id);
-        let nowhere = || Self::Nowhere(answers.all_down);
+        let position = |id: &SiteId| answers.fixed.sites.iter().position(|s| s.site == *id);
+        let nowhere = || Self::Nowhere(answers.fixed.all_down);
         match &answers.spread {
             Spread::Nowhere => nowhere(),
             Spread::Weighted(weights) if weights.len() == 1 => {
@@ -103,6 +103,7 @@ impl Plan {
             Spread::Nearest(set) => {
                 let in_set = |(_, s): &(usize, &SiteId)| set.contains(*s);
                 let sites: Vec<(usize, Option<SiteIndex>)> = answers
+                    .fixed
                     .sites
                     .iter()
                     .map(|s| &s.site)
@@ -115,8 +116,8 @@ impl Plan {
                     [(only, _)] => Self::One(*only),
                     _ => Self::Nearest {
                         sites,
-                        primary: answers.sites.first().and_then(|s| topology.index(&s.site)),
-                        prefer: answers.prefer,
+                        primary: answers.fixed.sites.first().and_then(|s| topology.index(&s.site)),
+                        prefer: answers.fixed.prefer,
                     },
                 }
             }

@@ -4,16 +4,19 @@
 //! decides here, not instructions: the names asked for are more than any cache holds, so slots are
 //! small and the bytes of a part lie side by side. A change makes anew the parts its names lie in,
 //! and the short list above each; the rest is shared, so its cost does not grow with the zone as a
-//! whole. The hash has a key of its process: names come from strangers.
+//! whole. A service that only moves keeps its bytes: which column of them everybody gets is in the
+//! slot. The hash has a key of its process: names come from strangers.
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use nett_policy::lower::answers::ServiceAnswers;
 
 use crate::entry::{Details, Entry};
-use crate::packed::Packed;
+use crate::packed::{Packed, pack};
+use crate::topology::Topology;
 
 /// Parts in a group, and groups in a table.
 const WIDTH: usize = 32;
@@ -45,20 +48,29 @@ struct Part {
 struct Slot {
     /// The low half of the hash.
     low: u32,
-    /// Where the service is in the bytes of the part; `FREE` when there is none.
-    at: u32,
+    /// Where the service is in the bytes of the part, in 24 bits, and in the last 8 bits the column
+    /// that all clients get; `FREE` when there is no service.
+    place: u32,
 }
 
-const FREE: Slot = Slot { low: 0, at: u32::MAX };
+const FREE: Slot = Slot { low: 0, place: u32::MAX };
 
 /// What becomes of one name.
 #[derive(Debug)]
 pub(crate) struct Change {
     hash: Hash,
-    /// Where the key begins in the bytes of all changes, behind its length.
-    at: usize,
-    /// Without, the name goes.
-    details: Option<Arc<Details>>,
+    what: What,
+}
+
+/// In the order in which they are made.
+#[derive(Debug)]
+enum What {
+    /// The service in this slot is where the details say; its bytes stay.
+    Move { slot: usize, details: Arc<Details> },
+    /// The bytes of all changes hold those of the service here.
+    Put { at: usize, details: Arc<Details> },
+    /// The bytes of all changes hold the key here, behind its length.
+    Remove { at: usize },
 }
 
 /// A hash, cut into what each level looks at.
@@ -98,18 +110,13 @@ impl Table {
     pub(crate) fn get(&self, key: &[u8]) -> Option<Entry<'_>> {
         let hash = self.hash(key);
         let part = &self.groups[hash.group][hash.part];
-        let slot = find(&part.slots, &part.bytes, hash.low, key);
-        let at = part.slots[slot].at()?;
-        Some(Entry::new(Packed::at(&part.bytes[at..]), &part.details[slot]))
+        part.entry(find(&part.slots, &part.bytes, hash.low, key))
     }
 
     /// The services of one part, of [`Table::parts`]; `None` behind the last one.
     pub(crate) fn entries_of(&self, part: usize) -> Option<impl Iterator<Item = Entry<'_>>> {
         let part = self.groups.get(part / WIDTH)?.get(part % WIDTH)?;
-        let rows = part.slots.iter().zip(part.details.iter());
-        Some(rows.filter_map(|(slot, details)| {
-            Some(Entry::new(Packed::at(&part.bytes[slot.at()?..]), details))
-        }))
+        Some((0..part.slots.len()).filter_map(|slot| part.entry(slot)))
     }
 
     /// All services, in no order.
@@ -122,32 +129,65 @@ impl Table {
         self.empty.contains_key(key)
     }
 
-    /// What is to become of the name at the start of `bytes[at..]`, given as [`Packed`] begins.
-    pub(crate) fn change(&self, bytes: &[u8], at: usize, details: Option<Arc<Details>>) -> Change {
-        Change { hash: self.hash(Packed::at(&bytes[at..]).key()), at, details }
+    /// The service with this key is to have these answers; appends what it needs to `bytes`, which
+    /// those of all changes are in. The services of the table are of the same fabric.
+    pub(crate) fn put(
+        &self,
+        (key, answers): (&[u8], &Arc<ServiceAnswers>),
+        topology: &Topology,
+        bytes: &mut Vec<u8>,
+    ) -> Change {
+        let hash = self.hash(key);
+        let part = &self.groups[hash.group][hash.part];
+        let slot = find(&part.slots, &part.bytes, hash.low, key);
+        let details = Details::new(answers, topology);
+        let what = match part.entry(slot) {
+            Some(entry) if details.has_records_of(entry.details()) => What::Move { slot, details },
+            _ => {
+                let at = bytes.len();
+                pack(bytes, key, (&answers.fixed, details.ttls().steered), topology);
+                What::Put { at, details }
+            }
+        };
+        Change { hash, what }
     }
 
-    /// Makes `changes`, whose bytes are in `bytes`. At most one may be of a name.
+    /// The name with this key is to go.
+    pub(crate) fn remove(&self, key: &[u8], bytes: &mut Vec<u8>) -> Change {
+        let at = bytes.len();
+        bytes.push(u8::try_from(key.len()).expect("a name has at most 255 bytes"));
+        bytes.extend_from_slice(key);
+        Change { hash: self.hash(key), what: What::Remove { at } }
+    }
+
+    /// Makes `changes`, whose bytes are in `bytes` and which were made for the table as it is. At
+    /// most one may be of a name.
     pub(crate) fn apply(&mut self, mut changes: Vec<Change>, bytes: &[u8]) {
-        changes.sort_unstable_by_key(|c| c.hash);
+        changes.sort_unstable_by_key(|c| (c.hash.group, c.hash.part, !c.is_move(), c.hash.low));
         let same_part =
             |a: &Change, b: &Change| (a.hash.group, a.hash.part) == (b.hash.group, b.hash.part);
-        for of_part in changes.chunk_by(same_part) {
+        for of_part in changes.chunk_by_mut(same_part) {
             let Hash { group, part, low: _ } = of_part[0].hash;
-            let before = &self.groups[group][part];
+            let (moves, others) = of_part.split_at_mut(of_part.partition_point(Change::is_move));
+            // Snapshots share groups, so the first change to one in a new snapshot copies it.
+            let own = &mut Arc::make_mut(&mut self.groups[group])[part];
+            if !moves.is_empty() {
+                *own = own.moved(moves);
+            }
+            if others.is_empty() {
+                continue;
+            }
             let mut parents = Vec::new();
-            for change in of_part {
-                let key = Packed::at(&bytes[change.at..]).key();
-                let slot = find(&before.slots, &before.bytes, change.hash.low, key);
-                match (before.slots[slot].at(), &change.details) {
-                    (None, Some(_)) => parents.push((key, 1)),
-                    (Some(_), None) => parents.push((key, -1)),
-                    (Some(_), Some(_)) | (None, None) => {}
+            for change in &*others {
+                let key = change.key(bytes);
+                let slot = find(&own.slots, &own.bytes, change.hash.low, key);
+                match (own.slots[slot].at(), &change.what) {
+                    (None, What::Put { .. }) => parents.push((key, 1)),
+                    (Some(_), What::Remove { .. }) => parents.push((key, -1)),
+                    _ => {}
                 }
             }
-            let next = before.with(of_part, bytes);
-            // Snapshots share groups, so the first change to one in a new snapshot copies it.
-            Arc::make_mut(&mut self.groups[group])[part] = next;
+            *own = own.with(others, bytes);
             for (key, change) in parents {
                 self.len = self.len.checked_add_signed(change as isize).expect("counted before");
                 self.count_parents(key, change);
@@ -182,11 +222,18 @@ impl Table {
 #[derive(Clone, Copy)]
 struct Moving<'a> {
     low: u32,
+    only: u8,
     bytes: &'a [u8],
     details: &'a Arc<Details>,
 }
 
 impl Part {
+    /// The service in this slot.
+    fn entry(&self, slot: usize) -> Option<Entry<'_>> {
+        let taken = self.slots[slot];
+        Some(Entry::new(Packed::at(&self.bytes[taken.at()?..]), taken.only(), &self.details[slot]))
+    }
+
     /// The services of `kept`, and behind them those of `new`; no name is in both or twice.
     fn of(kept: &[Moving<'_>], new: &[Moving<'_>]) -> Self {
         let taken = kept.len() + new.len();
@@ -199,43 +246,92 @@ impl Part {
             while slots[slot].at().is_some() {
                 slot = (slot + 1) & (size - 1);
             }
-            let at = u32::try_from(bytes.len()).expect("a part has less than 4 GiB");
-            slots[slot] = Slot { low: moving.low, at };
+            let at = bytes.len();
+            slots[slot] = Slot::new(moving.low, at, moving.only);
             details[slot] = Some(Arc::clone(moving.details));
             bytes.extend_from_slice(moving.bytes);
         }
         Self { slots: slots.into(), bytes: bytes.into(), details: details.into() }
     }
 
+    /// The part after `moves`, whose details are taken.
+    fn moved(&self, moves: &mut [Change]) -> Self {
+        let mut slots = self.slots.to_vec();
+        let mut next: Vec<Option<Arc<Details>>> = vec![None; slots.len()];
+        for change in moves {
+            if let What::Move { slot, details } = &change.what {
+                slots[*slot] = slots[*slot].with_only(details.only());
+                next[*slot] = Some(Arc::clone(details));
+            }
+        }
+        for (next, before) in next.iter_mut().zip(self.details.iter()) {
+            if next.is_none() {
+                next.clone_from(before);
+            }
+        }
+        Self { slots: slots.into(), bytes: Arc::clone(&self.bytes), details: next.into() }
+    }
+
     fn with(&self, changes: &[Change], bytes: &[u8]) -> Self {
         let gone = |slot: &Slot, packed: Packed<'_>| {
             let same = |c: &&Change| c.hash.low == slot.low;
             let mut candidates = changes.iter().filter(same);
-            candidates.any(|c| Packed::at(&bytes[c.at..]).key() == packed.key())
+            candidates.any(|c| c.key(bytes) == packed.key())
         };
         let mut kept = Vec::with_capacity(self.slots.len());
         for (slot, details) in self.slots.iter().zip(self.details.iter()) {
             let (Some(at), Some(details)) = (slot.at(), details) else { continue };
             let packed = Packed::at(&self.bytes[at..]);
             if !gone(slot, packed) {
-                kept.push(Moving { low: slot.low, bytes: packed.bytes(), details });
+                let (low, only) = (slot.low, slot.only());
+                kept.push(Moving { low, only, bytes: packed.bytes(), details });
             }
         }
         let new: Vec<Moving<'_>> = changes
             .iter()
             .filter_map(|change| {
-                let details = change.details.as_ref()?;
-                let bytes = Packed::at(&bytes[change.at..]).bytes();
-                Some(Moving { low: change.hash.low, bytes, details })
+                let What::Put { at, details } = &change.what else { return None };
+                let bytes = Packed::at(&bytes[*at..]).bytes();
+                Some(Moving { low: change.hash.low, only: details.only(), bytes, details })
             })
             .collect();
         Self::of(&kept, &new)
     }
 }
 
+impl Change {
+    fn is_move(&self) -> bool {
+        matches!(self.what, What::Move { .. })
+    }
+
+    /// The key of a service that is put or removed.
+    fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        match self.what {
+            What::Put { at, .. } | What::Remove { at } => Packed::at(&bytes[at..]).key(),
+            What::Move { .. } => &[],
+        }
+    }
+}
+
 impl Slot {
+    fn new(low: u32, at: usize, only: u8) -> Self {
+        let at = u32::try_from(at).ok().filter(|at| *at < FREE.place >> 8);
+        let at = at.expect("a part, of which there are a thousand, has less than 16 MiB");
+        Self { low, place: at << 8 | u32::from(only) }
+    }
+
     fn at(self) -> Option<usize> {
-        (self.at != FREE.at).then(|| usize::try_from(self.at).expect("usize has 32 bits or more"))
+        let at = || usize::try_from(self.place >> 8).expect("usize has 32 bits or more");
+        (self.place != FREE.place).then(at)
+    }
+
+    /// The column that all clients get, or [`DEPENDS`].
+    fn only(self) -> u8 {
+        self.place.to_be_bytes()[3]
+    }
+
+    fn with_only(self, only: u8) -> Self {
+        Self { place: self.place & !0xff | u32::from(only), ..self }
     }
 }
 

@@ -20,8 +20,8 @@ use nett_policy::lower::answers::{Answers, ServiceAnswers};
 use crate::clock::unix_time;
 use crate::deadline::Deadlines;
 use crate::dnssec::{Keys, Signed};
-use crate::entry::{Details, Entry};
-use crate::name::{LowerName, NameError, Relative};
+use crate::entry::Entry;
+use crate::name::{LowerName, NameError, Relative, push_key};
 use crate::serial::Serial;
 use crate::table::Table;
 use crate::topology::Topology;
@@ -64,8 +64,6 @@ pub enum ZoneError {
     Hostmaster { name: String, source: NameError },
     #[error("the name server `{name}` in zone.ns is not a domain name: {source}")]
     NameServer { name: String, source: NameError },
-    #[error("service `{service}` has no name in the zone: {source}")]
-    Service { service: ServiceId, source: NameError },
 }
 
 /// A snapshot was published that is not newer than the current one: a bug of the caller.
@@ -188,26 +186,26 @@ impl Zone {
             signed: None,
             deadlines: None,
         };
-        built.set(services.iter().map(|(id, answers)| (id, Some(answers))))?;
+        built.set(services.iter().map(|(id, answers)| (id, Some(answers))));
         Ok(built)
     }
 
     /// The next snapshot: `changes` replace (or, as `None`, remove) the answers of single
     /// services. Takes time by the number of changes, not by the size of the zone.
-    pub fn with(&self, changes: &Changes, serial: Serial) -> Result<Self, ZoneError> {
+    pub fn with(&self, changes: &Changes, serial: Serial) -> Self {
         let mut next = self.clone();
         next.serial = serial;
         next.soa = next.apex.soa(serial);
-        next.set(changes.iter().map(|(id, answers)| (id, answers.as_ref())))?;
+        next.set(changes.iter().map(|(id, answers)| (id, answers.as_ref())));
         // Nobody asks what changed in a zone that is neither copied nor signed.
         next.delta = Delta { base: Some(self.serial), ..Delta::default() };
         if self.transfers.is_some() || self.signed.is_some() {
-            next.delta.services = changes.keys().filter_map(|id| service_key(id).ok()).collect();
+            next.delta.services = changes.keys().map(service_key).collect();
         }
         if let Some(signed) = &self.signed {
             next.signed = Some(signed.after(&next, &next.delta.services, unix_time()));
         }
-        Ok(next)
+        next
     }
 
     /// The next snapshot, with other times measured between sites: see [`Topology::with_rtts`].
@@ -246,8 +244,7 @@ impl Zone {
 
     /// The answers of one service as this snapshot has them.
     pub fn answers(&self, service: &ServiceId) -> Option<&ServiceAnswers> {
-        let key = service_key(service).ok()?;
-        Some(self.services.get(&key)?.answers())
+        Some(self.services.get(&service_key(service))?.answers())
     }
 
     /// The zone with its secondaries; all later snapshots have them too.
@@ -264,7 +261,7 @@ impl Zone {
 
     /// True when what is known about a service was for a time that is over.
     pub(crate) fn is_over(&self, answers: &ServiceAnswers) -> bool {
-        self.deadlines.as_ref().is_some_and(|deadlines| deadlines.is_over(&answers.service))
+        self.deadlines.as_ref().is_some_and(|deadlines| deadlines.is_over(&answers.fixed.service))
     }
 
     pub(crate) fn transfers(&self) -> Option<&Arc<Transfers>> {
@@ -349,27 +346,17 @@ impl Zone {
     fn set<'a>(
         &mut self,
         services: impl Iterator<Item = (&'a ServiceId, Option<&'a Arc<ServiceAnswers>>)>,
-    ) -> Result<(), ZoneError> {
-        let (mut bytes, mut changes) = (Vec::new(), Vec::new());
+    ) {
+        let (mut bytes, mut changes, mut key) = (Vec::new(), Vec::new(), Vec::new());
         for (service, answers) in services {
-            let named = |source| ZoneError::Service { service: service.clone(), source };
-            let at = bytes.len();
-            let details = match answers {
-                Some(answers) => {
-                    let prepared = Details::prepare(answers, &self.topology, &mut bytes);
-                    Some(prepared.map_err(named)?)
-                }
-                None => {
-                    let key = service_key(service).map_err(named)?;
-                    bytes.push(u8::try_from(key.len()).expect("a name has at most 255 bytes"));
-                    bytes.extend_from_slice(&key);
-                    None
-                }
-            };
-            changes.push(self.services.change(&bytes, at, details));
+            key.clear();
+            push_key(service, &mut key);
+            changes.push(match answers {
+                Some(answers) => self.services.put((&key, answers), &self.topology, &mut bytes),
+                None => self.services.remove(&key, &mut bytes),
+            });
         }
         self.services.apply(changes, &bytes);
-        Ok(())
     }
 
     pub(crate) fn find(&self, name: &LowerName) -> Found<'_> {
@@ -406,7 +393,7 @@ impl Zone {
                 let entry = self.services.get(name.parent()?.key())?;
                 match name.first() {
                     b"site" => Some(Found::Empty),
-                    b"_tcp" if !entry.answers().ports.is_empty() => Some(Found::Empty),
+                    b"_tcp" if !entry.answers().fixed.ports.is_empty() => Some(Found::Empty),
                     label => Some(Found::Port(entry, port(entry, label)?, PortName::Svcb)),
                 }
             }
@@ -421,7 +408,7 @@ impl Zone {
                     return Some(Found::AllSites(entry));
                 }
                 let is_it = |s: &_| site_name(s) == name.first();
-                let at = entry.answers().sites.iter().position(is_it)?;
+                let at = entry.answers().fixed.sites.iter().position(is_it)?;
                 Some(Found::Site(entry, at))
             }
             _ => None,
@@ -432,16 +419,18 @@ impl Zone {
 /// The port whose name the label is, with a `_` in front.
 fn port(entry: Entry<'_>, label: &[u8]) -> Option<usize> {
     let name = label.strip_prefix(b"_")?;
-    entry.answers().ports.iter().position(|p| p.name.as_bytes() == name)
+    entry.answers().fixed.ports.iter().position(|p| p.name.as_bytes() == name)
 }
 
-fn site_name(answers: &nett_policy::lower::answers::SiteAnswers) -> &[u8] {
+fn site_name(answers: &nett_policy::service::SiteAddresses) -> &[u8] {
     answers.site.as_str().as_bytes()
 }
 
 /// The service's key: its labels in wire form without a root label.
-fn service_key(service: &ServiceId) -> Result<Box<[u8]>, NameError> {
-    Ok(LowerName::of_service(service)?.labels().into())
+fn service_key(service: &ServiceId) -> Box<[u8]> {
+    let mut key = Vec::new();
+    push_key(service, &mut key);
+    key.into()
 }
 
 // === impl Apex ===

@@ -11,7 +11,7 @@ use nett_dns::{
     Ask, Profile, Serial, Transport, Zone, ZoneSource, answer_from_prepared, answer_in_full,
 };
 use nett_policy::id::Epoch;
-use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteState};
+use nett_policy::lower::answers::{Answers, ServiceAnswers};
 use nett_policy::service::{AllDown, Port, Prefer, Ttl};
 use nett_policy::traffic::Spread;
 use proptest::prelude::*;
@@ -84,22 +84,23 @@ fn service(id: &'static str) -> impl Strategy<Value = ServiceAnswers> {
         move |(spread, all_down, prefer, ttl, addresses, epoch, drained)| {
             let mut answers = sample::answers(id, spread);
             if epoch % 2 == 0 {
-                answers.ports = vec![Port { name: "https".to_owned(), port: 443 }];
+                sample::fixed(&mut answers).ports =
+                    vec![Port { name: "https".to_owned(), port: 443 }];
             }
-            answers.all_down = all_down;
-            answers.prefer = prefer;
-            let ceiling = Duration::from_secs(ttl);
-            answers.ttl = Ttl { ceiling, floor: ceiling.min(Duration::from_secs(5)) };
             answers.lowered = epoch % 3 == 0;
             answers.epoch = Epoch(epoch);
-            for (at, (site, (four, six))) in answers.sites.iter_mut().zip(addresses).enumerate() {
+            let fixed = sample::fixed(&mut answers);
+            fixed.all_down = all_down;
+            fixed.prefer = prefer;
+            let ceiling = Duration::from_secs(ttl);
+            fixed.ttl = Ttl { ceiling, floor: ceiling.min(Duration::from_secs(5)) };
+            for (site, (four, six)) in fixed.sites.iter_mut().zip(addresses) {
                 let v4 = (0..four).map(|n| ip(&format!("192.0.2.{}", n % 4)));
                 let v6 = (0..six * 20).map(|n| ip(&format!("2001:db8::{n:x}")));
                 site.addresses = v6.chain(v4).collect();
-                if at == drained {
-                    site.state = SiteState::Drained;
-                }
             }
+            let drained = fixed.sites.get(drained).map(|s| s.site.clone());
+            answers.drained.extend(drained);
             answers
         },
     )
@@ -229,7 +230,7 @@ proptest! {
         let mut changes: BTreeMap<_, _> =
             second.iter().map(|(id, a)| (id.clone(), Some(a.clone()))).collect();
         changes.insert("shop/test/a".parse().expect("an id"), None);
-        let changed = built.with(&changes, Serial(serial).next()).expect("valid names");
+        let changed = built.with(&changes, Serial(serial).next());
         for zone in [&built, &changed] {
             for packet in &messages {
                 let (source, profile) = (ip(source), &profiles[packet.len() % 3]);

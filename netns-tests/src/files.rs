@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::keys::Keys;
 use crate::services;
-use crate::topology::{Link, NET_BUS, NET_CORE, SITES, Shape, Site, VIP_RANGES};
+use crate::topology::{Link, NET_BUS, NET_CORE, SITES, Shape, Site, UPLINK_BORDER, VIP_RANGES};
 
 /// The steering zone.
 pub const ZONE: &str = "steer.example.";
@@ -135,6 +135,15 @@ impl Node {
             Role::Route => self.site.route_core(self.number),
         }
     }
+
+    /// Where its name server listens; that of a border is reached from the internet, too.
+    pub fn name_server(&self) -> Vec<String> {
+        let mut all = self.addresses().to_vec();
+        if self.role == Role::Border {
+            all.extend(self.site.uplink(self.number, UPLINK_BORDER));
+        }
+        all
+    }
 }
 
 /// The names of all keys of the lab.
@@ -252,13 +261,20 @@ pub fn services(sites: &[Site]) -> String {
 pub fn agent(node: &Node, keys: &Keys, layout: &Layout) -> String {
     let name = &node.name;
     let tls = |end: &str| layout.tls().join(format!("{name}.{end}"));
-    let [dns4, dns6] = node.addresses();
+    let dns: Vec<String> = node
+        .name_server()
+        .iter()
+        .map(|a| match a.contains(':') {
+            true => format!("[{a}]:{DNS_PORT}"),
+            false => format!("{a}:{DNS_PORT}"),
+        })
+        .collect();
     let path = |p: &Path| format!("{p:?}");
     format!(
         "node = \"{name}\"\nfabric = {}\nservices = {}\nstate_dir = {}\nkey_file = {}\n\
          socket = {}\n\n\
          [nats]\nca = {}\ncert = {}\nkey = {}\n\n\
-         [dns]\nlisten = [\"{dns4}:{DNS_PORT}\", \"[{dns6}]:{DNS_PORT}\"]\n\n\
+         [dns]\nlisten = {dns:?}\n\n\
          [http]\nlisten = \"127.0.0.1:{HTTP_PORT}\"\n",
         path(&layout.fabric()),
         path(&layout.services()),

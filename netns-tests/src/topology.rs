@@ -37,6 +37,10 @@ pub const NET_SERVICE: u8 = 20;
 pub const NET_BUS: u8 = 30;
 pub const NET_CLIENT: u8 = 40;
 
+/// The host numbers on the uplink of a border: of `inet`, and of the border itself.
+pub const UPLINK_INET: u8 = 1;
+pub const UPLINK_BORDER: u8 = 2;
+
 /// A site of the lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Site {
@@ -268,7 +272,7 @@ impl Site {
         format!("{}-n1", self.id)
     }
 
-    /// The addresses of the uplink of a border: `inet` has host number 1, the border 2.
+    /// The addresses of the uplink of a border: of `inet` or of the border.
     pub fn uplink(&self, border: u8, host: u8) -> [String; 2] {
         let Self { number, .. } = self;
         let (low, net) = ((border - 1) * 4 + host, (border - 1) * 16 + number);
@@ -294,7 +298,7 @@ impl Site {
         };
         let mut hosts = Vec::new();
         for number in shape.numbers() {
-            let mut routes = defaults(&self.uplink(number, 1), "up0");
+            let mut routes = defaults(&self.uplink(number, UPLINK_INET), "up0");
             if shape.nodes == 1 {
                 let router = self.route_core(1);
                 for (prefix, at) in self.prefixes().iter().zip([0, 1, 0, 1]) {
@@ -369,8 +373,13 @@ impl Site {
             }
             let interface = self.inet_interface(number);
             wires.push(Wire {
-                a: End::new("inet", &interface, self.uplink(number, 1), [30, 64]),
-                b: End::new(&self.nth_border(number), "up0", self.uplink(number, 2), [30, 64]),
+                a: End::new("inet", &interface, self.uplink(number, UPLINK_INET), [30, 64]),
+                b: End::new(
+                    &self.nth_border(number),
+                    "up0",
+                    self.uplink(number, UPLINK_BORDER),
+                    [30, 64],
+                ),
             });
         }
         wires
@@ -429,7 +438,7 @@ fn defaults(gateways: &[String; 2], dev: &str) -> Vec<Route> {
 
 /// The routes by which `inet` reaches the VIPs over the uplink of one border.
 pub fn vip_routes(site: Site, border: u8) -> [Route; 2] {
-    let [v4, v6] = site.uplink(border, 2);
+    let [v4, v6] = site.uplink(border, UPLINK_BORDER);
     let dev = site.inet_interface(border);
     [Route::new(VIP_RANGES[0], &v4, &dev), Route::new(VIP_RANGES[1], &v6, &dev)]
 }
@@ -445,7 +454,7 @@ impl Topology {
         for site in shape.sites {
             hosts.extend(site.hosts(shape, loopback(*site)));
             wires.extend(site.wires(shape));
-            let vias = site.uplink(1, 2);
+            let vias = site.uplink(1, UPLINK_BORDER);
             for (prefix, via) in site.public_prefixes().iter().zip(&vias) {
                 inet_routes.push(Route::new(prefix, via, &site.inet_interface(1)));
             }

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::services::{PORT, VAULT};
@@ -37,9 +37,15 @@ fn cut(lab: &Lab) -> Result<()> {
             let asked = border.try_output("ip", &["route", "get", &address])?;
             refused += usize::from(!asked.status.success());
         }
-        for (set, address) in ["unreachable4", "unreachable6"].iter().zip(VAULT.vips()) {
-            let listed = border.output("nft", &["list", "set", "inet", "nett", set])?;
-            refused += usize::from(listed.contains(&address));
+        let list = |what, name| border.output("nft", &["list", what, "inet", "nett", name]);
+        let shut = list("set", "shut_out")?;
+        for (map, address) in ["class4", "class6"].iter().zip(VAULT.vips()) {
+            let listed = list("map", map)?;
+            let chain = listed.split_once(&format!("{address} : jump class_"));
+            let (_, number) = chain.with_context(|| format!("{address} has no class: {listed}"))?;
+            let number = number.split([',', ' ', '\n']).next().unwrap_or_default();
+            refused +=
+                usize::from(shut.contains(&format!("{:#010x}", u32::from_str_radix(number, 16)?)));
         }
         Ok(refused == 4)
     })?;

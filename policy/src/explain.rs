@@ -228,14 +228,14 @@ fn ways(state: &NodeState, id: NexthopId) -> Vec<Way> {
         Some(Nexthop::Single { gateway, interface }) => {
             Some(Way { id, gateway: *gateway, interface: interface.clone(), weight })
         }
-        Some(Nexthop::Group { .. }) | None => None,
+        Some(Nexthop::Group { .. } | Nexthop::Blackhole { .. }) | None => None,
     };
     match state.nexthops.get(&id) {
         Some(Nexthop::Group { members, .. }) => {
             members.iter().filter_map(|(id, weight)| single(*id, u32::from(weight.get()))).collect()
         }
         Some(Nexthop::Single { .. }) => single(id, 1).into_iter().collect(),
-        None => Vec::new(),
+        Some(Nexthop::Blackhole { .. }) | None => Vec::new(),
     }
 }
 

@@ -1,8 +1,13 @@
 //! A service: what moves between sites, and under which rules.
 
+mod answers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+pub use answers::{FixedAnswers, SiteAddresses};
 
 use crate::fabric::Family;
 use crate::id::{ClusterId, ServiceId, SiteId, Weight};
@@ -155,7 +160,13 @@ pub struct Drain {
 /// All services of a fabric, by id. A service's *index* is its place in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
-    services: BTreeMap<ServiceId, Service>,
+    services: BTreeMap<ServiceId, Listed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Listed {
+    service: Service,
+    answers: Arc<FixedAnswers>,
 }
 
 // === impl Service ===
@@ -263,20 +274,29 @@ impl Isolation {
 impl Catalog {
     /// Later services of an id replace earlier ones; [`crate::document`] refuses repeats before.
     pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
-        Self { services: services.into_iter().map(|s| (s.id.clone(), s)).collect() }
+        let listed = |service: Service| {
+            let answers = Arc::new(FixedAnswers::new(&service));
+            (service.id.clone(), Listed { service, answers })
+        };
+        Self { services: services.into_iter().map(listed).collect() }
     }
 
     pub fn get(&self, id: &ServiceId) -> Option<&Service> {
-        self.services.get(id)
+        self.services.get(id).map(|listed| &listed.service)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(|listed| &listed.service)
+    }
+
+    /// What DNS says of each service wherever it is, in the order of ids.
+    pub fn answers(&self) -> impl Iterator<Item = &Arc<FixedAnswers>> {
+        self.services.values().map(|listed| &listed.answers)
     }
 
     /// Services with their index.
     pub fn indexed(&self) -> impl Iterator<Item = (u32, &Service)> {
-        (0u32..).zip(self.services.values())
+        (0u32..).zip(self.iter())
     }
 
     pub fn len(&self) -> usize {

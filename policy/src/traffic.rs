@@ -146,6 +146,11 @@ impl Traffic {
         }
     }
 
+    /// True when nobody serves it.
+    pub fn is_nowhere(&self) -> bool {
+        self.spread == Spread::Nowhere && self.accept.is_empty()
+    }
+
     /// True when `site` hands traffic to its own backends.
     pub fn serves_at(&self, site: &SiteId) -> bool {
         self.accept.contains(site) || self.spread.sites().contains(site)

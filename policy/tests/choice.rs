@@ -74,9 +74,10 @@ fn ways(state: &NodeState, table: Table, destination: &str) -> BTreeSet<String> 
     let gateway = |id| match &state.nexthops[id] {
         Nexthop::Single { gateway, .. } => gateway.to_string(),
         Nexthop::Group { .. } => panic!("a group in a group"),
+        Nexthop::Blackhole { .. } => "blackhole".to_owned(),
     };
     match &state.nexthops[group] {
-        Nexthop::Single { gateway, .. } => BTreeSet::from([gateway.to_string()]),
+        Nexthop::Single { .. } | Nexthop::Blackhole { .. } => BTreeSet::from([gateway(group)]),
         Nexthop::Group { members, .. } => members.keys().map(gateway).collect(),
     }
 }
@@ -135,7 +136,7 @@ fn a_border_never_sends_to_the_other_border() {
     let state = scene.state("osl-b1");
     let to_other = state.nexthops.values().filter(|nexthop| match nexthop {
         Nexthop::Single { gateway, .. } => others.contains(gateway),
-        Nexthop::Group { .. } => false,
+        Nexthop::Group { .. } | Nexthop::Blackhole { .. } => false,
     });
     assert_eq!(to_other.count(), 0);
 }

@@ -1,12 +1,13 @@
 //! Steering classes: what moves together costs as much as one, and numbers stay.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::log::intent::{Intent, World};
-use nett_policy::lower::object::{Layout, NodeState};
+use nett_policy::lower::object::{GuardElement, Layout, NodeState, Subject};
 use nett_policy::lower::{Neighbours, Place, all_links, lower};
 use nett_policy::place::{Placement, place};
 use nett_policy::plan::{Object, Op, plan_kernel};
@@ -108,13 +109,58 @@ fn a_service_that_departs_costs_its_own_routes_and_no_group() {
         Traffic::settled(Spread::one(site("svg")));
     for node in NODES {
         let ops = plan_kernel(&state(node, &ground, &gone), &state(node, &ground, &home)).ops;
-        assert_eq!(ops.len(), 4, "{node}: two tables, two families: {ops:#?}");
-        let own = |op: &Op| match op.object() {
-            Some(Object::Route(key)) => {
-                ["10.99.0.5/32", "fd00:99::5/128"].contains(&key.destination.to_string().as_str())
-            }
-            _ => false,
+        let own = ["10.99.0.5", "fd00:99::5"].map(|a| a.parse::<IpAddr>().expect("an address"));
+        let of_own = |element: &GuardElement| match element.subject {
+            Subject::Vip(vip) => own.contains(&vip),
+            Subject::Class(_) => false,
         };
-        assert!(ops.iter().all(own), "{node}: {ops:#?}");
+        let routes = ops.iter().filter(|op| match op.object() {
+            Some(Object::Route(key)) => own.contains(&key.destination.addr()),
+            _ => false,
+        });
+        assert_eq!(routes.count(), 4, "{node}: two tables, two families: {ops:#?}");
+        let elements = ops.iter().filter(|op| match op {
+            Op::Elements { add, delete } => add.union(delete).all(of_own),
+            _ => false,
+        });
+        assert_eq!((ops.len(), elements.count()), (5, 1), "{node}: {ops:#?}");
     }
+}
+
+/// Every step of a site drain, its end too, and every step of a move that is broken before it is
+/// made.
+#[test]
+fn no_step_of_a_move_of_a_class_costs_more_with_more_services() {
+    let osl = || Traffic::settled(Spread::one(site("osl")));
+    let accepted = Traffic { accept: shifted().accept, ..osl() };
+    let there = Traffic::settled(Spread::one(site("svg")));
+    let nowhere = Traffic::settled(Spread::Nowhere);
+    let steps = [osl(), accepted, shifted(), there.clone(), nowhere, there, shifted(), osl()];
+    let mut costs: BTreeSet<Vec<usize>> = BTreeSet::new();
+    for count in [1, 20, 300] {
+        let ground = ground(count);
+        let mut cost = Vec::new();
+        let at = |traffic: &Traffic| {
+            let mut placement = placed(&ground);
+            for (service, placed) in &mut placement.services {
+                if ground.1.get(service).and_then(|s| s.primary()) == Some(&site("osl")) {
+                    placed.traffic = traffic.clone();
+                }
+            }
+            placement
+        };
+        for (from, to) in steps.iter().zip(&steps[1..]) {
+            for node in NODES {
+                let (from, to) = (state(node, &ground, &at(from)), state(node, &ground, &at(to)));
+                let ops = plan_kernel(&to, &from).ops;
+                let of_class =
+                    |op: &Op| matches!(op, Op::ReplaceNexthop { .. } | Op::Elements { .. });
+                assert!(ops.iter().all(of_class), "{node} with {count}: {ops:#?}");
+                cost.push(ops.len());
+            }
+        }
+        assert!(cost.iter().sum::<usize>() > 0);
+        costs.insert(cost);
+    }
+    assert_eq!(costs.len(), 1, "{costs:?}");
 }

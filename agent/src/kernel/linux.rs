@@ -71,6 +71,11 @@ impl LinuxKernel {
         self.ports.clone()
     }
 
+    /// How often something was sent to the kernel and answered, since this was opened.
+    pub fn round_trips(&self) -> u64 {
+        self.route.round_trips() + self.nft.round_trips()
+    }
+
     async fn add_nexthop(&mut self, id: NexthopId, to: &Nexthop) -> Result<(), KernelError> {
         let object = || format!("nexthop id {id} {to}");
         let index = self.index_of(to, object).await?;
@@ -106,6 +111,9 @@ impl LinuxKernel {
                 gateway == to && *at == index
             }
             (nexthop::Form::Group(members), Nexthop::Group { members: to, .. }) => members == to,
+            (nexthop::Form::Blackhole, Nexthop::Blackhole { family }) => {
+                row.family == Some(*family)
+            }
             _ => false,
         };
         if same {
@@ -237,7 +245,7 @@ impl LinuxKernel {
         self.delete(message, format!("nexthop id {id}")).await
     }
 
-    /// The number of a single's device; 0 for groups, which have none.
+    /// The number of a single's device; 0 for what has none.
     async fn index_of(
         &mut self,
         nexthop: &Nexthop,
@@ -273,6 +281,26 @@ impl LinuxKernel {
             judged.push(match result {
                 Err(failure) if is_absent(&failure) => self.add_route(key, *to).await,
                 other => other.map_err(|e| route_error(key, *to, e)),
+            });
+        }
+        judged
+    }
+
+    /// Groups that get other members, in one pipeline. One that has gone is added.
+    async fn replace_groups(
+        &mut self,
+        wanted: &[(NexthopId, &Nexthop)],
+    ) -> Vec<Result<(), KernelError>> {
+        let protocol = self.layout.protocol;
+        // A group has no device.
+        let put =
+            |(id, to): &(NexthopId, &Nexthop)| nexthop::put(NLM_F_REPLACE, protocol, *id, to, 0);
+        let results = self.route.pipeline(wanted.iter().map(put).collect()).await;
+        let mut judged = Vec::with_capacity(wanted.len());
+        for (result, (id, to)) in results.into_iter().zip(wanted) {
+            judged.push(match result {
+                Err(failure) if is_absent(&failure) => self.add_nexthop(*id, to).await,
+                other => other.map_err(|e| stale_nexthop(format!("nexthop id {id} {to}"), e)),
             });
         }
         judged
@@ -320,7 +348,8 @@ impl LinuxKernel {
             Op::DeleteRule(rule) => self.delete_rule(rule).await,
             Op::LoadGuard { from: _, to } => self.nft.load(to).await,
             Op::DeleteGuard(_) => self.nft.delete().await,
-            Op::Elements { set, add, delete } => self.nft.elements(*set, add, delete).await,
+            Op::Elements { add, delete } => self.nft.elements(add, delete).await,
+            Op::Classes { from, to } => self.nft.classes(from, to).await,
             Op::Answers { .. } => Err(KernelError::NotKernel(op.to_string())),
         }
     }
@@ -353,6 +382,16 @@ impl Kernel for LinuxKernel {
         while let Some(op) = ops.get(results.len()) {
             let rest = ops[results.len()..].iter();
             match op {
+                Op::ReplaceNexthop { to: Nexthop::Group { .. }, .. } => {
+                    let run = rest.map_while(|op| match op {
+                        Op::ReplaceNexthop { id, to: to @ Nexthop::Group { .. }, .. } => {
+                            Some((*id, to))
+                        }
+                        _ => None,
+                    });
+                    let run: Vec<_> = run.collect();
+                    results.extend(self.replace_groups(&run).await);
+                }
                 Op::AddRoute(..) => {
                     let run = rest.map_while(|op| match op {
                         Op::AddRoute(key, to) => Some((*key, *to)),

@@ -52,6 +52,7 @@ const RTA_IIF: u16 = 3;
 const RTA_TABLE: u16 = 15;
 const RTA_MARK: u16 = 16;
 const RTA_NH_ID: u16 = 30;
+const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
 
 impl Lookup {
@@ -101,8 +102,11 @@ fn decode(kind: u16, payload: &[u8], to: IpAddr) -> Result<Option<Found>, Malfor
         return Ok(None);
     }
     let header = payload.first_chunk::<RTMSG>().ok_or(Malformed("a route header"))?;
-    if header[7] == RTN_UNREACHABLE {
-        return Ok(Some(Found::Refused(Errno::EHOSTUNREACH)));
+    match header[7] {
+        RTN_UNREACHABLE => return Ok(Some(Found::Refused(Errno::EHOSTUNREACH))),
+        // The route of a class without a way; its packets are refused before.
+        RTN_BLACKHOLE => return Ok(Some(Found::Refused(Errno::EINVAL))),
+        _ => {}
     }
     let (mut table, mut nexthop) = (u32::from(header[4]), None);
     // The default route has no destination.

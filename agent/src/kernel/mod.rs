@@ -88,8 +88,9 @@ pub trait Kernel: Send {
     fn apply(&mut self, op: &Op) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// Carries all of them out in order, each with its own result: an error does not stop the
-    /// rest. Runs of routes go in few writes, so this is the way for many. Give it only what may
-    /// go on after an error, for instance the additions of a plan and then its deletions.
+    /// rest. Runs of routes, and of groups, go in few writes, so this is the way for many. Give it
+    /// only what may go on after an error, for instance the additions of a plan and then its
+    /// deletions.
     fn apply_all(
         &mut self,
         ops: &[Op],

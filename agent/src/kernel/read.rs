@@ -122,7 +122,7 @@ async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<Others,
         rows.iter().filter_map(|r| Some((r.id, r.family?))).collect();
     let mut others = Others::new();
     for row in rows {
-        let nexthop::Row { id, protocol, form, .. } = row;
+        let nexthop::Row { id, protocol, form, family } = row;
         if !Layout::NEXTHOP_IDS.contains(&id.0) {
             continue;
         }
@@ -136,6 +136,7 @@ async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<Others,
                 let family = member.and_then(|id| families.get(id)).copied();
                 family.map(|family| Nexthop::Group { family, members })
             }
+            nexthop::Form::Blackhole => family.map(|family| Nexthop::Blackhole { family }),
             nexthop::Form::Other => None,
         };
         match known {
@@ -170,7 +171,7 @@ fn take_back(others: Others, to: &mut Readback) {
     for some in [groups, singles] {
         used.extend(to.state.nexthops.values().flat_map(|nexthop| match nexthop {
             Nexthop::Group { members, .. } => members.keys().copied().collect(),
-            Nexthop::Single { .. } => Vec::new(),
+            Nexthop::Single { .. } | Nexthop::Blackhole { .. } => Vec::new(),
         }));
         for (id, (nexthop, protocol)) in some {
             if used.contains(&id) {

@@ -179,7 +179,7 @@ impl SimulatedKernel {
         state.nexthops.retain(|_, nexthop| !lost(nexthop));
         let ids: Vec<NexthopId> = state.nexthops.keys().copied().collect();
         state.nexthops.retain(|_, nexthop| match nexthop {
-            Nexthop::Single { .. } => true,
+            Nexthop::Single { .. } | Nexthop::Blackhole { .. } => true,
             Nexthop::Group { members, .. } => {
                 members.retain(|member, _| ids.contains(member));
                 !members.is_empty()
@@ -205,8 +205,9 @@ impl SimulatedKernel {
                 }
             }
             Nexthop::Group { members, .. } => {
-                let single =
-                    |id| matches!(self.state.nexthops.get(id), Some(Nexthop::Single { .. }));
+                let of = |id| self.state.nexthops.get(id);
+                let black = |id| matches!(of(id), Some(Nexthop::Blackhole { .. }));
+                let single = |id| matches!(of(id), Some(Nexthop::Single { .. })) || black(id);
                 if members.is_empty() {
                     return Err(refused(op, Errno::EINVAL));
                 }
@@ -214,7 +215,11 @@ impl SimulatedKernel {
                     let reason = "Invalid nexthop id".to_owned();
                     return Err(KernelError::Stale { object: op.to_string(), reason });
                 }
+                if members.len() > 1 && members.keys().any(black) {
+                    return Err(refused(op, Errno::EINVAL));
+                }
             }
+            Nexthop::Blackhole { .. } => {}
         }
         self.state.nexthops.insert(id, to.clone());
         Ok(())
@@ -230,6 +235,13 @@ impl SimulatedKernel {
             }
             RouteTarget::Nexthop(_) | RouteTarget::Unreachable => Ok(()),
         }
+    }
+
+    fn need_guard(&mut self, op: &Op) -> Result<&mut Guard, KernelError> {
+        self.state.guard.as_mut().ok_or_else(|| KernelError::Stale {
+            object: op.to_string(),
+            reason: "ENOENT".to_owned(),
+        })
     }
 
     fn carry_out(&mut self, op: &Op) -> Result<(), KernelError> {
@@ -284,15 +296,19 @@ impl SimulatedKernel {
                 self.state.guard = None;
                 Ok(())
             }
-            Op::Elements { set, add, delete } => {
-                let guard: Option<&mut Guard> = self.state.guard.as_mut();
-                let guard = guard.ok_or_else(|| KernelError::Stale {
-                    object: op.to_string(),
-                    reason: "ENOENT".to_owned(),
-                })?;
-                let kept = set.of_mut(guard);
-                kept.retain(|address| !delete.contains(address));
+            Op::Elements { add, delete } => {
+                let kept = &mut self.need_guard(op)?.refused;
+                kept.retain(|element| !delete.contains(element));
                 kept.extend(add);
+                Ok(())
+            }
+            Op::Classes { from, to } => {
+                let guard = self.need_guard(op)?;
+                if guard.classes != *from && guard.classes != *to {
+                    let reason = "ENOENT".to_owned();
+                    return Err(KernelError::Stale { object: op.to_string(), reason });
+                }
+                guard.classes = to.clone();
                 Ok(())
             }
             Op::Answers { .. } => Err(KernelError::NotKernel(op.to_string())),

@@ -24,7 +24,7 @@ use crate::rng::Rng;
 use crate::telemetry::Metrics;
 use crate::telemetry::event::{KernelOp, KernelRun, Outcome};
 
-/// Routes of one call to the kernel.
+/// Operations of one call to the kernel.
 const RUN: usize = 4096;
 /// More operations than this in one run are told in one line.
 const TOLD: usize = 64;
@@ -96,7 +96,7 @@ impl<K: Kernel> Round<'_, K> {
                 continue;
             }
             run.push(op.clone());
-            if !is_route(op) {
+            if !joins(op) {
                 self.apply_run(&mut run, &mut carried, &mut missing).await;
                 if let (Op::DeleteNexthop(..), Some(used)) = (op, &mut used) {
                     *used = used_nexthops(self.model);
@@ -172,6 +172,7 @@ impl<K: Kernel> Round<'_, K> {
             | Op::ReplaceRoute { .. }
             | Op::LoadGuard { .. }
             | Op::Elements { .. }
+            | Op::Classes { .. }
             | Op::Answers { .. } => false,
         }
     }
@@ -228,19 +229,28 @@ impl Parts {
                 self.tables.insert((Family::of_net(key.destination), key.table));
             }
             Op::AddRule(_) | Op::DeleteRule(_) => self.rules = true,
-            Op::LoadGuard { .. } | Op::DeleteGuard(_) | Op::Elements { .. } => self.guard = true,
+            Op::LoadGuard { .. }
+            | Op::DeleteGuard(_)
+            | Op::Elements { .. }
+            | Op::Classes { .. } => self.guard = true,
             Op::Answers { .. } => {}
         }
     }
 }
 
-fn is_route(op: &Op) -> bool {
-    matches!(op, Op::AddRoute(..) | Op::ReplaceRoute { .. } | Op::DeleteRoute(..))
+/// Routes go together with others in one call, and groups that are there: none of them needs
+/// another one.
+fn joins(op: &Op) -> bool {
+    match op {
+        Op::AddRoute(..) | Op::ReplaceRoute { .. } | Op::DeleteRoute(..) => true,
+        Op::ReplaceNexthop { to, .. } => matches!(to, Nexthop::Group { .. }),
+        _ => false,
+    }
 }
 
-/// Only routes of one kind of operation go together in one call.
+/// Only one kind of operation goes together in one call.
 fn goes_with(first: &Op, op: &Op) -> bool {
-    is_route(op) && std::mem::discriminant(first) == std::mem::discriminant(op)
+    joins(op) && std::mem::discriminant(first) == std::mem::discriminant(op)
 }
 
 /// The members of groups and the targets of routes.
@@ -248,7 +258,7 @@ fn used_nexthops(state: &NodeState) -> BTreeSet<NexthopId> {
     let mut used = BTreeSet::new();
     for nexthop in state.nexthops.values() {
         match nexthop {
-            Nexthop::Single { .. } => {}
+            Nexthop::Single { .. } | Nexthop::Blackhole { .. } => {}
             Nexthop::Group { members, .. } => used.extend(members.keys().copied()),
         }
     }

@@ -54,11 +54,15 @@ pub(super) fn note(op: &nett_policy::plan::Op, state: &mut NodeState) {
         Op::DeleteRule(rule) => drop(state.rules.remove(rule)),
         Op::LoadGuard { from: _, to } => state.guard = Some(to.clone()),
         Op::DeleteGuard(_) => state.guard = None,
-        Op::Elements { set, add, delete } => {
+        Op::Elements { add, delete } => {
             if let Some(guard) = &mut state.guard {
-                let elements = set.of_mut(guard);
-                elements.retain(|address| !delete.contains(address));
-                elements.extend(add);
+                guard.refused.retain(|element| !delete.contains(element));
+                guard.refused.extend(add);
+            }
+        }
+        Op::Classes { from: _, to } => {
+            if let Some(guard) = &mut state.guard {
+                guard.classes = to.clone();
             }
         }
         Op::Answers { .. } => {}

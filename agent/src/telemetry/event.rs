@@ -215,7 +215,7 @@ fn words(op: &Op) -> (&'static str, Verb) {
         Op::LoadGuard { from: None, to: _ } => ("guard", Verb::Add),
         Op::LoadGuard { from: Some(_), to: _ } => ("guard", Verb::Replace),
         Op::DeleteGuard(_) => ("guard", Verb::Delete),
-        Op::Elements { .. } => ("element", Verb::Replace),
+        Op::Elements { .. } | Op::Classes { .. } => ("element", Verb::Replace),
         Op::Answers { .. } => ("answers", Verb::Replace),
     }
 }

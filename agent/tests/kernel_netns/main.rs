@@ -3,6 +3,7 @@
 //! What was done is checked with `ip -j` and `nft -j`, never with Nett's own readback alone. A run
 //! without the privilege to make namespaces fails and says so.
 
+mod bare;
 mod classes;
 mod gate;
 mod guarding;
@@ -10,5 +11,6 @@ mod many;
 mod netns;
 mod nft;
 mod reconcile;
+mod rival;
 mod state;
 mod twins;

@@ -1,8 +1,13 @@
 //! Many objects at once, and operations that fail among others that do not.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use nett_agent::kernel::{Kernel, KernelError};
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{Layout, NexthopId, NodeState, RouteTarget};
+use nett_policy::lower::object::{
+    ClassNumber, GuardSet, Layout, NexthopId, NodeState, RouteTarget,
+};
 use nett_policy::plan::plan;
 
 use crate::netns::Netns;
@@ -26,15 +31,21 @@ fn many() -> NodeState {
         }
     }
     let guard = desired.guard.as_mut().expect("a border has one");
-    guard.drained = (0..MANY)
-        .flat_map(|n| [format!("198.51.{}.{}", 128 + n / 250, n % 250), format!("fd99::2:{n:x}")])
-        .map(|a| a.parse().expect("an address"))
-        .collect();
+    let mut classes = BTreeMap::new();
+    for n in 0..MANY {
+        for vip in [format!("198.51.{}.{}", 128 + n / 250, n % 250), format!("fd99::2:{n:x}")] {
+            guard.refused.insert(state::element(GuardSet::Apart, &vip));
+            guard.refused.insert(state::element(GuardSet::Drained, &vip));
+            let vip = state::address(&vip);
+            classes.insert(vip, ClassNumber::new(n % 20, Family::of(vip)));
+        }
+    }
+    guard.classes = Arc::new(classes);
     desired
 }
 
 #[test]
-fn many_routes_and_drained_addresses_come_and_go() {
+fn many_routes_classes_and_single_vips_come_and_go() {
     let netns = Netns::border();
     let desired = many();
     netns.inside(async || {

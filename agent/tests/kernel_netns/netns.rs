@@ -46,6 +46,10 @@ impl Netns {
         netns
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Moves an interface into another namespace.
     pub(crate) fn move_link(&self, name: &str, to: &Self) {
         self.ip(&format!("link set {name} netns {}", to.name));

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_agent::kernel::{Kernel, LinuxKernel};
-use nett_policy::lower::object::{AddressSet, Guard, GuardKind, NodeState};
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{ClassNumber, Guard, GuardKind, GuardSet, NodeState};
 use nett_policy::plan::{Op, plan};
 
 use crate::netns::Netns;
@@ -49,27 +51,53 @@ fn nft_prints_the_program_as_it_was_meant() {
 }
 
 #[test]
-fn drained_addresses_change_as_elements_alone() {
+fn who_is_refused_changes_as_elements_alone() {
     let netns = Netns::border();
     let mut guard = state::guard(GuardKind::Border);
     netns.inside(async || {
         let mut kernel = open();
         load(&mut kernel, &guard).await;
         let before = kernel.read().await.expect("readable");
-        guard.drained = ["198.51.100.1", "198.51.100.2", "fd99::1"]
-            .map(|a| a.parse().expect("an address"))
-            .into();
+        let vips = ["198.51.100.1", "198.51.100.2", "fd99::1"];
+        guard.refused = vips.map(|vip| state::element(GuardSet::Apart, vip)).into();
+        guard.refused.extend(vips.map(|vip| state::element(GuardSet::Drained, vip)));
         let ops = plan(&with(guard.clone()), &before.state).ops;
-        assert!(matches!(&ops[..], [Op::Elements { set: AddressSet::Drained, .. }]), "{ops:?}");
-        kernel.apply(&ops[0]).await.expect("applies");
-        // Again, when some of it is done already.
-        kernel.apply(&ops[0]).await.expect("applies twice");
+        assert!(matches!(&ops[..], [Op::Elements { .. }, Op::Elements { .. }]), "{ops:?}");
+        for op in ops.iter().flat_map(|op| [op, op]) {
+            // Again, when it is done already.
+            kernel.apply(op).await.expect("applies twice");
+        }
         load(&mut kernel, &guard).await;
     });
     let set = netns.nft("list set inet nett drained4").expect("nft");
     assert!(set.contains("{ 198.51.100.1, 198.51.100.2 }"), "{set}");
-    let set = netns.nft("list set inet nett drained6").expect("nft");
+    let set = netns.nft("list set inet nett apart6").expect("nft");
     assert!(set.contains("{ fd99::1 }"), "{set}");
+}
+
+#[test]
+fn vips_change_their_class_and_chains_come_and_go_with_them() {
+    let netns = Netns::border();
+    let mut guard = state::guard(GuardKind::Border);
+    netns.inside(async || {
+        let mut kernel = open();
+        load(&mut kernel, &guard).await;
+        let before = kernel.read().await.expect("readable");
+        let mut classes = (*guard.classes).clone();
+        classes.remove(&state::address("198.51.100.3"));
+        let new = ClassNumber::new(77, Family::V4);
+        classes.insert(state::address("198.51.100.1"), new);
+        guard.classes = Arc::new(classes);
+        let ops = plan(&with(guard.clone()), &before.state).ops;
+        assert!(matches!(&ops[..], [Op::Classes { .. }]), "{ops:?}");
+        kernel.apply(&ops[0]).await.expect("applies");
+        kernel.apply(&ops[0]).await.expect("applies twice");
+        let read = kernel.read().await.expect("readable");
+        assert_eq!(read.state.guard.as_ref(), Some(&guard));
+    });
+    let listed = netns.nft("list table inet nett").expect("nft");
+    assert!(listed.contains("198.51.100.1 : jump class_268"), "{listed}");
+    assert!(listed.contains("chain class_268 {") && !listed.contains("chain class_10 {"));
 }
 
 #[test]
@@ -84,7 +112,7 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
     };
     let hairpin = || handle("fwd_guard", "hairpin");
     type Change<'a> = (&'a str, &'a dyn Fn() -> String);
-    let changes: [Change; 10] = [
+    let changes: [Change; 12] = [
         ("has 11 rules, not 12", &|| {
             format!("delete rule inet nett fwd_guard handle {}", hairpin())
         }),
@@ -106,6 +134,14 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
         ("chain pre_mark has", &|| "flush chain inet nett pre_mark".to_owned()),
         ("map steered_by has other counters", &|| {
             "delete element inet nett steered_by { \"wan1\" }".to_owned()
+        }),
+        ("map of classes has elements", &|| {
+            "add chain inet nett other; add element inet nett class4 { 198.51.100.77 : jump other }"
+                .to_owned()
+        }),
+        ("chain class_0 has 2 rules, not 3", &|| {
+            let handle = handle("class_0", "not delivered here");
+            format!("delete rule inet nett class_0 handle {handle}")
         }),
         ("another version", &|| {
             "delete table inet nett; add table inet nett { comment \"Nett 0\"; }".to_owned()
@@ -136,6 +172,8 @@ fn a_changed_input_element_is_a_difference_of_the_guard() {
         "add element inet nett remote6 { fd03::/32 }",
         "add element inet nett outer { core0 }",
         "delete element inet nett drained6 { fd99::9 }",
+        "add element inet nett shut_out { 0x8 }",
+        "delete element inet nett class6 { fd99::1 : jump class_1 }",
     ] {
         netns.inside(async || load(&mut open(), &guard).await);
         netns.nft_unowned(command).unwrap_or_else(|e| panic!("{command}: {e}"));

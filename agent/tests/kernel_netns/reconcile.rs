@@ -238,9 +238,9 @@ fn foreign_objects_in_our_place_are_reported_and_left_alone() {
         assert_eq!(
             named,
             [
-                format!("nexthop id {} of protocol 11 (zebra)", class.0),
                 "route 198.51.100.1/32 table 7000 metric 100 of protocol 4 (static)".to_owned(),
                 "route fd99::/48 table 7001 metric 4294967295 of protocol 11 (zebra)".to_owned(),
+                format!("nexthop id {} of protocol 11 (zebra)", class.0),
                 "rule pref 4450 of protocol 0 (unspec)".to_owned(),
                 "nft table inet nett without Nett's comment".to_owned(),
             ]

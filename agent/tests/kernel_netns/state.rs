@@ -1,13 +1,15 @@
 //! What a border should have: two links, a class with two VIPs, both families.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
 use nett_policy::id::Weight;
 use nett_policy::lower::object::{
-    Guard, GuardKind, GuardMark, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
-    Rule, RuleAction, Table,
+    ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Layout, Nexthop, NexthopId,
+    NodeState, RouteKey, RouteTarget, Rule, RuleAction, Subject, Table,
 };
 
 pub(crate) fn net(text: &str) -> IpNet {
@@ -42,15 +44,50 @@ pub(crate) fn guard(kind: GuardKind) -> Guard {
         site: nets(&["10.1.0.0/16", "10.1.7.0/24", "fd01::/32"]),
         remote: nets(&["10.2.0.0/16", "10.3.0.0/16", "fd02::/32"]),
         vips: nets(&["198.51.100.0/24", "fd99::/48"]),
-        drained: BTreeSet::from([
-            "198.51.100.9".parse().expect("an address"),
-            "fd99::9".parse().expect("an address"),
-        ]),
-        unreachable: BTreeSet::from([
-            "198.51.100.7".parse().expect("an address"),
-            "fd99::7".parse().expect("an address"),
-        ]),
+        classes: Arc::new(classes()),
+        refused: refused(),
     }
+}
+
+/// Class 0 is served; of class 1, nobody serves one VIP and another has no way at all.
+fn classes() -> BTreeMap<IpAddr, ClassNumber> {
+    let mut all = BTreeMap::new();
+    for (family, net) in [(Family::V4, "198.51.100."), (Family::V6, "fd99::")] {
+        for (host, slot) in [(1, 0), (2, 0), (3, 2), (7, 1), (9, 1)] {
+            let vip = address(&format!("{net}{host}"));
+            all.insert(vip, ClassNumber::new(slot, family));
+        }
+    }
+    all
+}
+
+pub(crate) fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+pub(crate) fn element(set: GuardSet, vip: &str) -> GuardElement {
+    GuardElement { set, subject: Subject::Vip(address(vip)) }
+}
+
+/// VIPs 9 and 7 stand apart, and class 2 is not delivered here.
+fn refused() -> BTreeSet<GuardElement> {
+    let mut all = BTreeSet::new();
+    for (family, net) in [(Family::V4, "198.51.100."), (Family::V6, "fd99::")] {
+        for host in [7, 9] {
+            for set in [GuardSet::Apart, GuardSet::ShutIn, GuardSet::ShutOut] {
+                all.insert(element(set, &format!("{net}{host}")));
+            }
+        }
+        all.insert(element(GuardSet::Drained, &format!("{net}9")));
+        let subject = Subject::Class(ClassNumber::new(2, family));
+        all.insert(GuardElement { set: GuardSet::ShutIn, subject });
+    }
+    all
+}
+
+/// The group of a class without a way.
+pub(crate) fn shut(family: Family) -> Nexthop {
+    group(family, &[(NexthopId::blackhole(family), 1)])
 }
 
 fn nexthops() -> BTreeMap<NexthopId, Nexthop> {
@@ -69,6 +106,8 @@ fn nexthops() -> BTreeMap<NexthopId, Nexthop> {
         }
         let ways = [1, 2].map(|index| (NexthopId::link(index, family), 1));
         all.insert(NexthopId::class(0, family), group(family, &ways));
+        all.insert(NexthopId::blackhole(family), Nexthop::Blackhole { family });
+        all.insert(NexthopId::class_in(2, family), shut(family));
         all.insert(NexthopId::site(1, family), group(family, &ways));
     }
     all
@@ -79,14 +118,16 @@ fn routes(layout: &Layout) -> BTreeMap<RouteKey, RouteTarget> {
     let floor = Layout::METRIC_FLOOR;
     let mut all = BTreeMap::new();
     let families = [
-        (Family::V4, "198.51.100.1/32", "198.51.100.0/24", "10.2.0.0/16"),
-        (Family::V6, "fd99::1/128", "fd99::/48", "fd02::/32"),
+        (Family::V4, "198.51.100.1/32", "198.51.100.3/32", "198.51.100.0/24", "10.2.0.0/16"),
+        (Family::V6, "fd99::1/128", "fd99::3/128", "fd99::/48", "fd02::/32"),
     ];
-    for (family, vip, range, remote) in families {
+    for (family, vip, shut_vip, range, remote) in families {
         let class = RouteTarget::Nexthop(NexthopId::class(0, family));
         let site = RouteTarget::Nexthop(NexthopId::site(1, family));
         let default = family.default_route().to_string();
         all.insert(route(layout.table_svc, vip, active), class);
+        let shut = RouteTarget::Nexthop(NexthopId::class_in(2, family));
+        all.insert(route(layout.table_in, shut_vip, active), shut);
         all.insert(route(layout.table_svc, range, floor), RouteTarget::Unreachable);
         all.insert(route(layout.table_in, range, floor), RouteTarget::Unreachable);
         all.insert(route(layout.table_xs, remote, active), site);

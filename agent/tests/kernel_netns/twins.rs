@@ -4,10 +4,11 @@
 //! the message names the seed and the steps.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use nett_agent::kernel::{Kernel, LinuxKernel, SimulatedKernel};
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{Layout, Nexthop, NexthopId, NodeState, RouteTarget};
+use nett_policy::lower::object::{ClassNumber, Layout, Nexthop, NexthopId, NodeState, RouteTarget};
 use nett_policy::plan::{Op, plan};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -38,6 +39,11 @@ fn menu() -> Vec<Op> {
         let one = [(NexthopId::link(2, family), 3)];
         let id = NexthopId::class(0, family);
         other.nexthops.insert(id, state::group(family, &one));
+        // One class closes while another opens.
+        let closes = NexthopId::site(1, family);
+        other.nexthops.insert(closes, state::shut(family));
+        let opens = [(NexthopId::link(1, family), 1)];
+        other.nexthops.insert(NexthopId::class_in(2, family), state::group(family, &opens));
     }
     for target in other.routes.values_mut() {
         if matches!(target, RouteTarget::Nexthop(id) if id.0 >= 0x4E65_4000) {
@@ -45,7 +51,11 @@ fn menu() -> Vec<Op> {
         }
     }
     if let Some(guard) = &mut other.guard {
-        guard.drained = BTreeSet::new();
+        guard.refused = BTreeSet::new();
+        let mut classes = (*guard.classes).clone();
+        classes.pop_first();
+        classes.extend([(state::address("198.51.100.8"), ClassNumber::new(7, Family::V4))]);
+        guard.classes = Arc::new(classes);
     }
     let none = NodeState::default();
     let states = [(&full, &none), (&other, &full), (&full, &other), (&none, &full)];

@@ -157,8 +157,8 @@ impl Agent {
 
 fn leads(state: &NodeState, id: NexthopId) -> bool {
     match state.nexthops.get(&id) {
-        Some(Nexthop::Group { members, .. }) => !members.is_empty(),
+        Some(Nexthop::Group { members, .. }) => members.keys().any(|id| leads(state, *id)),
         Some(Nexthop::Single { .. }) => true,
-        None => false,
+        Some(Nexthop::Blackhole { .. }) | None => false,
     }
 }

@@ -11,7 +11,7 @@ fn choose(answers: &ServiceAnswers, fabric: &nett_policy::fabric::Fabric, from: 
     let choice =
         Plan::new(answers, &topology).choose(&topology, &client, &topology.locate(&client));
     match choice.target {
-        Target::Site(at) => format!("{} /{}", answers.sites[at].site, choice.scope),
+        Target::Site(at) => format!("{} /{}", answers.fixed.sites[at].site, choice.scope),
         Target::Address(address) => format!("{address} /{}", choice.scope),
         Target::Refused => format!("refused /{}", choice.scope),
     }
@@ -45,8 +45,8 @@ fn spreads_choose_sites() {
     ];
     for (spread, prefer, all_down, client, expected) in table {
         let mut service = answers("shop/prod/api", spread);
-        service.prefer = prefer;
-        service.all_down = all_down;
+        let fixed = crate::sample::fixed(&mut service);
+        (fixed.prefer, fixed.all_down) = (prefer, all_down);
         let what = format!("{} {prefer:?} {all_down:?} {client}", service.spread);
         assert_eq!(choose(&service, &fabric(), client), expected, "{what}");
     }
@@ -70,7 +70,7 @@ fn spread_out(shares: &[(&str, u32)]) -> Vec<String> {
     let block = |n: u32| IpNet::new(IpAddr::V4((n << 8).into()), 24).expect("a /24");
     (0..100_000)
         .map(|n| draw(&shares, block(n * 7)).expect("a share").position)
-        .map(|at| service.sites[at].site.to_string())
+        .map(|at| service.fixed.sites[at].site.to_string())
         .collect()
 }
 

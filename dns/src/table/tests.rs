@@ -8,24 +8,46 @@ use super::*;
 use crate::sample::{answers, fabric, weighted};
 use crate::topology::Topology;
 
-type Model = BTreeMap<Box<[u8]>, u64>;
+type Model = BTreeMap<Box<[u8]>, (u64, Option<usize>)>;
 
-/// The bytes of name number N.
-fn prepared(n: u32, epoch: u64, bytes: &mut Vec<u8>) -> Arc<Details> {
-    let mut answers = answers(&format!("p/e{}/s{n}", n % 3), weighted(&[("osl", 1)]));
+fn topology() -> Topology {
+    Topology::new(&fabric(), None)
+}
+
+/// What becomes of a name in a test.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// To the site at this place.
+    Put(usize),
+    /// As `Put`, with other records than before.
+    Anew(usize),
+    Remove,
+}
+
+/// The answers of name number N at the site at this place.
+fn at(n: u32, site: usize, epoch: u64) -> ServiceAnswers {
+    let site = ["osl", "sto", "fra"][site];
+    let mut answers = answers(&format!("p/e{}/s{n}", n % 3), weighted(&[(site, 1)]));
     answers.epoch = nett_policy::id::Epoch(epoch);
-    Details::prepare(&Arc::new(answers), &Topology::new(&fabric(), None), bytes)
-        .expect("a valid name")
+    answers
 }
 
 fn key(n: u32) -> Box<[u8]> {
-    let mut bytes = Vec::new();
-    prepared(n, 0, &mut bytes);
-    Packed::at(&bytes).key().into()
+    let mut key = Vec::new();
+    crate::name::push_key(&at(n, 0, 0).fixed.service, &mut key);
+    key.into()
 }
 
 fn view(table: &Table) -> Model {
-    table.entries().map(|e| (e.key().into(), e.answers().epoch.0)).collect()
+    table.entries().map(|e| (e.key().into(), (e.answers().epoch.0, e.only()))).collect()
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0usize..3).prop_map(Step::Put),
+        1 => (0usize..3).prop_map(Step::Anew),
+        2 => Just(Step::Remove),
+    ]
 }
 
 proptest! {
@@ -34,30 +56,37 @@ proptest! {
     #[test]
     fn it_is_a_map_whose_snapshots_do_not_change(
         steps in prop::collection::vec(
-            prop::collection::btree_map(0u32..60, prop::bool::weighted(0.6), 1..20),
+            prop::collection::btree_map(0u32..60, step(), 1..20),
             1..20,
         ),
     ) {
-        let mut table = Table::new();
-        let mut model = Model::new();
+        let (mut table, topology) = (Table::new(), topology());
+        let (mut model, mut fixed) = (Model::new(), BTreeMap::new());
         let mut earlier = Vec::new();
         for (epoch, step) in (0u64..).zip(&steps) {
             earlier.push((table.clone(), model.clone()));
             let (mut bytes, mut changes) = (Vec::new(), Vec::new());
-            for (n, put) in step {
-                let at = bytes.len();
-                let details = prepared(*n, epoch, &mut bytes);
-                changes.push(table.change(&bytes, at, put.then_some(details)));
-                match put {
-                    true => model.insert(key(*n), epoch),
-                    false => model.remove(&key(*n)),
+            for (n, step) in step {
+                let (key, slot) = (key(*n), fixed.entry(*n));
+                let (Step::Put(site) | Step::Anew(site)) = *step else {
+                    changes.push(table.remove(&key, &mut bytes));
+                    model.remove(&key);
+                    continue;
                 };
+                let mut answers = at(*n, site, epoch);
+                match step {
+                    Step::Anew(_) => drop(slot.insert_entry(answers.fixed)),
+                    _ => drop(slot.or_insert(answers.fixed)),
+                }
+                answers.fixed = Arc::clone(&fixed[n]);
+                changes.push(table.put((&key, &Arc::new(answers)), &topology, &mut bytes));
+                model.insert(key, (epoch, Some(site)));
             }
             table.apply(changes, &bytes);
         }
         prop_assert_eq!(table.len(), model.len());
         for n in 0..60 {
-            let found = table.get(&key(n)).map(|e| e.answers().epoch.0);
+            let found = table.get(&key(n)).map(|e| (e.answers().epoch.0, e.only()));
             prop_assert_eq!(found, model.get(&key(n)).copied());
         }
         for (old, old_model) in earlier {
@@ -70,14 +99,22 @@ proptest! {
 /// All in one run: growth, wrapping round the end and removal from the middle.
 #[test]
 fn names_of_one_hash_are_told_apart() {
-    let mut bytes = Vec::new();
-    let all: Vec<(usize, Arc<Details>)> =
-        (0..100).map(|n| (bytes.len(), prepared(n, 0, &mut bytes))).collect();
+    let (mut bytes, topology) = (Vec::new(), topology());
+    let put = |n: u32| {
+        let (begin, answers) = (bytes.len(), Arc::new(at(n, 0, 0)));
+        Table::new().put((&key(n), &answers), &topology, &mut bytes);
+        (begin, Details::new(&answers, &topology))
+    };
+    let all: Vec<(usize, Arc<Details>)> = (0..100).map(put).collect();
     for low in [0, 6, u32::MAX] {
         let change = |n: usize, put: bool| {
             let (at, details) = &all[n];
             let hash = Hash { group: 0, part: 0, low };
-            Change { hash, at: *at, details: put.then(|| Arc::clone(details)) }
+            let what = match put {
+                true => What::Put { at: *at, details: Arc::clone(details) },
+                false => What::Remove { at: *at },
+            };
+            Change { hash, what }
         };
         let mut part = Part::of(&[], &[]);
         for n in 0..100 {

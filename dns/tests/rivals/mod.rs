@@ -160,29 +160,29 @@ fn zone_file() -> String {
         let short = name.split('.').next().expect("a label");
         let of_all = match short {
             "fallback" => vec![sample::ip("203.0.113.9")],
-            "drained" => answers.sites[1].addresses.clone(),
-            _ => answers.sites[0].addresses.clone(),
+            "drained" => answers.fixed.sites[1].addresses.clone(),
+            _ => answers.fixed.sites[0].addresses.clone(),
         };
         if !STEERED.contains(&short) {
             addresses(&name, &of_all);
         }
-        for site in &answers.sites {
-            addresses(&format!("{}.site.{name}", site.site), &site.addresses);
+        for site in answers.sites() {
+            addresses(&format!("{}.site.{name}", site.site), site.addresses);
             if site.state != SiteState::Drained {
-                addresses(&format!("all.site.{name}"), &site.addresses);
+                addresses(&format!("all.site.{name}"), site.addresses);
             }
         }
     }
     for (id, answers) in sample::usual() {
         let name = id.dns_name();
-        let line = |site: &SiteAnswers| {
+        let line = |site: SiteAnswers<'_>| {
             let SiteAnswers { site, addresses: _, state, weight, health: _ } = site;
             format!("\"site={site} state={} weight={weight} health=up epoch=7\"", state.as_str())
         };
-        let lines: Vec<String> = answers.sites.iter().map(line).collect();
+        let lines: Vec<String> = answers.sites().map(line).collect();
         writeln!(text, "{name} 30 TXT {}", lines.join(" ")).expect("a string takes all");
         let mut eligible = Vec::new();
-        for (site, line) in answers.sites.iter().zip(&lines) {
+        for (site, line) in answers.sites().zip(&lines) {
             writeln!(text, "{}.site.{name} 30 TXT {line}", site.site).expect("a string");
             if site.state != SiteState::Drained {
                 eligible.push(line.as_str());

@@ -14,8 +14,8 @@ use nett_policy::fabric::{
     UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, SiteId, Weight};
-use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
-use nett_policy::service::{AllDown, Port, Prefer, Ttl};
+use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteHealth};
+use nett_policy::service::{AllDown, FixedAnswers, Port, Prefer, SiteAddresses, Ttl};
 use nett_policy::traffic::Spread;
 
 pub(crate) const ZONE: &str = "steer.example.";
@@ -142,52 +142,54 @@ pub(crate) fn nearest(sites: &[&str]) -> Spread {
 
 /// A service at osl, sto and fra, in this order; site number N answers 192.0.2.N and 2001:db8::N.
 pub(crate) fn answers(service: &str, spread: Spread) -> ServiceAnswers {
-    let one = |(id, n): (&str, u8)| SiteAnswers {
+    let one = |(id, n): (&str, u8)| SiteAddresses {
         site: site(id),
         addresses: vec![ip(&format!("192.0.2.{n}")), ip(&format!("2001:db8::{n}"))],
-        state: SiteState::Standby,
-        weight: 0,
-        health: SiteHealth::Up,
     };
-    let mut sites: Vec<SiteAnswers> = [("osl", 1), ("sto", 2), ("fra", 3)].map(one).to_vec();
-    for at in &mut sites {
-        at.weight = spread.percent(&at.site);
-        if at.weight > 0 {
-            at.state = SiteState::Active;
-        }
-    }
-    ServiceAnswers {
+    let sites: Vec<SiteAddresses> = [("osl", 1), ("sto", 2), ("fra", 3)].map(one).to_vec();
+    let health = sites.iter().map(|s| (s.site.clone(), SiteHealth::Up)).collect();
+    let fixed = FixedAnswers {
         service: service.parse().expect(service),
         ttl: Ttl::fixed(Duration::from_secs(30)),
-        lowered: false,
         prefer: Prefer::Nearest,
         all_down: AllDown::LastOrder,
-        spread,
-        epoch: Epoch(7),
         ports: Vec::new(),
         sites,
+    };
+    ServiceAnswers {
+        fixed: Arc::new(fixed),
+        lowered: false,
+        spread,
+        epoch: Epoch(7),
+        drained: BTreeSet::new(),
+        health,
     }
 }
 
+/// What no move changes of these answers, to change it.
+pub(crate) fn fixed(answers: &mut ServiceAnswers) -> &mut FixedAnswers {
+    Arc::make_mut(&mut answers.fixed)
+}
+
 pub(crate) fn services(all: impl IntoIterator<Item = ServiceAnswers>) -> Answers {
-    all.into_iter().map(|a| (a.service.clone(), Arc::new(a))).collect()
+    all.into_iter().map(|a| (a.fixed.service.clone(), Arc::new(a))).collect()
 }
 
 /// One service of each kind of spread.
 pub(crate) fn usual() -> Answers {
     let mut refuse = answers("shop/prod/refuse", Spread::Nowhere);
-    refuse.all_down = AllDown::Refuse;
+    fixed(&mut refuse).all_down = AllDown::Refuse;
     let mut fallback = answers("shop/prod/fallback", Spread::Nowhere);
-    fallback.all_down = AllDown::Fallback(ip("203.0.113.9"));
+    fixed(&mut fallback).all_down = AllDown::Fallback(ip("203.0.113.9"));
     let mut drained = answers("shop/prod/drained", weighted(&[("sto", 1)]));
-    drained.sites[0].state = SiteState::Drained;
+    drained.drained.insert(site("osl"));
     let mut v4 = answers("shop/prod/v4", weighted(&[("osl", 1)]));
-    v4.sites[0].addresses = vec![ip("192.0.2.1"), ip("192.0.2.11"), ip("192.0.2.1")];
+    fixed(&mut v4).sites[0].addresses = vec![ip("192.0.2.1"), ip("192.0.2.11"), ip("192.0.2.1")];
     let mut wide = answers("shop/prod/wide", weighted(&[("osl", 1)]));
-    wide.sites[0].addresses = (0..=255).map(|n| ip(&format!("10.0.0.{n}"))).collect();
+    fixed(&mut wide).sites[0].addresses = (0..=255).map(|n| ip(&format!("10.0.0.{n}"))).collect();
     let mut ports = answers("shop/prod/ports", nearest(&["osl", "sto", "fra"]));
     let port = |name: &str, port| Port { name: name.to_owned(), port };
-    ports.ports = vec![port("https", 8443), port("smtp", 25)];
+    fixed(&mut ports).ports = vec![port("https", 8443), port("smtp", 25)];
     services([
         ports,
         answers("shop/prod/api", weighted(&[("osl", 1)])),

@@ -196,7 +196,12 @@ fn nft_message(kind: u16, payload: &[u8]) -> Vec<Change> {
         // NFTA_LIST_ELEM holds NFTA_SET_ELEM_KEY (1), that holds NFTA_DATA_VALUE (1).
         let key = attributes(element).into_iter().find(|(kind, _)| *kind == 1)?.1;
         let value = attributes(key).into_iter().find(|(kind, _)| *kind == 1)?.1;
-        Some(Change::new(verb, format!("{set} {}", address(value)?), String::new()))
+        let subject = match set.ends_with(['4', '6']) {
+            true => address(value)?.to_string(),
+            // The number of a class, as nft prints it.
+            false => format!("{:#010x}", u32_at(value, 0)?),
+        };
+        Some(Change::new(verb, format!("{set} {subject}"), String::new()))
     };
     let unreadable = || Change::new(verb, format!("{set} unreadable"), String::new());
     elements.iter().map(|(_, e)| change(e).unwrap_or_else(unreadable)).collect()

@@ -23,6 +23,21 @@ pub enum Kind {
     Delete,
 }
 
+/// The sets of the nft table whose elements a command changes.
+const SETS: [&str; 11] = [
+    "drained",
+    "shut_in",
+    "shut_out",
+    "apart4",
+    "apart6",
+    "drained4",
+    "drained6",
+    "shut_in4",
+    "shut_in6",
+    "shut_out4",
+    "shut_out6",
+];
+
 /// One object that came, went or became another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
@@ -73,7 +88,7 @@ impl Known {
             }
         }
         let ruleset = ns.output("nft", &["list", "ruleset"])?;
-        for set in ["drained4", "drained6", "unreachable4", "unreachable6"] {
+        for set in SETS {
             let Some((_, rest)) = ruleset.split_once(&format!("set {set} {{")) else { continue };
             let body = rest.split("\n\t}").next().unwrap_or_default();
             let Some((_, elements)) = body.split_once("elements = {") else { continue };
@@ -168,6 +183,9 @@ fn nexthop_value(words: &[&str]) -> Result<String> {
         let members = members.split('/').map(|m| m.strip_suffix(",1").unwrap_or(m));
         return Ok(format!("group {}", members.collect::<Vec<_>>().join("/")));
     }
+    if words.contains(&"blackhole") {
+        return Ok("blackhole".to_owned());
+    }
     let (via, dev) = (after("via").unwrap_or_default(), after("dev"));
     Ok(format!("via {via} dev {}", dev.context("a single nexthop has a device")?))
 }
@@ -224,6 +242,7 @@ mod tests {
     fn plan_and_monitor_speak_of_the_same_object() {
         let pairs = [
             ("~ nexthop id 9 group 1,3/2,1  (was group 2,1)", "id 9 group 1,3/2 proto 217 "),
+            ("~ nexthop id 7 blackhole", "id 7 blackhole proto 217 "),
             (
                 "~ nexthop id 8 via 10.2.1.3 dev core onlink",
                 "id 8 via 10.2.1.3 dev core scope \
@@ -232,6 +251,10 @@ mod tests {
             (
                 "~ route 10.99.0.4/32 table 7001 metric 100 unreachable  (was nhid 4)",
                 "unreachable 10.99.0.4 table 7001 proto 217 metric 100",
+            ),
+            (
+                "~ route 10.99.0.5/32 table 7001 metric 100 nhid 4  (was unreachable)",
+                "blackhole 10.99.0.5 nhid 4 table 7001 proto 217 metric 100",
             ),
             (
                 "~ route fd00:99::4/128 table 7001 metric 100 unreachable",
@@ -252,6 +275,9 @@ mod tests {
         let line = "add element inet nett drained4 { 10.99.0.1, 10.99.0.2 }";
         let heard: Vec<String> = known.hear_nft(line).iter().map(ToString::to_string).collect();
         assert_eq!(heard, ["+ drained4 10.99.0.1 ", "+ drained4 10.99.0.2 "]);
+        let of_class = known.hear_nft("delete element inet nett shut_in { 0x00000a3c }");
+        assert_eq!(of_class.len(), 1);
+        assert_eq!(of_class[0].to_string(), "- shut_in 0x00000a3c ");
         assert_eq!(known.hear_nft("# new generation 3 by process 1 (x)"), []);
         assert_eq!(known.hear_nft("add table inet o").len(), 1, "foreign things are told");
     }

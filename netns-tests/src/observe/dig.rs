@@ -19,8 +19,18 @@ pub struct Answer {
 
 /// Asks `server` for `name` from inside `ns`: one try, two seconds.
 pub fn dig(ns: &Netns, server: IpAddr, name: &str, kind: &str) -> Result<Answer> {
+    let more = ["+time=2", "+norecurse", "+nocookie"];
+    ask(ns, server, (name, kind), &more)
+}
+
+/// Asks the resolver at `server` for `name`: one try, ten seconds, in which it may try others.
+pub fn recurse(ns: &Netns, server: IpAddr, name: &str, kind: &str) -> Result<Answer> {
+    ask(ns, server, (name, kind), &["+time=10"])
+}
+
+fn ask(ns: &Netns, server: IpAddr, (name, kind): (&str, &str), more: &[&str]) -> Result<Answer> {
     let at = format!("@{server}");
-    let args = [&at, name, kind, "+tries=1", "+time=2", "+norecurse", "+nocookie"];
+    let args = [&[at.as_str(), name, kind, "+tries=1"], more].concat();
     parse(&ns.output("dig", &args)?).with_context(|| format!("dig {at} {name} {kind}"))
 }
 

@@ -9,4 +9,5 @@ pub mod http;
 pub mod kernel;
 pub mod monitor;
 pub mod recorder;
+pub mod resolver;
 pub mod sampler;

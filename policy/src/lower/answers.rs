@@ -1,11 +1,11 @@
 //! What the steering zone says about one service: the input of a zone snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::id::{Epoch, ServiceId, SiteId};
-use crate::service::{AllDown, Port, Prefer, Ttl};
+use crate::service::{FixedAnswers, SiteAddresses};
 use crate::traffic::Spread;
 
 /// The answers of all services. A copy shares them.
@@ -14,27 +14,24 @@ pub type Answers = BTreeMap<ServiceId, Arc<ServiceAnswers>>;
 /// The answers for one service. Equal values give equal answers to every question but the serial.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServiceAnswers {
-    pub service: ServiceId,
-    pub ttl: Ttl,
+    /// What stays when the service moves; copies share it.
+    pub fixed: Arc<FixedAnswers>,
     /// Something may change soon: answers carry the floor of the TTL.
     pub lowered: bool,
-    pub prefer: Prefer,
-    pub all_down: AllDown,
     /// Who is answered: the `answers` part of the service's traffic state.
     pub spread: Spread,
     pub epoch: Epoch,
-    /// What SRV, SVCB and HTTPS records tell of.
-    pub ports: Vec<Port>,
-    /// Every site of the service, in failover order.
-    pub sites: Vec<SiteAnswers>,
+    /// Sites that are drained, for the service or as a whole.
+    pub drained: BTreeSet<SiteId>,
+    /// Of sites whose health is known.
+    pub health: BTreeMap<SiteId, SiteHealth>,
 }
 
 /// What one site would answer, and its line of TXT.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct SiteAnswers {
-    pub site: SiteId,
-    /// Both families; per family the site's addresses, else the VIPs.
-    pub addresses: Vec<IpAddr>,
+#[derive(Debug, Clone, Copy)]
+pub struct SiteAnswers<'a> {
+    pub site: &'a SiteId,
+    pub addresses: &'a [IpAddr],
     pub state: SiteState,
     /// 0 to 100.
     pub weight: u32,
@@ -54,6 +51,33 @@ pub enum SiteHealth {
     Down,
     Unready,
     Unknown,
+}
+
+impl ServiceAnswers {
+    /// Every site of the service, in failover order.
+    pub fn sites(&self) -> impl Iterator<Item = SiteAnswers<'_>> + Clone {
+        self.fixed.sites.iter().map(|fixed| self.told(fixed))
+    }
+
+    /// The site at this place of the failover order.
+    pub fn site(&self, at: usize) -> Option<SiteAnswers<'_>> {
+        self.fixed.sites.get(at).map(|fixed| self.told(fixed))
+    }
+
+    fn told<'a>(&self, fixed: &'a SiteAddresses) -> SiteAnswers<'a> {
+        let SiteAddresses { site, addresses } = fixed;
+        SiteAnswers {
+            state: match (self.spread.has(site), self.drained.contains(site)) {
+                (true, _) => SiteState::Active,
+                (false, true) => SiteState::Drained,
+                (false, false) => SiteState::Standby,
+            },
+            weight: self.spread.percent(site),
+            health: self.health.get(site).copied().unwrap_or(SiteHealth::Unknown),
+            site,
+            addresses,
+        }
+    }
 }
 
 /// Takes from `known` what is equal there, so that answers that did not change are in memory once
@@ -94,20 +118,26 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::service::{AllDown, Prefer, Ttl};
 
     fn answers(epochs: &[(&str, u64)]) -> Answers {
         let one = |(id, epoch): &(&str, u64)| {
             let service: ServiceId = format!("shop/prod/{id}").parse().expect("an id");
-            let answers = ServiceAnswers {
+            let fixed = FixedAnswers {
                 service: service.clone(),
                 ttl: Ttl::fixed(Duration::from_secs(30)),
-                lowered: false,
                 prefer: Prefer::Nearest,
                 all_down: AllDown::Refuse,
-                spread: Spread::Nowhere,
-                epoch: Epoch(*epoch),
                 ports: Vec::new(),
                 sites: Vec::new(),
+            };
+            let answers = ServiceAnswers {
+                fixed: Arc::new(fixed),
+                lowered: false,
+                spread: Spread::Nowhere,
+                epoch: Epoch(*epoch),
+                drained: BTreeSet::new(),
+                health: BTreeMap::new(),
             };
             (service, Arc::new(answers))
         };

@@ -2,7 +2,9 @@
 //!
 //! A class is made of what decides where its services can be: mode, sites in order, category and
 //! backends. Its *base* state is the one that most of its services are in; they share the groups of
-//! the class, so that a drain of a site is one change of a group per class. A service in another
+//! the class, so that a drain of a site is one change of a group per class and table; the group of
+//! a class that has no way is a blackhole, so that not even the end of a drain touches a route, and
+//! the nft table refuses the class as a whole. A service in another
 //! state has *departed*: where it goes another way than its class, it uses a group that is there
 //! anyway, towards a site or into its own, so that going its own way is one change of a route and
 //! no group comes or goes. (FRR's zebra puts back groups that it sees deleted while it still knows
@@ -43,6 +45,13 @@ type Course<'a> = (&'a Spread, &'a BTreeSet<SiteId>);
 fn course(traffic: &Traffic) -> Course<'_> {
     let Traffic { spread, accept, answers: _ } = traffic;
     (spread, accept)
+}
+
+impl Class<'_> {
+    /// True for the services that share the groups of the class.
+    pub(super) fn is_base(&self) -> bool {
+        course(self.base) == course(self.traffic)
+    }
 }
 
 /// Every class and state with its services, in a fixed order.

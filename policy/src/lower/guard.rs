@@ -2,20 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Place;
-use super::object::{Guard, GuardKind, GuardMark, Layout, RouteKey, RouteTarget};
+use super::object::{ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Subject};
+use super::routes::Alike;
 use crate::fabric::Role;
-use crate::place::Placement;
-use crate::traffic::Spread;
 
-/// The guard of a node whose `routes` are final.
-pub(super) fn guard(
-    place: Place<'_>,
-    placement: &Placement,
-    routes: &BTreeMap<RouteKey, RouteTarget>,
-) -> Guard {
-    let drained = drained(place, placement);
+/// The guard of a node whose VIPs go these ways.
+pub(super) fn guard(place: Place<'_>, alike: &[Alike]) -> Guard {
     let fabric = place.world.fabric;
     let own = fabric.sites.iter().filter(|s| s.id == place.node.site);
     let remote = fabric.other_sites(&place.node.site);
@@ -30,9 +25,46 @@ pub(super) fn guard(
         site: own.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
         remote: remote.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
         vips: fabric.vip_ranges.iter().map(ipnet::IpNet::trunc).collect(),
-        unreachable: unreachable(place, routes).filter(|a| !drained.contains(a)).collect(),
-        drained,
+        classes: Arc::new(classes(alike)),
+        refused: refused(alike),
     }
+}
+
+fn classes(alike: &[Alike]) -> BTreeMap<IpAddr, ClassNumber> {
+    let of = |some: &Alike| {
+        let class = some.class?;
+        Some(some.vips.iter().map(move |vip| (*vip, class)).collect::<Vec<_>>())
+    };
+    alike.iter().filter_map(of).flatten().collect()
+}
+
+/// What has no way from this node, or is served by nobody: the kernel answers with few ICMP errors
+/// a second (icmp(7), `icmp_ratelimit`), and not at all where the way ends at a blackhole, so most
+/// connections would wait for their timeout. A class counts as a whole; VIPs that are refused
+/// something else than their class stand apart.
+fn refused(alike: &[Alike]) -> BTreeSet<GuardElement> {
+    let mut refused = BTreeSet::new();
+    let mut of_class: BTreeMap<ClassNumber, &BTreeSet<GuardSet>> = BTreeMap::new();
+    for Alike { class, base, refused: sets, vips: _ } in alike {
+        let Some(class) = class.filter(|_| *base) else { continue };
+        let subject = Subject::Class(class);
+        refused.extend(sets.iter().map(|set| GuardElement { set: *set, subject }));
+        of_class.insert(class, sets);
+    }
+    let nothing = BTreeSet::new();
+    for Alike { class, base: _, refused: sets, vips } in alike {
+        let as_class = class.and_then(|class| of_class.get(&class).copied()).unwrap_or(&nothing);
+        if sets == as_class {
+            continue;
+        }
+        let own = || sets.iter().copied().chain([GuardSet::Apart]);
+        let element = |vip: &IpAddr| {
+            let subject = Subject::Vip(*vip);
+            own().map(move |set| GuardElement { set, subject }).collect::<Vec<_>>()
+        };
+        refused.extend(vips.iter().flat_map(element));
+    }
+    refused
 }
 
 /// Which index flows from an outer interface are marked with, so that replies go back there.
@@ -64,34 +96,4 @@ fn marks(place: Place<'_>) -> BTreeSet<GuardMark> {
         }
         Role::Witness => BTreeSet::new(),
     }
-}
-
-/// VIPs of services that nobody serves: their TCP connections are reset at once.
-fn drained(place: Place<'_>, placement: &Placement) -> BTreeSet<IpAddr> {
-    let nobody = |service: &&crate::service::Service| {
-        let placed = placement.services.get(&service.id);
-        placed.is_some_and(|p| p.traffic.spread == Spread::Nowhere && p.traffic.accept.is_empty())
-    };
-    place.world.catalog.iter().filter(nobody).flat_map(|s| s.vips.iter().copied()).collect()
-}
-
-/// VIPs without a way from this node, for clients of the site and for outside ones: the kernel
-/// answers with few ICMP errors a second (icmp(7), `icmp_ratelimit`), so of many connections most
-/// would wait for their timeout.
-fn unreachable(
-    place: Place<'_>,
-    routes: &BTreeMap<RouteKey, RouteTarget>,
-) -> impl Iterator<Item = IpAddr> {
-    let tables = [place.layout.table_svc, place.layout.table_in];
-    let no_way = move |vip: &IpAddr| {
-        tables.iter().all(|table| {
-            let key = RouteKey {
-                table: *table,
-                destination: (*vip).into(),
-                metric: Layout::METRIC_ACTIVE,
-            };
-            routes.get(&key) == Some(&RouteTarget::Unreachable)
-        })
-    };
-    place.world.catalog.iter().flat_map(|s| s.vips.iter().copied()).filter(no_way)
 }

@@ -2,8 +2,8 @@
 //!
 //! The same function serves the agent for its own node and `plan` for every node. What a node sees
 //! of its links is an argument: a link without carrier takes no nexthop object, so it is left out
-//! of every group, and a group that would be empty becomes an `unreachable` route. So is what it
-//! knows of the other nodes of its site.
+//! of every group; the group of a class that would be empty holds a blackhole, and without another
+//! group a route becomes `unreachable`. So is what it knows of the other nodes of its site.
 
 pub mod answers;
 mod choice;
@@ -16,13 +16,14 @@ mod routes;
 mod rules;
 mod ways;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::fabric::{Node, Role};
 use crate::log::intent::World;
 use crate::place::{Placed, Placement};
-use crate::service::Service;
-use answers::{Answers, ServiceAnswers, SiteAnswers, SiteHealth, SiteState};
+use crate::service::FixedAnswers;
+use answers::{Answers, ServiceAnswers};
 use choice::Choice;
 pub use links::LinksUp;
 pub use neighbours::{Neighbour, Neighbours};
@@ -46,10 +47,10 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
     if place.node.role != Role::Witness {
         let choice = Choice { place, drained: &placement.drained };
         routes::inter_site(choice, &mut state);
-        routes::services(choice, placement, &mut state);
+        let alike = routes::services(choice, placement, &mut state);
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);
-        state.guard = Some(guard::guard(place, placement, &state.routes));
+        state.guard = Some(guard::guard(place, &alike));
     }
     state.answers = answers(place.world, placement);
     state
@@ -57,11 +58,11 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
 
 /// What every name server of the fabric answers.
 pub fn answers(world: World<'_>, placement: &Placement) -> Answers {
-    let of = |service: &Service| {
-        let placed = placement.services.get(&service.id)?;
-        Some((service.id.clone(), Arc::new(answers_of(service, placed))))
+    let of = |fixed: &Arc<FixedAnswers>| {
+        let placed = placement.services.get(&fixed.service)?;
+        Some((fixed.service.clone(), Arc::new(answers_of(fixed, placed))))
     };
-    world.catalog.iter().filter_map(of).collect()
+    world.catalog.answers().filter_map(of).collect()
 }
 
 /// All links of the fabric: what other nodes are assumed to see.
@@ -70,35 +71,13 @@ pub fn all_links(world: World<'_>) -> LinksUp {
 }
 
 /// What every name server answers for one service.
-pub fn answers_of(service: &Service, placed: &Placed) -> ServiceAnswers {
-    let spread = &placed.traffic.answers;
-    let site = |site: crate::id::SiteId| {
-        let state = match (spread.has(&site), placed.drained.contains(&site)) {
-            (true, _) => SiteState::Active,
-            (false, true) => SiteState::Drained,
-            (false, false) => SiteState::Standby,
-        };
-        let mut addresses = Vec::with_capacity(2);
-        for family in crate::fabric::Family::BOTH {
-            addresses.extend(service.answers(&site, family));
-        }
-        SiteAnswers {
-            addresses,
-            weight: spread.percent(&site),
-            health: SiteHealth::Unknown,
-            state,
-            site,
-        }
-    };
+pub fn answers_of(fixed: &Arc<FixedAnswers>, placed: &Placed) -> ServiceAnswers {
     ServiceAnswers {
-        service: service.id.clone(),
-        ttl: service.ttl,
-        lowered: placed.lowered && service.ttl.is_lowered_for_moves(),
-        prefer: service.prefer,
-        all_down: service.all_down,
-        spread: spread.clone(),
+        fixed: Arc::clone(fixed),
+        lowered: placed.lowered && fixed.ttl.is_lowered_for_moves(),
+        spread: placed.traffic.answers.clone(),
         epoch: placed.epoch,
-        ports: service.ports.clone(),
-        sites: service.sites().into_iter().map(site).collect(),
+        drained: placed.drained.clone(),
+        health: BTreeMap::new(),
     }
 }

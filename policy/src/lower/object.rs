@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -57,6 +58,9 @@ pub enum Nexthop {
     Single { gateway: IpAddr, interface: String },
     /// A standard multipath group. Members are singles of the same family.
     Group { family: Family, members: BTreeMap<NexthopId, Weight> },
+    /// Ends the lookup, and the packet without a word: the guard refuses it before. Needs no
+    /// device, and the kernel takes it into a group as the only member.
+    Blackhole { family: Family },
 }
 
 /// What identifies a route: the kernel's IPv4 key is prefix, tos and metric (tos is always 0 here).
@@ -104,18 +108,46 @@ pub struct Guard {
     pub remote: BTreeSet<IpNet>,
     /// VIP ranges.
     pub vips: BTreeSet<IpNet>,
-    /// VIPs that nobody serves now: TCP is reset in prerouting.
-    pub drained: BTreeSet<IpAddr>,
-    /// VIPs that are served where this node has no way to now: new TCP connections are reset in
-    /// prerouting. Established ones are left alone, because the way may come back before they end.
-    pub unreachable: BTreeSet<IpAddr>,
+    /// The steering class of each VIP: a verdict map leads from the one to the chain of the other.
+    /// Shared between states, because it changes with the catalogue alone.
+    pub classes: Arc<BTreeMap<IpAddr, ClassNumber>>,
+    /// What is refused now, and to whom.
+    pub refused: BTreeSet<GuardElement>,
 }
 
-/// The sets of single addresses in the nft table, which change as elements alone.
+/// A steering class in one family, as the nft table numbers it: its group in `nett-svc` is the
+/// nexthop of this number above [`NexthopId::class`] of class 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassNumber(pub u32);
+
+/// The sets of the nft table that say what is refused. Packets are refused in prerouting, before
+/// the route is looked up, which ends at a blackhole or is `unreachable`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AddressSet {
+pub enum GuardSet {
+    /// Single VIPs that are not treated as their class is, but as they are themselves.
+    Apart,
+    /// Nobody serves it: TCP is reset, established connections too. Who is in here is in the two
+    /// others as well.
     Drained,
-    Unreachable,
+    /// What comes from outside is not delivered here. New TCP connections are reset; others get an
+    /// error and are left alone, because the way may come back before they end.
+    ShutIn,
+    /// What comes from inside has no way from here now. Answered as with `ShutIn`.
+    ShutOut,
+}
+
+/// Who is in a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    Class(ClassNumber),
+    Vip(IpAddr),
+}
+
+/// Somebody in a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GuardElement {
+    pub set: GuardSet,
+    pub subject: Subject,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -250,6 +282,46 @@ impl Default for Layout {
     }
 }
 
+// === impl Guard ===
+
+impl Guard {
+    /// Whether packets to a VIP are refused because of a set: one that the VIP itself is in where
+    /// it stands apart, else one that its class is in.
+    pub fn refuses(&self, vip: IpAddr, set: GuardSet) -> bool {
+        let apart = GuardElement { set: GuardSet::Apart, subject: Subject::Vip(vip) };
+        let subject = match self.classes.get(&vip) {
+            _ if self.refused.contains(&apart) => Subject::Vip(vip),
+            Some(class) => Subject::Class(*class),
+            None => return false,
+        };
+        self.refused.contains(&GuardElement { set, subject })
+    }
+
+    /// The classes that have a chain.
+    pub fn chains(&self) -> BTreeSet<ClassNumber> {
+        self.classes.values().copied().collect()
+    }
+}
+
+// === impl ClassNumber ===
+
+impl ClassNumber {
+    pub fn new(slot: u32, family: Family) -> Self {
+        Self(8 * slot + NexthopId::v6(family))
+    }
+
+    /// The name of its chain.
+    pub fn chain(self) -> String {
+        format!("class_{:x}", self.0)
+    }
+
+    /// The class whose chain has this name.
+    pub fn of_chain(name: &str) -> Option<Self> {
+        let number = Self(u32::from_str_radix(name.strip_prefix("class_")?, 16).ok()?);
+        (number.chain() == name).then_some(number)
+    }
+}
+
 // === impl NexthopId ===
 
 impl NexthopId {
@@ -279,6 +351,11 @@ impl NexthopId {
         Self::of(0x1000 + 16 * u32::from(index) + Self::v6(family))
     }
 
+    /// The blackhole of a family.
+    pub fn blackhole(family: Family) -> Self {
+        Self::of(0x0100 + Self::v6(family))
+    }
+
     /// Another node of the site, by its place in the fabric file.
     pub fn node(place: u8, family: Family) -> Self {
         Self::of(0x2000 + 2 * u32::from(place) + Self::v6(family))
@@ -295,9 +372,15 @@ impl NexthopId {
         Self::of(0x8000 + 8 * slot + Self::v6(family))
     }
 
-    /// The group that `nett-in` uses for a steering class: local delivery.
+    /// The group that `nett-in` uses for a steering class: local delivery, or a blackhole while the
+    /// site does not accept it.
     pub fn class_in(slot: u32, family: Family) -> Self {
         Self::of(0x8000 + 8 * slot + 2 + Self::v6(family))
+    }
+
+    /// The way into the site for services that depart from their steering class to it.
+    pub fn class_local(slot: u32, family: Family) -> Self {
+        Self::of(0x8000 + 8 * slot + 6 + Self::v6(family))
     }
 
     /// The inter-site group towards the site at `index` of the fabric file.
@@ -358,6 +441,7 @@ impl fmt::Display for Nexthop {
                     members.iter().map(|(id, weight)| format!("{id},{weight}")).collect();
                 write!(f, "group {}", parts.join("/"))
             }
+            Self::Blackhole { .. } => f.write_str("blackhole"),
         }
     }
 }
@@ -406,33 +490,47 @@ impl fmt::Display for Rule {
     }
 }
 
-// === impl AddressSet ===
+// === impl GuardSet ===
 
-impl AddressSet {
-    pub const ALL: [Self; 2] = [Self::Drained, Self::Unreachable];
+impl GuardSet {
+    /// All but [`Self::Apart`].
+    pub const REFUSING: [Self; 3] = [Self::Drained, Self::ShutIn, Self::ShutOut];
 
-    /// Its name in the nft table, which has one set for each family.
-    pub const fn name(self, family: Family) -> &'static str {
-        match (self, family) {
-            (Self::Drained, Family::V4) => "drained4",
-            (Self::Drained, Family::V6) => "drained6",
-            (Self::Unreachable, Family::V4) => "unreachable4",
-            (Self::Unreachable, Family::V6) => "unreachable6",
+    /// Its name in the nft table for single VIPs of a family, or for classes of both.
+    pub const fn name(self, of: Option<Family>) -> &'static str {
+        match (self, of) {
+            (Self::Apart, Some(Family::V4)) => "apart4",
+            (Self::Apart, Some(Family::V6)) => "apart6",
+            (Self::Apart, None) => "apart",
+            (Self::Drained, Some(Family::V4)) => "drained4",
+            (Self::Drained, Some(Family::V6)) => "drained6",
+            (Self::Drained, None) => "drained",
+            (Self::ShutIn, Some(Family::V4)) => "shut_in4",
+            (Self::ShutIn, Some(Family::V6)) => "shut_in6",
+            (Self::ShutIn, None) => "shut_in",
+            (Self::ShutOut, Some(Family::V4)) => "shut_out4",
+            (Self::ShutOut, Some(Family::V6)) => "shut_out6",
+            (Self::ShutOut, None) => "shut_out",
         }
     }
+}
 
-    /// What the guard has in it.
-    pub const fn of(self, guard: &Guard) -> &BTreeSet<IpAddr> {
-        match self {
-            Self::Drained => &guard.drained,
-            Self::Unreachable => &guard.unreachable,
+impl GuardElement {
+    /// The name of the set in the nft table.
+    pub fn set_name(&self) -> &'static str {
+        match self.subject {
+            Subject::Class(_) => self.set.name(None),
+            Subject::Vip(vip) => self.set.name(Some(Family::of(vip))),
         }
     }
+}
 
-    pub const fn of_mut(self, guard: &mut Guard) -> &mut BTreeSet<IpAddr> {
+impl fmt::Display for Subject {
+    /// As nft prints them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Drained => &mut guard.drained,
-            Self::Unreachable => &mut guard.unreachable,
+            Self::Class(ClassNumber(number)) => write!(f, "{number:#010x}"),
+            Self::Vip(vip) => vip.fmt(f),
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Routes and groups: VIPs in `nett-svc`, `nett-in` and `nett-core`, remote prefixes in `nett-xs`,
 //! own aggregates in `nett-guard`, returns in `nett-ret-N`, and the floors under all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::Place;
 use super::choice::Choice;
 use super::classes::{self, Class};
-use super::object::{Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table};
+use super::object::{
+    ClassNumber, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table,
+};
 use super::ways::{self, Backends, Members};
 use crate::fabric::{Family, Role};
 use crate::id::{SiteId, Weight};
@@ -16,9 +19,26 @@ use crate::place::Placement;
 use crate::service::Service;
 use crate::traffic::{Deliver, Traffic};
 
+/// VIPs of one family that go the same ways, and what is refused to them because there is none.
+pub(super) struct Alike {
+    /// The class that they are of, if it has a number.
+    pub(super) class: Option<ClassNumber>,
+    /// They are in the state of their class.
+    pub(super) base: bool,
+    pub(super) refused: BTreeSet<GuardSet>,
+    pub(super) vips: Vec<IpAddr>,
+}
+
 /// The groups and routes of all services.
-pub(super) fn services(choice: Choice<'_>, placement: &Placement, state: &mut NodeState) {
+pub(super) fn services(
+    choice: Choice<'_>,
+    placement: &Placement,
+    state: &mut NodeState,
+) -> Vec<Alike> {
     let place = choice.place;
+    for family in Family::BOTH {
+        state.nexthops.insert(NexthopId::blackhole(family), Nexthop::Blackhole { family });
+    }
     let catalog = place.world.catalog;
     let backends = classes::backend_ids(catalog, &place.node.site);
     let all = classes::classes(catalog, placement);
@@ -36,15 +56,22 @@ pub(super) fn services(choice: Choice<'_>, placement: &Placement, state: &mut No
     });
     let names = all.iter().map(|class| class.name.clone()).collect();
     let numbers = classes::numbers(names, ways.collect());
+    let mut alike = Vec::new();
     for (class, at) in grounds {
         for family in Family::BOTH {
             let vips = class.services.iter().flat_map(|service| service.vips(family));
-            let vips: Vec<IpNet> = vips.map(IpNet::from).collect();
-            if !vips.is_empty() {
-                at.routes(class, &numbers, family, &vips, state);
+            let vips: Vec<IpAddr> = vips.collect();
+            if vips.is_empty() {
+                continue;
             }
+            let nets: Vec<IpNet> = vips.iter().copied().map(IpNet::from).collect();
+            let refused = at.routes(class, &numbers, family, &nets, state);
+            let slot = numbers.get(&class.name).copied().flatten();
+            let number = slot.map(|slot| ClassNumber::new(slot, family));
+            alike.push(Alike { class: number, base: class.is_base(), refused, vips });
         }
     }
+    alike
 }
 
 /// The tables that hold VIPs.
@@ -79,7 +106,7 @@ impl Entry {
 /// Which group leads where some services go from one table.
 enum Way {
     OfClass,
-    /// What `nett-in` uses for the class.
+    /// Into the site.
     Local,
     /// The inter-site group towards the site at this place of the fabric file.
     Site(u32),
@@ -97,6 +124,7 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
+    /// Puts the routes of some VIPs of a class in place; gives what is refused for want of a way.
     fn routes(
         self,
         class: &Class<'_>,
@@ -104,22 +132,36 @@ impl Ground<'_> {
         family: Family,
         vips: &[IpNet],
         state: &mut NodeState,
-    ) {
+    ) -> BTreeSet<GuardSet> {
         let number = |name: &str| numbers.get(name).copied().flatten();
-        let class_in = number(&class.name).map(|slot| NexthopId::class_in(slot, family));
+        let slot = number(&class.name);
+        let local = slot.map(|slot| NexthopId::class_local(slot, family));
         // The way into the site is always there, for services that depart to it.
         if self.service.sites().contains(&self.choice.place.node.site) {
             let members = self.local(family, state);
-            group(class_in, family, members, state);
+            group(local, family, members, state);
+        }
+        let mut refused = BTreeSet::new();
+        if class.traffic.is_nowhere() {
+            refused.insert(GuardSet::Drained);
         }
         for entry in Entry::ALL {
-            let members = self.members(class.traffic, entry, family, state);
-            if entry == Entry::Core && members.is_empty() {
-                continue;
+            let mut members = self.members(class.traffic, entry, family, state);
+            if members.is_empty() {
+                match entry {
+                    Entry::Out => refused.insert(GuardSet::ShutOut),
+                    Entry::In => refused.insert(GuardSet::ShutIn),
+                    Entry::Core => continue,
+                };
             }
             let id = match self.way(class, entry) {
-                Way::OfClass => number(&class.name).map(|slot| entry.id(slot, family)),
-                Way::Local => class_in,
+                Way::OfClass => {
+                    if members.is_empty() && slot.is_some() {
+                        members.insert(NexthopId::blackhole(family), Weight::ONE);
+                    }
+                    slot.map(|slot| entry.id(slot, family))
+                }
+                Way::Local => local,
                 Way::Site(index) => Some(NexthopId::site(index, family)),
                 Way::Named(name) => number(&name).map(|slot| NexthopId::class(slot, family)),
                 Way::Nowhere => None,
@@ -128,6 +170,7 @@ impl Ground<'_> {
             routes(entry.table(self.choice.place.layout), vips, target, state);
         }
         self.advertised(class, vips, state);
+        refused
     }
 
     /// VIPs that this border may announce: those that its own site has a share of. A neighbour that
@@ -168,8 +211,16 @@ impl Ground<'_> {
         let Place { node, world, .. } = self.choice.place;
         let own = &node.site;
         let deliver = |traffic: &Traffic| traffic.deliver(own, world.fabric);
+        if entry == Entry::In {
+            let accepts = class.traffic.accept.contains(own);
+            return match accepts == class.base.accept.contains(own) {
+                true => Way::OfClass,
+                false if accepts => Way::Local,
+                false => Way::Nowhere,
+            };
+        }
         let course = deliver(class.traffic);
-        if entry == Entry::In || course == deliver(class.base) {
+        if course == deliver(class.base) {
             return Way::OfClass;
         }
         let shares = |weights: &BTreeMap<SiteId, Weight>| {

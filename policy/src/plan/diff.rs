@@ -6,10 +6,8 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Op, Plan};
-use crate::lower::object::{
-    AddressSet, Guard, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
-};
+use super::{Op, Plan, guard};
+use crate::lower::object::{Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget};
 
 /// A key with what should be there and what is, of which at least one exists and which differ.
 type Change<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
@@ -38,6 +36,8 @@ pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     // Who hears of a VIP from here is told first that it is over.
     let announced = |c: &&Change<'_, RouteKey, RouteTarget>| is_announced(c.0);
     ops.extend(routes.iter().filter(announced).filter_map(drop_route));
+    let guard = guard::changes(desired.guard.as_ref(), actual.guard.as_ref());
+    ops.extend(guard.before);
     ops.extend(singles.iter().filter(new).filter_map(set_nexthop));
     ops.extend(groups.iter().filter(new).filter(first).filter_map(set_nexthop));
     ops.extend(floors.iter().filter_map(set_route));
@@ -46,7 +46,7 @@ pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     ops.extend(singles.iter().filter(old).filter_map(set_nexthop));
     ops.extend(groups.iter().filter(|g| !first(g)).filter_map(set_nexthop));
     ops.extend(routes.iter().filter(|route| !leaves(route)).filter_map(set_route));
-    set_guard(&mut ops, desired.guard.as_ref(), actual.guard.as_ref());
+    ops.extend(guard.after);
     ops.extend(desired.rules.difference(&actual.rules).cloned().map(Op::AddRule));
 
     ops.extend(actual.rules.difference(&desired.rules).cloned().map(Op::DeleteRule));
@@ -94,7 +94,7 @@ fn nexthops<'a>(
     actual: &'a NodeState,
 ) -> [Vec<Change<'a, NexthopId, Nexthop>>; 2] {
     let single = |change: &Change<'_, NexthopId, Nexthop>| {
-        matches!(change.1.or(change.2), Some(Nexthop::Single { .. }))
+        !matches!(change.1.or(change.2), Some(Nexthop::Group { .. }))
     };
     changes(&desired.nexthops, &actual.nexthops).into_iter().partition::<Vec<_>, _>(single).into()
 }
@@ -144,7 +144,7 @@ impl Turn {
             Some(Nexthop::Group { members, .. }) => {
                 members.keys().any(|id| self.singles.contains(id))
             }
-            Some(Nexthop::Single { .. }) | None => false,
+            Some(Nexthop::Single { .. } | Nexthop::Blackhole { .. }) | None => false,
         };
         !uses(group.1) && (group.2.is_none() || uses(group.2))
     }
@@ -186,37 +186,6 @@ fn drop_route(change: &Change<'_, RouteKey, RouteTarget>) -> Option<Op> {
     let (key, to, from) = *change;
     let from = from.filter(|_| to.is_none())?;
     Some(Op::DeleteRoute(*key, *from))
-}
-
-/// A table that differs only in its sets of addresses changes elements; any other difference
-/// replaces the whole table in one transaction.
-fn set_guard(ops: &mut Vec<Op>, desired: Option<&Guard>, actual: Option<&Guard>) {
-    let Some(to) = desired else { return };
-    let Some(from) = actual else {
-        ops.push(Op::LoadGuard { from: None, to: to.clone() });
-        return;
-    };
-    if to == from {
-        return;
-    }
-    let mut with_sets_of_to = from.clone();
-    for set in AddressSet::ALL {
-        set.of_mut(&mut with_sets_of_to).clone_from(set.of(to));
-    }
-    if with_sets_of_to != *to {
-        ops.push(Op::LoadGuard { from: Some(from.clone()), to: to.clone() });
-        return;
-    }
-    for set in AddressSet::ALL {
-        let (from, to) = (set.of(from), set.of(to));
-        if from != to {
-            ops.push(Op::Elements {
-                set,
-                add: to.difference(from).copied().collect(),
-                delete: from.difference(to).copied().collect(),
-            });
-        }
-    }
 }
 
 fn set_answers(ops: &mut Vec<Op>, desired: &NodeState, actual: &NodeState) {

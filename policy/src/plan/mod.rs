@@ -5,9 +5,10 @@
 //! that change do so between the routes that leave them and those that come to them.
 
 mod diff;
+mod guard;
 pub mod preview;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +18,9 @@ pub use diff::{plan, plan_kernel};
 use crate::fabric::Family;
 use crate::id::ServiceId;
 use crate::lower::answers::ServiceAnswers;
-use crate::lower::object::{AddressSet, Guard, Nexthop, NexthopId, RouteKey, RouteTarget, Rule};
+use crate::lower::object::{
+    ClassNumber, Guard, GuardElement, Nexthop, NexthopId, RouteKey, RouteTarget, Rule,
+};
 
 /// Operations on one node, in the order in which they are carried out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,11 +52,15 @@ pub enum Op {
         to: Guard,
     },
     DeleteGuard(Guard),
-    /// Elements of a set of addresses, of both families, in one transaction.
+    /// Who is in the sets that refuse, in one transaction.
     Elements {
-        set: AddressSet,
-        add: BTreeSet<IpAddr>,
-        delete: BTreeSet<IpAddr>,
+        add: BTreeSet<GuardElement>,
+        delete: BTreeSet<GuardElement>,
+    },
+    /// The class of each VIP, with the chains of classes that come and go, in one transaction.
+    Classes {
+        from: Classes,
+        to: Classes,
     },
     /// The zone's answers for one service; all services of a plan change in one swap.
     Answers {
@@ -62,6 +69,9 @@ pub enum Op {
         to: Option<Arc<ServiceAnswers>>,
     },
 }
+
+/// The class of each VIP, as in [`Guard::classes`].
+pub type Classes = Arc<BTreeMap<IpAddr, ClassNumber>>;
 
 /// What a kernel operation is about, whatever is there now: the unit of retries and repairs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,9 +110,10 @@ impl Op {
             | Self::ReplaceRoute { key, from: _, to: _ }
             | Self::DeleteRoute(key, _) => Some(Object::Route(*key)),
             Self::AddRule(rule) | Self::DeleteRule(rule) => Some(Object::Rule(rule.clone())),
-            Self::LoadGuard { .. } | Self::DeleteGuard(_) | Self::Elements { .. } => {
-                Some(Object::Guard)
-            }
+            Self::LoadGuard { .. }
+            | Self::DeleteGuard(_)
+            | Self::Elements { .. }
+            | Self::Classes { .. } => Some(Object::Guard),
             Self::Answers { .. } => None,
         }
     }
@@ -121,6 +132,7 @@ impl Op {
             | Self::AddRule(_)
             | Self::LoadGuard { .. }
             | Self::Elements { .. }
+            | Self::Classes { .. }
             | Self::Answers { .. } => false,
         }
     }
@@ -155,7 +167,8 @@ impl fmt::Display for Op {
             Self::LoadGuard { from: None, .. } => f.write_str("+ nft table inet nett"),
             Self::LoadGuard { from: Some(_), .. } => f.write_str("~ nft table inet nett"),
             Self::DeleteGuard(_) => f.write_str("- nft table inet nett"),
-            Self::Elements { set, add, delete } => elements(f, *set, add, delete),
+            Self::Elements { add, delete } => elements(f, add, delete),
+            Self::Classes { from, to } => classes(f, from, to),
             Self::Answers { service, from, to } => {
                 answers(f, service, from.as_deref(), to.as_deref())
             }
@@ -165,17 +178,39 @@ impl fmt::Display for Op {
 
 fn elements(
     f: &mut fmt::Formatter<'_>,
-    set: AddressSet,
-    add: &BTreeSet<IpAddr>,
-    delete: &BTreeSet<IpAddr>,
+    add: &BTreeSet<GuardElement>,
+    delete: &BTreeSet<GuardElement>,
 ) -> fmt::Result {
-    let set = |address: &IpAddr| set.name(Family::of(*address));
-    let lines = add.iter().map(|a| ('+', a)).chain(delete.iter().map(|a| ('-', a)));
-    for (nth, (sign, address)) in lines.enumerate() {
-        let separator = if nth == 0 { "" } else { "\n" };
-        write!(f, "{separator}{sign} nft element inet nett {} {{ {address} }}", set(address))?;
+    let lines = add.iter().map(|e| ('+', e)).chain(delete.iter().map(|e| ('-', e)));
+    let line = |(sign, element): (char, &GuardElement)| {
+        let (set, subject) = (element.set_name(), element.subject);
+        format!("{sign} nft element inet nett {set} {{ {subject} }}")
+    };
+    f.write_str(&lines.map(line).collect::<Vec<_>>().join("\n"))
+}
+
+/// A line for each VIP that has another class now.
+fn classes(f: &mut fmt::Formatter<'_>, from: &Classes, to: &Classes) -> fmt::Result {
+    let mut lines = Vec::new();
+    let mut line = |sign: char, vip: &IpAddr, class: &ClassNumber| {
+        let (map, chain) = (class_map(Family::of(*vip)), class.chain());
+        lines.push(format!("{sign} nft element inet nett {map} {{ {vip} : jump {chain} }}"));
+    };
+    for (vip, class) in from.iter().filter(|(vip, class)| to.get(vip) != Some(class)) {
+        line('-', vip, class);
     }
-    Ok(())
+    for (vip, class) in to.iter().filter(|(vip, class)| from.get(vip) != Some(class)) {
+        line('+', vip, class);
+    }
+    f.write_str(&lines.join("\n"))
+}
+
+/// The name of the verdict map of one family in the nft table.
+pub const fn class_map(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "class4",
+        Family::V6 => "class6",
+    }
 }
 
 fn answers(
@@ -197,11 +232,11 @@ fn answers(
 /// Who is answered with which addresses: those of every site that gets clients.
 fn said(answers: &ServiceAnswers) -> String {
     let active = answers.spread.sites();
-    let sites = answers.sites.iter().filter(|s| active.contains(&s.site));
+    let sites = answers.fixed.sites.iter().filter(|s| active.contains(&s.site));
     let addresses: Vec<String> =
         sites.flat_map(|s| &s.addresses).map(ToString::to_string).collect();
     let ttl = match answers.lowered {
-        true => format!(" ttl {} s", answers.ttl.floor.as_secs()),
+        true => format!(" ttl {} s", answers.fixed.ttl.floor.as_secs()),
         false => String::new(),
     };
     format!("{} [{}] epoch {}{ttl}", answers.spread, addresses.join(" "), answers.epoch)

@@ -1,5 +1,6 @@
 //! A node that carries operations out one by one and insists on everything a kernel insists on.
 
+use nett_policy::fabric::Family;
 use nett_policy::lower::object::{Nexthop, NexthopId, NodeState, RouteTarget};
 use nett_policy::plan::Op;
 
@@ -50,14 +51,21 @@ pub(crate) fn apply(state: &mut NodeState, op: &Op) -> Result<(), String> {
                 return wrong("was something else");
             }
         }
-        Op::Elements { set, add, delete } => {
+        Op::Elements { add, delete } => {
             let Some(guard) = &mut state.guard else { return wrong("there is no table") };
-            let kept = set.of_mut(guard);
+            let kept = &mut guard.refused;
             let fits = kept.is_disjoint(add) && kept.is_superset(delete);
             if !fits || (add.is_empty() && delete.is_empty()) {
                 return wrong("the elements do not fit");
             }
             *kept = kept.difference(delete).chain(add).copied().collect();
+        }
+        Op::Classes { from, to } => {
+            let Some(guard) = &mut state.guard else { return wrong("there is no table") };
+            if guard.classes != *from || from == to {
+                return wrong("was something else");
+            }
+            guard.classes = to.clone();
         }
         Op::Answers { service, from, to } => {
             let was = match to {
@@ -84,11 +92,13 @@ pub(crate) fn whole(state: &NodeState) -> Result<(), String> {
     }
     let single = |id: &NexthopId| match state.nexthops.get(id) {
         Some(Nexthop::Single { gateway, .. }) => Some(gateway.is_ipv4()),
+        Some(Nexthop::Blackhole { family }) => Some(*family == Family::V4),
         Some(Nexthop::Group { .. }) | None => None,
     };
+    let black = |id: &NexthopId| matches!(state.nexthops[id], Nexthop::Blackhole { .. });
     for (id, nexthop) in &state.nexthops {
         let Nexthop::Group { family, members } = nexthop else { continue };
-        let is_v4 = *family == nett_policy::fabric::Family::V4;
+        let is_v4 = *family == Family::V4;
         if members.is_empty() {
             return Err(format!("group {id} is empty"));
         }
@@ -96,6 +106,9 @@ pub(crate) fn whole(state: &NodeState) -> Result<(), String> {
             return Err(format!(
                 "group {id} has member {member}, which is no single of its family"
             ));
+        }
+        if members.len() > 1 && members.keys().any(black) {
+            return Err(format!("group {id} has a blackhole among others"));
         }
     }
     Ok(())

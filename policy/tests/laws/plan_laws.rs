@@ -1,15 +1,17 @@
 //! A plan leads from what is to what should be, and may stop anywhere on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use nett_policy::fabric::Family;
 use nett_policy::id::{NodeId, Weight};
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{
-    Guard, GuardKind, GuardMark, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
-    Rule, RuleAction, Table,
+    ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Layout, Nexthop, NexthopId,
+    NodeState, RouteKey, RouteTarget, Rule, RuleAction, Subject, Table,
 };
-use nett_policy::plan::plan;
+use nett_policy::plan::{Op, plan};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
@@ -79,10 +81,12 @@ fn way(state: &NodeState, target: RouteTarget) -> Vec<(Nexthop, u32)> {
                 (state.nexthops[id].clone(), u32::from(weight.get()))
             };
             let mut all: Vec<_> = members.iter().map(member).collect();
+            all.retain(|(nexthop, _)| !matches!(nexthop, Nexthop::Blackhole { .. }));
             all.sort();
             all
         }
         single @ Nexthop::Single { .. } => vec![(single.clone(), 1)],
+        Nexthop::Blackhole { .. } => Vec::new(),
     }
 }
 
@@ -99,6 +103,36 @@ fn faithful(desired: &NodeState, actual: &NodeState) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What a node has whose agent knew no blackholes: routes without a way are `unreachable`, services
+/// that depart into the site share the group of `nett-in`, and its nft table is of another version.
+fn former(state: &NodeState) -> NodeState {
+    let black = |id: &NexthopId| matches!(state.nexthops.get(id), Some(Nexthop::Blackhole { .. }));
+    let shut = |id: &NexthopId| match state.nexthops.get(id) {
+        Some(Nexthop::Group { members, .. }) => members.keys().all(black),
+        _ => black(id),
+    };
+    let local = NexthopId::class_local(0, Family::V4).0;
+    let is_local = |id: &NexthopId| id.0 >= local && (id.0 - local) % 8 < 2;
+    let old_id = |id: &NexthopId| if is_local(id) { NexthopId(id.0 - 4) } else { *id };
+    let old_target = |target: &RouteTarget| match target {
+        RouteTarget::Nexthop(id) if shut(id) => RouteTarget::Unreachable,
+        RouteTarget::Nexthop(id) => RouteTarget::Nexthop(old_id(id)),
+        RouteTarget::Unreachable => RouteTarget::Unreachable,
+    };
+    let kept = state.nexthops.iter().filter(|(id, _)| !shut(id));
+    NodeState {
+        nexthops: kept.map(|(id, nexthop)| (old_id(id), nexthop.clone())).collect(),
+        routes: state.routes.iter().map(|(key, to)| (*key, old_target(to))).collect(),
+        guard: state.guard.as_ref().map(|guard| Guard {
+            mark_mask: 0,
+            classes: Arc::default(),
+            refused: BTreeSet::new(),
+            ..guard.clone()
+        }),
+        ..state.clone()
+    }
 }
 
 /// Ids by kind, as `Layout` cuts the range: an id is never single here and group there.
@@ -134,10 +168,12 @@ prop_compose! {
             let is_in = |n: usize| place(n).is_some_and(|bit| bits & bit != 0);
             let picked = chosen.iter().enumerate().filter(|(n, _)| is_in(*n));
             let members: BTreeMap<_, _> = picked.map(|(_, id)| (*id, weight)).collect();
-            if !members.is_empty() {
-                all.insert(id, Nexthop::Group { family: Family::V4, members });
-            }
+            let black = BTreeMap::from([(NexthopId::blackhole(Family::V4), Weight::ONE)]);
+            let members = if members.is_empty() { black } else { members };
+            all.insert(id, Nexthop::Group { family: Family::V4, members });
         }
+        let black = Nexthop::Blackhole { family: Family::V4 };
+        all.insert(NexthopId::blackhole(Family::V4), black);
         all
     }
 }
@@ -158,22 +194,70 @@ fn rules() -> impl Strategy<Value = BTreeSet<Rule>> {
     prop::collection::btree_set(rule, 0..4)
 }
 
+/// Any two of two classes with four VIPs and one without a class, in any of the sets.
 fn guard() -> impl Strategy<Value = Option<Guard>> {
-    let addresses = prop::collection::btree_set(0..4u8, 0..4);
-    let vip = |n: u8| [10, 99, 0, n].into();
-    let sets = (addresses.clone(), addresses);
-    let guard = (1..3u8, sets).prop_map(move |(index, (drained, unreachable))| Guard {
-        kind: GuardKind::Border,
-        mark_mask: 0x307f,
-        marks: BTreeSet::from([GuardMark { interface: "wan0".to_owned(), index, source: None }]),
-        outer: BTreeSet::from(["wan0".to_owned()]),
-        site: BTreeSet::new(),
-        remote: BTreeSet::new(),
-        vips: BTreeSet::new(),
-        drained: drained.into_iter().map(vip).collect(),
-        unreachable: unreachable.into_iter().map(vip).collect(),
+    let vip = |n: u8| IpAddr::from([10, 99, 0, n]);
+    let classes = prop::collection::btree_map(0..4u8, 0..2u32, 0..5);
+    let set = prop_oneof![
+        Just(GuardSet::Apart),
+        Just(GuardSet::Drained),
+        Just(GuardSet::ShutIn),
+        Just(GuardSet::ShutOut),
+    ];
+    let of_class = |(set, class)| match set {
+        GuardSet::Apart => None,
+        set => Some(GuardElement { set, subject: Subject::Class(ClassNumber(class)) }),
+    };
+    let of_classes = prop::collection::btree_set((set.clone(), 0..2u32), 0..4);
+    let of_vips = prop::collection::btree_set((set, 0..5u8), 0..8);
+    let guard = (1..3u8, classes, of_classes, of_vips);
+    let guard = guard.prop_map(move |(index, classes, of_classes, of_vips)| {
+        let of_vip = |(set, n)| GuardElement { set, subject: Subject::Vip(vip(n)) };
+        let classes = classes.into_iter().map(|(n, class)| (vip(n), ClassNumber(class)));
+        Guard {
+            kind: GuardKind::Border,
+            mark_mask: 0x307f,
+            marks: BTreeSet::from([GuardMark {
+                interface: "wan0".to_owned(),
+                index,
+                source: None,
+            }]),
+            outer: BTreeSet::from(["wan0".to_owned()]),
+            site: BTreeSet::new(),
+            remote: BTreeSet::new(),
+            vips: BTreeSet::new(),
+            classes: Arc::new(classes.collect()),
+            refused: of_classes
+                .into_iter()
+                .filter_map(of_class)
+                .chain(of_vips.into_iter().map(of_vip))
+                .collect(),
+        }
     });
     prop::option::weighted(0.8, guard)
+}
+
+/// Nobody is let in before the routes have changed who is refused before, and who will be refused
+/// is by then.
+fn refuses(desired: &NodeState, actual: &NodeState) -> Result<(), String> {
+    let (Some(to), Some(from)) = (&desired.guard, &actual.guard) else { return Ok(()) };
+    let mut now = actual.clone();
+    for op in &plan(desired, actual).ops {
+        let routes = matches!(op, Op::ReplaceNexthop { .. } | Op::ReplaceRoute { .. });
+        let guard = now.guard.as_ref().filter(|_| routes);
+        for (vip, class) in guard.iter().flat_map(|guard| &*guard.classes) {
+            // A VIP that changes its class belongs to neither for a moment.
+            let same = [from, to].map(|g| g.classes.get(vip)) == [Some(class); 2];
+            for set in GuardSet::REFUSING.into_iter().filter(|_| same) {
+                let due = from.refuses(*vip, set) || to.refuses(*vip, set);
+                if guard.is_some_and(|guard| guard.refuses(*vip, set) != due) {
+                    return Err(format!("at {op}: {vip} and {set:?}, which should be {due}"));
+                }
+            }
+        }
+        apply(&mut now, op)?;
+    }
+    Ok(())
 }
 
 prop_compose! {
@@ -204,6 +288,7 @@ proptest! {
     #[test]
     fn any_two_states_have_a_plan_that_may_stop_anywhere(a in states(), b in states()) {
         holds(&a, &b).map_err(TestCaseError::fail)?;
+        refuses(&a, &b).map_err(TestCaseError::fail)?;
     }
 }
 
@@ -231,6 +316,11 @@ proptest! {
             let named = |why| TestCaseError::fail(format!("{node}: {why}"));
             holds(desired, &before[node]).map_err(named)?;
             faithful(desired, &before[node]).map_err(named)?;
+            refuses(desired, &before[node]).map_err(named)?;
+            for old in [former(&before[node]), former(desired)] {
+                holds(desired, &old).map_err(named)?;
+                faithful(desired, &old).map_err(named)?;
+            }
             holds(desired, &NodeState::default()).map_err(TestCaseError::fail)?;
             holds(&NodeState::default(), desired).map_err(TestCaseError::fail)?;
         }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use nett_policy::fabric::{Family, Node, Role};
 use nett_policy::id::{NodeId, SiteId, Weight};
 use nett_policy::lower::object::{
-    Layout, Nexthop, NexthopId, NodeState, RouteTarget, Rule, RuleAction, Table,
+    GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteTarget, Rule, RuleAction, Table,
 };
 
 use super::ground::Ground;
@@ -102,6 +102,12 @@ impl Network<'_> {
         }
         let node = self.ground.fabric.node(&at.node).expect("a node of the fabric");
         let state = (self.states)(&at.node);
+        let outside = self.ground.fabric.outer_interfaces(node).contains(&at.iif);
+        let shut = if outside { GuardSet::ShutIn } else { GuardSet::ShutOut };
+        if state.guard.as_ref().is_some_and(|guard| guard.refuses(vip, shut)) {
+            *ends.entry(End::Unreachable).or_default() += share;
+            return Ok(());
+        }
         let target = match decide(state, &at.iif, vip) {
             Ok(target) => target,
             Err(what) => return trouble(&what),
@@ -110,9 +116,14 @@ impl Network<'_> {
             *ends.entry(End::Unreachable).or_default() += share;
             return Ok(());
         };
+        let ways = singles(state, id);
+        if ways.is_empty() {
+            // A blackhole answers nobody: the guard must have refused it before.
+            return trouble("vanishes without an error");
+        }
         way.push(at.clone());
         let outer = self.ground.fabric.outer_interfaces(node);
-        for (gateway, interface, part) in singles(state, id) {
+        for (gateway, interface, part) in ways {
             if outer.contains(&at.iif) && outer.contains(&interface) {
                 return Err(format!("{vip} leaves {at:?} outwards again by {interface}"));
             }
@@ -221,6 +232,7 @@ fn lookup(
 fn singles(state: &NodeState, id: NexthopId) -> Vec<(IpAddr, String, f64)> {
     match state.nexthops.get(&id) {
         Some(Nexthop::Single { gateway, interface }) => vec![(*gateway, interface.clone(), 1.0)],
+        Some(Nexthop::Blackhole { .. }) => Vec::new(),
         Some(Nexthop::Group { members, .. }) => {
             let total: f64 = members.values().map(|w| f64::from(w.get())).sum();
             let part = |(member, weight): (&NexthopId, &Weight)| {

@@ -94,7 +94,7 @@ fn lines(op: &Op) -> Vec<OpDoc> {
         Op::AddRoute(..) | Op::ReplaceRoute { .. } | Op::DeleteRoute(..) => "route",
         Op::AddRule(_) | Op::DeleteRule(_) => "rule",
         Op::LoadGuard { .. } | Op::DeleteGuard(_) => "guard",
-        Op::Elements { .. } => "element",
+        Op::Elements { .. } | Op::Classes { .. } => "element",
         Op::Answers { .. } => "answers",
     };
     let line = |text: &str| {
@@ -110,17 +110,22 @@ fn lines(op: &Op) -> Vec<OpDoc> {
 
 #[cfg(test)]
 mod tests {
-    use nett_policy::lower::object::AddressSet;
+    use nett_policy::lower::object::{ClassNumber, GuardElement, GuardSet, Subject};
 
     use super::*;
 
     #[test]
     fn a_line_per_set_element_with_its_own_sign() {
+        let vip = |text: &str| Subject::Vip(text.parse().expect("valid"));
+        let element = |set, subject| GuardElement { set, subject };
         let plan = Plan {
             ops: vec![Op::Elements {
-                set: AddressSet::Drained,
-                add: ["10.99.0.1".parse().expect("valid")].into(),
-                delete: ["fd00:99::1".parse().expect("valid")].into(),
+                add: [element(GuardSet::Drained, vip("10.99.0.1"))].into(),
+                delete: [
+                    element(GuardSet::ShutIn, vip("fd00:99::1")),
+                    element(GuardSet::ShutOut, Subject::Class(ClassNumber(0xa3c))),
+                ]
+                .into(),
             }],
         };
         let lines = ops_of(&plan);
@@ -129,7 +134,8 @@ mod tests {
             found,
             [
                 (OpKind::Add, "+ nft element inet nett drained4 { 10.99.0.1 }"),
-                (OpKind::Delete, "- nft element inet nett drained6 { fd00:99::1 }"),
+                (OpKind::Delete, "- nft element inet nett shut_in6 { fd00:99::1 }"),
+                (OpKind::Delete, "- nft element inet nett shut_out { 0x00000a3c }"),
             ]
         );
     }

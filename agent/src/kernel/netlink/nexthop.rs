@@ -45,7 +45,9 @@ pub(crate) enum Form {
         index: u32,
     },
     Group(BTreeMap<NexthopId, Weight>),
-    /// Blackholes, resilient groups, encapsulation: nothing Nett writes.
+    /// In the family of the row.
+    Blackhole,
+    /// Resilient groups, encapsulation: nothing Nett writes.
     Other,
 }
 
@@ -87,6 +89,13 @@ pub(crate) fn put(
             message.put(NHA_GROUP, &value);
             message
         }
+        Nexthop::Blackhole { family } => {
+            let header = header(family_number(*family), protocol, 0);
+            let mut message = Message::new(RTM_NEWNEXTHOP, flags, &header);
+            message.put_u32(NHA_ID, id.0);
+            message.put(NHA_BLACKHOLE, &[]);
+            message
+        }
     }
 }
 
@@ -114,7 +123,7 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
     let header = payload.first_chunk::<NHMSG>();
     let header = header.ok_or(Malformed("a nexthop header"))?;
     let (mut id, mut index, mut gateway, mut group) = (None, None, None, None);
-    let mut other = false;
+    let (mut other, mut black) = (false, false);
     for attribute in Attributes::after(payload, NHMSG)? {
         let (kind, value) = attribute?;
         match kind {
@@ -124,12 +133,14 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
             NHA_GROUP => group = Some(members(value)?),
             // 0 is the hash-threshold group, which is also what is meant without it.
             NHA_GROUP_TYPE => other |= value != [0, 0],
-            NHA_BLACKHOLE | NHA_ENCAP | NHA_FDB | NHA_RES_GROUP => other = true,
+            NHA_BLACKHOLE => black = true,
+            NHA_ENCAP | NHA_FDB | NHA_RES_GROUP => other = true,
             _ => {}
         }
     }
     let form = match (gateway, index, group) {
         _ if other => Form::Other,
+        (None, None, None) if black => Form::Blackhole,
         (Some(gateway), Some(index), None) => Form::Single { gateway, index },
         (None, None, Some(Some(group))) => Form::Group(group),
         _ => Form::Other,

@@ -20,6 +20,7 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_TABLE: u16 = 15;
 const RTA_NH_ID: u16 = 30;
 const RTN_UNICAST: u8 = 1;
+const RTN_BLACKHOLE: u8 = 6;
 const RTN_UNREACHABLE: u8 = 7;
 const RT_SCOPE_NOWHERE: u8 = 255;
 const RT_TABLE_UNSPEC: u8 = 0;
@@ -140,7 +141,8 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
     let address: IpAddr = address.unwrap_or(family.default_route().addr());
     let target = match (route_kind, nexthop) {
         _ if tos != 0 => None,
-        (RTN_UNICAST, Some(id)) => Some(RouteTarget::Nexthop(id)),
+        // What the kernel calls a route whose nexthop is a blackhole.
+        (RTN_UNICAST | RTN_BLACKHOLE, Some(id)) => Some(RouteTarget::Nexthop(id)),
         (RTN_UNREACHABLE, None) => Some(RouteTarget::Unreachable),
         _ => None,
     };

@@ -76,6 +76,7 @@ pub(crate) struct Connection {
     ports: OwnPorts,
     sequence: u32,
     buffer: Vec<u8>,
+    round_trips: u64,
     /// True from send to the last answer; still true on entry means a cancelled exchange.
     busy: bool,
 }
@@ -108,6 +109,7 @@ impl Connection {
             ports,
             sequence: 0,
             buffer: Vec::with_capacity(RECEIVE),
+            round_trips: 0,
             busy: false,
         })
     }
@@ -269,6 +271,7 @@ impl Connection {
             self.reopen()?;
         }
         self.busy = true;
+        self.round_trips += 1;
         let work = exchange(&self.socket, &mut self.buffer, bytes, &mut each);
         let result = match tokio::time::timeout(DEADLINE, work).await {
             Ok(result) => result,
@@ -288,6 +291,16 @@ impl Connection {
         while self.socket.socket_ref().recv(&mut self.buffer, 0).is_ok() {
             self.buffer.clear();
         }
+    }
+
+    /// How often something was sent and answered.
+    pub(crate) fn round_trips(&self) -> u64 {
+        self.round_trips
+    }
+
+    /// The socket's port: another one is another socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     fn reopen(&mut self) -> Result<(), Failure> {

@@ -58,6 +58,8 @@ pub(super) enum Reject {
     TcpReset,
     /// ICMP administratively prohibited, in the family of the packet.
     Prohibited,
+    /// ICMP host unreachable, in the family of the packet.
+    Unreachable,
 }
 
 /// The direction of a packet within its connection.
@@ -168,9 +170,9 @@ impl Expressions {
         self.load_ct(Ct::Mark).bitwise(mask, 0).compare(how, &value.to_ne_bytes())
     }
 
-    /// `meta mark & MASK == VALUE`
-    pub(super) fn meta_mark(self, mask: u32, value: u32) -> Self {
-        self.load_meta(Meta::Mark).bitwise(mask, 0).compare(Compare::Equal, &value.to_ne_bytes())
+    /// `meta mark & MASK == VALUE` or `!=`
+    pub(super) fn meta_mark(self, mask: u32, how: Compare, value: u32) -> Self {
+        self.load_meta(Meta::Mark).bitwise(mask, 0).compare(how, &value.to_ne_bytes())
     }
 
     /// `meta mark set meta mark & ~MASK | VALUE`: only our bits are written.
@@ -359,6 +361,10 @@ impl Expressions {
             Reject::Prohibited => {
                 m.put_be32(1, 2);
                 m.put_u8(2, 3);
+            }
+            Reject::Unreachable => {
+                m.put_be32(1, 2);
+                m.put_u8(2, 2);
             }
         })
     }

@@ -37,6 +37,9 @@ pub(super) const TABLE_OWNER: u32 = 2;
 /// `NFT_TABLE_F_PERSIST`: the table stays when our socket closes (kernel 6.9).
 pub(super) const TABLE_PERSIST: u32 = 4;
 const SET_INTERVAL: u32 = 4;
+const SET_MAP: u32 = 8;
+/// `NFT_DATA_VERDICT`: the type of what such a map leads to.
+const DATA_VERDICT: u32 = 0xffff_ff00;
 /// `NFT_SET_OBJECT`
 const SET_OBJECT: u32 = 0x40;
 pub(super) const ELEMENT_END: u32 = 1;
@@ -47,7 +50,7 @@ const KEY_BYTE_ORDER: u8 = 0;
 const HOST_ORDER: u32 = 1;
 const NETWORK_ORDER: u32 = 2;
 /// Elements of one message stay below the 64 KiB of an attribute.
-const ELEMENT_BYTES: usize = 60_000;
+pub(super) const ELEMENT_BYTES: usize = 60_000;
 
 /// The type number of an nf_tables message.
 pub(super) fn kind(message: u16) -> u16 {
@@ -147,6 +150,7 @@ impl Key {
             Self::Interface => (41, 16, HOST_ORDER),
             Self::V4 => (7, 4, NETWORK_ORDER),
             Self::V6 => (8, 16, NETWORK_ORDER),
+            Self::Number => (19, 4, HOST_ORDER),
         }
     }
 }
@@ -158,6 +162,7 @@ impl Form {
             Self::Plain => 0,
             Self::Interval => SET_INTERVAL,
             Self::Counters => SET_OBJECT,
+            Self::Chains => SET_MAP,
         }
     }
 }
@@ -169,6 +174,9 @@ pub(super) fn new_set(set: &Set, id: u32) -> Message {
     message.put_be32(3, set.form.flags());
     message.put_be32(4, key_type);
     message.put_be32(5, length);
+    if set.form == Form::Chains {
+        message.put_be32(6, DATA_VERDICT);
+    }
     message.put_be32(10, id);
     if set.form == Form::Counters {
         message.put_be32(15, OBJECT_COUNTER);
@@ -236,7 +244,7 @@ pub(super) fn counter_of(table: &str, name: &str, start: Count) -> Message {
 }
 
 pub(super) fn new_chain(chain: &Chain) -> Message {
-    chain_of(TABLE, chain.name, chain.base)
+    chain_of(TABLE, &chain.name, chain.base)
 }
 
 pub(super) fn chain_of(table: &str, name: &str, base: Option<(u32, i32)>) -> Message {

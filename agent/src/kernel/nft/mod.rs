@@ -11,6 +11,7 @@
 //! takes the ownership again at its next readback. [`Nft::unprotected`] goes without: nft 1.0.6
 //! writes broken JSON for a table with exactly one flag, which is what a stopped agent leaves.
 
+mod classes;
 mod expr;
 mod gate;
 mod gate_program;
@@ -20,18 +21,17 @@ mod program;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use nett_policy::fabric::Family;
-use nett_policy::lower::object::{AddressSet, Guard};
+use nett_policy::lower::object::{ClassNumber, Guard, GuardElement};
+use nett_policy::plan::Classes;
 use nix::errno::Errno;
 
 use super::Count;
 use super::error::KernelError;
-use super::netlink::attr::{Message, address_bytes, read_be64};
+use super::netlink::attr::{Message, read_be64};
 use super::netlink::socket::{Connection, Failure};
 use message::{Fields, TABLE_OWNER, TABLE_PERSIST};
-use program::{Element, Program};
+use program::{Chain, Element, Program, TABLE, subject_key};
 
 pub use gate::NftGate;
 use message::{NEWGEN, kind};
@@ -44,6 +44,9 @@ pub(super) struct Nft {
     connection: Connection,
     /// The ruleset generation a readback belongs to: the same generation, the same table.
     cache: Option<(u32, GuardRead)>,
+    /// What the maps of classes hold, and the socket that owned the table when they were read:
+    /// as long as it does, nobody else can have changed them.
+    classes: Option<(u32, Classes)>,
     /// Flags of the table; 0 on kernels without them.
     flags: u32,
 }
@@ -65,7 +68,11 @@ impl Header {
 
 impl Nft {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, cache: None, flags: TABLE_OWNER | TABLE_PERSIST }
+        Self { connection, cache: None, classes: None, flags: TABLE_OWNER | TABLE_PERSIST }
+    }
+
+    pub(super) fn round_trips(&self) -> u64 {
+        self.connection.round_trips()
     }
 
     /// Without owner, also for tables loaded from now on.
@@ -122,7 +129,9 @@ impl Nft {
             (name, start)
         });
         let counts: BTreeMap<String, Count> = counts.collect();
-        let attempt = |flags| whole_table(&program, &comment, flags, there.is_some(), &counts);
+        let classes = &guard.classes;
+        let there = there.is_some();
+        let attempt = |flags| whole_table(&program, classes, &comment, flags, there, &counts);
         let mut result = self.transaction(attempt(self.flags)).await;
         if let Err(Failure::Refused { errno, .. }) = &result
             && matches!(errno, Errno::EOPNOTSUPP | Errno::EINVAL)
@@ -133,6 +142,7 @@ impl Nft {
                 self.flags = 0;
             }
         }
+        self.classes = None;
         result.map_err(stale)
     }
 
@@ -148,31 +158,30 @@ impl Nft {
         }
     }
 
-    /// Elements of a set of addresses, of both families, in one transaction.
+    /// Elements of the sets that refuse, in one transaction.
     pub(super) async fn elements(
         &mut self,
-        set: AddressSet,
-        add: &BTreeSet<IpAddr>,
-        delete: &BTreeSet<IpAddr>,
+        add: &BTreeSet<GuardElement>,
+        delete: &BTreeSet<GuardElement>,
     ) -> Result<(), KernelError> {
+        let mut sets: BTreeMap<&'static str, [Vec<Element>; 2]> = BTreeMap::new();
+        for (place, all) in [add, delete].into_iter().enumerate() {
+            for of in all {
+                sets.entry(of.set_name()).or_default()[place].push(element(of));
+            }
+        }
         let change = |twice: bool| {
             let mut messages = Vec::new();
-            for family in Family::BOTH {
-                let set = set.name(family);
-                let of = |all: &BTreeSet<IpAddr>| -> Vec<Element> {
-                    let of_family = all.iter().filter(|a| Family::of(**a) == family);
-                    of_family.map(|a| element(*a)).collect()
-                };
-                let gone = of(delete);
+            for (set, [come, gone]) in &sets {
                 if twice {
-                    messages.extend(message::add_elements(set, &gone));
+                    messages.extend(message::add_elements(set, gone));
                 }
-                messages.extend(message::delete_elements(set, &gone));
-                messages.extend(message::add_elements(set, &of(add)));
+                messages.extend(message::delete_elements(set, gone));
+                messages.extend(message::add_elements(set, come));
             }
             messages
         };
-        if add.is_empty() && delete.is_empty() {
+        if sets.is_empty() {
             return Ok(());
         }
         match self.transaction(change(false)).await {
@@ -182,6 +191,35 @@ impl Nft {
             }
             other => other.map_err(stale),
         }
+    }
+
+    /// The classes of VIPs, with chains that come and go, in one transaction.
+    pub(super) async fn classes(
+        &mut self,
+        from: &Classes,
+        to: &Classes,
+    ) -> Result<(), KernelError> {
+        let chains = |of: &Classes| of.values().copied().collect::<BTreeSet<ClassNumber>>();
+        let (old, new) = (chains(from), chains(to));
+        let gone = from.iter().filter(|(vip, class)| to.get(vip) != Some(class));
+        let come = to.iter().filter(|(vip, class)| from.get(vip) != Some(class));
+        let mut messages = Vec::new();
+        for chain in new.difference(&old).map(|class| classes::chain(*class)) {
+            messages.push(message::new_chain(&chain));
+            messages.extend(rules(&chain));
+        }
+        messages.extend(classes::delete(gone));
+        messages.extend(classes::add(come));
+        let unused = old.difference(&new);
+        messages.extend(unused.map(|class| message::delete_chain(TABLE, &class.chain())));
+        self.classes = None;
+        let result = self.transaction(messages).await.map_err(stale);
+        if matches!(result, Err(KernelError::Stale { .. })) {
+            let read = self.read().await?;
+            let is_done = read.guard.is_some_and(|guard| guard.classes == *to);
+            return if is_done { Ok(()) } else { result };
+        }
+        result
     }
 
     /// The named counters; empty without the table.
@@ -255,6 +293,7 @@ impl Nft {
 
 fn whole_table(
     program: &Program,
+    classes: &Classes,
     comment: &str,
     flags: u32,
     replace: bool,
@@ -271,15 +310,19 @@ fn whole_table(
         messages.extend(message::add_elements(set.name, &set.elements));
     }
     messages.extend(program.chains.iter().map(message::new_chain));
+    messages.extend(classes::add(classes.iter()));
     for chain in &program.chains {
-        let rules = chain.rules.iter();
-        messages.extend(rules.map(|rule| message::new_rule(chain.name, rule)));
+        messages.extend(rules(chain));
     }
     messages
 }
 
-fn element(address: IpAddr) -> Element {
-    Element { key: address_bytes(address), end: false, counter: None, comment: None }
+fn rules(chain: &Chain) -> impl Iterator<Item = Message> {
+    chain.rules.iter().map(|rule| message::new_rule(&chain.name, rule))
+}
+
+fn element(of: &GuardElement) -> Element {
+    Element { key: subject_key(of.subject), end: false, counter: None, comment: None }
 }
 
 fn foreign() -> KernelError {

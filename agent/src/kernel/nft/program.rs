@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{AddressSet, Guard, GuardKind, GuardMark, Layout};
+use nett_policy::lower::object::{
+    ClassNumber, Guard, GuardKind, GuardMark, GuardSet, Layout, Subject,
+};
 
 use super::super::netlink::attr::address_bytes;
-use super::expr::{Compare, Direction, Expressions, Meta, Reject, Verdict, interface_key};
-use super::interval;
+use super::expr::{Compare, Direction, Expressions, Meta, Reject, Side, Verdict, interface_key};
+use super::{classes, interval};
 
 pub(super) const TABLE: &str = "nett";
 /// Counted for the node as a whole.
@@ -24,7 +26,7 @@ const BY_INTERFACE: [(&str, &str); 4] = [
     ("return", "return_by"),
 ];
 /// Changes when the meaning of the program changes; a table of another version is loaded anew.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
 
@@ -47,6 +49,8 @@ pub(super) enum Form {
     Interval,
     /// A map from keys to counters.
     Counters,
+    /// A map from VIPs to the chains of their classes; its elements are not in the program.
+    Chains,
 }
 
 /// Type of a set's key.
@@ -55,6 +59,8 @@ pub(super) enum Key {
     Interface,
     V4,
     V6,
+    /// The number of a class, in the shape of a packet mark.
+    Number,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +74,7 @@ pub(super) struct Element {
 }
 
 pub(super) struct Chain {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Hook and priority; `None` for chains that are only jumped to.
     pub(super) base: Option<(u32, i32)>,
     pub(super) rules: Vec<Rule>,
@@ -80,7 +86,7 @@ pub(super) struct Rule {
 }
 
 /// The sets' names and forms, in the order of [`Program::sets`].
-pub(super) const SETS: [(&str, Key, Form); 15] = [
+pub(super) const SETS: [(&str, Key, Form); 24] = [
     ("outer", Key::Interface, Form::Plain),
     ("site4", Key::V4, Form::Interval),
     ("site6", Key::V6, Form::Interval),
@@ -88,10 +94,19 @@ pub(super) const SETS: [(&str, Key, Form); 15] = [
     ("remote6", Key::V6, Form::Interval),
     ("vip4", Key::V4, Form::Interval),
     ("vip6", Key::V6, Form::Interval),
+    ("class4", Key::V4, Form::Chains),
+    ("class6", Key::V6, Form::Chains),
+    ("drained", Key::Number, Form::Plain),
+    ("shut_in", Key::Number, Form::Plain),
+    ("shut_out", Key::Number, Form::Plain),
+    ("apart4", Key::V4, Form::Plain),
+    ("apart6", Key::V6, Form::Plain),
     ("drained4", Key::V4, Form::Plain),
     ("drained6", Key::V6, Form::Plain),
-    ("unreachable4", Key::V4, Form::Plain),
-    ("unreachable6", Key::V6, Form::Plain),
+    ("shut_in4", Key::V4, Form::Plain),
+    ("shut_in6", Key::V6, Form::Plain),
+    ("shut_out4", Key::V4, Form::Plain),
+    ("shut_out6", Key::V6, Form::Plain),
     ("arrived_by", Key::Interface, Form::Counters),
     ("steered_by", Key::Interface, Form::Counters),
     ("intersite_by", Key::Interface, Form::Counters),
@@ -110,16 +125,19 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
         GuardKind::Border => border_forward(),
         GuardKind::Route => route_forward(),
     };
-    let chain = |name, base, rules| Chain { name, base, rules };
-    Ok(Program {
-        sets,
-        chains: vec![
-            chain("out_mark", None, vec![sent(guard.mark_mask)]),
-            chain("pre_mark", Some((PREROUTING, -151)), marking(guard)),
-            chain("pre_drain", Some((PREROUTING, -149)), draining()),
-            chain("fwd_guard", Some((FORWARD, -10)), forward),
-        ],
-    })
+    let chain = |name: &str, base, rules| Chain { name: name.to_owned(), base, rules };
+    let mut chains = vec![
+        chain("out_mark", None, vec![sent(guard.mark_mask)]),
+        chain("refuse", None, refuse()),
+        chain("apart", None, apart()),
+    ];
+    chains.extend(guard.chains().into_iter().map(classes::chain));
+    chains.extend([
+        chain("pre_mark", Some((PREROUTING, -151)), marking(guard)),
+        chain("pre_drain", Some((PREROUTING, -149)), draining()),
+        chain("fwd_guard", Some((FORWARD, -10)), forward),
+    ]);
+    Ok(Program { sets, chains })
 }
 
 fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
@@ -144,11 +162,19 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
         "site" => of_family(&guard.site),
         "remote" => of_family(&guard.remote),
         "vip" => of_family(&guard.vips),
-        stem => {
-            let set = address_set(stem)?;
-            let of_family = set.of(guard).iter().filter(|a| a.is_ipv6() == six);
-            Some(of_family.map(|a| plain(address_bytes(*a))).collect())
+        "class" => Some(Vec::new()),
+        _ => {
+            let in_set = guard.refused.iter().filter(|element| element.set_name() == set);
+            Some(in_set.map(|element| plain(subject_key(element.subject))).collect())
         }
+    }
+}
+
+/// The key of a VIP or class in a set.
+pub(super) fn subject_key(subject: Subject) -> Vec<u8> {
+    match subject {
+        Subject::Class(ClassNumber(number)) => number.to_ne_bytes().into(),
+        Subject::Vip(vip) => address_bytes(vip),
     }
 }
 
@@ -164,7 +190,7 @@ fn counter_name(class: &str, interface: &str) -> String {
     format!("{class}.{interface}")
 }
 
-fn rule(comment: impl Into<String>, expressions: Expressions) -> Rule {
+pub(super) fn rule(comment: impl Into<String>, expressions: Expressions) -> Rule {
     Rule { comment: comment.into(), expressions: expressions.into_bytes() }
 }
 
@@ -220,22 +246,63 @@ fn marking(guard: &Guard) -> Vec<Rule> {
     rules
 }
 
-/// The set of addresses whose two sets begin with `stem`.
-pub(super) fn address_set(stem: &str) -> Option<AddressSet> {
-    let named = |set: &AddressSet| set.name(Family::V4).trim_end_matches('4') == stem;
-    AddressSet::ALL.into_iter().find(named)
+/// The set of this name, and whether it holds classes.
+pub(super) fn guard_set(name: &str) -> Option<(GuardSet, bool)> {
+    let names = |set: GuardSet| [None, Some(Family::V4), Some(Family::V6)].map(|of| set.name(of));
+    let all = [GuardSet::Apart].into_iter().chain(GuardSet::REFUSING);
+    all.into_iter().find_map(|set| {
+        let place = names(set).iter().position(|known| *known == name)?;
+        Some((set, place == 0))
+    })
 }
 
-/// In prerouting, because the forward hook is never reached once the route is `unreachable`.
+/// In prerouting, because the forward hook is never reached once a route ends: at a blackhole, or
+/// `unreachable`.
 fn draining() -> Vec<Rule> {
-    let to = |six, set| Expressions::new().destination_in(six, set);
-    let reset = |six, set| to(six, set).tcp().reject(Reject::TcpReset);
-    let reset_new = |six, set| to(six, set).opens_connection().reject(Reject::TcpReset);
+    let apart =
+        |six, set| Expressions::new().destination_in(six, set).verdict(Verdict::Goto("apart"));
+    let class = |six, map| Expressions::new().address(Side::Destination, six).verdict_of(map);
     vec![
-        rule("drained v4", reset(false, "drained4")),
-        rule("drained v6", reset(true, "drained6")),
-        rule("no way v4", reset_new(false, "unreachable4")),
-        rule("no way v6", reset_new(true, "unreachable6")),
+        rule("not as its class v4", apart(false, "apart4")),
+        rule("not as its class v6", apart(true, "apart6")),
+        rule("as its class v4", class(false, "class4")),
+        rule("as its class v6", class(true, "class6")),
+    ]
+}
+
+/// As the chain of a class, for single VIPs.
+fn apart() -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for set in GuardSet::REFUSING {
+        for family in Family::BOTH {
+            let name = set.name(Some(family));
+            let to = Expressions::new().destination_in(family == Family::V6, name);
+            rules.push(rule(name, refusing(set, to)));
+        }
+    }
+    rules
+}
+
+/// What a set refuses of the packets that were found to belong to it. The rules of the node look
+/// up replies to flows of this site, and flows that came over a link and go back, elsewhere.
+pub(super) fn refusing(set: GuardSet, found: Expressions) -> Expressions {
+    let comes = |found: Expressions, inside: bool, but: u32| {
+        let found = found.interface_in(Meta::InputName, "outer", inside);
+        let found = found.meta_mark(Layout::MARK_CLASS, Compare::NotEqual, but);
+        found.verdict(Verdict::Goto("refuse"))
+    };
+    match set {
+        // What is not TCP goes on to the other sets.
+        GuardSet::Drained => found.tcp().reject(Reject::TcpReset),
+        GuardSet::ShutIn => comes(found, false, Layout::MARK_SENT),
+        GuardSet::ShutOut | GuardSet::Apart => comes(found, true, Layout::MARK_CAME),
+    }
+}
+
+fn refuse() -> Vec<Rule> {
+    vec![
+        rule("a new connection", Expressions::new().opens_connection().reject(Reject::TcpReset)),
+        rule("anything else", Expressions::new().reject(Reject::Unreachable)),
     ]
 }
 
@@ -287,7 +354,7 @@ fn border_forward() -> Vec<Rule> {
     rules.push(rule(
         "reply to the other site",
         Expressions::new()
-            .meta_mark(Layout::MARK_CLASS, Layout::MARK_CAME)
+            .meta_mark(Layout::MARK_CLASS, Compare::Equal, Layout::MARK_CAME)
             .count_by(Meta::OutputName, "return_by")
             .verdict(Verdict::Accept),
     ));

@@ -1,18 +1,22 @@
 //! The guard, recovered from the table in the kernel, and whether the table is what it should be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::sync::Arc;
 
-use nett_policy::lower::object::{Guard, GuardKind, GuardMark};
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{ClassNumber, Guard, GuardElement, GuardKind, GuardMark, Subject};
+use nett_policy::plan::{Classes, class_map};
 
 use super::super::error::KernelError;
-use super::super::netlink::attr::{Attributes, Malformed, Message, read_address, read_text};
+use super::super::netlink::attr::{
+    Attributes, Malformed, Message, read_address, read_text, read_u32,
+};
 use super::expr::same_expressions;
 use super::message::{self, ELEMENT_END, Fields, TABLE_OWNER, read_comment};
 use super::program::{
-    Element, Form, SETS, address_set, counters, parse_mark_comment, parse_table_comment, program,
+    Element, Form, SETS, counters, guard_set, parse_mark_comment, parse_table_comment, program,
 };
-use super::{Header, Nft, OBJECT, interval};
+use super::{Header, Nft, OBJECT, classes, interval};
 
 /// The table as a readback found it.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +59,8 @@ struct Listing {
     sets: Vec<SetRow>,
     counters: BTreeSet<String>,
     elements: BTreeMap<&'static str, Vec<Element>>,
+    /// `None` when the maps hold something that Nett does not write.
+    classes: Option<Classes>,
     complete: bool,
 }
 
@@ -66,8 +72,14 @@ pub(super) async fn read(nft: &mut Nft) -> Result<GuardRead, KernelError> {
     if !header.is_ours() {
         return Ok(GuardRead { foreign: true, ..whole });
     }
-    let listing = list(nft).await?;
     let Header { comment, flags } = header;
+    // Nobody else can change a table that we own: what was read of its longest maps still holds.
+    let owned = nft.flags & TABLE_OWNER != 0 && flags & TABLE_OWNER != 0;
+    let known = nft.classes.take().filter(|(port, _)| owned && *port == nft.connection.port());
+    let listing = list(nft, known.map(|(_, classes)| classes)).await?;
+    if let (Some(classes), true, true) = (&listing.classes, owned, listing.complete) {
+        nft.classes = Some((nft.connection.port(), classes.clone()));
+    }
     let text = comment.clone().unwrap_or_default();
     let (guard, damage) = judge(&text, &listing);
     Ok(GuardRead {
@@ -75,12 +87,12 @@ pub(super) async fn read(nft: &mut Nft) -> Result<GuardRead, KernelError> {
         damage,
         complete: listing.complete,
         foreign: false,
-        adopt: nft.flags & TABLE_OWNER != 0 && flags & TABLE_OWNER == 0,
+        adopt: nft.flags & TABLE_OWNER != 0 && !owned,
         comment,
     })
 }
 
-async fn list(nft: &mut Nft) -> Result<Listing, KernelError> {
+async fn list(nft: &mut Nft, known: Option<Classes>) -> Result<Listing, KernelError> {
     let mut listing = Listing { complete: true, ..Listing::default() };
     let chains = message::message(message::GETCHAIN, 0);
     listing.chains = dump(nft, chains, &mut listing.complete, chain).await?;
@@ -89,7 +101,10 @@ async fn list(nft: &mut Nft) -> Result<Listing, KernelError> {
     let sets = message::about_table(message::GETSET, 0);
     listing.sets = dump(nft, sets, &mut listing.complete, set).await?;
     listing.counters = nft.counters().await?.into_keys().collect();
-    for (name, _, _) in SETS {
+    for (name, _, form) in SETS {
+        if form == Form::Chains {
+            continue;
+        }
         if listing.sets.iter().all(|set| set.name != name) {
             continue;
         }
@@ -98,7 +113,27 @@ async fn list(nft: &mut Nft) -> Result<Listing, KernelError> {
         let all = lists.await?.into_iter().flatten().collect();
         listing.elements.insert(name, all);
     }
+    listing.classes = match known {
+        Some(known) => Some(known),
+        None => list_classes(nft, &mut listing).await?.map(Arc::new),
+    };
     Ok(listing)
+}
+
+async fn list_classes(
+    nft: &mut Nft,
+    listing: &mut Listing,
+) -> Result<Option<BTreeMap<std::net::IpAddr, ClassNumber>>, KernelError> {
+    let mut all = Vec::new();
+    for map in Family::BOTH.map(class_map) {
+        if listing.sets.iter().any(|set| set.name == map) {
+            let get = message::get_elements(map);
+            let lists =
+                dump(nft, get, &mut listing.complete, |_, payload| classes::decode(payload));
+            all.extend(lists.await?.into_iter().flatten());
+        }
+    }
+    Ok(all.into_iter().collect())
 }
 
 async fn dump<T>(
@@ -179,8 +214,8 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
         site: BTreeSet::new(),
         remote: BTreeSet::new(),
         vips: BTreeSet::new(),
-        drained: BTreeSet::new(),
-        unreachable: BTreeSet::new(),
+        classes: Classes::default(),
+        refused: BTreeSet::new(),
     };
     let Some((kind, mask)) = parse_table_comment(comment) else {
         let damage = format!("the table is of another version: \"{comment}\"");
@@ -188,6 +223,13 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
     };
     guard.kind = kind;
     guard.marks = marks(listing);
+    match &listing.classes {
+        Some(classes) => guard.classes = classes.clone(),
+        None => {
+            let damage = "a map of classes has elements that Nett does not write";
+            return (guard, Some(damage.to_owned()));
+        }
+    }
     let inputs = inputs(&mut guard, listing);
     let damage = inputs.or_else(|| {
         let whole = Guard { mark_mask: mask, ..guard.clone() };
@@ -219,18 +261,24 @@ fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
             "site" => interval::prefixes(elements).map(|nets| guard.site.extend(nets)),
             "remote" => interval::prefixes(elements).map(|nets| guard.remote.extend(nets)),
             "vip" => interval::prefixes(elements).map(|nets| guard.vips.extend(nets)),
-            stem => address_set(stem).and_then(|set| {
-                let all = elements.iter().map(|e| read_address(&e.key).ok());
-                let all: Vec<IpAddr> = all.collect::<Option<_>>()?;
-                set.of_mut(guard).extend(all);
-                Some(())
-            }),
+            _ => refused(name, &elements).map(|all| guard.refused.extend(all)),
         };
         if read.is_none() {
             return Some(format!("set {name} has elements that Nett does not write"));
         }
     }
     None
+}
+
+/// Who is in one of the sets that refuse.
+fn refused(name: &str, elements: &[Element]) -> Option<Vec<GuardElement>> {
+    let (set, of_classes) = guard_set(name)?;
+    let subject = |element: &Element| match of_classes {
+        true => read_u32(&element.key).ok().map(|number| Subject::Class(ClassNumber(number))),
+        false => read_address(&element.key).ok().map(Subject::Vip),
+    };
+    let element = |e| subject(e).map(|subject| GuardElement { set, subject });
+    elements.iter().map(element).collect()
 }
 
 /// The first difference between the table and the program of `guard`.

@@ -1,0 +1,121 @@
+//! The verdict maps that lead from a VIP to the chain of its steering class.
+//!
+//! They are as long as the catalogue and change with it alone, so they are written and read apart
+//! from the other sets. What is refused to a class is not in its chain but in sets that the chain
+//! looks into: the kernel looks at every element of a verdict map when a rule of the table changes
+//! (`nft_table_validate`, net/netfilter/nf_tables_api.c), and at none when an element of a plain
+//! set does.
+//!
+//! Crash story: as for the whole table, a transaction is there or not.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{ClassNumber, GuardSet};
+use nett_policy::plan::class_map;
+
+use super::super::netlink::attr::{
+    Attributes, Malformed, Message, NESTED, address_bytes, read_address,
+};
+use super::super::netlink::socket::NLM_F_CREATE;
+use super::expr::Expressions;
+use super::message::{self, DELSETELEM, ELEMENT_BYTES, Fields, NEWSETELEM};
+use super::program::{Chain, refusing, rule};
+
+/// `NFT_JUMP` (linux/netfilter/nf_tables.h).
+const JUMP: i32 = -3;
+
+/// The chain of a class: one rule for each set that the class may be in.
+pub(super) fn chain(class: ClassNumber) -> Chain {
+    let in_set = |set: GuardSet| Expressions::new().constant(class.0).in_set(set.name(None));
+    let rules = GuardSet::REFUSING.map(|set| {
+        let comment = match set {
+            GuardSet::Drained => "nobody serves it",
+            GuardSet::ShutIn => "not delivered here",
+            GuardSet::ShutOut | GuardSet::Apart => "no way from here",
+        };
+        rule(comment, refusing(set, in_set(set)))
+    });
+    Chain { name: class.chain(), base: None, rules: rules.into() }
+}
+
+/// Puts VIPs into the maps; their chains are there.
+pub(super) fn add<'a>(all: impl Iterator<Item = (&'a IpAddr, &'a ClassNumber)>) -> Vec<Message> {
+    let fill = |m: &mut Message, class: ClassNumber| {
+        m.nest(2, |m| {
+            m.nest(2, |m| {
+                m.put_be32(1, JUMP.cast_unsigned());
+                m.put_text(2, &class.chain());
+            });
+        });
+    };
+    elements(NEWSETELEM, NLM_F_CREATE, all, fill)
+}
+
+/// Takes VIPs out of the maps.
+pub(super) fn delete<'a>(all: impl Iterator<Item = (&'a IpAddr, &'a ClassNumber)>) -> Vec<Message> {
+    elements(DELSETELEM, 0, all, |_, _| {})
+}
+
+fn elements<'a>(
+    what: u16,
+    flags: u16,
+    all: impl Iterator<Item = (&'a IpAddr, &'a ClassNumber)>,
+    fill: impl Fn(&mut Message, ClassNumber),
+) -> Vec<Message> {
+    let mut lists: BTreeMap<Family, Message> = BTreeMap::new();
+    let mut messages = Vec::new();
+    let finished = |family: Family, list: Message| {
+        let mut message = message::about_table(what, flags);
+        message.put_text(2, class_map(family));
+        message.put(3 | NESTED, &list.into_bytes());
+        message
+    };
+    for (vip, class) in all {
+        let family = Family::of(*vip);
+        let list = lists.entry(family).or_insert_with(Message::fragment);
+        list.nest(1, |m| {
+            m.nest(1, |m| m.put(1, &address_bytes(*vip)));
+            fill(m, *class);
+        });
+        if list.len() >= ELEMENT_BYTES {
+            messages.extend(lists.remove(&family).map(|list| finished(family, list)));
+        }
+    }
+    messages.extend(lists.into_iter().map(|(family, list)| finished(family, list)));
+    messages
+}
+
+/// VIPs with their classes, of one message of a dump; `None` for an element that is not ours.
+pub(super) type Row = Option<(IpAddr, ClassNumber)>;
+
+pub(super) fn decode(payload: &[u8]) -> Result<Option<Vec<Row>>, Malformed> {
+    let fields = Fields::of_message(payload)?;
+    let mut rows = Vec::new();
+    for item in Attributes::of(fields.get(3).unwrap_or(&[])) {
+        rows.push(row(item?.1)?);
+    }
+    Ok(Some(rows))
+}
+
+fn row(element: &[u8]) -> Result<Row, Malformed> {
+    let mut found = (None, None);
+    for attribute in Attributes::of(element) {
+        match attribute? {
+            (1, key) => {
+                let key = Fields::of(key)?;
+                found.0 = key.get(1).map(read_address).transpose()?;
+            }
+            (2, data) => {
+                let verdict = Fields::of(data)?;
+                let verdict = Fields::of(verdict.get(2).unwrap_or(&[]))?;
+                let jumps = verdict.be32(1) == Some(JUMP.cast_unsigned());
+                let chain = verdict.text(2).filter(|_| jumps);
+                found.1 = chain.and_then(|name| ClassNumber::of_chain(&name));
+            }
+            _ => {}
+        }
+    }
+    Ok(found.0.zip(found.1))
+}

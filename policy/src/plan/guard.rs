@@ -1,0 +1,102 @@
+//! What changes of the nft table, and when: what is refused is refused before its route ends, and
+//! let in after its route leads somewhere again.
+//!
+//! A route that ends at a blackhole answers nobody, so between two states each VIP is refused what
+//! either of them refuses it. A table that differs in more than classes and what is refused is
+//! replaced as a whole, in one transaction.
+
+use std::collections::BTreeSet;
+
+use super::Op;
+use crate::lower::object::{Guard, GuardElement, GuardSet, Subject};
+
+/// Operations on the table, before and after those on nexthops and routes.
+#[derive(Default)]
+pub(super) struct Changes {
+    pub(super) before: Vec<Op>,
+    pub(super) after: Vec<Op>,
+}
+
+pub(super) fn changes(desired: Option<&Guard>, actual: Option<&Guard>) -> Changes {
+    let mut changes = Changes::default();
+    let Some(to) = desired else { return changes };
+    let Some(from) = actual else {
+        changes.after.push(Op::LoadGuard { from: None, to: to.clone() });
+        return changes;
+    };
+    if to == from {
+        return changes;
+    }
+    if is_damaged(from) {
+        // Of another version, or changed by somebody: nobody knows what it refuses.
+        changes.before.push(Op::LoadGuard { from: Some(from.clone()), to: to.clone() });
+        return changes;
+    }
+    let mut now = from.clone();
+    let alike = Guard { classes: to.classes.clone(), refused: to.refused.clone(), ..now.clone() };
+    let whole = alike != *to;
+    if !whole && now.classes != to.classes {
+        changes.before.push(Op::Classes { from: now.classes, to: to.classes.clone() });
+        now.classes = to.classes.clone();
+    }
+    let between = between(from, to);
+    let (closes, opens) = (between.closes, between.opens || whole);
+    let early = match (closes, opens) {
+        (false, _) => None,
+        (true, false) => Some(&to.refused),
+        (true, true) => Some(&between.refused),
+    };
+    if let Some(refused) = early {
+        changes.before.extend(elements(&now.refused, refused));
+        now.refused = refused.clone();
+    }
+    if whole {
+        changes.after.push(Op::LoadGuard { from: Some(now), to: to.clone() });
+    } else {
+        changes.after.extend(elements(&now.refused, &to.refused));
+    }
+    changes
+}
+
+/// A readback gives a damaged table the mask 0, which no node wants.
+fn is_damaged(guard: &Guard) -> bool {
+    guard.mark_mask == 0
+}
+
+/// What holds on the way from one table to another.
+struct Between {
+    refused: BTreeSet<GuardElement>,
+    /// Somebody is refused more than before.
+    closes: bool,
+    /// Somebody was refused more than in the end.
+    opens: bool,
+}
+
+fn between(from: &Guard, to: &Guard) -> Between {
+    let of_class = |element: &&GuardElement| matches!(element.subject, Subject::Class(_));
+    let mut between = Between {
+        refused: from.refused.union(&to.refused).filter(of_class).copied().collect(),
+        closes: to.refused.difference(&from.refused).any(|e| of_class(&e)),
+        opens: from.refused.difference(&to.refused).any(|e| of_class(&e)),
+    };
+    let apart = from.refused.union(&to.refused).filter(|e| e.set == GuardSet::Apart);
+    for element in apart.copied().collect::<Vec<_>>() {
+        between.refused.insert(element);
+        let Subject::Vip(vip) = element.subject else { continue };
+        for set in GuardSet::REFUSING {
+            let (before, after) = (from.refuses(vip, set), to.refuses(vip, set));
+            between.closes |= after && !before;
+            between.opens |= before && !after;
+            if before || after {
+                between.refused.insert(GuardElement { set, ..element });
+            }
+        }
+    }
+    between
+}
+
+fn elements(from: &BTreeSet<GuardElement>, to: &BTreeSet<GuardElement>) -> Option<Op> {
+    let add = to.difference(from).copied().collect();
+    let delete = from.difference(to).copied().collect();
+    (from != to).then_some(Op::Elements { add, delete })
+}

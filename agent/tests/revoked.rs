@@ -136,6 +136,20 @@ fn a_site_that_has_not_heard_goes_on_until_it_has() {
 }
 
 #[test]
+fn two_sites_that_revoke_the_same_key_agree() {
+    let mut fleet = fleet();
+    fleet.cut();
+    revoked_at(&mut fleet, "osl", "mira");
+    revoked_at(&mut fleet, "svg", "mira");
+    fleet.heal();
+    fleet.pass(HOUR);
+    for site in ["osl", "svg"] {
+        assert_eq!(fleet.conflicts(&format!("{site}-b1")), []);
+        assert_eq!(refused_by(&fleet.command("mira", site, failover(WEB, "svg"))), "revoked");
+    }
+}
+
+#[test]
 fn what_was_revoked_stays_so() {
     let mut fleet = fleet();
     let task = revoked_at(&mut fleet, "osl", "mira");

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use super::effect::{Change, Effect, Subject};
+use super::effect::{Change, Effect, Subject, Write};
 use super::entry::{Ask, Object, Person};
 use super::fold::Fold;
 use super::intent::Order;
@@ -169,7 +169,9 @@ fn claims(fold: &Fold, task: &EntryId) -> Vec<(Contested, Claim)> {
             let claim = claim(one.epoch, &one.prev, wanted);
             by_subject.insert(Contested::Service(one.service.clone()), claim);
         }
-        for write in &effect.writes {
+        // Two who revoke the same key agree.
+        let agreed = |write: &&Write| matches!(write.change, Change::Revoked(..));
+        for write in effect.writes.iter().filter(|write| !agreed(write)) {
             let subject = Contested::of(&write.change.subject());
             let wanted = wanted(&write.change, effect);
             let mut claim = claim(write.epoch, &write.prev, wanted);

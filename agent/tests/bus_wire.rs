@@ -66,6 +66,7 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
             command(Verb::Resolve { subject: id("drained:shop/prod/api@osl"), to: None }),
             format!("resolve.{api}"),
         ),
+        (command(Verb::Revoke { person: "jon".to_owned() }), "revoke.key.many".into()),
         (
             Ask::Command {
                 verb: Verb::Failback { services: id("*") },

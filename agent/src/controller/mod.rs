@@ -12,6 +12,7 @@
 //!       neighbours  who of the site is there, with which links
 //!       compacting  what of the logs may be forgotten
 //!       counting    what the guards count, and what must not be counted
+//!       revoked     whose keys count
 //!       deciding  requests and next facts, one append in flight
 //!       view      answers to questions
 //! ```
@@ -34,6 +35,7 @@ pub mod own_log;
 mod path_check;
 mod reading;
 mod rescuing;
+mod revoked;
 mod shelf;
 mod view;
 
@@ -86,7 +88,10 @@ pub struct Setting {
 
 #[derive(Debug)]
 pub struct Controller {
+    /// Its fabric is without the people whose keys were revoked.
     setting: Setting,
+    /// The fabric as configured.
+    configured: Arc<Fabric>,
     reading: Reading,
     fold: Fold,
     intent: Intent,
@@ -155,6 +160,7 @@ impl Controller {
         let lease = Lease::new(fabric.clone(), catalog.clone(), node.clone());
         Self {
             lease,
+            configured: setting.fabric.clone(),
             setting,
             reading: Reading::default(),
             fold: Fold::default(),

@@ -33,7 +33,7 @@ pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc
 pub use stamp::{Stamp, StampError};
 pub use status::{
     BfdDoc, FloodDoc, HeadDoc, LinkDoc, LinkEndDoc, LinkState, LocalDoc, NodeDoc, RateLimitedDoc,
-    SiteDoc, StatusDoc,
+    RevokedDoc, SiteDoc, StatusDoc,
 };
 pub use task::{
     AckDoc, ApprovalDoc, CostDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc, TimesDoc,

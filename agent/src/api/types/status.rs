@@ -29,6 +29,9 @@ pub struct StatusDoc {
     /// Who sent the answering agent more over NATS than it took in, in the last minute.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub floods: Vec<FloodDoc>,
+    /// Keys that the log has revoked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<RevokedDoc>,
     /// Absent where nothing is leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leases: Option<LeasesDoc>,
@@ -51,6 +54,15 @@ pub struct LocalDoc {
     pub at: Stamp,
     /// What it waits for, or what became of it.
     pub state: String,
+}
+
+/// A key that counts no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedDoc {
+    /// Whose it is; empty where the fabric does not have it any more.
+    pub person: String,
+    pub key: String,
+    pub task: String,
 }
 
 /// Somebody whose messages over NATS were turned away.

@@ -33,6 +33,7 @@ impl Controller {
             // The driver knows these.
             rate_limited: Vec::new(),
             floods: Vec::new(),
+            revoked: self.revoked_docs(),
             leases: self.leases_doc(now),
             local: self.local_docs(),
         }

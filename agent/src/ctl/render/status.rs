@@ -4,7 +4,7 @@ use super::table::{Cell, Table, Tone, facts};
 use super::{FRESH_MS, Style, age_note, or_dash, short, task};
 use crate::api::types::{
     ApiResponse, BfdDoc, FloodDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc,
-    RateLimitedDoc, SiteDoc, StatusDoc, VoterDoc,
+    RateLimitedDoc, RevokedDoc, SiteDoc, StatusDoc, VoterDoc,
 };
 
 /// Which part of a status to show.
@@ -36,6 +36,7 @@ pub(super) fn status_text(
         refused,
         rate_limited,
         floods,
+        revoked,
         leases,
         local,
     } = status;
@@ -68,6 +69,7 @@ pub(super) fn status_text(
         out += &format!("SPLIT DECISIONS: {} (see nettctl conflicts)\n", names.join(", "));
     }
     out.extend(asks.iter().map(|line| format!("TO DO: {line}\n")));
+    out.extend(revoked.iter().map(revoked_line));
     if !open_tasks.is_empty() {
         out.push('\n');
         out += &task::list(open_tasks, style);
@@ -122,6 +124,10 @@ fn leases_text(leases: &LeasesDoc, style: Style) -> String {
         out += &format!("GATE: {gate}\n");
     }
     out
+}
+
+fn revoked_line(RevokedDoc { person, key, task }: &RevokedDoc) -> String {
+    format!("REVOKED: the key {key} of {} (task {task})\n", or_dash(person))
 }
 
 fn floods_text(floods: &[FloodDoc], style: Style) -> String {

@@ -12,6 +12,8 @@ BORDERS ?= 1
 # How many seeds `make sim` runs.
 SEEDS ?= 10000
 SERVICES ?= 100000
+# How many VIPs of each family `make classes` has.
+VIPS ?= 100000
 # How long `make fuzz` and `make soak` last.
 MINUTES ?= 30
 # How long each flood of `make flood` lasts.
@@ -19,7 +21,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many model sim soak fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many classes model sim soak fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,7 +49,7 @@ many: ## An evacuation of SERVICES services with one approval: time and memory o
 
 classes: deps ## A site drain of VIPS VIPs beside a bare loop, and their installation beside BIRD
 	NETT_NETNS=required NETT_VIPS=$(VIPS) $(SETUP)/as-root.sh \
-	    $(CARGO) test --release -p nett-agent --test kernel_netns -- --nocapture draining_classes
+	    $(CARGO) test -p nett-agent --test kernel_netns -- --nocapture draining_classes
 
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1

@@ -155,7 +155,7 @@ fn a_border_without_links_is_left_and_never_passes_on() -> Result<()> {
         let restored = now();
         let border = lab.ns("osl-b1")?;
         let group = border.ip("route show 10.99.0.50 table 7000")?;
-        assert!(group.contains("unreachable"), "{group}");
+        assert!(group.contains("blackhole"), "{group}");
 
         lab.restore("osl-svg-1")?;
         lab.restore("osl-svg-3")?;

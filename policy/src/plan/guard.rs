@@ -24,15 +24,13 @@ pub(super) fn changes(desired: Option<&Guard>, actual: Option<&Guard>) -> Change
         changes.after.push(Op::LoadGuard { from: None, to: to.clone() });
         return changes;
     };
-    if to == from {
-        return changes;
-    }
     if is_damaged(from) {
         // Of another version, or changed by somebody: nobody knows what it refuses.
         changes.before.push(Op::LoadGuard { from: Some(from.clone()), to: to.clone() });
         return changes;
     }
     let mut now = from.clone();
+    // The classes are as many as the VIPs, and compared once.
     let alike = Guard { classes: to.classes.clone(), refused: to.refused.clone(), ..now.clone() };
     let whole = alike != *to;
     if !whole && now.classes != to.classes {

@@ -1,6 +1,7 @@
 //! Somebody with an operator's login sends up to ten thousand messages a second, good and bad (as
-//! many as the machine lets it, which is printed), while another operator works: commands are answered in time, the agents' work and memory stay within
-//! bounds, their logs stay readable, and status says who it is.
+//! many as the machine lets it, which is printed), while another operator works: commands are
+//! answered in time, the agents' work and memory stay within bounds, their logs stay readable, and
+//! status says who it is.
 
 #![allow(clippy::print_stdout, reason = "a story tells what it measured")]
 

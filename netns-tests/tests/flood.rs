@@ -1,6 +1,7 @@
-//! Somebody with an operator's login sends ten thousand messages a second, good and bad, while
-//! another operator works: commands are answered in time, the agents' work and memory stay within
-//! bounds, their logs stay readable, and status says who it is.
+//! Somebody with an operator's login sends up to ten thousand messages a second, good and bad (as
+//! many as the machine lets it, which is printed), while another operator works: commands are
+//! answered in time, the agents' work and memory stay within bounds, their logs stay readable, and
+//! status says who it is.
 
 #![allow(clippy::print_stdout, reason = "a story tells what it measured")]
 
@@ -19,7 +20,7 @@ use nett_netns_tests::topology::SITES;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-/// Messages a second.
+/// Messages a second, at most.
 const RATE: u64 = 10_000;
 /// How long each kind of message is sent.
 const LONG: Duration = Duration::from_secs(3);

@@ -62,7 +62,7 @@ soak: build ## Random faults in the lab for MINUTES, with probes; NETT_SEED=n re
 	    $(CARGO) test -p nett-netns-tests --test soak -- --nocapture
 
 fuzz: deps ## Every parser against changed inputs for MINUTES, each target in turn
-	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / 12 )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \
+	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / 13 )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \
 	    -- --nocapture --test-threads 1
 
 flood: deps ## The name server at twice what it can answer; SECONDS of each kind of flood

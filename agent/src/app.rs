@@ -16,7 +16,7 @@ use nett_policy::lower::object::NodeState;
 use nett_policy::roster::Rosters;
 use nkeys::KeyPair;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::api::server::{ApiServer, Backend, Limits as ApiLimits};
@@ -40,6 +40,7 @@ use crate::lease;
 use crate::lease::hands::{Hands, Waiting};
 use crate::name_server::{self, NameServer};
 use crate::probe::LinkProbe;
+use crate::probe::bfd::{self, Presence, Transition, Watcher};
 use crate::probe::neighbours::{self, Watched};
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
@@ -81,8 +82,12 @@ pub async fn run(path: &Path) -> Result<(), AppError> {
     let cookies = name_server::own_cookies().map_err(anyhow::Error::from)?;
     let mut rotation = JoinSet::new();
     rotation.spawn(name_server::rotate(cookies.clone()));
+    // Sessions outlive a reload; dropped, they tell the far ends that nothing failed.
+    let (watcher, told) =
+        Watcher::start().map_err(|e| anyhow::anyhow!("cannot start watching links: {e}"))?;
+    let watching = Watching { watcher: Arc::new(watcher), told: Arc::new(Mutex::new(told)) };
     loop {
-        match run_loaded(path, loaded, scrape.clone(), &cookies).await? {
+        match run_loaded(path, loaded, scrape.clone(), &cookies, &watching).await? {
             (Ended::Stopped, _) => return Ok(()),
             (Ended::Reload, Some(next)) => loaded = next,
             (Ended::Reload, None) => unreachable!("a reload comes with its configuration"),
@@ -90,11 +95,18 @@ pub async fn run(path: &Path) -> Result<(), AppError> {
     }
 }
 
+/// The thread of the BFD sessions, and what it has to tell.
+struct Watching {
+    watcher: Arc<Watcher>,
+    told: Arc<Mutex<mpsc::Receiver<Transition>>>,
+}
+
 async fn run_loaded(
     path: &Path,
     loaded: Loaded,
     scrape: Scrape,
     cookies: &Arc<Cookies>,
+    watching: &Watching,
 ) -> Result<(Ended, Option<Loaded>), AppError> {
     let Loaded { config, fabric, catalog, notes } = loaded;
     for note in &notes {
@@ -150,12 +162,25 @@ async fn run_loaded(
         peer: view.far_site.clone(),
         addresses: view.near.addresses.clone(),
     });
+    let views = watching.watcher.views();
+    watching.watcher.watch(bfd::paths(&fabric, &node.id), bfd::memory::recall(&dir));
+    tasks.spawn(bfd::tell(
+        watching.told.clone(),
+        views.clone(),
+        own.clone(),
+        scrape.metrics.clone(),
+    ));
+    tasks.spawn(bfd::memory::keep(dir.clone(), views.clone()));
+    let (presence, present) = watch::channel(Presence::default());
+    tasks.spawn(hand_on(present, watching.watcher.clone()));
     let reconciler = Reconciler {
         kernel,
         changes: monitor,
         wanted: wishes,
         events: own.clone(),
         links: links.collect(),
+        paths: views,
+        presence,
         layout: config.kernel.layout.clone(),
         dry_run: config.kernel.dry_run,
         rng: Rng::system(),
@@ -318,6 +343,13 @@ async fn run_until_told(
     match tell.await {
         Ok(Some(loaded)) => Ok((Ended::Reload, Some(loaded))),
         Ok(None) | Err(_) => Ok((Ended::Stopped, None)),
+    }
+}
+
+/// Tells the thread of the sessions which interfaces are there.
+async fn hand_on(mut presence: watch::Receiver<Presence>, watcher: Arc<Watcher>) {
+    while presence.changed().await.is_ok() {
+        watcher.present(presence.borrow_and_update().clone());
     }
 }
 

@@ -151,6 +151,7 @@ fn report_of(lab: &Lab) -> Report {
         heads: BTreeMap::new(),
         acks: Vec::new(),
         links: BTreeMap::new(),
+        doubted: [].into(),
         dns_serial: None,
         drift: Vec::new(),
         degraded: Vec::new(),

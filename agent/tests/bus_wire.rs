@@ -66,6 +66,7 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
             command(Verb::Resolve { subject: id("drained:shop/prod/api@osl"), to: None }),
             format!("resolve.{api}"),
         ),
+        (command(Verb::Revoke { person: "jon".to_owned() }), "revoke.key.many".into()),
         (
             Ask::Command {
                 verb: Verb::Failback { services: id("*") },
@@ -249,6 +250,7 @@ fn report() -> Report {
             evidence: vec!["table 7000 read back".into()],
         }],
         links: BTreeMap::from([(id("osl-svg-1"), true), (id("osl-svg-2"), false)]),
+        doubted: [id("osl-svg-2")].into(),
         dns_serial: Some(u32::MAX),
         drift: vec!["route 10.99.0.10/32 missing".into()],
         degraded: vec!["journal".into()],

@@ -4,6 +4,7 @@
 mod bus_fixture;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use bus_fixture::*;
 use nett_agent::api::codec::{decode_answer, decode_call};
@@ -11,8 +12,11 @@ use nett_agent::bus::wire::{
     open_entry, open_report, open_request, open_stored_entry, request_subject, seal_request,
 };
 use nett_agent::journal::{FileJournal, Journal};
+use nett_agent::probe::bfd::packet::Packet;
+use nett_agent::probe::bfd::session::Session;
 use nett_fixtures::fuzz::fuzz;
 use nett_policy::document::{SourceFile, compile};
+use nett_policy::fabric::Bfd;
 
 fn number(what: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -48,6 +52,35 @@ fn envelopes_of_the_bus() {
         number(told)
     });
 }
+
+/// What is a packet is written as it was read, and a session takes it or not.
+#[test]
+fn packets_of_bfd() {
+    let mut up = vec![0x20, 0xc0, 3, 24, 0, 0, 0, 9, 0, 0, 0, 7];
+    up.extend([0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0, 0, 0, 0, 0]);
+    let mut poll = up.clone();
+    (poll[1], poll[0]) = (0x60, 0x21);
+    let settings = Bfd { tx: TENTH, rx: TENTH, multiplier: 3 };
+    let mut session = Session::new(7.try_into().expect("not zero"), settings);
+    session.packet(Duration::ZERO, 0).expect("announces itself");
+    session.check(TENTH * 5).expect("begins");
+    let mut now = TENTH * 5;
+    fuzz("bfd-packet", &[up, poll], |bytes| {
+        now += Duration::from_millis(1);
+        let packet = match Packet::read(bytes) {
+            Ok(packet) => packet,
+            Err(flaw) => return number(kind(&flaw)),
+        };
+        let (again, rest) = bytes.split_at(24);
+        assert_eq!((&packet.write()[..3], &packet.write()[4..]), (&again[..3], &again[4..]));
+        let change = session.receive(&packet, now).map(|change| change.is_some());
+        session.check(now);
+        let answer = session.packet(now, bytes[0]);
+        number((change.ok(), session.state() as u8, answer.is_some(), rest.is_empty()))
+    });
+}
+
+const TENTH: Duration = Duration::from_millis(100);
 
 #[test]
 fn calls_of_the_socket() {

@@ -51,6 +51,7 @@ impl Fake {
                 open_tasks: Vec::new(),
                 rate_limited: Vec::new(),
                 floods: Vec::new(),
+                revoked: Vec::new(),
                 conflicts: Vec::new(),
                 asks: Vec::new(),
                 refused: 0,

@@ -9,6 +9,8 @@ use nett_agent::controller::event::{Applied, Event, News};
 use nett_agent::kernel::{
     Count, Foreign, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
 };
+use nett_agent::probe::bfd::packet::{Diagnostic, State};
+use nett_agent::probe::bfd::{PathView, Presence, Views};
 use nett_agent::reconcile::{Changes, LEFT_ALONE, OwnLink, REPAIRS, Reconciler, Wanted};
 use nett_agent::rng::Rng;
 use nett_agent::telemetry::Metrics;
@@ -19,6 +21,7 @@ use nett_policy::lower::object::{
     RuleAction, Table,
 };
 use nett_policy::plan::{Classes, Object, Op};
+use nett_policy::trust::Belief;
 use nix::errno::Errno;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -82,6 +85,7 @@ struct Rig {
     wanted: watch::Sender<Wanted>,
     events: mpsc::Receiver<Event>,
     news: mpsc::Sender<KernelEvent>,
+    paths: watch::Sender<Views>,
     generation: u64,
     links: Vec<(Instant, Vec<Family>)>,
 }
@@ -98,6 +102,7 @@ impl Rig {
         let (sender, events) = mpsc::channel(1024);
         let (news, changes) = mpsc::channel(64);
         let registry = prometheus::Registry::new();
+        let (paths, seen) = watch::channel(Views::default());
         let reconciler = Reconciler {
             kernel: kernel.clone(),
             changes: Told(changes),
@@ -109,6 +114,8 @@ impl Rig {
                 interface: "wan0".to_owned(),
                 addresses: vec![net(NEAR4), net(NEAR6)],
             }],
+            paths: seen,
+            presence: watch::channel(Presence::default()).0,
             layout: Layout::default(),
             dry_run: false,
             metrics: Metrics::register(&registry).expect("new"),
@@ -116,7 +123,7 @@ impl Rig {
             rng: Rng::seeded(7),
         };
         tokio::spawn(reconciler.run());
-        Self { kernel, wanted, events, news, generation: 0, links: Vec::new() }
+        Self { kernel, wanted, events, news, paths, generation: 0, links: Vec::new() }
     }
 
     fn want(&mut self, state: &NodeState) {
@@ -428,6 +435,32 @@ impl Rig {
         expected.routes.insert(stranger, RouteTarget::Unreachable);
         assert_eq!(self.kernel.state(), expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_is_doubted_makes_its_link_unusable_at_once() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    let path = ("osl-svg-1".parse().expect("an id"), Family::V4);
+    let view = PathView {
+        belief: Belief::Doubted,
+        state: State::Down,
+        diagnostic: Diagnostic::EXPIRED,
+        remote: None,
+        interval: Duration::from_secs(1),
+        detection: Duration::from_secs(1),
+        trouble: None,
+    };
+    let begun = Instant::now();
+    rig.paths.send_replace(Arc::new(BTreeMap::from([(path, view)])));
+    let applied = rig.applied().await;
+    assert!(begun.elapsed() < Duration::from_millis(60), "{:?}", begun.elapsed());
+    assert_eq!(rig.links.last().expect("told").1, [Family::V6]);
+    assert!(applied.links[0].contains("IPv4 BFD session is down"), "{:?}", applied.links);
+    rig.paths.send_replace(Views::default());
+    let applied = rig.applied().await;
+    assert_eq!(rig.links.last().expect("told").1, Family::BOTH);
+    assert_eq!(applied.links, Vec::<String>::new());
 }
 
 // === silent deletions ===

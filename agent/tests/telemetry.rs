@@ -12,11 +12,12 @@ use nett_agent::controller::{ServiceSnapshot, Snapshot};
 use nett_agent::kernel::{
     Count, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
 };
+use nett_agent::probe::bfd::{Presence, Views};
 use nett_agent::reconcile::{Changes, Reconciler, Wanted};
 use nett_agent::rng::Rng;
 use nett_agent::telemetry::event::{
     EntryAppended, EntryRefused, EntryTaken, Journalled, KernelDrift, KernelOp, KernelRound,
-    NeighbourChanged, Outcome, Resync, SeparationBroken,
+    LinkDoubted, NeighbourChanged, Outcome, Resync, SeparationBroken, SessionChanged,
 };
 use nett_agent::telemetry::metric_name::{ALL, Kind};
 use nett_agent::telemetry::{Answer, Duty, Metrics, Scrape};
@@ -123,6 +124,11 @@ fn emit_everything(metrics: &Metrics) {
     metrics.emit(SeparationBroken { class: "leak", packets: 2 });
     let node = "osl-r2".parse().expect("an id");
     metrics.emit(NeighbourChanged { node: &node, silent: true });
+    let link = "osl-svg-1".parse().expect("an id");
+    let (reason, remote) = ("control detection time expired", "not heard");
+    let (from, to, family) = ("up", "down", "IPv4");
+    metrics.emit(SessionChanged { link: &link, family, from, to, reason, remote });
+    metrics.emit(LinkDoubted { link: &link, family, doubted: true });
     metrics.traffic(&BTreeMap::from([("leak".to_owned(), Count { packets: 3, bytes: 180 })]));
     let slot =
         Slot { task: "osl.01jd3m5w7r8v3qyb2s9t4k6e1h".parse().expect("an id"), term: 0, index: 1 };
@@ -286,6 +292,8 @@ fn reconciler(dry_run: bool) -> Rig {
         wanted: wishes,
         events: sender,
         links: Vec::new(),
+        paths: watch::channel(Views::default()).1,
+        presence: watch::channel(Presence::default()).0,
         layout: Layout::default(),
         dry_run,
         counted: BTreeMap::new(),

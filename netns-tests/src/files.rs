@@ -209,7 +209,7 @@ pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
                  addresses = {addresses:?} }}"
             )?;
         }
-        writeln!(text, "bfd = {{ tx = \"100ms\", rx = \"100ms\", multiplier = 3 }}\n")?;
+        writeln!(text, "bfd = {{ tx = \"300ms\", rx = \"300ms\", multiplier = 3 }}\n")?;
     }
     for (name, roles) in OPERATORS {
         let key = keys.public(name)?;

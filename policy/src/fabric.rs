@@ -180,8 +180,21 @@ pub struct Link {
     /// Bits per second.
     pub capacity_bps: Option<u64>,
     pub risk: Vec<String>,
+    /// How its ends watch it; only by carrier and addresses without it.
+    pub bfd: Option<Bfd>,
     pub a: LinkEnd,
     pub b: LinkEnd,
+}
+
+/// What each end of a link tells the other at the start of a BFD session (RFC 5880 section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bfd {
+    /// The least time between two packets that it sends; 3 ms to 60 s.
+    pub tx: Duration,
+    /// The least time between two packets that it can take; 3 ms to 60 s.
+    pub rx: Duration,
+    /// How many packets in a row must be missing until the far end gives the link up; 1 to 255.
+    pub multiplier: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,3 +30,4 @@ pub mod service;
 pub mod simulate;
 pub mod task;
 pub mod traffic;
+pub mod trust;

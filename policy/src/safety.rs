@@ -172,7 +172,8 @@ pub(crate) fn directed(present: Present<'_>, verb: &Verb, after: &Intent) -> Res
         | Verb::Hold { .. }
         | Verb::Release { .. }
         | Verb::Revert { .. }
-        | Verb::Resolve { .. } => Ok(()),
+        | Verb::Resolve { .. }
+        | Verb::Revoke { .. } => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use nett_policy::document::{SourceFile, compile};
-use nett_policy::fabric::Fabric;
+use nett_policy::fabric::{Fabric, Family};
 use nett_policy::id::{LinkId, NodeId};
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower::object::{Layout, Mac, Nexthop, NodeState, RouteTarget, Table};
@@ -149,6 +149,39 @@ fn what_is_drained_is_used_when_nothing_else_is_left() {
     assert_eq!(scene.remote("osl-r1"), set(&[B2]), "whose best link costs less now");
     scene.only_links(&["osl-svg-1"]);
     assert_eq!(scene.remote("osl-b1"), set(&["172.31.0.2"]), "rather than nothing");
+}
+
+/// A far agent that is dead looks like a dead link, and its link works.
+#[test]
+fn a_doubted_link_comes_behind_all_others_and_before_nothing() {
+    let mut scene = Scene::pairs();
+    let link = |name: &str| name.parse::<LinkId>().expect("an id");
+    scene.links.doubt(link("osl-svg-1"), Family::V4);
+    assert_eq!(scene.remote("osl-b1"), set(&["172.31.0.10"]), "the dearer one instead");
+    scene.drained.links.insert(link("osl-svg-3"));
+    assert_eq!(scene.remote("osl-b1"), set(&["172.31.0.10"]), "even if it is drained");
+    let back = ways(&scene.state("osl-b1"), Layout::default().table_return(1), "0.0.0.0/0");
+    assert_eq!(back, set(&["172.31.0.2"]), "what came over it goes back over it");
+    scene.links.doubt(link("osl-svg-3"), Family::V4);
+    scene.drained = Drained::default();
+    assert_eq!(scene.remote("osl-b1"), set(&["172.31.0.2"]), "the cheaper of those in doubt");
+    scene.only_links(&[]);
+    scene.links.doubt(link("osl-svg-3"), Family::V4);
+    assert_eq!(scene.remote("osl-b1"), set(&["172.31.0.10"]), "rather than nothing");
+    let doubted: Vec<_> = scene.links.doubted().collect();
+    assert_eq!(doubted, [&link("osl-svg-3")]);
+}
+
+#[test]
+fn a_border_whose_links_are_doubted_comes_before_one_without_links() {
+    let mut scene = Scene::pairs();
+    let doubted = BTreeSet::from(["osl-svg-1".parse().expect("an id")]);
+    let none = Some(BTreeSet::new());
+    let b1 = scene.neighbours.entry(id("osl-b1"));
+    (b1.links, b1.doubted) = (none.clone(), doubted);
+    assert_eq!(scene.remote("osl-r1"), set(&[B2]));
+    scene.neighbours.entry(id("osl-b2")).links = none;
+    assert_eq!(scene.remote("osl-r1"), set(&[B1]));
 }
 
 #[test]

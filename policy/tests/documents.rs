@@ -143,7 +143,7 @@ on = ["proposal", "waiting", "redundancy"]
             n.message.split('`').nth(1).expect("a key")
         })
         .collect();
-    let expected = ["anchors", "bfd", "notify", "surge_limit", "breaker"];
+    let expected = ["anchors", "notify", "surge_limit", "breaker"];
     assert_eq!(keys, expected);
     assert_eq!(compiled.fabric.anchors.len(), 1);
 }

@@ -165,7 +165,10 @@ fn about(verb: &Verb) -> String {
                 format!("service.{}", service.token())
             }
             Contested::Drained(object) => about_object(object),
+            Contested::Revoked(key) => format!("key.{}", key.to_ascii_lowercase()),
         },
+        // A name need not be a word of a subject.
+        Verb::Revoke { person: _ } => "key.many".to_owned(),
     }
 }
 

@@ -196,12 +196,12 @@ impl Controller {
         let second = Duration::from_secs(1);
         let due = self.deciding.unauthentic_noted.is_none_or(|at| now.mono >= at + second);
         if due {
-            let (reason, message) = (error.reason(), error.message());
+            let (reason, message) = (error.reason(), self.refusal_of(error).message);
             let count = std::mem::take(&mut self.deciding.unauthentic);
             self.deciding.unauthentic_noted = Some(now.mono);
             self.effects.push(Effect::Audit(AuditEvent::Unauthentic { reason, message, count }));
         }
-        let refusal = Refusal::rule(error.reason(), error.message());
+        let refusal = self.refusal_of(error);
         self.reply_command(token, refusal_reply(&refusal), now);
     }
 

@@ -1,9 +1,10 @@
 //! What this node should have, and its word about the steps that ask something of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use nett_policy::fabric::Role;
+use nett_policy::fabric::{Family, Role};
 use nett_policy::id::{LinkId, SiteId};
 use nett_policy::log::entry::Slot;
 use nett_policy::lower::answers::{Answers, share};
@@ -18,6 +19,7 @@ use super::event::{Applied, News, Now};
 use super::lease::Duty;
 use super::{Controller, REPORT_INTERVAL, Wanted};
 use crate::bus::wire::Report;
+use crate::probe::bfd::Views;
 
 #[derive(Debug, Default)]
 pub(super) struct Doing {
@@ -33,6 +35,8 @@ pub(super) struct Doing {
     link_troubles: Vec<String>,
     links_up: LinksUp,
     links_seen: bool,
+    /// The BFD sessions of this node's links.
+    paths: Views,
     served: Answers,
     /// Handed to the zone, which has not said yet that it answers so.
     serving: Option<Answers>,
@@ -81,6 +85,10 @@ impl Doing {
     /// False until the interfaces were looked at.
     pub(super) fn links_seen(&self) -> bool {
         self.links_seen
+    }
+
+    pub(super) fn paths(&self) -> &Views {
+        &self.paths
     }
 
     pub(super) fn serial(&self) -> Option<u32> {
@@ -192,13 +200,22 @@ impl Controller {
         }
     }
 
+    pub(super) fn paths(&mut self, views: Views, news: Vec<News>) {
+        self.doing.paths = views;
+        self.record(news);
+    }
+
+    fn record(&mut self, news: Vec<News>) {
+        let audited = |News { kind, text }| Effect::Audit(AuditEvent::Kernel { kind, text });
+        self.effects.extend(news.into_iter().map(audited));
+    }
+
     pub(super) fn applied(&mut self, applied: Applied, _now: Now) {
         let Applied { generation, operations, failures, standing, foreign, links, news } = applied;
         self.doing.foreign = foreign;
         self.doing.standing = standing;
         self.doing.link_troubles = links;
-        let audited = |News { kind, text }| Effect::Audit(AuditEvent::Kernel { kind, text });
-        self.effects.extend(news.into_iter().map(audited));
+        self.record(news);
         if generation != self.doing.wanted.generation {
             return;
         }
@@ -268,7 +285,14 @@ impl Controller {
             // Probes over links that are down would only repeat what the links say; but a site that
             // no link reaches is no verified site.
             let asked: BTreeSet<SiteId> = targets.iter().map(|t| t.site.clone()).collect();
-            targets.retain(|t| self.link_is_up(t.link));
+            let certain: Vec<ProbeTarget> =
+                targets.iter().filter(|t| self.link_is_up(t.link)).cloned().collect();
+            let sure = |site: &SiteId| certain.iter().any(|t| t.site == *site);
+            targets.retain(|t| match sure(&t.site) {
+                true => self.link_is_up(t.link),
+                // What has only doubted ways is asked over those: they are what traffic would take.
+                false => self.link_sends(t.link, t.vip),
+            });
             let unreached = |site: &&SiteId| targets.iter().all(|t| t.site != **site);
             if let Some(site) = asked.iter().find(unreached) {
                 let evidence = vec![format!("no link to {site} is up")];
@@ -286,9 +310,17 @@ impl Controller {
     }
 
     fn link_is_up(&self, index: u8) -> bool {
+        self.own_link(index).is_some_and(|link| self.doing.links_up.contains(link))
+    }
+
+    fn link_sends(&self, index: u8, to: IpAddr) -> bool {
+        let sends = |link| self.doing.links_up.sends(link, Family::of(to));
+        self.own_link(index).is_some_and(sends)
+    }
+
+    fn own_link(&self, index: u8) -> Option<&LinkId> {
         let mut views = self.setting.fabric.links_of(&self.setting.node.id);
-        let link = views.find(|view| view.index == index).map(|view| &view.link.id);
-        link.is_some_and(|link| self.doing.links_up.contains(link))
+        views.find(|view| view.index == index).map(|view| &view.link.id)
     }
 
     /// Acknowledges what is owed and done, after the kernel was read back.
@@ -353,6 +385,7 @@ impl Controller {
             heads: self.reading.heads(),
             acks: self.doing.parts.values().filter_map(|p| p.ack.clone()).collect(),
             links: links.map(|view| link(&view.link.id)).collect(),
+            doubted: self.doing.links_up.doubted().cloned().collect(),
             dns_serial: self.doing.serial,
             drift: self.doing.drift(),
             degraded,

@@ -14,6 +14,7 @@ use crate::bus::intake::ledger::Record;
 use crate::bus::wire::{Report, Sealed};
 use crate::journal::Saved;
 use crate::lease::LeaseEvent;
+use crate::probe::bfd::Views;
 
 /// The two clocks, read once per event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +110,11 @@ pub enum Event {
     Links {
         up: LinksUp,
     },
+    /// The BFD sessions of this node's links are so now, and this happened to them.
+    Paths {
+        views: Views,
+        news: Vec<News>,
+    },
     /// Other nodes of the site were asked whether they are there.
     Neighbours {
         pulses: BTreeMap<NodeId, Pulse>,
@@ -181,10 +187,10 @@ pub struct Applied {
     pub news: Vec<News>,
 }
 
-/// Something about the kernel that goes on record.
+/// Something about this node that goes on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
-    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`.
+    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`, `bfd`.
     pub kind: &'static str,
     pub text: String,
 }

@@ -466,9 +466,11 @@ fn is_for_one_node(verb: &Verb) -> bool {
         | Verb::Drain { .. }
         | Verb::Undrain { .. }
         | Verb::Evacuate { .. } => true,
-        Verb::Hold { .. } | Verb::Release { .. } | Verb::Revert { .. } | Verb::Resolve { .. } => {
-            false
-        }
+        Verb::Hold { .. }
+        | Verb::Release { .. }
+        | Verb::Revert { .. }
+        | Verb::Resolve { .. }
+        | Verb::Revoke { .. } => false,
     }
 }
 

@@ -12,6 +12,7 @@
 //!       neighbours  who of the site is there, with which links
 //!       compacting  what of the logs may be forgotten
 //!       counting    what the guards count, and what must not be counted
+//!       revoked     whose keys count
 //!       deciding  requests and next facts, one append in flight
 //!       view      answers to questions
 //! ```
@@ -34,6 +35,7 @@ pub mod own_log;
 mod path_check;
 mod reading;
 mod rescuing;
+mod revoked;
 mod shelf;
 mod view;
 
@@ -41,7 +43,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_policy::fabric::{Fabric, Limit, Node, SafetyRule};
+use nett_policy::fabric::{Fabric, Family, Limit, Node, SafetyRule};
 use nett_policy::fact::Facts;
 use nett_policy::id::{EntryId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::log::checkpoint::Checkpoint;
@@ -86,7 +88,10 @@ pub struct Setting {
 
 #[derive(Debug)]
 pub struct Controller {
+    /// Its fabric is without the people whose keys were revoked.
     setting: Setting,
+    /// The fabric as configured.
+    configured: Arc<Fabric>,
     reading: Reading,
     fold: Fold,
     intent: Intent,
@@ -155,6 +160,7 @@ impl Controller {
         let lease = Lease::new(fabric.clone(), catalog.clone(), node.clone());
         Self {
             lease,
+            configured: setting.fabric.clone(),
             setting,
             reading: Reading::default(),
             fold: Fold::default(),
@@ -230,6 +236,7 @@ impl Controller {
             Event::AppendFailed(failure) => self.append_failed(&failure, now),
             Event::Fact { subject, bytes } => self.fact_heard(&subject, &bytes, now),
             Event::Links { up } => self.links(up, now),
+            Event::Paths { views, news } => self.paths(views, news),
             Event::Neighbours { pulses } => self.pulses(pulses, now),
             Event::Counted { packets, bytes } => self.counted(packets, bytes, now),
             Event::Applied(applied) => self.applied(applied, now),
@@ -357,7 +364,9 @@ impl Controller {
         };
         let at = now.mono.saturating_sub(age);
         let near = report.site == self.setting.node.site;
-        let moved = near && known.is_none_or(|known| known.links != report.links);
+        let moved = near
+            && known
+                .is_none_or(|known| known.links != report.links || known.doubted != report.doubted);
         let heard = self.peers.reports.get(&report.node);
         let mut counts = heard.map(|heard| heard.counts.clone()).unwrap_or_default();
         counts.take(report.counters.clone(), report.bytes.clone(), at);
@@ -376,7 +385,11 @@ impl Controller {
             return nett_policy::lower::all_links(self.world());
         };
         let up = heard.report.links.iter().filter(|(_, up)| **up);
-        up.map(|(link, _)| link.clone()).collect()
+        let mut links: LinksUp = up.map(|(link, _)| link.clone()).collect();
+        for link in &heard.report.doubted {
+            Family::BOTH.iter().for_each(|family| links.doubt(link.clone(), *family));
+        }
+        links
     }
 }
 

@@ -46,8 +46,10 @@ impl Controller {
         for other in chosen_between(&self.setting.fabric, node) {
             let links = self.reported_links(&other.id);
             let pulse = self.pulses.as_ref().and_then(|pulses| pulses.get(&other.id));
+            let doubted = self.peers.reports.get(&other.id).map(|heard| &heard.report.doubted);
+            let doubted = doubted.cloned().unwrap_or_default();
             let entry = neighbours.entry(other.id.clone());
-            entry.links = links;
+            (entry.links, entry.doubted) = (links, doubted);
             if node.id == self.setting.node.id {
                 let Pulse { silent, mac } = pulse.cloned().unwrap_or_default();
                 (entry.silent, entry.mac) = (silent, mac);

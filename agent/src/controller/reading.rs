@@ -307,6 +307,7 @@ impl Controller {
         self.remember_movers();
         self.claims_changed = false;
         self.tell_conflicts();
+        self.hear_those_who_count();
         self.want(now);
     }
 
@@ -332,6 +333,7 @@ impl Controller {
         }
         if std::mem::take(&mut self.claims_changed) {
             self.tell_conflicts();
+            self.hear_those_who_count();
         }
         if wanted {
             self.want(now);
@@ -484,7 +486,8 @@ impl Controller {
         let service = |conflict: &Conflict| match &conflict.subject {
             Contested::Service(service) | Contested::Held(service) => Some(service.to_string()),
             Contested::Drained(Object::ServiceAt(service, _)) => Some(service.to_string()),
-            Contested::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_)) => None,
+            Contested::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_))
+            | Contested::Revoked(_) => None,
         };
         let mut notes = Vec::new();
         for conflict in found.iter().filter(|c| !self.conflicts.contains(c)) {

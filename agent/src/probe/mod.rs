@@ -1,11 +1,13 @@
 //! Probes of the `verify` step: real packets over a named link to a VIP, before traffic goes there.
-//! And [`neighbours`]: whether the other nodes of the site are there.
+//! And [`neighbours`]: whether the other nodes of the site are there; [`bfd`]: whether packets over
+//! the links arrive.
 //!
 //! A probe carries the mark of replies over its link (class 0x2000 plus the link's index), so the
 //! rule that sends replies back also pins the probe to that link, whatever today's routes are.
 //! Nothing here reads Nett's own state: an answer means that the far site delivered the packet and
 //! that its reply came back.
 
+pub mod bfd;
 mod echo;
 pub mod neighbours;
 mod run;

@@ -3,9 +3,9 @@
 //! A nexthop object says nothing about that: the kernel keeps it when the address under it is
 //! removed, and drops it in silence when the carrier goes. So a link is usable in a family when its
 //! interface is up with carrier and has the address that the fabric names, and the address is not
-//! tentative.
+//! tentative. Where its ends watch each other, it must also be believed that packets arrive.
 //!
-//! Crash story: a function of the last readback, nothing is kept.
+//! Crash story: a function of the last readback and of the sessions, nothing is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +15,8 @@ use nett_policy::id::{LinkId, SiteId};
 use nett_policy::lower::LinksUp;
 
 use crate::kernel::{Count, Interface};
+use crate::probe::bfd::packet::State;
+use crate::probe::bfd::{PathView, Presence, Views, family_name};
 
 /// A link of this node by the interface that carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,11 +33,17 @@ pub struct OwnLink {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) up: LinksUp,
+    /// What packets can be sent over, believed or not.
+    pub(super) present: Presence,
     /// Why a link, or a family of it, is not usable; one line each, for the operator.
     pub(super) troubles: BTreeSet<String>,
 }
 
-pub(super) fn see(links: &[OwnLink], interfaces: &BTreeMap<String, Interface>) -> Seen {
+pub(super) fn see(
+    links: &[OwnLink],
+    interfaces: &BTreeMap<String, Interface>,
+    paths: &Views,
+) -> Seen {
     let mut seen = Seen::default();
     for OwnLink { link, interface, peer: _, addresses } in links {
         let mut trouble = |what: String| {
@@ -49,15 +57,40 @@ pub(super) fn see(links: &[OwnLink], interfaces: &BTreeMap<String, Interface>) -
             Some(there) => {
                 for family in Family::BOTH {
                     let own = addresses.iter().filter(|a| Family::of_net(**a) == family);
-                    match unusable(there, own) {
-                        None => seen.up.insert(link.clone(), family),
-                        Some(what) => trouble(format!("{what} on {interface}")),
+                    if let Some(what) = unusable(there, own) {
+                        trouble(format!("{what} on {interface}"));
+                        continue;
                     }
+                    let path = (link.clone(), family);
+                    match paths.get(&path).filter(|view| view.belief.is_doubt()) {
+                        None => seen.up.insert(link.clone(), family),
+                        Some(view) => {
+                            trouble(doubt(family, view));
+                            seen.up.doubt(link.clone(), family);
+                        }
+                    }
+                    seen.present.insert(path, there.index);
                 }
             }
         }
     }
     seen
+}
+
+/// Why a path is doubted, and what to do.
+fn doubt(family: Family, view: &PathView) -> String {
+    let family = family_name(family);
+    if view.state == State::Up {
+        return format!("its {family} BFD session is up again and must stay so for a while");
+    }
+    let reason = view.diagnostic.text();
+    let remote = view.remote.map_or("is not heard".to_owned(), |(state, diagnostic)| {
+        format!("says {} ({})", state.as_str(), diagnostic.text())
+    });
+    format!(
+        "its {family} BFD session is down ({reason}), the far end {remote}: look at the way \
+         between the ends, and whether the far agent runs"
+    )
 }
 
 /// Counters by class and the site behind the interface instead of the interface itself, which is

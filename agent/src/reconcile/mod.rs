@@ -31,7 +31,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::controller::ZEROS;
 use crate::controller::event::{Event, News};
-use crate::kernel::{Count, Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback};
+use crate::kernel::{
+    Count, Interface, Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback,
+};
+use crate::probe::bfd::{Presence, Views};
 use crate::rng::Rng;
 use crate::telemetry::Metrics;
 use crate::telemetry::event::{KernelDrift, KernelRound, Resync, SeparationBroken};
@@ -80,6 +83,10 @@ pub struct Reconciler<K, C> {
     pub wanted: watch::Receiver<Wanted>,
     pub events: mpsc::Sender<Event>,
     pub links: Vec<OwnLink>,
+    /// What the BFD sessions of the links say; never changes where there are none.
+    pub paths: watch::Receiver<Views>,
+    /// Told over which interfaces packets can be sent.
+    pub presence: watch::Sender<Presence>,
     pub layout: Layout,
     /// Plans and logs, and changes nothing.
     pub dry_run: bool,
@@ -203,6 +210,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             tokio::select! {
                 biased;
                 changed = self.wanted.changed() => return changed.ok().map(|()| Look::Nothing),
+                Ok(()) = self.paths.changed() => return Some(Look::Nothing),
                 event = self.changes.next() => {
                     let look = look_for(event?);
                     if look != Look::Nothing {
@@ -266,7 +274,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         if reason == Resync::Interfaces {
             let first = Parts { interfaces: true, nexthops: true, ..Parts::default() };
             self.kernel.refresh(&mut actual, &first).await?;
-            let seen = links::see(&self.links, &actual.interfaces);
+            let seen = self.see(&actual.interfaces);
             if memory.seen.as_ref().is_none_or(|before| before.up != seen.up) {
                 let event = Event::Links { up: seen.up };
                 // Told again, and waited for, after the look.
@@ -276,6 +284,17 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
         self.kernel.refresh(&mut actual, &parts).await?;
         Ok(actual)
+    }
+
+    fn see(&mut self, interfaces: &BTreeMap<String, Interface>) -> Seen {
+        let paths = self.paths.borrow_and_update().clone();
+        let seen = links::see(&self.links, interfaces, &paths);
+        self.presence.send_if_modified(|old| {
+            let news = *old != seen.present;
+            old.clone_from(&seen.present);
+            news
+        });
+        seen
     }
 
     /// The tables that have routes of ours, or are to have, or are looked into.
@@ -317,7 +336,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     /// to want something else because of it. False when it is gone.
     async fn tell_links(&mut self, memory: &mut Memory) -> bool {
         let Some(actual) = &memory.actual else { return true };
-        let seen = links::see(&self.links, &actual.interfaces);
+        let seen = self.see(&actual.interfaces);
         let changed = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
         let up = seen.up.clone();
         memory.seen = Some(seen);

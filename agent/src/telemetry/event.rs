@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nett_policy::id::{NodeId, SiteId};
+use nett_policy::id::{LinkId, NodeId, SiteId};
 use nett_policy::log::entry::Body;
 use nett_policy::plan::{Op, Plan};
 
@@ -128,6 +128,45 @@ impl Emit for NeighbourChanged<'_> {
             tracing::warn!(%node, "A node of the site answers again.");
         }
         metrics.neighbour_up.with_label_values(&[node.as_str()]).set(i64::from(!silent));
+    }
+}
+
+/// A BFD session went from one state to another.
+#[derive(Debug)]
+pub struct SessionChanged<'a> {
+    pub link: &'a LinkId,
+    pub family: &'static str,
+    pub from: &'static str,
+    pub to: &'static str,
+    pub reason: &'static str,
+    /// The far end's own reason.
+    pub remote: &'static str,
+}
+
+impl Emit for SessionChanged<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { link, family, from, to, reason, remote } = self;
+        tracing::info!(%link, family, from, to, reason, remote, "A BFD session changed.");
+        metrics.bfd_transitions.with_label_values(&[link.as_str(), to]).inc();
+    }
+}
+
+/// What a BFD session says of a family of a link.
+#[derive(Debug)]
+pub struct LinkDoubted<'a> {
+    pub link: &'a LinkId,
+    pub family: &'static str,
+    pub doubted: bool,
+}
+
+impl Emit for LinkDoubted<'_> {
+    fn emit(self, _metrics: &Metrics) {
+        let Self { link, family, doubted } = self;
+        if doubted {
+            tracing::error!(%link, family, "Packets over a link seem to be lost.");
+        } else {
+            tracing::warn!(%link, family, "Packets over a link arrive again.");
+        }
     }
 }
 

@@ -78,7 +78,9 @@ metrics! {
     NEIGHBOUR_UP = Gauge "nett_neighbour_up" ["node"]
         "0 when another node of the site has stopped answering.";
     LINK_UP = Gauge "nett_link_up" ["link"]
-        "1 when the interface of this node's end of the link is up and has carrier.";
+        "1 when this node's end of the link can carry packets and no BFD session doubts it.";
+    BFD_TRANSITIONS_TOTAL = Counter "nett_bfd_transitions_total" ["link", "to"]
+        "Changes of BFD sessions of this node's links, both families, by the state they came to.";
     BUS_CONNECTED = Gauge "nett_bus_connected" []
         "1 while there is a connection to a server of the bus.";
     SITES_CONNECTED = Gauge "nett_sites_connected" []

@@ -142,6 +142,7 @@ fn every_call_fits_the_schema() {
         VerbDoc::Release { services: text() },
         VerbDoc::Revert { task: text() },
         VerbDoc::Resolve { subject: text(), to: None },
+        VerbDoc::Revoke { person: text() },
     ];
     let mut requests = vec![
         ApiRequest::Identify { key: Some(text()) },

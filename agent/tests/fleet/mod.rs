@@ -92,12 +92,12 @@ impl Fleet {
             node.key = key(number).public_key();
             keys.insert(node.id.to_string(), key(number));
         }
+        let mut services: Vec<Service> = catalog.iter().cloned().collect();
+        change(&mut fabric, &mut services);
         for (operator, number) in fabric.operators.iter_mut().zip(100u8..) {
             operator.key = key(number).public_key();
             keys.insert(operator.name.clone(), key(number));
         }
-        let mut services: Vec<Service> = catalog.iter().cloned().collect();
-        change(&mut fabric, &mut services);
         let fabric = Arc::new(fabric);
         let catalog: Arc<Catalog> = Arc::new(Catalog::new(services));
         let logs = fabric.sites.iter().map(|s| (s.id.clone(), Vec::new())).collect();

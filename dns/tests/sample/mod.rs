@@ -84,6 +84,7 @@ fn make_link(a: &str, b: &str, cost: u32) -> Link {
         cost,
         capacity_bps: None,
         risk: Vec::new(),
+        bfd: None,
         a: end(a, b),
         b: end(b, a),
     }

@@ -116,8 +116,9 @@ fn cluster(doc: ClusterDoc) -> Cluster {
 }
 
 fn link(doc: LinkDoc) -> Link {
-    let LinkDoc { id, cost, capacity_bps, risk, a, b } = doc;
-    Link { id: id.value, cost, capacity_bps, risk, a: link_end(a), b: link_end(b) }
+    let LinkDoc { id, cost, capacity_bps, risk, bfd, a, b } = doc;
+    let bfd = bfd.map(|(bfd, _)| bfd);
+    Link { id: id.value, cost, capacity_bps, risk, bfd, a: link_end(a), b: link_end(b) }
 }
 
 fn link_end(doc: EndDoc) -> LinkEnd {

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::fabric::{
-    BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Lease, Limit, Link, LinkEnd,
+    Bfd, BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Lease, Limit, Link, LinkEnd,
     NameServer, Node, Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer,
     UnknownClient, Zone, ZoneKeys,
 };
@@ -119,8 +119,16 @@ fn node(node: &Node) -> Value {
 }
 
 fn link(link: &Link) -> Value {
-    let Link { id, cost, capacity_bps, risk, a, b } = link;
-    json!([id.as_str(), cost, capacity_bps, risk, link_end(a), link_end(b)])
+    let Link { id, cost, capacity_bps, risk, bfd, a, b } = link;
+    let (a, b) = (link_end(a), link_end(b));
+    // A link without sessions has the form that it had before there were any.
+    match bfd {
+        None => json!([id.as_str(), cost, capacity_bps, risk, a, b]),
+        Some(Bfd { tx, rx, multiplier }) => {
+            let bfd = json!(["bfd", millis(*tx), millis(*rx), multiplier]);
+            json!([id.as_str(), cost, capacity_bps, risk, a, b, bfd])
+        }
+    }
 }
 
 fn link_end(end: &LinkEnd) -> Value {

@@ -76,6 +76,8 @@ codes! {
     LinkEndNotBorder = "link-end-not-border",
     LinkFamilyOneEnd = "link-family-one-end",
     LinkSubnetsDiffer = "link-subnets-differ",
+    /// BFD over a gateway between the ends of a link.
+    BfdOneHop = "bfd-one-hop",
     ClusterSite = "cluster-site",
     SafetyImpossible = "safety-impossible",
     /// A safety rule that says nothing, or several things.

@@ -1,6 +1,7 @@
 //! What must hold between the two ends of a link, and between links.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -26,6 +27,7 @@ pub(super) fn check(r: &Reader<'_>, doc: &FabricDoc) {
         }
         inside_one_site(r, doc, link);
         same_address(r, link);
+        one_hop(r, link);
         for family in Family::BOTH {
             // Two ends in different subnets are one mistake, seen from either.
             let told = gateway(r, link, [&link.a, &link.b], family);
@@ -112,6 +114,25 @@ fn same_address(r: &Reader<'_>, link: &LinkDoc) {
                 r.mistake(Code::DuplicateAddress, b.span, message)
                     .related(r.place(a.span), "the other end"),
             );
+        }
+    }
+}
+
+/// Single-hop BFD (RFC 5881 section 5) is between neighbours: what came through a router is refused
+/// by its hop limit.
+fn one_hop(r: &Reader<'_>, link: &LinkDoc) {
+    let Some((_, bfd)) = &link.bfd else { return };
+    for (near, far) in [(&link.a, &link.b), (&link.b, &link.a)] {
+        let of_far = |g: &&At<IpAddr>| far.addresses.iter().any(|a| a.value.addr() == g.value);
+        if let Some(between) = near.gateway.iter().find(|g| !of_far(g)) {
+            let message =
+                format!("`bfd` on link `{}`, whose ends are no neighbours", link.id.value);
+            r.report(
+                r.mistake(Code::BfdOneHop, *bfd, message)
+                    .related(r.place(between.span), "this gateway stands between them")
+                    .hint("take `bfd` out: it watches single hops only"),
+            );
+            return;
         }
     }
 }

@@ -1,11 +1,16 @@
 //! `[[link]]` as written.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::code::Code;
+use super::diagnostic::Span;
 use super::form;
 use super::read::{At, Reader, Section};
+use super::tree::Value;
+use crate::fabric::Bfd;
 use crate::id::{LinkId, NodeId};
 
 #[derive(Debug)]
@@ -14,6 +19,7 @@ pub(super) struct LinkDoc {
     pub(super) cost: u32,
     pub(super) capacity_bps: Option<u64>,
     pub(super) risk: Vec<String>,
+    pub(super) bfd: Option<(Bfd, Span)>,
     pub(super) a: EndDoc,
     pub(super) b: EndDoc,
 }
@@ -40,14 +46,13 @@ pub(super) fn link(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<LinkDoc> {
         found.and_then(|v| r.section(v, "a link end", |s| end_of(r, s)))
     };
     let (a, b) = (end("a"), end("b"));
-    s.later("bfd", |v| {
-        r.section(v, "bfd", |s| bfd(r, s));
-    });
+    let bfd = s.optional("bfd").and_then(|v| r.section(v, "bfd", |s| Some(bfd(r, s))));
     Some(LinkDoc {
         id: id?,
         cost: cost.map_or(COST, |c| c.value),
         capacity_bps: capacity.map(|c| c.value),
         risk: risk.into_iter().map(|r| r.value).collect(),
+        bfd: bfd.map(|bfd| (bfd, s.span_of("bfd"))),
         a: a?,
         b: b?,
     })
@@ -67,16 +72,32 @@ fn end_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<EndDoc> {
     Some(EndDoc { node: node?, interface, addresses, gateway })
 }
 
+/// The timers of a session that does not state them: found after 0.9 s.
+const BFD: Bfd =
+    Bfd { tx: Duration::from_millis(300), rx: Duration::from_millis(300), multiplier: 3 };
+/// What a timer may be. Below it a busy machine is taken for a dead link.
+const BFD_INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(3)..=Duration::from_secs(60);
+
 /// RFC 5880 section 4.1: the detection multiplier is a non-zero octet, intervals are times
 /// above zero.
-fn bfd(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<()> {
-    for key in ["tx", "rx"] {
-        if let Some(v) = s.optional(key) {
-            r.parse_text(v, form::some_time);
-        }
+fn bfd(r: &Reader<'_>, s: &Section<'_, '_>) -> Bfd {
+    let time = |key| s.optional(key).and_then(|v| interval(r, v));
+    let (tx, rx) = (time("tx"), time("rx"));
+    let multiplier = s.optional("multiplier").and_then(|v| r.integer(v, 1..=255_u8));
+    Bfd {
+        tx: tx.unwrap_or(BFD.tx),
+        rx: rx.unwrap_or(BFD.rx),
+        multiplier: multiplier.map_or(BFD.multiplier, |m| m.value),
     }
-    if let Some(v) = s.optional("multiplier") {
-        r.integer(v, 1..=255_u8);
+}
+
+fn interval(r: &Reader<'_>, v: &Value) -> Option<Duration> {
+    let time = r.parse_text(v, form::some_time)?;
+    if !BFD_INTERVALS.contains(&time.value) {
+        let message = format!("an interval of {} ms is out of range", time.value.as_millis());
+        let hint = "3ms to 60s; 300ms with a multiplier of 3 finds a dead link in 0.9 s";
+        r.report(r.mistake(Code::OutOfRange, time.span, message).hint(hint));
     }
-    Some(())
+    Some(time.value)
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use super::effect::{Change, Effect, Subject};
+use super::effect::{Change, Effect, Subject, Write};
 use super::entry::{Ask, Object, Person};
 use super::fold::Fold;
 use super::intent::Order;
@@ -24,6 +24,8 @@ pub enum Contested {
     Service(ServiceId),
     Drained(Object),
     Held(ServiceId),
+    /// A public key.
+    Revoked(String),
 }
 
 /// A split decision, with everybody who took part.
@@ -167,7 +169,9 @@ fn claims(fold: &Fold, task: &EntryId) -> Vec<(Contested, Claim)> {
             let claim = claim(one.epoch, &one.prev, wanted);
             by_subject.insert(Contested::Service(one.service.clone()), claim);
         }
-        for write in &effect.writes {
+        // Two who revoke the same key agree.
+        let agreed = |write: &&Write| matches!(write.change, Change::Revoked(..));
+        for write in effect.writes.iter().filter(|write| !agreed(write)) {
             let subject = Contested::of(&write.change.subject());
             let wanted = wanted(&write.change, effect);
             let mut claim = claim(write.epoch, &write.prev, wanted);
@@ -192,6 +196,8 @@ fn wanted(change: &Change, effect: &Effect) -> String {
         Change::Drained(_, false) => "not drained".to_owned(),
         Change::Held(_, true) => "held".to_owned(),
         Change::Held(_, false) => "not held".to_owned(),
+        Change::Revoked(_, true) => "revoked".to_owned(),
+        Change::Revoked(_, false) => "not revoked".to_owned(),
     }
 }
 
@@ -232,6 +238,7 @@ impl Contested {
             Subject::Service(service) => Self::Service(service.clone()),
             Subject::Drained(object) => Self::Drained(object.clone()),
             Subject::Held(service) => Self::Held(service.clone()),
+            Subject::Revoked(key) => Self::Revoked(key.clone()),
         }
     }
 
@@ -241,12 +248,13 @@ impl Contested {
             Self::Service(service) => Subject::Service(service.clone()),
             Self::Drained(object) => Subject::Drained(object.clone()),
             Self::Held(service) => Subject::Held(service.clone()),
+            Self::Revoked(key) => Subject::Revoked(key.clone()),
         }
     }
 }
 
 /// `shop/prod/api`, `drained:osl`, `drained:shop/prod/api@osl`, `drained:node/osl-b1`,
-/// `drained:link/osl-svg-1`, `held:shop/prod/api`.
+/// `drained:link/osl-svg-1`, `held:shop/prod/api`, `revoked:UA...`.
 impl fmt::Display for Contested {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -258,6 +266,7 @@ impl fmt::Display for Contested {
             Self::Drained(Object::Node(node)) => f.pad(&format!("drained:node/{node}")),
             Self::Drained(Object::Link(link)) => f.pad(&format!("drained:link/{link}")),
             Self::Held(service) => f.pad(&format!("held:{service}")),
+            Self::Revoked(key) => f.pad(&format!("revoked:{key}")),
         }
     }
 }
@@ -275,6 +284,9 @@ impl FromStr for Contested {
                 Some(("link", link)) => Object::Link(link.parse()?),
                 Some(_) | None => Object::Site(rest.parse()?),
             }));
+        }
+        if let Some(key) = text.strip_prefix("revoked:") {
+            return Ok(Self::Revoked(key.to_owned()));
         }
         match text.strip_prefix("held:") {
             Some(service) => Ok(Self::Held(service.parse()?)),

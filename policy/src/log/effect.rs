@@ -43,6 +43,8 @@ pub enum Change {
     Service(ServiceId, Directive),
     Drained(Object, bool),
     Held(ServiceId, bool),
+    /// A public key that nobody may speak with any more.
+    Revoked(String, bool),
 }
 
 /// What a register is about.
@@ -51,6 +53,7 @@ pub enum Subject {
     Service(ServiceId),
     Drained(Object),
     Held(ServiceId),
+    Revoked(String),
 }
 
 /// Where an operator sent a service.
@@ -136,6 +139,7 @@ impl Change {
             Self::Service(service, _) => Subject::Service(service.clone()),
             Self::Drained(object, _) => Subject::Drained(object.clone()),
             Self::Held(service, _) => Subject::Held(service.clone()),
+            Self::Revoked(key, _) => Subject::Revoked(key.clone()),
         }
     }
 }

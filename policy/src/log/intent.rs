@@ -210,7 +210,8 @@ impl Intent {
             Subject::Service(service)
             | Subject::Held(service)
             | Subject::Drained(Object::ServiceAt(service, _)) => services.contains(service),
-            Subject::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_)) => true,
+            Subject::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_))
+            | Subject::Revoked(_) => true,
         };
         let registers = self.registers.iter().filter(|(subject, _)| about(subject));
         let movers = services.iter().filter_map(|id| self.movers.get_key_value(*id));
@@ -364,7 +365,7 @@ impl Intent {
                 self.mover(&service.id).is_some_and(|mover| mover.order.task == *task)
             }
             Verb::Resolve { subject, .. } => *subject == Contested::Service(service.id.clone()),
-            Verb::Hold { .. } | Verb::Release { .. } => false,
+            Verb::Hold { .. } | Verb::Release { .. } | Verb::Revoke { .. } => false,
         }
     }
 
@@ -380,7 +381,9 @@ impl Intent {
     pub fn directive(&self, service: &ServiceId) -> &Directive {
         match self.held(&Subject::Service(service.clone())).map(|h| &h.change) {
             Some(Change::Service(_, directive)) => directive,
-            Some(Change::Drained(..) | Change::Held(..)) | None => &Directive::Nominal,
+            Some(Change::Drained(..) | Change::Held(..) | Change::Revoked(..)) | None => {
+                &Directive::Nominal
+            }
         }
     }
 
@@ -393,7 +396,10 @@ impl Intent {
     pub fn drains(&self) -> impl Iterator<Item = (&Object, &EntryId)> {
         self.registers.values().filter_map(|held| match &held.change {
             Change::Drained(object, true) => Some((object, &held.order.task)),
-            Change::Drained(_, false) | Change::Service(..) | Change::Held(..) => None,
+            Change::Drained(_, false)
+            | Change::Service(..)
+            | Change::Held(..)
+            | Change::Revoked(..) => None,
         })
     }
 
@@ -408,10 +414,26 @@ impl Intent {
                 Change::Drained(Object::Link(link), true) => {
                     drained.links.insert(link.clone());
                 }
-                Change::Drained(..) | Change::Service(..) | Change::Held(..) => {}
+                Change::Drained(..)
+                | Change::Service(..)
+                | Change::Held(..)
+                | Change::Revoked(..) => {}
             }
         }
         drained
+    }
+
+    /// The keys that were revoked, each with the task that did it.
+    pub fn revoked(&self) -> impl Iterator<Item = (&str, &EntryId)> {
+        // They stand behind all others, and there may be very many of those.
+        let keys = self.registers.range(Subject::Revoked(String::new())..);
+        keys.filter_map(|(_, held)| match &held.change {
+            Change::Revoked(key, true) => Some((key.as_str(), &held.order.task)),
+            Change::Revoked(_, false)
+            | Change::Service(..)
+            | Change::Drained(..)
+            | Change::Held(..) => None,
+        })
     }
 
     /// True while no task may touch the service.
@@ -433,6 +455,7 @@ impl Intent {
             (None, Subject::Service(id)) => Change::Service(id.clone(), Directive::Nominal),
             (None, Subject::Drained(object)) => Change::Drained(object.clone(), false),
             (None, Subject::Held(id)) => Change::Held(id.clone(), false),
+            (None, Subject::Revoked(key)) => Change::Revoked(key.clone(), false),
         }
     }
 

@@ -112,6 +112,10 @@ pub enum Verb {
         /// For a service: where it is to be; as the winner has it when absent.
         to: Option<SiteId>,
     },
+    /// Nobody hears any more what is signed with the key that this person has now.
+    Revoke {
+        person: String,
+    },
 }
 
 /// What can be drained.
@@ -191,6 +195,7 @@ impl Verb {
             Self::Release { .. } => "release",
             Self::Revert { .. } => "revert",
             Self::Resolve { .. } => "resolve",
+            Self::Revoke { .. } => "revoke",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Which of a node's possible ways count now: links that are up, neighbours that answer, and what
-//! is not drained before what is.
+//! is neither doubted nor drained before what is.
 //!
 //! A drain of a node or a link is a preference and never a wall: what is drained goes on carrying
 //! what still arrives, and is used again where nothing else is left. So nodes may act on a drain in
-//! any order, and no packet on its way meets a router that refuses it. A border never sends to
+//! any order, and no packet on its way meets a router that refuses it. So it is with doubt: a far
+//! agent that is dead looks like a dead link, and takes no last way away. A border never sends to
 //! another border of its site, whatever it lost: two of them could pass a packet between them.
 
 use super::Place;
@@ -18,17 +19,21 @@ pub(super) struct Choice<'a> {
     pub(super) drained: &'a Drained,
 }
 
-/// Lower is better: drained after not drained, then by cost.
-type Rank = (bool, u32);
+/// Lower is better: doubted after not doubted, drained after not drained, then by cost.
+type Rank = (bool, bool, u32);
 
 // === impl Choice ===
 
 impl<'a> Choice<'a> {
-    /// The links over which this border reaches a site: the cheapest that are up.
+    /// The links over which this border reaches a site: the cheapest that are up; where none is,
+    /// those that may be.
     pub(super) fn links(self, site: &SiteId, family: Family) -> Vec<LinkView<'a>> {
         let Place { node, links_up, .. } = self.place;
-        let up = |view: &LinkView<'_>| links_up.carries(&view.link.id, family);
-        best(self.ranked(node, site, family, &up))
+        let doubted = |view: &LinkView<'_>| {
+            let sends = links_up.sends(&view.link.id, family);
+            sends.then(|| !links_up.carries(&view.link.id, family))
+        };
+        best(self.ranked(node, site, family, &doubted))
     }
 
     /// The borders over which this route node reaches a site: those that answer and have the best
@@ -38,10 +43,16 @@ impl<'a> Choice<'a> {
         let all = self.all(Role::Border);
         let answering: Vec<&Node> = awake(&all, neighbours);
         let ranked = answering.iter().filter_map(|border| {
-            let up = |view: &LinkView<'_>| neighbours.may_use(&border.id, &view.link.id);
-            let ranks = self.ranked(border, site, family, &up);
-            let (drained, cost) = ranks.into_iter().map(|(rank, _)| rank).min()?;
-            Some(((drained || self.drained.nodes.contains(&border.id), cost), *border))
+            let doubted = |view: &LinkView<'_>| {
+                let link = &view.link.id;
+                let sends = neighbours.may_use(&border.id, link);
+                let doubts = neighbours.doubts(&border.id, link);
+                (sends || doubts).then_some(doubts)
+            };
+            let ranks = self.ranked(border, site, family, &doubted);
+            let (doubted, drained, cost) = ranks.into_iter().map(|(rank, _)| rank).min()?;
+            let drained = drained || self.drained.nodes.contains(&border.id);
+            Some(((doubted, drained, cost), *border))
         });
         match best(ranked.collect()) {
             none if none.is_empty() => answering,
@@ -74,23 +85,23 @@ impl<'a> Choice<'a> {
         world.fabric.nodes_of(&node.site, role).collect()
     }
 
-    /// The links of a border to a site that are `up`, each with its rank.
+    /// The links of a border to a site for which `doubted` has an answer, each with its rank.
     fn ranked(
         self,
         border: &'a Node,
         site: &SiteId,
         family: Family,
-        up: &dyn Fn(&LinkView<'_>) -> bool,
+        doubted: &dyn Fn(&LinkView<'_>) -> Option<bool>,
     ) -> Vec<(Rank, LinkView<'a>)> {
         let views = self.place.world.fabric.links_of(&border.id);
-        let usable = views
-            .filter(|view| view.far_site == site && view.gateway(family).is_some() && up(view));
+        let possible = views.filter(|v| v.far_site == site && v.gateway(family).is_some());
         let rank = |view: LinkView<'a>| {
+            let doubted = doubted(&view)?;
             let Drained { nodes, links } = self.drained;
             let drained = links.contains(&view.link.id) || nodes.contains(&view.far.node);
-            ((drained, view.link.cost), view)
+            Some(((doubted, drained, view.link.cost), view))
         };
-        usable.map(rank).collect()
+        possible.filter_map(rank).collect()
     }
 }
 

@@ -2,22 +2,32 @@
 //!
 //! A link is usable per family: after a carrier comes back, IPv6 waits for the end of duplicate
 //! address detection while IPv4 can go at once, and an address that was removed takes its family
-//! away although the interface is up.
+//! away although the interface is up. A family of a link is *doubted* when packets can be sent and
+//! nothing says that they arrive: it is not used while there is another way, and is the way where
+//! there is none.
 
 use std::collections::BTreeMap;
 
 use crate::fabric::Family;
 use crate::id::LinkId;
 
-/// Links that can carry packets; a link with no usable family is not in it.
+/// Links that can carry packets or may; a link over which nothing can be sent is not in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinksUp(BTreeMap<LinkId, Families>);
 
-/// One or both families.
+/// What each family is worth.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Families {
-    v4: bool,
-    v6: bool,
+    v4: Worth,
+    v6: Worth,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    #[default]
+    Nothing,
+    Doubted,
+    Carries,
 }
 
 // === impl LinksUp ===
@@ -25,33 +35,48 @@ struct Families {
 impl LinksUp {
     /// True when the link carries at least one family.
     pub fn contains(&self, link: &LinkId) -> bool {
-        self.0.contains_key(link)
+        Family::BOTH.iter().any(|family| self.carries(link, *family))
     }
 
     pub fn carries(&self, link: &LinkId, family: Family) -> bool {
-        self.0.get(link).is_some_and(|families| match family {
-            Family::V4 => families.v4,
-            Family::V6 => families.v6,
-        })
+        self.worth(link, family) == Worth::Carries
+    }
+
+    /// True when packets can be sent, whatever becomes of them.
+    pub fn sends(&self, link: &LinkId, family: Family) -> bool {
+        self.worth(link, family) >= Worth::Doubted
+    }
+
+    /// Links that carry nothing for certain, and may carry something.
+    pub fn doubted(&self) -> impl Iterator<Item = &LinkId> {
+        self.0.keys().filter(|link| !self.contains(link))
     }
 
     pub fn insert(&mut self, link: LinkId, family: Family) {
-        let families = self.0.entry(link).or_default();
-        match family {
-            Family::V4 => families.v4 = true,
-            Family::V6 => families.v6 = true,
-        }
+        *self.0.entry(link).or_default().of(family) = Worth::Carries;
+    }
+
+    /// Packets can be sent, and are not known to arrive.
+    pub fn doubt(&mut self, link: LinkId, family: Family) {
+        *self.0.entry(link).or_default().of(family) = Worth::Doubted;
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    fn worth(&self, link: &LinkId, family: Family) -> Worth {
+        self.0.get(link).map_or(Worth::Nothing, |families| match family {
+            Family::V4 => families.v4,
+            Family::V6 => families.v6,
+        })
     }
 }
 
 impl FromIterator<LinkId> for LinksUp {
     /// Links that carry both families.
     fn from_iter<T: IntoIterator<Item = LinkId>>(links: T) -> Self {
-        let both = Families { v4: true, v6: true };
+        let both = Families { v4: Worth::Carries, v6: Worth::Carries };
         Self(links.into_iter().map(|link| (link, both)).collect())
     }
 }
@@ -61,5 +86,16 @@ impl FromIterator<(LinkId, Family)> for LinksUp {
         let mut up = Self::default();
         links.into_iter().for_each(|(link, family)| up.insert(link, family));
         up
+    }
+}
+
+// === impl Families ===
+
+impl Families {
+    fn of(&mut self, family: Family) -> &mut Worth {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
     }
 }

@@ -21,6 +21,8 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     /// The inter-site links that it says it can use; `None` when it never said.
     pub links: Option<BTreeSet<LinkId>>,
+    /// Other links of its own that it would use if it had no better one.
+    pub doubted: BTreeSet<LinkId>,
 }
 
 // === impl Neighbours ===
@@ -40,6 +42,11 @@ impl Neighbours {
 
     pub fn mac(&self, node: &NodeId) -> Option<Mac> {
         self.0.get(node)?.mac
+    }
+
+    /// True when the node says that it would use the link if it had no better one.
+    pub fn doubts(&self, node: &NodeId, link: &LinkId) -> bool {
+        self.0.get(node).is_some_and(|n| n.doubted.contains(link))
     }
 
     /// True unless the node says that it cannot use the link.

@@ -323,7 +323,8 @@ pub(super) fn inter_site(choice: Choice<'_>, state: &mut NodeState) {
     returns(choice, state);
 }
 
-/// `nett-ret-N`: over link N on a border, over the border at place N on a route node, or another
+/// `nett-ret-N`: over link N on a border, also while it is doubted: what came over it goes back
+/// over it or not at all. On a route node over the border at place N on a route node, or another
 /// one while that is silent.
 fn returns(choice: Choice<'_>, state: &mut NodeState) {
     let place = choice.place;
@@ -334,7 +335,7 @@ fn returns(choice: Choice<'_>, state: &mut NodeState) {
             for view in fabric.links_of(&place.node.id) {
                 let table = place.layout.table_return(view.index);
                 floor(table, &default, state);
-                if view.gateway(family).is_some() && place.links_up.carries(&view.link.id, family) {
+                if view.gateway(family).is_some() && place.links_up.sends(&view.link.id, family) {
                     let id = ways::link(&view, family, state);
                     routes(table, &default, RouteTarget::Nexthop(id), state);
                 }

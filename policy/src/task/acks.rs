@@ -157,7 +157,10 @@ impl Course<'_> {
                     let found = fabric.links.iter().filter(|l| l.id == *link);
                     ends.extend(found.flat_map(|l| [&l.a.node, &l.b.node]));
                 }
-                Change::Drained(..) | Change::Service(..) | Change::Held(..) => {}
+                Change::Drained(..)
+                | Change::Service(..)
+                | Change::Held(..)
+                | Change::Revoked(..) => {}
             }
         }
         let sites: BTreeSet<&SiteId> =

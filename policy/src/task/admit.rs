@@ -64,6 +64,7 @@ pub fn judge_wish(present: Present<'_>, request: &Request) -> Result<(), Refusal
         .command(task)
         .ok_or_else(|| Refusal::usage("unknown-task", format!("no task {task} is known here")))?;
     may_touch(present, request, task)?;
+    not_about_own_key(command, request)?;
     let state = state_of(present.fold, task, &read(present.fold, task));
     let is = |allowed: bool, wants: &str| {
         let message = format!("task {task} {wants}: it is {}", state.as_str());
@@ -95,6 +96,20 @@ pub fn judge_wish(present: Present<'_>, request: &Request) -> Result<(), Refusal
             known_nodes(present, asserted)?;
             may_adopt(present, task)
         }
+    }
+}
+
+/// Whoever has a stolen key must not keep it by ending the task that revokes it.
+fn not_about_own_key(command: &Command, request: &Request) -> Result<(), Refusal> {
+    let name = &request.person.name;
+    match &command.request.ask {
+        Ask::Command { verb: Verb::Revoke { person }, .. }
+            if person == name && command.request.person.name != *name =>
+        {
+            let message = format!("the task is about the key of {name}");
+            Err(Refusal::rule("own-key", message).hint("somebody else decides about it"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -180,6 +195,34 @@ pub(super) fn ways_of_all(world: World<'_>, operator: &Operator) -> Result<(), R
             let name = &operator.name;
             let message = format!("{name} may not touch {id}, and nodes and links carry all");
             Err(Refusal::rule("operator-services", message))
+        }
+    }
+}
+
+/// An own key at any time; another's only by somebody who may touch everything, and with the
+/// approval of a third.
+pub(super) fn may_revoke(
+    world: World<'_>,
+    operator: &Operator,
+    person: &str,
+) -> Result<(), Refusal> {
+    let name = &operator.name;
+    if name == person {
+        return Ok(());
+    }
+    if !operator.services.is_empty() {
+        let message = format!("{name} may not touch everything, and may revoke the own key only");
+        return Err(Refusal::rule("operator-services", message));
+    }
+    let third = |one: &Operator| {
+        one.roles.contains(&OperatorRole::Approver) && one.name != *name && one.name != person
+    };
+    match world.fabric.operators.iter().any(third) {
+        true => Ok(()),
+        false => {
+            let message = format!("nobody but {name} and {person} could approve it");
+            Err(Refusal::rule("nobody-approves", message)
+                .hint("bring the nodes to a new generation of the fabric without the key"))
         }
     }
 }

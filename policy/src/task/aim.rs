@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::decide::{Present, Refusal};
 use super::view::{TaskState, first_effect, state};
-use crate::fabric::Role;
+use crate::fabric::{Operator, OperatorRole, Role};
 use crate::id::{EntryId, Epoch, LinkId, NodeId, Selector, ServiceId, SiteId};
 use crate::log::conflict::Contested;
 use crate::log::entry::{Change, Directive, Effect, Move, Object, Subject, Verb, Write};
@@ -27,7 +27,7 @@ pub(super) fn aim(present: Present<'_>, verb: &Verb) -> Result<Aim, Refusal> {
     let writes = writes(present, verb, changes);
     let after = after_writes(present, &writes);
     let moves = match verb {
-        Verb::Hold { .. } | Verb::Release { .. } => Vec::new(),
+        Verb::Hold { .. } | Verb::Release { .. } | Verb::Revoke { .. } => Vec::new(),
         _ => moves(present, &after, &named),
     };
     Ok(Aim { named, writes, after, moves })
@@ -81,12 +81,32 @@ fn changes(present: Present<'_>, verb: &Verb) -> Result<Vec<Change>, Refusal> {
         Verb::Release { services } => held(present, services, false),
         Verb::Revert { task } => revert(present, task),
         Verb::Resolve { subject, to } => resolve(present, subject, to.as_ref()),
+        Verb::Revoke { person } => Ok(vec![revoked(present, person)?]),
     }
 }
 
 fn held(present: Present<'_>, services: &Selector, on: bool) -> Result<Vec<Change>, Refusal> {
     let services = select(present, services)?;
     Ok(services.into_iter().map(|s| Change::Held(s.id.clone(), on)).collect())
+}
+
+/// Somebody must be left who can approve, or nothing that needs an approval ever happens again.
+fn revoked(present: Present<'_>, person: &str) -> Result<Change, Refusal> {
+    let people = &present.world.fabric.operators;
+    let Some(one) = people.iter().find(|one| one.name == person) else {
+        return Err(Refusal::usage(
+            "unknown-operator",
+            format!("no operator {person} has a key that counts"),
+        )
+        .hint("`nettctl status` shows the keys that were revoked before"));
+    };
+    let approves = |one: &&Operator| one.roles.contains(&OperatorRole::Approver);
+    if approves(&one) && people.iter().filter(approves).count() == 1 {
+        let message = format!("{person} is the last who can approve");
+        return Err(Refusal::rule("last-approver", message)
+            .hint("bring the nodes to a new generation of the fabric with other keys"));
+    }
+    Ok(Change::Revoked(one.key.clone(), true))
 }
 
 /// The site is drained; what serves there now goes to `to`, where it may.
@@ -129,7 +149,7 @@ fn resolve(
             known_site(present, to)?;
             Ok(vec![Change::Service(service.clone(), Directive::Failover(to.clone()))])
         }
-        (Contested::Drained(_) | Contested::Held(_), Some(_)) => {
+        (Contested::Drained(_) | Contested::Held(_) | Contested::Revoked(_), Some(_)) => {
             Err(Refusal::usage("no-site", format!("`{subject}` is not at a site"))
                 .hint("leave --to out: what the winner wants stays"))
         }
@@ -213,6 +233,10 @@ fn revert(present: Present<'_>, task: &EntryId) -> Result<Vec<Change>, Refusal> 
         let verb = command.request.ask.verb_name();
         return Err(Refusal::rule("not-effective", format!("the {verb} never took effect")));
     };
+    if effect.writes.iter().any(|write| matches!(write.change, Change::Revoked(..))) {
+        return Err(Refusal::rule("revoked", "a key that was revoked never counts again")
+            .hint("give the person a new key, in a new generation of the fabric"));
+    }
     for write in &effect.writes {
         let held = present.intent.held(&write.change.subject());
         if held.is_some_and(|h| h.order.task != *task) {
@@ -235,7 +259,8 @@ fn named_services(present: Present<'_>, verb: &Verb, changes: &[Change]) -> BTre
             | Change::Drained(Object::ServiceAt(service, _), _) => {
                 named.insert(service.clone());
             }
-            Change::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_), _) => {}
+            Change::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_), _)
+            | Change::Revoked(..) => {}
         }
     }
     if let Verb::Revert { task } = verb
@@ -251,7 +276,9 @@ fn writes(present: Present<'_>, verb: &Verb, changes: Vec<Change>) -> Vec<Write>
         let subject = change.subject();
         let epoch = match &subject {
             Subject::Service(service) => next_epoch(present, service),
-            Subject::Drained(_) | Subject::Held(_) => present.intent.epoch(&subject).next(),
+            Subject::Drained(_) | Subject::Held(_) | Subject::Revoked(_) => {
+                present.intent.epoch(&subject).next()
+            }
         };
         let contested = Contested::of(&subject);
         let conflict = match verb {

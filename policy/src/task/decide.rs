@@ -126,9 +126,15 @@ pub fn judge(present: Present<'_>, request: &Request) -> Result<Proposal, Refusa
     let Ask::Command { verb, plan_hash, overrides, terms } = &request.ask else {
         return Err(Refusal::usage("not-a-command", "a wish opens no task"));
     };
-    let proposal = propose(present, verb, overrides, terms)?;
+    let mut proposal = propose(present, verb, overrides, terms)?;
     if let Some(operator) = present.world.fabric.operator_by_key(&request.person.key) {
         check_services(present.world, operator, &proposal)?;
+        if let Verb::Revoke { person } = verb {
+            super::admit::may_revoke(present.world, operator, person)?;
+            if *person == operator.name {
+                proposal.approvals_needed = 0;
+            }
+        }
     }
     match plan_hash {
         Some(hash) if *hash != proposal.plan_hash => Err(Refusal::changed(
@@ -187,6 +193,7 @@ pub fn propose(
     let mut approvals_needed = match verb {
         // Nothing moves by either.
         Verb::Hold { .. } | Verb::Release { .. } => 0,
+        Verb::Revoke { .. } => 1,
         _ => approvals.map(|s| s.approvals).max().unwrap_or(0),
     };
     if !overrides.is_empty() {
@@ -218,7 +225,8 @@ fn is_planned(verb: &Verb) -> bool {
         | Verb::Revert { .. }
         | Verb::Resolve { .. }
         | Verb::Hold { .. }
-        | Verb::Release { .. } => false,
+        | Verb::Release { .. }
+        | Verb::Revoke { .. } => false,
     }
 }
 

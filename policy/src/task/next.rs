@@ -129,6 +129,12 @@ impl At<'_> {
         if let Some(next) = self.cancelled().or_else(|| self.superseded()) {
             return next;
         }
+        let author = &self.command.request.person;
+        if world.fabric.operator_by_key(&author.key).is_none() {
+            let reason =
+                format!("the key of {}, who gave it, does not count any more", author.name);
+            return self.end(Outcome::Cancelled, reason);
+        }
         let waited = Duration::from_millis(self.seen.now.0.saturating_sub(accepted.0));
         if waited >= APPROVAL_TIMEOUT {
             return self.end(Outcome::Expired, "not approved within 15 minutes");

@@ -145,7 +145,7 @@ proptest! {
             let held = intent.held(&conflict.subject.subject()).map(|h| &h.order);
             let mover = match &conflict.subject {
                 Contested::Service(service) => intent.mover(service).map(|m| &m.order),
-                Contested::Drained(_) | Contested::Held(_) => None,
+                Contested::Drained(_) | Contested::Held(_) | Contested::Revoked(_) => None,
             };
             prop_assert_eq!(held.max(mover), Some(winner));
         }

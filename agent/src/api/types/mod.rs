@@ -32,8 +32,8 @@ pub use response::{
 pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
 pub use stamp::{Stamp, StampError};
 pub use status::{
-    FloodDoc, HeadDoc, LinkDoc, LinkEndDoc, LinkState, LocalDoc, NodeDoc, RateLimitedDoc, SiteDoc,
-    StatusDoc,
+    BfdDoc, FloodDoc, HeadDoc, LinkDoc, LinkEndDoc, LinkState, LocalDoc, NodeDoc, RateLimitedDoc,
+    RevokedDoc, SiteDoc, StatusDoc,
 };
 pub use task::{
     AckDoc, ApprovalDoc, CostDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc, TimesDoc,

@@ -187,6 +187,10 @@ pub enum VerbDoc {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<String>,
     },
+    Revoke {
+        /// Whose key.
+        person: String,
+    },
 }
 
 /// How a command is to be carried out.
@@ -262,6 +266,7 @@ impl From<&Verb> for VerbDoc {
                 subject: subject.to_string(),
                 to: to.as_ref().map(ToString::to_string),
             },
+            Verb::Revoke { person } => Self::Revoke { person: person.clone() },
         }
     }
 }
@@ -296,6 +301,7 @@ impl TryFrom<&VerbDoc> for Verb {
                 subject: subject.parse()?,
                 to: to.as_ref().map(|to| to.parse()).transpose()?,
             },
+            VerbDoc::Revoke { person } => Self::Revoke { person: person.clone() },
         })
     }
 }

@@ -29,6 +29,9 @@ pub struct StatusDoc {
     /// Who sent the answering agent more over NATS than it took in, in the last minute.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub floods: Vec<FloodDoc>,
+    /// Keys that the log has revoked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<RevokedDoc>,
     /// Absent where nothing is leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leases: Option<LeasesDoc>,
@@ -51,6 +54,15 @@ pub struct LocalDoc {
     pub at: Stamp,
     /// What it waits for, or what became of it.
     pub state: String,
+}
+
+/// A key that counts no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedDoc {
+    /// Whose it is; empty where the fabric does not have it any more.
+    pub person: String,
+    pub key: String,
+    pub task: String,
 }
 
 /// Somebody whose messages over NATS were turned away.
@@ -178,6 +190,36 @@ pub struct LinkEndDoc {
     /// Round trip in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u64>,
+    /// Its BFD sessions, one for each family, where this end is the answering agent's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bfd: Vec<BfdDoc>,
+}
+
+/// A BFD session as one end has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BfdDoc {
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// `admin-down`, `down`, `init` or `up`.
+    pub state: String,
+    /// `unproven`: used and not watched, because the session was not up yet or an end has stopped
+    /// it. `proven`: up and used. `doubted`: not used where there is another way. `probation`: as
+    /// doubted, and up again.
+    pub belief: String,
+    /// Why the session last went down.
+    pub diagnostic: String,
+    /// The far end's state; absent while it is not heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_state: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_diagnostic: Option<String>,
+    /// Microseconds between two packets of this end.
+    pub interval_us: u64,
+    /// Microseconds of silence of the far end until the session is down.
+    pub detection_us: u64,
+    /// Why packets cannot be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -46,6 +46,7 @@ enum ChangeDoc {
     Service { service: String, directive: DirectiveDoc },
     Drained { object: ObjectDoc, drained: bool },
     Held { service: String, held: bool },
+    Revoked { key: String, revoked: bool },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -369,6 +370,7 @@ impl ChangeDoc {
                 Self::Drained { object: ObjectDoc::write(object), drained: *drained }
             }
             Change::Held(service, held) => Self::Held { service: service.to_string(), held: *held },
+            Change::Revoked(key, revoked) => Self::Revoked { key: key.clone(), revoked: *revoked },
         }
     }
 
@@ -379,6 +381,7 @@ impl ChangeDoc {
             }
             Self::Drained { object, drained } => Change::Drained(object.read()?, drained),
             Self::Held { service, held } => Change::Held(id("change.service", &service)?, held),
+            Self::Revoked { key, revoked } => Change::Revoked(key, revoked),
         })
     }
 }

@@ -3,7 +3,7 @@
 //! Only the last value is kept, so a report always carries everything: all open acknowledgements
 //! together, every link, every head.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::FabricRef;
@@ -30,6 +30,9 @@ pub struct Report {
     pub acks: Vec<Ack>,
     /// Up or down, as this end sees it.
     pub links: BTreeMap<LinkId, bool>,
+    /// Those of the links that are down over which packets can be sent all the same, and are where
+    /// there is no other way.
+    pub doubted: BTreeSet<LinkId>,
     /// The serial of the zone it answers from; `None` where it serves no DNS.
     pub dns_serial: Option<u32>,
     /// Objects in the kernel that differ from what is wanted, one line each.
@@ -66,6 +69,8 @@ struct ReportDoc {
     heads: BTreeMap<String, HeadDoc>,
     acks: Vec<AckDoc>,
     links: BTreeMap<String, bool>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    doubted: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dns_serial: Option<u32>,
     drift: Vec<String>,
@@ -108,6 +113,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         heads,
         acks,
         links,
+        doubted,
         dns_serial,
         drift,
         degraded,
@@ -126,6 +132,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         heads: heads.iter().map(|(site, head)| (site.to_string(), HeadDoc::write(head))).collect(),
         acks: acks.iter().map(AckDoc::write).collect(),
         links: links.iter().map(|(link, up)| (link.to_string(), *up)).collect(),
+        doubted: doubted.iter().map(ToString::to_string).collect(),
         dns_serial: *dns_serial,
         drift: drift.clone(),
         degraded: degraded.clone(),
@@ -154,6 +161,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         heads,
         acks,
         links,
+        doubted,
         dns_serial,
         drift,
         degraded,
@@ -167,6 +175,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
     }
     let heads = heads.into_iter().map(|(site, head)| Ok((id("heads", &site)?, head.read())));
     let links = links.into_iter().map(|(link, up)| Ok((id("links", &link)?, up)));
+    let doubted = doubted.iter().map(|link| id("doubted", link));
     Ok(Report {
         site,
         node,
@@ -175,6 +184,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         heads: heads.collect::<Result<_, OpenError>>()?,
         acks: acks.into_iter().map(AckDoc::read).collect::<Result<_, _>>()?,
         links: links.collect::<Result<_, OpenError>>()?,
+        doubted: doubted.collect::<Result<_, OpenError>>()?,
         dns_serial,
         drift,
         degraded,

@@ -120,6 +120,9 @@ enum VerbDoc {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<String>,
     },
+    Revoke {
+        person: String,
+    },
 }
 
 /// A site, or with `service` that service at the site; or a node, or a link.
@@ -514,6 +517,7 @@ impl VerbDoc {
                 subject: subject.to_string(),
                 to: to.as_ref().map(ToString::to_string),
             },
+            Verb::Revoke { person } => Self::Revoke { person: person.clone() },
         }
     }
 
@@ -539,6 +543,7 @@ impl VerbDoc {
                 subject: id("subject", &subject)?,
                 to: to.map(|to| id("to", &to)).transpose()?,
             },
+            Self::Revoke { person } => Verb::Revoke { person },
         })
     }
 }

@@ -1,6 +1,8 @@
 //! Sites, nodes and links, as their agents report them.
 
-use nett_policy::fabric::{Link, LinkEnd, Node, Role, Site};
+use std::time::Duration;
+
+use nett_policy::fabric::{Family, Link, LinkEnd, Node, Role, Site};
 use nett_policy::id::SiteId;
 use nett_policy::log::entry::{Ask, Object};
 
@@ -8,9 +10,11 @@ use super::super::event::Now;
 use super::super::{Controller, SILENCE};
 use super::ms;
 use crate::api::types::{
-    ApiError, HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, Payload, SiteDoc, Stamp, StatusDoc,
+    ApiError, BfdDoc, HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, Payload, SiteDoc, Stamp,
+    StatusDoc,
 };
 use crate::bus::wire::Report;
+use crate::probe::bfd::{PathView, family_name};
 
 // === impl Controller ===
 
@@ -29,6 +33,7 @@ impl Controller {
             // The driver knows these.
             rate_limited: Vec::new(),
             floods: Vec::new(),
+            revoked: self.revoked_docs(),
             leases: self.leases_doc(now),
             local: self.local_docs(),
         }
@@ -167,7 +172,29 @@ impl Controller {
             },
             age_ms: if own { Some(0) } else { heard.map(|h| ms(now.mono.saturating_sub(h.at))) },
             rtt_us: None,
+            bfd: if own { self.bfd_docs(link) } else { Vec::new() },
         }
+    }
+
+    fn bfd_docs(&self, link: &Link) -> Vec<BfdDoc> {
+        let paths = self.doing.paths().iter().filter(|((of, _), _)| *of == link.id);
+        paths.map(|((_, family), view)| bfd_doc(*family, view)).collect()
+    }
+}
+
+fn bfd_doc(family: Family, view: &PathView) -> BfdDoc {
+    let PathView { belief, state, diagnostic, remote, interval, detection, trouble } = view;
+    let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    BfdDoc {
+        family: family_name(family).to_owned(),
+        state: state.as_str().to_owned(),
+        belief: belief.as_str().to_owned(),
+        diagnostic: diagnostic.text().to_owned(),
+        remote_state: remote.map(|(state, _)| state.as_str().to_owned()),
+        remote_diagnostic: remote.map(|(_, diagnostic)| diagnostic.text().to_owned()),
+        interval_us: micros(interval),
+        detection_us: micros(detection),
+        trouble: trouble.clone(),
     }
 }
 

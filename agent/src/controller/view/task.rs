@@ -329,6 +329,7 @@ pub(super) fn subject(ask: &Ask) -> String {
         Verb::Revert { task } => format!("task {task}"),
         Verb::Resolve { subject, to: Some(to) } => format!("{subject} -> {to}"),
         Verb::Resolve { subject, to: None } => subject.to_string(),
+        Verb::Revoke { person } => format!("the key of {person}"),
     }
 }
 

@@ -12,6 +12,7 @@ mod fact;
 mod failback;
 mod failover;
 mod hold;
+mod key;
 mod keygen;
 mod link;
 mod node;
@@ -72,6 +73,9 @@ pub(super) enum Command {
     Hold(hold::Args),
     /// Let tasks touch held services again
     Release(hold::Args),
+    /// Keys of people
+    #[command(subcommand)]
+    Key(key::Sub),
     /// Split decisions: two people decided about one thing without knowing of each other
     Conflicts,
     /// End a split decision
@@ -133,6 +137,7 @@ pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         Command::Evacuate(args) => evacuate::run(args, session).await,
         Command::Hold(args) => hold::run(args, true, session).await,
         Command::Release(args) => hold::run(args, false, session).await,
+        Command::Key(sub) => key::run(sub, session).await,
         Command::Conflicts => resolve::list(session).await,
         Command::Resolve(args) => resolve::run(args, session).await,
         Command::Plan(sub) => plan::run(sub, session).await,

@@ -2,7 +2,7 @@
 
 use nett_policy::log::entry::Terms;
 
-use super::{drain, evacuate, failback, failover, hold, resolve, revert, steer, undrain};
+use super::{drain, evacuate, failback, failover, hold, key, resolve, revert, steer, undrain};
 use crate::api::types::{ApiRequest, Outcome, Payload, TermsDoc, VerbDoc};
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::session::Session;
@@ -32,6 +32,9 @@ pub(in crate::ctl) enum Sub {
     Revert(revert::Args),
     /// End a split decision
     Resolve(resolve::Args),
+    /// Keys of people
+    #[command(subcommand)]
+    Key(key::Sub),
 }
 
 pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlError> {
@@ -46,6 +49,7 @@ pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlErro
         Sub::Release(args) => (args.verb(false), args.change.clone()),
         Sub::Revert(args) => (args.verb(), args.change.clone()),
         Sub::Resolve(args) => (args.verb(), args.change.clone()),
+        Sub::Key(sub) => (sub.verb(), sub.change()),
     };
     let terms = submit::terms(session, &verb, &change).await?;
     let terms = (terms != Terms::default()).then(|| TermsDoc::from(&terms));

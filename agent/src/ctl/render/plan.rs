@@ -123,5 +123,6 @@ fn verb_text(verb: &VerbDoc) -> String {
         VerbDoc::Revert { task } => format!("revert {task}"),
         VerbDoc::Resolve { subject, to: None } => format!("resolve {subject}"),
         VerbDoc::Resolve { subject, to: Some(to) } => format!("resolve {subject} to {to}"),
+        VerbDoc::Revoke { person } => format!("revoke the key of {person}"),
     }
 }

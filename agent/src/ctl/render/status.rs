@@ -3,8 +3,8 @@
 use super::table::{Cell, Table, Tone, facts};
 use super::{FRESH_MS, Style, age_note, or_dash, short, task};
 use crate::api::types::{
-    ApiResponse, FloodDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc, RateLimitedDoc,
-    SiteDoc, StatusDoc, VoterDoc,
+    ApiResponse, BfdDoc, FloodDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc,
+    RateLimitedDoc, RevokedDoc, SiteDoc, StatusDoc, VoterDoc,
 };
 
 /// Which part of a status to show.
@@ -36,6 +36,7 @@ pub(super) fn status_text(
         refused,
         rate_limited,
         floods,
+        revoked,
         leases,
         local,
     } = status;
@@ -68,6 +69,7 @@ pub(super) fn status_text(
         out += &format!("SPLIT DECISIONS: {} (see nettctl conflicts)\n", names.join(", "));
     }
     out.extend(asks.iter().map(|line| format!("TO DO: {line}\n")));
+    out.extend(revoked.iter().map(revoked_line));
     if !open_tasks.is_empty() {
         out.push('\n');
         out += &task::list(open_tasks, style);
@@ -122,6 +124,10 @@ fn leases_text(leases: &LeasesDoc, style: Style) -> String {
         out += &format!("GATE: {gate}\n");
     }
     out
+}
+
+fn revoked_line(RevokedDoc { person, key, task }: &RevokedDoc) -> String {
+    format!("REVOKED: the key {key} of {} (task {task})\n", or_dash(person))
 }
 
 fn floods_text(floods: &[FloodDoc], style: Style) -> String {
@@ -209,7 +215,7 @@ pub(super) fn nodes_text(nodes: &[NodeDoc], style: Style) -> String {
 }
 
 pub(super) fn links_text(links: &[LinkDoc], style: Style) -> String {
-    let mut header = vec!["LINK", "A", "STATE", "B", "STATE", "COST", "RTT"];
+    let mut header = vec!["LINK", "A", "STATE", "B", "STATE", "BFD", "COST", "RTT"];
     if style.wide {
         header.extend(["CAPACITY", "RISK"]);
     }
@@ -221,6 +227,7 @@ pub(super) fn links_text(links: &[LinkDoc], style: Style) -> String {
             Cell::state(link.a.state.as_str()),
             end_name(&link.b).into(),
             Cell::state(link.b.state.as_str()),
+            bfd_cell(link),
             link.cost.to_string().into(),
             rtt(link.a.rtt_us.or(link.b.rtt_us)).into(),
         ];
@@ -273,14 +280,55 @@ pub(super) fn link_text(link: &LinkDoc) -> String {
         let rtt = end.rtt_us.map_or(String::new(), |us| format!(", round trip {}", rtt(Some(us))));
         format!("{} {} at {}: {}{rtt}{note}", end.node, end.interface, end.site, end.state.as_str())
     };
-    facts(&[
+    let mut lines = vec![
         ("link", link.id.clone()),
         ("a", end(&link.a)),
         ("b", end(&link.b)),
         ("cost", link.cost.to_string()),
         ("capacity", capacity(link.capacity_bps)),
         ("risk", link.risk.join(", ")),
-    ])
+    ];
+    let sessions = link.a.bfd.iter().chain(&link.b.bfd);
+    lines.extend(sessions.map(|session| ("bfd", bfd_text(session))));
+    facts(&lines)
+}
+
+/// A session in one line.
+fn bfd_text(session: &BfdDoc) -> String {
+    let BfdDoc {
+        family,
+        state,
+        belief,
+        diagnostic,
+        remote_state,
+        remote_diagnostic,
+        interval_us,
+        detection_us,
+        trouble,
+    } = session;
+    let why = if state == "up" { String::new() } else { format!(" ({diagnostic})") };
+    let remote = match (remote_state, remote_diagnostic) {
+        (Some(state), Some(diagnostic)) if state != "up" => {
+            format!("the far end says {state} ({diagnostic})")
+        }
+        (Some(state), _) => format!("the far end says {state}"),
+        (None, _) => "the far end is not heard".to_owned(),
+    };
+    let millis = |us: &u64| format!("{} ms", *us as f64 / 1000.0);
+    let timers =
+        format!("sends every {}, down after {}", millis(interval_us), millis(detection_us));
+    let trouble = trouble.as_ref().map_or(String::new(), |text| format!("; {text}"));
+    format!("{family} {state}{why}, {belief}; {remote}; {timers}{trouble}")
+}
+
+/// The worst of the sessions at the answering agent's end; empty where there is none.
+fn bfd_cell(link: &LinkDoc) -> Cell {
+    let sessions = || link.a.bfd.iter().chain(&link.b.bfd);
+    let state = |wanted: &str| sessions().find(|session| session.state == wanted);
+    match ["down", "init", "admin-down", "up"].into_iter().find_map(state) {
+        None => or_dash("").into(),
+        Some(worst) => Cell::state(&worst.state),
+    }
 }
 
 fn is_fresh(age_ms: Option<u64>) -> bool {

@@ -1,0 +1,240 @@
+//! Whether a link whose ends watch each other is believed to carry packets: fast to doubt, slow to
+//! believe again, and never because of what the far end does not run.
+//!
+//! A session that was up and broke off is a reason to doubt; one that never came up is none, since
+//! the far end may not watch yet. What has another explanation is no reason either: the far end
+//! said that it stops, or the interface was away at that time, which is told by other means. After
+//! a break the session has to stay up for a while, longer each time, so that a link that comes and
+//! goes does not take traffic along.
+//!
+//! Crash story: made anew with the process; [`Trust::recalled`] begins with what was known.
+
+use std::time::Duration;
+
+/// Why a session went down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fall {
+    /// Nothing was heard for the detection time.
+    Silence,
+    /// The far end hears nothing, or has begun anew.
+    Signalled,
+    /// One of the ends was told to stop: that says nothing about the link.
+    Stopped,
+}
+
+/// How fast the session is that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// The time between two packets of the far end.
+    pub interval: Duration,
+    /// After this much silence it counts as lost.
+    pub detection: Duration,
+}
+
+/// What is believed of one family of one link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    state: State,
+    present: bool,
+    /// When the interface last came back.
+    returned: Option<Duration>,
+    /// Breaks in a row, each soon after the one before.
+    breaks: u32,
+    last_break: Option<Duration>,
+    hold: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing speaks against it. `due`: when it is doubted unless it comes up.
+    Unproven {
+        due: Due,
+    },
+    Proven,
+    Doubted {
+        since: Duration,
+        up: Option<Duration>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Never,
+    /// Some time after the interface is back.
+    OnReturn,
+    At(Duration),
+}
+
+/// A belief in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Belief {
+    /// Used, and not watched: the session was not up yet, or one end has stopped it.
+    Unproven,
+    Proven,
+    /// Not used where there is another way.
+    Doubted,
+    /// As doubted; the session is up again and has to stay so for a while.
+    Probation,
+}
+
+/// What an absence of the interface explains, before and after it.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long a session may take to come up where the far end is heard: some tries, a second apart.
+const HEARD: Duration = Duration::from_secs(5);
+/// The same where it was up before, and the interface was away.
+const RETURN: Duration = Duration::from_secs(10);
+/// Packets that must have come in a row, after the first break.
+const RISE: u32 = 20;
+/// The least and the most time on probation.
+const HOLD: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
+/// Breaks further apart than this are not in a row.
+const CALM: Duration = Duration::from_secs(300);
+
+// === impl Belief ===
+
+impl Belief {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unproven => "unproven",
+            Self::Proven => "proven",
+            Self::Doubted => "doubted",
+            Self::Probation => "probation",
+        }
+    }
+
+    pub fn is_doubt(self) -> bool {
+        matches!(self, Self::Doubted | Self::Probation)
+    }
+}
+
+// === impl Trust ===
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            state: State::Unproven { due: Due::Never },
+            present: true,
+            returned: None,
+            breaks: 0,
+            last_break: None,
+            hold: HOLD.0,
+        }
+    }
+}
+
+impl Trust {
+    /// Doubted by a process before this one.
+    pub fn recalled(now: Duration) -> Self {
+        Self { state: State::Doubted { since: now, up: None }, ..Self::default() }
+    }
+
+    pub fn belief(&self) -> Belief {
+        match self.state {
+            State::Unproven { .. } => Belief::Unproven,
+            State::Proven => Belief::Proven,
+            State::Doubted { up: None, .. } => Belief::Doubted,
+            State::Doubted { up: Some(_), .. } => Belief::Probation,
+        }
+    }
+
+    /// The session came up.
+    pub fn up(&mut self, now: Duration) {
+        match &mut self.state {
+            State::Unproven { .. } => self.state = State::Proven,
+            State::Proven => {}
+            State::Doubted { up, .. } => *up = up.or(Some(now)),
+        }
+    }
+
+    /// The session went down.
+    pub fn down(&mut self, fall: Fall, pace: Pace, now: Duration) {
+        match (self.state, fall) {
+            (State::Doubted { since, .. }, _) => self.state = State::Doubted { since, up: None },
+            (_, Fall::Stopped) => self.state = State::Unproven { due: Due::Never },
+            (State::Unproven { .. }, _) => {}
+            (State::Proven, Fall::Silence | Fall::Signalled) => match self.explained(pace, now) {
+                Some(due) => self.state = State::Unproven { due },
+                None => self.doubt(pace, now),
+            },
+        }
+    }
+
+    /// A packet of the far end came while the session is not up. `stopped`: it said that it was
+    /// told to stop.
+    pub fn heard(&mut self, stopped: bool, now: Duration) {
+        let State::Unproven { due } = &mut self.state else { return };
+        match (stopped, *due) {
+            (true, _) => *due = Due::Never,
+            (false, Due::Never) if self.present => *due = Due::At(now + HEARD),
+            (false, _) => {}
+        }
+    }
+
+    /// The interface can send, or cannot.
+    pub fn present(&mut self, present: bool, now: Duration) {
+        if self.present == present {
+            return;
+        }
+        self.present = present;
+        if present {
+            self.returned = Some(now);
+            if let State::Unproven { due: due @ Due::OnReturn } = &mut self.state {
+                *due = Due::At(now + RETURN);
+            }
+            return;
+        }
+        match &mut self.state {
+            // The silence was heard of before its cause.
+            State::Doubted { since, .. } if now.saturating_sub(*since) <= GRACE => {
+                self.breaks = self.breaks.saturating_sub(1);
+                self.state = State::Unproven { due: Due::OnReturn };
+            }
+            State::Unproven { due: due @ Due::At(_) } => *due = Due::OnReturn,
+            State::Unproven { .. } | State::Proven | State::Doubted { .. } => {}
+        }
+    }
+
+    /// Believes or doubts what has been waited for long enough.
+    pub fn tick(&mut self, now: Duration) {
+        if self.deadline().is_none_or(|at| now < at) {
+            return;
+        }
+        match self.state {
+            State::Doubted { .. } => self.state = State::Proven,
+            State::Unproven { .. } => self.state = State::Doubted { since: now, up: None },
+            State::Proven => {}
+        }
+    }
+
+    /// When [`Self::tick`] changes something.
+    pub fn deadline(&self) -> Option<Duration> {
+        match self.state {
+            State::Unproven { due: Due::At(at) } if self.present => Some(at),
+            State::Doubted { up: Some(up), .. } => Some(up + self.hold),
+            State::Unproven { .. } | State::Proven | State::Doubted { up: None, .. } => None,
+        }
+    }
+
+    /// A break while the interface was away, or just has been, says nothing new.
+    fn explained(&self, pace: Pace, now: Duration) -> Option<Due> {
+        if !self.present {
+            return Some(Due::OnReturn);
+        }
+        let recent = |at: &Duration| now <= *at + pace.detection + GRACE;
+        self.returned.filter(recent).map(|_| Due::At(now + RETURN))
+    }
+
+    fn doubt(&mut self, pace: Pace, now: Duration) {
+        let in_a_row = self.last_break.is_some_and(|last| now.saturating_sub(last) <= CALM);
+        self.breaks = if in_a_row { self.breaks.saturating_add(1) } else { 1 };
+        self.last_break = Some(now);
+        let (least, most) = HOLD;
+        let first = (pace.interval * RISE).max(least);
+        let doubled = 1_u32 << (self.breaks - 1).min(16);
+        self.hold = first.saturating_mul(doubled).min(most);
+        self.state = State::Doubted { since: now, up: None };
+    }
+}
+
+#[cfg(test)]
+mod tests;

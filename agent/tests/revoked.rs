@@ -159,6 +159,15 @@ fn what_was_revoked_stays_so() {
     assert_eq!(refused_by(&fleet.command("odd", "osl", revoke("nobody"))), "unknown-operator");
 }
 
+/// A thief who gives up the stolen key only for a second would have it back.
+#[test]
+fn a_revocation_waits_for_no_confirmation() {
+    let mut fleet = fleet();
+    let terms = Terms { confirm_within: Some(Duration::from_secs(1)), ..Terms::default() };
+    let told = fleet.command_with("mira", "osl", revoke("mira"), &[], terms);
+    assert_eq!(refused_by(&told), "confirm-within");
+}
+
 /// An approval of a key that was revoked before it was counted is none.
 #[test]
 fn an_approval_does_not_outlive_its_key() {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::netns::Netns;
@@ -126,6 +126,12 @@ fn what_is_taken_away_comes_back_in_time_and_leaks_nothing() -> Result<()> {
                 } else {
                     each(&border, fault.inject)?;
                     given_up(&border)?;
+                    // Errors that the border sends to the far end, for instance.
+                    for far in ["172.31.0.2", "fd00:f0::2"] {
+                        let way = border.try_output("ip", &["route", "get", far])?.stdout;
+                        let way = String::from_utf8_lossy(&way).into_owned();
+                        ensure!(!way.contains("up0"), "{}: {way}", fault.name);
+                    }
                     times.push(repaired(lab, &border, &whole, || each(&border, fault.undo))?);
                 }
             }

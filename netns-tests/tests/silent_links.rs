@@ -269,9 +269,9 @@ fn loss_makes_a_link_unusable_only_if_it_is_much() -> Result<()> {
         assert_eq!(downs()?, before, "at 5 %");
         ensure!(up(&borders[0], LINK)? && up(&borders[1], LINK)?);
         mend(&borders[1])?;
-        lose(&borders[1], "numgen random mod 100 < 40")?;
+        lose(&borders[1], "numgen random mod 100 < 70")?;
         let left = || Ok(!up(&borders[0], LINK)? && !up(&borders[1], LINK)?);
-        eventually_true(TASK * 3, "at 40 % both ends leave it", left)?;
+        eventually_true(TASK * 3, "at 70 % both ends leave it", left)?;
         mend(&borders[1])?;
         drop(traffic.finish());
         Ok(())

@@ -188,6 +188,11 @@ impl Facts {
         self.0.retain(|_, fact| now < fact.expires_at);
     }
 
+    /// Forgets what was said by anybody else than these people.
+    pub fn believe_only(&mut self, counts: impl Fn(&str) -> bool) {
+        self.0.retain(|_, fact| counts(&fact.person));
+    }
+
     /// Whether somebody says now that a switch is on: by any number but 0.
     pub fn is_on(&self, name: &str, now: WallMs) -> bool {
         let fact = self.good(&(None, name.to_owned()), now);

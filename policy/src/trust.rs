@@ -36,6 +36,8 @@ pub struct Pace {
 pub struct Trust {
     state: State,
     present: bool,
+    /// The session was up since the far end stopped it last, if it did.
+    was_up: bool,
     /// When the interface last came back.
     returned: Option<Duration>,
     /// Breaks in a row, each soon after the one before.
@@ -51,8 +53,9 @@ enum State {
         due: Due,
     },
     Proven,
+    /// `since`: when this process has come to doubt it.
     Doubted {
-        since: Duration,
+        since: Option<Duration>,
         up: Option<Duration>,
     },
 }
@@ -114,6 +117,7 @@ impl Default for Trust {
         Self {
             state: State::Unproven { due: Due::Never },
             present: true,
+            was_up: false,
             returned: None,
             breaks: 0,
             last_break: None,
@@ -124,8 +128,9 @@ impl Default for Trust {
 
 impl Trust {
     /// Doubted by a process before this one.
-    pub fn recalled(now: Duration) -> Self {
-        Self { state: State::Doubted { since: now, up: None }, ..Self::default() }
+    pub fn recalled(pace: Pace) -> Self {
+        let hold = hold(pace, 1);
+        Self { state: State::Doubted { since: None, up: None }, hold, ..Self::default() }
     }
 
     pub fn belief(&self) -> Belief {
@@ -139,6 +144,7 @@ impl Trust {
 
     /// The session came up.
     pub fn up(&mut self, now: Duration) {
+        self.was_up = true;
         match &mut self.state {
             State::Unproven { .. } => self.state = State::Proven,
             State::Proven => {}
@@ -150,7 +156,10 @@ impl Trust {
     pub fn down(&mut self, fall: Fall, pace: Pace, now: Duration) {
         match (self.state, fall) {
             (State::Doubted { since, .. }, _) => self.state = State::Doubted { since, up: None },
-            (_, Fall::Stopped) => self.state = State::Unproven { due: Due::Never },
+            (_, Fall::Stopped) => {
+                self.was_up = false;
+                self.state = State::Unproven { due: Due::Never };
+            }
             (State::Unproven { .. }, _) => {}
             (State::Proven, Fall::Silence | Fall::Signalled) => match self.explained(pace, now) {
                 Some(due) => self.state = State::Unproven { due },
@@ -170,6 +179,15 @@ impl Trust {
         }
     }
 
+    /// The far end that was heard is silent again: it may have ended, which says nothing.
+    pub fn unheard(&mut self) {
+        if let State::Unproven { due: due @ Due::At(_) } = &mut self.state
+            && !self.was_up
+        {
+            *due = Due::Never;
+        }
+    }
+
     /// The interface can send, or cannot.
     pub fn present(&mut self, present: bool, now: Duration) {
         if self.present == present {
@@ -185,7 +203,7 @@ impl Trust {
         }
         match &mut self.state {
             // The silence was heard of before its cause.
-            State::Doubted { since, .. } if now.saturating_sub(*since) <= GRACE => {
+            State::Doubted { since: Some(since), .. } if now.saturating_sub(*since) <= GRACE => {
                 self.breaks = self.breaks.saturating_sub(1);
                 self.state = State::Unproven { due: Due::OnReturn };
             }
@@ -195,13 +213,13 @@ impl Trust {
     }
 
     /// Believes or doubts what has been waited for long enough.
-    pub fn tick(&mut self, now: Duration) {
+    pub fn tick(&mut self, pace: Pace, now: Duration) {
         if self.deadline().is_none_or(|at| now < at) {
             return;
         }
         match self.state {
             State::Doubted { .. } => self.state = State::Proven,
-            State::Unproven { .. } => self.state = State::Doubted { since: now, up: None },
+            State::Unproven { .. } => self.doubt(pace, now),
             State::Proven => {}
         }
     }
@@ -228,12 +246,16 @@ impl Trust {
         let in_a_row = self.last_break.is_some_and(|last| now.saturating_sub(last) <= CALM);
         self.breaks = if in_a_row { self.breaks.saturating_add(1) } else { 1 };
         self.last_break = Some(now);
-        let (least, most) = HOLD;
-        let first = (pace.interval * RISE).max(least);
-        let doubled = 1_u32 << (self.breaks - 1).min(16);
-        self.hold = first.saturating_mul(doubled).min(most);
-        self.state = State::Doubted { since: now, up: None };
+        self.hold = hold(pace, self.breaks);
+        self.state = State::Doubted { since: Some(now), up: None };
     }
+}
+
+/// How long it has to stay up after so many breaks in a row, at least one.
+fn hold(pace: Pace, breaks: u32) -> Duration {
+    let (least, most) = HOLD;
+    let first = (pace.interval * RISE).max(least);
+    first.saturating_mul(1_u32 << breaks.saturating_sub(1).min(16)).min(most)
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ impl Controller {
         }
         let operators = operators.filter(counts).cloned().collect();
         let fabric = Fabric { operators, ..Fabric::clone(&self.configured) };
+        // What they have said before opens no gate any more.
+        self.sight.facts.believe_only(|person| fabric.operators.iter().any(|o| o.name == person));
         self.setting.fabric = Arc::new(fabric);
     }
 

@@ -179,7 +179,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             self.converge(&mut memory, foreign).await;
             let backstop = Instant::now() + BACKSTOP.max(cost * BACKSTOP_SHARE);
             let retry = self.retry(&memory);
-            look = match self.wait(backstop, retry, &mut count_at).await {
+            look = match self.wait(&mut memory, backstop, retry, &mut count_at).await {
                 Some(look) if memory.actual.is_none() => whole(look),
                 Some(look) => look,
                 None => return,
@@ -198,6 +198,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
 
     async fn wait(
         &mut self,
+        memory: &mut Memory,
         backstop: Instant,
         retry: Option<Instant>,
         count_at: &mut Instant,
@@ -210,11 +211,15 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             tokio::select! {
                 biased;
                 changed = self.wanted.changed() => return changed.ok().map(|()| Look::Nothing),
-                Ok(()) = self.paths.changed() => return Some(Look::Nothing),
                 event = self.changes.next() => {
                     let look = look_for(event?);
                     if look != Look::Nothing {
                         return Some(look);
+                    }
+                }
+                Ok(()) = self.paths.changed() => {
+                    if self.has_other_links(memory) {
+                        return Some(Look::Nothing);
                     }
                 }
                 () = sleep_until(until) => {
@@ -347,6 +352,18 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             return false;
         }
         !matches!(timeout(LINK_PAUSE, self.wanted.changed()).await, Ok(Err(_)))
+    }
+
+    /// Whether sessions say something else of what can carry packets. They say much beside that,
+    /// which is no reason to look at what is wanted.
+    fn has_other_links(&mut self, memory: &mut Memory) -> bool {
+        let Some(actual) = &memory.actual else { return true };
+        let seen = self.see(&actual.interfaces);
+        let other = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
+        if !other {
+            memory.seen = Some(seen);
+        }
+        other
     }
 
     /// What failed because of something that may be different now is tried at once.

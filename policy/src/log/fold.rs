@@ -250,7 +250,9 @@ impl Fold {
     fn join_fact(&mut self, slot: &Slot, fact: Written<Fact>) -> bool {
         let record = self.tasks.entry(slot.task.clone()).or_default();
         let key = (slot.term, fact.site.clone(), slot.index);
-        keep_least(&mut record.facts, key, fact)
+        let kept = keep_least(&mut record.facts, key, fact);
+        // With an adoption, what its site does may take others out of force.
+        kept && record.adopts.is_empty()
     }
 
     fn join_wish(&mut self, wish: Written<Request>) -> bool {
@@ -392,12 +394,20 @@ impl TaskRecord {
         &'a self,
         task: &EntryId,
     ) -> Vec<Vec<(u32, u32, &'a Written<Fact>)>> {
-        let before = |term: u32| self.adopts().filter(move |a| a.what.slot.term < term);
-        let with = |adopt: &'a Written<AdoptFact>| {
-            before(adopt.what.slot.term).chain([adopt]).collect::<Vec<_>>()
-        };
-        let ways = [Vec::new()].into_iter().chain(self.all_adopts().map(with));
-        ways.map(|adopts| self.along(task, adopts).collect()).collect()
+        /// More than these are not told apart: a task is adopted once, or seldom twice.
+        const MOST: usize = 256;
+        let mut ways: Vec<Vec<&Written<AdoptFact>>> = vec![Vec::new()];
+        // In order of their terms; an adoption follows one of the term before it.
+        for adopt in self.all_adopts() {
+            let before = adopt.what.slot.term - 1;
+            let follows = |way: &&Vec<&Written<AdoptFact>>| {
+                way.last().map_or(0, |last| last.what.slot.term) == before
+            };
+            let longer = ways.iter().filter(follows).map(|way| [&way[..], &[adopt]].concat());
+            let longer: Vec<_> = longer.take(MOST.saturating_sub(ways.len())).collect();
+            ways.extend(longer);
+        }
+        ways.into_iter().map(|adopts| self.along(task, adopts).collect()).collect()
     }
 
     /// The facts that count when these adoptions do, in order of their terms.

@@ -296,7 +296,7 @@ impl Ground<'_> {
     }
 }
 
-/// Remote-site prefixes, own aggregates and the way back over each link.
+/// Remote-site prefixes, own aggregates, the links' networks and the way back over each link.
 pub(super) fn inter_site(choice: Choice<'_>, state: &mut NodeState) {
     let place = choice.place;
     let fabric = place.world.fabric;
@@ -320,7 +320,18 @@ pub(super) fn inter_site(choice: Choice<'_>, state: &mut NodeState) {
             floor(layout.table_xs, &prefixes, state);
         }
     }
+    link_networks(place, state);
     returns(choice, state);
+}
+
+/// What a border says to the far end of a link, an error for instance, never takes the default
+/// route: not even while the link has lost its address and the main table knows no other way.
+fn link_networks(place: Place<'_>, state: &mut NodeState) {
+    if place.node.role == Role::Border {
+        for view in place.world.fabric.links_of(&place.node.id) {
+            floor(place.layout.table_guard, &view.near.addresses, state);
+        }
+    }
 }
 
 /// `nett-ret-N`: over link N on a border, also while it is doubted: what came over it goes back

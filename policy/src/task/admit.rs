@@ -174,6 +174,10 @@ pub(super) fn fitting_terms(
                 .hint("for example --while 'error-rate <= 1%'"));
         }
     }
+    if terms.confirm_within.is_some() && matches!(verb, Verb::Revoke { .. }) {
+        return Err(Refusal::usage("confirm-within", "a revocation is not taken back")
+            .hint("without --confirm-within"));
+    }
     match terms.until {
         None => Ok(()),
         Some(_) if !matches!(verb, Verb::Drain { .. }) => {

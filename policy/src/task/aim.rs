@@ -37,12 +37,15 @@ pub(super) fn aim(present: Present<'_>, verb: &Verb) -> Result<Aim, Refusal> {
 /// the services where those want them.
 pub(super) fn undo(present: Present<'_>, task: &EntryId) -> Option<(Vec<Write>, Vec<Move>)> {
     let effect = first_effect(present.fold, task)?;
+    // Nothing gives a revoked key back.
+    let lasts = |write: &&Write| matches!(write.change, Change::Revoked(..));
     let own = |write: &&Write| {
         let held = present.intent.held(&write.change.subject());
         held.is_some_and(|held| held.order.task == *task)
     };
     let verb = Verb::Revert { task: task.clone() };
-    let changes = effect.writes.iter().filter(own).map(|w| w.before.clone()).collect();
+    let undone = effect.writes.iter().filter(|write| !lasts(write)).filter(own);
+    let changes = undone.map(|w| w.before.clone()).collect();
     let writes = writes(present, &verb, changes);
     let after = after_writes(present, &writes);
     let named = effect.moves.iter().map(|m| m.service.clone()).collect();

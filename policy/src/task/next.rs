@@ -17,7 +17,7 @@ use crate::log::entry::{
     Body, Command, Effect, EffectiveFact, EndFact, Outcome, Slot, StepFact, StepState, Turn,
     TurnFact, WishKind,
 };
-use crate::log::intent::World;
+use crate::log::intent::{Intent, World};
 use crate::service::{Isolation, Service};
 
 /// How long a task may wait for its approvals.
@@ -160,7 +160,12 @@ impl At<'_> {
         let command = self.command;
         // Without the task itself, which would else stand in its own way as an open one.
         let fold = self.present.fold.without(self.task);
-        match judge(Present { fold: &fold, ..self.present }, &command.request) {
+        // What the site before this one had begun is in force until this one begins.
+        let adopted =
+            self.present.fold.task(self.task).is_some_and(|r| r.adopts().next().is_some());
+        let read = adopted.then(|| Intent::read(&fold));
+        let intent = read.as_ref().unwrap_or(self.present.intent);
+        match judge(Present { fold: &fold, intent, ..self.present }, &command.request) {
             Ok(proposal) if proposal.plan_hash == command.plan_hash => {
                 let (slot, effect) = (self.slot(), proposal.effect);
                 Next::Write(Box::new(Body::Effective(EffectiveFact { slot, approvals, effect })))

@@ -21,7 +21,7 @@ fn proven() -> Trust {
 fn what_never_came_up_is_used() {
     let mut trust = Trust::default();
     trust.down(Fall::Silence, PACE, ms(500));
-    trust.tick(ms(10_000_000));
+    trust.tick(PACE, ms(10_000_000));
     assert_eq!((trust.belief(), trust.deadline()), (Belief::Unproven, None));
 }
 
@@ -33,9 +33,9 @@ fn what_breaks_off_is_doubted_until_it_was_up_for_a_while() {
         assert_eq!((trust.belief(), trust.deadline()), (Belief::Doubted, None));
         trust.up(ms(6000));
         assert_eq!((trust.belief(), trust.deadline()), (Belief::Probation, Some(ms(8000))));
-        trust.tick(ms(7999));
+        trust.tick(PACE, ms(7999));
         assert!(trust.belief().is_doubt());
-        trust.tick(ms(8000));
+        trust.tick(PACE, ms(8000));
         assert_eq!((trust.belief(), trust.deadline()), (Belief::Proven, None));
     }
 }
@@ -46,7 +46,7 @@ fn a_break_on_probation_begins_it_anew() {
     trust.down(Fall::Silence, PACE, ms(5000));
     trust.up(ms(6000));
     trust.down(Fall::Signalled, PACE, ms(7000));
-    trust.tick(ms(9000));
+    trust.tick(PACE, ms(9000));
     assert_eq!(trust.belief(), Belief::Doubted);
     trust.up(ms(9000));
     assert_eq!(trust.deadline(), Some(ms(11_000)));
@@ -62,7 +62,7 @@ fn each_break_soon_after_the_last_costs_twice_as_much() {
         trust.up(now);
         let until = trust.deadline().expect("on probation");
         holds.push((until - now).as_secs());
-        trust.tick(until);
+        trust.tick(PACE, until);
         now = until;
     }
     assert_eq!(holds, [2, 4, 8, 16, 32, 64, 120, 120]);
@@ -87,7 +87,7 @@ fn who_stops_takes_nothing_away_and_gives_nothing_back() {
     trust.down(Fall::Stopped, PACE, ms(5000));
     assert_eq!((trust.belief(), trust.deadline()), (Belief::Unproven, None));
     trust.heard(true, ms(5000));
-    trust.tick(ms(1_000_000));
+    trust.tick(PACE, ms(1_000_000));
     assert_eq!(trust.belief(), Belief::Unproven);
     let mut trust = proven();
     trust.down(Fall::Silence, PACE, ms(5000));
@@ -103,7 +103,7 @@ fn who_is_heard_and_does_not_come_up_is_doubted() {
     trust.heard(false, ms(1000));
     trust.heard(false, ms(2000));
     assert_eq!(trust.deadline(), Some(ms(6000)), "since it was first heard");
-    trust.tick(ms(6000));
+    trust.tick(PACE, ms(6000));
     assert_eq!(trust.belief(), Belief::Doubted);
     let mut trust = Trust::default();
     trust.heard(false, ms(1000));
@@ -161,15 +161,60 @@ fn what_was_up_before_has_to_come_up_again() {
     trust.present(false, ms(5000));
     trust.down(Fall::Silence, PACE, ms(5300));
     trust.present(true, ms(9000));
-    trust.tick(ms(19_000));
+    trust.tick(PACE, ms(19_000));
     assert_eq!(trust.belief(), Belief::Doubted);
 }
 
 #[test]
 fn what_was_known_before_a_restart_is_not_forgotten() {
-    let mut trust = Trust::recalled(ms(3));
+    let mut trust = Trust::recalled(PACE);
     assert_eq!(trust.belief(), Belief::Doubted);
     trust.up(ms(1000));
-    trust.tick(ms(2000));
+    assert_eq!(trust.deadline(), Some(ms(3000)), "as after a first break");
+    trust.tick(PACE, ms(3000));
     assert_eq!(trust.belief(), Belief::Proven);
+}
+
+/// After a boot the interface is not there yet, which explains nothing of what was known before.
+#[test]
+fn what_was_known_before_a_restart_outlives_an_interface_that_comes_late() {
+    let mut trust = Trust::recalled(PACE);
+    trust.present(false, ms(5));
+    trust.present(true, ms(2000));
+    assert_eq!(trust.belief(), Belief::Doubted);
+}
+
+#[test]
+fn who_works_in_one_direction_on_and_off_is_believed_later_each_time() {
+    let mut trust = Trust::default();
+    let mut now = ms(1000);
+    let mut holds = Vec::new();
+    for _ in 0..3 {
+        trust.heard(false, now);
+        now += HEARD;
+        trust.tick(PACE, now);
+        trust.up(now);
+        let until = trust.deadline().expect("on probation");
+        holds.push((until - now).as_secs());
+        trust.tick(PACE, until);
+        trust.down(Fall::Stopped, PACE, until);
+        now = until;
+    }
+    assert_eq!(holds, [2, 4, 8]);
+}
+
+/// It said one word and was killed.
+#[test]
+fn who_was_heard_and_is_silent_again_is_not_doubted() {
+    let mut trust = Trust::default();
+    trust.heard(false, ms(1000));
+    trust.unheard();
+    assert_eq!((trust.belief(), trust.deadline()), (Belief::Unproven, None));
+    // Where it was up before, silence is no excuse.
+    let mut trust = proven();
+    trust.present(false, ms(5000));
+    trust.down(Fall::Silence, PACE, ms(5300));
+    trust.present(true, ms(6000));
+    trust.unheard();
+    assert_eq!(trust.deadline(), Some(ms(16_000)));
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use nett_policy::id::EntryId;
 use nett_policy::log::entry::{Body, Entry, Outcome, StepState, WishKind};
+use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
 use nett_policy::task::view::{TaskState, read, state};
 use proptest::prelude::*;
@@ -111,7 +112,8 @@ fn an_adoption_takes_no_step_back_before_it_starts_one() {
         let order = Order::Failover { service, to: 1 };
         old.order(1, &order, false).expect("an order");
         old.wish(0, 0, true).expect("approved");
-        let before = old.log.len() + 1;
+        // From the approval on, which alone lets the adopter go on.
+        let before = old.log.len();
         while old.advance(Nodes::Done).is_some() {}
         let id = &ground.catalog.iter().nth(service).expect("a service").id;
         for read in before..old.log.len() {
@@ -133,8 +135,37 @@ fn an_adoption_takes_no_step_back_before_it_starts_one() {
             let epochs: Vec<_> = (0..=new.len()).map(|own| known(own).answered_epoch(id)).collect();
             assert!(epochs.is_sorted(), "{id}, {read} read: {epochs:?}");
             assert_eq!(traffic(&known(new.len())), traffic(&known(0)), "{id}, {read} read");
+            // Who reads entry by entry comes to the same.
+            let (mut fold, mut intent) = (Fold::default(), Intent::default());
+            for (own, entry) in old.log.iter().chain(&new).enumerate() {
+                let Some(task) = entry.about() else { continue };
+                match fold.join(entry) {
+                    true => intent.update(&fold, task),
+                    false => intent = Intent::read(&fold),
+                }
+                assert_eq!(intent, Intent::read(&fold), "{id}, {read} read, {own}");
+            }
         }
     }
+}
+
+/// The adopter has read only the approval when it adopts, and before it goes on, what the other
+/// site had begun: that is in force, and it is the adopter's own task.
+#[test]
+fn an_adopter_is_not_stopped_by_what_it_has_made_void() {
+    let ground = Ground::two_sites();
+    let mut old = Desk::new(&ground, 0);
+    old.order(1, &Order::Failover { service: 0, to: 1 }, false).expect("an order");
+    old.wish(0, 0, true).expect("approved");
+    let before = old.log.len();
+    while old.advance(Nodes::Done).is_some() {}
+    let mut new = Desk::new(&ground, 1);
+    old.log[..before].iter().for_each(|entry| new.read(entry));
+    new.turn(1, 0, WishKind::Adopt { asserted: BTreeSet::new() }).expect("adopted");
+    old.log[before..].iter().for_each(|entry| new.read(entry));
+    while new.advance(Nodes::Done).is_some() {}
+    let task = new.fold.commands().next().expect("one").0.clone();
+    assert_eq!(state(&new.fold, &task), TaskState::Ended(Outcome::Done));
 }
 
 /// What svg writes that adopts the first task, having read so much.

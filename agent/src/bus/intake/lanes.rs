@@ -7,8 +7,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
-/// Messages of one connection that may wait.
-const PER_LANE: usize = 64;
 /// Connections of one sender.
 const LANES: usize = 64;
 /// Bytes of all that wait.
@@ -20,6 +18,8 @@ pub(super) struct Lanes<W, T> {
     /// Who had the last turn.
     last: Option<W>,
     bytes: usize,
+    /// Messages of one connection that may wait.
+    per_lane: usize,
 }
 
 #[derive(Debug)]
@@ -30,23 +30,31 @@ struct Crowd<T> {
 }
 
 impl<W: Ord + Clone, T> Lanes<W, T> {
-    pub(super) fn new() -> Self {
-        Self { crowds: BTreeMap::new(), last: None, bytes: 0 }
+    pub(super) fn new(per_lane: usize) -> Self {
+        Self { crowds: BTreeMap::new(), last: None, bytes: 0, per_lane }
     }
 
-    /// Lets a message wait; gives the one that had to make room for it, which may be itself.
-    pub(super) fn push(&mut self, who: W, lane: u64, size: usize, item: T) -> Option<(W, T)> {
+    /// Lets a message wait; gives those that had to make room for it, which may be itself.
+    pub(super) fn push(&mut self, who: W, lane: u64, size: usize, item: T) -> Vec<(W, T)> {
         let crowd = self.crowds.entry(who.clone()).or_insert_with(Crowd::new);
         let known = crowd.lanes.get(&lane).map(VecDeque::len);
-        if known.map_or(crowd.lanes.len() >= LANES, |waiting| waiting >= PER_LANE) {
-            return Some((who, item));
+        if known.map_or(crowd.lanes.len() >= LANES, |waiting| waiting >= self.per_lane) {
+            return vec![(who, item)];
         }
         crowd.lanes.entry(lane).or_default().push_back((size, item));
         crowd.bytes += size;
         self.bytes += size;
-        if self.bytes <= BYTES {
-            return None;
+        let mut lost = Vec::new();
+        while self.bytes > BYTES
+            && let Some(largest) = self.lose()
+        {
+            lost.push(largest);
         }
+        lost
+    }
+
+    /// The newest of whoever takes up most.
+    fn lose(&mut self) -> Option<(W, T)> {
         let (largest, crowd) = self.crowds.iter_mut().max_by_key(|(_, crowd)| crowd.bytes)?;
         let largest = largest.clone();
         let (size, item) = crowd.lose()?;
@@ -113,17 +121,19 @@ fn after<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, last: Option<&K>) -> Option<&'a
 mod tests {
     use super::*;
 
+    const PER_LANE: usize = 64;
+
     #[test]
     fn one_message_passes_a_crowd() {
-        let mut lanes = Lanes::new();
+        let mut lanes = Lanes::new(PER_LANE);
         let mut lost = 0;
         for number in 0..10_000 {
-            lost += usize::from(lanes.push("crowd", 1, 100, number).is_some());
+            lost += usize::from(!lanes.push("crowd", 1, 100, number).is_empty());
         }
         assert_eq!(lost, 10_000 - PER_LANE);
-        assert!(lanes.push("honest", 1, 100, -1).is_none());
+        assert!(lanes.push("honest", 1, 100, -1).is_empty());
         // In its own name from another connection, too.
-        assert!(lanes.push("crowd", 2, 100, -2).is_none());
+        assert!(lanes.push("crowd", 2, 100, -2).is_empty());
         let order: Vec<_> = std::iter::from_fn(|| lanes.pop()).map(|(_, number)| number).collect();
         let place = |number: i32| order.iter().position(|n| *n == number).expect("it is there");
         assert!(place(-1) < 2 && place(-2) < 4, "{:?}", &order[..6]);
@@ -133,21 +143,27 @@ mod tests {
 
     #[test]
     fn whoever_takes_up_most_makes_room() {
-        let mut lanes = Lanes::new();
+        let mut lanes = Lanes::new(PER_LANE);
         let big = BYTES / 40;
         for lane in 0..39 {
-            assert!(lanes.push("big", lane, big, lane).is_none());
+            assert!(lanes.push("big", lane, big, lane).is_empty());
         }
-        assert!(lanes.push("small", 1, 1000, 100).is_none());
-        let (who, _) = lanes.push("small", 1, big, 101).expect("no room");
-        assert_eq!(who, "big");
+        assert!(lanes.push("small", 1, 1000, 100).is_empty());
+        let lost = lanes.push("small", 1, big, 101);
+        assert!(matches!(lost[..], [("big", _)]), "{lost:?}");
+        // Small ones make room, too, as many as it takes.
+        let mut lanes = Lanes::new(BYTES);
+        for number in 0..BYTES / 1000 {
+            assert!(lanes.push("small", 1, 1000, number).is_empty());
+        }
+        assert!(lanes.push("other", 1, big, 0).len() > 100);
         assert!(lanes.bytes <= BYTES);
     }
 
     #[test]
     fn connections_of_one_sender_are_bounded() {
-        let mut lanes = Lanes::new();
-        let lost = (0..1000u64).filter_map(|lane| lanes.push("many", lane, 1, lane)).count();
+        let mut lanes = Lanes::new(PER_LANE);
+        let lost = (0..1000u64).flat_map(|lane| lanes.push("many", lane, 1, lane)).count();
         assert_eq!(lost, 1000 - LANES);
     }
 }

@@ -115,8 +115,12 @@ const WORK: (f64, f64) = (0.25, 0.1);
 const QUESTION: f64 = 0.001_25;
 /// As [`QUESTION`], for what nodes ask a voter.
 const ASK: f64 = 0.000_25;
+/// The most that one message counts for, in seconds of work.
+const LONGEST: f64 = 0.01;
 /// Good messages of one person, a second and at once.
 const PER_PERSON: (f64, f64) = (50.0, 200.0);
+/// The same for facts: a reporter may say all that it knows at once.
+const FACTS: (f64, f64) = (50.0, 4096.0);
 /// Messages that were good before and come again, of one person.
 const REPEATED: (f64, f64) = (20.0, 40.0);
 /// Answers to what was refused, for one sender.
@@ -140,6 +144,22 @@ impl Door {
             Self::Question => "question",
             Self::Fact => "fact",
             Self::Ask => "ask",
+        }
+    }
+
+    /// Messages of one connection that may wait. Facts come without a place to answer to, so a
+    /// reporter has one lane.
+    fn lane(self) -> usize {
+        match self {
+            Self::Fact => 4096,
+            Self::Command | Self::Question | Self::Ask => 64,
+        }
+    }
+
+    fn per_person(self) -> (f64, f64) {
+        match self {
+            Self::Fact => FACTS,
+            Self::Command | Self::Question | Self::Ask => PER_PERSON,
         }
     }
 }
@@ -175,7 +195,7 @@ impl Intake {
             site: site.clone(),
             people: people.collect(),
             ledger: ledger.clone(),
-            waiting: Mutex::new(Waiting { lanes: Lanes::new(), seen: Seen::new() }),
+            waiting: Mutex::new(Waiting { lanes: Lanes::new(door.lane()), seen: Seen::new() }),
             more: Notify::new(),
         })
     }
@@ -188,10 +208,12 @@ impl Intake {
         }
         let mut waiting = self.lock();
         let who = self.whose(&message, &waiting.seen);
+        // What the sender has chosen, and what each message takes up beside.
+        let size = size + message.subject.len() + message.reply_to.len() + size_of::<Message>();
         let lane = waiting.seen.hash(connection(&message).as_bytes());
         let lost = waiting.lanes.push(who, lane, size, message);
         drop(waiting);
-        if let Some((who, message)) = lost {
+        for (who, message) in lost {
             self.drop_one(&who, &message, CROWD);
         }
         self.more.notify_one();
@@ -245,7 +267,11 @@ impl Intake {
                 let from = (self.door, who.text());
                 let fate = (Fate::Refused, reason);
                 self.ledger.turned_away(from, fate, &message.reply_to, now);
-                let record = self.ledger.record(reason, || text.clone(), now);
+                // Too many good ones are no sign of somebody who proves nothing.
+                let record = match reason {
+                    TOO_MANY => None,
+                    reason => self.ledger.record(reason, || text.clone(), now),
+                };
                 desk.answer(&who, message, reason, text, now);
                 match record {
                     Some(record) => events.send(BusEvent::TurnedAway(record)).await.is_ok(),
@@ -256,7 +282,8 @@ impl Intake {
     }
 
     fn cost(&self, took: Duration) -> f64 {
-        let took = took.as_secs_f64();
+        // Of a process that was stopped meanwhile most is nobody's work.
+        let took = took.as_secs_f64().min(LONGEST);
         match self.door {
             Door::Command | Door::Fact => took,
             Door::Question => took.max(QUESTION),
@@ -283,8 +310,9 @@ impl Intake {
                 if self.door == Door::Command {
                     self.lock().seen.note(bytes);
                 }
-                let text = format!("more than {} a second came from {name}", PER_PERSON.0);
-                match desk.may_pass(&Who::Person(name), PER_PERSON, Instant::now()) {
+                let per_person = self.door.per_person();
+                let text = format!("more than {} a second came from {name}", per_person.0);
+                match desk.may_pass(&Who::Person(name), per_person, Instant::now()) {
                     true => Verdict::Pass,
                     false => Verdict::Refuse {
                         reason: TOO_MANY,

@@ -94,7 +94,7 @@ impl Sockets {
         let flags = if confirmed { nix::libc::MSG_CONFIRM } else { 0 };
         match self.sending.send_to_with_flags(bytes, &to, flags) {
             // What an earlier one came to at the far end (ICMP) is told with this one, once.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(error) if !is_full(&error) && error.kind() != io::ErrorKind::PermissionDenied => {
                 self.sending.send_to_with_flags(bytes, &to, flags).map(drop)
             }
             sent => sent.map(drop),
@@ -145,6 +145,11 @@ impl AsFd for Sockets {
 /// (`IP_RECVERR` in ip(7)).
 pub(super) fn is_full(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::ENOBUFS) || error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// True when there is no way now, and nothing is wrong with the socket.
+pub(super) fn is_unreachable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
 }
 
 /// Of the path's family and on its interface.

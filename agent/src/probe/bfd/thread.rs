@@ -18,14 +18,14 @@ use std::sync::mpsc as orders;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nett_policy::trust::Trust;
+use nett_policy::trust::{Pace, Trust};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use tokio::sync::{mpsc, watch};
 
 use super::packet::Packet;
 use super::session::{Change, Session};
-use super::socket::{Received, Sockets, is_full};
+use super::socket::{Received, Sockets, is_full, is_unreachable};
 use super::{Path, PathId, PathView, Presence, Transition, Views, What};
 
 /// When sockets that could not be opened, or broke, are tried again.
@@ -217,8 +217,10 @@ impl Runner {
                 break drawn;
             }
         };
-        let trust =
-            if doubted.contains(&path.id) { Trust::recalled(now) } else { Trust::default() };
+        let trust = match doubted.contains(&path.id) {
+            true => Trust::recalled(usual(&path)),
+            false => Trust::default(),
+        };
         let mut watched = Watched {
             session: Session::new(discriminator, path.settings),
             discriminator: discriminator.get(),
@@ -284,6 +286,12 @@ impl Runner {
     }
 }
 
+/// The pace of a session over this path when it is up, where both ends have the same settings.
+fn usual(path: &Path) -> Pace {
+    let (interval, packets) = (path.settings.rx, path.settings.multiplier);
+    Pace { interval, detection: interval * u32::from(packets) }
+}
+
 /// Xorshift (Marsaglia 2003): good enough for jitter and numbers that only must differ.
 fn next_random(mut x: u64) -> u64 {
     x ^= x << 13;
@@ -303,7 +311,10 @@ impl Watched {
         if let Some(change) = self.session.check(now) {
             self.take(change, now, changed);
         }
-        self.trust.tick(now);
+        if self.session.remote().is_none() {
+            self.trust.unheard();
+        }
+        self.trust.tick(usual(&self.path), now);
         // Without sockets nothing counts as sent, above all not the first packet.
         while self.sockets.is_some() {
             let Some(packet) = self.session.packet(now, jitter) else { break };
@@ -361,6 +372,10 @@ impl Watched {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let interface = &self.path.interface;
                 self.trouble = Some(format!("a packet filter stops packets over {interface}"));
+            }
+            // A neighbour that does not answer, or a router's word: the next one may arrive.
+            Err(error) if is_unreachable(&error) => {
+                self.trouble = Some(format!("cannot send over {}: {error}", self.path.interface));
             }
             Err(error) => self.broken(&error, now),
         }

@@ -9,6 +9,7 @@ use nett_policy::fabric::Family;
 use nix::errno::Errno;
 
 use super::error::KernelError;
+use super::netlink::route::{RTN_BLACKHOLE, RTN_UNREACHABLE};
 use super::netlink::socket::{Connection, Failure, OwnPorts};
 use super::netlink::{attr, family_number};
 use attr::{Attributes, Malformed, Message, address_bytes, read_address, read_u32};
@@ -52,8 +53,6 @@ const RTA_IIF: u16 = 3;
 const RTA_TABLE: u16 = 15;
 const RTA_MARK: u16 = 16;
 const RTA_NH_ID: u16 = 30;
-const RTN_BLACKHOLE: u8 = 6;
-const RTN_UNREACHABLE: u8 = 7;
 
 impl Lookup {
     /// In the network namespace of the calling thread.

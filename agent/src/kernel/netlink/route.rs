@@ -20,8 +20,8 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_TABLE: u16 = 15;
 const RTA_NH_ID: u16 = 30;
 const RTN_UNICAST: u8 = 1;
-const RTN_BLACKHOLE: u8 = 6;
-const RTN_UNREACHABLE: u8 = 7;
+pub(in crate::kernel) const RTN_BLACKHOLE: u8 = 6;
+pub(in crate::kernel) const RTN_UNREACHABLE: u8 = 7;
 const RT_SCOPE_NOWHERE: u8 = 255;
 const RT_TABLE_UNSPEC: u8 = 0;
 

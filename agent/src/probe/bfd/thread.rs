@@ -134,11 +134,6 @@ impl Watcher {
         self.views.clone()
     }
 
-    /// False once the thread has ended, which it never does by itself.
-    pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
-    }
-
     fn order(&self, order: Order) {
         // A thread that is gone is noticed elsewhere; a full pipe wakes as well as another message.
         if self.orders.send(order).is_ok() {

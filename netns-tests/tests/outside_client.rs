@@ -29,3 +29,24 @@ fn an_outside_client_is_served_by_the_other_site_through_either_uplink() -> Resu
         Ok(())
     })
 }
+
+/// A border that once got a flow over a link remembers that, and forgets it when the flow comes
+/// from the internet again: else two such borders send the answers to each other.
+#[test]
+fn answers_leave_by_the_uplink_the_flow_comes_by_now() -> Result<()> {
+    tell("answers_leave_by_the_uplink_the_flow_comes_by_now", |lab| {
+        let [osl, svg] = SITES;
+        lab.route_vips_over(osl)?;
+        let mira = Operator { lab, node: "osl-b1", name: "mira" };
+        let traffic = Traffic::to_vips(lab, &[OUTSIDE], API)?;
+        for (to, uplink) in [("svg", svg), ("osl", osl)] {
+            mira.complete(&["failover", API.id, "--to", to])?;
+            traffic.settles_on(to)?;
+            lab.route_vips_over(uplink)?;
+            traffic.settles_on(to)?;
+        }
+        let report = traffic.finish();
+        assert_eq!(report.lost(), 0, "{}", report.summary());
+        Ok(())
+    })
+}

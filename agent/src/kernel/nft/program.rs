@@ -236,6 +236,14 @@ fn marking(guard: &Guard) -> Vec<Rule> {
                 .verdict(Verdict::Return),
         ));
     }
+    // Whatever came over a link has returned by now.
+    rules.push(rule(
+        "no longer from outside",
+        Expressions::new()
+            .direction(Direction::Original)
+            .ct_mark(Layout::MARK_CLASS, Compare::Equal, Layout::MARK_CAME)
+            .set_ct_mark(mask, 0),
+    ));
     rules.push(rule(
         "reply to a flow of this site",
         Expressions::new()

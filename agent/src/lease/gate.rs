@@ -120,6 +120,8 @@ pub async fn run<G: Gate>(
         }
     };
     let mut shape: Option<GateShape> = None;
+    // The last shape was not taken: what groups mean in the kernel is not what was meant.
+    let mut is_doubtful = false;
     if !tell(LeaseEvent::GateFound(found)).await {
         return;
     }
@@ -127,6 +129,7 @@ pub async fn run<G: Gate>(
         let told = match job {
             GateJob::Shape(wanted) => {
                 let result = gate.shape(&wanted).await.map_err(|error| error.to_string());
+                is_doubtful = result.is_err();
                 let number = wanted.number;
                 shape = Some(GateShape { reset: true, open: None, ..*wanted });
                 tell(LeaseEvent::Shaped { number, result }).await
@@ -136,13 +139,18 @@ pub async fn run<G: Gate>(
                 if let (Err(error), Some(shape)) = (&result, &shape) {
                     // It is gone, or was changed: shut first, then armed again.
                     tracing::error!(%error, "The gate is not as it was left; it is made anew.");
-                    result = match gate.shape(shape).await {
-                        Ok(()) => gate.arm(slot, lease).await,
-                        Err(error) => Err(error),
-                    };
+                    result = gate.shape(shape).await;
+                    is_doubtful = result.is_err();
+                    if !is_doubtful {
+                        result = gate.arm(slot, lease).await;
+                    }
                 }
                 let result = result.map_err(|error| error.to_string());
                 tell(LeaseEvent::Armed { round, result }).await
+            }
+            GateJob::Open { groups, .. } if is_doubtful => {
+                tracing::warn!(?groups, "The gate does not open: it did not take its shape.");
+                true
             }
             GateJob::Open { slot, groups } => {
                 if let Err(error) = gate.open(slot, &groups).await {

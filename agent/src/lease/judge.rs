@@ -72,6 +72,9 @@ pub(super) struct Judged {
     sent: VecDeque<GateShape>,
     /// What was read back last.
     shaped: Option<GateShape>,
+    /// Not taken, or taken and not read back: any of these may be in the kernel until a later one
+    /// was read back.
+    doubtful: Vec<GateShape>,
     pub(super) trouble: Option<String>,
     retry: Option<Duration>,
     deadline: Option<Duration>,
@@ -95,8 +98,14 @@ impl Judged {
     pub(super) fn shaped(&mut self, number: u64, result: Result<(), String>, now: Duration) {
         while self.sent.front().is_some_and(|shape| shape.number <= number) {
             let shape = self.sent.pop_front();
-            if shape.as_ref().is_some_and(|s| s.number == number) && result.is_ok() {
-                self.shaped = shape;
+            let answered = shape.filter(|s| s.number == number);
+            match (answered, &result) {
+                (Some(shape), Ok(())) => {
+                    self.doubtful.clear();
+                    self.shaped = Some(shape);
+                }
+                (Some(shape), Err(_)) => self.doubt(shape),
+                (None, _) => {}
             }
         }
         self.trouble = result.err();
@@ -110,10 +119,23 @@ impl Judged {
         [self.deadline, self.retry].into_iter().flatten().min()
     }
 
-    /// True when no shape that was read back or is on its way lets one of these pass.
+    fn doubt(&mut self, shape: GateShape) {
+        let same = |known: &GateShape| {
+            (&known.guarded, &known.members) == (&shape.guarded, &shape.members)
+        };
+        if !self.doubtful.iter().any(same) {
+            self.doubtful.push(shape);
+        }
+    }
+
+    /// The kernel has one of these: what was read back, or what was asked for since.
+    fn all_are(&self, is: impl Fn(&GateShape) -> bool) -> bool {
+        self.shaped.as_ref().is_some_and(&is) && self.doubtful.iter().chain(&self.sent).all(is)
+    }
+
+    /// True when no shape that the kernel may have or come to lets one of these pass.
     pub(super) fn is_shut(&self, vips: &BTreeSet<IpAddr>) -> bool {
-        let lacks = |shape: &GateShape| vips.iter().all(|vip| !shape.members.contains_key(vip));
-        self.shaped.as_ref().is_some_and(lacks) && self.sent.iter().all(lacks)
+        self.all_are(|shape| vips.iter().all(|vip| !shape.members.contains_key(vip)))
     }
 
     /// A shape of this process was read back.
@@ -127,18 +149,25 @@ impl Judged {
     }
 
     fn guards(&self, service: &Service) -> bool {
-        let guards = |shape: &GateShape| service.vips.iter().all(|v| shape.guarded.contains(v));
-        self.shaped.as_ref().is_some_and(guards) && self.sent.iter().all(guards)
+        self.all_are(|shape| service.vips.iter().all(|v| shape.guarded.contains(v)))
     }
 
     fn number_of(&mut self, group: &Group) -> u32 {
         if let Some(number) = self.groups.get(group) {
             return *number;
         }
-        self.last_group = self.last_group % GROUPS + 1;
+        let used: BTreeSet<u32> = self.groups.values().copied().collect();
+        self.last_group = number_after(self.last_group, &used);
         self.groups.insert(group.clone(), self.last_group);
         self.last_group
     }
+}
+
+/// The next number that no group has, which fewer than [`GROUPS`] have.
+fn number_after(last: u32, used: &BTreeSet<u32>) -> u32 {
+    let next = |number: &u32| Some(number % GROUPS + 1);
+    let mut numbers = std::iter::successors(next(&last), next);
+    numbers.find(|number| !used.contains(number)).expect("they go round and round")
 }
 
 // === impl Lease ===
@@ -387,5 +416,45 @@ impl Stands {
             backers: 0,
             verdict: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(number: u64, vips: &BTreeSet<IpAddr>, group: Option<u32>) -> GateShape {
+        GateShape {
+            number,
+            all: vips.clone(),
+            guarded: vips.clone(),
+            members: vips.iter().filter_map(|vip| Some((*vip, group?))).collect(),
+            open: None,
+            reset: false,
+        }
+    }
+
+    /// A kernel that took a shape and could not be read back must not count as shut by the shape
+    /// from before: another site would serve at once.
+    #[test]
+    fn a_gate_that_may_have_taken_its_shape_is_not_shut() {
+        let vips = BTreeSet::from([IpAddr::from([10, 99, 0, 10])]);
+        let mut judged = Judged::default();
+        let answer = |judged: &mut Judged, shape: GateShape, result: Result<(), &str>| {
+            let number = shape.number;
+            judged.sent.push_back(shape);
+            judged.shaped(number, result.map_err(str::to_owned), Duration::ZERO);
+            judged.is_shut(&vips)
+        };
+        assert!(answer(&mut judged, shape(1, &vips, None), Ok(())));
+        assert!(!answer(&mut judged, shape(2, &vips, Some(7)), Err("no answer")));
+        assert!(!answer(&mut judged, shape(3, &vips, None), Err("no answer")), "either may be");
+        assert!(answer(&mut judged, shape(4, &vips, None), Ok(())), "read back");
+    }
+
+    #[test]
+    fn a_number_in_use_is_given_to_nobody_else() {
+        let used = BTreeSet::from([1, 2, 9]);
+        assert_eq!([GROUPS, 2, 8].map(|last| number_after(last, &used)), [3, 3, 10]);
     }
 }

@@ -73,6 +73,11 @@ impl Watch {
         }
     }
 
+    /// Whoever lost what it had read, at a server that lost it too, may begin anew.
+    pub(crate) fn forget(&mut self, lost: &NodeId) {
+        self.epochs.retain(|(node, _), _| node != lost);
+    }
+
     pub(crate) fn served(&mut self, node: &NodeId, answers: &Answers) {
         for (service, answer) in answers {
             let key = (node.clone(), service.clone());

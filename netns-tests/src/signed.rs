@@ -4,13 +4,13 @@
 //! spaces, which is how `serde_json` writes a [`Value`].
 
 use std::fs;
-use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
+use ulid::Ulid;
 
 use crate::lab::Lab;
 
@@ -89,47 +89,20 @@ impl Signer {
 
     fn sign(&self, subject: String, mut document: Value) -> Result<Message> {
         let signature = self.key.sign(&serde_json::to_vec(&document)?)?;
-        let value = base64url(&signature);
+        let value = BASE64URL_NOPAD.encode(&signature);
         document["sig"] =
             json!([{"by": "operator", "key": self.key.public_key(), "value": value}]);
         Ok(Message { subject, bytes: serde_json::to_vec(&document)? })
     }
 }
 
-/// RFC 3339 with milliseconds, some time from now.
+/// RFC 3339 with milliseconds, some milliseconds from now.
 fn timestamp(ahead: i64) -> Result<String> {
-    let apart = Duration::from_millis(ahead.unsigned_abs());
-    let at = match ahead < 0 {
-        true => SystemTime::now() - apart,
-        false => SystemTime::now() + apart,
-    };
-    let since = at.duration_since(SystemTime::UNIX_EPOCH)?;
-    let told = Command::new("date")
-        .args(["-u", "-d", &format!("@{}", since.as_secs()), "+%Y-%m-%dT%H:%M:%S"])
-        .output()?;
-    let text = String::from_utf8(told.stdout)?;
-    Ok(format!("{}.{:03}Z", text.trim(), since.subsec_millis()))
+    let at = Timestamp::now().as_millisecond() + ahead;
+    Ok(format!("{:.3}", Timestamp::from_millisecond(at)?))
 }
 
 /// 26 characters that nobody else makes.
 fn ulid() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let number = since.as_millis() << 80 | u128::from(count);
-    let digits = b"0123456789abcdefghjkmnpqrstvwxyz";
-    let digit = |place: u32| char::from(digits[(number >> (5 * (25 - place)) & 31) as usize]);
-    (0..26).map(digit).collect()
-}
-
-fn base64url(bytes: &[u8]) -> String {
-    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let number = (0..3).fold(0u32, |n, i| n << 8 | u32::from(*chunk.get(i).unwrap_or(&0)));
-        for place in 0..=chunk.len() {
-            text.push(char::from(digits[(number >> (18 - 6 * place) & 63) as usize]));
-        }
-    }
-    text
+    Ulid::generate().to_string().to_lowercase()
 }

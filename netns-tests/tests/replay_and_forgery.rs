@@ -117,7 +117,7 @@ fn a_busy_hour(lab: &Lab) -> Result<()> {
 type Known = (Vec<[Vec<Value>; 3]>, Vec<std::collections::BTreeMap<String, u64>>);
 
 fn known(lab: &Lab) -> Result<Known> {
-    let readings = lab.nodes().iter().map(|node| reading(lab, &node.name));
+    let readings = lab.nodes().into_iter().map(|node| reading(lab, &node.name));
     let lengths = SITES.into_iter().map(|site| streams::lengths(lab, site));
     Ok((readings.collect::<Result<_>>()?, lengths.collect::<Result<_>>()?))
 }

@@ -131,6 +131,11 @@ impl Judged {
         self.shaped.as_ref().is_some_and(guards) && self.sent.iter().all(guards)
     }
 
+    /// The numbers of all groups that a service has now.
+    pub(super) fn groups_in_use(&self) -> BTreeSet<u32> {
+        self.groups.values().copied().collect()
+    }
+
     fn number_of(&mut self, group: &Group) -> u32 {
         if let Some(number) = self.groups.get(group) {
             return *number;

@@ -69,6 +69,8 @@ pub(crate) enum Mail {
     },
 }
 
+/// Clocks that may differ by more than this do, in millionths.
+const SMALL: i64 = 5000;
 /// When clocks begin to differ.
 const START: Duration = Duration::from_secs(100);
 
@@ -100,6 +102,10 @@ pub(crate) struct LeaseWatch {
     newest: BTreeMap<ServiceId, (Epoch, SiteId, String)>,
     /// How often each service began to be served, for the statistics of a run.
     pub(crate) begun: BTreeMap<(ServiceId, SiteId), usize>,
+    /// Where each was delivered when that was last looked at.
+    delivered: BTreeMap<ServiceId, BTreeSet<SiteId>>,
+    /// What must not stop to be served there.
+    pub(crate) stays: Option<(ServiceId, SiteId)>,
 }
 
 impl World {
@@ -176,8 +182,12 @@ impl World {
     /// Clocks run at rates that are off by up to `drift`, where that matters.
     pub(crate) fn draw_rate(&mut self, agent: &mut Agent, drift: i64) {
         if agent.controller.lease().is_some() {
-            let drift = self.mutant.map_or(drift, |mutant| mutant.drift(drift));
-            agent.lease.rate = self.rng.i64(-drift..=drift);
+            let most = self.mutant.map_or(drift, |mutant| mutant.drift(drift));
+            agent.lease.rate = match most > SMALL {
+                true if self.rng.bool() => most,
+                true => -most,
+                false => self.rng.i64(-most..=most),
+            };
         }
     }
 
@@ -393,6 +403,15 @@ impl World {
     /// No leased service is delivered at two sites at this moment.
     pub(crate) fn watch_leases(&mut self) {
         let serving = self.serving();
+        if serving != self.lease_watch.delivered {
+            self.note(format!("delivered: {serving:?}"));
+            self.lease_watch.delivered.clone_from(&serving);
+        }
+        if let Some((service, site)) = self.lease_watch.stays.clone()
+            && !serving.get(&service).is_some_and(|sites| sites.contains(&site))
+        {
+            self.watch.complain(format!("{service} is not served at {site} any more"));
+        }
         for (service, sites) in &serving {
             if sites.len() > 1 {
                 self.watch.complain(format!("{service} is served at {sites:?}"));
@@ -403,7 +422,7 @@ impl World {
 
     /// No claim serves after a newer one of another site has, and no two of one epoch do.
     fn watch_claims(&mut self, serving: &BTreeMap<ServiceId, BTreeSet<SiteId>>) {
-        let mut wrong = Vec::new();
+        let (mut wrong, mut begun) = (Vec::new(), Vec::new());
         for agent in self.agents.values().filter(|a| a.alive) {
             let Some(lease) = agent.controller.lease() else { continue };
             for (service, stands) in lease.stands() {
@@ -422,12 +441,14 @@ impl World {
                     wrong.push(format!("{service}: both {now:?} and {old:?} served"));
                 }
                 if now.0 > old.0 {
+                    begun.push(format!("{} serves {service} under {}", now.1, now.2));
                     *old = now;
-                    let begun = (service.clone(), agent.site().clone());
-                    *self.lease_watch.begun.entry(begun).or_default() += 1;
+                    let key = (service.clone(), agent.site().clone());
+                    *self.lease_watch.begun.entry(key).or_default() += 1;
                 }
             }
         }
+        begun.into_iter().for_each(|begun| self.note(begun));
         wrong.into_iter().for_each(|wrong| self.watch.complain(wrong));
     }
 

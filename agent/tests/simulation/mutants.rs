@@ -10,12 +10,12 @@ use std::time::Duration;
 use nett_agent::bus::wire::{BeaconAnswer, Sealed};
 use nett_agent::lease::store::LeaseRecord;
 use nett_policy::fabric::{Fabric, Node};
-use nett_policy::id::{EntryId, Epoch, NodeId, SiteId};
+use nett_policy::id::{NodeId, SiteId, WallMs};
 use nett_policy::lease::vote::{Ask, Incarnation, Nonce};
 use nett_policy::log::entry::{Body, Effect, Refused};
 
 use crate::lease::LeaseHost;
-use crate::traps::Trap;
+use crate::traps::{Trap, Way};
 use crate::world::World;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +50,6 @@ pub(crate) enum Mutant {
     SameIncarnation,
     /// A voter that lost its disk votes without having read the others.
     NoRejoin,
-    /// A voter votes again in an epoch in which it has voted.
-    Revote,
     /// An answer counts from when it came, for the last ask, whichever it is to.
     RenewOnArrival,
     /// An answer counts although it speaks of votes that were not read.
@@ -69,8 +67,6 @@ pub(crate) struct Memory {
     asks: BTreeMap<(NodeId, SiteId), Nonce>,
     /// The last answer of each voter before votes were held back.
     copies: BTreeMap<NodeId, BeaconAnswer>,
-    /// For a voter that votes for anything: how it takes the epochs of claims.
-    epochs: BTreeMap<NodeId, BTreeMap<EntryId, Epoch>>,
 }
 
 // === impl Mutant ===
@@ -88,21 +84,20 @@ impl Mutant {
     /// Those that break a lease, and that draws of faults come upon.
     pub(crate) const LEASED: [Self; 3] = [Self::GateOpen, Self::NoWait, Self::OwnVoterOnly];
     /// And those that need a row of faults, each with one that shows it.
-    pub(crate) const TRAPPED: [(Self, Trap); 14] = [
+    pub(crate) const TRAPPED: [(Self, Trap); 13] = [
         (Self::GateOpen, Trap::Dead),
         (Self::LateArm, Trap::Stalled),
         (Self::NoWait, Trap::CutOff),
         (Self::NoMargin, Trap::CutOff),
         (Self::WildClocks, Trap::CutOff),
-        (Self::OwnVoterOnly, Trap::CutOff),
+        (Self::OwnVoterOnly, Trap::TwoAtOnce),
         (Self::NoFsync, Trap::OldDisk),
         (Self::SameIncarnation, Trap::OldDisk),
         (Self::NoRejoin, Trap::OldDisk),
-        (Self::Revote, Trap::TwoAtOnce),
         (Self::RenewOnArrival, Trap::Buffered),
         (Self::Unread, Trap::Deaf),
         (Self::Replica, Trap::Deaf),
-        (Self::OldTimes, Trap::EarlyStart),
+        (Self::OldTimes, Trap::LateVote),
     ];
 
     /// The fabric as a node takes it to be that has lost this rule.
@@ -142,38 +137,17 @@ impl World {
     }
 
     /// An entry as a node takes it in.
-    pub(crate) fn as_read(&mut self, node: &NodeId, mut sealed: Sealed) -> Sealed {
-        match self.mutant {
-            Some(Mutant::ReadersClock) => self.expire(node, &mut sealed),
-            Some(Mutant::Revote) if self.fabric.voters().any(|voter| voter.id == *node) => {
-                self.raise(node, &mut sealed);
-            }
-            _ => {}
+    pub(crate) fn as_read(&self, node: &NodeId, mut sealed: Sealed) -> Sealed {
+        let late = |at: WallMs| at < self.clock(node).wall;
+        if self.mutant == Some(Mutant::ReadersClock)
+            && let Body::Command(command) = &sealed.entry.body
+            && late(command.request.expires_at)
+        {
+            let request = command.request.clone();
+            let (refused_by, message) = ("expired".to_owned(), "it came late".to_owned());
+            sealed.entry.body = Body::Refused(Refused { request, refused_by, message });
         }
         sealed
-    }
-
-    fn expire(&self, node: &NodeId, sealed: &mut Sealed) {
-        let Body::Command(command) = &sealed.entry.body else { return };
-        if command.request.expires_at < self.clock(node).wall {
-            sealed.entry.body = Body::Refused(Refused {
-                request: command.request.clone(),
-                refused_by: "expired".to_owned(),
-                message: "it came late, by this clock".to_owned(),
-            });
-        }
-    }
-
-    /// To a voter that votes for anything every claim is above those that it has read.
-    fn raise(&mut self, node: &NodeId, sealed: &mut Sealed) {
-        let id = sealed.entry.id.clone();
-        let Some(effect) = effect_of(&mut sealed.entry.body) else { return };
-        let known = self.memory.epochs.entry(node.clone()).or_default();
-        let highest = known.values().max().copied().unwrap_or_default();
-        for one in &mut effect.moves {
-            let raised = Epoch(one.epoch.0.max(highest.0 + 1));
-            one.epoch = *known.entry(id.clone()).or_insert(raised);
-        }
     }
 
     pub(crate) fn remember_ask(&mut self, node: &NodeId, ask: &Ask) {
@@ -182,9 +156,10 @@ impl World {
 
     /// An answer as it is given.
     pub(crate) fn as_said(&mut self, voter: &NodeId, to: &NodeId, said: &mut BeaconAnswer) {
-        let held_back = self.held_back(voter, to);
-        if !held_back {
+        if self.way == Way::Plain {
             self.memory.copies.insert(voter.clone(), said.clone());
+        }
+        if !self.held_back(voter, to) {
             return;
         }
         match (self.mutant, self.memory.copies.get(voter)) {

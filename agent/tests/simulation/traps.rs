@@ -35,12 +35,17 @@ pub(crate) enum Trap {
     OldDisk,
     /// Answers to the holder lie in a buffer when it is cut off, and come at last.
     Buffered,
-    /// Whoever takes over starts anew when it has read the votes, and has not waited.
-    EarlyStart,
+    /// One of two votes for whoever takes over comes when all others have waited long enough, from
+    /// a voter that was the holder's until then; and whoever takes over starts anew.
+    LateVote,
     /// The holder is cut off, but its asks and the answers to them pass, without votes.
     Deaf,
     /// Two sites take the service at once, one of them cut off from the others.
     TwoAtOnce,
+    /// The holder is cut off for two rounds, and nobody takes over: it serves on.
+    Blink,
+    /// A voter that is not the holder's dies for longer than a lease: the holder serves on.
+    DeadVoter,
 }
 
 /// A site's voter, and what its server had of other logs, as they were.
@@ -73,22 +78,24 @@ struct Roles {
 }
 
 /// How long a trap lasts until everything is put right.
-pub(crate) const TRAPPED: Duration = Duration::from_secs(26);
+pub(crate) const TRAPPED: Duration = Duration::from_secs(30);
 /// How long somebody who takes over waits for the lease to run out, with all there is to it.
-const TAKES: u64 = 12_000;
+const TAKES: u64 = 14_000;
 
 // === impl Trap ===
 
 impl Trap {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::CutOff,
         Self::Dead,
         Self::Stalled,
         Self::OldDisk,
         Self::Buffered,
-        Self::EarlyStart,
+        Self::LateVote,
         Self::Deaf,
         Self::TwoAtOnce,
+        Self::Blink,
+        Self::DeadVoter,
     ];
 }
 
@@ -119,11 +126,13 @@ impl World {
             Trap::Stalled => self.stalls(&roles),
             Trap::OldDisk => self.an_old_disk(&roles),
             Trap::Buffered => self.answers_in_a_buffer(&roles),
-            Trap::EarlyStart => {
-                self.cut_off(holder, (0, TAKES));
+            Trap::LateVote => {
+                self.cut_between(holder, to, (0, 29_000));
+                self.cut_between(&roles.helper, to, (0, TAKES));
+                self.cut_between(&roles.helper, holder, (TAKES, 29_000));
                 self.taken_over(&roles, 20);
                 for node in self.nodes_of(to) {
-                    self.at(ms(1200), Happening::Fault(Fault::Restart(node)));
+                    self.at(ms(TAKES + 1200), Happening::Fault(Fault::Restart(node)));
                 }
             }
             Trap::Deaf => {
@@ -137,7 +146,25 @@ impl World {
                 self.taken_over(&roles, 50);
                 self.at(ms(60), Happening::Takeover(service.clone(), helper.clone()));
             }
+            Trap::Blink => {
+                self.stays(&roles);
+                self.cut_off(holder, (1500, 3000));
+            }
+            Trap::DeadVoter => {
+                self.stays(&roles);
+                for node in self.nodes_of(&roles.helper) {
+                    self.at(ms(1500), Happening::Fault(Fault::KillNow(node.clone())));
+                    self.at(ms(TAKES), Happening::Fault(Fault::Restart(node)));
+                }
+            }
         }
+    }
+
+    /// From now on a gap in the service is wrong, and messages are not lost any more: a few lost
+    /// ones in a row may cost a lease.
+    fn stays(&mut self, roles: &Roles) {
+        self.rough = false;
+        self.lease_watch.stays = Some((roles.service.clone(), roles.holder.clone()));
     }
 
     fn roles(&mut self) -> Roles {
@@ -186,9 +213,9 @@ impl World {
             mirrors: self.servers[helper].mirrors.clone(),
             node: voter,
         };
-        self.cut_between(holder, to, (0, 22_000));
+        self.cut_between(holder, to, (0, 29_000));
         self.cut_between(holder, helper, (0, TAKES));
-        self.cut_between(helper, to, (TAKES - 100, 22_000));
+        self.cut_between(helper, to, (TAKES - 100, 29_000));
         self.taken_over(roles, 100);
         self.at(ms(TAKES - 50), Happening::Fault(Fault::Backup(Box::new(backup))));
     }
@@ -199,7 +226,8 @@ impl World {
             self.kill(&node);
         }
         let site = self.agents[&node].site().clone();
-        for (origin, held) in mirrors {
+        for origin in self.servers.keys().cloned().collect::<Vec<_>>() {
+            let held = mirrors.get(&origin).copied().unwrap_or(0);
             if !self.joined(&site, &origin) {
                 let server = self.servers.get_mut(&site).expect("a known site");
                 server.mirrors.insert(origin, held);
@@ -222,8 +250,9 @@ impl World {
     }
 
     fn stalls(&mut self, roles: &Roles) {
-        self.cut_off(&roles.holder, (200, TAKES));
-        self.taken_over(roles, 300);
+        // A round of asks goes through before.
+        self.cut_off(&roles.holder, (1200, TAKES));
+        self.taken_over(roles, 1250);
         for node in self.nodes_of(&roles.holder) {
             self.agent(&node).lease.stalls = true;
             self.at(ms(TAKES), Happening::Fault(Fault::Restart(node)));
@@ -232,14 +261,18 @@ impl World {
 
     /// An agent stands still before it opens a slot, does that much later, and dies.
     pub(crate) fn stall(&mut self, node: &NodeId, slot: Slot, groups: BTreeSet<u32>) {
-        self.agent(node).lease.stalls = false;
-        self.kill(node);
-        let delay = ms(self.rng.u64(2500..4500));
+        self.note(format!("{node} stands still"));
+        let agent = self.agent(node);
+        agent.lease.stalls = false;
+        // Before it does anything else.
+        agent.dies_in = Some(0);
+        let delay = ms(self.rng.u64(3000..7000));
         self.at(delay, Happening::Lease(Mail::LateOpen { node: node.clone(), slot, groups }));
     }
 
     pub(crate) fn open_late(&mut self, node: &NodeId, slot: Slot, groups: &BTreeSet<u32>) {
         let (late, lease) = (self.mutant == Some(Mutant::LateArm), self.fabric.lease.duration);
+        self.note(format!("{node} opens its gate, late"));
         self.pass_gates();
         let gate = &mut self.agent(node).lease.gate;
         if late {

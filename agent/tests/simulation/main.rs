@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use mutants::Mutant;
 use shape::{leased_shape, trap_shape};
-use traps::{TRAPPED, Trap};
+use traps::Trap;
 use world::World;
 
 /// How long things go wrong.
@@ -48,7 +48,7 @@ const LEASED_ROUGH: Duration = Duration::from_secs(60);
 /// Seeds of `make test` for each row of faults around a takeover.
 const TRAP_SEEDS: u64 = 8;
 /// And the most until one shows a broken rule.
-const BROKEN_WITHIN: u64 = 40;
+const BROKEN_WITHIN: u64 = 10;
 
 /// What became of a run: what was wrong, with the last things that happened.
 type Ended = Result<World, Box<(String, World)>>;
@@ -88,7 +88,7 @@ fn run_trap(seed: u64, trap: Trap, mutant: Option<Mutant>) -> Ended {
     // The first takeover needs nobody's start.
     world.pass(Duration::from_secs(4));
     world.spring(trap);
-    world.pass(TRAPPED);
+    world.pass(trap.lasts());
     end(world, LEASE_PATIENCE)
 }
 

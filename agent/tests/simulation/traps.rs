@@ -12,10 +12,12 @@ use std::time::Duration;
 use futures::executor::block_on;
 use nett_agent::bus::wire::Sealed;
 use nett_agent::journal::Saved;
+use nett_agent::lease::Standing;
 use nett_agent::lease::gate::{Gate, Slot};
 use nett_agent::lease::store::LeaseRecord;
 use nett_policy::id::{NodeId, ServiceId, SiteId};
 
+use crate::agent::Agent;
 use crate::faults::Fault;
 use crate::lease::Mail;
 use crate::mutants::Mutant;
@@ -77,8 +79,10 @@ struct Roles {
     helper: SiteId,
 }
 
-/// How long a trap lasts until everything is put right.
-pub(crate) const TRAPPED: Duration = Duration::from_secs(30);
+/// How long a trap lasts until everything is put right: a wait, and one more.
+const SHORT: Duration = Duration::from_secs(30);
+/// Where a voter waits before it votes, and then those who read it.
+const LONG: Duration = Duration::from_secs(42);
 /// How long somebody who takes over waits for the lease to run out, with all there is to it.
 const TAKES: u64 = 14_000;
 
@@ -97,14 +101,21 @@ impl Trap {
         Self::Blink,
         Self::DeadVoter,
     ];
+
+    pub(crate) fn lasts(self) -> Duration {
+        if self == Self::OldDisk { LONG } else { SHORT }
+    }
 }
 
 // === impl World ===
 
 impl World {
-    /// True once one site serves what the trap is about.
+    /// True once every node of a site serves what the trap is about.
     pub(crate) fn is_set(&mut self) -> bool {
-        self.serving().values().any(|sites| sites.len() == 1)
+        let Some((service, sites)) = self.serving().pop_first() else { return false };
+        let stands = |agent: &Agent| agent.controller.lease()?.stands().get(&service).cloned();
+        let serves = |agent: &Agent| stands(agent).is_some_and(|s| s.standing == Standing::Serving);
+        self.agents.values().filter(|agent| sites.contains(agent.site())).all(serves)
     }
 
     pub(crate) fn spring(&mut self, trap: Trap) {
@@ -213,9 +224,9 @@ impl World {
             mirrors: self.servers[helper].mirrors.clone(),
             node: voter,
         };
-        self.cut_between(holder, to, (0, 29_000));
+        self.cut_between(holder, to, (0, 41_000));
         self.cut_between(holder, helper, (0, TAKES));
-        self.cut_between(helper, to, (TAKES - 100, 29_000));
+        self.cut_between(helper, to, (TAKES - 100, 41_000));
         self.taken_over(roles, 100);
         self.at(ms(TAKES - 50), Happening::Fault(Fault::Backup(Box::new(backup))));
     }

@@ -90,8 +90,7 @@ impl Signer {
     fn sign(&self, subject: String, mut document: Value) -> Result<Message> {
         let signature = self.key.sign(&serde_json::to_vec(&document)?)?;
         let value = BASE64URL_NOPAD.encode(&signature);
-        document["sig"] =
-            json!([{"by": "operator", "key": self.key.public_key(), "value": value}]);
+        document["sig"] = json!([{"by": "operator", "key": self.key.public_key(), "value": value}]);
         Ok(Message { subject, bytes: serde_json::to_vec(&document)? })
     }
 }

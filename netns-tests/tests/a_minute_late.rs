@@ -50,14 +50,22 @@ fn what_comes_a_minute_late_has_its_documented_outcome() -> Result<()> {
         let late = mira.command(osl.id, &failover, LATE)?;
         for _ in 0..3 {
             let answer = ask(lab, osl, "mira", &late)?;
-            assert_eq!((&answer["accepted"], &answer["refused_by"]), (&false.into(), &"expired".into()));
+            assert_eq!(
+                (&answer["accepted"], &answer["refused_by"]),
+                (&false.into(), &"expired".into())
+            );
         }
         assert_eq!(kinds(&streams::entries(lab, osl, osl)?), ["refused"], "once in the log");
 
         // A fact: worth nothing when it has expired; with its age when it has not.
         let lag = |value| Measured { service: API.id, name: "data-lag", value, unit: "s" };
         say(lab, osl, "kim", &kim.fact(osl.id, lag("0.5"), LATE)?)?;
-        say(lab, osl, "kim", &kim.fact(osl.id, Measured { name: "slow-lag", ..lag("0.7") }, SLOW)?)?;
+        say(
+            lab,
+            osl,
+            "kim",
+            &kim.fact(osl.id, Measured { name: "slow-lag", ..lag("0.7") }, SLOW)?,
+        )?;
         for node in Node::of_site(osl) {
             let (known, _) = eventually(patience(), "the later fact is known", || {
                 let known = facts(lab, &node.name)?;

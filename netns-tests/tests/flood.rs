@@ -91,12 +91,9 @@ async fn flood(options: ConnectOptions, kind: &Kind, stop: &AtomicBool) -> Resul
     while !stop.load(Ordering::Relaxed) {
         pace.tick().await;
         let due = begun.elapsed().as_millis() as u64 * RATE / 1000;
-        for nth in sent..due {
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
-            let reply = to[(nth % RATE) as usize].clone();
-            let sender = &senders[(nth % SENDERS) as usize];
+        while sent < due && !stop.load(Ordering::Relaxed) {
+            let reply = to[(sent % RATE) as usize].clone();
+            let sender = &senders[(sent % SENDERS) as usize];
             sender.publish_with_reply(subject.clone(), reply, bytes.clone()).await?;
             sent += 1;
         }

@@ -365,8 +365,7 @@ impl World {
     /// Whether asks and answers pass.
     fn beacons(&self, a: &NodeId, b: &NodeId) -> bool {
         let either = self.held_back(a, b) || self.held_back(b, a);
-        self.reached(a, b)
-            || (either && self.agents[a].connected && self.agents[b].connected)
+        self.reached(a, b) || (either && self.agents[a].connected && self.agents[b].connected)
     }
 
     pub(crate) fn deliver(&mut self, mail: Mail) {

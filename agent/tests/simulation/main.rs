@@ -137,10 +137,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Runs seeds on all cores; the failing ones, each with its reason.
-fn sweep(
-    seeds: std::ops::Range<u64>,
-    run: impl Fn(u64) -> Ended + Sync,
-) -> Vec<(u64, String)> {
+fn sweep(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> Ended + Sync) -> Vec<(u64, String)> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let next = std::sync::atomic::AtomicU64::new(seeds.start);
     let work = || {
@@ -165,11 +162,7 @@ fn sweep(
 }
 
 /// One seed with everything that happened, where `one` names it; else as many as `many` says.
-fn hold(
-    one: &str,
-    (many, most): (&str, u64),
-    run: impl Fn(u64) -> Ended + Sync,
-) {
+fn hold(one: &str, (many, most): (&str, u64), run: impl Fn(u64) -> Ended + Sync) {
     if let Some(seed) = number(one) {
         match run(seed) {
             Ok(world) => tell(seed, "nothing is wrong", &world),
@@ -243,11 +236,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 /// The first of so many seeds that shows a broken rule: the invariants can fail.
-fn seen(
-    mutant: Mutant,
-    seeds: std::ops::Range<u64>,
-    run: impl Fn(u64, Option<Mutant>) -> Ended,
-) {
+fn seen(mutant: Mutant, seeds: std::ops::Range<u64>, run: impl Fn(u64, Option<Mutant>) -> Ended) {
     let found = seeds.clone().find_map(|seed| Some((seed, run(seed, Some(mutant)).err()?)));
     let Some((seed, failed)) = found else { panic!("{mutant:?} goes unseen in {seeds:?}") };
     let first = failed.0.lines().next().unwrap_or_default();

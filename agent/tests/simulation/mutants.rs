@@ -44,8 +44,8 @@ pub(crate) enum Mutant {
     WildClocks,
     /// Each site is a majority by itself.
     OwnVoterOnly,
-    /// A vote is heard before it is on the disk: a voter whose disk is not what it was does not know
-    /// it, and goes on under its old name.
+    /// A vote is heard before it is on the disk: a voter whose disk is not what it was does not
+    /// know it, and goes on under its old name.
     NoFsync,
     /// A voter that lost its disk votes without having read the others.
     NoRejoin,

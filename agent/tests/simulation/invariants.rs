@@ -2,8 +2,8 @@
 //!
 //! At every moment: a service that is handed over break-before-make is never delivered at two
 //! sites; the epoch that a name server answers with never goes back; a request has one verdict and
-//! a task one effect; epochs that a site gives rise. When calm: every agent has every log, wants and
-//! has what the core makes of all entries read in any order and any number of times, and no task
+//! a task one effect; epochs that a site gives rise. When calm: every agent has every log, wants
+//! and has what the core makes of all entries read in any order, any number of times, and no task
 //! hangs.
 
 use std::collections::{BTreeMap, BTreeSet};

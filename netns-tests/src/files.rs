@@ -217,7 +217,7 @@ pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
     for (name, roles) in OPERATORS {
         let key = keys.public(name)?;
         writeln!(text, "[[operator]]\nname = \"{name}\"\nkey = \"{key}\"")?;
-        writeln!(text, "roles = {roles:?}\nservices = [\"*\"]\n")?;
+        writeln!(text, "roles = {roles:?}\n")?;
     }
     let (admin, system) = (keys.public("admin")?, keys.public("system")?);
     let ca = layout.tls().join("ca.crt");

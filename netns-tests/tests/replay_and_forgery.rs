@@ -4,16 +4,18 @@
 
 mod streams;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nett_netns_tests::keys::Keys;
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::observe::http::metric;
 use nett_netns_tests::observe::kernel::Kernel;
 use nett_netns_tests::observe::monitor::Monitor;
 use nett_netns_tests::services::{API, EDGE, PAY, VAULT, WEB};
+use nett_netns_tests::signed::{NOW, Signer};
 use nett_netns_tests::story::{Operator, Traffic, reading, tell};
 use nett_netns_tests::topology::SITES;
-use serde_json::Value;
+use serde_json::{Value, json};
+use streams::login::ask;
 use streams::recording::while_recorded;
 
 /// What a message of osl's log becomes before it is stored a second time.
@@ -86,23 +88,23 @@ fn a_log_with_changed_words_moves_nothing() -> Result<()> {
     })
 }
 
-/// What people do in a busy hour: moves there and back, drains, holds, an approval, a rejection.
+/// What people do in a busy hour, with `nettctl` and with programs of their own: moves there and
+/// back, drains, holds, an approval, a rejection.
 fn a_busy_hour(lab: &Lab) -> Result<()> {
     let by = |name, node| Operator { lab, node, name };
     let (mira, jon) = (by("mira", "osl-b1"), by("jon", "svg-r1"));
-    std::thread::scope(|scope| {
-        let at_osl = scope.spawn(|| -> Result<()> {
-            mira.complete(&["failover", API.id, "--to", "svg"])?;
-            for verb in ["hold", "release", "hold", "release"] {
-                mira.complete(&[verb, API.id])?;
-            }
-            mira.complete(&["failback", API.id]).map(drop)
-        });
+    let [osl, svg] = SITES;
+    for (site, name, service) in [(osl, "mira", WEB), (svg, "jon", VAULT)] {
+        let signer = Signer::of(lab, name)?;
         for verb in ["hold", "release", "hold", "release"] {
-            jon.complete(&[verb, VAULT.id])?;
+            let body = json!({"verb": verb, "services": service.id});
+            let answer = ask(lab, site, name, &signer.command(site.id, &body, NOW)?)?;
+            ensure!(answer["accepted"] == true, "{verb}: {answer}");
         }
+    }
+    std::thread::scope(|scope| {
+        let at_osl = scope.spawn(|| mira.complete(&["failover", API.id, "--to", "svg"]));
         jon.complete(&["drain", "service", EDGE.id, "--at", "svg"])?;
-        jon.complete(&["undrain", "service", EDGE.id, "--at", "svg"])?;
         at_osl.join().expect("no panic")
     })?;
     let refused = mira.propose(&["failover", PAY.id, "--to", "svg"])?;

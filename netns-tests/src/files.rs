@@ -13,9 +13,12 @@ use crate::topology::{Link, NET_BUS, NET_CORE, SITES, Shape, Site, UPLINK_BORDER
 /// The steering zone.
 pub const ZONE: &str = "steer.example.";
 
-/// Who may do what in the lab. `mira` operates, `jon` also approves.
-pub const OPERATORS: [(&str, &[&str]); 2] =
-    [("mira", &["operator"]), ("jon", &["operator", "approver"])];
+/// Who may do what in the lab. `mira` operates, `jon` also approves, `kim` reports facts, too.
+pub const OPERATORS: [(&str, &[&str]); 3] = [
+    ("mira", &["operator"]),
+    ("jon", &["operator", "approver"]),
+    ("kim", &["operator", "approver", "gate"]),
+];
 
 /// The ports of the lab's nats-servers and agents, each in a namespace of its own.
 pub const NATS_PORT: u16 = 4222;
@@ -214,7 +217,7 @@ pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
     for (name, roles) in OPERATORS {
         let key = keys.public(name)?;
         writeln!(text, "[[operator]]\nname = \"{name}\"\nkey = \"{key}\"")?;
-        writeln!(text, "roles = {roles:?}\nservices = [\"*\"]\n")?;
+        writeln!(text, "roles = {roles:?}\n")?;
     }
     let (admin, system) = (keys.public("admin")?, keys.public("system")?);
     let ca = layout.tls().join("ca.crt");

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod process;
 pub mod routing;
 pub mod services;
+pub mod signed;
 pub mod state;
 pub mod story;
 pub mod topology;

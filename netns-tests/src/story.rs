@@ -128,6 +128,12 @@ impl Operator<'_> {
         self.run(&["approve", task, "--reason", "looks right", "--yes"])?.must_be_done()
     }
 
+    /// Rejects a task as soon as this operator's site has read of it.
+    pub fn reject(&self, task: &str) -> Result<()> {
+        eventually(TASK, "the task is known here", || self.state_of(task))?;
+        self.run(&["reject", task, "--reason", "looks wrong", "--yes"])?.must_be_done()
+    }
+
     /// Waits until a task has ended, which must be in `state`.
     pub fn wait_for(&self, task: &str, state: &str) -> Result<Duration> {
         let open = ["waiting-approval", "running", "paused", "confirming"];
@@ -160,6 +166,22 @@ fn task_of(told: &Told) -> Result<String> {
     let task = json["task"].as_str();
     let task = task.with_context(|| format!("`{}` names no task: {json}", told.line))?;
     Ok(task.to_owned())
+}
+
+/// What a node says of everything that was ever asked: tasks, split decisions, services.
+pub fn reading(lab: &Lab, node: &str) -> Result<[Vec<Value>; 3]> {
+    let ask = |args: &[&str], kind: &str| -> Result<Vec<Value>> {
+        let told = lab.nettctl(node, "mira", &[&["-o", "json"], args].concat())?.must_be(0)?;
+        let said = told.json()?["ok"][kind].take();
+        let Value::Array(mut list) = said else { bail!("no list of {kind}: {said}") };
+        // How old the view is differs from moment to moment.
+        let lines = list.iter_mut().filter_map(Value::as_object_mut);
+        lines.for_each(|line| drop(line.remove("age_ms")));
+        Ok(list)
+    };
+    let tasks = ask(&["task", "list"], "tasks")?;
+    let conflicts = ask(&["conflicts"], "conflicts")?;
+    Ok([tasks, conflicts, ask(&["service", "list"], "services")?])
 }
 
 /// Steady traffic from several hosts to one service, both families.

@@ -15,7 +15,7 @@ use nett_netns_tests::eventually::eventually;
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::observe::http::metric;
 use nett_netns_tests::services::{API, EDGE, VAULT, WEB};
-use nett_netns_tests::story::{Operator, tell, tell_with};
+use nett_netns_tests::story::{Operator, reading, tell, tell_with};
 use nett_netns_tests::topology::{SITES, Site};
 use serde_json::Value;
 
@@ -42,22 +42,6 @@ fn keep_deciding(by: Operator<'_>, service: &str, until: Instant) -> Result<Vec<
         tasks.push(by.complete(&[verb, service])?);
     }
     Ok(tasks)
-}
-
-/// What a node says of everything that was ever asked: tasks, split decisions, services.
-fn reading(lab: &Lab, node: &str) -> Result<[Vec<Value>; 3]> {
-    let ask = |args: &[&str], kind: &str| -> Result<Vec<Value>> {
-        let told = lab.nettctl(node, "mira", &[&["-o", "json"], args].concat())?.must_be(0)?;
-        let said = told.json()?["ok"][kind].take();
-        let Value::Array(mut list) = said else { bail!("no list of {kind}: {said}") };
-        // How old the view is differs from moment to moment.
-        let lines = list.iter_mut().filter_map(Value::as_object_mut);
-        lines.for_each(|line| drop(line.remove("age_ms")));
-        Ok(list)
-    };
-    let tasks = ask(&["task", "list"], "tasks")?;
-    let conflicts = ask(&["conflicts"], "conflicts")?;
-    Ok([tasks, conflicts, ask(&["service", "list"], "services")?])
 }
 
 fn agree(lab: &Lab) -> Result<[Vec<Value>; 3]> {

@@ -5,23 +5,29 @@
 
 #![allow(clippy::print_stdout, reason = "a story tells what it measured")]
 
+mod streams;
+
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, Subject};
+use bytes::Bytes;
 use nett_netns_tests::eventually::{eventually, patience};
 use nett_netns_tests::files::{self, Node};
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::services::WEB;
+use nett_netns_tests::signed::{Message, NOW, Signer};
 use nett_netns_tests::story::{Traffic, tell};
 use nett_netns_tests::topology::SITES;
-use nkeys::KeyPair;
 use serde_json::{Value, json};
+use streams::login::{ask, at_client, options};
 
 /// Messages a second, at most.
 const RATE: u64 = 10_000;
+/// Connections of one login. One alone waits for the server after every few messages.
+const SENDERS: u64 = 4;
 /// How long each kind of message is sent.
 const LONG: Duration = Duration::from_secs(3);
 /// Fewer messages than these, sent or turned away by half, show nothing.
@@ -42,86 +48,18 @@ struct Kind {
     from: &'static str,
 }
 
-fn connect(lab: &Lab, name: &str) -> Result<ConnectOptions> {
-    let seed = fs::read_to_string(lab.keys().seed(name))?;
-    let tls = |file: &str| lab.layout().tls().join(file);
-    Ok(ConnectOptions::with_nkey(seed.trim().to_owned())
-        .add_root_certificates(tls("ca.crt"))
-        .add_client_certificate(tls(&format!("{name}.crt")), tls(&format!("{name}.key")))
-        .require_tls(true)
-        .custom_inbox_prefix("_INBOX.op"))
-}
-
-/// Does something asynchronous inside osl's client host.
-fn at_client<T: Send>(lab: &Lab, job: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
-    lab.ns("osl-c1")?.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(job())
-    })
-}
-
-fn key(lab: &Lab, name: &str) -> Result<KeyPair> {
-    Ok(KeyPair::from_seed(fs::read_to_string(lab.keys().seed(name))?.trim())?)
-}
-
-/// RFC 3339 with milliseconds, some time from now.
-fn timestamp(ahead: Duration) -> Result<String> {
-    let at = SystemTime::now() + ahead;
-    let since = at.duration_since(SystemTime::UNIX_EPOCH)?;
-    let told = std::process::Command::new("date")
-        .args(["-u", "-d", &format!("@{}", since.as_secs()), "+%Y-%m-%dT%H:%M:%S"])
-        .output()?;
-    let text = String::from_utf8(told.stdout)?;
-    Ok(format!("{}.{:03}Z", text.trim(), since.subsec_millis()))
-}
-
-/// 26 characters that nobody else makes.
-fn ulid() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let number = since.as_millis() << 80 | u128::from(count);
-    let digits = b"0123456789abcdefghjkmnpqrstvwxyz";
-    let digit = |place: u32| char::from(digits[(number >> (5 * (25 - place)) & 31) as usize]);
-    (0..26).map(digit).collect()
-}
-
-/// A signed request to hold or release WEB at osl; canonical, since names are sorted and nothing
-/// needs escapes.
-fn signed(key: &KeyPair, name: &str, verb: &str) -> Result<(String, Vec<u8>)> {
-    let subject = format!("nett.l.cmd.osl.{verb}.service.{}", WEB.id.replace('/', "~"));
-    let mut request = json!({
-        "v": 1, "min_reader": 1, "id": format!("osl.{}", ulid()), "kind": "command",
-        "subject": subject, "site": "osl",
-        "issued_at": timestamp(Duration::ZERO)?, "expires_at": timestamp(Duration::from_secs(55))?,
-        "operator": {"name": name, "key": key.public_key(), "reason": "told in a story"},
-        "body": {"verb": verb, "services": WEB.id},
-    });
-    let signature = key.sign(&serde_json::to_vec(&request)?)?;
-    let value = base64url(&signature);
-    request["sig"] = json!([{"by": "operator", "key": key.public_key(), "value": value}]);
-    Ok((subject, serde_json::to_vec(&request)?))
-}
-
-fn base64url(bytes: &[u8]) -> String {
-    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let number = (0..3).fold(0u32, |n, i| n << 8 | u32::from(*chunk.get(i).unwrap_or(&0)));
-        for place in 0..=chunk.len() {
-            text.push(char::from(digits[(number >> (18 - 6 * place) & 63) as usize]));
-        }
-    }
-    text
+/// A word about WEB at osl, signed just now.
+fn signed(by: &Signer, verb: &str) -> Result<Message> {
+    by.command(SITES[0].id, &json!({"verb": verb, "services": WEB.id}), NOW)
 }
 
 fn kinds(lab: &Lab) -> Result<Vec<Kind>> {
-    let (jon, mira) = (key(lab, "jon")?, key(lab, "mira")?);
+    let (jon, mira) = (Signer::of(lab, "jon")?, Signer::of(lab, "mira")?);
     let spoil = |bytes: &[u8]| {
         String::from_utf8_lossy(bytes).replace("told in a story", "told in a st0ry").into_bytes()
     };
-    let (subject, good) = signed(&jon, "jon", "release")?;
-    let (_, of_mira) = signed(&mira, "mira", "release")?;
+    let Message { subject, bytes: good } = signed(&jon, "release")?;
+    let of_mira = signed(&mira, "release")?.bytes;
     let kind =
         |name, subject: &str, bytes, from| Kind { name, subject: subject.to_owned(), bytes, from };
     let question = br#"{"v":1,"request":{"op":"status"}}"#.to_vec();
@@ -137,36 +75,43 @@ fn kinds(lab: &Lab) -> Result<Vec<Kind>> {
     ])
 }
 
-/// Sends as jon until told to stop; gives how many.
+/// Sends as jon until told to stop, on several connections as one program may; gives how many.
 async fn flood(options: ConnectOptions, kind: &Kind, stop: &AtomicBool) -> Result<u64> {
-    let client = options.connect(files::nats_url(SITES[0])).await?;
-    let begun = Instant::now();
-    let mut sent = 0;
+    let mut senders = Vec::new();
+    for _ in 0..SENDERS {
+        senders.push(options.clone().connect(files::nats_url(SITES[0])).await?);
+    }
+    // Everything but the sending is done before.
+    let subject = Subject::from(kind.subject.as_str());
+    let to: Vec<Subject> =
+        (0..RATE).map(|nth| Subject::from(format!("_INBOX.op.flood.{nth}"))).collect();
+    let bytes = Bytes::from(kind.bytes.clone());
+    let (begun, mut sent) = (Instant::now(), 0);
+    let mut pace = tokio::time::interval(Duration::from_millis(1));
     while !stop.load(Ordering::Relaxed) {
+        pace.tick().await;
         let due = begun.elapsed().as_millis() as u64 * RATE / 1000;
-        while sent < due {
-            let to = format!("_INBOX.op.flood.{sent}");
-            let bytes = kind.bytes.clone().into();
-            client.publish_with_reply(kind.subject.clone(), to, bytes).await?;
+        while sent < due && !stop.load(Ordering::Relaxed) {
+            let reply = to[(sent % RATE) as usize].clone();
+            let sender = &senders[(sent % SENDERS) as usize];
+            sender.publish_with_reply(subject.clone(), reply, bytes.clone()).await?;
             sent += 1;
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
         }
-        client.flush().await?;
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for sender in &senders {
+        sender.flush().await?;
     }
     Ok(sent)
 }
 
 /// Gives commands as mira, one after the other; how long each took.
-async fn work(client: &Client, key: &KeyPair, until: Instant) -> Result<Vec<Duration>> {
+async fn work(client: &Client, by: &Signer, until: Instant) -> Result<Vec<Duration>> {
     let mut took = Vec::new();
     for verb in ["hold", "release"].iter().cycle() {
         if Instant::now() >= until && took.len() % 2 == 0 {
             return Ok(took);
         }
-        let (subject, bytes) = signed(key, "mira", verb)?;
+        let Message { subject, bytes } = signed(by, verb)?;
         let begun = Instant::now();
         let asked = client.request(subject, bytes.into());
         let answer = tokio::time::timeout(Duration::from_secs(10), asked).await;
@@ -208,12 +153,13 @@ fn one_kind(lab: &mut Lab, kind: &Kind) -> Result<()> {
     let said: Vec<_> = nodes.iter().map(|node| lines(lab, node)).collect::<Result<_>>()?;
     let turned_away = turned_away_of(lab, &nodes, kind)?;
     let (stop, begun) = (AtomicBool::new(false), Instant::now());
-    let (jon, mira, key) = (connect(lab, "jon")?, connect(lab, "mira")?, key(lab, "mira")?);
+    let (jon, mira) = (options(lab, "jon")?, options(lab, "mira")?);
+    let (site, by) = (SITES[0], Signer::of(lab, "mira")?);
     let (sent, took) = std::thread::scope(|scope| {
-        let flooding = scope.spawn(|| at_client(lab, async || flood(jon, kind, &stop).await));
-        let took = at_client(lab, async || {
-            let client = mira.connect(files::nats_url(SITES[0])).await?;
-            work(&client, &key, begun + LONG).await
+        let flooding = scope.spawn(|| at_client(lab, site, async || flood(jon, kind, &stop).await));
+        let took = at_client(lab, site, async || {
+            let client = mira.connect(files::nats_url(site)).await?;
+            work(&client, &by, begun + LONG).await
         });
         stop.store(true, Ordering::Relaxed);
         (flooding.join().expect("no panic"), took)
@@ -271,14 +217,8 @@ fn a_flood_of_one_login_stops_nobody_else() -> Result<()> {
         let report = traffic.finish().since(from);
         assert_eq!(report.answers_of("svg"), 0, "{}", report.summary());
         // The same person is heard again.
-        let (jon, key) = (connect(lab, "jon")?, key(lab, "jon")?);
-        let answer = at_client(lab, async || {
-            let client = jon.connect(files::nats_url(SITES[0])).await?;
-            let (subject, bytes) = signed(&key, "jon", "hold")?;
-            let asked = client.request(subject, bytes.into());
-            let answer = tokio::time::timeout(Duration::from_secs(10), asked).await??;
-            Ok(serde_json::from_slice::<Value>(&answer.payload)?)
-        })?;
+        let again = signed(&Signer::of(lab, "jon")?, "hold")?;
+        let answer = ask(lab, SITES[0], "jon", &again)?;
         assert!(answer["refused_by"] != "too-many", "{answer}");
         Ok(())
     })

@@ -152,6 +152,11 @@ impl Judged {
         self.all_are(|shape| service.vips.iter().all(|v| shape.guarded.contains(v)))
     }
 
+    /// The numbers of all groups that a service has now.
+    pub(super) fn groups_in_use(&self) -> BTreeSet<u32> {
+        self.groups.values().copied().collect()
+    }
+
     fn number_of(&mut self, group: &Group) -> u32 {
         if let Some(number) = self.groups.get(group) {
             return *number;

@@ -3,6 +3,10 @@
 //! The order is what makes a stalled agent harmless: a slot's time runs from before the asks, so
 //! wherever the process stops the gate ends no later than the answers it was opened by. A round
 //! whose slot could not be armed asks nobody. Nothing of a round is on disk.
+//!
+//! Of the two slots one is kept: what a round of before has opened passes until its time is over,
+//! although nobody answers the rounds after it. The next round takes that slot only once it has
+//! opened as much.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,9 +30,18 @@ pub(super) struct Rounds {
     arming: bool,
     /// Groups that are open in this round's slot.
     pub(super) open: BTreeSet<u32>,
+    kept: Kept,
     pub(super) trouble: Option<String>,
     /// When the lease was restored.
     pub(super) since: Option<Duration>,
+}
+
+/// What the other slot lets pass.
+#[derive(Debug, Default)]
+struct Kept {
+    open: BTreeSet<u32>,
+    /// When it ends at the latest.
+    until: Option<Duration>,
 }
 
 /// How long a start waits for the last answers once it has those of a majority.
@@ -53,6 +66,28 @@ impl Rounds {
     pub(super) fn armed(&self) -> Option<Duration> {
         self.armed
     }
+
+    /// Whether the next round takes the other slot. Not while that has open what this one has not
+    /// come to, unless it would end anyhow, `soon`, with something that this one has open.
+    fn may_turn(&self, used: &BTreeSet<u32>, now: Duration, soon: Duration) -> bool {
+        let lasts = |at: Duration| self.kept.until.is_some_and(|until| until > at);
+        let kept: BTreeSet<u32> = self.kept.open.intersection(used).copied().collect();
+        match () {
+            () if !lasts(now) || kept.is_subset(&self.open) => true,
+            // Each has something that the other lacks: the older goes.
+            () if !self.open.is_subset(&kept) => true,
+            () => !self.open.is_empty() && !lasts(soon),
+        }
+    }
+
+    /// The slot of the next round has nothing in it; it is the other one, if that `turns`.
+    fn turn(&mut self, turns: bool, lease: Duration) {
+        let (open, armed) = (std::mem::take(&mut self.open), self.armed.take());
+        if turns {
+            self.slot = self.slot.other();
+            self.kept = Kept { open, until: armed.map(|armed| armed + lease) };
+        }
+    }
 }
 
 // === impl Lease ===
@@ -63,15 +98,15 @@ impl Lease {
         if rounds.arming || rounds.next.is_some_and(|next| now < next) || !self.may_ask() {
             return;
         }
+        let round = self.fabric.lease.round();
+        let used = self.judged.groups_in_use();
+        // Until it has heard all, the other slot is what a former process left.
+        let turns = self.heard_all && self.rounds.may_turn(&used, now, now + 2 * round);
+        let lease = self.rules.lease;
         let rounds = &mut self.rounds;
-        rounds.next = Some(now + self.fabric.lease.round());
+        rounds.turn(turns, lease);
+        rounds.next = Some(now + round);
         rounds.number += 1;
-        if self.heard_all {
-            // Until then the other slot is all that a former process left.
-            rounds.slot = rounds.slot.other();
-        }
-        rounds.armed = None;
-        rounds.open.clear();
         if self.is_serving_node() {
             self.rounds.arming = true;
             let (round, slot) = (self.rounds.number, self.rounds.slot());

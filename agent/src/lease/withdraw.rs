@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nett_policy::id::{Epoch, ServiceId};
-use nett_policy::lease::placings::definition;
+use nett_policy::id::{EntryId, Epoch, ServiceId};
+use nett_policy::lease::placings::{Placing, definition};
 use nett_policy::service::Isolation;
 
 use super::Lease;
@@ -62,6 +62,9 @@ impl Lease {
             return;
         }
         let new = |(service, epoch): &(&ServiceId, &Epoch)| {
+            if self.has_claim_in(service, **epoch) {
+                return false;
+            }
             let held = self.withdrawing.fenced.get(*service);
             let asked = self.withdrawing.writing.get(*service).map(|(epoch, _)| epoch);
             held.max(asked).is_none_or(|held| held < *epoch)
@@ -76,6 +79,23 @@ impl Lease {
         let number = self.keep(vec![LeaseRecord::Fence(new.clone())]);
         let writing = new.into_iter().map(|(service, epoch)| (service, (epoch, number)));
         self.withdrawing.writing.extend(writing);
+    }
+
+    /// Two sites took the service at once, this one is among them, and the votes have not decided
+    /// for another. A promise for that epoch would shut the own claim out for good, which may be
+    /// the one that wins; without it the other claim waits, and loses nothing if it is the one.
+    fn has_claim_in(&self, service: &ServiceId, epoch: Epoch) -> bool {
+        let own = |(_, placing): &(&EntryId, &Placing)| {
+            placing.target == self.me.site && placing.epoch == epoch
+        };
+        let Some((own, _)) = self.placings.of(service).find(own) else { return false };
+        let backers = self.knowledge.backers(service);
+        let mut chosen = backers.into_iter().filter(|(_, count)| *count >= self.rules.quorum);
+        let decided = |claim: &EntryId| {
+            let placing = self.placings.get(service, claim);
+            claim != own && placing.is_some_and(|placing| placing.epoch >= epoch)
+        };
+        !chosen.any(|(claim, _)| decided(claim))
     }
 
     /// Where the definition is the only claim, the others say that they do not serve it: nobody

@@ -9,7 +9,7 @@ use nett_agent::controller::event::Event;
 use nett_policy::id::NodeId;
 use nett_policy::log::entry::Body;
 
-use crate::faults::Mutant;
+use crate::mutants::Mutant;
 use crate::said::said;
 use crate::world::World;
 

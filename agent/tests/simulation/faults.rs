@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use nett_agent::controller::event::Event;
 use nett_agent::journal::Saved;
-use nett_policy::fabric::{Fabric, Node};
 use nett_policy::id::{LinkId, NodeId, SiteId};
 
+use crate::traps::Backup;
 use crate::world::{Happening, World, ms};
 
 #[derive(Debug, Clone)]
@@ -29,44 +29,10 @@ pub(crate) enum Fault {
     ClockJump(NodeId),
     /// Dies, and its disk has lost what the lease had on it.
     LoseLease(NodeId),
-}
-
-/// A rule of the world that is broken on purpose: the invariants must see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mutant {
-    /// A server that stores whatever comes.
-    NoCompareAndSet,
-    /// A kernel that says it is done, and did nothing.
-    LyingKernel,
-    /// A disk that says an entry is safe, and has lost it.
-    ForgetfulDisk,
-    /// A gate that does not end by itself.
-    GateOpen,
-    /// A claim serves as soon as its votes are read.
-    NoWait,
-    /// Each site is a majority by itself.
-    OwnVoterOnly,
-}
-
-impl Mutant {
-    /// Those that a fabric without leased services shows.
-    pub(crate) const PLAIN: [Self; 3] =
-        [Self::NoCompareAndSet, Self::LyingKernel, Self::ForgetfulDisk];
-    /// Those that break a lease.
-    pub(crate) const LEASED: [Self; 3] = [Self::GateOpen, Self::NoWait, Self::OwnVoterOnly];
-
-    /// The fabric as a node takes it to be that has lost this rule.
-    pub(crate) fn fabric_at(self, node: &Node, fabric: &Fabric) -> Fabric {
-        let mut fabric = fabric.clone();
-        match self {
-            Self::NoWait => fabric.lease.wait = Duration::ZERO,
-            Self::OwnVoterOnly => fabric.nodes.iter_mut().for_each(|other| {
-                other.voter &= other.site == node.site;
-            }),
-            _ => {}
-        }
-        fabric
-    }
+    /// Dies at once.
+    KillNow(NodeId),
+    /// Dies, and starts with a disk of long ago.
+    Backup(Box<Backup>),
 }
 
 impl World {
@@ -110,7 +76,10 @@ impl World {
     }
 
     pub(crate) fn strike(&mut self, fault: Fault) {
-        self.note(format!("{fault:?}"));
+        match fault {
+            Fault::Backup(_) => {}
+            _ => self.note(format!("{fault:?}")),
+        }
         match fault {
             Fault::Kill(node) => {
                 let effects = self.rng.usize(0..20);
@@ -145,6 +114,12 @@ impl World {
                 self.lose_lease(&node);
                 self.restart(&node, true);
             }
+            Fault::KillNow(node) => {
+                if self.agents[&node].alive {
+                    self.kill(&node);
+                }
+            }
+            Fault::Backup(backup) => self.restore(*backup),
             Fault::ClockJump(node) => {
                 let skew = self.rng.i64(-5000..=5000);
                 self.agent(&node).skew = skew;

@@ -2,15 +2,16 @@
 //!
 //! At every moment: a service that is handed over break-before-make is never delivered at two
 //! sites; the epoch that a name server answers with never goes back; a request has one verdict and
-//! a task one effect. When calm: every agent has every log, wants and has what the core makes of
-//! all entries read in any order and any number of times, and no task hangs.
+//! a task one effect; epochs that a site gives rise. When calm: every agent has every log, wants
+//! and has what the core makes of all entries read in any order, any number of times, and no task
+//! hangs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use nett_agent::bus::wire::Sealed;
 use nett_agent::controller::chosen_between;
 use nett_policy::id::{EntryId, Epoch, NodeId, ServiceId, SiteId};
-use nett_policy::log::entry::Body;
+use nett_policy::log::entry::{Body, Subject};
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::Intent;
 use nett_policy::lower::answers::Answers;
@@ -30,6 +31,8 @@ pub(crate) struct Watch {
     delivering: BTreeMap<NodeId, BTreeSet<ServiceId>>,
     epochs: BTreeMap<(NodeId, ServiceId), Epoch>,
     verdicts: BTreeMap<EntryId, EntryId>,
+    /// The highest epoch that each site has given to a command on each subject.
+    given: BTreeMap<(SiteId, Subject), Epoch>,
     pub(crate) wrong: Option<String>,
     /// Tasks that ended, for the statistics of a run.
     pub(crate) ended: BTreeMap<&'static str, usize>,
@@ -49,6 +52,7 @@ impl Watch {
             delivering: BTreeMap::new(),
             epochs: BTreeMap::new(),
             verdicts: BTreeMap::new(),
+            given: BTreeMap::new(),
             wrong: None,
             ended: BTreeMap::new(),
             forgotten: 0,
@@ -73,6 +77,11 @@ impl Watch {
         }
     }
 
+    /// Whoever lost what it had read, at a server that lost it too, may begin anew.
+    pub(crate) fn forget(&mut self, lost: &NodeId) {
+        self.epochs.retain(|(node, _), _| node != lost);
+    }
+
     pub(crate) fn served(&mut self, node: &NodeId, answers: &Answers) {
         for (service, answer) in answers {
             let key = (node.clone(), service.clone());
@@ -84,7 +93,24 @@ impl Watch {
         }
     }
 
+    /// A site that has decided about something decides again only above that.
+    fn epochs_rise(&mut self, sealed: &Sealed) {
+        let effect = match &sealed.entry.body {
+            Body::Command(command) => command.effect.as_ref(),
+            Body::Effective(fact) => Some(&fact.effect),
+            _ => None,
+        };
+        for write in effect.into_iter().flat_map(|effect| &effect.writes) {
+            let key = (sealed.entry.site.clone(), write.change.subject());
+            let before = self.given.insert(key, write.epoch);
+            if before.is_some_and(|before| before >= write.epoch) {
+                self.complain(format!("{} gives epoch {} again", sealed.entry.id, write.epoch));
+            }
+        }
+    }
+
     pub(crate) fn stored(&mut self, sealed: &Sealed) {
+        self.epochs_rise(sealed);
         let request = match &sealed.entry.body {
             Body::Command(command) => &command.request.id,
             Body::Refused(refused) => &refused.request.id,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use nett_agent::bus::wire::{BeaconAnswer, SealedVote};
 use nett_agent::controller::event::{Event, Token};
-use nett_agent::lease::gate::Gate;
+use nett_agent::lease::gate::{Gate, Slot};
 use nett_agent::lease::simulated::SimulatedGate;
 use nett_agent::lease::store::{LeaseRecord, Restored};
 use nett_agent::lease::{LeaseEffect, LeaseEvent, Standing};
@@ -17,7 +17,8 @@ use nett_policy::id::{Epoch, NodeId, ServiceId, SiteId};
 use nett_policy::lease::vote::Ask;
 
 use crate::agent::Agent;
-use crate::faults::{Fault, Mutant};
+use crate::faults::Fault;
+use crate::mutants::Mutant;
 use crate::world::{Happening, World, ms};
 
 /// The lease's part of a simulated node.
@@ -29,6 +30,8 @@ pub(crate) struct LeaseHost {
     pub(crate) gate: SimulatedGate,
     /// How much its clock is ahead, in millionths.
     pub(crate) rate: i64,
+    /// Its agent stands still before it opens a slot the next time.
+    pub(crate) stalls: bool,
     asked: BTreeMap<Token, NodeId>,
     /// Leased services that the routes deliver, as of the last change of the kernel.
     pub(crate) delivers: BTreeSet<ServiceId>,
@@ -47,6 +50,8 @@ pub(crate) enum Mail {
         life: u64,
         from: NodeId,
         said: Box<BeaconAnswer>,
+        /// It lay in a buffer, and comes although its sender is cut off.
+        stuck: bool,
     },
     Vote {
         to: NodeId,
@@ -56,8 +61,16 @@ pub(crate) enum Mail {
     },
     /// A slot of a gate ends.
     GateEnds,
+    /// The last that an agent did which is dead by now.
+    LateOpen {
+        node: NodeId,
+        slot: Slot,
+        groups: BTreeSet<u32>,
+    },
 }
 
+/// Clocks that may differ by more than this do, in millionths.
+const SMALL: i64 = 5000;
 /// When clocks begin to differ.
 const START: Duration = Duration::from_secs(100);
 
@@ -89,6 +102,10 @@ pub(crate) struct LeaseWatch {
     newest: BTreeMap<ServiceId, (Epoch, SiteId, String)>,
     /// How often each service began to be served, for the statistics of a run.
     pub(crate) begun: BTreeMap<(ServiceId, SiteId), usize>,
+    /// Where each was delivered when that was last looked at.
+    delivered: BTreeMap<ServiceId, BTreeSet<SiteId>>,
+    /// What must not stop to be served there.
+    pub(crate) stays: Option<(ServiceId, SiteId)>,
 }
 
 impl World {
@@ -147,7 +164,7 @@ impl World {
     }
 
     /// At which sites kernels deliver each leased service now, also where the agent is dead.
-    fn serving(&mut self) -> BTreeMap<ServiceId, BTreeSet<SiteId>> {
+    pub(crate) fn serving(&mut self) -> BTreeMap<ServiceId, BTreeSet<SiteId>> {
         self.pass_gates();
         let mut serving: BTreeMap<ServiceId, BTreeSet<SiteId>> = BTreeMap::new();
         for agent in self.agents.values() {
@@ -162,10 +179,15 @@ impl World {
         serving
     }
 
-    /// Clocks run at rates that are up to half a percent off, where that matters.
-    pub(crate) fn draw_rate(&mut self, agent: &mut Agent) {
+    /// Clocks run at rates that are off by up to `drift`, where that matters.
+    pub(crate) fn draw_rate(&mut self, agent: &mut Agent, drift: i64) {
         if agent.controller.lease().is_some() {
-            agent.lease.rate = self.rng.i64(-5000..=5000);
+            let most = self.mutant.map_or(drift, |mutant| mutant.drift(drift));
+            agent.lease.rate = match most > SMALL {
+                true if self.rng.bool() => most,
+                true => -most,
+                false => self.rng.i64(-most..=most),
+            };
         }
     }
 
@@ -175,10 +197,11 @@ impl World {
             return;
         }
         self.pass_gates();
+        let mutant = self.mutant;
         let host = &mut self.agent(node).lease;
         host.asked.clear();
-        let records = host.records.clone();
-        let whole = !records.is_empty() && !host.damaged;
+        let (records, whole) = host.found(mutant, seed);
+        host.records.clone_from(&records);
         host.damaged = false;
         let found = Restored { records, whole, boot: "boot".to_owned(), seed };
         self.step(node, Event::Lease(LeaseEvent::Restored(Box::new(found))));
@@ -199,7 +222,7 @@ impl World {
         host.damaged = true;
     }
 
-    fn pass_gates(&mut self) {
+    pub(crate) fn pass_gates(&mut self) {
         let now = self.now;
         for agent in self.agents.values_mut() {
             agent.lease.gate.now = agent.lease.mono(now);
@@ -255,14 +278,15 @@ impl World {
         let late = self.rng.u64(0..3);
         let late = if self.rough && self.rng.u8(0..200) == 0 { 900 } else { late };
         let open = self.mutant == Some(Mutant::GateOpen);
-        let gate = &mut self.agent(node).lease.gate;
         let event = match effect {
             LeaseEffect::Shape(shape) => {
+                let gate = &mut self.agent(node).lease.gate;
                 let result = block_on(gate.shape(&shape)).map_err(|e| e.to_string());
                 LeaseEvent::Shaped { number: shape.number, result }
             }
             LeaseEffect::Arm { round, slot, lease } => {
                 let lease = if open { Duration::from_secs(3600) } else { lease };
+                let gate = &mut self.agent(node).lease.gate;
                 let result = block_on(gate.arm(slot, lease)).map_err(|e| e.to_string());
                 let ends = self.agents[node].lease.gate.next_end();
                 if let Some(end) = ends {
@@ -271,7 +295,12 @@ impl World {
                 }
                 LeaseEvent::Armed { round, result }
             }
+            LeaseEffect::Open { slot, groups } if self.agents[node].lease.stalls => {
+                self.stall(node, slot, groups);
+                return None;
+            }
             LeaseEffect::Open { slot, groups } => {
+                let gate = &mut self.agent(node).lease.gate;
                 block_on(gate.open(slot, &groups)).expect("a simulated gate");
                 self.watch_leases();
                 return None;
@@ -310,18 +339,33 @@ impl World {
     fn post_ask(&mut self, node: &NodeId, ask: Ask) {
         let life = self.agents[node].life;
         let from = node.clone();
+        self.remember_ask(node, &ask);
         self.post(|| Mail::Ask { from: from.clone(), life, ask: ask.clone() });
     }
 
-    fn post_answer(&mut self, node: &NodeId, to: &NodeId, said: Box<BeaconAnswer>) {
-        let life = self.agents[to].life;
+    fn post_answer(&mut self, node: &NodeId, to: &NodeId, mut said: Box<BeaconAnswer>) {
+        self.as_said(node, to, &mut said);
+        let late = self.lateness(node, to);
+        let (life, stuck) = (self.agents[to].life, late.is_some());
         let (from, to) = (node.clone(), to.clone());
-        self.post(|| Mail::Answer { to: to.clone(), life, from: from.clone(), said: said.clone() });
+        let mail =
+            || Mail::Answer { to: to.clone(), life, from: from.clone(), said: said.clone(), stuck };
+        match late {
+            Some(late) => self.at(late, Happening::Lease(mail())),
+            None => self.post(mail),
+        }
     }
 
+    /// Whether votes pass.
     fn reached(&self, a: &NodeId, b: &NodeId) -> bool {
         let (here, there) = (self.agents[a].site(), self.agents[b].site());
         self.agents[a].connected && self.agents[b].connected && self.joined(here, there)
+    }
+
+    /// Whether asks and answers pass.
+    fn beacons(&self, a: &NodeId, b: &NodeId) -> bool {
+        let either = self.held_back(a, b) || self.held_back(b, a);
+        self.reached(a, b) || (either && self.agents[a].connected && self.agents[b].connected)
     }
 
     pub(crate) fn deliver(&mut self, mail: Mail) {
@@ -330,7 +374,7 @@ impl World {
                 let voter = self.fabric.voters().find(|n| n.site == ask.voter);
                 let Some(voter) = voter.map(|n| n.id.clone()) else { return };
                 let alive = self.agents[&voter].alive && self.agents[&from].life == life;
-                if !alive || !self.reached(&from, &voter) {
+                if !alive || !self.beacons(&from, &voter) {
                     return;
                 }
                 self.counter += 1;
@@ -338,8 +382,9 @@ impl World {
                 self.agent(&voter).lease.asked.insert(token, from);
                 self.step(&voter, Event::Lease(LeaseEvent::Asked { token, ask }));
             }
-            Mail::Answer { to, life, from, said } => {
-                if self.lives(&to, life) && self.reached(&from, &to) {
+            Mail::Answer { to, life, from, mut said, stuck } => {
+                if self.lives(&to, life) && (stuck || self.beacons(&from, &to)) {
+                    self.as_heard(&to, &mut said);
                     self.step(&to, Event::Lease(LeaseEvent::Answered(said)));
                 }
             }
@@ -349,6 +394,7 @@ impl World {
                 }
             }
             Mail::GateEnds => {}
+            Mail::LateOpen { node, slot, groups } => self.open_late(&node, slot, &groups),
         }
         self.watch_leases();
     }
@@ -356,6 +402,15 @@ impl World {
     /// No leased service is delivered at two sites at this moment.
     pub(crate) fn watch_leases(&mut self) {
         let serving = self.serving();
+        if serving != self.lease_watch.delivered {
+            self.note(format!("delivered: {serving:?}"));
+            self.lease_watch.delivered.clone_from(&serving);
+        }
+        if let Some((service, site)) = self.lease_watch.stays.clone()
+            && !serving.get(&service).is_some_and(|sites| sites.contains(&site))
+        {
+            self.watch.complain(format!("{service} is not served at {site} any more"));
+        }
         for (service, sites) in &serving {
             if sites.len() > 1 {
                 self.watch.complain(format!("{service} is served at {sites:?}"));
@@ -366,7 +421,7 @@ impl World {
 
     /// No claim serves after a newer one of another site has, and no two of one epoch do.
     fn watch_claims(&mut self, serving: &BTreeMap<ServiceId, BTreeSet<SiteId>>) {
-        let mut wrong = Vec::new();
+        let (mut wrong, mut begun) = (Vec::new(), Vec::new());
         for agent in self.agents.values().filter(|a| a.alive) {
             let Some(lease) = agent.controller.lease() else { continue };
             for (service, stands) in lease.stands() {
@@ -385,12 +440,14 @@ impl World {
                     wrong.push(format!("{service}: both {now:?} and {old:?} served"));
                 }
                 if now.0 > old.0 {
+                    begun.push(format!("{} serves {service} under {}", now.1, now.2));
                     *old = now;
-                    let begun = (service.clone(), agent.site().clone());
-                    *self.lease_watch.begun.entry(begun).or_default() += 1;
+                    let key = (service.clone(), agent.site().clone());
+                    *self.lease_watch.begun.entry(key).or_default() += 1;
                 }
             }
         }
+        begun.into_iter().for_each(|begun| self.note(begun));
         wrong.into_iter().for_each(|wrong| self.watch.complain(wrong));
     }
 

@@ -10,16 +10,19 @@ mod disk;
 mod faults;
 mod invariants;
 mod lease;
+mod mutants;
 mod operators;
 mod reports;
 mod said;
 mod shape;
+mod traps;
 mod world;
 
 use std::time::Duration;
 
-use faults::Mutant;
-use shape::leased_shape;
+use mutants::Mutant;
+use shape::{leased_shape, trap_shape};
+use traps::Trap;
 use world::World;
 
 /// How long things go wrong.
@@ -36,47 +39,33 @@ const SEEDS: u64 = 500;
 /// server's epoch went back when an adoption made void what it answered by (5465, `task_laws`).
 const REGRESSIONS: [u64; 6] = [2446, 4006, 1772, 4109, 7775, 5465];
 
-/// One run; gives what was wrong, with the last things that happened.
-fn run(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, World)>> {
+/// The longest time until leased services are served again: a wait, and a new round or two.
+const LEASE_PATIENCE: Duration = Duration::from_secs(15);
+/// Seeds of `make test` with leased services.
+const LEASED_SEEDS: u64 = 100;
+/// How long things go wrong where leases have to run out meanwhile.
+const LEASED_ROUGH: Duration = Duration::from_secs(60);
+/// Seeds of `make test` for each row of faults around a takeover.
+const TRAP_SEEDS: u64 = 8;
+/// And the most until one shows a broken rule.
+const BROKEN_WITHIN: u64 = 10;
+
+/// What became of a run: what was wrong, with the last things that happened.
+type Ended = Result<World, Box<(String, World)>>;
+
+/// One run.
+fn run(seed: u64, mutant: Option<Mutant>) -> Ended {
     let mut world = World::new(seed, mutant);
     // Everybody is up before anything goes wrong.
     world.pass(Duration::from_secs(2));
     world.plan_faults(ROUGH);
     world.plan_operators(ROUGH);
     world.pass(ROUGH);
-    world.calm();
-    world.note("calm".to_owned());
-    let lengths = world.lengths();
-    world.pass(READ_WITHIN);
-    if let Err(wrong) = world.check_read(&lengths) {
-        return Err(Box::new((wrong, world)));
-    }
-    let mut waited = READ_WITHIN;
-    while !world.busy().is_empty() {
-        if waited > PATIENCE {
-            let tasks = world.busy();
-            return Err(Box::new((format!("hanging: {tasks:?}"), world)));
-        }
-        world.pass(Duration::from_secs(1));
-        waited += Duration::from_secs(1);
-    }
-    world.pass(Duration::from_secs(1));
-    if let Err(wrong) = world.check_settled() {
-        return Err(Box::new((wrong, world)));
-    }
-    match world.watch.wrong.take() {
-        Some(wrong) => Err(Box::new((wrong, world))),
-        None => Ok(world),
-    }
+    end(world, Duration::from_secs(1))
 }
 
-/// The longest time until leased services are served again: a wait, and a new round or two.
-const LEASE_PATIENCE: Duration = Duration::from_secs(15);
-/// Seeds of `make test` with leased services.
-const LEASED_SEEDS: u64 = 100;
-
 /// As [`run`], with leased services, slower clocks and lost promises.
-fn run_leased(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, World)>> {
+fn run_leased(seed: u64, mutant: Option<Mutant>) -> Ended {
     let mut world = World::with_shape(seed, mutant, leased_shape);
     world.pass(Duration::from_secs(12));
     world.plan_faults(LEASED_ROUGH);
@@ -84,6 +73,30 @@ fn run_leased(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, W
     world.plan_sieges(LEASED_ROUGH);
     world.plan_operators(LEASED_ROUGH);
     world.pass(LEASED_ROUGH);
+    end(world, LEASE_PATIENCE)
+}
+
+/// One row of faults around a takeover, and messages that are lost, late or doubled.
+fn run_trap(seed: u64, trap: Trap, mutant: Option<Mutant>) -> Ended {
+    let mut world = World::with_shape(seed, mutant, trap_shape);
+    let mut waited = Duration::ZERO;
+    while !world.is_set() {
+        assert!(waited < PATIENCE, "seed {seed}: nobody begins to serve");
+        world.pass(Duration::from_secs(1));
+        waited += Duration::from_secs(1);
+    }
+    // The first takeover needs nobody's start.
+    world.pass(Duration::from_secs(4));
+    world.spring(trap);
+    world.pass(trap.lasts());
+    end(world, LEASE_PATIENCE)
+}
+
+/// Everything is put right, and all must become what the log says, within `patience`.
+fn end(mut world: World, patience: Duration) -> Ended {
+    if let Some(wrong) = world.watch.wrong.take() {
+        return Err(Box::new((wrong, world)));
+    }
     world.calm();
     world.note("calm".to_owned());
     let lengths = world.lengths();
@@ -100,7 +113,7 @@ fn run_leased(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, W
         world.pass(Duration::from_secs(1));
         waited += Duration::from_secs(1);
     }
-    world.pass(LEASE_PATIENCE);
+    world.pass(patience);
     if let Err(wrong) = world.check_settled().and_then(|()| world.check_leases()) {
         return Err(Box::new((wrong, world)));
     }
@@ -109,9 +122,6 @@ fn run_leased(seed: u64, mutant: Option<Mutant>) -> Result<World, Box<(String, W
         None => Ok(world),
     }
 }
-
-/// How long things go wrong where leases have to run out meanwhile.
-const LEASED_ROUGH: Duration = Duration::from_secs(60);
 
 fn tell(seed: u64, wrong: &str, world: &World) {
     for line in &world.trace {
@@ -127,10 +137,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Runs seeds on all cores; the failing ones, each with its reason.
-fn sweep(
-    seeds: std::ops::Range<u64>,
-    run: impl Fn(u64) -> Result<World, Box<(String, World)>> + Sync,
-) -> Vec<(u64, String)> {
+fn sweep(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> Ended + Sync) -> Vec<(u64, String)> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let next = std::sync::atomic::AtomicU64::new(seeds.start);
     let work = || {
@@ -155,11 +162,7 @@ fn sweep(
 }
 
 /// One seed with everything that happened, where `one` names it; else as many as `many` says.
-fn hold(
-    one: &str,
-    (many, most): (&str, u64),
-    run: impl Fn(u64) -> Result<World, Box<(String, World)>> + Sync,
-) {
+fn hold(one: &str, (many, most): (&str, u64), run: impl Fn(u64) -> Ended + Sync) {
     if let Some(seed) = number(one) {
         match run(seed) {
             Ok(world) => tell(seed, "nothing is wrong", &world),
@@ -188,6 +191,13 @@ fn no_seed_breaks_an_invariant() {
 #[test]
 fn no_seed_breaks_a_lease() {
     hold("NETT_LEASED_SEED", ("NETT_LEASED_SEEDS", LEASED_SEEDS), |seed| run_leased(seed, None));
+}
+
+#[test]
+fn no_trap_breaks_a_lease() {
+    for trap in Trap::ALL {
+        hold("NETT_TRAP_SEED", ("NETT_TRAP_SEEDS", TRAP_SEEDS), |seed| run_trap(seed, trap, None));
+    }
 }
 
 #[test]
@@ -226,11 +236,7 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 /// The first of so many seeds that shows a broken rule: the invariants can fail.
-fn seen(
-    mutant: Mutant,
-    seeds: std::ops::Range<u64>,
-    run: impl Fn(u64, Option<Mutant>) -> Result<World, Box<(String, World)>>,
-) {
+fn seen(mutant: Mutant, seeds: std::ops::Range<u64>, run: impl Fn(u64, Option<Mutant>) -> Ended) {
     let found = seeds.clone().find_map(|seed| Some((seed, run(seed, Some(mutant)).err()?)));
     let Some((seed, failed)) = found else { panic!("{mutant:?} goes unseen in {seeds:?}") };
     let first = failed.0.lines().next().unwrap_or_default();
@@ -245,4 +251,18 @@ fn every_broken_rule_is_seen() {
 #[test]
 fn every_broken_rule_of_the_lease_is_seen() {
     Mutant::LEASED.into_iter().for_each(|mutant| seen(mutant, 0..300, run_leased));
+}
+
+#[test]
+fn every_broken_rule_falls_into_its_trap() {
+    for (mutant, trap) in Mutant::TRAPPED {
+        if let Some(seed) = number("NETT_TRAP_SEED") {
+            eprintln!("--- {mutant:?} in {trap:?}");
+            let ended = run_trap(seed, trap, Some(mutant));
+            let (wrong, world) = ended.map_or_else(|e| *e, |w| ("nothing is wrong".to_owned(), w));
+            tell(seed, &wrong, &world);
+            continue;
+        }
+        seen(mutant, 0..BROKEN_WITHIN, |seed, mutant| run_trap(seed, trap, mutant));
+    }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Shape {
     pub(crate) fabric: Fabric,
     pub(crate) catalog: Catalog,
     pub(crate) keys: BTreeMap<String, KeyPair>,
+    /// How far clocks are off at most, in millionths.
+    pub(crate) drift: i64,
 }
 
 struct Node {
@@ -43,13 +45,21 @@ struct Writer<'r> {
     sites: usize,
     text: String,
     leased: bool,
+    /// One leased service that everybody may move, and no other.
+    bare: bool,
+    drift: i64,
 }
 
 /// Three to five sites with voters, and services under a lease among the others.
 pub(crate) fn leased_shape(rng: &mut Rng) -> Shape {
     let sites = if rng.u8(0..4) == 0 { rng.usize(4..=5) } else { 3 };
-    let (keys, nodes, text) = (BTreeMap::new(), Vec::new(), String::new());
-    Writer { rng, keys, nodes, sites, text, leased: true }.write()
+    Writer { leased: true, ..Writer::new(rng, sites) }.write()
+}
+
+/// Three sites that each have a voter, and one leased service. Clocks differ by as much as the wait
+/// has room for.
+pub(crate) fn trap_shape(rng: &mut Rng) -> Shape {
+    Writer { leased: true, bare: true, drift: 200_000, ..Writer::new(rng, 3) }.write()
 }
 
 /// Most are small, so that many fit into a minute; all sizes occur.
@@ -60,16 +70,7 @@ pub(crate) fn shape(rng: &mut Rng) -> Shape {
         17..19 => 4,
         _ => rng.usize(5..=7),
     };
-    let leased = false;
-    let writer = Writer {
-        rng,
-        keys: BTreeMap::new(),
-        nodes: Vec::new(),
-        sites,
-        text: String::new(),
-        leased,
-    };
-    writer.write()
+    Writer::new(rng, sites).write()
 }
 
 /// Distinct for distinct names.
@@ -79,7 +80,12 @@ fn pair(name: &str) -> KeyPair {
     KeyPair::new_from_raw(KeyPairType::User, raw).expect("a key from 32 bytes")
 }
 
-impl Writer<'_> {
+impl<'r> Writer<'r> {
+    fn new(rng: &'r mut Rng, sites: usize) -> Self {
+        let (keys, nodes, text) = (BTreeMap::new(), Vec::new(), String::new());
+        Self { rng, keys, nodes, sites, text, leased: false, bare: false, drift: 5000 }
+    }
+
     fn write(mut self) -> Shape {
         self.head();
         self.nodes();
@@ -91,7 +97,7 @@ impl Writer<'_> {
             .map(|(name, text)| SourceFile::new(name.to_owned(), text));
         let compiled = compile(&files[0], &files[1]);
         let (fabric, catalog) = compiled.unwrap_or_else(|problems| panic!("{problems:#?}"));
-        Shape { fabric, catalog, keys: self.keys }
+        Shape { fabric, catalog, keys: self.keys, drift: self.drift }
     }
 
     fn line(&mut self, line: &str) {
@@ -108,7 +114,9 @@ impl Writer<'_> {
         self.line("[fabric]\nname = \"simulated\"\ngeneration = 1");
         self.line("vip_ranges = [\"10.99.0.0/16\", \"fd00:99::/48\"]");
         if self.leased {
-            self.line("lease = { duration = \"5s\", wait = \"7s\" }");
+            // 5 s (1 + rho) / (1 - rho) + 1 s: 9 s for clocks that are 20 % off.
+            let wait = if self.bare { 9 } else { 7 };
+            self.line(&format!("lease = {{ duration = \"5s\", wait = \"{wait}s\" }}"));
         }
         self.line("[zone]\nname = \"steer.example.\"\nhostmaster = \"dns.example.\"");
         self.line("ns = [{ name = \"ns1.steer.example.\", addresses = [\"10.1.0.53\"] }]");
@@ -200,13 +208,15 @@ impl Writer<'_> {
     }
 
     fn services(&mut self) {
-        for nth in 1..=self.rng.usize(2..=5) {
+        let count = if self.bare { 1 } else { self.rng.usize(2..=5) };
+        for nth in 1..=count {
             let mut sites: Vec<usize> = (0..self.sites).collect();
             self.rng.shuffle(&mut sites);
             let names: Vec<String> =
                 sites.iter().map(|s| format!("\"{}\"", site_name(*s))).collect();
             let isolation = match self.leased {
                 false => None,
+                true if self.bare => Some("lease"),
                 true => {
                     [None, Some("lease"), Some("lease"), Some("exclusive")][self.rng.usize(0..4)]
                 }
@@ -215,7 +225,7 @@ impl Writer<'_> {
             let (category, more) = match self.rng.u8(0..4) {
                 _ if isolation.is_some() => {
                     let word = isolation.unwrap_or_default();
-                    let approvals = self.rng.u8(0..=1);
+                    let approvals = if self.bare { 0 } else { self.rng.u8(0..=1) };
                     ("B", format!("isolation = \"{word}\"\napprovals = {approvals}"))
                 }
                 0 => ("C", format!("mode = \"active-active\"\nactive = [{}]", names.join(", "))),

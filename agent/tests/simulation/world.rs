@@ -21,12 +21,14 @@ use nkeys::KeyPair;
 
 use crate::agent::{Agent, Visit};
 use crate::disk::FORGETFUL;
-use crate::faults::{Fault, Mutant};
+use crate::faults::Fault;
 use crate::invariants::Watch;
 use crate::lease::{LeaseWatch, Mail};
+use crate::mutants::{Memory, Mutant};
 use crate::operators::Desk;
 use crate::said::said;
 use crate::shape::{Shape, shape};
+use crate::traps::Way;
 
 /// Wall time at the start.
 const EPOCH_MS: u64 = 1_795_253_400_000;
@@ -111,6 +113,8 @@ pub(crate) struct World {
     pub(crate) watch: Watch,
     pub(crate) lease_watch: LeaseWatch,
     pub(crate) mutant: Option<Mutant>,
+    pub(crate) memory: Memory,
+    pub(crate) way: Way,
     /// False once the faults are over: nothing is lost or doubled any more.
     pub(crate) rough: bool,
     /// How long requests are good for, in milliseconds.
@@ -138,8 +142,8 @@ impl World {
         shape: fn(&mut Rng) -> Shape,
     ) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let shape = shape(&mut rng);
-        let (fabric, catalog) = (Arc::new(shape.fabric), Arc::new(shape.catalog));
+        let Shape { fabric, catalog, keys, drift } = shape(&mut rng);
+        let (fabric, catalog) = (Arc::new(fabric), Arc::new(catalog));
         let server = |_| Server { up: true, log: Vec::new(), mirrors: BTreeMap::new() };
         let mut world = Self {
             rng,
@@ -153,6 +157,8 @@ impl World {
             watch: Watch::new(&catalog),
             lease_watch: LeaseWatch::default(),
             mutant,
+            memory: Memory::default(),
+            way: Way::Plain,
             rough: true,
             expiry: if seed.is_multiple_of(3) { 5_000 } else { 60_000 },
             told: false,
@@ -160,7 +166,7 @@ impl World {
             counter: 0,
             queue: BTreeMap::new(),
             trace: VecDeque::new(),
-            keys: shape.keys,
+            keys,
             fabric: fabric.clone(),
             catalog: catalog.clone(),
         };
@@ -177,7 +183,7 @@ impl World {
             if world.rng.u8(0..4) == 0 {
                 agent.skew = world.rng.i64(-1000..=1000);
             }
-            world.draw_rate(&mut agent);
+            world.draw_rate(&mut agent, drift);
             agent.pace = (seed.is_multiple_of(3)).then_some(FORGETFUL);
             world.agents.insert(agent.setting.node.id.clone(), agent);
         }
@@ -299,7 +305,8 @@ impl World {
         for (sealed, stream_seq) in journal {
             self.step(node, Event::Replayed { sealed, stream_seq });
         }
-        self.step(node, Event::ReplayDone { trusted: whole && before.whole });
+        let blind = self.mutant == Some(Mutant::BlindStart);
+        self.step(node, Event::ReplayDone { trusted: blind || (whole && before.whole) });
         self.step(node, Event::Links { up });
         let pulses = self.agents[node].pulses();
         self.step(node, Event::Neighbours { pulses });
@@ -464,6 +471,7 @@ impl World {
 
     fn append(&mut self, node: &NodeId, append: Append) {
         let Append { body, verbatim, after, after_stream_seq } = append;
+        let body = self.as_written(body);
         self.counter += 1;
         let site = self.agents[node].site().clone();
         let (boot, seq, prev_hash) = match after {
@@ -567,6 +575,7 @@ impl World {
         let entries = log.get(from..held).unwrap_or(&[]).to_vec();
         let life = self.agents[node].life;
         for (sealed, stream_seq) in entries.into_iter().zip(from as u64 + 1..) {
+            let sealed = self.as_read(node, sealed);
             self.step(node, Event::Entries(vec![(sealed, stream_seq)]));
             if !self.lives(node, life) {
                 return;

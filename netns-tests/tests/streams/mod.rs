@@ -1,7 +1,15 @@
 //! The streams of a lab's servers, as their own client library reads and writes them.
 
+#[allow(dead_code, reason = "not every story logs in")]
+pub(crate) mod login;
+#[allow(dead_code, reason = "not every story listens")]
+pub(crate) mod recording;
+
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use async_nats::jetstream::{self, Context};
+use futures::TryStreamExt;
 use nett_netns_tests::files;
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::topology::Site;
@@ -47,5 +55,21 @@ pub(crate) fn entries(lab: &Lab, reader: Site, author: Site) -> Result<Vec<Value
             entries.push(entry.with_context(|| format!("entry {sequence} is no JSON"))?);
         }
         Ok(entries)
+    })
+}
+
+/// How many messages each stream of logs and votes of a site's server has.
+#[allow(dead_code, reason = "not every story counts")]
+pub(crate) fn lengths(lab: &Lab, site: Site) -> Result<BTreeMap<String, u64>> {
+    at(lab, site, async move |_, context| {
+        let mut streams = context.streams();
+        let mut lengths = BTreeMap::new();
+        while let Some(stream) = streams.try_next().await? {
+            let name = stream.config.name;
+            if name.starts_with("NETT_LOG") || name.starts_with("NETT_VOTE") {
+                lengths.insert(name, stream.state.last_sequence);
+            }
+        }
+        Ok(lengths)
     })
 }

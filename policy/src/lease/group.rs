@@ -8,8 +8,10 @@
 //! are the functions of [`super::rule`], and together they never allow more than
 //! [`Knowledge::serves`] does.
 //!
-//! A voter stands with one incarnation: after it shows another one, answers of the older one open
-//! nothing for services that count on the newer. A crash leaves the gate with its slots, which end.
+//! Who stands is known from votes alone: a voter that has not answered for a while stays in the
+//! group, or every slot that is open for the group would be worth nothing at that moment. A voter
+//! stands with one incarnation: after it shows another one, answers of the older one open nothing
+//! for services that count on the newer. A crash leaves the gate with its slots, which end.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -46,7 +48,7 @@ impl Knowledge {
         let mut members = BTreeSet::new();
         let mut next: Option<Duration> = None;
         if self.may_bid(asking) {
-            for (voter, incarnation, sight) in self.sights(asking.service) {
+            for (voter, incarnation, sight) in self.unanswered(asking.service) {
                 match stands(rules, &sight, &asking.claim, asking.ground) {
                     Some(from) if from <= now => {
                         members.insert((voter.clone(), incarnation));

@@ -324,12 +324,21 @@ impl Knowledge {
         here && fence.is_some_and(|f| epoch > f)
     }
 
-    /// Every answer held, as what it means for a service.
-    pub(super) fn sights<'a>(
+    /// The votes that were read of every incarnation of every voter, as what they mean for a
+    /// service. Without an answer none of them counts.
+    pub(super) fn unanswered<'a>(
         &'a self,
         service: &'a ServiceId,
     ) -> impl Iterator<Item = (&'a SiteId, Incarnation, Sight<&'a EntryId>)> {
-        let of = move |v: &'a SiteId| self.sights_of(v, service).map(move |(i, s)| (v, i, s));
+        let of = move |voter: &'a SiteId| {
+            let readings = self.read.get(voter).into_iter().flatten();
+            readings.filter(|(_, reading)| !reading.forked).map(move |(incarnation, reading)| {
+                let newest = reading.newest.get(service).map(|n| (&n.claim, n.since));
+                let none =
+                    Got { asked: Duration::ZERO, incarnation: *incarnation, stated: u64::MAX };
+                (voter, *incarnation, reading.sight(&none, newest))
+            })
+        };
         self.electorate.voters.iter().flat_map(of)
     }
 

@@ -1,0 +1,316 @@
+//! Rows of faults around one takeover, each of which breaks a lease where one rule is missing and
+//! nothing where all are kept: what a draw of single faults does not come upon within a few
+//! hundred seeds.
+//!
+//! Each begins with a site that serves, and somebody gives its service to another. All of it may
+//! happen: sites are cut off, agents die in the middle of a system call, disks come back from a
+//! backup, answers lie in a buffer while their sender is cut off, votes come later than answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use nett_agent::bus::wire::Sealed;
+use nett_agent::journal::Saved;
+use nett_agent::lease::Standing;
+use nett_agent::lease::gate::{Gate, Slot};
+use nett_agent::lease::store::LeaseRecord;
+use nett_policy::id::{NodeId, ServiceId, SiteId};
+
+use crate::agent::Agent;
+use crate::faults::Fault;
+use crate::lease::Mail;
+use crate::mutants::Mutant;
+use crate::world::{Happening, World, ms};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trap {
+    /// The holder is cut off.
+    CutOff,
+    /// The holder's agents die.
+    Dead,
+    /// The holder is cut off, and its agents stand still with a slot of the gate as good as opened,
+    /// do that after seconds, and die.
+    Stalled,
+    /// The disk of a voter that helped to take over comes back from a backup, and it hears of
+    /// nobody but the old holder.
+    OldDisk,
+    /// Answers to the holder lie in a buffer when it is cut off, and come at last.
+    Buffered,
+    /// One of two votes for whoever takes over comes when all others have waited long enough, from
+    /// a voter that was the holder's until then; and whoever takes over starts anew.
+    LateVote,
+    /// The holder is cut off, but its asks and the answers to them pass, without votes.
+    Deaf,
+    /// Two sites take the service at once, one of them cut off from the others.
+    TwoAtOnce,
+    /// The holder is cut off for two rounds, and nobody takes over: it serves on.
+    Blink,
+    /// A voter that is not the holder's dies for longer than a lease: the holder serves on.
+    DeadVoter,
+}
+
+/// A site's voter, and what its server had of other logs, as they were.
+#[derive(Debug, Clone)]
+pub(crate) struct Backup {
+    node: NodeId,
+    journal: Vec<(Sealed, u64)>,
+    saved: Saved,
+    records: Vec<LeaseRecord>,
+    mirrors: BTreeMap<SiteId, usize>,
+}
+
+/// What is special about the way to one site, until some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    Plain,
+    /// Answers to it come very late, also when it has been cut off meanwhile.
+    Slow(SiteId, Duration),
+    /// Asks and answers pass although it is cut off; votes do not.
+    Narrow(SiteId, Duration),
+}
+
+/// Who has a part in a trap.
+struct Roles {
+    service: ServiceId,
+    holder: SiteId,
+    to: SiteId,
+    /// The third site, whose voter decides.
+    helper: SiteId,
+}
+
+/// How long a trap lasts until everything is put right: a wait, and one more.
+const SHORT: Duration = Duration::from_secs(30);
+/// Where a voter waits before it votes, and then those who read it.
+const LONG: Duration = Duration::from_secs(42);
+/// How long somebody who takes over waits for the lease to run out, with all there is to it.
+const TAKES: u64 = 14_000;
+
+// === impl Trap ===
+
+impl Trap {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::CutOff,
+        Self::Dead,
+        Self::Stalled,
+        Self::OldDisk,
+        Self::Buffered,
+        Self::LateVote,
+        Self::Deaf,
+        Self::TwoAtOnce,
+        Self::Blink,
+        Self::DeadVoter,
+    ];
+
+    pub(crate) fn lasts(self) -> Duration {
+        if self == Self::OldDisk { LONG } else { SHORT }
+    }
+}
+
+// === impl World ===
+
+impl World {
+    /// True once every node of a site serves what the trap is about.
+    pub(crate) fn is_set(&mut self) -> bool {
+        let Some((service, sites)) = self.serving().pop_first() else { return false };
+        let stands = |agent: &Agent| agent.controller.lease()?.stands().get(&service).cloned();
+        let serves = |agent: &Agent| stands(agent).is_some_and(|s| s.standing == Standing::Serving);
+        self.agents.values().filter(|agent| sites.contains(agent.site())).all(serves)
+    }
+
+    pub(crate) fn spring(&mut self, trap: Trap) {
+        let roles = self.roles();
+        let Roles { service, holder, to, .. } = &roles;
+        self.note(format!("{trap:?}: {service} from {holder} to {to}"));
+        match trap {
+            Trap::CutOff => {
+                self.cut_off(holder, (0, TAKES));
+                self.taken_over(&roles, 100);
+            }
+            Trap::Dead => {
+                self.taken_over(&roles, 100);
+                for node in self.nodes_of(holder) {
+                    self.strike(Fault::KillNow(node.clone()));
+                    self.at(ms(TAKES), Happening::Fault(Fault::Restart(node)));
+                }
+            }
+            Trap::Stalled => self.stalls(&roles),
+            Trap::OldDisk => self.an_old_disk(&roles),
+            Trap::Buffered => self.answers_in_a_buffer(&roles),
+            Trap::LateVote => {
+                self.cut_between(holder, to, (0, 29_000));
+                self.cut_between(&roles.helper, to, (0, TAKES));
+                self.cut_between(&roles.helper, holder, (TAKES, 29_000));
+                self.taken_over(&roles, 20);
+                for node in self.nodes_of(to) {
+                    self.at(ms(TAKES + 1200), Happening::Fault(Fault::Restart(node)));
+                }
+            }
+            Trap::Deaf => {
+                self.way = Way::Narrow(holder.clone(), self.now + ms(TAKES));
+                self.cut_off(holder, (0, TAKES));
+                self.taken_over(&roles, 100);
+            }
+            Trap::TwoAtOnce => {
+                let Roles { service, helper, .. } = &roles;
+                self.cut_off(helper, (0, TAKES));
+                self.taken_over(&roles, 50);
+                self.at(ms(60), Happening::Takeover(service.clone(), helper.clone()));
+            }
+            Trap::Blink => {
+                self.stays(&roles);
+                self.cut_off(holder, (1500, 3000));
+            }
+            Trap::DeadVoter => {
+                self.stays(&roles);
+                for node in self.nodes_of(&roles.helper) {
+                    self.at(ms(1500), Happening::Fault(Fault::KillNow(node.clone())));
+                    self.at(ms(TAKES), Happening::Fault(Fault::Restart(node)));
+                }
+            }
+        }
+    }
+
+    /// From now on a gap in the service is wrong, and messages are not lost any more: a few lost
+    /// ones in a row may cost a lease.
+    fn stays(&mut self, roles: &Roles) {
+        self.rough = false;
+        self.lease_watch.stays = Some((roles.service.clone(), roles.holder.clone()));
+    }
+
+    fn roles(&mut self) -> Roles {
+        let (service, sites) = self.serving().pop_first().expect("the trap is set");
+        let holder = sites.into_iter().next().expect("somebody serves it");
+        let mut others: Vec<SiteId> =
+            self.servers.keys().filter(|site| **site != holder).cloned().collect();
+        self.rng.shuffle(&mut others);
+        let [to, helper] = others.try_into().expect("three sites");
+        Roles { service, holder, to, helper }
+    }
+
+    fn nodes_of(&self, site: &SiteId) -> Vec<NodeId> {
+        let of_site = self.agents.values().filter(|agent| agent.site() == site);
+        of_site.map(|agent| agent.setting.node.id.clone()).collect()
+    }
+
+    /// Cuts a site off from all others at some time, and joins it again.
+    fn cut_off(&mut self, site: &SiteId, span: (u64, u64)) {
+        let others = self.servers.keys().filter(|other| *other != site).cloned();
+        for other in others.collect::<Vec<_>>() {
+            self.cut_between(site, &other, span);
+        }
+    }
+
+    fn cut_between(&mut self, a: &SiteId, b: &SiteId, (from, to): (u64, u64)) {
+        let (a, b) = (a.clone(), b.clone());
+        self.at(ms(from), Happening::Fault(Fault::Cut(a.clone(), b.clone())));
+        self.at(ms(to), Happening::Fault(Fault::Join(a, b)));
+    }
+
+    fn taken_over(&mut self, roles: &Roles, after: u64) {
+        let (service, to) = (roles.service.clone(), roles.to.clone());
+        self.at(ms(after), Happening::Takeover(service, to));
+    }
+
+    fn an_old_disk(&mut self, roles: &Roles) {
+        let Roles { holder, to, helper, .. } = roles;
+        let voter = self.fabric.voters().find(|node| node.site == *helper);
+        let voter = voter.expect("every site has one").id.clone();
+        let agent = &self.agents[&voter];
+        let backup = Backup {
+            journal: agent.journal.clone(),
+            saved: agent.saved.clone(),
+            records: agent.lease.records.clone(),
+            mirrors: self.servers[helper].mirrors.clone(),
+            node: voter,
+        };
+        self.cut_between(holder, to, (0, 41_000));
+        self.cut_between(holder, helper, (0, TAKES));
+        self.cut_between(helper, to, (TAKES - 100, 41_000));
+        self.taken_over(roles, 100);
+        self.at(ms(TAKES - 50), Happening::Fault(Fault::Backup(Box::new(backup))));
+    }
+
+    pub(crate) fn restore(&mut self, backup: Backup) {
+        let Backup { node, journal, saved, records, mirrors } = backup;
+        if self.agents[&node].alive {
+            self.kill(&node);
+        }
+        let site = self.agents[&node].site().clone();
+        for origin in self.servers.keys().cloned().collect::<Vec<_>>() {
+            let held = mirrors.get(&origin).copied().unwrap_or(0);
+            if !self.joined(&site, &origin) {
+                let server = self.servers.get_mut(&site).expect("a known site");
+                server.mirrors.insert(origin, held);
+            }
+        }
+        let agent = self.agent(&node);
+        (agent.journal, agent.saved) = (journal, saved);
+        agent.lease.records = records;
+        agent.lease.damaged = true;
+        self.note(format!("{node} has an old disk"));
+        self.watch.forget(&node);
+        self.start(&node, false);
+    }
+
+    fn answers_in_a_buffer(&mut self, roles: &Roles) {
+        let apart = 2000;
+        self.way = Way::Slow(roles.holder.clone(), self.now + ms(apart));
+        self.cut_off(&roles.holder, (apart, apart + TAKES));
+        self.taken_over(roles, apart + 20);
+    }
+
+    fn stalls(&mut self, roles: &Roles) {
+        // A round of asks goes through before.
+        self.cut_off(&roles.holder, (1200, TAKES));
+        self.taken_over(roles, 1250);
+        for node in self.nodes_of(&roles.holder) {
+            self.agent(&node).lease.stalls = true;
+            self.at(ms(TAKES), Happening::Fault(Fault::Restart(node)));
+        }
+    }
+
+    /// An agent stands still before it opens a slot, does that much later, and dies.
+    pub(crate) fn stall(&mut self, node: &NodeId, slot: Slot, groups: BTreeSet<u32>) {
+        self.note(format!("{node} stands still"));
+        let agent = self.agent(node);
+        agent.lease.stalls = false;
+        // Before it does anything else.
+        agent.dies_in = Some(0);
+        let delay = ms(self.rng.u64(3000..7000));
+        self.at(delay, Happening::Lease(Mail::LateOpen { node: node.clone(), slot, groups }));
+    }
+
+    pub(crate) fn open_late(&mut self, node: &NodeId, slot: Slot, groups: &BTreeSet<u32>) {
+        let (late, lease) = (self.mutant == Some(Mutant::LateArm), self.fabric.lease.duration);
+        self.note(format!("{node} opens its gate, late"));
+        self.pass_gates();
+        let gate = &mut self.agent(node).lease.gate;
+        if late {
+            block_on(gate.arm(slot, lease)).expect("a simulated gate");
+        }
+        block_on(gate.open(slot, groups)).expect("a simulated gate");
+    }
+
+    /// How late an answer comes that is given now, where that is special.
+    pub(crate) fn lateness(&mut self, voter: &NodeId, to: &NodeId) -> Option<Duration> {
+        match &self.way {
+            Way::Slow(site, until) if self.leads_to(site, voter, to) && self.now < *until => {
+                Some(ms(self.rng.u64(3000..4600)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Votes of `voter` do not come to `to`.
+    pub(crate) fn held_back(&self, voter: &NodeId, to: &NodeId) -> bool {
+        match &self.way {
+            Way::Narrow(site, until) => self.leads_to(site, voter, to) && self.now < *until,
+            _ => false,
+        }
+    }
+
+    fn leads_to(&self, site: &SiteId, from: &NodeId, to: &NodeId) -> bool {
+        self.agents[to].site() == site && self.agents[from].site() != site
+    }
+}

@@ -57,8 +57,9 @@ model: ## The model check of the quorum lease in larger bounds; takes minutes an
 sim: ## Simulate SEEDS runs of many agents under faults
 	NETT_SEEDS=$(SEEDS) NETT_LEASED_SEEDS=$(SEEDS) $(CARGO) test -p nett-agent --test simulation no_seed -- --nocapture
 
-soak: build ## Random faults in the lab for MINUTES, with probes; NETT_SEED=n repeats a run
-	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(SETUP)/as-root.sh \
+soak: build ## Random faults in the lab for MINUTES, or FAULTS of them, with probes; NETT_SEED=n repeats a run
+	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) \
+	    $(if $(FAULTS),NETT_SOAK_FAULTS=$(FAULTS)) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-netns-tests --test soak -- --nocapture
 
 fuzz: deps ## Every parser against changed inputs for MINUTES, each target in turn

@@ -12,7 +12,7 @@ BORDERS ?= 1
 # How many seeds `make sim` runs.
 SEEDS ?= 10000
 SERVICES ?= 100000
-# How many VIPs of each family `make classes` has.
+# How many VIPs of each family `make classes` has, and VIPs in all `make idle`.
 VIPS ?= 100000
 # How long `make fuzz` and `make soak` last.
 MINUTES ?= 30
@@ -21,7 +21,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many classes model sim soak fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many classes idle model sim soak fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,11 @@ many: ## An evacuation of SERVICES services with one approval: time and memory o
 classes: deps ## A site drain of VIPS VIPs beside a bare loop, and their installation beside BIRD
 	NETT_NETNS=required NETT_VIPS=$(VIPS) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-agent --test kernel_netns -- --nocapture draining_classes
+
+idle: deps ## Memory and processor time of agents with VIPS VIPs while nothing happens
+	$(CARGO) build --release -p nett-agent -p nett-netns-tests
+	NETT_NETNS=required NETT_VIPS=$(VIPS) NETT_IDLE_SECONDS=30 NETT_PATIENCE=60 $(SETUP)/as-root.sh \
+	    $(CARGO) test --release -p nett-netns-tests --test idle -- --nocapture
 
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nett_netns_tests::eventually::{eventually, patience};
+use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::observe::eyes::Eyes;
 use nett_netns_tests::process::Spec;
@@ -156,7 +156,7 @@ fn start_frr(lab: &mut Lab, host: &str, dir: &Path) -> Result<()> {
         };
         lab.start_process(host, spec)?;
         let socket = dir.join("socket");
-        eventually(patience(), "zebra listens", || Ok(ensure!(socket.exists())))?;
+        eventually_true(patience(), "zebra listens", || Ok(socket.exists()))?;
     }
     Ok(())
 }
@@ -166,7 +166,8 @@ fn start_frr(lab: &mut Lab, host: &str, dir: &Path) -> Result<()> {
 #[test]
 fn frr_tells_of_table_250_and_its_own_copy_takes_no_packet() -> Result<()> {
     tell_from_wires("frr_tells_of_table_250_and_its_own_copy_takes_no_packet", |lab| {
-        let mut file = fs::File::options().append(true).open(lab.layout().agent_config("osl-b1"))?;
+        let mut file =
+            fs::File::options().append(true).open(lab.layout().agent_config("osl-b1"))?;
         writeln!(file, "\n[kernel]\nadvertise = true")?;
         lab.start_nett()?;
         let frr = tempfile::tempdir()?;

@@ -12,7 +12,7 @@ BORDERS ?= 1
 # How many seeds `make sim` runs.
 SEEDS ?= 10000
 SERVICES ?= 100000
-# How many VIPs of each family `make classes` has.
+# How many VIPs of each family `make classes` has, and VIPs in all `make idle`.
 VIPS ?= 100000
 # How long `make fuzz` and `make soak` last.
 MINUTES ?= 30
@@ -21,7 +21,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many classes model sim soak fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many classes idle model sim soak fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -51,14 +51,20 @@ classes: deps ## A site drain of VIPS VIPs beside a bare loop, and their install
 	NETT_NETNS=required NETT_VIPS=$(VIPS) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-agent --test kernel_netns -- --nocapture draining_classes
 
+idle: deps ## Memory and processor time of agents with VIPS VIPs while nothing happens
+	$(CARGO) build --release -p nett-agent -p nett-netns-tests
+	NETT_NETNS=required NETT_VIPS=$(VIPS) NETT_IDLE_SECONDS=30 NETT_PATIENCE=60 $(SETUP)/as-root.sh \
+	    $(CARGO) test --release -p nett-netns-tests --test idle -- --nocapture
+
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1
 
 sim: ## Simulate SEEDS runs of many agents under faults
 	NETT_SEEDS=$(SEEDS) NETT_LEASED_SEEDS=$(SEEDS) $(CARGO) test -p nett-agent --test simulation no_seed -- --nocapture
 
-soak: build ## Random faults in the lab for MINUTES, with probes; NETT_SEED=n repeats a run
-	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) $(SETUP)/as-root.sh \
+soak: build ## Random faults in the lab for MINUTES, or FAULTS of them, with probes; NETT_SEED=n repeats a run
+	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) \
+	    $(if $(FAULTS),NETT_SOAK_FAULTS=$(FAULTS)) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-netns-tests --test soak -- --nocapture
 
 fuzz: deps ## Every parser against changed inputs for MINUTES, each target in turn

@@ -103,12 +103,16 @@ fn signed(zone: Zone, keys: &Path) -> anyhow::Result<Zone> {
 }
 
 /// The placement that is to come: name 0, or all names, at their site number `to`.
-fn place_at(world: World<'_>, all: bool, to: usize) -> anyhow::Result<Vec<(ServiceId, Traffic)>> {
+fn place_at(
+    world: World<'_>,
+    all: bool,
+    to: usize,
+) -> anyhow::Result<Vec<(ServiceId, Arc<Traffic>)>> {
     let one: ServiceId = "p0/e0/s0".parse()?;
     let moving = |service: &&Service| all || service.id == one;
     let traffic = |service: &Service| {
         let site = service.sites().into_iter().nth(to).context("a second site")?;
-        Ok((service.id.clone(), Traffic::settled(Spread::one(site))))
+        Ok((service.id.clone(), Arc::new(Traffic::settled(Spread::one(site)))))
     };
     world.catalog.iter().filter(moving).map(traffic).collect()
 }
@@ -116,7 +120,7 @@ fn place_at(world: World<'_>, all: bool, to: usize) -> anyhow::Result<Vec<(Servi
 /// Serves another placement; gives the microseconds it took, with the old snapshot gone.
 fn change(
     world: World<'_>,
-    (placement, moved): (&mut Placement, Vec<(ServiceId, Traffic)>),
+    (placement, moved): (&mut Placement, Vec<(ServiceId, Arc<Traffic>)>),
     zone: &ArcSwap<Zone>,
 ) -> anyhow::Result<String> {
     let started = Instant::now();

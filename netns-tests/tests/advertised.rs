@@ -1,13 +1,14 @@
 //! Table 250: what a border announces, imported by BIRD and told to a neighbour by BGP, follows the
-//! service; and segments fit a narrower link.
+//! service; so it does by FRR; and segments fit a narrower link.
 
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nett_netns_tests::eventually::{eventually, patience};
+use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::observe::eyes::Eyes;
 use nett_netns_tests::process::Spec;
@@ -115,6 +116,88 @@ fn what_is_announced_follows_the_service_and_loses_nothing() -> Result<()> {
             Ok(())
         })?;
         Ok(())
+    })
+}
+
+/// The provider's BIRD where osl alone speaks.
+const PROVIDER_OF_ONE: &str = "router id 198.18.0.1;
+protocol device { scan time 1; }
+protocol kernel { ipv4 { import none; export all; }; }
+protocol bgp osl { local 198.18.1.1 as 65000; neighbor 198.18.1.2 as 65001; direct; passive;
+ hold time 6; ipv4 { import all; export none; }; }
+";
+
+const BGPD: &str = "router bgp 65001
+ bgp router-id 198.18.1.2
+ no bgp ebgp-requires-policy
+ neighbor 198.18.1.1 remote-as 65000
+ neighbor 198.18.1.1 timers connect 1
+ address-family ipv4 unicast
+  redistribute table 250
+";
+
+/// A border's zebra and bgpd: learn table 250 and tell `inet` of it. Their directory is one that
+/// FRR's own user can get into, unlike the lab's.
+fn start_frr(lab: &mut Lab, host: &str, dir: &Path) -> Result<()> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
+    let at = |name: &str| dir.join(name).display().to_string();
+    for (daemon, text) in [("zebra", "ip import-table 250\n"), ("bgpd", BGPD)] {
+        fs::write(dir.join(daemon), text)?;
+        let files = [("-f", daemon), ("-z", "socket"), ("-i", &format!("{daemon}.pid"))];
+        let files = files.into_iter().flat_map(|(flag, name)| [flag.to_owned(), at(name)]);
+        let rest = ["-P", "0", "--vty_socket", &dir.display().to_string()].map(str::to_owned);
+        let name = format!("{daemon}-{host}");
+        let spec = Spec {
+            name: name.clone(),
+            program: Path::new("/usr/lib/frr").join(daemon),
+            args: files.chain(rest).collect(),
+            env: Vec::new(),
+            log: lab.layout().log(&name),
+        };
+        lab.start_process(host, spec)?;
+        let socket = dir.join("socket");
+        eventually_true(patience(), "zebra listens", || Ok(socket.exists()))?;
+    }
+    Ok(())
+}
+
+/// FRR installs what it has imported as `unreachable` in the main table, which no packet to a VIP
+/// comes to: Nett's rules are asked before.
+#[test]
+fn frr_tells_of_table_250_and_its_own_copy_takes_no_packet() -> Result<()> {
+    tell_from_wires("frr_tells_of_table_250_and_its_own_copy_takes_no_packet", |lab| {
+        let mut file =
+            fs::File::options().append(true).open(lab.layout().agent_config("osl-b1"))?;
+        writeln!(file, "\n[kernel]\nadvertise = true")?;
+        lab.start_nett()?;
+        let frr = tempfile::tempdir()?;
+        start_bird(lab, "inet", PROVIDER_OF_ONE)?;
+        start_frr(lab, "osl-b1", frr.path())?;
+        let [provider, border] = [lab.ns("inet")?, lab.ns("osl-b1")?];
+        let vip = &API.vips()[0];
+        let heard = |is: bool| {
+            let route = provider.ip(&format!("route show {vip}"))?;
+            let copy = border.ip(&format!("route show table main {vip}"))?;
+            ensure!(route.contains("via 198.18.1.2 ") == is, "the provider has: {route}");
+            ensure!(copy.contains("unreachable") == is, "FRR has: {copy}");
+            Ok(())
+        };
+        eventually(patience() * 4, "the provider hears of osl", || heard(true))?;
+        let outside = lab.ns("outside")?;
+        let to = SocketAddr::new(vip.parse()?, PORT);
+        let served = |by: &str| {
+            let attempt = tcp::connect(&outside, to, patience())?;
+            let server = attempt.server.map_err(|e| anyhow::anyhow!("{e:?}"))?;
+            ensure!(server == by, "{server} answers");
+            Ok(())
+        };
+        served("osl")?;
+        let mira = Operator { lab, node: "osl-b1", name: "mira" };
+        mira.complete(&["failover", API.id, "--to", "svg"])?;
+        eventually(patience() * 2, "it is withdrawn", || heard(false))?;
+        mira.complete(&["failback", API.id])?;
+        eventually(patience() * 2, "it is announced again", || heard(true))?;
+        served("osl")
     })
 }
 

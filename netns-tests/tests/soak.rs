@@ -1,8 +1,9 @@
 //! Weeks of trouble in minutes: random faults of links, addresses, other programs and the agents
 //! themselves, one after the other from one seed, with probes all the while.
 //!
-//! `make test` runs a part of a minute, `make soak MINUTES=n` longer. A failure names its seed; the
-//! same seed gives the same faults (`NETT_SEED`), though not the same times.
+//! `make test` runs a part of a minute, `make soak MINUTES=n` longer, `make soak FAULTS=n` so many
+//! faults. A failure names its seed; the same seed gives the same faults (`NETT_SEED`), though not
+//! the same times.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -25,20 +26,45 @@ const BETWEEN_CHECKS: usize = 60;
 /// than 20 times in a minute, and a soak is no such fight.
 const FOREIGN: usize = 15;
 const WINDOW: Duration = Duration::from_secs(60);
+/// How often the agents' sizes are looked at, beside the beginning.
+const SAMPLES: f64 = 12.0;
+/// What an agent may hold more, in KiB, in the last third of a soak than in the one before, on the
+/// average: agents that begin anew are up to 3 MiB smaller or greater than they were.
+const MOST_GROWTH: f64 = 6.0 * 1024.0;
 
 #[test]
 fn nothing_is_left_of_many_faults() -> Result<()> {
     let number = |name: &str, default| {
         std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(default)
     };
-    let seconds = number("NETT_SOAK_SECONDS", SECONDS);
+    let length = match number("NETT_SOAK_FAULTS", 0) {
+        0 => Length::Time(Duration::from_secs(number("NETT_SOAK_SECONDS", SECONDS))),
+        faults => Length::Faults(usize::try_from(faults).expect("a number of faults")),
+    };
     let seed = number("NETT_SEED", u64::from(std::process::id()) * 7919 + 1);
     tell("nothing_is_left_of_many_faults", |lab| {
-        show(&format!("seed {seed}, {seconds} s"));
+        show(&format!("seed {seed}, {length:?}"));
         let mut soak = Soak::begin(lab, seed)?;
-        let result = soak.run(Duration::from_secs(seconds));
+        let result = soak.run(length);
         result.with_context(|| format!("NETT_SEED={seed} gives the same faults"))
     })
+}
+
+/// When a soak ends.
+#[derive(Debug, Clone, Copy)]
+enum Length {
+    Time(Duration),
+    Faults(usize),
+}
+
+/// Resident memory in KiB and open files of every agent.
+type Sizes = BTreeMap<&'static str, (u64, usize)>;
+
+/// The agents' sizes at one moment.
+struct Sample {
+    faults: usize,
+    at: Duration,
+    sizes: Sizes,
 }
 
 struct Soak<'a> {
@@ -71,14 +97,22 @@ impl<'a> Soak<'a> {
         of[usize::try_from(self.pick(of.len() as u64)).expect("a place in a slice")]
     }
 
-    fn run(&mut self, time: Duration) -> Result<()> {
+    fn run(&mut self, length: Length) -> Result<()> {
         let leaks = self.lab.leaks()?;
         let away = Traffic::to_vips(self.lab, &["osl-c1"], VAULT)?;
         let home = Traffic::to_vips(self.lab, &["osl-c1"], WEB)?;
-        let before = self.sizes()?;
         let begun = Instant::now();
-        let (mut faults, mut warm) = (0, before.clone());
-        while begun.elapsed() < time {
+        let mut faults = 0;
+        let mut samples = vec![self.sample(faults, begun)?];
+        loop {
+            let done = length.done(faults, begun.elapsed());
+            if done * SAMPLES >= samples.len() as f64 {
+                samples.push(self.sample(faults, begun)?);
+                show(&samples[samples.len() - 1].to_string());
+            }
+            if done >= 1.0 {
+                break;
+            }
             self.fault().context("a fault could not be made")?;
             faults += 1;
             if faults % BETWEEN_CHECKS == 0 {
@@ -86,26 +120,21 @@ impl<'a> Soak<'a> {
                 let leaked = self.lab.leaks()?.since(&leaks);
                 ensure!(leaked.total() == 0, "after {faults} faults: {leaked:?}");
             }
-            if begun.elapsed() < time / 3 {
-                warm = self.sizes()?;
-            }
         }
         self.check("at the end")?;
         away.settles_on("svg")?;
         home.settles_on("osl")?;
-        let after = self.sizes()?;
         drop(away.finish());
         let home = home.finish();
         let leaked = self.lab.leaks()?.since(&leaks);
-        show(&format!("{faults} faults: {:?}", self.counts));
-        show(&format!("memory (KiB) and files at the start {before:?}, then {warm:?}, {after:?}"));
+        show(&format!("{faults} faults in {:?}: {:?}", begun.elapsed(), self.counts));
         show(&format!("service of the own site: {}", home.summary()));
         assert_eq!(leaked.total(), 0, "{leaked:?}");
-        for (node, (_, files)) in &after {
-            let opened = before[node].1;
-            ensure!(*files <= opened + 8, "{node} has {files} files open, not {opened}");
-        }
-        Ok(())
+        grows_not(&samples)
+    }
+
+    fn sample(&mut self, faults: usize, begun: Instant) -> Result<Sample> {
+        Ok(Sample { faults, at: begun.elapsed(), sizes: self.sizes()? })
     }
 
     /// Makes the IPv6 addresses of the links anew: Linux 6.18 now and then loses the local route
@@ -136,9 +165,8 @@ impl<'a> Soak<'a> {
         Ok(())
     }
 
-    /// Resident memory in KiB and open files of every agent.
-    fn sizes(&mut self) -> Result<BTreeMap<&'static str, (u64, usize)>> {
-        let mut sizes = BTreeMap::new();
+    fn sizes(&mut self) -> Result<Sizes> {
+        let mut sizes = Sizes::new();
         for node in NODES {
             let pid = self.lab.process(&agent_name(node))?.record().pid;
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -268,6 +296,59 @@ impl<'a> Soak<'a> {
         self.lab.wait_for_agent(node)?;
         Ok("killed agent")
     }
+}
+
+impl Length {
+    /// How much of it is over; 1 at its end.
+    fn done(self, faults: usize, time: Duration) -> f64 {
+        match self {
+            Self::Time(all) => time.as_secs_f64() / all.as_secs_f64(),
+            Self::Faults(all) => faults as f64 / all as f64,
+        }
+    }
+}
+
+impl std::fmt::Display for Sample {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { faults, at, sizes } = self;
+        write!(f, "{faults:6} faults, {:4} s:", at.as_secs())?;
+        sizes.iter().try_for_each(|(node, (memory, files))| {
+            write!(f, "  {node} {:.1} MiB {files} files", *memory as f64 / 1024.0)
+        })
+    }
+}
+
+/// Memory and files of the agents from the second third on: an agent that begins has yet to fill
+/// what it keeps.
+fn grows_not(samples: &[Sample]) -> Result<()> {
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
+        bail!("a soak has a beginning and an end");
+    };
+    let warm = &samples[samples.len() / 3..];
+    for (node, (memory, files)) in &last.sizes {
+        let opened = first.sizes[node].1;
+        ensure!(*files <= opened + 8, "{node} has {files} files open, not {opened}");
+        let points = warm.iter().map(|s| (s.faults as f64, s.sizes[node].0 as f64));
+        let slope = slope(&points.collect::<Vec<_>>()) * 1000.0;
+        show(&format!("{node}: {memory} KiB, {slope:+.0} KiB for each 1000 faults"));
+        let mean = |part: &[Sample]| {
+            part.iter().map(|s| s.sizes[node].0 as f64).sum::<f64>() / part.len() as f64
+        };
+        let (before, after) = warm.split_at(warm.len() / 2);
+        let growth = mean(after) - mean(before);
+        ensure!(growth < MOST_GROWTH, "{node} holds {growth:.0} KiB more in the last third");
+    }
+    Ok(())
+}
+
+/// Of the line with the least squares through these points.
+fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
+    let both: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
+    let square: f64 = points.iter().map(|p| (p.0 - x) * (p.0 - x)).sum();
+    if square > 0.0 { both / square } else { 0.0 }
 }
 
 #[expect(clippy::print_stderr, reason = "a story tells what it measured")]

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::id::{Epoch, LinkId, NodeId, ServiceId, SiteId};
 use crate::log::entry::Directive;
 use crate::log::intent::{Intent, Mover, World};
-use crate::service::{Handover, Mode, Service};
+use crate::service::{Handover, Mode, Service, shared};
 use crate::traffic::{Spread, Traffic};
 
 /// The traffic state of every service.
@@ -29,7 +30,8 @@ pub struct Drained {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
-    pub traffic: Traffic,
+    /// In a placement, services in the same state share one copy.
+    pub traffic: Arc<Traffic>,
     pub epoch: Epoch,
     pub reason: Reason,
     /// Sites of the service that are drained, for it or as a whole.
@@ -66,7 +68,12 @@ pub enum Reason {
 }
 
 pub fn place(world: World<'_>, intent: &Intent) -> Placement {
-    let placed = |service: &Service| (service.id.clone(), place_one(world, intent, service));
+    let mut known = BTreeSet::new();
+    let placed = |service: &Service| {
+        let placed = place_one(world, intent, service);
+        let traffic = shared(&mut known, placed.traffic);
+        (service.id.clone(), Placed { traffic, ..placed })
+    };
     let drained = intent.drained_ways();
     Placement { services: world.catalog.iter().map(placed).collect(), drained }
 }
@@ -78,12 +85,13 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
     let lowered = intent.is_lowered(service);
     match mover.filter(|m| !m.progress.is_over()) {
         Some(mover) => {
-            let traffic = under_way(intent, service, mover);
+            let traffic = Arc::new(under_way(intent, service, mover));
             Placed { traffic, epoch, reason: Reason::UnderWay, drained, lowered }
         }
         None => {
             let (spread, reason) = settled(world, intent, service);
-            Placed { traffic: Traffic::settled(spread), epoch, reason, drained, lowered }
+            let traffic = Arc::new(Traffic::settled(spread));
+            Placed { traffic, epoch, reason, drained, lowered }
         }
     }
 }

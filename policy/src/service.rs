@@ -20,7 +20,9 @@ pub struct Service {
     pub mode: Mode,
     pub vips: Vec<IpAddr>,
     /// Next hops inside each site that own the VIPs there.
-    pub backends: BTreeMap<SiteId, Vec<Backend>>,
+    /// In a catalogue, services with the same share one copy: it is a large part of what a
+    /// service takes in memory.
+    pub backends: Arc<BTreeMap<SiteId, Vec<Backend>>>,
     /// What DNS answers for a site instead of the VIPs.
     pub addresses: BTreeMap<SiteId, Vec<IpAddr>>,
     pub handover: Handover,
@@ -81,7 +83,7 @@ pub enum Readmit {
     Auto,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Backend {
     pub address: IpAddr,
     pub cluster: Option<ClusterId>,
@@ -269,12 +271,26 @@ impl Isolation {
     }
 }
 
+/// The copy of `value` that was known first.
+pub(crate) fn shared<T: Ord>(known: &mut BTreeSet<Arc<T>>, value: Arc<T>) -> Arc<T> {
+    match known.get(&value) {
+        Some(first) => first.clone(),
+        None => {
+            known.insert(value.clone());
+            value
+        }
+    }
+}
+
 // === impl Catalog ===
 
 impl Catalog {
     /// Later services of an id replace earlier ones; [`crate::document`] refuses repeats before.
     pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
+        let mut known = BTreeSet::new();
         let listed = |service: Service| {
+            let backends = shared(&mut known, service.backends);
+            let service = Service { backends, ..service };
             let answers = Arc::new(FixedAnswers::new(&service));
             (service.id.clone(), Listed { service, answers })
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
@@ -83,9 +84,9 @@ fn a_class_moves_with_one_group_for_each_family_however_many_services_it_has() {
         let mut ready = home.clone();
         for (service, placed) in &mut ready.services {
             if ground.1.get(service).and_then(|s| s.primary()) == Some(&site("osl")) {
-                placed.traffic.accept = shifted().accept;
+                Arc::make_mut(&mut placed.traffic).accept = shifted().accept;
                 let there = moved.services.get_mut(service).expect("the same services");
-                there.traffic = shifted();
+                there.traffic = Arc::new(shifted());
             }
         }
         for node in ["osl-b1", "osl-r1"] {
@@ -106,7 +107,7 @@ fn a_service_that_departs_costs_its_own_routes_and_no_group() {
     let mut gone = home.clone();
     let id: ServiceId = "a/b/s0004".parse().expect("an id");
     gone.services.get_mut(&id).expect("defined").traffic =
-        Traffic::settled(Spread::one(site("svg")));
+        Arc::new(Traffic::settled(Spread::one(site("svg"))));
     for node in NODES {
         let ops = plan_kernel(&state(node, &ground, &gone), &state(node, &ground, &home)).ops;
         let own = ["10.99.0.5", "fd00:99::5"].map(|a| a.parse::<IpAddr>().expect("an address"));
@@ -144,7 +145,7 @@ fn no_step_of_a_move_of_a_class_costs_more_with_more_services() {
             let mut placement = placed(&ground);
             for (service, placed) in &mut placement.services {
                 if ground.1.get(service).and_then(|s| s.primary()) == Some(&site("osl")) {
-                    placed.traffic = traffic.clone();
+                    placed.traffic = Arc::new(traffic.clone());
                 }
             }
             placement

@@ -12,6 +12,7 @@
 //! a crash the own log says what is still laid over.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::id::{EntryId, ServiceId, SiteId, WallMs};
@@ -252,7 +253,7 @@ impl Controller {
         for one in lying.flat_map(Local::moves) {
             let Some(placed) = placement.services.get_mut(&one.service) else { continue };
             let Placed { traffic, reason, .. } = placed;
-            *traffic = match self.only_withdraws(one) {
+            let over = match self.only_withdraws(one) {
                 true => Traffic {
                     spread: Spread::Nowhere,
                     accept: BTreeSet::new(),
@@ -264,6 +265,7 @@ impl Controller {
                     answers: one.to.answers.clone(),
                 },
             };
+            *traffic = Arc::new(over);
             *reason = Reason::UnderWay;
         }
     }

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::id::{EntryId, Epoch, ServiceId, SiteId};
@@ -360,7 +361,7 @@ impl Lease {
             let stand = self.judged.stands.get(id);
             let standing = stand.map_or(Standing::Unclaimed, |s| s.standing);
             let here = &self.me.site;
-            let logged = placed.traffic.clone();
+            let logged = (*placed.traffic).clone();
             let target = stand.and_then(|s| s.target.clone());
             let (traffic, reason) = match (standing, target) {
                 (Standing::Serving, _) => {
@@ -377,7 +378,7 @@ impl Lease {
                     (nowhere(self.addresses_elsewhere(service)), Reason::LeaseShut)
                 }
             };
-            (placed.traffic, placed.reason) = (traffic, reason);
+            (placed.traffic, placed.reason) = (Arc::new(traffic), reason);
         }
     }
 

@@ -3,6 +3,8 @@
 //!
 //! Runs only when no mistake was found; the invariants it expects are those of the checks.
 
+use std::sync::Arc;
+
 use super::canonical;
 use super::fabric_file::{ClusterDoc, FabricDoc, Head, NodeDoc, OperatorDoc, SiteDoc};
 use super::link_file::{EndDoc, LinkDoc};
@@ -181,7 +183,7 @@ pub(super) fn service(doc: ServiceDoc) -> Service {
         category,
         mode: mode(sites),
         vips: values(vips),
-        backends: backends.collect(),
+        backends: Arc::new(backends.collect()),
         addresses: addresses.collect(),
         handover,
         isolation: match word.value {

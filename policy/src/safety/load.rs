@@ -56,10 +56,11 @@ pub(super) fn sites(
     let moved: BTreeMap<&ServiceId, &Move> =
         change.moves.iter().map(|one| (&one.service, one)).collect();
     for service in present.world.catalog.iter().filter(|s| s.load > 0) {
-        let now = place_one(present.world, present.intent, service).traffic.spread;
-        let then = moved.get(&service.id).map_or(&now, |one| &one.to.spread);
+        let placed = place_one(present.world, present.intent, service);
+        let now = &placed.traffic.spread;
+        let then = moved.get(&service.id).map_or(now, |one| &one.to.spread);
         for site in of {
-            *before.entry(site).or_default() += weight(service, &now, site);
+            *before.entry(site).or_default() += weight(service, now, site);
             *after.entry(site).or_default() += weight(service, then, site);
         }
     }

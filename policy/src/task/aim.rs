@@ -2,6 +2,7 @@
 //! move because of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::decide::{Present, Refusal};
 use super::view::{TaskState, first_effect, state};
@@ -342,13 +343,13 @@ fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> V
         }
         let placed = place_one(world, intent, service);
         let to = Traffic::settled(spread);
-        if placed.traffic != to || is_unsettled(intent, service) && named.contains(&service.id) {
+        if *placed.traffic != to || is_unsettled(intent, service) && named.contains(&service.id) {
             moves.push(Move {
                 service: service.id.clone(),
                 epoch: next_epoch(present, &service.id),
                 prev_epoch: placed.epoch,
                 prev: present.claims.prev(&Contested::Service(service.id.clone())),
-                from: placed.traffic,
+                from: Arc::unwrap_or_clone(placed.traffic),
                 to,
                 handover: service.handover,
             });

@@ -198,7 +198,7 @@ impl<'a> Present<'a> {
             after: (placement, states),
             all_links_up,
         };
-        let traffic = |p: &Placement| p.services.values().map(|s| s.traffic.clone()).collect();
+        let traffic = |p: &Placement| p.services.values().map(|s| (*s.traffic).clone()).collect();
         let key = [(traffic(&moment.before.0), self.links), (traffic(&moment.after.0), links)];
         if self.walked.insert(key) {
             moment.check()?;

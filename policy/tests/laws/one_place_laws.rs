@@ -100,7 +100,7 @@ fn winning_opens_nothing() {
     for read in 0..=svg.log.len() {
         let known = Intent::read(&fold(osl.log.iter().chain(&svg.log[..read])));
         let theirs = placed(&ground, &Intent::read(&fold(&svg.log[..read])));
-        let open = placed(&ground, &known).traffic.accept;
+        let open = placed(&ground, &known).traffic.accept.clone();
         let both = open.union(&theirs.traffic.accept).count();
         assert!(both <= 1, "after {read} entries: {open:?} and {:?}", theirs.traffic.accept);
     }
@@ -118,7 +118,7 @@ fn a_conflict_that_nobody_resolved_closes_nothing_for_later_tasks() {
     osl.order(0, &Order::Failback { service: PAY }, true).expect("accepted");
     approve_and_run(&mut osl, 1);
     svg.log.iter().for_each(|entry| osl.read(entry));
-    let settled = placed(&ground, &osl.intent()).traffic.spread;
+    let settled = placed(&ground, &osl.intent()).traffic.spread.clone();
     assert_eq!(settled, Spread::one(ground.site(OSL)), "the last task put it there");
 
     osl.order(0, &Order::Failover { service: PAY, to: SVG }, true).expect("accepted");

@@ -1,6 +1,7 @@
 //! Three sites, two of them with two borders, and a log that takes commands as an agent does.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::document::{SourceFile, compile};
@@ -61,7 +62,7 @@ fn at_third_site(service: &mut Service) {
         Mode::ActiveActive { active, .. } => active.push(id("ber")),
     }
     let backends = service.backends[&id::<SiteId>("svg")].clone();
-    service.backends.insert(id("ber"), backends);
+    Arc::make_mut(&mut service.backends).insert(id("ber"), backends);
     (service.approvals, service.residency) = (0, Vec::new());
 }
 

@@ -2,8 +2,8 @@
 //! and what follows for pairs of sites.
 //!
 //! Measured times tremble, and clients must not be moved by that. So there are two stages, and only
-//! the first remembers anything. [`Gauge`], at the end that measures, tells a time and keeps telling
-//! it until what it measures has left it by more than a tenth. [`between`] and [`is_nearer`] are
+//! the first remembers anything. [`Gauge`], at the end that measures, tells a time, and tells it
+//! on until what it measures has left it by more than a tenth. [`between`] and [`is_nearer`] are
 //! functions of what was told: every name server that has read the same reports puts the sites in
 //! the same order, whatever it had before, and whenever it was started.
 //!
@@ -39,8 +39,8 @@ pub const FORGET: Duration = Duration::from_secs(600);
 
 /// One end's measurement of one link.
 ///
-/// The least time of a window is taken: queues come and go with the load, and if they moved clients,
-/// clients would move the queues.
+/// The least time of a window is taken: queues come and go with the load, and if they moved
+/// clients, clients would move the queues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gauge {
     window: VecDeque<Option<Duration>>,

@@ -1,9 +1,9 @@
-//! How far sites are from each other, for the zone: what the borders tell in their reports, and what
-//! the own node tells itself.
+//! How far sites are from each other, for the zone: what the borders tell in their reports, and
+//! what the own node tells itself.
 //!
 //! Nothing of it is an entry of the log. What a node told stays after a report that lacks it, since
-//! a border that starts has not measured yet, and is forgotten when it is old. A site that is cut off
-//! forgets nothing meanwhile. The zone hears of it only when something changed, and makes a new
+//! a border that starts has not measured yet, and is forgotten when it is old. A site that is cut
+//! off forgets nothing meanwhile. The zone hears of it only when something changed, and makes a new
 //! snapshot only where that changes somebody's order.
 //!
 //! Crash story: gone with the process; the bus delivers the last report of every node again. A site

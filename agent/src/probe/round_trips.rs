@@ -77,9 +77,8 @@ pub async fn measure(links: Vec<Measured>, events: mpsc::Sender<Event>) {
             one.ask();
         }
         if changed {
-            let told = asked.iter().filter_map(|one| {
-                Some((one.measured.link.clone(), one.gauge.told()?))
-            });
+            let told =
+                asked.iter().filter_map(|one| Some((one.measured.link.clone(), one.gauge.told()?)));
             let told: BTreeMap<LinkId, Duration> = told.collect();
             if events.send(Event::RoundTrips { told }).await.is_err() {
                 return;

@@ -70,6 +70,37 @@ fn silence_keeps_what_was_told_until_it_is_old() {
     assert_eq!(gauge.told(), None);
 }
 
+/// The two-site fabric; links osl-svg-1 and osl-svg-2 of one cost.
+fn fabric() -> Fabric {
+    let text =
+        nett_fixtures::fabric_file("two-sites", "fabric.toml").expect("the fixture is there");
+    let file = crate::document::SourceFile::new(text.name, text.text);
+    crate::document::compile_fabric(&file).expect("the fixture is valid")
+}
+
+#[test]
+fn of_the_cheapest_links_the_fastest_counts_by_its_near_end() {
+    let mut fabric = fabric();
+    let [a, b] = fabric.joined_by(&fabric.links[0]).map(Clone::clone);
+    let ends = |link: &crate::fabric::Link| {
+        [&link.a.node, &link.b.node].map(|node| (node.clone(), link.id.clone()))
+    };
+    let [first_a, first_b] = ends(&fabric.links[0]);
+    let [second_a, _] = ends(&fabric.links[1]);
+    for link in &mut fabric.links {
+        link.cost = 10;
+    }
+    let pair = |there: u64, back: u64| {
+        RoundTrips::from([((a.clone(), b.clone()), ms(there)), ((b.clone(), a.clone()), ms(back))])
+    };
+    let told = Told::from([(first_a, ms(9)), (first_b, ms(8)), (second_a, ms(5))]);
+    assert_eq!(between(&fabric, &Told::new()), RoundTrips::new());
+    assert_eq!(between(&fabric, &told), pair(5, 5));
+    // Nothing is asked of a link that costs more, however fast it is.
+    fabric.links[1].cost = 20;
+    assert_eq!(between(&fabric, &told), pair(9, 8));
+}
+
 proptest! {
     /// Whatever the link does within a tenth of what is told, nothing changes.
     #[test]

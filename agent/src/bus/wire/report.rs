@@ -184,9 +184,9 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
     let heads = heads.into_iter().map(|(site, head)| Ok((id("heads", &site)?, head.read())));
     let links = links.into_iter().map(|(link, up)| Ok((id("links", &link)?, up)));
     let doubted = doubted.iter().map(|link| id("doubted", link));
-    let rtts = rtts_us.into_iter().map(|(link, us)| {
-        Ok((id("rtts_us", &link)?, Duration::from_micros(us)))
-    });
+    let rtts = rtts_us
+        .into_iter()
+        .map(|(link, us)| Ok((id("rtts_us", &link)?, Duration::from_micros(us))));
     Ok(Report {
         site,
         node,

@@ -26,7 +26,7 @@ fn a_slow_link_turns_the_order_once() -> Result<()> {
         let [osl, svg, trd] = *lab.shape().sites else { unreachable!("three sites") };
         let mira = Operator { lab, node: "svg-b1", name: "mira" };
         mira.complete(&["drain", "service", EDGE.id, "--at", "trd"])?;
-        let goes = |to: Site| -> Result<()> {
+        let goes = |lab: &Lab, to: Site| -> Result<()> {
             for at in [osl, svg, trd] {
                 let found = sent(lab, at, trd)?;
                 ensure!(found == [EDGE.answers(to)[0].clone()], "at {}: {found:?}", at.id);
@@ -34,7 +34,7 @@ fn a_slow_link_turns_the_order_once() -> Result<()> {
             Ok(())
         };
         // Both are a link of cost 10 away, and equally fast: rank decides.
-        eventually(patience(), "clients of trd go to osl", || goes(osl))?;
+        eventually(patience(), "clients of trd go to osl", || goes(lab, osl))?;
         let border = lab.ns("trd-b1")?;
         let shaper = "qdisc add dev wan2 root tbf rate 400kbit burst 4kb latency 100ms";
         border.output("tc", &shaper.split(' ').collect::<Vec<_>>())?;
@@ -45,11 +45,11 @@ fn a_slow_link_turns_the_order_once() -> Result<()> {
         let spec =
             Spec { name: "flood".to_owned(), program: "ping".into(), args, env: Vec::new(), log };
         lab.start_process("trd-b1", spec)?;
-        eventually(patience() * 2, "clients of trd go to svg", || goes(svg))?;
+        eventually(patience() * 2, "clients of trd go to svg", || goes(lab, svg))?;
         // The queue trembles; nobody is sent back.
         let until = Instant::now() + Duration::from_secs(2);
         while Instant::now() < until {
-            goes(svg)?;
+            goes(lab, svg)?;
         }
         let told = Operator { lab, node: "trd-b1", name: "mira" };
         let told = told.run(&["explain", "name", &EDGE.dns_name(), "--client", "10.3.40.2"])?;

@@ -313,19 +313,24 @@ async fn run_until_told(
         (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let mut hangup = on(SignalKind::hangup())?;
     let (told, tell) = oneshot::channel();
-    let mut broken = false;
     let stop = async {
         loop {
             tokio::select! {
-                _ = tasks.join_next() => {
-                    // Without one of its parts the agent would only look alive.
-                    broken = true;
+                // Without one of its parts the agent would only look alive.
+                _ = tasks.join_next() => break drop(told),
+                _ = terminate.recv() => {
+                    tracing::info!("SIGTERM: the agent stops; forwarding stays as it is.");
                     break drop(told.send(None));
                 }
-                _ = terminate.recv() => break drop(told.send(None)),
-                _ = interrupt.recv() => break drop(told.send(None)),
+                _ = interrupt.recv() => {
+                    tracing::info!("SIGINT: the agent stops; forwarding stays as it is.");
+                    break drop(told.send(None));
+                }
                 _ = hangup.recv() => match load(path) {
-                    Ok(loaded) => break drop(told.send(Some(loaded))),
+                    Ok(loaded) => {
+                        tracing::info!("SIGHUP: the files are read again, and are good.");
+                        break drop(told.send(Some(loaded)));
+                    }
                     Err(refused) => {
                         for diagnostic in &refused.diagnostics {
                             tracing::error!("{diagnostic}");
@@ -342,12 +347,10 @@ async fn run_until_told(
         let loaded = load(path).map_err(|e| AppError::Config(e.diagnostics))?;
         return Ok((Ended::Reload, Some(loaded)));
     }
-    if broken {
-        return Err(anyhow::anyhow!("a part of the agent ended; the log says which").into());
-    }
     match tell.await {
         Ok(Some(loaded)) => Ok((Ended::Reload, Some(loaded))),
-        Ok(None) | Err(_) => Ok((Ended::Stopped, None)),
+        Ok(None) => Ok((Ended::Stopped, None)),
+        Err(_) => Err(anyhow::anyhow!("a part of the agent ended; the log says which").into()),
     }
 }
 

@@ -243,14 +243,14 @@ fn unix_time() -> u64 {
 
 /// What must become of `before` to be `after`: the union of both, name by name.
 fn differences(before: &Answers, after: &Answers) -> Changes {
-    let mut changes = Changes::new();
+    let mut changes = Vec::new();
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
             (Some((a, _)), Some((b, _))) => a.cmp(b),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (None, None) => return changes,
+            (None, None) => return changes.into_iter().collect(),
         };
         let was = if order == Ordering::Greater { None } else { old.next() };
         let is = if order == Ordering::Less { None } else { new.next() };
@@ -258,12 +258,12 @@ fn differences(before: &Answers, after: &Answers) -> Changes {
             // Shared answers are equal without a look at them.
             (Some((_, a)), Some((_, b))) if Arc::ptr_eq(a, b) || a == b => {}
             (_, Some((id, answers))) => {
-                changes.insert(id.clone(), Some(Arc::clone(answers)));
+                changes.push((id.clone(), Some(Arc::clone(answers))));
             }
             (Some((id, _)), None) => {
-                changes.insert(id.clone(), None);
+                changes.push((id.clone(), None));
             }
-            (None, None) => return changes,
+            (None, None) => {}
         }
     }
 }
@@ -278,7 +278,7 @@ fn hash_after(before: u64, services: &Answers, changes: &Changes) -> u64 {
     };
     changes.iter().fold(before, |sum, (id, answers)| {
         let was = services.get(id).map_or(0, of);
-        let is = answers.as_ref().map_or(0, of);
+        let is = answers.map_or(0, of);
         sum.wrapping_sub(was).wrapping_add(is)
     })
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nett_policy::fabric::Family;
 use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::service::FixedAnswers;
 
 use crate::packed::{Packed, Records};
 use crate::steer::Plan;
@@ -15,16 +16,18 @@ use crate::topology::{SiteIndex, Topology};
 pub(crate) struct Entry<'a> {
     packed: Packed<'a>,
     only: u8,
-    details: &'a Option<Arc<Details>>,
+    details: &'a Option<Details>,
 }
 
 /// The mark of a choice that depends on the client.
 pub(crate) const DEPENDS: u8 = u8::MAX;
 
 /// What the bytes were made of: for the choice among sites, for the full path and for people.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Details {
     answers: Arc<ServiceAnswers>,
+    /// Those of `answers`, to be told apart without a look into it.
+    fixed: Arc<FixedAnswers>,
     plan: Plan,
     ttls: Ttls,
 }
@@ -43,14 +46,19 @@ pub(crate) struct Ttls {
 // === impl Details ===
 
 impl Details {
-    pub(crate) fn new(answers: &Arc<ServiceAnswers>, topology: &Topology) -> Arc<Self> {
+    pub(crate) fn new(answers: &Arc<ServiceAnswers>, topology: &Topology) -> Self {
         let (plan, ttls) = (Plan::new(answers, topology), Ttls::of(answers));
-        Arc::new(Self { answers: Arc::clone(answers), plan, ttls })
+        Self { answers: Arc::clone(answers), fixed: Arc::clone(&answers.fixed), plan, ttls }
+    }
+
+    /// True when both are of one service as the catalogue has it now.
+    pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.fixed, &other.fixed)
     }
 
     /// True when the records of all sites are those of `other`: only which is chosen may differ.
     pub(crate) fn has_records_of(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.answers.fixed, &other.answers.fixed) && self.ttls == other.ttls
+        self.is_of_the_same(other) && self.ttls == other.ttls
     }
 
     /// The column that all clients get, or [`DEPENDS`].
@@ -93,7 +101,7 @@ impl Ttls {
 // === impl Entry ===
 
 impl<'a> Entry<'a> {
-    pub(crate) fn new(packed: Packed<'a>, only: u8, details: &'a Option<Arc<Details>>) -> Self {
+    pub(crate) fn new(packed: Packed<'a>, only: u8, details: &'a Option<Details>) -> Self {
         Self { packed, only, details }
     }
 
@@ -103,7 +111,7 @@ impl<'a> Entry<'a> {
     }
 
     /// What it was made of; snapshots share it.
-    pub(crate) fn details(self) -> &'a Arc<Details> {
+    pub(crate) fn details(self) -> &'a Details {
         self.details.as_ref().expect("a taken slot has details")
     }
 

@@ -16,6 +16,7 @@
 //! types, response codes) and, in tests, the second opinion on every packet.
 
 pub mod answer;
+mod changes;
 pub mod client;
 mod clock;
 pub mod cookie;
@@ -47,6 +48,7 @@ pub mod zone;
 mod sample;
 
 pub use answer::{Ask, DropReason, Outcome, Transport, answer, answer_in_full};
+pub use changes::Changes;
 pub use cookie::{Cookies, Secret, Sender};
 pub use deadline::Deadlines;
 pub use edns::LONGEST_NSID;
@@ -61,4 +63,4 @@ pub use server::{
 pub use stats::{AnswerSeconds, Limited, Stats};
 pub use transfer::{Transfers, answer_any, copy_messages};
 pub use tsig::{Keyring, TsigKey};
-pub use zone::{Changes, StaleSerial, Zone, ZoneError, ZoneSource, publish};
+pub use zone::{StaleSerial, Zone, ZoneError, ZoneSource, publish};

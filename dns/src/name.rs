@@ -123,9 +123,9 @@ impl LowerName {
 /// Appends `project/environment/instance` as the labels `instance.environment.project`, in wire
 /// form without a root label: the key of the service. Ids are valid labels in lower case.
 pub(crate) fn push_key(service: &ServiceId, key: &mut Vec<u8>) {
-    for label in service.as_str().rsplit('/') {
+    for label in service.as_str().as_bytes().rsplit(|byte| *byte == b'/') {
         key.push(u8::try_from(label.len()).expect("a part of an id has at most 63 characters"));
-        key.extend_from_slice(label.as_bytes());
+        key.extend_from_slice(label);
     }
 }
 

@@ -8,6 +8,7 @@
 //! Arithmetic is on integers: two servers with different mathematics libraries must not disagree.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use nett_policy::fabric::UnknownClient;
@@ -23,10 +24,10 @@ use crate::topology::{Located, SiteIndex, Topology};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Plan {
     One(usize),
-    Shares(Vec<Share>),
+    Shares(Arc<[Share]>),
     Nearest {
         /// In failover order.
-        sites: Vec<(usize, Option<SiteIndex>)>,
+        sites: Arc<[(usize, Option<SiteIndex>)]>,
         /// The first site of the service: where unknown clients belong by default.
         primary: Option<SiteIndex>,
         prefer: Prefer,
@@ -97,7 +98,7 @@ impl Plan {
                 match shares.as_slice() {
                     [] => nowhere(),
                     [only] => Self::One(only.position),
-                    _ => Self::Shares(shares),
+                    _ => Self::Shares(shares.into()),
                 }
             }
             Spread::Nearest(set) => {
@@ -115,7 +116,7 @@ impl Plan {
                     [] => nowhere(),
                     [(only, _)] => Self::One(*only),
                     _ => Self::Nearest {
-                        sites,
+                        sites: sites.into(),
                         primary: answers.fixed.sites.first().and_then(|s| topology.index(&s.site)),
                         prefer: answers.fixed.prefer,
                     },

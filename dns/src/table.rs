@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use nett_policy::lower::answers::ServiceAnswers;
 
-use crate::entry::{Details, Entry};
+use crate::entry::{DEPENDS, Details, Entry};
 use crate::packed::{Packed, pack};
 use crate::topology::Topology;
 
@@ -41,7 +41,7 @@ struct Part {
     /// The bytes of all services of the part.
     bytes: Arc<[u8]>,
     /// By slot.
-    details: Arc<[Option<Arc<Details>>]>,
+    details: Arc<[Option<Details>]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,9 +66,9 @@ pub(crate) struct Change {
 #[derive(Debug)]
 enum What {
     /// The service in this slot is where the details say; its bytes stay.
-    Move { slot: usize, details: Arc<Details> },
+    Move { slot: usize, details: Option<Details> },
     /// The bytes of all changes hold those of the service here.
-    Put { at: usize, details: Arc<Details> },
+    Put { at: usize, details: Details },
     /// The bytes of all changes hold the key here, behind its length.
     Remove { at: usize },
 }
@@ -76,8 +76,8 @@ enum What {
 /// A hash, cut into what each level looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Hash {
-    group: usize,
-    part: usize,
+    group: u8,
+    part: u8,
     low: u32,
 }
 
@@ -101,15 +101,20 @@ impl Table {
 
     fn hash(&self, key: &[u8]) -> Hash {
         let hash = self.hasher.hash_one(key);
-        let high = usize::try_from(hash >> 32).expect("usize has 32 bits or more");
+        let [.., part, group] = (hash >> 32).to_be_bytes();
+        let within = |byte: u8| byte % u8::try_from(WIDTH).expect("32");
         let low = u32::try_from(hash & u64::from(u32::MAX)).expect("masked");
-        Hash { group: high % WIDTH, part: high / WIDTH % WIDTH, low }
+        Hash { group: within(group), part: within(part), low }
+    }
+
+    fn part(&self, hash: Hash) -> &Part {
+        &self.groups[usize::from(hash.group)][usize::from(hash.part)]
     }
 
     /// The service with this key, its labels in wire form without a root label.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Entry<'_>> {
         let hash = self.hash(key);
-        let part = &self.groups[hash.group][hash.part];
+        let part = self.part(hash);
         part.entry(find(&part.slots, &part.bytes, hash.low, key))
     }
 
@@ -138,11 +143,11 @@ impl Table {
         bytes: &mut Vec<u8>,
     ) -> Change {
         let hash = self.hash(key);
-        let part = &self.groups[hash.group][hash.part];
-        let slot = find(&part.slots, &part.bytes, hash.low, key);
         let details = Details::new(answers, topology);
-        let what = match part.entry(slot) {
-            Some(entry) if details.has_records_of(entry.details()) => What::Move { slot, details },
+        let what = match self.part(hash).find_same(hash.low, &details) {
+            Some((slot, before)) if details.has_records_of(before) => {
+                What::Move { slot, details: Some(details) }
+            }
             _ => {
                 let at = bytes.len();
                 pack(bytes, key, (&answers.fixed, details.ttls().steered), topology);
@@ -163,14 +168,15 @@ impl Table {
     /// Makes `changes`, whose bytes are in `bytes` and which were made for the table as it is. At
     /// most one may be of a name.
     pub(crate) fn apply(&mut self, mut changes: Vec<Change>, bytes: &[u8]) {
-        changes.sort_unstable_by_key(|c| (c.hash.group, c.hash.part, !c.is_move(), c.hash.low));
+        changes.sort_unstable_by_key(|c| (c.hash.group, c.hash.part, !c.is_move(), c.place()));
         let same_part =
             |a: &Change, b: &Change| (a.hash.group, a.hash.part) == (b.hash.group, b.hash.part);
         for of_part in changes.chunk_by_mut(same_part) {
             let Hash { group, part, low: _ } = of_part[0].hash;
             let (moves, others) = of_part.split_at_mut(of_part.partition_point(Change::is_move));
             // Snapshots share groups, so the first change to one in a new snapshot copies it.
-            let own = &mut Arc::make_mut(&mut self.groups[group])[part];
+            let group = Arc::make_mut(&mut self.groups[usize::from(group)]);
+            let own = &mut group[usize::from(part)];
             if !moves.is_empty() {
                 *own = own.moved(moves);
             }
@@ -224,7 +230,7 @@ struct Moving<'a> {
     low: u32,
     only: u8,
     bytes: &'a [u8],
-    details: &'a Arc<Details>,
+    details: &'a Details,
 }
 
 impl Part {
@@ -248,28 +254,44 @@ impl Part {
             }
             let at = bytes.len();
             slots[slot] = Slot::new(moving.low, at, moving.only);
-            details[slot] = Some(Arc::clone(moving.details));
+            details[slot] = Some(moving.details.clone());
             bytes.extend_from_slice(moving.bytes);
         }
         Self { slots: slots.into(), bytes: bytes.into(), details: details.into() }
     }
 
-    /// The part after `moves`, whose details are taken.
+    /// The slot of the service that `details` are of, if the part knows it as they do. Looks at no
+    /// name.
+    fn find_same(&self, low: u32, details: &Details) -> Option<(usize, &Details)> {
+        let mut slot = start(low, self.slots.len());
+        while self.slots[slot].at().is_some() {
+            let same = |there: &&Details| there.is_of_the_same(details);
+            if self.slots[slot].low == low
+                && let Some(there) = self.details[slot].as_ref().filter(same)
+            {
+                return Some((slot, there));
+            }
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+        None
+    }
+
+    /// The part after `moves`, in the order of their slots; their details are taken.
     fn moved(&self, moves: &mut [Change]) -> Self {
-        let mut slots = self.slots.to_vec();
-        let mut next: Vec<Option<Arc<Details>>> = vec![None; slots.len()];
-        for change in moves {
-            if let What::Move { slot, details } = &change.what {
-                slots[*slot] = slots[*slot].with_only(details.only());
-                next[*slot] = Some(Arc::clone(details));
-            }
-        }
-        for (next, before) in next.iter_mut().zip(self.details.iter()) {
-            if next.is_none() {
-                next.clone_from(before);
-            }
-        }
-        Self { slots: slots.into(), bytes: Arc::clone(&self.bytes), details: next.into() }
+        let mut slots: Arc<[Slot]> = Arc::from(&*self.slots);
+        let own = Arc::get_mut(&mut slots).expect("nobody else has it yet");
+        let mut moves = moves.iter_mut().peekable();
+        let next = |(slot, before): (usize, &Option<Details>)| {
+            let Some(change) = moves.next_if(|c| c.slot() == Some(slot)) else {
+                return before.clone();
+            };
+            let details = change.take_details();
+            let only = details.as_ref().map_or(DEPENDS, Details::only);
+            own[slot] = own[slot].with_only(only);
+            details
+        };
+        let details = self.details.iter().enumerate().map(next).collect();
+        Self { slots, bytes: Arc::clone(&self.bytes), details }
     }
 
     fn with(&self, changes: &[Change], bytes: &[u8]) -> Self {
@@ -302,6 +324,27 @@ impl Part {
 impl Change {
     fn is_move(&self) -> bool {
         matches!(self.what, What::Move { .. })
+    }
+
+    /// The slot of a service that moves.
+    fn slot(&self) -> Option<usize> {
+        match self.what {
+            What::Move { slot, .. } => Some(slot),
+            What::Put { .. } | What::Remove { .. } => None,
+        }
+    }
+
+    /// The order within a part: moves by slot, others by hash.
+    fn place(&self) -> usize {
+        let low = || usize::try_from(self.hash.low).expect("usize has 32 bits or more");
+        self.slot().unwrap_or_else(low)
+    }
+
+    fn take_details(&mut self) -> Option<Details> {
+        match &mut self.what {
+            What::Move { details, .. } => details.take(),
+            What::Put { .. } | What::Remove { .. } => None,
+        }
     }
 
     /// The key of a service that is put or removed.

@@ -17,6 +17,7 @@ use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
 use nett_policy::nearness::RoundTrips;
 
+use crate::changes::Changes;
 use crate::clock::unix_time;
 use crate::deadline::Deadlines;
 use crate::dnssec::{Keys, Signed};
@@ -51,9 +52,6 @@ pub struct ZoneSource<'a> {
     pub serial: Serial,
     pub services: &'a Answers,
 }
-
-/// What becomes of the answers of single services; `None` removes them.
-pub type Changes = BTreeMap<ServiceId, Option<Arc<ServiceAnswers>>>;
 
 /// Why a zone cannot be built: the operator must change a name in the fabric.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -196,11 +194,11 @@ impl Zone {
         let mut next = self.clone();
         next.serial = serial;
         next.soa = next.apex.soa(serial);
-        next.set(changes.iter().map(|(id, answers)| (id, answers.as_ref())));
+        next.set(changes.iter());
         // Nobody asks what changed in a zone that is neither copied nor signed.
         next.delta = Delta { base: Some(self.serial), ..Delta::default() };
         if self.transfers.is_some() || self.signed.is_some() {
-            next.delta.services = changes.keys().map(service_key).collect();
+            next.delta.services = changes.iter().map(|(id, _)| service_key(id)).collect();
         }
         if let Some(signed) = &self.signed {
             next.signed = Some(signed.after(&next, &next.delta.services, unix_time()));
@@ -350,9 +348,10 @@ impl Zone {
 
     fn set<'a>(
         &mut self,
-        services: impl Iterator<Item = (&'a ServiceId, Option<&'a Arc<ServiceAnswers>>)>,
+        services: impl ExactSizeIterator<Item = (&'a ServiceId, Option<&'a Arc<ServiceAnswers>>)>,
     ) {
-        let (mut bytes, mut changes, mut key) = (Vec::new(), Vec::new(), Vec::new());
+        let mut changes = Vec::with_capacity(services.len());
+        let (mut bytes, mut key) = (Vec::new(), Vec::new());
         for (service, answers) in services {
             key.clear();
             push_key(service, &mut key);

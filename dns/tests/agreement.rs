@@ -4,7 +4,6 @@
 mod sample;
 mod serve;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nett_dns::{
@@ -227,9 +226,9 @@ proptest! {
         let transport = transports[transport];
         let built = zone(&first, serial);
         // The same again, reached by changes, with a service less.
-        let mut changes: BTreeMap<_, _> =
-            second.iter().map(|(id, a)| (id.clone(), Some(a.clone()))).collect();
-        changes.insert("shop/test/a".parse().expect("an id"), None);
+        let gone = ("shop/test/a".parse().expect("an id"), None);
+        let put = second.iter().map(|(id, a)| (id.clone(), Some(a.clone())));
+        let changes: nett_dns::Changes = put.chain([gone]).collect();
         let changed = built.with(&changes, Serial(serial).next());
         for zone in [&built, &changed] {
             for packet in &messages {

@@ -67,7 +67,8 @@ fn move_to(server: &Running, service: &str, site: &str) {
 
 fn change(server: &Running, answers: ServiceAnswers) {
     let current = server.zone.load_full();
-    let changes = BTreeMap::from([(answers.fixed.service.clone(), Some(Arc::new(answers)))]);
+    let changes =
+        nett_dns::Changes::from([(answers.fixed.service.clone(), Some(Arc::new(answers)))]);
     let next = current.with(&changes, current.serial().next());
     publish(&server.zone, next).expect("newer");
 }

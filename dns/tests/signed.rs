@@ -123,7 +123,8 @@ fn start(made: Made, secondary: Option<SocketAddr>) -> Site {
 impl Site {
     fn change(&self, service: &str, answers: Option<ServiceAnswers>) {
         let current = self.server.zone.load_full();
-        let changes = BTreeMap::from([(service.parse().expect("an id"), answers.map(Arc::new))]);
+        let changes =
+            nett_dns::Changes::from([(service.parse().expect("an id"), answers.map(Arc::new))]);
         let next = current.with(&changes, current.serial().next());
         publish(&self.server.zone, next).expect("newer");
     }

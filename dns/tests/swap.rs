@@ -3,7 +3,6 @@
 mod sample;
 mod serve;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hickory_proto::op::Message;
@@ -29,7 +28,7 @@ fn snapshot(n: u32) -> nett_policy::lower::answers::ServiceAnswers {
 
 fn changes(n: u32) -> nett_dns::Changes {
     let answers = snapshot(n);
-    BTreeMap::from([(answers.fixed.service.clone(), Some(answers.into()))])
+    nett_dns::Changes::from([(answers.fixed.service.clone(), Some(answers.into()))])
 }
 
 /// Which snapshot an answer of addresses is from; panics when it is from several.

@@ -18,6 +18,7 @@ use nett_policy::lower::object::{
 use nett_policy::plan::{Op, plan_kernel};
 
 use crate::bare::Bare;
+use crate::forks::spawn;
 use crate::netns::Netns;
 use crate::reconcile::open;
 use crate::rival;
@@ -165,7 +166,7 @@ fn ping(host: &Netns, count: u32) -> Vec<Child> {
         let mut ping = Command::new("ip");
         ping.args(["netns", "exec", host.name(), "ping", "-q", "-i", "0.002", "-W", "2"]);
         ping.args(["-c", &count.to_string(), &address(family, 1)]);
-        ping.stdout(Stdio::piped()).spawn().expect("the tests need ping")
+        spawn(ping.stdout(Stdio::piped())).expect("the tests need ping")
     };
     Family::BOTH.map(start).into()
 }

@@ -52,7 +52,7 @@ fn the_monitor_tells_own_changes_from_those_of_others() {
         until(&mut monitor, KernelEvent::Interfaces).await;
     });
     netns.inside(async || {
-        let mut kernel = open().unprotected();
+        let mut kernel = open().into_inner().unprotected();
         let mut monitor = Monitor::open(&Layout::default(), &kernel.ports()).expect("opens");
         let guard = kernel.read().await.expect("readable").state.guard;
         assert!(guard.is_some());

@@ -5,6 +5,7 @@
 
 mod bare;
 mod classes;
+mod forks;
 mod gate;
 mod guarding;
 mod many;

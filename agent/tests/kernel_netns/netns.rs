@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
+use crate::forks;
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A network namespace, deleted on drop.
@@ -18,7 +20,7 @@ impl Netns {
     pub(crate) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("nettk-{}-{number}", std::process::id());
-        let made = Command::new("ip").args(["netns", "add", &name]).output();
+        let made = forks::output(Command::new("ip").args(["netns", "add", &name]));
         let made = made.expect("the tests need iproute2's `ip`");
         assert!(
             made.status.success(),
@@ -84,20 +86,6 @@ impl Netns {
         output(command)
     }
 
-    /// As [`Self::nft`], once the table has lost its owner. A child of another test can hold a
-    /// copy of the owner's socket for the moment between its fork and its exec.
-    pub(crate) fn nft_unowned(&self, program: &str) -> Result<String, String> {
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            match self.nft(program) {
-                Err(error)
-                    if error.contains("Operation not permitted")
-                        && std::time::Instant::now() < end => {}
-                result => return result,
-            }
-        }
-    }
-
     pub(crate) fn run(&self, words: &[&str]) -> Result<String, String> {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]);
@@ -126,12 +114,12 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = forks::output(Command::new("ip").args(["netns", "del", &self.name]));
     }
 }
 
 fn output(mut command: Command) -> Result<String, String> {
-    let out = command.output().expect("the tests need iproute2 and nft");
+    let out = forks::output(&mut command).expect("the tests need iproute2 and nft");
     if out.status.success() {
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     } else {

@@ -150,7 +150,7 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
     for (damage, command) in changes {
         netns.inside(async || load(&mut open(), &guard).await);
         let command = command();
-        netns.nft_unowned(&command).unwrap_or_else(|e| panic!("{command}: {e}"));
+        netns.nft(&command).unwrap_or_else(|e| panic!("{command}: {e}"));
         netns.inside(async || {
             let mut kernel = open();
             let read = kernel.read().await.expect("readable");
@@ -176,7 +176,7 @@ fn a_changed_input_element_is_a_difference_of_the_guard() {
         "delete element inet nett class6 { fd99::1 : jump class_1 }",
     ] {
         netns.inside(async || load(&mut open(), &guard).await);
-        netns.nft_unowned(command).unwrap_or_else(|e| panic!("{command}: {e}"));
+        netns.nft(command).unwrap_or_else(|e| panic!("{command}: {e}"));
         netns.inside(async || {
             let mut kernel = open();
             let read = kernel.read().await.expect("readable");

@@ -6,11 +6,12 @@ use nett_policy::lower::object::{Layout, NexthopId, NodeState, RouteTarget};
 use nett_policy::plan::plan;
 use serde_json::Value;
 
+use crate::forks::Owner;
 use crate::netns::Netns;
 use crate::state;
 
-pub(crate) fn open() -> LinuxKernel {
-    LinuxKernel::open(Layout::default()).expect("a command socket")
+pub(crate) fn open() -> Owner<LinuxKernel> {
+    Owner::new(LinuxKernel::open(Layout::default()).expect("a command socket"))
 }
 
 /// Reads, plans, applies; the plan of the next look must be empty.

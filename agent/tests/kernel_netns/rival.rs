@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nett_policy::fabric::Family;
 
 use crate::classes::address;
+use crate::forks::{output, spawn};
 use crate::netns::Netns;
 
 /// The tables that it fills; the agent has others.
@@ -28,12 +29,11 @@ impl Bird {
         let dir = tempfile::tempdir().expect("a directory");
         let path = |name: &str| dir.path().join(name).display().to_string();
         std::fs::write(path("bird.conf"), configuration(count)).expect("written");
-        let process = Command::new("ip")
-            .args(["netns", "exec", netns.name(), "bird", "-f", "-c", &path("bird.conf")])
+        let mut bird = Command::new("ip");
+        bird.args(["netns", "exec", netns.name(), "bird", "-f", "-c", &path("bird.conf")])
             .args(["-s", &path("socket"), "-P", &path("pid")])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the tests need bird2");
+            .stderr(Stdio::null());
+        let process = spawn(&mut bird).expect("the tests need bird2");
         let bird = Self { dir, process };
         bird.until("ready", |told| told.contains("Daemon is up and running"), "show status");
         bird
@@ -41,7 +41,8 @@ impl Bird {
 
     fn ask(&self, command: &str) -> String {
         let socket = self.dir.path().join("socket");
-        let out = Command::new("birdc").arg("-s").arg(socket).args(command.split(' ')).output();
+        let mut birdc = Command::new("birdc");
+        let out = output(birdc.arg("-s").arg(socket).args(command.split(' ')));
         String::from_utf8_lossy(&out.expect("the tests need birdc").stdout).into_owned()
     }
 

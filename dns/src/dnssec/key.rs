@@ -34,7 +34,7 @@ pub enum ZoneKeyMistake {
     Flags(u16),
     #[error("the public key is not 64 bytes of base64")]
     Public,
-    #[error("the private key is not 32 bytes of base64")]
+    #[error("the private key is not 1 to 32 bytes of base64")]
     Private,
     #[error("the private key does not belong to the public one")]
     Pair,
@@ -131,7 +131,7 @@ impl ZoneKey {
 fn pair(private: &str, public: &[u8]) -> Result<EcdsaKeyPair, ZoneKeyMistake> {
     let line = private.lines().find_map(|l| l.strip_prefix("PrivateKey:"));
     let secret = BASE64.decode(line.unwrap_or_default().trim().as_bytes()).ok();
-    let secret = secret.filter(|s| s.len() == 32).ok_or(ZoneKeyMistake::Private)?;
+    let secret = secret.and_then(scalar).ok_or(ZoneKeyMistake::Private)?;
     // An uncompressed point (SEC 1 section 2.3.3).
     let point = [&[4][..], public].concat();
     EcdsaKeyPair::from_private_key_and_public_key(
@@ -141,6 +141,15 @@ fn pair(private: &str, public: &[u8]) -> Result<EcdsaKeyPair, ZoneKeyMistake> {
         &SystemRandom::new(),
     )
     .map_err(|_| ZoneKeyMistake::Pair)
+}
+
+/// The 32 bytes of a number that may be written without its leading zeros: BIND leaves them out,
+/// RFC 6605 section 6 does not.
+fn scalar(written: Vec<u8>) -> Option<[u8; 32]> {
+    let mut scalar = [0; 32];
+    let zeros = scalar.len().checked_sub(written.len())?;
+    scalar[zeros..].copy_from_slice(&written);
+    (!written.is_empty()).then_some(scalar)
 }
 
 impl std::fmt::Debug for ZoneKey {

@@ -24,7 +24,7 @@ use crate::zone::Zone;
 #[derive(Debug, Clone)]
 pub(crate) struct SignedService {
     /// By which it is steered.
-    entry: Arc<Details>,
+    entry: Details,
     /// Every address set of the service's own name.
     steered: Arc<Vec<SignedSet>>,
     /// Where the sets of each site, and last of the fallback, are in `steered`.
@@ -44,7 +44,7 @@ impl SignedService {
     pub(super) fn sign(
         zone: &Zone,
         key: &[u8],
-        entry: &Arc<Details>,
+        entry: &Details,
         old: Option<&Self>,
         (keys, now): (&Keys, u64),
     ) -> Self {
@@ -60,20 +60,20 @@ impl SignedService {
             let was = old.and_then(|o| o.told.get(&set.owner)).map_or(&[][..], Vec::as_slice);
             told.entry(set.owner.clone()).or_default().push(renew(set, was));
         }
-        Self { entry: Arc::clone(entry), steered: Arc::new(steered), places, told: Arc::new(told) }
+        Self { entry: entry.clone(), steered: Arc::new(steered), places, told: Arc::new(told) }
     }
 
     /// The service under another entry, if all its addresses are signed already: a move.
-    pub(super) fn moved(&self, key: &[u8], entry: &Arc<Details>) -> Option<Self> {
+    pub(super) fn moved(&self, key: &[u8], entry: &Details) -> Option<Self> {
         let (wanted, places) = steered(key, entry);
         let have = self.steered.iter().map(SignedSet::set);
         if !wanted.iter().eq(have) {
             return None;
         }
-        Some(Self { entry: Arc::clone(entry), places, ..self.clone() })
+        Some(Self { entry: entry.clone(), places, ..self.clone() })
     }
 
-    pub(super) fn entry(&self) -> &Arc<Details> {
+    pub(super) fn entry(&self) -> &Details {
         &self.entry
     }
 

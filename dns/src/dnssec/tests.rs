@@ -1,6 +1,6 @@
 //! A zone that was changed step by step is signed as one that was made at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,7 +150,7 @@ fn a_move_signs_nothing_and_what_follows_only_what_changed() {
         let mut moved = sample::answers("shop/prod/api", sample::weighted(&[(site, 1)]));
         moved.epoch = Epoch(100 + n);
         let changes =
-            BTreeMap::from([("shop/prod/api".parse().expect("an id"), Some(Arc::new(moved)))]);
+            Changes::from([("shop/prod/api".parse().expect("an id"), Some(Arc::new(moved)))]);
         zone = zone.with(&changes, zone.serial().next());
     }
     assert_eq!(stats.signatures(), all, "eight moves");
@@ -302,4 +302,13 @@ fn keys_that_cannot_be_used_say_why() {
     assert_eq!(with("Private-key-format: v1.3"), Some(M::Private));
     let secret = format!("PrivateKey: {}=", "A".repeat(43));
     assert_eq!(with(&secret), Some(M::Pair));
+}
+
+/// One key of 256 that `dnssec-keygen` makes has a private half of 31 bytes.
+#[test]
+fn a_private_key_without_its_leading_zero_is_read() {
+    let public = "steer.example. IN DNSKEY 257 3 13 tBrfbXIwXS5Xicu04itOkjnhTtzei3ILTGvT5hUiP/\
+                  CsOgOnoEd4W2LsoKJjIAfo0D4E9TFXlXHJvcy5oa0xZg==";
+    let private = "PrivateKey: FDsbNoovHhqVxVtM7R5q2cgD8NNX0dyaOACczRuIKQ==";
+    ZoneKey::read("steer.example.", public, Some(private)).expect("a pair");
 }

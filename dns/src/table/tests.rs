@@ -105,13 +105,13 @@ fn names_of_one_hash_are_told_apart() {
         Table::new().put((&key(n), &answers), &topology, &mut bytes);
         (begin, Details::new(&answers, &topology))
     };
-    let all: Vec<(usize, Arc<Details>)> = (0..100).map(put).collect();
+    let all: Vec<(usize, Details)> = (0..100).map(put).collect();
     for low in [0, 6, u32::MAX] {
         let change = |n: usize, put: bool| {
             let (at, details) = &all[n];
             let hash = Hash { group: 0, part: 0, low };
             let what = match put {
-                true => What::Put { at: *at, details: Arc::clone(details) },
+                true => What::Put { at: *at, details: details.clone() },
                 false => What::Remove { at: *at },
             };
             Change { hash, what }

@@ -91,7 +91,7 @@ fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
     let api: ServiceId = "shop/prod/api".parse().expect("an id");
     let new: ServiceId = "web/test/one".parse().expect("an id");
     let moved = answers("shop/prod/api", weighted(&[("sto", 1)]));
-    let changes = BTreeMap::from([
+    let changes = Changes::from([
         (api.clone(), Some(Arc::new(moved.clone()))),
         (new.clone(), Some(Arc::new(answers("web/test/one", weighted(&[("osl", 1)]))))),
     ]);
@@ -104,7 +104,7 @@ fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
     // Parts that nothing changed in are the very same.
     assert_eq!(old.services.shared_with(&next.services), old.services.parts() - 2);
 
-    let gone = BTreeMap::from([(new.clone(), None), (api, None)]);
+    let gone = Changes::from([(new.clone(), None), (api, None)]);
     let last = next.with(&gone, Serial(3));
     assert_eq!(kind(&last, "test.web"), "missing");
     assert_eq!(kind(&last, "web"), "missing");
@@ -119,7 +119,7 @@ fn incremental_equals_full() {
     let first = build(&services([]), 1);
     let changes = all.iter().map(|(id, a)| (id.clone(), Some(a.clone())));
     let filled = first.with(&changes.collect(), Serial(2));
-    let without = filled.with(&BTreeMap::from([(api.clone(), None)]), Serial(3));
+    let without = filled.with(&Changes::from([(api.clone(), None)]), Serial(3));
     all.remove(&api);
     let full = build(&all, 3);
     assert_eq!(without.services.parents(), full.services.parents());

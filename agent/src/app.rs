@@ -42,6 +42,7 @@ use crate::name_server::{self, NameServer};
 use crate::probe::LinkProbe;
 use crate::probe::bfd::{self, Presence, Transition, Watcher};
 use crate::probe::neighbours::{self, Watched};
+use crate::probe::round_trips;
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
 use crate::rng::Rng;
@@ -188,6 +189,10 @@ async fn run_loaded(
         counted: BTreeMap::new(),
     };
     tasks.spawn(reconciler.run());
+    let measured = round_trips::links(&fabric, &node.id);
+    if !measured.is_empty() {
+        tasks.spawn(round_trips::measure(measured, own.clone()));
+    }
     let watched = watched(&fabric, &node);
     if !watched.is_empty() {
         let table = NeighbourTable::open().map_err(anyhow::Error::from)?;

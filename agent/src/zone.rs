@@ -17,6 +17,7 @@ use nett_dns::{Changes, Serial, Transfers, Zone, ZoneError, ZoneSource, publish}
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{SiteId, WallMs};
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
+use nett_policy::nearness::RoundTrips;
 use serde::{Deserialize, Serialize};
 
 use crate::api::types::{ExplainDoc, Payload};
@@ -46,6 +47,9 @@ pub struct ZoneKeeper {
     /// Of `services`, as [`hash_after`] makes it.
     hash: u64,
     begun: bool,
+    near: RoundTrips,
+    /// True once clients were sent by what was measured: files alone do not give these answers.
+    by_time: bool,
     signer: Option<Signer>,
 }
 
@@ -85,7 +89,8 @@ impl ZoneKeeper {
         let source = ZoneSource { zone: &fabric.zone, fabric, home, serial, services: &services };
         let zone = Arc::new(ArcSwap::from_pointee(Zone::build(source)?));
         let shared = Arc::new(Shared { path, zone, kept: Mutex::new(kept) });
-        Ok(Self { shared, services, hash: 0, begun: false, signer: None })
+        let (near, by_time) = (RoundTrips::new(), false);
+        Ok(Self { shared, services, hash: 0, begun: false, near, by_time, signer: None })
     }
 
     /// Lets secondaries copy the zone, and tells them of every snapshot from now on.
@@ -134,7 +139,7 @@ impl ZoneKeeper {
             return Ok(());
         }
         let hash = hash_after(self.hash, &self.services, &changes);
-        let text = format!("{hash:016x}");
+        let text = self.text(hash);
         let mut kept = self.shared.lock();
         let current = self.shared.zone.load_full();
         if !self.begun && text == kept.answers && self.signer.is_none() {
@@ -152,10 +157,36 @@ impl ZoneKeeper {
         if let Some(signer) = &self.signer {
             signer.wake();
         }
-        self.begun = true;
+        let first = !std::mem::replace(&mut self.begun, true);
         self.hash = hash;
         self.services = services;
-        Ok(())
+        if first { self.turn() } else { Ok(()) }
+    }
+
+    /// Sends clients to the nearest by these times from now on. A new snapshot is made only where
+    /// that is another site for somebody.
+    pub fn order(&mut self, near: RoundTrips) -> Result<(), ZoneFault> {
+        self.near = near;
+        if self.begun { self.turn() } else { Ok(()) }
+    }
+
+    /// The times by which clients are sent.
+    pub fn near(&self) -> &RoundTrips {
+        &self.near
+    }
+
+    fn turn(&mut self) -> Result<(), ZoneFault> {
+        let mut kept = self.shared.lock();
+        let next = self.shared.zone.load().with_rtts(&self.near, Serial(kept.serial).next());
+        let Some(next) = next else { return Ok(()) };
+        self.by_time = true;
+        let text = self.text(self.hash);
+        self.shared.publish(&mut kept, next, Some(text))
+    }
+
+    /// What stands beside the serial for these answers.
+    fn text(&self, hash: u64) -> String {
+        format!("{hash:016x}{}", if self.by_time { " by time" } else { "" })
     }
 }
 
@@ -252,6 +283,25 @@ fn hash_after(before: u64, services: &Answers, changes: &Changes) -> u64 {
     })
 }
 
+/// "order from trd: svg (link cost 10, round trip 1.204 ms), osl (link cost 10, ...)"
+fn order_from(zone: &Zone, near: &RoundTrips, from: &SiteId) -> String {
+    let others = zone.topology().order_from(from).into_iter().filter(|(site, _)| *site != from);
+    let told = others.map(|(site, cost)| {
+        let cost = cost.map_or("no link".to_owned(), |cost| format!("link cost {cost}"));
+        let rtt = near.get(&(from.clone(), site.clone())).map(|rtt| {
+            let us = rtt.as_micros();
+            format!(", round trip {}.{:03} ms", us / 1000, us % 1000)
+        });
+        format!("{site} ({cost}{})", rtt.unwrap_or_default())
+    });
+    let told: Vec<String> = told.collect();
+    format!(
+        "order from {from}: {}; by link cost, then a round trip shorter by more than a tenth, \
+         then rank",
+        told.join(", ")
+    )
+}
+
 /// Writes beside the file and renames, so that a crash leaves the old or the new one.
 fn write_synced(path: &Path, kept: &Kept) -> std::io::Result<()> {
     let beside = path.with_extension("json.new");
@@ -268,6 +318,7 @@ fn write_synced(path: &Path, kept: &Kept) -> std::io::Result<()> {
 /// Explains a name from the present snapshot; the error says which argument cannot be read.
 pub fn explain(
     zone: &ArcSwap<Zone>,
+    near: &RoundTrips,
     name: &str,
     client: Option<&str>,
     subnet: Option<&str>,
@@ -288,6 +339,7 @@ pub fn explain(
     }
     why.extend(told.spread.iter().map(|spread| format!("the service is answered from {spread}")));
     why.push(told.why);
+    why.extend(told.nearest_from.map(|from| order_from(&snapshot, near, &from)));
     if snapshot.is_behind() {
         why.push("the zone is signed; some of its newest records wait for signatures".to_owned());
     }

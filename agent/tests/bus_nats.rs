@@ -152,6 +152,7 @@ fn report_of(lab: &Lab) -> Report {
         acks: Vec::new(),
         links: BTreeMap::new(),
         doubted: [].into(),
+        rtts: BTreeMap::new(),
         dns_serial: None,
         drift: Vec::new(),
         degraded: Vec::new(),

@@ -251,6 +251,7 @@ fn report() -> Report {
         }],
         links: BTreeMap::from([(id("osl-svg-1"), true), (id("osl-svg-2"), false)]),
         doubted: [id("osl-svg-2")].into(),
+        rtts: [(id("osl-svg-1"), std::time::Duration::from_micros(1_204))].into(),
         dns_serial: Some(u32::MAX),
         drift: vec!["route 10.99.0.10/32 missing".into()],
         degraded: vec!["journal".into()],

@@ -55,6 +55,10 @@ fn snapshot() -> Snapshot {
         sites_connected: 1,
         peer_lag: BTreeMap::from([("svg".parse().expect("a site"), Duration::from_millis(1500))]),
         links: BTreeMap::from([("osl-svg-1".parse().expect("a link"), true)]),
+        rtts: BTreeMap::from([(
+            "osl-svg-1".parse().expect("a link"),
+            Duration::from_micros(1_204),
+        )]),
         tasks: BTreeMap::from([(nett_agent::api::types::TaskStateDoc::Running, 2)]),
         services: BTreeMap::from([("shop/prod/api".parse().expect("a service"), service)]),
         dns_serial: Some(41),

@@ -82,3 +82,62 @@ fn serials_only_go_up_and_a_restart_with_the_same_answers_keeps_them() {
     other.serve(less).expect("served");
     assert_eq!(other.serial(), first + 5);
 }
+
+/// The fabric with a third site, as far from the first as the second is.
+fn with_a_third_site(mut fabric: Fabric) -> Fabric {
+    let mut third = fabric.sites[1].clone();
+    (third.id, third.rank, third.prefixes) = ("ber".parse().expect("an id"), 9, Vec::new());
+    let mut node = fabric.node(&fabric.links[0].b.node).expect("a node").clone();
+    (node.id, node.site) = ("ber-b1".parse().expect("an id"), third.id.clone());
+    let mut link = fabric.links[0].clone();
+    (link.id, link.b.node) = ("osl-ber-1".parse().expect("an id"), node.id.clone());
+    link.cost = fabric.link_cost(&fabric.sites[0].id, &fabric.sites[1].id).expect("a link");
+    fabric.sites.push(third);
+    fabric.nodes.push(node);
+    fabric.links.push(link);
+    fabric
+}
+
+#[test]
+fn round_trips_make_a_snapshot_only_where_they_change_an_order() {
+    let (fabric, answers) = fixture();
+    let fabric = with_a_third_site(fabric);
+    let directory = tempfile::tempdir().expect("a directory");
+    let home: SiteId = "osl".parse().expect("an id");
+    let open = || {
+        ZoneKeeper::open(&fabric, &home, directory.path(), WallMs(1_795_253_400_000))
+            .expect("a readable directory")
+    };
+    let times = |svg: u64, ber: u64| {
+        let time = |to: &str, ms| {
+            let pair = (home.clone(), to.parse::<SiteId>().expect("an id"));
+            (pair, std::time::Duration::from_millis(ms))
+        };
+        [time("svg", svg), time("ber", ber)].into()
+    };
+    let order = |keeper: &ZoneKeeper| -> Vec<String> {
+        let zone = keeper.zone().load_full();
+        zone.topology().order_from(&home).iter().map(|(site, _)| site.to_string()).collect()
+    };
+    let mut keeper = open();
+    // Known before there is anything to serve, it counts from the first snapshot on.
+    keeper.order(times(20, 10)).expect("noted");
+    keeper.serve(answers.clone()).expect("served");
+    assert_eq!(order(&keeper), ["osl", "ber", "svg"]);
+    let first = keeper.serial();
+    for (svg, ber) in [(20, 10), (90, 11), (12, 10)] {
+        keeper.order(times(svg, ber)).expect("the same order");
+        assert_eq!((keeper.serial(), order(&keeper)[1].as_str()), (first, "ber"));
+    }
+    keeper.order(times(11, 10)).expect("served");
+    assert_eq!(order(&keeper), ["osl", "svg", "ber"], "within a tenth rank decides");
+    assert_eq!(keeper.serial(), first + 1);
+    keeper.order(times(20, 10)).expect("served");
+    assert_eq!(keeper.serial(), first + 2);
+    drop(keeper);
+    // Started anew it goes by rank again, which is another snapshot.
+    let mut again = open();
+    again.serve(answers).expect("served");
+    assert_eq!(order(&again), ["osl", "svg", "ber"]);
+    assert_eq!(again.serial(), first + 3);
+}

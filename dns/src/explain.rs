@@ -41,6 +41,8 @@ pub struct Explanation {
     pub ttl: u32,
     /// All clients of this many leading bits get the same answer; 0 is everybody.
     pub scope: u8,
+    /// The site from which the nearest was looked for, where that made the answer.
+    pub nearest_from: Option<SiteId>,
     pub why: String,
 }
 
@@ -109,6 +111,7 @@ impl Zone {
             addresses: Vec::new(),
             ttl: 0,
             scope: 0,
+            nearest_from: None,
             why: String::new(),
         };
         match LowerName::parse(name) {
@@ -196,6 +199,9 @@ impl Explanation {
             Target::Site(at) => self.site(entry, at),
             Target::Address(address) => self.addresses = vec![address],
             Target::Refused => {}
+        }
+        if let Why::Cheapest { from, cost: 1.. } = choice.why {
+            self.nearest_from = Some(topology.site(from).clone());
         }
         self.why = why(topology, entry, &choice.why, located);
     }

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use nett_policy::fabric::{Fabric, Family, UnknownClient};
 use nett_policy::id::SiteId;
+use nett_policy::nearness::{RoundTrips, is_nearer};
 
 use crate::client::Client;
 
@@ -22,6 +22,7 @@ pub struct SiteIndex(pub u16);
 #[derive(Debug, Clone)]
 pub struct Topology {
     sites: Vec<SiteId>,
+    ranks: Vec<u32>,
     /// Row-major; `u32::MAX` where no link joins two sites.
     costs: Vec<u32>,
     /// Row-major: the place of the site in the order of nearness from the site of the row.
@@ -97,6 +98,7 @@ impl Topology {
             PrefixMap::new(prefixes.iter().filter(of_family).map(|(n, s)| (*n, *s)))
         };
         Self {
+            ranks: fabric.sites.iter().map(|s| s.rank).collect(),
             costs,
             places,
             unknown: fabric.unknown_client,
@@ -135,34 +137,49 @@ impl Topology {
         (self.costs[at], self.places[at])
     }
 
-    /// The same fabric with round-trip times measured between borders of sites, from the first of
-    /// each pair to the second.
+    /// The same fabric with round-trip times between borders of sites, from the first of each pair
+    /// to the second; the times that were given before count no more.
     ///
-    /// Of sites at equal link cost the nearer one comes first, but two change places only when the
-    /// time of the further one is a tenth below that of the other: what is measured trembles, and
-    /// clients must not. Where either has not been measured the order stays.
-    pub fn with_rtts(&self, rtts: &BTreeMap<(SiteId, SiteId), Duration>) -> Self {
+    /// Of sites at equal link cost the one of better rank comes first, unless another is nearer by
+    /// [`is_nearer`]. Where either has not been measured, rank decides. Nothing is remembered here:
+    /// all name servers that are told the same have the same order.
+    pub fn with_rtts(&self, rtts: &RoundTrips) -> Self {
         let sites = self.sites.len();
         let mut next = self.clone();
         for (from, row) in next.places.chunks_mut(sites.max(1)).enumerate() {
             let rtt = |to: usize| rtts.get(&(self.sites[from].clone(), self.sites[to].clone()));
             let cost = |to: usize| self.costs[from * sites + to];
             let mut order: Vec<usize> = (0..sites).collect();
-            order.sort_by_key(|to| row[*to]);
+            order.sort_by_key(|to| (cost(*to), self.ranks[*to]));
             // Every exchange shortens what it moves to the front, so this comes to an end.
             while let Some(at) = (1..sites).find(|at| {
                 let (near, far) = (order[at - 1], order[*at]);
-                let much_nearer = match (rtt(near), rtt(far)) {
-                    (Some(near), Some(far)) => *far < *near - *near / 10,
+                let turned = match (rtt(near), rtt(far)) {
+                    (Some(near), Some(far)) => is_nearer(*far, *near),
                     _ => false,
                 };
-                cost(near) == cost(far) && much_nearer
+                cost(near) == cost(far) && turned
             }) {
                 order.swap(at - 1, at);
             }
             row.copy_from_slice(&places_of(&order));
         }
         next
+    }
+
+    /// Whether clients of every site find the others in the same order.
+    pub fn has_order_of(&self, other: &Self) -> bool {
+        self.sites == other.sites && self.places == other.places
+    }
+
+    /// The sites as a client at `from` finds them, the nearest first, with the cost of the cheapest
+    /// link there; `None` where there is no link.
+    pub fn order_from(&self, from: &SiteId) -> Vec<(&SiteId, Option<u32>)> {
+        let Some(from) = self.index(from) else { return Vec::new() };
+        let mut order: Vec<SiteIndex> = (0u16..).take(self.sites.len()).map(SiteIndex).collect();
+        order.sort_by_key(|to| self.distance(from, *to));
+        let cost = |to: SiteIndex| Some(self.distance(from, to).0).filter(|cost| *cost < u32::MAX);
+        order.into_iter().map(|to| (self.site(to), cost(to))).collect()
     }
 
     /// The client's site alone: all that counters need when the answer is the same for everybody.

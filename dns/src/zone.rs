@@ -10,12 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nett_policy::fabric::{self, Fabric};
 use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
+use nett_policy::nearness::RoundTrips;
 
 use crate::changes::Changes;
 use crate::clock::unix_time;
@@ -206,13 +206,18 @@ impl Zone {
         next
     }
 
-    /// The next snapshot, with other times measured between sites: see [`Topology::with_rtts`].
-    /// Services are prepared by places in the fabric, which do not change.
-    pub fn with_rtts(&self, rtts: &BTreeMap<(SiteId, SiteId), Duration>, serial: Serial) -> Self {
+    /// The next snapshot, with other times between sites: see [`Topology::with_rtts`]. `None` when
+    /// they make no difference to anybody. Services are prepared by places in the fabric, which do
+    /// not change.
+    pub fn with_rtts(&self, rtts: &RoundTrips, serial: Serial) -> Option<Self> {
+        let topology = self.topology.with_rtts(rtts);
+        if topology.has_order_of(&self.topology) {
+            return None;
+        }
         let mut next = self.clone();
         next.serial = serial;
         next.soa = next.apex.soa(serial);
-        next.topology = Arc::new(self.topology.with_rtts(rtts));
+        next.topology = Arc::new(topology);
         next.delta = Delta { base: Some(self.serial), ..Delta::default() };
         if self.transfers.is_some() {
             // Who is nearest may have changed for the site that a copy is made for.
@@ -220,7 +225,7 @@ impl Zone {
             next.delta.services = nearest.map(|e| e.key().into()).collect();
         }
         next.signed = self.signed.as_ref().map(|s| s.renumbered(&next, unix_time()));
-        next
+        Some(next)
     }
 
     pub fn serial(&self) -> Serial {

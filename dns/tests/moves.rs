@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nett_dns::{Ask, Changes, Outcome, Profile, Serial, Transport, Zone, ZoneSource, answer};
 use nett_policy::document::{SourceFile, compile};
-use nett_policy::fabric::Fabric;
+use nett_policy::fabric::{Fabric, Family};
 use nett_policy::id::{Epoch, SiteId, Weight};
 use nett_policy::log::entry::Move;
 use nett_policy::log::intent::{Progress, World};
@@ -49,10 +49,23 @@ fn spread() -> impl Strategy<Value = Spread> {
     ]
 }
 
-/// The A records of the service for one client; `None` is REFUSED.
-fn ask(zone: &Zone, client: IpAddr) -> Option<BTreeSet<IpAddr>> {
-    let mut packet = vec![0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    packet.extend(b"\x03pay\x04prod\x04shop\x05steer\x07example\0\0\x01\0\x01");
+/// The addresses of one family for one client, who asks itself or through a resolver that is
+/// nobody's and tells the client's block (RFC 7871); `None` is REFUSED.
+fn ask_as(zone: &Zone, client: IpAddr, family: Family, resolved: bool) -> Option<BTreeSet<IpAddr>> {
+    let mut packet = vec![0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(resolved)];
+    packet.extend(b"\x03pay\x04prod\x04shop\x05steer\x07example\0\0");
+    packet.extend([if family == Family::V4 { 1 } else { 28 }, 0, 1]);
+    let (number, length, block) = match client {
+        IpAddr::V4(a) => (1, 24, a.octets()[..3].to_vec()),
+        IpAddr::V6(a) => (2, 56, a.octets()[..7].to_vec()),
+    };
+    if resolved {
+        let long = u8::try_from(block.len()).expect("short") + 4;
+        packet.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, long + 4, 0, 8, 0, long, 0, number]);
+        packet.extend([length, 0]);
+        packet.extend(block);
+    }
+    let client = if resolved { sample::ip("9.9.9.9") } else { client };
     let profile = &Profile::default();
     let asked = Ask { packet: &packet, source: client, transport: Transport::Udp, now: 0, profile };
     let mut out = Vec::new();
@@ -64,9 +77,25 @@ fn ask(zone: &Zone, client: IpAddr) -> Option<BTreeSet<IpAddr>> {
     }
     let records = message.answers.iter().map(|r| match &r.data {
         hickory_proto::rr::RData::A(a) => IpAddr::V4(a.0),
+        hickory_proto::rr::RData::AAAA(a) => IpAddr::V6(a.0),
         other => panic!("no address: {other:?}"),
     });
     Some(records.collect())
+}
+
+/// The A records for a client that asks itself.
+fn ask(zone: &Zone, client: IpAddr) -> Option<BTreeSet<IpAddr>> {
+    ask_as(zone, client, Family::V4, false)
+}
+
+/// What the same site answers in the other family: the sites are told apart by what they answer.
+fn in_v6(service: &Service, told: Option<&BTreeSet<IpAddr>>) -> Option<BTreeSet<IpAddr>> {
+    let told = told?;
+    let sites = service.sites();
+    let site = sites.iter().find(|s| addresses(service, s) == *told);
+    let v6 = |site: &SiteId| service.addresses[site].iter().copied().filter(IpAddr::is_ipv6);
+    // An address that stands in for all sites has one family.
+    Some(site.map(|site| v6(site).collect()).unwrap_or_default())
 }
 
 /// The IPv4 addresses of a site, read from the definition and not from what was lowered.
@@ -158,6 +187,12 @@ proptest! {
                 let home = fabric.sites.iter().map(|s| &s.id);
                 let home = [Some(0), Some(1), None, Some(1)][at].and_then(|n| home.clone().nth(n));
                 let now = ask(&zone, client);
+                // Asked through a resolver, and for the other family, it is the same site.
+                prop_assert_eq!(&ask_as(&zone, client, Family::V4, true), &now);
+                let v6 = in_v6(&service, now.as_ref());
+                for resolved in [false, true] {
+                    prop_assert_eq!(&ask_as(&zone, client, Family::V6, resolved), &v6);
+                }
                 prop_assert!(
                     expected(&service, &state.answers, home).contains(&now),
                     "step {} {:?}: {client} is told {now:?} of {:?}", step.number, step.kind, state

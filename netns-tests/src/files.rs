@@ -182,7 +182,8 @@ pub fn fabric(shape: Shape, keys: &Keys, layout: &Layout) -> Result<String> {
         "[fabric]\nname = \"lab\"\ngeneration = 1\nvip_ranges = {VIP_RANGES:?}\n\
          unknown_client = \"primary\"\n{}\n\
          [zone]\nname = \"{ZONE}\"\nhostmaster = \"dns.example.\"\n\
-         ns = [{{ name = \"ns1.{ZONE}\", addresses = [{}] }}]\n\n",
+         ns = [{{ name = \"ns1.{ZONE}\", addresses = [{}] }}]\n\
+         ttl = {{ floor = \"2s\", ceiling = \"4s\" }}\n\n",
         if sites.len() >= 3 { LEASE } else { "" },
         ns.join(", ")
     );

@@ -66,6 +66,23 @@ pub struct Zone {
     pub transfer: Transfer,
     /// How the zone is signed; unsigned without it.
     pub dnssec: Option<Dnssec>,
+    /// Within these the TTLs of all services are.
+    pub ttl: TtlBounds,
+}
+
+/// The least and the greatest TTL of any record of a service, in whole seconds from 1 s to one day.
+/// Never `floor > ceiling`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TtlBounds {
+    pub floor: Duration,
+    pub ceiling: Duration,
+}
+
+impl Default for TtlBounds {
+    /// Those of a single TTL: no bounds.
+    fn default() -> Self {
+        Self { floor: Duration::from_secs(1), ceiling: Duration::from_secs(86_400) }
+    }
 }
 
 /// Who copies the zone (RFC 5936, RFC 1995), and from where.

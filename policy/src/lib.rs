@@ -22,6 +22,7 @@ pub mod lease;
 pub mod liveness;
 pub mod log;
 pub mod lower;
+pub mod nearness;
 pub mod place;
 pub mod plan;
 pub mod roster;

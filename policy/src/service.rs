@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use answers::{FixedAnswers, SiteAddresses};
 
-use crate::fabric::Family;
+use crate::fabric::{Family, TtlBounds};
 use crate::id::{ClusterId, ServiceId, SiteId, Weight};
 use crate::traffic::Spread;
 
@@ -246,6 +246,12 @@ impl Ttl {
     /// The same at all times.
     pub fn fixed(ttl: Duration) -> Self {
         Self { ceiling: ttl, floor: ttl }
+    }
+
+    /// The same within the bounds of a zone.
+    pub fn within(self, bounds: TtlBounds) -> Self {
+        let hold = |ttl: Duration| ttl.clamp(bounds.floor, bounds.ceiling);
+        Self { ceiling: hold(self.ceiling), floor: hold(self.floor) }
     }
 
     /// What answers carry now.

@@ -56,6 +56,36 @@ fn the_two_site_fabric_means_what_it_says() {
 }
 
 #[test]
+fn every_ttl_lies_within_those_of_the_zone() {
+    let seconds = Duration::from_secs;
+    let two =
+        edited("services.toml", "ttl = \"30s\"", "ttl = { ceiling = \"10min\", floor = \"1s\" }");
+    // What pay says, and what a service has that says nothing.
+    for (bounds, pay, web) in [
+        ("", (600, 1), 30),
+        ("ttl = { floor = \"5s\" }", (600, 5), 30),
+        ("ttl = { ceiling = \"20s\" }", (20, 1), 20),
+        ("ttl = { floor = \"5s\", ceiling = \"20s\" }", (20, 5), 20),
+        ("ttl = { floor = \"60s\", ceiling = \"60s\" }", (60, 60), 60),
+    ] {
+        let fabric = edited(
+            "fabric.toml",
+            "hostmaster = \"dns.example.\"\n",
+            &format!("hostmaster = \"dns.example.\"\n{bounds}\n"),
+        );
+        let (fabric, catalog) = compile(&fabric, &two).expect("valid");
+        let changed = catalog.iter().find(|s| s.ttl != Ttl::fixed(seconds(web)));
+        if let Some(changed) = changed {
+            let ttl = Ttl { ceiling: seconds(pay.0), floor: seconds(pay.1) };
+            assert_eq!(changed.ttl, ttl, "{bounds}");
+        }
+        assert_eq!(changed.is_none(), pay == (web, web), "{bounds}");
+        // A zone without bounds has the hash that it had before there were any.
+        assert_eq!(fabric.hash == two_sites().0.hash, bounds.is_empty(), "{bounds}");
+    }
+}
+
+#[test]
 fn what_is_left_out_has_its_default() {
     let (_, catalog) = two_sites();
     let web = catalog.get(&id("shop/prod/web")).expect("web");

@@ -95,6 +95,13 @@ impl Doing {
         self.serial
     }
 
+    /// The zone has another serial for the same answers.
+    pub(super) fn renumbered(&mut self, serial: u32) {
+        if self.serial.is_some() {
+            self.serial = Some(serial);
+        }
+    }
+
     pub(super) fn own_ack(&self, slot: &Slot) -> Option<Ack> {
         self.parts.get(slot)?.ack.clone()
     }
@@ -386,6 +393,7 @@ impl Controller {
             acks: self.doing.parts.values().filter_map(|p| p.ack.clone()).collect(),
             links: links.map(|view| link(&view.link.id)).collect(),
             doubted: self.doing.links_up.doubted().cloned().collect(),
+            rtts: self.near.own_told().clone(),
             dns_serial: self.doing.serial,
             drift: self.doing.drift(),
             degraded,

@@ -46,7 +46,9 @@ use crate::probe::Probe;
 use crate::reconcile::Wanted;
 use crate::records::Records;
 use crate::rng::Rng;
-use crate::telemetry::event::{EntryAppended, EntryRefused, EntryTaken, ReportRefused, ZoneServed};
+use crate::telemetry::event::{
+    EntryAppended, EntryRefused, EntryTaken, ReportRefused, SitesOrdered, ZoneServed,
+};
 use crate::telemetry::{Duty, Metrics};
 use crate::zone::ZoneKeeper;
 
@@ -446,6 +448,12 @@ impl<P: Probe> Driver<P> {
                 let result = served.map_err(|error| error.to_string());
                 return Some(Event::Served { result });
             }
+            Effect::Near(near) => {
+                let ordered = self.parts.zone.order(near).map(|()| self.parts.zone.serial());
+                self.parts.metrics.emit(SitesOrdered { result: ordered.as_ref().copied() });
+                let result = ordered.map_err(|error| error.to_string());
+                return Some(Event::Ordered { result });
+            }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
             Effect::Refill { from, after_stream_seq } => self.refill(from, after_stream_seq),
             Effect::Local(entry) => return Some(self.keep_local(*entry, now).await),
@@ -584,7 +592,7 @@ impl ZoneKeeper {
         client: Option<&str>,
         subnet: Option<&str>,
     ) -> Result<Payload, ApiError> {
-        crate::zone::explain(self.zone(), name, client, subnet)
+        crate::zone::explain(self.zone(), self.near(), name, client, subnet)
             .map_err(|message| ApiError::new(ErrorCode::BadRequest, message, ""))
     }
 }

@@ -6,6 +6,7 @@ use nett_policy::log::entry::{Body, Slot};
 use nett_policy::log::fold::Fold;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::NodeState;
+use nett_policy::nearness::RoundTrips;
 use nett_policy::task::acks::ProbeTarget;
 
 use super::event::Token;
@@ -29,6 +30,8 @@ pub enum Effect {
     },
     /// Answer with these from now on.
     Zone(Answers),
+    /// The sites are so far from each other: clients are sent to the nearest by that.
+    Near(RoundTrips),
     Probe {
         slot: Slot,
         targets: Vec<ProbeTarget>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_policy::id::{NodeId, SiteId, WallMs};
+use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::Slot;
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::Mac;
@@ -114,6 +114,14 @@ pub enum Event {
     Paths {
         views: Views,
         news: Vec<News>,
+    },
+    /// What this node tells of the round-trip times over its links changed.
+    RoundTrips {
+        told: BTreeMap<LinkId, Duration>,
+    },
+    /// The zone was asked to know the last [`super::effect::Effect::Near`]; its serial.
+    Ordered {
+        result: Result<u32, String>,
     },
     /// Other nodes of the site were asked whether they are there.
     Neighbours {

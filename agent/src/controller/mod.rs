@@ -10,6 +10,7 @@
 //!       reading   entries into the fold, intent, placement
 //!       doing     desired state, acknowledgements
 //!       neighbours  who of the site is there, with which links
+//!       near      how far sites are from each other
 //!       compacting  what of the logs may be forgotten
 //!       counting    what the guards count, and what must not be counted
 //!       revoked     whose keys count
@@ -30,6 +31,7 @@ mod filling;
 mod keeping;
 mod lease;
 mod local;
+mod near;
 mod neighbours;
 pub mod own_log;
 mod path_check;
@@ -72,6 +74,7 @@ use effect::{AuditEvent, Effect};
 use event::{Event, Now, Pulse, Token};
 use local::Locals;
 pub use local::{LOCAL, UNHEARD_TARGET};
+use near::Near;
 pub use neighbours::chosen_between;
 use reading::Reading;
 pub use reading::{Prefix, prefix};
@@ -117,6 +120,7 @@ pub struct Controller {
     /// What is seen of the other nodes of the site; `None` before they were asked.
     pulses: Option<BTreeMap<NodeId, Pulse>>,
     counts: Counted,
+    near: Near,
     locals: Locals,
     compacting: Compacting,
     /// The checkpoint of the journal, until all that it kept is read.
@@ -178,6 +182,7 @@ impl Controller {
             peers: Peers::default(),
             pulses: None,
             counts: Counted::default(),
+            near: Near::default(),
             locals: Locals::default(),
             compacting: Compacting::default(),
             restored: Checkpoint::default(),
@@ -237,6 +242,8 @@ impl Controller {
             Event::Fact { subject, bytes } => self.fact_heard(&subject, &bytes, now),
             Event::Links { up } => self.links(up, now),
             Event::Paths { views, news } => self.paths(views, news),
+            Event::RoundTrips { told } => self.near.own(told),
+            Event::Ordered { result } => self.ordered(result),
             Event::Neighbours { pulses } => self.pulses(pulses, now),
             Event::Counted { packets, bytes } => self.counted(packets, bytes, now),
             Event::Applied(applied) => self.applied(applied, now),
@@ -251,6 +258,7 @@ impl Controller {
             self.settle_locals(now);
             self.decide(now);
             self.compact(now);
+            self.near(now);
             self.report(now);
             self.answer_watchers(now);
         }
@@ -370,6 +378,7 @@ impl Controller {
         let heard = self.peers.reports.get(&report.node);
         let mut counts = heard.map(|heard| heard.counts.clone()).unwrap_or_default();
         counts.take(report.counters.clone(), report.bytes.clone(), at);
+        self.near.take(&report, at);
         self.peers.reports.insert(report.node.clone(), Heard { report, at, counts });
         if moved && self.started {
             self.lower(now);

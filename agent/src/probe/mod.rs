@@ -1,6 +1,6 @@
 //! Probes of the `verify` step: real packets over a named link to a VIP, before traffic goes there.
 //! And [`neighbours`]: whether the other nodes of the site are there; [`bfd`]: whether packets over
-//! the links arrive.
+//! the links arrive; [`round_trips`]: how long they take.
 //!
 //! A probe carries the mark of replies over its link (class 0x2000 plus the link's index), so the
 //! rule that sends replies back also pins the probe to that link, whatever today's routes are.
@@ -10,6 +10,7 @@
 pub mod bfd;
 mod echo;
 pub mod neighbours;
+pub mod round_trips;
 mod run;
 
 use std::time::Duration;

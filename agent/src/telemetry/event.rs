@@ -131,6 +131,23 @@ impl Emit for NeighbourChanged<'_> {
     }
 }
 
+/// The zone has learned how far sites are from each other.
+#[derive(Debug)]
+pub struct SitesOrdered<'a> {
+    /// The serial then.
+    pub result: Result<u32, &'a ZoneFault>,
+}
+
+impl Emit for SitesOrdered<'_> {
+    fn emit(self, _metrics: &Metrics) {
+        let Self { result } = self;
+        match result {
+            Ok(serial) => tracing::debug!(serial, "The zone knows new round-trip times."),
+            Err(error) => tracing::error!(%error, "The order of sites is not served."),
+        }
+    }
+}
+
 /// A BFD session went from one state to another.
 #[derive(Debug)]
 pub struct SessionChanged<'a> {

@@ -79,6 +79,8 @@ metrics! {
         "0 when another node of the site has stopped answering.";
     LINK_UP = Gauge "nett_link_up" ["link"]
         "1 when this node's end of the link can carry packets and no BFD session doubts it.";
+    LINK_RTT_SECONDS = Gauge "nett_link_rtt_seconds" ["link"]
+        "Round-trip time over the link, as this node tells it; absent while not measured.";
     BFD_TRANSITIONS_TOTAL = Counter "nett_bfd_transitions_total" ["link", "to"]
         "Changes of BFD sessions of this node's links, both families, by the state they came to.";
     BUS_CONNECTED = Gauge "nett_bus_connected" []

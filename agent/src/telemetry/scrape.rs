@@ -152,6 +152,7 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         sites_connected,
         peer_lag,
         links,
+        rtts,
         tasks,
         services,
         dns_serial,
@@ -175,6 +176,8 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     single(fresh, &name::SITES_CONNECTED, *sites_connected);
     gauges(fresh, &name::PEER_LAG_SECONDS, lag);
     gauges(fresh, &name::LINK_UP, links);
+    let rtts = rtts.iter().map(|(link, rtt)| (vec![link.to_string()], rtt.as_secs_f64()));
+    gauges(fresh, &name::LINK_RTT_SECONDS, rtts);
     gauges(fresh, &name::TASKS, tasks);
     gauges(fresh, &name::SERVICE_EPOCH, epochs);
     gauges(fresh, &name::SERVICE_WEIGHT, shares);

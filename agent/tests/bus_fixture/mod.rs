@@ -94,6 +94,7 @@ pub(crate) fn fabric() -> Fabric {
             ns: Vec::new(),
             transfer: Transfer::default(),
             dnssec: None,
+            ttl: nett_policy::fabric::TtlBounds::default(),
         },
         sites: vec![site("osl", 1), site("svg", 2)],
         nodes: vec![

@@ -21,6 +21,7 @@ use nett_policy::log::entry::{
 };
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::{Layout, NodeState};
+use nett_policy::nearness::RoundTrips;
 use nett_policy::service::{Catalog, Service};
 use nkeys::{KeyPair, KeyPairType};
 
@@ -54,6 +55,8 @@ pub struct Agent {
     pub controller: Controller,
     pub kernel: NodeState,
     pub zone: Answers,
+    /// How far the zone was last told that sites are from each other.
+    pub near: RoundTrips,
     key: KeyPair,
     pub audit: usize,
     /// What it keeps over a restart.
@@ -136,6 +139,7 @@ impl Fleet {
             controller: Controller::new(setting),
             kernel: NodeState::default(),
             zone: BTreeMap::new(),
+            near: RoundTrips::new(),
             key: KeyPair::from_seed(&self.keys[node.id.as_str()].seed().expect("a seed"))
                 .expect("a key"),
             audit: 0,
@@ -253,6 +257,10 @@ impl Fleet {
                 agent.zone = answers;
                 let result = Ok(1);
                 self.inbox.push_front((node.clone(), Event::Served { result }));
+            }
+            Effect::Near(near) => {
+                agent.near = near;
+                self.inbox.push_front((node.clone(), Event::Ordered { result: Ok(1) }));
             }
             Effect::Probe { slot, .. } => {
                 let (ok, evidence) = (self.probes_answer, vec!["simulated".to_owned()]);

@@ -389,6 +389,10 @@ impl World {
                 agent.serial += 1;
                 return Some(Event::Served { result: Ok(agent.serial) });
             }
+            Effect::Near(_) => {
+                let serial = self.agent(node).serial;
+                return Some(Event::Ordered { result: Ok(serial) });
+            }
             Effect::Probe { slot, .. } => {
                 let (delay, ok) = (ms(self.rng.u64(1..200)), !self.rough || self.rng.u8(0..20) > 0);
                 let event = Event::Probed { slot, ok, evidence: vec!["simulated".to_owned()] };

@@ -1,5 +1,7 @@
 //! Where clients are found, and how far an answer holds.
 
+use std::time::Duration;
+
 use super::*;
 use crate::sample::{fabric, ip, site};
 
@@ -88,53 +90,58 @@ fn star() -> Topology {
     Topology::new(&fabric, None)
 }
 
-/// The order of the others as seen from osl, once these times were measured, in milliseconds.
+/// The order of the others as seen from osl, by these times in microseconds.
 fn order(topology: &Topology, rtts: &[(&str, u64)]) -> (Topology, Vec<String>) {
-    let rtts = rtts.iter().map(|(to, ms)| ((site("osl"), site(to)), Duration::from_millis(*ms)));
+    let rtts = rtts.iter().map(|(to, us)| ((site("osl"), site(to)), Duration::from_micros(*us)));
     let next = topology.with_rtts(&rtts.collect());
-    let at = |id: &str| next.index(&site(id)).expect("a site");
-    let mut others = ["sto", "fra", "lon"].map(str::to_owned).to_vec();
-    others.sort_by_key(|to| next.distance(at("osl"), at(to)));
+    let others = next.order_from(&site("osl")).into_iter().map(|(site, _)| site.to_string());
+    let others = others.filter(|site| site != "osl").collect();
     (next, others)
 }
 
 #[test]
-fn measured_times_decide_between_equal_costs_with_a_tenth_of_hysteresis() {
+fn measured_times_decide_between_equal_costs_where_they_differ_by_a_tenth() {
     let by_rank = star();
     // Nothing or one thing measured is no comparison.
     assert_eq!(order(&by_rank, &[]).1, ["sto", "fra", "lon"]);
-    assert_eq!(order(&by_rank, &[("fra", 1)]).1, ["sto", "fra", "lon"]);
+    assert_eq!(order(&by_rank, &[("fra", 1_000)]).1, ["sto", "fra", "lon"]);
     // Not a tenth nearer, just a tenth, more than a tenth.
-    assert_eq!(order(&by_rank, &[("sto", 100), ("fra", 91)]).1, ["sto", "fra", "lon"]);
-    assert_eq!(order(&by_rank, &[("sto", 100), ("fra", 90)]).1, ["sto", "fra", "lon"]);
-    let (turned, others) = order(&by_rank, &[("sto", 100), ("fra", 89)]);
+    assert_eq!(order(&by_rank, &[("sto", 100_000), ("fra", 91_000)]).1, ["sto", "fra", "lon"]);
+    assert_eq!(order(&by_rank, &[("sto", 100_000), ("fra", 90_000)]).1, ["sto", "fra", "lon"]);
+    let (turned, others) = order(&by_rank, &[("sto", 100_000), ("fra", 89_000)]);
     assert_eq!(others, ["fra", "sto", "lon"]);
-    // Back again only by a tenth the other way: times that tremble move nobody.
-    let (still, others) = order(&turned, &[("sto", 85), ("fra", 89)]);
-    assert_eq!(others, ["fra", "sto", "lon"]);
-    assert_eq!(order(&still, &[("sto", 80), ("fra", 89)]).1, ["sto", "fra", "lon"]);
-    // A cheaper link stays nearer, however slow; a silent measurement changes nothing.
-    assert_eq!(order(&turned, &[("sto", 500), ("fra", 500), ("lon", 1)]).1, ["fra", "sto", "lon"]);
-    assert_eq!(order(&turned, &[]).1, ["fra", "sto", "lon"]);
+    assert!(!turned.has_order_of(&by_rank));
+    // What was before is not remembered: a server that starts now has the same order.
+    for rtts in [vec![], vec![("sto", 85_000), ("fra", 89_000)]] {
+        let (again, others) = order(&turned, &rtts);
+        assert_eq!(others, ["sto", "fra", "lon"]);
+        assert!(again.has_order_of(&by_rank));
+    }
+    // A tenth of nothing is nothing: within one building rank decides.
+    assert_eq!(order(&by_rank, &[("sto", 250), ("fra", 60)]).1, ["sto", "fra", "lon"]);
+    // A cheaper link stays nearer, however slow.
+    let slow = [("sto", 500_000), ("fra", 400_000), ("lon", 1_000)];
+    assert_eq!(order(&turned, &slow).1, ["fra", "sto", "lon"]);
 }
 
 proptest::proptest! {
-    /// From any order any times lead to one in which nobody is a tenth nearer than the one before.
+    /// Whatever was before, the same times lead to the same order, and nobody in it stands behind
+    /// a site that is further by more than the margin.
     #[test]
-    fn an_order_settles_and_then_stays(
-        first in proptest::array::uniform3(1u64..50),
-        second in proptest::array::uniform3(1u64..50),
+    fn an_order_follows_from_the_times_alone(
+        first in proptest::array::uniform3(1u64..50_000),
+        second in proptest::array::uniform3(1u64..50_000),
     ) {
-        let named = |ms: [u64; 3]| [("sto", ms[0]), ("fra", ms[1]), ("lon", ms[2])];
+        let named = |us: [u64; 3]| [("sto", us[0]), ("fra", us[1]), ("lon", us[2])];
         let (begun, _) = order(&star(), &named(first));
-        let (settled, others) = order(&begun, &named(second));
-        let ms = |name: &str| {
+        let (after, others) = order(&begun, &named(second));
+        let (fresh, _) = order(&star(), &named(second));
+        proptest::prop_assert!(after.has_order_of(&fresh));
+        let us = |name: &str| {
             let at = ["sto", "fra", "lon"].iter().position(|n| *n == name);
-            second[at.expect("one of them")]
+            Duration::from_micros(second[at.expect("one of them")])
         };
-        proptest::prop_assert!(ms(&others[1]) * 10 >= ms(&others[0]) * 9, "{others:?} {second:?}");
+        proptest::prop_assert!(!is_nearer(us(&others[1]), us(&others[0])), "{others:?} {second:?}");
         proptest::prop_assert_eq!(others[2].as_str(), "lon");
-        let (_, again) = order(&settled, &named(second));
-        proptest::prop_assert_eq!(others, again);
     }
 }

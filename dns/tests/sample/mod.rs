@@ -43,6 +43,7 @@ pub(crate) fn zone() -> Zone {
         ],
         transfer: Transfer::default(),
         dnssec: None,
+        ttl: nett_policy::fabric::TtlBounds::default(),
     }
 }
 

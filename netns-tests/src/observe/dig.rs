@@ -23,6 +23,12 @@ pub fn dig(ns: &Netns, server: IpAddr, name: &str, kind: &str) -> Result<Answer>
     ask(ns, server, (name, kind), &more)
 }
 
+/// As [`dig`], for a client in `subnet` (RFC 7871).
+pub fn dig_for(ns: &Netns, server: IpAddr, name: &str, kind: &str, subnet: &str) -> Result<Answer> {
+    let subnet = format!("+subnet={subnet}");
+    ask(ns, server, (name, kind), &["+time=2", "+norecurse", "+nocookie", &subnet])
+}
+
 /// Asks the resolver at `server` for `name`: one try, ten seconds, in which it may try others.
 pub fn recurse(ns: &Netns, server: IpAddr, name: &str, kind: &str) -> Result<Answer> {
     ask(ns, server, (name, kind), &["+time=10"])

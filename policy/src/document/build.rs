@@ -13,8 +13,8 @@ use super::safety_file::SafetyDoc;
 use super::service_file::{BackendDoc, IsolationDoc, IsolationWord, RampDoc, ServiceDoc, SitesDoc};
 use super::zone_file::ZoneDoc;
 use crate::fabric::{
-    ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, UnknownClient,
-    Zone,
+    ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, TtlBounds,
+    UnknownClient, Zone,
 };
 use crate::service::{Backend, Isolation, Mode, Readmit, Service, Standby};
 
@@ -143,7 +143,7 @@ fn safety_rule(doc: SafetyDoc) -> SafetyRule {
     SafetyRule { id: id.value, owner, limit: limit.expect(CHECKED) }
 }
 
-pub(super) fn service(doc: ServiceDoc) -> Service {
+pub(super) fn service(doc: ServiceDoc, ttl_bounds: TtlBounds) -> Service {
     let ServiceDoc {
         id,
         category,
@@ -200,7 +200,7 @@ pub(super) fn service(doc: ServiceDoc) -> Service {
         sticky,
         prefer,
         all_down,
-        ttl,
+        ttl: ttl.within(ttl_bounds),
         ports,
         health,
         hold_down,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::fabric::{
     Bfd, BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Lease, Limit, Link, LinkEnd,
     NameServer, Node, Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer,
-    UnknownClient, Zone, ZoneKeys,
+    TtlBounds, UnknownClient, Zone, ZoneKeys,
 };
 use crate::id::sha256_hex;
 
@@ -21,7 +21,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         anchors,
         unknown_client,
         lease,
-        zone: Zone { name: zone, hostmaster, ns, transfer, dnssec },
+        zone: Zone { name: zone, hostmaster, ns, transfer, dnssec, ttl },
         sites,
         nodes,
         clusters,
@@ -44,7 +44,11 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
     // The usual lease has the form that it had before it could be given.
     let lease = (*lease != Lease::default())
         .then(|| json!(["lease", millis(lease.duration), millis(lease.wait)]));
-    let later: Vec<&Value> = later.iter().chain(&lease).collect();
+    // So have TTLs without bounds.
+    let TtlBounds { floor, ceiling } = ttl;
+    let ttl = (*ttl != TtlBounds::default())
+        .then(|| json!(["zone-ttl", floor.as_secs(), ceiling.as_secs()]));
+    let later: Vec<&Value> = later.iter().chain(&lease).chain(&ttl).collect();
     let whole = json!([
         "nett-fabric-1",
         name,

@@ -95,11 +95,12 @@ pub fn compile_with_notes(
     errors.extend(more_errors);
     notes.extend(more_notes);
     match (fabric, services) {
-        (Some(fabric), Some(services)) if errors.is_empty() => Ok(Compiled {
-            fabric: build::fabric(fabric, &later),
-            catalog: Catalog::new(services.into_iter().map(build::service)),
-            notes,
-        }),
+        (Some(fabric), Some(services)) if errors.is_empty() => {
+            let fabric = build::fabric(fabric, &later);
+            let service = |doc| build::service(doc, fabric.zone.ttl);
+            let catalog = Catalog::new(services.into_iter().map(service));
+            Ok(Compiled { fabric, catalog, notes })
+        }
         _ => Err(errors),
     }
 }

@@ -389,7 +389,7 @@ fn ttl(r: &Reader<'_>, s: &Section<'_, '_>) -> Ttl {
 }
 
 /// RFC 2181 section 8 bounds a TTL; more than a day defeats steering, and it counts whole seconds.
-fn time_to_live(text: &str) -> Result<Duration, form::Flaw> {
+pub(super) fn time_to_live(text: &str) -> Result<Duration, form::Flaw> {
     let ttl = form::some_time(text)?;
     if ttl.subsec_millis() != 0 || ttl > Duration::from_secs(86_400) {
         let message = format!("a TTL is whole seconds up to one day, not `{text}`");

@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::code::Code;
 use super::form::{self, Flaw};
 use super::read::{At, Reader, Section};
+use super::service_file::time_to_live;
 use super::tree::Value;
-use crate::fabric::{Dnssec, NameServer, Secondary, Transfer, Zone, ZoneKeys};
+use crate::fabric::{Dnssec, NameServer, Secondary, Transfer, TtlBounds, Zone, ZoneKeys};
 use crate::id::{NodeId, SiteId};
 
 /// Where a secondary listens for NOTIFY when no port is given.
@@ -44,6 +45,7 @@ pub(super) fn zone(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ZoneDoc> {
     let transfer_from: Option<At<NodeId>> = from.and_then(|v| r.parse_text(v, form::id));
     let transfer_site: Option<At<SiteId>> =
         s.optional("transfer_site").and_then(|v| r.parse_text(v, form::id));
+    let ttl = s.optional("ttl").map(|v| r.section(v, "ttl", |s| ttl_bounds(r, s)));
     let dnssec = s.optional("dnssec").map(|v| r.section(v, "dnssec", |s| dnssec(r, s)));
     Some(ZoneDoc {
         zone: Zone {
@@ -56,10 +58,32 @@ pub(super) fn zone(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ZoneDoc> {
                 to: to.unwrap_or_default(),
             },
             dnssec: dnssec.flatten(),
+            ttl: ttl.flatten().unwrap_or_default(),
         },
         transfer_from,
         transfer_site,
     })
+}
+
+/// What is not given is no bound.
+fn ttl_bounds(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<TtlBounds> {
+    let [floor, ceiling] =
+        ["floor", "ceiling"].map(|k| s.optional(k).map(|v| r.parse_text(v, time_to_live)));
+    let none = TtlBounds::default();
+    let of = |given: &Option<Option<At<Duration>>>, usual| match given {
+        None => Some(usual),
+        Some(read) => read.as_ref().map(|ttl| ttl.value),
+    };
+    let bounds = TtlBounds { floor: of(&floor, none.floor)?, ceiling: of(&ceiling, none.ceiling)? };
+    if bounds.floor > bounds.ceiling {
+        let message = "the zone's floor of TTLs is above its ceiling";
+        let span = floor.flatten().map_or(s.span, |ttl| ttl.span);
+        r.report(
+            r.mistake(Code::OutOfRange, span, message)
+                .hint("no TTL lies between the two: lower `floor` or raise `ceiling`"),
+        );
+    }
+    Some(bounds)
 }
 
 /// A name server whose name lies in the zone can only be found through glue.

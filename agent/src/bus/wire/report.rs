@@ -4,6 +4,7 @@
 //! together, every link, every head.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::FabricRef;
@@ -33,6 +34,8 @@ pub struct Report {
     /// Those of the links that are down over which packets can be sent all the same, and are where
     /// there is no other way.
     pub doubted: BTreeSet<LinkId>,
+    /// Round-trip times over its links, as it tells them: see [`nett_policy::nearness`].
+    pub rtts: BTreeMap<LinkId, Duration>,
     /// The serial of the zone it answers from; `None` where it serves no DNS.
     pub dns_serial: Option<u32>,
     /// Objects in the kernel that differ from what is wanted, one line each.
@@ -71,6 +74,8 @@ struct ReportDoc {
     links: BTreeMap<String, bool>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     doubted: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    rtts_us: BTreeMap<String, u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dns_serial: Option<u32>,
     drift: Vec<String>,
@@ -114,6 +119,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         acks,
         links,
         doubted,
+        rtts,
         dns_serial,
         drift,
         degraded,
@@ -133,6 +139,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         acks: acks.iter().map(AckDoc::write).collect(),
         links: links.iter().map(|(link, up)| (link.to_string(), *up)).collect(),
         doubted: doubted.iter().map(ToString::to_string).collect(),
+        rtts_us: rtts.iter().map(|(link, rtt)| (link.to_string(), micros(*rtt))).collect(),
         dns_serial: *dns_serial,
         drift: drift.clone(),
         degraded: degraded.clone(),
@@ -162,6 +169,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         acks,
         links,
         doubted,
+        rtts_us,
         dns_serial,
         drift,
         degraded,
@@ -176,6 +184,9 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
     let heads = heads.into_iter().map(|(site, head)| Ok((id("heads", &site)?, head.read())));
     let links = links.into_iter().map(|(link, up)| Ok((id("links", &link)?, up)));
     let doubted = doubted.iter().map(|link| id("doubted", link));
+    let rtts = rtts_us
+        .into_iter()
+        .map(|(link, us)| Ok((id("rtts_us", &link)?, Duration::from_micros(us))));
     Ok(Report {
         site,
         node,
@@ -185,12 +196,17 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         acks: acks.into_iter().map(AckDoc::read).collect::<Result<_, _>>()?,
         links: links.collect::<Result<_, OpenError>>()?,
         doubted: doubted.collect::<Result<_, OpenError>>()?,
+        rtts: rtts.collect::<Result<_, OpenError>>()?,
         dns_serial,
         drift,
         degraded,
         counters,
         bytes,
     })
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 // === impl HeadDoc ===

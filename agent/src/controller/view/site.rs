@@ -171,7 +171,7 @@ impl Controller {
                 None => LinkState::Unknown,
             },
             age_ms: if own { Some(0) } else { heard.map(|h| ms(now.mono.saturating_sub(h.at))) },
-            rtt_us: None,
+            rtt_us: report.and_then(|r| r.rtts.get(&link.id)).map(micros),
             bfd: if own { self.bfd_docs(link) } else { Vec::new() },
         }
     }
@@ -184,7 +184,6 @@ impl Controller {
 
 fn bfd_doc(family: Family, view: &PathView) -> BfdDoc {
     let PathView { belief, state, diagnostic, remote, interval, detection, trouble } = view;
-    let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     BfdDoc {
         family: family_name(family).to_owned(),
         state: state.as_str().to_owned(),
@@ -196,6 +195,10 @@ fn bfd_doc(family: Family, view: &PathView) -> BfdDoc {
         detection_us: micros(detection),
         trouble: trouble.clone(),
     }
+}
+
+fn micros(time: &Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn heads(report: &Report) -> Vec<HeadDoc> {

@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub peer_lag: BTreeMap<SiteId, Duration>,
     /// Links of this node; empty until the interfaces were looked at.
     pub links: BTreeMap<LinkId, bool>,
+    /// Round-trip times over links of this node, as it tells them.
+    pub rtts: BTreeMap<LinkId, Duration>,
     /// Every state, also those that no task is in.
     pub tasks: BTreeMap<TaskStateDoc, u32>,
     /// Empty when there are more than [`SERVICE_SERIES`].
@@ -78,6 +80,7 @@ impl Controller {
             sites_connected: small(heard),
             peer_lag,
             links: self.own_links(),
+            rtts: self.near.own_told().clone(),
             tasks,
             services: self.service_snapshots(),
             dns_serial: self.doing.serial(),

@@ -1,0 +1,209 @@
+//! Measures how long a packet takes over each link of this node and back: an ICMP echo twice a
+//! second to the far end's address, bound to the link's interface, whatever today's routes are.
+//!
+//! What answers is the far end's kernel, so nothing has to run there. The kernel stamps an answer
+//! when it arrives, and answers are looked for with the next question: neither a busy processor nor
+//! a stopped process makes a link longer. What becomes of the times is [`Gauge`]'s to say; here
+//! nothing is decided, and silence is not held against a link.
+//!
+//! Crash story: made anew with the process; nothing is told before a window of answers is there.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, SystemTime};
+
+use nett_policy::fabric::{Fabric, Family, LinkEnd};
+use nett_policy::id::{LinkId, NodeId};
+use nett_policy::nearness::{Gauge, LONGEST};
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::echo::Echo;
+use crate::controller::event::Event;
+
+/// A link that is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    pub link: LinkId,
+    pub interface: String,
+    pub near: IpAddr,
+    pub far: IpAddr,
+}
+
+/// The mean time between two questions.
+const EVERY: Duration = Duration::from_millis(500);
+/// Packets that are looked at between two questions; what floods the socket is left in it.
+const AT_ONCE: usize = 64;
+
+struct Asked {
+    measured: Measured,
+    identifier: u16,
+    socket: Option<Socket>,
+    sequence: u16,
+    /// Questions without an answer yet, with the time by the clock that the kernel stamps with.
+    open: VecDeque<(u16, SystemTime)>,
+    gauge: Gauge,
+}
+
+/// The links of a node, each by its first family that both ends have.
+pub fn links(fabric: &Fabric, node: &NodeId) -> Vec<Measured> {
+    let of = |end: &LinkEnd, family| {
+        let mut addresses = end.addresses.iter().map(|net| net.addr());
+        addresses.find(|address| Family::of(*address) == family)
+    };
+    let links = fabric.links_of(node).filter_map(|view| {
+        let both = |family| Some((of(view.near, family)?, of(view.far, family)?));
+        let (near, far) = Family::BOTH.into_iter().find_map(both)?;
+        let (link, interface) = (view.link.id.clone(), view.near.interface.clone());
+        Some(Measured { link, interface, near, far })
+    });
+    links.collect()
+}
+
+/// Measures until the controller is gone.
+pub async fn measure(links: Vec<Measured>, events: mpsc::Sender<Event>) {
+    let mut asked: Vec<Asked> = links.into_iter().map(Asked::new).collect();
+    let since = Instant::now();
+    loop {
+        let mut changed = false;
+        for one in &mut asked {
+            changed |= one.hear(since.elapsed());
+            one.ask();
+        }
+        if changed {
+            let told =
+                asked.iter().filter_map(|one| Some((one.measured.link.clone(), one.gauge.told()?)));
+            let told: BTreeMap<LinkId, Duration> = told.collect();
+            if events.send(Event::RoundTrips { told }).await.is_err() {
+                return;
+            }
+        }
+        sleep(jittered(EVERY)).await;
+    }
+}
+
+/// A quarter more or less, so that nodes do not ask in step. Without randomness they may.
+fn jittered(mean: Duration) -> Duration {
+    let percent = getrandom::u32().map_or(100, |random| 75 + random % 51);
+    mean * percent / 100
+}
+
+// === impl Asked ===
+
+impl Asked {
+    fn new(measured: Measured) -> Self {
+        // Without randomness two agents on one host could take each other's answers, no more.
+        let identifier = getrandom::u32().unwrap_or_default().to_ne_bytes();
+        Self {
+            measured,
+            identifier: u16::from_ne_bytes([identifier[0], identifier[1]]),
+            socket: None,
+            sequence: 0,
+            open: VecDeque::new(),
+            gauge: Gauge::default(),
+        }
+    }
+
+    /// Takes in what has come since the last question, and what will not come any more; true when
+    /// what is told changed.
+    fn hear(&mut self, now: Duration) -> bool {
+        let mut changed = false;
+        for _ in 0..AT_ONCE {
+            let Some((sequence, rtt)) = self.next_answer() else { break };
+            self.open.retain(|(open, _)| *open != sequence);
+            changed |= self.gauge.take(Some(rtt), now);
+        }
+        let clock = SystemTime::now();
+        while let Some((_, sent)) = self.open.front() {
+            // A clock that was set back has made the question useless.
+            if clock.duration_since(*sent).is_ok_and(|age| age <= LONGEST) {
+                break;
+            }
+            self.open.pop_front();
+            changed |= self.gauge.take(None, now);
+        }
+        changed
+    }
+
+    /// The next packet that answers an open question.
+    fn next_answer(&mut self) -> Option<(u16, Duration)> {
+        loop {
+            let socket = self.socket.as_ref()?;
+            let mut buffer = [0; 256];
+            match receive(socket, &mut buffer) {
+                Ok(Some((length, at))) => {
+                    let packet = &buffer[..length];
+                    let answers = |(sequence, _): &&(u16, SystemTime)| {
+                        let echo = Echo { identifier: self.identifier, sequence: *sequence };
+                        echo.is_answered_by(packet, self.measured.far)
+                    };
+                    let Some((sequence, sent)) = self.open.iter().find(answers) else { continue };
+                    // A clock that was set back in between has no time for it.
+                    let Ok(rtt) = at.duration_since(*sent) else { continue };
+                    return Some((*sequence, rtt));
+                }
+                Ok(None) => return None,
+                Err(_) => {
+                    self.socket = None;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        if self.socket.is_none() {
+            self.socket = open(&self.measured).ok();
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let echo = Echo { identifier: self.identifier, sequence: self.sequence };
+        let request = echo.request(self.measured.far);
+        self.open.push_back((self.sequence, SystemTime::now()));
+        // A socket on an interface that is gone is opened anew, on the one that took its name.
+        if self.socket.as_ref().is_some_and(|socket| socket.send(&request).is_err()) {
+            self.socket = None;
+        }
+    }
+}
+
+/// A packet with the time at which it arrived.
+fn receive(socket: &Socket, buffer: &mut [u8; 256]) -> io::Result<Option<(usize, SystemTime)>> {
+    let mut space = cmsg_space!(TimeSpec);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message = loop {
+        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            Ok(message) => break message,
+            Err(nix::Error::EAGAIN) => return Ok(None),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let stamp = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmTimestampns(stamp) => Some(Duration::from(stamp)),
+        _ => None,
+    });
+    let at = stamp.map_or_else(SystemTime::now, |stamp| SystemTime::UNIX_EPOCH + stamp);
+    Ok(Some((message.bytes, at)))
+}
+
+/// Bound to the interface: policy routing has no part in it.
+fn open(measured: &Measured) -> io::Result<Socket> {
+    let (domain, protocol) = match measured.far {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    socket.bind_device(Some(measured.interface.as_bytes()))?;
+    setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+    socket.bind(&SocketAddr::new(measured.near, 0).into())?;
+    socket.connect(&SocketAddr::new(measured.far, 0).into())?;
+    Ok(socket)
+}

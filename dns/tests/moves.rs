@@ -160,7 +160,7 @@ proptest! {
         let told = |state: &Traffic, epoch: Epoch| {
             let placed = Placed {
                 lowered: false,
-                traffic: state.clone(),
+                traffic: state.clone().into(),
                 epoch,
                 reason: Reason::UnderWay,
                 drained: BTreeSet::new(),

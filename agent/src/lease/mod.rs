@@ -193,7 +193,12 @@ impl Lease {
             LeaseEvent::Kept { number, result } => self.kept(number, result, now),
             LeaseEvent::Voted(result) => self.voted(result, now),
             LeaseEvent::Armed { round, result } => self.armed(round, result, now),
-            LeaseEvent::Shaped { number, result } => self.judged.shaped(number, result, now),
+            LeaseEvent::Shaped { number, result } => {
+                if result.is_err() {
+                    self.rounds.emptied();
+                }
+                self.judged.shaped(number, result, now);
+            }
             LeaseEvent::Answered(said) => self.answered(&said, now),
             LeaseEvent::Asked { token, ask } => self.asked(token, &ask, now),
             LeaseEvent::Vote(vote) => self.read_vote(&vote, now),

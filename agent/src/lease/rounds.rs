@@ -80,6 +80,12 @@ impl Rounds {
         }
     }
 
+    /// The gate refused something: it may have been made anew, with both slots empty.
+    pub(super) fn emptied(&mut self) {
+        self.open.clear();
+        self.kept = Kept::default();
+    }
+
     /// The slot of the next round has nothing in it; it is the other one, if that `turns`.
     fn turn(&mut self, turns: bool, lease: Duration) {
         let (open, armed) = (std::mem::take(&mut self.open), self.armed.take());
@@ -136,6 +142,7 @@ impl Lease {
             }
             Err(error) => {
                 tracing::error!(error, "The gate cannot be armed; nobody is asked.");
+                self.rounds.emptied();
                 self.rounds.trouble = Some(error);
             }
         }
@@ -228,5 +235,38 @@ impl Lease {
             _ if count >= self.rules.quorum => end.min(armed + LAST_ANSWERS),
             _ => end,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kept slot has, whether it lives, and soon still does; what the other has.
+    #[test]
+    fn a_slot_is_kept_while_it_has_what_the_other_has_not() {
+        let second = Duration::from_secs;
+        let (now, soon) = (second(10), second(14));
+        let turns = |kept: &[u32], until: u64, open: &[u32], used: &[u32]| {
+            let set = |numbers: &[u32]| numbers.iter().copied().collect();
+            let kept = Kept { open: set(kept), until: Some(second(until)) };
+            let rounds = Rounds { open: set(open), kept, ..Rounds::default() };
+            rounds.may_turn(&set(used), now, soon)
+        };
+        assert!(!turns(&[1], 60, &[], &[1]), "nobody answers: it is all there is");
+        assert!(!turns(&[1, 2], 60, &[2], &[1, 2]), "the other has less");
+        assert!(turns(&[1], 60, &[1], &[1]), "the other has as much");
+        assert!(turns(&[1, 2], 60, &[2], &[2]), "nobody uses the rest");
+        assert!(turns(&[1], 60, &[2], &[1, 2]), "each has something: the older goes");
+        assert!(turns(&[1], 10, &[], &[1]), "it is over");
+        assert!(turns(&[1, 2], 13, &[2], &[1, 2]), "it ends anyhow");
+        assert!(!turns(&[1], 13, &[], &[1]), "it ends, and there is nothing better");
+        let mut rounds = Rounds {
+            open: BTreeSet::from([2]),
+            kept: Kept { open: BTreeSet::from([1]), until: Some(second(60)) },
+            ..Rounds::default()
+        };
+        rounds.emptied();
+        assert!(rounds.may_turn(&BTreeSet::from([1, 2]), now, soon), "made anew, it keeps nothing");
     }
 }

@@ -83,17 +83,20 @@ impl Lease {
 
     /// Two sites took the service at once, this one is among them, and the votes have not decided
     /// for another. A promise for that epoch would shut the own claim out for good, which may be
-    /// the one that wins; without it the other claim waits, and loses nothing if it is the one.
+    /// the one that wins; without it the other claim waits, and loses nothing if it is the one. What
+    /// was promised before the own claim was read stays promised.
     fn has_claim_in(&self, service: &ServiceId, epoch: Epoch) -> bool {
         let own = |(_, placing): &(&EntryId, &Placing)| {
             placing.target == self.me.site && placing.epoch == epoch
         };
-        let Some((own, _)) = self.placings.of(service).find(own) else { return false };
+        if !self.placings.of(service).any(|placed| own(&placed)) {
+            return false;
+        }
         let backers = self.knowledge.backers(service);
         let mut chosen = backers.into_iter().filter(|(_, count)| *count >= self.rules.quorum);
         let decided = |claim: &EntryId| {
             let placing = self.placings.get(service, claim);
-            claim != own && placing.is_some_and(|placing| placing.epoch >= epoch)
+            placing.is_some_and(|p| p.target != self.me.site && p.epoch >= epoch)
         };
         !chosen.any(|(claim, _)| decided(claim))
     }

@@ -136,7 +136,8 @@ impl ZoneKeeper {
     pub fn serve(&mut self, services: Answers) -> Result<(), ZoneFault> {
         let changes = differences(&self.services, &services);
         if changes.is_empty() && self.begun {
-            return Ok(());
+            // The order may not have been taken over when the answers were.
+            return self.turn();
         }
         let hash = hash_after(self.hash, &self.services, &changes);
         let text = self.text(hash);

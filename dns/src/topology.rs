@@ -141,8 +141,8 @@ impl Topology {
     /// to the second; the times that were given before count no more.
     ///
     /// Of sites at equal link cost the one of better rank comes first, unless another is nearer by
-    /// [`is_nearer`]. Where either has not been measured, rank decides. Nothing is remembered here:
-    /// all name servers that are told the same have the same order.
+    /// [`is_nearer`]. One that was not measured keeps the place that its rank gives it. Nothing is
+    /// remembered here: all name servers that are told the same have the same order.
     pub fn with_rtts(&self, rtts: &RoundTrips) -> Self {
         let sites = self.sites.len();
         let mut next = self.clone();
@@ -151,16 +151,8 @@ impl Topology {
             let cost = |to: usize| self.costs[from * sites + to];
             let mut order: Vec<usize> = (0..sites).collect();
             order.sort_by_key(|to| (cost(*to), self.ranks[*to]));
-            // Every exchange shortens what it moves to the front, so this comes to an end.
-            while let Some(at) = (1..sites).find(|at| {
-                let (near, far) = (order[at - 1], order[*at]);
-                let turned = match (rtt(near), rtt(far)) {
-                    (Some(near), Some(far)) => is_nearer(*far, *near),
-                    _ => false,
-                };
-                cost(near) == cost(far) && turned
-            }) {
-                order.swap(at - 1, at);
+            for tied in order.chunk_by_mut(|a, b| cost(*a) == cost(*b)) {
+                by_time(tied, |to| rtt(to).copied());
             }
             row.copy_from_slice(&places_of(&order));
         }
@@ -212,6 +204,18 @@ impl Topology {
             found: found.map(|(site, length)| (site, prefix(length))),
             scope: map.scope(key, length, found.map_or(0, |f| f.1)).min(width),
         }
+    }
+}
+
+/// Orders sites of one link cost, given by rank: next is always the first that none of the rest is
+/// nearer than. The nearest of all is such a one.
+fn by_time(tied: &mut [usize], rtt: impl Fn(usize) -> Option<Duration>) {
+    let mut rest: Vec<(usize, Duration)> =
+        tied.iter().filter_map(|to| Some((*to, rtt(*to)?))).collect();
+    for place in tied.iter_mut().filter(|to| rtt(**to).is_some()) {
+        let first = |(_, own): &(usize, Duration)| rest.iter().all(|(_, o)| !is_nearer(*o, *own));
+        let next = rest.iter().position(first).expect("nobody is nearer than the nearest");
+        (*place, _) = rest.remove(next);
     }
 }
 

@@ -145,7 +145,10 @@ fn start_frr(lab: &mut Lab, host: &str, dir: &Path) -> Result<()> {
         fs::write(dir.join(daemon), text)?;
         let files = [("-f", daemon), ("-z", "socket"), ("-i", &format!("{daemon}.pid"))];
         let files = files.into_iter().flat_map(|(flag, name)| [flag.to_owned(), at(name)]);
-        let rest = ["-P", "0", "--vty_socket", &dir.display().to_string()].map(str::to_owned);
+        // As whoever tells the story, who may have no other user.
+        let rest =
+            ["-u", "root", "-g", "frrvty", "-P", "0", "--vty_socket", &dir.display().to_string()]
+                .map(str::to_owned);
         let name = format!("{daemon}-{host}");
         let spec = Spec {
             name: name.clone(),

@@ -79,7 +79,7 @@ fn kinds(lab: &Lab) -> Result<Vec<Kind>> {
 async fn flood(options: ConnectOptions, kind: &Kind, stop: &AtomicBool) -> Result<u64> {
     let mut senders = Vec::new();
     for _ in 0..SENDERS {
-        senders.push(options.clone().connect(files::nats_url(SITES[0])).await?);
+        senders.push(options.clone().client_capacity(16).connect(files::nats_url(SITES[0])).await?);
     }
     // Everything but the sending is done before.
     let subject = Subject::from(kind.subject.as_str());

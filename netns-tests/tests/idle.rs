@@ -89,10 +89,15 @@ fn very_many_vips_cost_little_while_nothing_happens() -> Result<()> {
         for node in NODES {
             installed(lab, node, services)?;
             let pid = lab.process(&agent_name(node))?.record().pid;
-            let before = used(pid)?;
-            // The time over which is measured, not a wait for anything.
-            std::thread::sleep(time);
-            let share = (used(pid)? - before).as_secs_f64() / time.as_secs_f64();
+            // What is left of the start is not idle; what lasts is seen in every window.
+            let (share, _) = eventually(patience() * 6, "nothing happens", || {
+                let before = used(pid)?;
+                // The time over which is measured, not a wait for anything.
+                std::thread::sleep(time);
+                let share = (used(pid)? - before).as_secs_f64() / time.as_secs_f64();
+                ensure!(share < SHARE, "{node} uses {:.2} % of a processor", share * 100.0);
+                Ok(share)
+            })?;
             let (rss, most) = (memory(pid, "VmRSS")?, memory(pid, "VmHWM")?);
             show(&format!(
                 "{node} with {} VIPs in {CLASSES} classes: {} MB resident ({} MB at its start), \
@@ -103,7 +108,6 @@ fn very_many_vips_cost_little_while_nothing_happens() -> Result<()> {
                 share * 100.0
             ));
             ensure!(rss * 1024 / 1000 < MEMORY, "{node} holds {rss} KiB");
-            ensure!(share < SHARE, "{node} uses {:.2} % of a processor", share * 100.0);
         }
         Ok(())
     })

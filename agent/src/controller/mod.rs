@@ -378,7 +378,7 @@ impl Controller {
         let heard = self.peers.reports.get(&report.node);
         let mut counts = heard.map(|heard| heard.counts.clone()).unwrap_or_default();
         counts.take(report.counters.clone(), report.bytes.clone(), at);
-        self.near.take(&report, at);
+        self.near.take(&report, age, at);
         self.peers.reports.insert(report.node.clone(), Heard { report, at, counts });
         if moved && self.started {
             self.lower(now);

@@ -51,8 +51,11 @@ impl Near {
         &self.own
     }
 
-    /// What another node tells.
-    pub(super) fn take(&mut self, report: &Report, at: Duration) {
+    /// What another node told, `age` ago at the time `at`.
+    pub(super) fn take(&mut self, report: &Report, age: Duration, at: Duration) {
+        if age >= FORGET {
+            return;
+        }
         for (link, rtt) in &report.rtts {
             let known = self.heard.insert((report.node.clone(), link.clone()), (*rtt, at));
             self.changed |= known.is_none_or(|(known, _)| known != *rtt);

@@ -136,6 +136,7 @@ pub async fn run<G: Gate>(
             }
             GateJob::Arm { round, slot, lease } => {
                 let mut result = gate.arm(slot, lease).await;
+                let anew = result.is_err();
                 if let (Err(error), Some(shape)) = (&result, &shape) {
                     // It is gone, or was changed: shut first, then armed again.
                     tracing::error!(%error, "The gate is not as it was left; it is made anew.");
@@ -146,7 +147,7 @@ pub async fn run<G: Gate>(
                     }
                 }
                 let result = result.map_err(|error| error.to_string());
-                tell(LeaseEvent::Armed { round, result }).await
+                tell(LeaseEvent::Armed { round, anew, result }).await
             }
             GateJob::Open { groups, .. } if is_doubtful => {
                 tracing::warn!(?groups, "The gate does not open: it did not take its shape.");

@@ -105,7 +105,7 @@ impl Hands {
             LeaseEffect::Arm { round, slot, lease } => {
                 match self.give(GateJob::Arm { round, slot, lease }) {
                     Ok(()) => return None,
-                    Err(error) => LeaseEvent::Armed { round, result: Err(error) },
+                    Err(error) => LeaseEvent::Armed { round, anew: false, result: Err(error) },
                 }
             }
             LeaseEffect::Open { slot, groups } => {

@@ -59,8 +59,9 @@ pub enum LeaseEvent {
     Kept { number: u64, result: Result<(), String> },
     /// The ballot was sealed and is on the disk, or neither.
     Voted(Result<SealedVote, String>),
-    /// The slot of this round is armed, or why not.
-    Armed { round: u64, result: Result<(), String> },
+    /// The slot of this round is armed, or why not; `anew`: the gate may have been made again, with
+    /// nothing open in either slot.
+    Armed { round: u64, anew: bool, result: Result<(), String> },
     /// The gate has this shape, and was read back.
     Shaped { number: u64, result: Result<(), String> },
     /// A voter answered.
@@ -192,7 +193,12 @@ impl Lease {
             LeaseEvent::GateFound(vips) => self.judged.found(self.vips_here(), vips),
             LeaseEvent::Kept { number, result } => self.kept(number, result, now),
             LeaseEvent::Voted(result) => self.voted(result, now),
-            LeaseEvent::Armed { round, result } => self.armed(round, result, now),
+            LeaseEvent::Armed { round, anew, result } => {
+                if anew {
+                    self.rounds.emptied();
+                }
+                self.armed(round, result, now);
+            }
             LeaseEvent::Shaped { number, result } => {
                 if result.is_err() {
                     self.rounds.emptied();

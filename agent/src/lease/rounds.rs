@@ -142,7 +142,6 @@ impl Lease {
             }
             Err(error) => {
                 tracing::error!(error, "The gate cannot be armed; nobody is asked.");
-                self.rounds.emptied();
                 self.rounds.trouble = Some(error);
             }
         }

@@ -115,9 +115,11 @@ impl Asked {
     fn hear(&mut self, now: Duration) -> bool {
         let mut changed = false;
         for _ in 0..AT_ONCE {
-            let Some((sequence, rtt)) = self.next_answer() else { break };
-            self.open.retain(|(open, _)| *open != sequence);
-            changed |= self.gauge.take(Some(rtt), now);
+            let Some(packet) = self.next_packet() else { break };
+            if let Some((sequence, rtt)) = packet {
+                self.open.retain(|(open, _)| *open != sequence);
+                changed |= self.gauge.take(Some(rtt), now);
+            }
         }
         let clock = SystemTime::now();
         while let Some((_, sent)) = self.open.front() {
@@ -131,30 +133,24 @@ impl Asked {
         changed
     }
 
-    /// The next packet that answers an open question.
-    fn next_answer(&mut self) -> Option<(u16, Duration)> {
-        loop {
-            let socket = self.socket.as_ref()?;
-            let mut buffer = [0; 256];
-            match receive(socket, &mut buffer) {
-                Ok(Some((length, at))) => {
-                    let packet = &buffer[..length];
-                    let answers = |(sequence, _): &&(u16, SystemTime)| {
-                        let echo = Echo { identifier: self.identifier, sequence: *sequence };
-                        echo.is_answered_by(packet, self.measured.far)
-                    };
-                    let Some((sequence, sent)) = self.open.iter().find(answers) else { continue };
-                    // A clock that was set back in between has no time for it.
-                    let Ok(rtt) = at.duration_since(*sent) else { continue };
-                    return Some((*sequence, rtt));
-                }
-                Ok(None) => return None,
-                Err(_) => {
-                    self.socket = None;
-                    return None;
-                }
-            }
-        }
+    /// The next packet, if there is one: which open question it answers, and how soon. The socket
+    /// gets whatever else of ICMP comes to this node.
+    fn next_packet(&mut self) -> Option<Option<(u16, Duration)>> {
+        let socket = self.socket.as_ref()?;
+        let mut buffer = [0; 256];
+        let Ok(received) = receive(socket, &mut buffer) else {
+            self.socket = None;
+            return None;
+        };
+        let (length, at) = received?;
+        let packet = &buffer[..length];
+        let answers = |(sequence, _): &&(u16, SystemTime)| {
+            let echo = Echo { identifier: self.identifier, sequence: *sequence };
+            echo.is_answered_by(packet, self.measured.far)
+        };
+        let found = self.open.iter().find(answers);
+        // A clock that was set back in between has no time for it.
+        Some(found.and_then(|(sequence, sent)| Some((*sequence, at.duration_since(*sent).ok()?))))
     }
 
     fn ask(&mut self) {

@@ -293,7 +293,7 @@ impl World {
                     let delay = self.agents[node].lease.until(end, self.now);
                     self.at(delay, Happening::Lease(Mail::GateEnds));
                 }
-                LeaseEvent::Armed { round, result }
+                LeaseEvent::Armed { round, anew: false, result }
             }
             LeaseEffect::Open { slot, groups } if self.agents[node].lease.stalls => {
                 self.stall(node, slot, groups);

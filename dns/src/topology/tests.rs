@@ -145,3 +145,19 @@ proptest::proptest! {
         proptest::prop_assert_eq!(others[2].as_str(), "lon");
     }
 }
+
+/// In ranks A, B, C, by milliseconds, where they are known.
+#[test]
+fn who_was_not_measured_stands_in_nobodys_way() {
+    let order = |rtts: [Option<u64>; 3]| {
+        let mut tied = [0, 1, 2];
+        by_time(&mut tied, |to| rtts[to].map(Duration::from_millis));
+        tied.map(|to| ["A", "B", "C"][to]).concat()
+    };
+    assert_eq!(order([Some(100), Some(50), Some(1)]), "CBA");
+    assert_eq!(order([Some(100), None, Some(1)]), "CBA", "A and C change places");
+    assert_eq!(order([None, Some(100), Some(1)]), "ACB");
+    assert_eq!(order([Some(100), Some(95), Some(91)]), "ABC", "all within a tenth of the next");
+    assert_eq!(order([Some(100), Some(95), Some(80)]), "CAB");
+    assert_eq!(order([None, None, None]), "ABC");
+}

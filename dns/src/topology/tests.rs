@@ -1,7 +1,5 @@
 //! Where clients are found, and how far an answer holds.
 
-use std::time::Duration;
-
 use super::*;
 use crate::sample::{fabric, ip, site};
 

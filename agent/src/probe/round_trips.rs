@@ -45,6 +45,8 @@ struct Asked {
     measured: Measured,
     identifier: u16,
     socket: Option<Socket>,
+    /// The log has said why there is no socket.
+    has_failed: bool,
     sequence: u16,
     /// Questions without an answer yet, with the time by the clock that the kernel stamps with.
     open: VecDeque<(u16, SystemTime)>,
@@ -104,6 +106,7 @@ impl Asked {
             measured,
             identifier: u16::from_ne_bytes([identifier[0], identifier[1]]),
             socket: None,
+            has_failed: false,
             sequence: 0,
             open: VecDeque::new(),
             gauge: Gauge::default(),
@@ -155,7 +158,13 @@ impl Asked {
 
     fn ask(&mut self) {
         if self.socket.is_none() {
-            self.socket = open(&self.measured).ok();
+            let opened = open(&self.measured);
+            if let (Err(error), false) = (&opened, self.has_failed) {
+                let Measured { link, interface, .. } = &self.measured;
+                tracing::warn!(%link, interface, %error, "The link's round trip is not measured.");
+            }
+            self.has_failed = opened.is_err();
+            self.socket = opened.ok();
         }
         self.sequence = self.sequence.wrapping_add(1);
         let echo = Echo { identifier: self.identifier, sequence: self.sequence };
@@ -189,7 +198,7 @@ fn receive(socket: &Socket, buffer: &mut [u8; 256]) -> io::Result<Option<(usize,
     Ok(Some((message.bytes, at)))
 }
 
-/// Bound to the interface: policy routing has no part in it.
+/// Bound to the interface: whatever route is taken, it leads over the link.
 fn open(measured: &Measured) -> io::Result<Socket> {
     let (domain, protocol) = match measured.far {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),

@@ -369,8 +369,9 @@ impl At<'_> {
             |id: &&ServiceId| catalog.get(id).is_some_and(|s| s.isolation == Isolation::Exclusive);
         if let Some(service) = step.states.keys().find(exclusive) {
             let reason = format!(
-                "{service} is exclusive, and {names} did not confirm: --fencing asserted says of a \
-                 site that it is off"
+                "{service} is exclusive, and {names} did not confirm. A node that runs may hold \
+                 back because its site claims the service too: give the command anew. Only of a \
+                 site that is off say so by --fencing asserted"
             );
             return Some(self.step(step.number, StepState::Failed { reason }));
         }

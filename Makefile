@@ -37,7 +37,7 @@ check: deps ## Formatting and lints
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 test: check build ## Every test; needs the right to make network namespaces
-	NETT_NETNS=required $(SETUP)/as-root.sh $(CARGO) test --workspace
+	NETT_NETNS=required $(SETUP)/as-root.sh $(CARGO) test --workspace --no-fail-fast
 
 bench: ## Nett beside its peers, as ratios measured now; ROW=n for one row, ROUNDS=n
 	@bench/install-peers.sh

@@ -15,7 +15,6 @@ use nett_policy::fabric::{Fabric, Node};
 use nett_policy::lower::object::NodeState;
 use nett_policy::roster::Rosters;
 use nkeys::KeyPair;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -35,7 +34,7 @@ use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter, Saved, Stored, sort};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
 use crate::kernel::sysctl::apply_sysctls;
-use crate::kernel::{LinuxKernel, Monitor, NeighbourTable};
+use crate::kernel::{KernelError, LinuxKernel, Monitor, NeighbourTable};
 use crate::lease;
 use crate::lease::hands::{Hands, Waiting};
 use crate::name_server::{self, NameServer};
@@ -46,8 +45,11 @@ use crate::probe::round_trips;
 use crate::reconcile::{OwnLink, Reconciler};
 use crate::records::Records;
 use crate::rng::Rng;
+use crate::signals::{Signals, again, tell_mistakes};
+use crate::supervised::Supervised;
 use crate::telemetry::event::StoredEntryRefused;
 use crate::telemetry::{Metrics, Scrape};
+use crate::watchdog::{self, State, Watchdog};
 use crate::zone::ZoneKeeper;
 
 /// Why the agent does not run. Each is the operator's.
@@ -64,7 +66,10 @@ pub enum AppError {
 /// Why a running agent stopped.
 enum Ended {
     Stopped,
-    Reload,
+    /// Go on with this.
+    Reload(Box<Loaded>),
+    /// What was read does not count any more.
+    ReadAgain,
 }
 
 /// Events that may wait for the controller.
@@ -87,11 +92,12 @@ pub async fn run(path: &Path) -> Result<(), AppError> {
     let (watcher, told) =
         Watcher::start().map_err(|e| anyhow::anyhow!("cannot start watching links: {e}"))?;
     let watching = Watching { watcher: Arc::new(watcher), told: Arc::new(Mutex::new(told)) };
+    let mut signals = Signals::open()?;
     loop {
-        match run_loaded(path, loaded, scrape.clone(), &cookies, &watching).await? {
-            (Ended::Stopped, _) => return Ok(()),
-            (Ended::Reload, Some(next)) => loaded = next,
-            (Ended::Reload, None) => unreachable!("a reload comes with its configuration"),
+        let around = (&cookies, &watching);
+        match run_loaded(path, loaded, scrape.clone(), around, &mut signals).await? {
+            None => return Ok(()),
+            Some(next) => loaded = next,
         }
     }
 }
@@ -106,9 +112,9 @@ async fn run_loaded(
     path: &Path,
     loaded: Loaded,
     scrape: Scrape,
-    cookies: &Arc<Cookies>,
-    watching: &Watching,
-) -> Result<(Ended, Option<Loaded>), AppError> {
+    (cookies, watching): (&Arc<Cookies>, &Watching),
+    signals: &mut Signals,
+) -> Result<Option<Loaded>, AppError> {
     let Loaded { config, fabric, catalog, notes } = loaded;
     for note in &notes {
         tracing::warn!(%note, "The configuration has a note.");
@@ -117,7 +123,7 @@ async fn run_loaded(
     let node = fabric.node(&config.node).expect("checked: the node is in the fabric").clone();
     let key = Arc::new(read_seed(&config.key_file).map_err(anyhow::Error::from)?);
     let clock = Clock::start();
-    let mut tasks = JoinSet::new();
+    let (mut tasks, mut watchdog) = (Supervised::default(), Watchdog::default());
     let (inputs, input) = mpsc::channel(EVENTS);
     let (own, own_events) = mpsc::channel(EVENTS);
 
@@ -141,7 +147,9 @@ async fn run_loaded(
     let (own_log, local) = opened.map_err(anyhow::Error::from)?;
     let (home, deadlines) = (node.site.clone(), Arc::new(Deadlines::default()));
     let (catalog, events) = (Arc::new(catalog), own.clone());
-    let lease = lease::open::open(&dir, (&catalog, &node), &rosters, events, &mut tasks);
+    let lease = tasks.among("the gate of leased services", |tasks| {
+        lease::open::open(&dir, (&catalog, &node), &rosters, events, tasks)
+    });
     let mut lease = lease.map_err(anyhow::Error::from)?;
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
         .map_err(anyhow::Error::from)?
@@ -155,7 +163,8 @@ async fn run_loaded(
 
     let (wanted, wishes) = watch::channel(None);
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
-    let found = crate::kernel::Kernel::read(&mut kernel).await.map_err(anyhow::Error::from)?;
+    let found = crate::kernel::Kernel::read(&mut kernel).await;
+    let found = found.map_err(|e| unread(e, "the first look"))?;
     let adopted = found.state != NodeState::default();
     let links = fabric.links_of(&node.id).map(|view| OwnLink {
         link: view.link.id.clone(),
@@ -165,15 +174,11 @@ async fn run_loaded(
     });
     let views = watching.watcher.views();
     watching.watcher.watch(bfd::paths(&fabric, &node.id), bfd::memory::recall(&dir));
-    tasks.spawn(bfd::tell(
-        watching.told.clone(),
-        views.clone(),
-        own.clone(),
-        scrape.metrics.clone(),
-    ));
-    tasks.spawn(bfd::memory::keep(dir.clone(), views.clone()));
+    let tell = bfd::tell(watching.told.clone(), views.clone(), own.clone(), scrape.metrics.clone());
+    tasks.spawn("the thread that watches the links", tell);
+    tasks.spawn("the memory of the links", bfd::memory::keep(dir.clone(), views.clone()));
     let (presence, present) = watch::channel(Presence::default());
-    tasks.spawn(hand_on(present, watching.watcher.clone()));
+    tasks.spawn("the way to the links", hand_on(present, watching.watcher.clone()));
     let reconciler = Reconciler {
         kernel,
         changes: monitor,
@@ -187,22 +192,24 @@ async fn run_loaded(
         rng: Rng::system(),
         metrics: scrape.metrics.clone(),
         counted: BTreeMap::new(),
+        pulse: watchdog.pulse("the writer of the kernel"),
     };
-    tasks.spawn(reconciler.run());
+    tasks.spawn("the writer of the kernel", reconciler.run());
     let measured = round_trips::links(&fabric, &node.id);
     if !measured.is_empty() {
-        tasks.spawn(round_trips::measure(measured, own.clone()));
+        tasks.spawn("the round trips", round_trips::measure(measured, own.clone()));
     }
     let watched = watched(&fabric, &node);
     if !watched.is_empty() {
         let table = NeighbourTable::open().map_err(anyhow::Error::from)?;
-        tasks.spawn(neighbours::watch(watched, table, own.clone(), scrape.metrics.clone()));
+        let watch = neighbours::watch(watched, table, own.clone(), scrape.metrics.clone());
+        tasks.spawn("the watch over the site's other nodes", watch);
     }
 
     let reading = Reading { rosters: rosters.clone(), start, intake: scrape.intake.clone() };
     let (bus, mut bus_events) = start_bus(&config, &fabric, &node, &key, reading).await?;
     let to_driver = inputs.clone();
-    tasks.spawn(async move {
+    tasks.spawn("the bus", async move {
         while let Some(event) = bus_events.recv().await {
             if to_driver.send(Input::Bus(event)).await.is_err() {
                 return;
@@ -213,11 +220,11 @@ async fn run_loaded(
     let socket =
         ApiServer::bind(&config.socket, ApiLimits::default()).map_err(anyhow::Error::from)?;
     let backend = Arc::new(Door { inputs: inputs.clone() });
-    tasks.spawn(socket.serve(backend.clone(), std::future::pending()));
+    tasks.spawn("the control socket", socket.serve(backend.clone(), std::future::pending()));
     if let Some(address) = config.http_listen {
         let http = HttpServer::bind(address, HttpLimits::default());
         let http = http.await.map_err(anyhow::Error::from)?;
-        tasks.spawn(http.serve(backend, scrape.clone()));
+        tasks.spawn("the HTTP server", http.serve(backend, scrape.clone()));
     }
 
     let bus: Arc<dyn Bus> = Arc::new(bus);
@@ -234,6 +241,7 @@ async fn run_loaded(
         events: own.clone(),
         waiting: Waiting::default(),
     });
+    let (fabric_of, catalog_of) = (fabric.clone(), catalog.clone());
     let setting =
         Setting { fabric: fabric.clone(), catalog, layout: config.kernel.layout.clone(), node };
     let parts = Parts {
@@ -252,8 +260,9 @@ async fn run_loaded(
         metrics: scrape.metrics.clone(),
         rosters: rosters.clone(),
         intake: scrape.intake.clone(),
+        pulse: watchdog.pulse("the decision maker"),
     };
-    let mut driver = Driver::new(setting, parts, own);
+    let mut driver = Driver::new(setting, parts, own).paced(config.journal);
     for sealed in local {
         driver.take(Event::LocalKept(Ok(Box::new(sealed)))).await;
     }
@@ -263,13 +272,28 @@ async fn run_loaded(
     driver.replay(saved, entries, whole || !adopted).await;
     driver.start_name_server().map_err(anyhow::Error::from)?;
     tracing::info!(node = %config.node, "The agent is ready.");
-    notify(&[sd_notify::NotifyState::Ready]);
-    let ended = run_until_told(path, &mut driver, own_events, input, &mut tasks).await?;
-    if matches!(ended.0, Ended::Stopped) {
-        notify(&[sd_notify::NotifyState::Stopping]);
+    watchdog::tell(State::Ready);
+    if let Some(within) = watchdog::wanted_within() {
+        let alive = || watchdog::tell(State::Alive);
+        tasks.spawn("the watchdog", watchdog.run(within, alive));
     }
+    let heard = (own_events, input);
+    let ended = run_until_told(path, &mut driver, heard, &mut tasks, signals).await?;
+    watchdog::tell(match ended {
+        Ended::Stopped => State::Stopping,
+        Ended::Reload(_) | Ended::ReadAgain => State::Reloading,
+    });
     tasks.shutdown().await;
-    Ok(ended)
+    Ok(match ended {
+        Ended::Stopped => None,
+        Ended::Reload(next) => Some(*next),
+        Ended::ReadAgain => Some(again(path, || Loaded {
+            config,
+            fabric: (*fabric_of).clone(),
+            catalog: (*catalog_of).clone(),
+            notes,
+        })),
+    })
 }
 
 /// The zone with the keys that sign it, where it is signed and served here.
@@ -302,55 +326,49 @@ fn secondaries(config: &Config, fabric: &Fabric) -> Result<Arc<Transfers>, AppEr
 async fn run_until_told(
     path: &Path,
     driver: &mut Driver<LinkProbe>,
-    own: mpsc::Receiver<Event>,
-    inputs: mpsc::Receiver<Input>,
-    tasks: &mut JoinSet<()>,
-) -> Result<(Ended, Option<Loaded>), AppError> {
-    let on = |kind| -> Result<Signal, AppError> {
-        Ok(signal(kind).map_err(|e| anyhow::anyhow!("cannot listen for signals: {e}"))?)
-    };
-    let (mut terminate, mut interrupt) =
-        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
-    let mut hangup = on(SignalKind::hangup())?;
+    (own, inputs): (mpsc::Receiver<Event>, mpsc::Receiver<Input>),
+    tasks: &mut Supervised,
+    signals: &mut Signals,
+) -> Result<Ended, AppError> {
     let (told, tell) = oneshot::channel();
     let stop = async {
         loop {
             tokio::select! {
                 // Without one of its parts the agent would only look alive.
-                _ = tasks.join_next() => break drop(told),
-                _ = terminate.recv() => {
+                ended = tasks.ended() => break drop(told.send(Err(ended))),
+                _ = signals.terminate.recv() => {
                     tracing::info!("SIGTERM: the agent stops; forwarding stays as it is.");
-                    break drop(told.send(None));
+                    break drop(told.send(Ok(None)));
                 }
-                _ = interrupt.recv() => {
+                _ = signals.interrupt.recv() => {
                     tracing::info!("SIGINT: the agent stops; forwarding stays as it is.");
-                    break drop(told.send(None));
+                    break drop(told.send(Ok(None)));
                 }
-                _ = hangup.recv() => match load(path) {
-                    Ok(loaded) => {
-                        tracing::info!("SIGHUP: the files are read again, and are good.");
-                        break drop(told.send(Some(loaded)));
-                    }
-                    Err(refused) => {
-                        for diagnostic in &refused.diagnostics {
-                            tracing::error!("{diagnostic}");
+                _ = signals.hangup.recv() => {
+                    watchdog::tell(State::Reloading);
+                    match load(path) {
+                        Ok(loaded) => {
+                            tracing::info!("SIGHUP: the files are read again, and are good.");
+                            break drop(told.send(Ok(Some(loaded))));
                         }
-                        tracing::error!("The files have mistakes; the agent keeps what it has.");
+                        Err(refused) => {
+                            tell_mistakes(&refused);
+                            watchdog::tell(State::Kept);
+                        }
                     }
-                },
+                }
             }
         }
     };
     let finished = driver.run(own, inputs, stop).await;
     if finished == Finished::ReadAgain {
-        tracing::warn!("What was read does not count any more: reading the journal again.");
-        let loaded = load(path).map_err(|e| AppError::Config(e.diagnostics))?;
-        return Ok((Ended::Reload, Some(loaded)));
+        return Ok(Ended::ReadAgain);
     }
     match tell.await {
-        Ok(Some(loaded)) => Ok((Ended::Reload, Some(loaded))),
-        Ok(None) => Ok((Ended::Stopped, None)),
-        Err(_) => Err(anyhow::anyhow!("a part of the agent ended; the log says which").into()),
+        Ok(Ok(Some(loaded))) => Ok(Ended::Reload(Box::new(loaded))),
+        Ok(Ok(None)) => Ok(Ended::Stopped),
+        Ok(Err(ended)) => Err(anyhow::Error::from(ended).into()),
+        Err(_) => Err(anyhow::anyhow!("the decision maker has nothing to wait for").into()),
     }
 }
 
@@ -388,14 +406,22 @@ async fn open_kernel(
     let mut kernel = kernel.unprotected();
     // Subscribed before the first read, so that nothing falls between the two.
     let monitor = Monitor::open(&layout, &kernel.ports()).map_err(anyhow::Error::from)?;
-    let findings =
-        preflight(&mut kernel, &interfaces(fabric, node)).await.map_err(anyhow::Error::from)?;
+    let findings = preflight(&mut kernel, &interfaces(fabric, node)).await;
+    let findings = findings.map_err(|e| unread(e, "preflight"))?;
     for finding in findings.iter().filter(|f| f.severity == Severity::Warn) {
         tracing::warn!(%finding, "Preflight warns.");
     }
     let refused: Vec<Finding> =
         findings.into_iter().filter(|f| f.severity == Severity::Refuse).collect();
     if refused.is_empty() { Ok((kernel, monitor)) } else { Err(AppError::Preflight(refused)) }
+}
+
+/// Every question was asked several times by then.
+fn unread(error: KernelError, when: &str) -> anyhow::Error {
+    anyhow::Error::from(error).context(format!(
+        "{when} cannot read the kernel; start the agent again, and look into the kernel's own log \
+         if that does not help"
+    ))
 }
 
 fn make_dir(config: &Config) -> Result<std::path::PathBuf, AppError> {
@@ -513,13 +539,6 @@ async fn start_bus(
         intake: reading.intake,
     };
     Ok(NatsBus::start(nats, fabric.clone()).await.map_err(anyhow::Error::from)?)
-}
-
-/// Tells the service manager, where there is one.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "The service manager was not told.");
-    }
 }
 
 /// The control socket's way to the driver.

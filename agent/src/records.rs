@@ -187,7 +187,7 @@ fn task_of(entry: &Entry) -> String {
 fn services(body: &Body) -> Vec<String> {
     let moved = |effect: &Effect| effect.moves.iter().map(|m| m.service.to_string()).collect();
     match body {
-        Body::Command(command) => command.effect.as_ref().map(moved).unwrap_or_default(),
+        Body::Command(command) => command.effect.as_deref().map(moved).unwrap_or_default(),
         Body::Effective(fact) => moved(&fact.effect),
         Body::Refused(_)
         | Body::Wish(_)

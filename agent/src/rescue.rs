@@ -5,12 +5,14 @@
 //! by the fabric generation that it names, so a backup can be handed over by anybody. The journal
 //! is written anew in one step, and the one before stays beside it; a crash leaves one of the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use nett_policy::id::{SiteId, sha256_hex};
+use nett_policy::id::{EntryId, SiteId, sha256_hex};
+use nett_policy::log::fold::Fold;
 use nett_policy::roster::Rosters;
+use nett_policy::task::view::is_open;
 
-use crate::bus::wire::{OpenError, Sealed};
+use crate::bus::wire::{Judge, OpenError, Sealed};
 use crate::controller::{Prefix, prefix};
 use crate::journal::{Record, Saved, Stored, sort};
 
@@ -98,16 +100,20 @@ pub fn judge(
         let (found, own) = (tell(&backup.heads), tell(&here.heads));
         return Err(RestoreError::Older { found, own });
     }
-    let mut saved = here.saved;
-    saved.take(backup.saved);
-    let entry = |r: &&Record| Saved::read(r).is_none();
+    let forgotten = forgotten(&here, &backup);
+    let gone = |r: &&Record| {
+        let sealed = Sealed::open_stored(&r.bytes, rosters);
+        sealed.is_ok_and(|sealed| forgotten.contains(&sealed.entry.id))
+    };
+    let entry = |r: &&Record| Saved::read(r).is_none() && !gone(r);
     let mut records: Vec<Record> = present.iter().filter(entry).cloned().collect();
     let before = records.len();
-    let known: std::collections::BTreeSet<&[u8]> =
-        present.iter().map(|r| r.bytes.as_slice()).collect();
+    let known: BTreeSet<&[u8]> = present.iter().map(|r| r.bytes.as_slice()).collect();
     let more = found.iter().filter(entry).filter(|r| !known.contains(r.bytes.as_slice()));
     records.extend(more.cloned());
     let new = records.len() - before;
+    let mut saved = here.saved;
+    saved.take(backup.saved);
     if !saved.heads.is_empty() {
         records.insert(0, saved.record());
     }
@@ -117,6 +123,73 @@ pub fn judge(
         *head = (*head).max(*seq);
     }
     Ok(Restored { records, new, heads })
+}
+
+/// What one side has forgotten and the other one still has. A task of which only the beginning was
+/// left would be open for ever.
+///
+/// A backup was read whole, so what its checkpoint covers and it lacks is forgotten. What is
+/// lacking here may be lost with a disk as well; so it is taken from the backup, but for tasks that
+/// are open there and of which nothing is known here: they have ended since.
+fn forgotten(here: &Read, backup: &Read) -> BTreeSet<EntryId> {
+    let ids = |read: &Read| -> BTreeSet<EntryId> {
+        read.entries.iter().map(|(sealed, _)| sealed.entry.id.clone()).collect()
+    };
+    let (own, told) = (ids(here), ids(backup));
+    let mut forgotten: BTreeSet<EntryId> = BTreeSet::new();
+    for (sealed, _) in here.entries.iter().filter(|(sealed, _)| backup.saved.covers(sealed)) {
+        if !told.contains(&sealed.entry.id) {
+            forgotten.insert(sealed.entry.id.clone());
+        }
+    }
+    let mut fold = Fold::default();
+    for (sealed, _) in &backup.entries {
+        fold.join(&sealed.entry);
+    }
+    let known: BTreeSet<&EntryId> =
+        here.entries.iter().filter_map(|(sealed, _)| sealed.entry.about()).collect();
+    for (sealed, _) in backup.entries.iter().filter(|(sealed, _)| here.saved.covers(sealed)) {
+        let ended_since = |task: &EntryId| !known.contains(task) && is_open(&fold, task);
+        if !own.contains(&sealed.entry.id) && sealed.entry.about().is_some_and(ended_since) {
+            forgotten.insert(sealed.entry.id.clone());
+        }
+    }
+    forgotten
+}
+
+/// The records of a journal that takes over what the checkpoint of a site's log says: of what it
+/// covers, only what it kept is left. A task of which this node has read the beginning alone would
+/// be open for ever otherwise.
+pub fn take_over(
+    present: &[Record],
+    site: &SiteId,
+    (saved, kept): (Saved, &[Stored]),
+    judge: &dyn Judge,
+) -> Restored {
+    let mut whole = Saved::default();
+    let mut records = Vec::new();
+    for record in present {
+        match Saved::read(record) {
+            Some(Ok(one)) => whole.take(one),
+            // Somebody else may know what it is.
+            Some(Err(_)) => records.push(record.clone()),
+            None => {
+                let gone = Sealed::open_stored(&record.bytes, judge)
+                    .is_ok_and(|sealed| sealed.entry.site == *site && saved.covers(&sealed));
+                if !gone {
+                    records.push(record.clone());
+                }
+            }
+        }
+    }
+    whole.take(saved);
+    let keep = |(sealed, stream_seq): &Stored| {
+        let bytes = sealed.bytes.to_vec();
+        Record { stream_seq: *stream_seq, bytes }
+    };
+    let heads = whole.heads.iter().map(|(site, at)| (site.clone(), at.head.seq)).collect();
+    let front = std::iter::once(whole.record()).chain(kept.iter().map(keep));
+    Restored { records: front.chain(records).collect(), new: kept.len(), heads }
 }
 
 /// Records as they are read.

@@ -150,6 +150,7 @@ fn report_of(lab: &Lab) -> Report {
         fabric: FabricRef { generation: lab.fabric.generation, hash: "9f3c".into() },
         heads: BTreeMap::new(),
         acks: Vec::new(),
+        measuring: BTreeMap::new(),
         links: BTreeMap::new(),
         doubted: [].into(),
         rtts: BTreeMap::new(),

@@ -45,6 +45,10 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
         (command(Verb::Failback { services: id("shop/*") }), "failback.service.many".into()),
         (command(Verb::Steer { services: id("*"), to: weights }), "steer.service.many".into()),
         (command(Verb::Drain { object: Object::Site(id("osl")) }), "drain.site.osl".into()),
+        (
+            command(Verb::Drain { object: Object::Cluster(id("osl/k1")) }),
+            "drain.cluster.osl~k1".into(),
+        ),
         (command(Verb::Undrain { object: at }), format!("undrain.{api}")),
         (command(Verb::Revert { task: entry_id("svg", 9) }), format!("revert.{task}")),
         (
@@ -82,6 +86,7 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
                         only_while: Some("error-rate <= 1%".into()),
                     }),
                     until: Some(WallMs(NOW.0 + 3_600_000)),
+                    soft: true,
                 },
             },
             "failback.service.many".into(),
@@ -168,7 +173,7 @@ fn bodies() -> Vec<(Body, Option<Vec<u8>>)> {
     let effective = EffectiveFact {
         slot: slot.clone(),
         approvals: vec![entry_id("svg", 3), entry_id("osl", 4)],
-        effect,
+        effect: effect.into(),
     };
     let states = [
         StepState::Started { gates: Vec::new(), facts: Vec::new() },
@@ -249,6 +254,11 @@ fn report() -> Report {
             ok: true,
             evidence: vec!["table 7000 read back".into()],
         }],
+        measuring: [(
+            Slot { task: entry_id("osl", 1), term: 0, index: 4 },
+            vec!["12/s to it, 0/s from it, quiet for 0 s of 10 s".into()],
+        )]
+        .into(),
         links: BTreeMap::from([(id("osl-svg-1"), true), (id("osl-svg-2"), false)]),
         doubted: [id("osl-svg-2")].into(),
         rtts: [(id("osl-svg-1"), std::time::Duration::from_micros(1_204))].into(),
@@ -332,7 +342,7 @@ fn an_effect_on_many_services_fits_into_an_entry() {
         step.states.retain(|service, _| service.as_str().contains("service-"));
     }
     let slot = Slot { task: entry_id("osl", 1), term: 0, index: 0 };
-    let body = Body::Effective(EffectiveFact { slot, approvals: Vec::new(), effect: all });
+    let body = Body::Effective(EffectiveFact { slot, approvals: Vec::new(), effect: all.into() });
     let (bytes, entry) =
         seal_entry(draft("osl", "osl-b1", 1, body.clone(), None), &key(OSL_B1)).expect("it fits");
     assert_eq!(entry.body, body);

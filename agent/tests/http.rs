@@ -39,6 +39,7 @@ impl Fake {
                 version: "0".to_owned(),
                 operator: None,
                 roles: Vec::new(),
+                revoked: None,
             }),
             ApiRequest::Status {} => Payload::Status(StatusDoc {
                 leases: None,

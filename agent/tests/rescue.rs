@@ -118,6 +118,17 @@ fn a_backup_with_a_checkpoint_is_taken_in() {
     let restored = take(&both(2, 1), &small).expect("taken in");
     assert_eq!(restored.records[0], saved.record());
     assert_eq!(restored.heads[&id("osl")], 5);
+    // What the checkpoint has forgotten would be open for ever: the end of it is nowhere.
+    assert!(!restored.records.contains(&whole[0]), "the first one was forgotten");
+    for record in [&whole[1], &whole[4], &both(2, 1)[2]] {
+        assert!(restored.records.contains(record));
+    }
+    assert_eq!(restored.records.len(), small.len());
+    // And the other way round: an old backup does not bring back what has ended here since.
+    let [old, other] = [log("osl", "a", 3), log("svg", "b", 4)];
+    let restored = take(&small, &[old.clone(), other.clone()].concat()).expect("svg is newer");
+    assert!(!restored.records.contains(&old[0]) && !restored.records.contains(&old[2]));
+    assert_eq!(restored.records.len(), small.len() + 1);
     assert!(matches!(take(&both(5, 3), &small), Err(RestoreError::Older { .. })));
 }
 

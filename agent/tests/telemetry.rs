@@ -21,12 +21,13 @@ use nett_agent::telemetry::event::{
 };
 use nett_agent::telemetry::metric_name::{ALL, Kind};
 use nett_agent::telemetry::{Answer, Duty, Metrics, Scrape};
+use nett_agent::watchdog::Pulse;
 use nett_dns::{Limits, Serial, Server, Setup, Stats, Zone, ZoneSource};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::id::Epoch;
 use nett_policy::log::entry::{Body, EndFact, Slot};
 use nett_policy::log::intent::{Intent, World};
-use nett_policy::lower::object::{Layout, Nexthop, NexthopId, NodeState};
+use nett_policy::lower::object::{GuardElement, Layout, Nexthop, NexthopId, NodeState};
 use nett_policy::plan::{Op, Plan};
 use nett_policy::task::times::Cost;
 use prometheus::Registry;
@@ -131,7 +132,8 @@ fn emit_everything(metrics: &Metrics) {
     let link = "osl-svg-1".parse().expect("an id");
     let (reason, remote) = ("control detection time expired", "not heard");
     let (from, to, family) = ("up", "down", "IPv4");
-    metrics.emit(SessionChanged { link: &link, family, from, to, reason, remote });
+    let unsaid = Some(0);
+    metrics.emit(SessionChanged { unsaid, link: &link, family, from, to, reason, remote });
     metrics.emit(LinkDoubted { link: &link, family, doubted: true });
     metrics.traffic(&BTreeMap::from([("leak".to_owned(), Count { packets: 3, bytes: 180 })]));
     let slot =
@@ -263,6 +265,13 @@ impl Kernel for Shared {
         self.with(|kernel| Self::now(kernel.counters()))
     }
 
+    async fn watched(
+        &mut self,
+        elements: &BTreeSet<GuardElement>,
+    ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
+        self.with(|kernel| Self::now(kernel.watched(elements)))
+    }
+
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
         self.with(|kernel| Self::now(kernel.apply(op)))
     }
@@ -303,6 +312,7 @@ fn reconciler(dry_run: bool) -> Rig {
         counted: BTreeMap::new(),
         rng: Rng::seeded(1),
         metrics: scrape.metrics.clone(),
+        pulse: Pulse::unasked(),
     };
     tokio::spawn(reconciler.run());
     Rig { kernel, scrape, wanted, events, news }

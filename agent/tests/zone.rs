@@ -1,6 +1,5 @@
 //! The zone over restarts, and behind it the thread that signs.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,7 +75,7 @@ fn answers_are_served_at_once_and_signed_behind() {
     let moved = Arc::make_mut(moved);
     let last = moved.fixed.sites.last().expect("two").site.clone();
     let weight = nett_policy::id::Weight::new(1).expect("a weight");
-    moved.spread = Spread::Weighted(BTreeMap::from([(last, weight)]));
+    moved.spread = Spread::Weighted([(last, weight)].into_iter().collect());
     moved.epoch = Epoch(9);
     let service = moved.fixed.service.clone();
     keeper.serve(services.clone()).expect("served");

@@ -97,6 +97,10 @@ impl Peer {
         }
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]);
+        if self == Self::Nett {
+            // As packaging/systemd/nett-agent.service has it.
+            command.env("MIMALLOC_PURGE_DELAY", "1000");
+        }
         self.configure(&directory, address, names, &mut command)?;
         if let (Self::Nett, Some(keys)) = (self, keys) {
             command.arg("--keys").arg(keys);

@@ -292,17 +292,24 @@ fn tell_name(
     let kind = query.kind;
     let found = zone.find(&query.name);
     let has_records = !matches!(found, Found::Empty | Found::Missing | Found::Outside);
+    let in_child = zone.signed().is_some()
+        && matches!(found, Found::Reflect | Found::Missing)
+        && query.name.below(&zone.apex().name).is_some_and(dnssec::is_in_child);
+    if in_child {
+        writer.in_child(dnssec::CHILD_LEN);
+    }
+    let is_apex = in_child || matches!(found, Found::Apex(_));
     if kind == RecordType::ANY && has_records {
         writer.authoritative();
         writer.hinfo();
         return Told::code(ResponseCode::NoError);
     }
     let (told, written) = match found {
-        Found::Apex(_) if kind == RecordType::SOA => {
+        Found::Apex(_) | Found::Reflect if kind == RecordType::SOA && is_apex => {
             writer.soa(Section::Answer, zone.soa());
             (Told::code(ResponseCode::NoError), true)
         }
-        Found::Apex(_) if kind == RecordType::NS => {
+        Found::Apex(_) | Found::Reflect if kind == RecordType::NS && is_apex => {
             writer.name_servers(zone.apex());
             let any = !zone.apex().ns.is_empty();
             (Told::code(ResponseCode::NoError), any)

@@ -32,5 +32,5 @@ mod view;
 pub use key::{Keys, ZoneKey, ZoneKeyMistake};
 pub(crate) use set::SignedSet;
 pub use stats::SigningStats;
-pub(crate) use tell::{Wanted, signed_addresses, tell};
+pub(crate) use tell::{CHILD_LEN, Wanted, is_in_child, signed_addresses, tell};
 pub(crate) use view::Signed;

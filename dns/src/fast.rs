@@ -18,7 +18,7 @@ use crate::answer::{
     Ask, OptBody, Outcome, Steered, is_cookie_due, judge_cookie, limit, opt_answer,
 };
 use crate::client::Client;
-use crate::dnssec::{SignedSet, signed_addresses};
+use crate::dnssec::{SignedSet, is_in_child, signed_addresses};
 use crate::edns::{Edns, ExtendedError, OptAnswer};
 use crate::entry::Entry;
 use crate::message::HEADER_LEN;
@@ -80,6 +80,8 @@ pub fn answer_from_prepared(zone: &Zone, ask: &Ask<'_>, out: &mut Vec<u8>) -> Op
         }
         None => match zone.find_below(name) {
             Found::Service(entry) => service(zone, entry, &plain, ask)?,
+            // What denies the names below `reflect` is another zone's in a signed one.
+            Found::Missing if zone.signed().is_some() && is_in_child(name) => return None,
             Found::Missing => Body::without_records(ResponseCode::NXDomain),
             Found::Empty if is_usual(plain.kind) => Body::without_records(ResponseCode::NoError),
             _ => return None,

@@ -81,7 +81,7 @@ impl Plan {
         match &answers.spread {
             Spread::Nowhere => nowhere(),
             Spread::Weighted(weights) if weights.len() == 1 => {
-                let only = weights.keys().find_map(position);
+                let only = weights.sites().find_map(position);
                 only.map_or_else(nowhere, Self::One)
             }
             Spread::Weighted(weights) => {

@@ -20,6 +20,8 @@ use crate::topology::Topology;
 
 /// Parts in a group, and groups in a table.
 const WIDTH: usize = 32;
+/// See [`Change::order`].
+const PART_FROM: u32 = u32::BITS + 1;
 /// The fewest slots of a part; always a power of two, and at most 3/4 taken.
 const FEWEST: usize = 8;
 
@@ -75,7 +77,7 @@ enum What {
 
 /// A hash, cut into what each level looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Hash {
+pub(crate) struct Hash {
     group: u8,
     part: u8,
     low: u32,
@@ -99,7 +101,7 @@ impl Table {
         self.len
     }
 
-    fn hash(&self, key: &[u8]) -> Hash {
+    pub(crate) fn hash(&self, key: &[u8]) -> Hash {
         let hash = self.hasher.hash_one(key);
         let [.., part, group] = (hash >> 32).to_be_bytes();
         let within = |byte: u8| byte % u8::try_from(WIDTH).expect("32");
@@ -116,6 +118,13 @@ impl Table {
         let hash = self.hash(key);
         let part = self.part(hash);
         part.entry(find(&part.slots, &part.bytes, hash.low, key))
+    }
+
+    /// Reads what [`Table::put`] will read first of a name with this hash, and does nothing else.
+    pub(crate) fn peek(&self, hash: Hash) -> (u32, bool) {
+        let part = self.part(hash);
+        let slot = start(hash.low, part.slots.len());
+        (part.slots[slot].low, part.details[slot].is_some())
     }
 
     /// The services of one part, of [`Table::parts`]; `None` behind the last one.
@@ -138,11 +147,11 @@ impl Table {
     /// those of all changes are in. The services of the table are of the same fabric.
     pub(crate) fn put(
         &self,
-        (key, answers): (&[u8], &Arc<ServiceAnswers>),
+        (hash, key): (Hash, &[u8]),
+        answers: &Arc<ServiceAnswers>,
         topology: &Topology,
         bytes: &mut Vec<u8>,
     ) -> Change {
-        let hash = self.hash(key);
         let details = Details::new(answers, topology);
         let what = match self.part(hash).find_same(hash.low, &details) {
             Some((slot, before)) if details.has_records_of(before) => {
@@ -158,22 +167,31 @@ impl Table {
     }
 
     /// The name with this key is to go.
-    pub(crate) fn remove(&self, key: &[u8], bytes: &mut Vec<u8>) -> Change {
+    pub(crate) fn remove(&self, (hash, key): (Hash, &[u8]), bytes: &mut Vec<u8>) -> Change {
         let at = bytes.len();
         bytes.push(u8::try_from(key.len()).expect("a name has at most 255 bytes"));
         bytes.extend_from_slice(key);
-        Change { hash: self.hash(key), what: What::Remove { at } }
+        Change { hash, what: What::Remove { at } }
     }
 
     /// Makes `changes`, whose bytes are in `bytes` and which were made for the table as it is. At
     /// most one may be of a name.
-    pub(crate) fn apply(&mut self, mut changes: Vec<Change>, bytes: &[u8]) {
-        changes.sort_unstable_by_key(|c| (c.hash.group, c.hash.part, !c.is_move(), c.place()));
-        let same_part =
-            |a: &Change, b: &Change| (a.hash.group, a.hash.part) == (b.hash.group, b.hash.part);
-        for of_part in changes.chunk_by_mut(same_part) {
-            let Hash { group, part, low: _ } = of_part[0].hash;
-            let (moves, others) = of_part.split_at_mut(of_part.partition_point(Change::is_move));
+    pub(crate) fn apply(&mut self, changes: Vec<Change>, bytes: &[u8]) {
+        // Numbers are sorted, and each change is moved once: changes are large.
+        let number = |(at, change): (usize, &Change)| (change.order(), at);
+        let mut order: Vec<(u64, usize)> = changes.iter().enumerate().map(number).collect();
+        order.sort_unstable();
+        let mut changes: Vec<Option<Change>> = changes.into_iter().map(Some).collect();
+        let mut run = Vec::new();
+        for places in order.chunk_by(|(a, _), (b, _)| a >> PART_FROM == b >> PART_FROM) {
+            run.clear();
+            run.extend(places.iter().filter_map(|(_, at)| changes[*at].take()));
+            let Some(Change { hash: Hash { group, part, low: _ }, .. }) = run.first() else {
+                continue;
+            };
+            let (group, part) = (*group, *part);
+            let moves = run.partition_point(Change::is_move);
+            let (moves, others) = run.split_at_mut(moves);
             // Snapshots share groups, so the first change to one in a new snapshot copies it.
             let group = Arc::make_mut(&mut self.groups[usize::from(group)]);
             let own = &mut group[usize::from(part)];
@@ -334,10 +352,15 @@ impl Change {
         }
     }
 
-    /// The order within a part: moves by slot, others by hash.
-    fn place(&self) -> usize {
-        let low = || usize::try_from(self.hash.low).expect("usize has 32 bits or more");
-        self.slot().unwrap_or_else(low)
+    /// Where it comes among others: by part from bit [`PART_FROM`] on, then moves by slot, then all
+    /// else by hash.
+    fn order(&self) -> u64 {
+        let Hash { group, part, low } = self.hash;
+        let within = match self.what {
+            What::Move { slot, .. } => u64::try_from(slot).expect("a part has few slots"),
+            What::Put { .. } | What::Remove { .. } => 1 << u32::BITS | u64::from(low),
+        };
+        (u64::from(group) << 8 | u64::from(part)) << PART_FROM | within
     }
 
     fn take_details(&mut self) -> Option<Details> {

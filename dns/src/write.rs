@@ -81,6 +81,12 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// From here on the answer is of a child zone, whose name begins so many bytes before the apex
+    /// in the question's.
+    pub(crate) fn in_child(&mut self, bytes: u16) {
+        self.apex_at -= bytes;
+    }
+
     /// Appends records of the answer section alone, whose owner is the name of a question to come.
     pub(crate) fn records_only(out: &'a mut Vec<u8>) -> Self {
         Self { out, counts: [0; 3], authoritative: false, apex_at: 0 }

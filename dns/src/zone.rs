@@ -8,6 +8,7 @@
 //! Nothing here is stored: after a crash the agent builds the zone again, under a higher number.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub const MINIMUM: u32 = 10;
 pub const SOA_TTL: u32 = 60;
 /// TTL of the SOA record beside a negative answer: the lesser of the two (RFC 2308 section 3).
 pub(crate) const NEGATIVE_TTL: u32 = if SOA_TTL < MINIMUM { SOA_TTL } else { MINIMUM };
+/// Changed services that are looked at together.
+const AHEAD: usize = 64;
 /// TTL of the NS records and of the addresses of name servers.
 pub const NS_TTL: u32 = 3600;
 
@@ -351,14 +354,31 @@ impl Zone {
         services: impl ExactSizeIterator<Item = (&'a ServiceId, Option<&'a Arc<ServiceAnswers>>)>,
     ) {
         let mut changes = Vec::with_capacity(services.len());
-        let (mut bytes, mut key) = (Vec::new(), Vec::new());
-        for (service, answers) in services {
-            key.clear();
-            push_key(service, &mut key);
-            changes.push(match answers {
-                Some(answers) => self.services.put((&key, answers), &self.topology, &mut bytes),
-                None => self.services.remove(&key, &mut bytes),
-            });
+        let mut services = services.peekable();
+        let (mut bytes, mut keys) = (Vec::new(), Vec::new());
+        let mut ahead = Vec::with_capacity(AHEAD);
+        while services.peek().is_some() {
+            keys.clear();
+            ahead.clear();
+            // Each of these reads goes to a place in memory of its own. Without work between them
+            // the processor waits for many at once.
+            for (service, answers) in services.by_ref().take(AHEAD) {
+                let from = keys.len();
+                push_key(service, &mut keys);
+                let hash = self.services.hash(&keys[from..]);
+                ahead.push((from..keys.len(), hash, answers));
+            }
+            for (_, hash, answers) in &ahead {
+                black_box(self.services.peek(*hash));
+                black_box(answers.and_then(|a| a.fixed.sites.first()).map(|s| s.addresses.len()));
+            }
+            for (key, hash, answers) in ahead.drain(..) {
+                let named = (hash, &keys[key]);
+                changes.push(match answers {
+                    Some(answers) => self.services.put(named, answers, &self.topology, &mut bytes),
+                    None => self.services.remove(named, &mut bytes),
+                });
+            }
         }
         self.services.apply(changes, &bytes);
     }

@@ -235,10 +235,169 @@ const EXTENDED: [Row; 12] = [
     },
 ];
 
+/// What ISC's compliance tester (`genreport`) asks beside these: flags and options together.
+const TOGETHER: [Row; 14] = [
+    Row {
+        title: "RA in a question means nothing",
+        question: &["+noedns", "+noad", "+norec", "+raflag", "steer.example.", "SOA"],
+        status: "NOERROR",
+        flags: &["qr", "aa"],
+        records: (1, 0),
+        edns: None,
+    },
+    Row {
+        title: "unknown opcodes with every flag",
+        question: &[
+            "+noedns",
+            "+opcode=15",
+            "+header-only",
+            "+rec",
+            "+adflag",
+            "+cd",
+            "+aaflag",
+            "+tcflag",
+            "+raflag",
+            "+zflag",
+        ],
+        status: "NOTIMP",
+        flags: &["qr", "rd", "cd"],
+        records: (0, 0),
+        edns: None,
+    },
+    Row {
+        title: "flags that mean something together",
+        question: &["+edns=0", "+rec", "+adflag", "+cd", "+dnssec", "steer.example.", "SOA"],
+        status: "NOERROR",
+        flags: &["qr", "aa", "rd", "cd"],
+        records: (1, 0),
+        edns: WITH_DO,
+    },
+    Row {
+        title: "a small buffer",
+        question: &[
+            "+edns=0",
+            "+noad",
+            "+norec",
+            "+bufsize=512",
+            "+ignore",
+            "+dnssec",
+            "steer.example.",
+            "SOA",
+        ],
+        status: "NOERROR",
+        flags: &["qr", "aa"],
+        records: (1, 0),
+        edns: WITH_DO,
+    },
+    Row {
+        title: "a small buffer over TCP",
+        question: &[
+            "+edns=0",
+            "+noad",
+            "+norec",
+            "+bufsize=512",
+            "+tcp",
+            "wide.prod.shop.steer.example.",
+            "A",
+        ],
+        status: "NOERROR",
+        flags: &["qr", "aa"],
+        records: (256, 0),
+        edns: PLAIN,
+    },
+    Row {
+        title: "DO with a cookie",
+        question: &["+edns=0", "+noad", "+norec", "+cookie", "+dnssec", "steer.example.", "SOA"],
+        status: "NOERROR",
+        flags: &["qr", "aa"],
+        records: (1, 0),
+        edns: WITH_DO,
+    },
+    Row {
+        title: "unknown versions with NSID",
+        question: &["+edns=1", "+noednsneg", "+noad", "+norec", "+nsid", "steer.example.", "SOA"],
+        status: "BADVERS",
+        flags: &["qr"],
+        records: (0, 0),
+        edns: PLAIN,
+    },
+    Row {
+        title: "unknown versions with a cookie",
+        question: &["+edns=1", "+noednsneg", "+noad", "+norec", "+cookie", "steer.example.", "SOA"],
+        status: "BADVERS",
+        flags: &["qr"],
+        records: (0, 0),
+        edns: PLAIN,
+    },
+    Row {
+        title: "unknown versions with EXPIRE",
+        question: &["+edns=1", "+noednsneg", "+noad", "+norec", "+expire", "steer.example.", "SOA"],
+        status: "BADVERS",
+        flags: &["qr"],
+        records: (0, 0),
+        edns: PLAIN,
+    },
+    Row {
+        title: "unknown versions with a subnet",
+        question: &[
+            "+edns=1",
+            "+noednsneg",
+            "+noad",
+            "+norec",
+            "+subnet=0.0.0.0/0",
+            "steer.example.",
+            "SOA",
+        ],
+        status: "BADVERS",
+        flags: &["qr"],
+        records: (0, 0),
+        edns: PLAIN,
+    },
+    Row {
+        title: "EXPIRE alone, which a primary does not know",
+        question: &["+edns=0", "+noad", "+norec", "+expire", "steer.example.", "SOA"],
+        status: "NOERROR",
+        flags: &["qr", "aa"],
+        records: (1, 0),
+        edns: PLAIN,
+    },
+    Row {
+        title: "the highest version",
+        question: &["+edns=255", "+noednsneg", "+noad", "+norec", "steer.example.", "SOA"],
+        status: "BADVERS",
+        flags: &["qr"],
+        records: (0, 0),
+        edns: PLAIN,
+    },
+    Row {
+        title: "unknown options with data",
+        question: &[
+            "+edns=0",
+            "+noad",
+            "+norec",
+            "+ednsopt=65001:00ff00ff",
+            "steer.example.",
+            "SOA",
+        ],
+        status: "NOERROR",
+        flags: &["qr", "aa"],
+        records: (1, 0),
+        edns: PLAIN,
+    },
+    Row {
+        title: "every unknown flag",
+        question: &["+edns=0", "+noad", "+norec", "+ednsflags=0x7fff", "steer.example.", "SOA"],
+        status: "NOERROR",
+        flags: &["qr", "aa"],
+        records: (1, 0),
+        edns: PLAIN,
+    },
+];
+
 #[test]
 fn the_tests_of_rfc_8906_pass() {
     let server = Running::usual();
-    for row in BASIC.iter().chain(&EXTENDED) {
+    for row in BASIC.iter().chain(&EXTENDED).chain(&TOGETHER) {
         let Row { title, question, status, flags: expected, records, edns } = row;
         let dug = dig(&server, question);
         let text = &dug.text;

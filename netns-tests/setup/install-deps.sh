@@ -22,6 +22,7 @@ kzonecheck:knot-dnssecutils
 ldns-verify-zone:ldnsutils
 unbound:unbound
 nsd:nsd
+gdnsd:gdnsd
 dnsperf:dnsperf
 curl:curl
 ping:iputils-ping
@@ -93,7 +94,7 @@ install >/dev/null 2>&1 || { $as_root apt-get update -q </dev/null; install; }
 
 # These packages start servers of their own, on ports that may be somebody else's; the lab and the
 # tests start theirs.
-for package in nats-server bind9:named knot nsd unbound bird2:bird keepalived frr; do
+for package in nats-server bind9:named knot nsd gdnsd unbound bird2:bird keepalived frr; do
     case "$missing " in
     *" ${package%%:*} "*)
         command -v systemctl >/dev/null 2>&1 &&

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::files::NATS_PORT;
-use crate::lab::Lab;
+use crate::lab::{Lab, Told};
 use crate::process::Spec;
 use crate::topology::Site;
 
@@ -82,32 +82,46 @@ pub fn render(lab: &Lab, site: Site) -> Result<PathBuf> {
         args.extend([option.to_owned(), path.display().to_string()]);
     }
     lab.nettctl_in(&site.bus_host(), &args)?.must_be_done()?;
+    if let Some(size) = lab.payload() {
+        raise(&out, size)?;
+    }
     Ok(out)
+}
+
+/// Lets a server carry larger messages than it was rendered for, two at a time.
+fn raise(config: &Path, size: &str) -> Result<()> {
+    let lines = fs::read_to_string(config)?;
+    let lines = lines.lines().map(|line| match line.split_once(':') {
+        Some(("max_payload", _)) => format!("max_payload: {size}"),
+        Some(("max_pending", _)) => "max_pending: 192MB".to_owned(),
+        _ => line.to_owned(),
+    });
+    let text = lines.collect::<Vec<_>>().join("\n") + "\n";
+    Ok(fs::write(config, text)?)
 }
 
 /// Creates a site's streams with the admin key.
 pub fn init(lab: &Lab, site: Site) -> Result<()> {
+    manage(lab, site, &["init"])?.must_be_done()
+}
+
+/// `nettctl bus ...` at a site's server, with the admin key.
+pub fn manage(lab: &Lab, site: Site, words: &[&str]) -> Result<Told> {
     let tls = lab.layout().tls();
     let file = |name: String| tls.join(name).display().to_string();
-    let args = [
-        "bus".to_owned(),
-        "init".to_owned(),
-        "--fabric".to_owned(),
-        lab.layout().fabric().display().to_string(),
-        "--site".to_owned(),
-        site.id.to_owned(),
-        "--nats".to_owned(),
-        crate::files::nats_url(site),
-        "--key".to_owned(),
-        lab.keys().seed("admin").display().to_string(),
-        "--tls-ca".to_owned(),
-        file("ca.crt".to_owned()),
-        "--tls-cert".to_owned(),
-        file(format!("{}.crt", site.bus_host())),
-        "--tls-key".to_owned(),
-        file(format!("{}.key", site.bus_host())),
+    let options = [
+        ("--fabric", lab.layout().fabric().display().to_string()),
+        ("--site", site.id.to_owned()),
+        ("--nats", crate::files::nats_url(site)),
+        ("--key", lab.keys().seed("admin").display().to_string()),
+        ("--tls-ca", file("ca.crt".to_owned())),
+        ("--tls-cert", file(format!("{}.crt", site.bus_host()))),
+        ("--tls-key", file(format!("{}.key", site.bus_host()))),
     ];
-    lab.nettctl_in(&site.bus_host(), &args)?.must_be_done()
+    let mut args = vec!["bus".to_owned()];
+    args.extend(words.iter().map(|word| (*word).to_owned()));
+    args.extend(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    lab.nettctl_in(&site.bus_host(), &args)
 }
 
 /// The seed of the site's leafnode connection, which servers read from their environment.

@@ -37,6 +37,8 @@ pub struct Programs {
 pub struct Lab {
     shape: Shape,
     server: bus::Server,
+    /// How large a message its servers let through, where it is not what Nett rendered.
+    payload: Option<&'static str>,
     prefix: String,
     layout: Layout,
     programs: Programs,
@@ -121,6 +123,7 @@ impl Lab {
         let mut lab = Self {
             shape,
             server: bus::Server::default(),
+            payload: None,
             prefix: prefix.to_owned(),
             layout,
             programs: Programs::beside_this_one()?,
@@ -170,6 +173,16 @@ impl Lab {
     /// Before [`Self::start_nett`].
     pub fn set_server(&mut self, server: bus::Server) {
         self.server = server;
+    }
+
+    /// How large a message the servers let through, as their configuration says it.
+    pub fn payload(&self) -> Option<&'static str> {
+        self.payload
+    }
+
+    /// Before [`Self::start_nett`]: servers of somebody who has changed what Nett rendered.
+    pub fn set_payload(&mut self, size: &'static str) {
+        self.payload = Some(size);
     }
 
     /// Every node with an agent, in the order of the fabric file.

@@ -52,6 +52,15 @@ pub fn tell_with(
     })
 }
 
+/// As [`tell_from_wires`], in a lab of another shape.
+pub fn tell_of_wires(
+    name: &str,
+    shape: Shape,
+    story: impl FnOnce(&mut Lab) -> Result<()>,
+) -> Result<()> {
+    from_wires(name, shape, story)
+}
+
 /// As [`tell`], beginning before Nett is started.
 pub fn tell_from_wires(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     from_wires(name, Shape::TWO, story)
@@ -215,12 +224,12 @@ impl Traffic {
 
     /// Waits until every probe has sent `packets` more.
     pub fn run_for(&self, packets: usize) -> Result<()> {
-        for probe in &self.probes {
-            let goal = probe.sent() + packets;
-            let patience = TASK + Duration::from_millis(packets as u64);
-            eventually_true(patience, "packets are sent", || Ok(probe.sent() >= goal))?;
-        }
-        Ok(())
+        // All of them from now on, and not one after the other.
+        let goals: Vec<_> =
+            self.probes.iter().map(|probe| (probe, probe.sent() + packets)).collect();
+        let patience = TASK + Duration::from_millis(packets as u64);
+        let sent = || Ok(goals.iter().all(|(probe, goal)| probe.sent() >= *goal));
+        eventually_true(patience, "packets are sent", sent).map(drop)
     }
 
     /// Waits until everything sent from some moment on is answered by `server` alone, for 50
@@ -244,6 +253,11 @@ impl Traffic {
     /// All records so far, in one.
     pub fn so_far(&self) -> Report {
         Report::joined(self.probes.iter().map(Running::report))
+    }
+
+    /// The records so far, one per probe, in the order of hosts and addresses.
+    pub fn each_so_far(&self) -> Vec<Report> {
+        self.probes.iter().map(Running::report).collect()
     }
 
     /// Ends the traffic; one record per probe, in the order of hosts and addresses.

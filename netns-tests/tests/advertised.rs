@@ -16,6 +16,7 @@ use nett_netns_tests::services::{API, PORT, VAULT};
 use nett_netns_tests::story::{Operator, Traffic, tell, tell_from_wires};
 use nett_netns_tests::topology::SITES;
 use nett_netns_tests::traffic::tcp;
+use nix::sys::signal::Signal;
 
 /// A border's BIRD: learns table 250 and tells `inet` of it.
 fn speaker(own: [&str; 2], asn: u32) -> String {
@@ -24,7 +25,7 @@ fn speaker(own: [&str; 2], asn: u32) -> String {
         "router id {own};\nprotocol device {{ scan time 1; }}\n\
          protocol kernel adv4 {{ kernel table 250; learn; ipv4 {{ import all; export none; }}; }}\n\
          protocol bgp up {{ local {own} as {asn}; neighbor {peer} as 65000; direct;\n \
-         hold time 6; connect retry time 1; connect delay time 1; ipv4 {{ next hop self;\n \
+         hold time 30; connect retry time 1; connect delay time 1; ipv4 {{ next hop self;\n \
          import none; export where proto = \"adv4\"; }}; }}\n"
     )
 }
@@ -34,9 +35,9 @@ const PROVIDER: &str = "router id 198.18.0.1;
 protocol device { scan time 1; }
 protocol kernel { ipv4 { import none; export all; }; }
 protocol bgp osl { local 198.18.1.1 as 65000; neighbor 198.18.1.2 as 65001; direct; passive;
- hold time 6; ipv4 { import all; export none; }; }
+ hold time 30; ipv4 { import all; export none; }; }
 protocol bgp svg { local 198.18.2.1 as 65000; neighbor 198.18.2.2 as 65002; direct; passive;
- hold time 6; ipv4 { import all; export none; }; }
+ hold time 30; ipv4 { import all; export none; }; }
 ";
 
 fn start_bird(lab: &mut Lab, host: &str, config: &str) -> Result<()> {
@@ -81,15 +82,27 @@ fn what_is_announced_follows_the_service_and_loses_nothing() -> Result<()> {
         };
         eventually(patience() * 4, "the provider hears of osl", || way("198.18.1.2"))?;
 
-        let mira = Operator { lab, node: "osl-b1", name: "mira" };
         let traffic = Traffic::start(lab, &["outside"], &API.vips()[..1], 1)?;
+        // The withdrawal reaches the provider only after the whole move: until then its packets
+        // come to osl, which sends them on.
+        let speaker = lab.process("speaker-osl-b1")?;
+        speaker.signal(Signal::SIGSTOP)?;
+        let mira = Operator { lab, node: "osl-b1", name: "mira" };
         mira.complete(&["failover", API.id, "--to", "svg"])?;
+        traffic.settles_on("svg")?;
+        way("198.18.1.2").context("the provider has heard of nothing yet")?;
+        lab.process("speaker-osl-b1")?.signal(Signal::SIGCONT)?;
+        let mira = Operator { lab, node: "osl-b1", name: "mira" };
         eventually(patience() * 2, "the provider hears of svg", || way("198.18.2.2"))?;
         ensure!(!table(lab, "osl-b1")?.contains(&vip), "osl still announces");
         traffic.settles_on("svg")?;
         mira.complete(&["failback", API.id])?;
         eventually(patience() * 2, "the provider hears of osl again", || way("198.18.1.2"))?;
         traffic.settles_on("osl")?;
+        // So it is with a drain.
+        mira.complete(&["drain", "service", API.id, "--at", "osl"])?;
+        eventually(patience() * 2, "the provider hears of svg", || way("198.18.2.2"))?;
+        traffic.settles_on("svg")?;
         let report = traffic.finish();
         assert_eq!(report.lost(), 0, "{}", report.summary());
 

@@ -12,7 +12,7 @@ use nett_netns_tests::observe::http::metric;
 use nett_netns_tests::observe::monitor::Monitor;
 use nett_netns_tests::services::VAULT;
 use nett_netns_tests::story::{TASK, Traffic, tell, tell_from_wires, tell_of};
-use nett_netns_tests::topology::Shape;
+use nett_netns_tests::topology::{LINKS, Shape};
 use nett_netns_tests::traffic::now;
 
 const ENDS: [&str; 2] = ["osl-b1", "svg-b1"];
@@ -113,6 +113,42 @@ fn a_link_that_is_dead_in_one_direction_is_left_by_both_ends() -> Result<()> {
             traffic.settles_on("svg")?;
             assert!(carries(&borders[0], &traffic)?, "both links are used again");
         }
+        assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
+        drop(traffic.finish());
+        Ok(())
+    })
+}
+
+/// Row 18 of the faults: the address under a gateway goes. The kernel keeps nexthops and routes as
+/// if nothing had happened; the agent does not.
+#[test]
+fn a_link_without_its_address_is_left_until_it_is_back() -> Result<()> {
+    tell("a_link_without_its_address_is_left_until_it_is_back", |lab| {
+        watched(lab)?;
+        let borders = [lab.ns(ENDS[0])?, lab.ns(ENDS[1])?];
+        let near = &borders[0];
+        let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 16)?;
+        ensure!(carries(near, &traffic)?, "both links are used");
+        let leaks = lab.leaks()?;
+        let own = LINKS[0].ends[0].1;
+        for address in own {
+            near.ip(&format!("address del {address} dev {WAN}"))?;
+        }
+        eventually_true(patience(), "it is unusable here", || Ok(!up(near, LINK)?))?;
+        // Its carrier is there, and with it every object that the kernel would take away.
+        ensure!(near.ip(&format!("link show dev {WAN}"))?.contains("LOWER_UP"), "its carrier");
+        eventually_true(patience(), "the far end knows it", || Ok(!up(&borders[1], LINK)?))?;
+        traffic.settles_on("svg")?;
+        ensure!(!carries(near, &traffic)?, "the link without an address is not used");
+        ensure!(!carries(&borders[1], &traffic)?, "nor the other way round");
+        for address in own {
+            near.ip(&format!("address add {address} dev {WAN} nodad"))?;
+        }
+        for border in &borders {
+            eventually_true(TASK * 2, "both ends take it again", || up(border, LINK))?;
+        }
+        eventually_true(TASK, "the link is used again", || carries(near, &traffic))?;
+        traffic.settles_on("svg")?;
         assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
         drop(traffic.finish());
         Ok(())

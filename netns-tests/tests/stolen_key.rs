@@ -24,10 +24,14 @@ fn by_program(lab: &Lab, site: Site, service: &str) -> Result<Value> {
     ask(lab, site, "mira", &Signer::of(lab, "mira")?.command(site.id, &body, NOW)?)
 }
 
-/// FIXME: `nettctl` says that the fabric has no such key, and not that it was revoked.
+/// `nettctl` says that the key is revoked, since when and by whom.
 fn refused_as_revoked(lab: &Lab, node: &str) -> Result<()> {
     let mira = Operator { lab, node, name: "mira" };
-    mira.order(&["failover", WEB.id, "--to", "svg"])?.must_be(2).map(drop)
+    let told = mira.order(&["failover", WEB.id, "--to", "svg"])?.must_be(4)?;
+    let says = |words: &str| told.err.contains(words);
+    let said = says("the key of mira was revoked at 20") && says(" by jon, with task osl.");
+    ensure!(said, "at {node}: {}", told.err);
+    Ok(())
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::id::{Epoch, LinkId, NodeId, ServiceId, SiteId};
+use crate::id::{ClusterId, EntryId, Epoch, LinkId, NodeId, ServiceId, SiteId};
 use crate::log::entry::Directive;
 use crate::log::intent::{Intent, Mover, World};
 use crate::service::{Handover, Mode, Service, shared};
-use crate::traffic::{Spread, Traffic};
+use crate::traffic::{Spread, Traffic, Weights};
 
 /// The traffic state of every service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,11 +21,12 @@ pub struct Placement {
     pub drained: Drained,
 }
 
-/// Routers and links that traffic keeps off as far as there are others.
+/// Routers, links and clusters of backends that traffic keeps off as far as there are others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drained {
     pub nodes: BTreeSet<NodeId>,
     pub links: BTreeSet<LinkId>,
+    pub clusters: BTreeSet<ClusterId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,12 @@ pub struct Placed {
     pub drained: BTreeSet<SiteId>,
     /// A task may change the answers: they are not to be kept for long.
     pub lowered: bool,
+    /// Sites that count what still comes for it.
+    pub left: BTreeSet<SiteId>,
+    /// The task that waits for that: what others wait for is counted apart.
+    pub counted_for: Option<EntryId>,
+    /// Sites at which its established connections stay.
+    pub kept: BTreeSet<SiteId>,
 }
 
 /// Why traffic is where it is.
@@ -83,17 +90,19 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
     let mover = intent.mover(&service.id);
     let epoch = intent.answered_epoch(&service.id);
     let lowered = intent.is_lowered(service);
-    match mover.filter(|m| !m.progress.is_over()) {
-        Some(mover) => {
-            let traffic = Arc::new(under_way(intent, service, mover));
-            Placed { traffic, epoch, reason: Reason::UnderWay, drained, lowered }
-        }
+    let mover = mover.filter(|m| !m.progress.is_over());
+    let left = mover.map(|m| m.left.clone()).unwrap_or_default();
+    let kept = mover.map(|m| m.kept.clone()).unwrap_or_default();
+    let counted_for = mover.filter(|m| !m.left.is_empty()).map(|m| m.order.task.clone());
+    let (traffic, reason) = match mover {
+        Some(mover) => (under_way(intent, service, mover), Reason::UnderWay),
         None => {
             let (spread, reason) = settled(world, intent, service);
-            let traffic = Arc::new(Traffic::settled(spread));
-            Placed { traffic, epoch, reason, drained, lowered }
+            (Traffic::settled(spread), reason)
         }
-    }
+    };
+    let traffic = Arc::new(traffic);
+    Placed { traffic, epoch, reason, drained, lowered, left, counted_for, kept }
 }
 
 /// Where a task has brought the service. One that is handed over break-before-make, and that the
@@ -164,7 +173,7 @@ pub fn target(world: World<'_>, intent: &Intent, service: &Service) -> (Spread, 
             (Spread::one(to.clone()), Reason::Directed)
         }
         (Directive::Steer(weights), _) => {
-            let kept: BTreeMap<_, _> = weights
+            let kept: Weights = weights
                 .iter()
                 .filter(|(s, _)| eligible.contains(s))
                 .map(|(s, w)| (s.clone(), *w))

@@ -33,6 +33,8 @@ pub const LAST_ELIGIBLE_SITE: &str = "last-eligible-site";
 pub const LAST_BORDER: &str = "last-border";
 /// Built in: a site with route nodes keeps one that is in service.
 pub const LAST_ROUTE_NODE: &str = "last-route-node";
+/// Built in: a service keeps backends at a site that are in no drained cluster.
+pub const LAST_CLUSTER: &str = "last-cluster";
 /// Built in: two sites that a link joins keep one that is in service.
 pub const LAST_LINK: &str = "last-link";
 
@@ -42,10 +44,11 @@ pub const LAST_RISK_GROUP: &str = "last-risk-group";
 pub const SITE_CAPACITY: &str = "site-capacity";
 
 /// The built-in rules that an override can name.
-pub const BUILT_IN: [&str; 8] = [
+pub const BUILT_IN: [&str; 9] = [
     FREEZE,
     GATE,
     LAST_BORDER,
+    LAST_CLUSTER,
     LAST_ELIGIBLE_SITE,
     LAST_LINK,
     LAST_RISK_GROUP,

@@ -1,6 +1,7 @@
 //! A service: what moves between sites, and under which rules.
 
 mod answers;
+mod class;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use answers::{FixedAnswers, SiteAddresses};
+pub(crate) use class::backends;
 
 use crate::fabric::{Family, TtlBounds};
 use crate::id::{ClusterId, ServiceId, SiteId, Weight};
@@ -37,6 +39,8 @@ pub struct Service {
     /// Shares of the new site in percent, each held for `ramp_dwell`; one step of 100 when empty.
     pub ramp: Vec<u8>,
     pub ramp_dwell: Duration,
+    /// What becomes of flows when shares change.
+    pub shift: Shift,
     /// How long the old site goes on accepting what is still on its way to it.
     pub sticky: Duration,
     pub prefer: Prefer,
@@ -45,7 +49,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     pub health: Option<Health>,
     pub hold_down: Duration,
-    pub drain: Drain,
+    /// When a site that it leaves counts as drained; `None` where nobody asks.
+    pub drain: Option<Drain>,
     /// Gates named for `failover` and `failback`.
     pub gates: BTreeMap<String, Vec<String>>,
     /// How much of a site's capacity it takes where it is served alone; 0 is not known.
@@ -154,21 +159,58 @@ pub struct Health {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
-    /// Packets per second below which a site counts as drained.
+    /// Packets per second, in each direction, below which a site counts as drained.
     pub pps: u32,
+    /// For how long it must have been below that.
     pub dwell: Duration,
+}
+
+impl Drain {
+    /// Where nobody says otherwise.
+    pub const USUAL: Self = Self { pps: 1, dwell: Duration::from_secs(10) };
+}
+
+/// What becomes of the flows that are there when the shares of sites change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shift {
+    /// They move as the kernel's hash falls out.
+    #[default]
+    Plain,
+    /// They stay where they are while they are used.
+    Resilient(Resilient),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resilient {
+    /// Without a packet for so long a flow may move. 1 s to 1 h.
+    pub idle: Duration,
+    /// At most so many parts can be told apart. 8 to 1024.
+    pub buckets: u16,
+    /// After so long flows move although they are used; `None` is never.
+    pub force: Option<Duration>,
+}
+
+impl Resilient {
+    /// Where nobody says otherwise.
+    pub const USUAL: Self = Self { idle: Duration::from_secs(60), buckets: 128, force: None };
 }
 
 /// All services of a fabric, by id. A service's *index* is its place in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
     services: BTreeMap<ServiceId, Listed>,
+    leased: Vec<ServiceId>,
+    /// In order; services have places in it.
+    classes: Vec<String>,
+    /// Each of those that services have, once.
+    backends: Vec<Arc<BTreeMap<SiteId, Vec<Backend>>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Listed {
     service: Service,
     answers: Arc<FixedAnswers>,
+    class: usize,
 }
 
 // === impl Service ===
@@ -194,6 +236,14 @@ impl Service {
     /// True where only a claim with a majority of votes may serve.
     pub fn is_leased(&self) -> bool {
         self.isolation != Isolation::Static
+    }
+
+    /// How flows are kept where they are, if they are.
+    pub fn resilient(&self) -> Option<Resilient> {
+        match self.shift {
+            Shift::Plain => None,
+            Shift::Resilient(settings) => Some(settings),
+        }
     }
 
     pub fn is_active_active(&self) -> bool {
@@ -288,19 +338,70 @@ pub(crate) fn shared<T: Ord>(known: &mut BTreeSet<Arc<T>>, value: Arc<T>) -> Arc
     }
 }
 
+// === impl Mode ===
+
+impl Mode {
+    /// The same, with the names of its sites in memory once for all that were seen before.
+    fn with_names_of(self, known: &mut BTreeSet<SiteId>) -> Self {
+        let mut once = |site: SiteId| match known.get(&site) {
+            Some(same) => same.clone(),
+            None => {
+                known.insert(site.clone());
+                site
+            }
+        };
+        match self {
+            Self::ActivePassive { primary, standby } => Self::ActivePassive {
+                primary: once(primary),
+                standby: standby.into_iter().map(|s| Standby { site: once(s.site), ..s }).collect(),
+            },
+            Self::ActiveActive { active, readmit } => {
+                Self::ActiveActive { active: active.into_iter().map(once).collect(), readmit }
+            }
+        }
+    }
+}
+
 // === impl Catalog ===
 
 impl Catalog {
     /// Later services of an id replace earlier ones; [`crate::document`] refuses repeats before.
     pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
-        let mut known = BTreeSet::new();
+        let (mut known, mut sites) = (BTreeSet::new(), BTreeSet::new());
         let listed = |service: Service| {
             let backends = shared(&mut known, service.backends);
-            let service = Service { backends, ..service };
+            let mode = service.mode.with_names_of(&mut sites);
+            let service = Service { backends, mode, ..service };
             let answers = Arc::new(FixedAnswers::new(&service));
-            (service.id.clone(), Listed { service, answers })
+            (service.id.clone(), Listed { service, answers, class: 0 })
         };
-        Self { services: services.into_iter().map(listed).collect() }
+        let mut services: BTreeMap<ServiceId, Listed> = services.into_iter().map(listed).collect();
+        let leased = services.values().map(|l| &l.service).filter(|s| s.is_leased());
+        let leased = leased.map(|service| service.id.clone()).collect();
+        let mut classes: BTreeMap<String, Vec<&mut Listed>> = BTreeMap::new();
+        for listed in services.values_mut() {
+            classes.entry(class::name(&listed.service)).or_default().push(listed);
+        }
+        for (place, listed) in classes.values_mut().enumerate() {
+            listed.iter_mut().for_each(|listed| listed.class = place);
+        }
+        let classes = classes.into_keys().collect();
+        Self { services, leased, classes, backends: known.into_iter().collect() }
+    }
+
+    /// The names of all steering classes, in order.
+    pub(crate) fn class_names(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Services in the order of ids, with the place of their class in [`Catalog::class_names`].
+    pub(crate) fn classed(&self) -> impl Iterator<Item = (&Service, usize)> {
+        self.services.values().map(|listed| (&listed.service, listed.class))
+    }
+
+    /// All backends by site, each that services share once.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &BTreeMap<SiteId, Vec<Backend>>> {
+        self.backends.iter().map(|backends| &**backends)
     }
 
     pub fn get(&self, id: &ServiceId) -> Option<&Service> {
@@ -314,6 +415,12 @@ impl Catalog {
     /// What DNS says of each service wherever it is, in the order of ids.
     pub fn answers(&self) -> impl Iterator<Item = &Arc<FixedAnswers>> {
         self.services.values().map(|listed| &listed.answers)
+    }
+
+    /// Those that only a claim with a majority of votes may serve, in the order of ids. What is
+    /// done again and again for them does not grow with the others.
+    pub fn leased(&self) -> impl ExactSizeIterator<Item = &Service> {
+        self.leased.iter().map(|id| &self.services[id].service)
     }
 
     /// Services with their index.

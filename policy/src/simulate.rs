@@ -245,7 +245,7 @@ fn services(
         let cut_off = |site: &&SiteId| {
             let away: Vec<SiteId> = match placed.traffic.deliver(site, world.fabric) {
                 Deliver::Remote(there) => vec![there],
-                Deliver::Split(weights) => weights.into_keys().filter(|s| s != *site).collect(),
+                Deliver::Split(weights) => weights.sites().filter(|s| s != site).cloned().collect(),
                 Deliver::Local | Deliver::Drained => Vec::new(),
             };
             let away: Vec<_> = away.into_iter().filter(|there| !dead.contains(there)).collect();

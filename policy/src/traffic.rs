@@ -1,10 +1,14 @@
 //! Where a service's traffic is: three small values that every step of a task changes in order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::fabric::Fabric;
-use crate::id::{SiteId, Weight};
+use crate::id::SiteId;
+
+mod weights;
+
+pub use weights::Weights;
 
 /// How traffic is spread over sites.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,7 +16,7 @@ pub enum Spread {
     /// Nobody gets traffic.
     Nowhere,
     /// Shares by weight; one site with any weight gets everything.
-    Weighted(BTreeMap<SiteId, Weight>),
+    Weighted(Weights),
     /// Each of these serves what enters at it; the others send to the nearest of them.
     Nearest(BTreeSet<SiteId>),
 }
@@ -35,7 +39,7 @@ pub enum Deliver {
     Local,
     Remote(SiteId),
     /// Shares by weight; may include the site itself.
-    Split(BTreeMap<SiteId, Weight>),
+    Split(Weights),
     Drained,
 }
 
@@ -43,14 +47,14 @@ pub enum Deliver {
 
 impl Spread {
     pub fn one(site: SiteId) -> Self {
-        Self::Weighted(BTreeMap::from([(site, Weight::ONE)]))
+        Self::Weighted(Weights::one(site))
     }
 
     /// The sites that get traffic.
     pub fn sites(&self) -> BTreeSet<SiteId> {
         match self {
             Self::Nowhere => BTreeSet::new(),
-            Self::Weighted(weights) => weights.keys().cloned().collect(),
+            Self::Weighted(weights) => weights.sites().cloned().collect(),
             Self::Nearest(sites) => sites.clone(),
         }
     }
@@ -59,19 +63,18 @@ impl Spread {
     pub fn has(&self, site: &SiteId) -> bool {
         match self {
             Self::Nowhere => false,
-            Self::Weighted(weights) => weights.contains_key(site),
+            Self::Weighted(weights) => weights.has(site),
             Self::Nearest(sites) => sites.contains(site),
         }
     }
 
     /// The share of `site` in percent, rounded down; with `Nearest` every site counts the same.
     pub fn percent(&self, site: &SiteId) -> u32 {
-        let share = |of: u32, total: u32| (of * 100).checked_div(total).unwrap_or(0);
         match self {
             Self::Nowhere => 0,
             Self::Weighted(weights) => {
-                let total = weights.values().map(|w| u32::from(w.get())).sum();
-                share(weights.get(site).map_or(0, |w| u32::from(w.get())), total)
+                let percent = (weights.share(site) * 100).checked_div(weights.total());
+                percent.and_then(|p| u32::try_from(p).ok()).unwrap_or(0)
             }
             Self::Nearest(sites) if sites.contains(site) => 100,
             Self::Nearest(_) => 0,
@@ -83,8 +86,7 @@ impl Spread {
         match self {
             Self::Nowhere => Self::Nowhere,
             Self::Weighted(weights) => {
-                let mut rest = weights.clone();
-                rest.remove(site);
+                let rest = weights.only(|other| other != site);
                 if rest.is_empty() { Self::Nowhere } else { Self::Weighted(rest) }
             }
             Self::Nearest(sites) => {
@@ -101,7 +103,7 @@ impl fmt::Display for Spread {
         match self {
             Self::Nowhere => f.write_str("nowhere"),
             Self::Weighted(weights) if weights.len() == 1 => {
-                weights.keys().try_for_each(|site| write!(f, "{site}"))
+                weights.sites().try_for_each(|site| write!(f, "{site}"))
             }
             Self::Weighted(weights) => {
                 let parts: Vec<String> = weights.iter().map(|(s, w)| format!("{s}={w}")).collect();
@@ -129,8 +131,8 @@ impl Traffic {
             Spread::Nowhere => Deliver::Drained,
             Spread::Weighted(weights) => match weights.len() {
                 0 => Deliver::Drained,
-                1 if weights.contains_key(site) => Deliver::Local,
-                1 => Deliver::Remote(weights.keys().next().expect("one key").clone()),
+                1 if weights.has(site) => Deliver::Local,
+                1 => Deliver::Remote(weights.sites().next().expect("one key").clone()),
                 _ => Deliver::Split(weights.clone()),
             },
             Spread::Nearest(sites) if sites.contains(site) => Deliver::Local,

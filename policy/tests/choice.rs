@@ -221,3 +221,31 @@ fn answers_take_another_border_while_theirs_is_silent() {
     scene.neighbours.entry(id("osl-b2")).silent = true;
     assert_eq!(back(&scene), set(&[B1]));
 }
+
+/// The backends of one service at osl that is in two clusters, as a route node delivers it.
+#[test]
+fn a_drained_cluster_is_used_where_nothing_else_is_left() {
+    let mut scene = Scene::pairs();
+    let web: nett_policy::id::ServiceId = "shop/prod/web".parse().expect("an id");
+    let mut services: Vec<_> = scene.catalog.iter().cloned().collect();
+    let service = services.iter_mut().find(|s| s.id == web).expect("the fixture has it");
+    let backends = std::sync::Arc::make_mut(&mut service.backends);
+    let osl: nett_policy::id::SiteId = "osl".parse().expect("an id");
+    let k2: nett_policy::id::ClusterId = "osl/k2".parse().expect("an id");
+    let here = backends.get_mut(&osl).expect("it has some there");
+    here[1].cluster = Some(k2.clone());
+    let [first, second] = [&here[0], &here[1]].map(|backend| backend.address.to_string());
+    let k1 = here[0].cluster.clone().expect("the fixture says so");
+    scene.catalog = Catalog::new(services);
+    let delivered = |scene: &Scene| {
+        let vip = "10.99.0.30/32";
+        ways(&scene.state("osl-r1"), Layout::default().table_svc, vip)
+    };
+    assert_eq!(delivered(&scene), set(&[&first, &second]));
+    scene.drained.clusters.insert(k1);
+    assert_eq!(delivered(&scene), set(&[&second]));
+    scene.drained.clusters.insert(k2);
+    assert_eq!(delivered(&scene), set(&[&first, &second]), "it is a preference, and no wall");
+    scene.drained.clusters.pop_first();
+    assert_eq!(delivered(&scene), set(&[&first]));
+}

@@ -96,7 +96,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(web.sticky, Duration::from_secs(300));
     assert_eq!(web.ttl, Ttl::fixed(Duration::from_secs(30)));
     assert_eq!(web.hold_down, Duration::from_secs(600));
-    assert_eq!((web.drain.pps, web.drain.dwell), (1, Duration::from_secs(10)));
+    assert_eq!(web.drain, None, "nobody waits for what was not asked for");
     assert_eq!((web.prefer, web.all_down), (Prefer::Nearest, AllDown::LastOrder));
     let services =
         edited("services.toml", "category = \"C\"\nprimary", "category = \"A\"\nprimary");

@@ -86,6 +86,8 @@ pub struct Client {
     link: Link,
     /// The longest wait for one answer.
     deadline: Duration,
+    /// The longest wait for a plan.
+    planning: Duration,
 }
 
 #[derive(Debug)]
@@ -120,7 +122,13 @@ impl Client {
             Transport::Socket(path) => connect_socket(path, deadline).await?,
             Transport::Nats(target) => connect_nats(target, deadline).await?,
         };
-        Ok(Self { link, deadline })
+        Ok(Self { link, deadline, planning: deadline })
+    }
+
+    /// Waits for plans longer, or less long, than for other answers.
+    #[must_use]
+    pub fn with_planning(self, planning: Duration) -> Self {
+        Self { planning, ..self }
     }
 
     /// The site the client was told to ask; `None` for a socket, whose agent knows its own.
@@ -138,6 +146,7 @@ impl Client {
             ApiRequest::WatchTask { timeout_ms, .. } => {
                 self.deadline + Duration::from_millis(*timeout_ms)
             }
+            ApiRequest::Plan { .. } => self.planning,
             _ => self.deadline,
         };
         let bytes = codec::encode_call(request);

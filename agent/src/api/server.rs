@@ -84,7 +84,8 @@ impl Default for Limits {
         Self {
             connections: 64,
             idle: Duration::from_secs(60),
-            call: Duration::from_secs(30),
+            // A plan over very many services is waited for that long.
+            call: Duration::from_secs(75),
             write: Duration::from_secs(10),
         }
     }

@@ -19,7 +19,9 @@
 //! controller ─> Bus::append, Bus::publish_report ─> server
 //! ```
 
+pub mod compact;
 pub mod intake;
+pub mod keys;
 pub mod nats;
 pub mod provision;
 pub mod render;
@@ -48,6 +50,15 @@ pub trait Bus: Send + Sync {
         sealed: &'a Sealed,
         after_stream_seq: u64,
     ) -> BoxFuture<'a, Result<u64, AppendError>>;
+
+    /// Stores a message in the own site's log that no retry is to be told from: a checkpoint, or an
+    /// entry once more. As [`Self::append`] otherwise, but the same bytes are stored again.
+    fn restate(
+        &self,
+        subject: String,
+        bytes: Arc<[u8]>,
+        after_stream_seq: u64,
+    ) -> BoxFuture<'_, Result<u64, AppendError>>;
 
     /// Replaces the own node's report. Done within 6 s.
     fn publish_report(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>>;
@@ -97,6 +108,11 @@ pub enum BusEvent {
         stream_seq: u64,
         site: SiteId,
     },
+    /// A checkpoint in a site's log: the entries that it keeps come behind it.
+    Preface {
+        preface: wire::Preface,
+        stream_seq: u64,
+    },
     /// Something in a log that is not to be believed. It keeps its number.
     BadEntry {
         site: SiteId,
@@ -124,6 +140,8 @@ pub enum BusEvent {
         bytes: Arc<[u8]>,
         subject: String,
         reply: Responder,
+        /// Dropped when it was looked at: then comes the next one.
+        turn: intake::turn::Turn,
     },
     /// What a node asks the voter that this node is; see [`wire::open_ask`].
     Beacon {

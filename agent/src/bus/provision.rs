@@ -47,6 +47,13 @@ pub enum Outcome {
     Updated(Vec<String>),
     /// `check` only: there is none.
     Missing,
+    /// So many messages were in it, and so many are left.
+    Smaller {
+        before: u64,
+        after: u64,
+    },
+    /// Nothing of it was deleted, and why.
+    Stays(String),
     /// A mirror was deleted and made anew: it reads its origin from the beginning.
     Again,
     /// These properties differ, and were not changed: by `check`, or because the server cannot.
@@ -86,6 +93,12 @@ pub enum ProvisionError {
         stream: String,
         #[source]
         source: jetstream::context::DeleteStreamError,
+    },
+    #[error("{stream} cannot be made smaller (is the key the admin key?)")]
+    Purge {
+        stream: String,
+        #[source]
+        source: super::compact::PurgeError,
     },
     #[error("the server's JetStream domain is {found}, site {site} was meant: wrong server?")]
     Domain { site: SiteId, found: String },
@@ -325,7 +338,7 @@ async fn walk(
 }
 
 /// A server names its own domain when a client connects; a reused or mistyped one is caught here.
-async fn check_domain(context: &Context, site: &SiteId) -> Result<(), ProvisionError> {
+pub(super) async fn check_domain(context: &Context, site: &SiteId) -> Result<(), ProvisionError> {
     let found = context.client().server_info().domain;
     match found {
         Some(found) if found != site.as_str() => {
@@ -422,6 +435,7 @@ impl Outcome {
     pub fn is_good(&self) -> bool {
         match self {
             Self::Created | Self::Same | Self::Updated(_) | Self::Again => true,
+            Self::Smaller { .. } | Self::Stays(_) => true,
             Self::Missing | Self::Differs(_) => false,
         }
     }
@@ -433,6 +447,8 @@ impl std::fmt::Display for Outcome {
             Self::Created => f.write_str("created"),
             Self::Same => f.write_str("as it should be"),
             Self::Updated(what) => write!(f, "changed ({})", what.join("; ")),
+            Self::Smaller { before, after } => write!(f, "{after} of {before} messages are left"),
+            Self::Stays(why) => write!(f, "stays as it is: {why}"),
             Self::Again => f.write_str("made anew"),
             Self::Missing => f.write_str("missing: run `nettctl bus init`"),
             Self::Differs(what) => write!(f, "differs ({})", what.join("; ")),

@@ -14,8 +14,9 @@ use nett_policy::fabric::Fabric;
 use nett_policy::id::{NodeId, SiteId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::intake::turn::Turn;
 use super::subject;
-use super::wire::{Sealed, SealedVote, open_report};
+use super::wire::{Sealed, SealedVote, open_preface, open_report};
 use super::{AppendError, Bus, BusEvent, BusEvents, Responder};
 
 /// All servers of a fabric.
@@ -193,7 +194,7 @@ impl SimulatedNet {
         let agent = state.agents.iter().rev().find(|a| a.node == *node && a.connected)?;
         let (reply, answer) = Responder::channel();
         let subject = subject::rpc(&agent.site, node, operation);
-        let event = BusEvent::Rpc { bytes: bytes.into(), subject, reply };
+        let event = BusEvent::Rpc { bytes: bytes.into(), subject, reply, turn: Turn::default() };
         agent.events.try_send(event).ok()?;
         Some(answer)
     }
@@ -353,6 +354,11 @@ impl State {
 
 fn event(stored: &Stored, site: &SiteId, stream_seq: u64, fabric: &Fabric) -> BusEvent {
     let site = site.clone();
+    if subject::is_preface(&stored.subject)
+        && let Ok(preface) = open_preface(&stored.bytes, &stored.subject, fabric)
+    {
+        return BusEvent::Preface { preface, stream_seq };
+    }
     match Sealed::open(&stored.bytes, &stored.subject, fabric) {
         Ok(sealed) => BusEvent::Entry { sealed, stream_seq, site },
         Err(error) => {
@@ -380,6 +386,29 @@ impl Bus for SimulatedBus {
                     log.push(Stored { subject, bytes });
                     Ok(log.len() as u64)
                 }
+            }
+        } else {
+            Err(AppendError::Unreachable)
+        };
+        state.deliver();
+        Box::pin(std::future::ready(result))
+    }
+
+    fn restate(
+        &self,
+        subject: String,
+        bytes: Arc<[u8]>,
+        after_stream_seq: u64,
+    ) -> BoxFuture<'_, Result<u64, AppendError>> {
+        let mut state = self.net.lock();
+        let result = if state.up(&self.site) {
+            let log = state.logs.entry(self.site.clone()).or_default();
+            match log.len() as u64 == after_stream_seq {
+                true => {
+                    log.push(Stored { subject, bytes });
+                    Ok(log.len() as u64)
+                }
+                false => Err(AppendError::Conflict),
             }
         } else {
             Err(AppendError::Unreachable)

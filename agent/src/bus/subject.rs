@@ -15,6 +15,9 @@ pub const OPERATOR_INBOX: &str = "_INBOX.op";
 /// The site-local key-value bucket.
 pub const LOCAL_BUCKET: &str = "nett_local";
 
+/// The kind of a checkpoint, where entries have theirs.
+pub const CHECKPOINT: &str = "checkpoint";
+
 /// Header: the author's site.
 pub const HEADER_SITE: &str = "Nett-Site";
 /// Header: the entry's kind.
@@ -120,6 +123,21 @@ pub fn rpc(site: &SiteId, node: &NodeId, operation: &str) -> String {
     format!("nett.l.rpc.{site}.{node}.{operation}")
 }
 
+/// The checkpoint of a site's log, written by one of its nodes into the log's own stream.
+pub fn preface(site: &SiteId, node: &NodeId) -> String {
+    format!("nett.r.log.{site}.{CHECKPOINT}.{node}")
+}
+
+/// The checkpoints of a site's log, whoever wrote them.
+pub fn prefaces(site: &SiteId) -> String {
+    format!("nett.r.log.{site}.{CHECKPOINT}.*")
+}
+
+/// True when what is stored under this subject of a log is no entry but a checkpoint.
+pub fn is_preface(subject: &str) -> bool {
+    subject.split('.').nth(4) == Some(CHECKPOINT)
+}
+
 /// The last state of one node.
 pub fn report(site: &SiteId, node: &NodeId) -> String {
     format!("nett.r.state.{site}.{node}")
@@ -178,6 +196,9 @@ fn about_object(object: &Object) -> String {
         Object::ServiceAt(service, _) => format!("service.{}", service.token()),
         Object::Node(node) => format!("node.{node}"),
         Object::Link(link) => format!("link.{link}"),
+        Object::Cluster(cluster) => {
+            format!("cluster.{}", cluster.as_str().replace('/', "~"))
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nett_policy::document::form::{self, Flaw};
 use nett_policy::document::{At, Code, Reader, Section, Span, Value};
@@ -10,6 +11,7 @@ use nett_policy::lower::object::{Layout, Table};
 
 use super::dns::{self, Dns};
 use super::{Config, DEFAULT_HTTP, DEFAULT_SOCKET, Kernel, Log, LogFormat, Nats, TlsFiles};
+use crate::controller::Pace;
 
 /// What could be read; a required key that could not is `None` and was reported.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub(super) struct AgentDoc {
     http_listen: Option<SocketAddr>,
     kernel: Kernel,
     log: Log,
+    journal: Pace,
 }
 
 impl AgentDoc {
@@ -48,6 +51,7 @@ impl AgentDoc {
             http_listen,
             kernel,
             log,
+            journal,
         } = self;
         Some(Config {
             node: node?.value,
@@ -61,6 +65,7 @@ impl AgentDoc {
             socket,
             kernel,
             log,
+            journal,
         })
     }
 }
@@ -81,6 +86,8 @@ pub(super) fn read(r: &Reader<'_>, directory: &Path) -> Option<AgentDoc> {
         let kernel = s.optional("kernel");
         let kernel = kernel.and_then(|v| r.section(v, "[kernel]", |s| Some(kernel_of(r, s))));
         let log = s.optional("log").and_then(|v| r.section(v, "[log]", |s| Some(log_of(r, s))));
+        let journal = s.optional("journal");
+        let journal = journal.and_then(|v| r.section(v, "[journal]", |s| Some(pace(r, s))));
         Some(AgentDoc {
             directory: directory.to_owned(),
             node: s.required("node").and_then(|v| r.parse_text(v, form::id)),
@@ -94,6 +101,7 @@ pub(super) fn read(r: &Reader<'_>, directory: &Path) -> Option<AgentDoc> {
             http_listen: http.unwrap_or(Some(DEFAULT_HTTP.parse().expect("a socket address"))),
             kernel: kernel.unwrap_or_default(),
             log: log.unwrap_or_default(),
+            journal: journal.unwrap_or_default(),
         })
     })
 }
@@ -159,6 +167,30 @@ fn log_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Log {
     Log {
         format: format.map_or(default.format, |f| f.value),
         filter: level.map_or(default.filter, |l| l.value),
+    }
+}
+
+/// The least of `journal.keep`: a clock that is 5 s behind takes a request for 5 s after it has
+/// expired, and one that is 5 s ahead must not have forgotten it then.
+const LEAST_KEEP: Duration = Duration::from_secs(15);
+
+fn pace(r: &Reader<'_>, s: &Section<'_, '_>) -> Pace {
+    let defaults = Pace::default();
+    let records = s.optional("compact_after").and_then(|v| r.integer(v, 16..=1_000_000_u32));
+    let keep = |text: &str| match form::duration(text)? {
+        keep if keep < LEAST_KEEP => Err(Flaw::new(
+            Code::BadDuration,
+            format!("`{text}` is less than {} s: clocks may differ", LEAST_KEEP.as_secs()),
+        )),
+        keep => Ok(keep),
+    };
+    let settle = s.optional("settle").and_then(|v| r.parse_text(v, form::some_time));
+    let kept = s.optional("keep").and_then(|v| r.parse_text(v, keep));
+    Pace {
+        records: records
+            .map_or(defaults.records, |r| usize::try_from(r.value).unwrap_or(usize::MAX)),
+        settle: settle.map_or(defaults.settle, |s| s.value),
+        kept: kept.map_or(defaults.kept, |k| k.value),
     }
 }
 

@@ -31,6 +31,7 @@ pub use dns::{
 pub use key::{KeygenError, keygen, read_seed};
 pub use zone_keys::{ZoneKeyError, read_keyring, read_zone_keys};
 
+use crate::controller::Pace;
 use file::AgentDoc;
 
 /// Exit status for bad usage or configuration.
@@ -56,6 +57,8 @@ pub struct Config {
     pub socket: PathBuf,
     pub kernel: Kernel,
     pub log: Log,
+    /// How often the journal is written anew.
+    pub journal: Pace,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

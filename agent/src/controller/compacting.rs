@@ -38,6 +38,8 @@ pub(super) struct Compacting {
     records: usize,
     /// At so many it is looked at again.
     due: usize,
+    /// Or then: what was too young to be forgotten is not any more.
+    again: Option<Duration>,
     /// What everybody had read, and when.
     candidate: Option<(Duration, BTreeMap<SiteId, SavedHead>)>,
     running: bool,
@@ -60,7 +62,15 @@ impl Default for Compacting {
     fn default() -> Self {
         let pace = Pace::default();
         let saved = Saved::default();
-        Self { pace, records: 0, due: pace.records, candidate: None, running: false, saved }
+        Self {
+            pace,
+            records: 0,
+            due: pace.records,
+            again: None,
+            candidate: None,
+            running: false,
+            saved,
+        }
     }
 }
 
@@ -73,16 +83,26 @@ impl Compacting {
         self.saved = saved;
     }
 
-    /// Not before so many more records is it worth another look.
-    fn put_off(&mut self) {
+    pub(super) fn saved(&self) -> &Saved {
+        &self.saved
+    }
+
+    /// Not before so many more records, or so much time, is it worth another look.
+    fn put_off(&mut self, now: Duration) {
         self.due = self.records + self.pace.records;
+        self.again = Some(now + self.pace.kept / 4);
         self.candidate = None;
     }
 
-    pub(super) fn done(&mut self, records: Option<usize>) {
+    fn is_due(&self, now: Duration) -> bool {
+        let later = self.again.is_some_and(|at| now >= at) && self.records >= self.pace.records;
+        !self.running && (self.records >= self.due || later)
+    }
+
+    fn done(&mut self, records: Option<usize>, now: Duration) {
         self.records = records.unwrap_or(self.records);
         self.running = false;
-        self.put_off();
+        self.put_off(now);
     }
 }
 
@@ -93,8 +113,16 @@ impl Controller {
         self.compacting.due = pace.records;
     }
 
+    /// The journal was written anew; the stream of the site comes next.
+    pub(super) fn compacted(&mut self, records: Option<usize>, now: Now) {
+        self.compacting.done(records, now.mono);
+        if records.is_some() {
+            self.prefaces.compacted(now.mono);
+        }
+    }
+
     pub(super) fn compact(&mut self, now: Now) {
-        if self.compacting.running || self.compacting.records < self.compacting.due {
+        if !self.compacting.is_due(now.mono) {
             return;
         }
         // What is not known to be whole is not made smaller.
@@ -112,7 +140,7 @@ impl Controller {
         let covers = heads.iter().map(|(site, head)| (site.clone(), head.head.seq)).collect();
         let spent = spent(&self.fold, &covers, self.forgettable(now));
         if spent.tasks.is_empty() {
-            return self.compacting.put_off();
+            return self.compacting.put_off(now.mono);
         }
         self.fold.forget(&spent);
         self.reading.cover(&covers);

@@ -284,6 +284,7 @@ impl Controller {
             let measured = "arrived, steered, intersite and return on the node".to_owned();
             rows.push(drained_row(format!("node {}", node.id), rate, measured));
         }
+        rows.extend(self.kept_rows());
         DrainedDoc { rows }
     }
 

@@ -9,13 +9,16 @@ use nett_policy::log::entry::{
     Ask, Body, Command, Entry, Person, Refused, Request, Slot, Wish, WishKind,
 };
 use nett_policy::log::fold::Verdict;
-use nett_policy::task::decide::{Proposal, Refusal, RefusalKind, admit, judge, judge_wish};
+use nett_policy::task::decide::{Proposal, Refusal, admit, judge, judge_wish};
+use nett_policy::task::drained::Silence;
 use nett_policy::task::next::{Ack, Next, Seen, next};
 use nett_policy::task::view::{TaskState, adoption, state};
 
 use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Now, Token};
 use super::local::plain;
+use super::pacing::Pacing;
+use super::refusals::{Refusals, exit_of_recorded, refusal_body, refusal_reply, unrecorded};
 use super::{ByTask, Controller, Queue};
 use crate::api::types::CommandReply;
 use crate::bus::wire::{OpenError, Sealed, open_request};
@@ -24,19 +27,25 @@ use crate::bus::wire::{OpenError, Sealed, open_request};
 pub(super) struct Deciding {
     queue: Queue<Waiting>,
     in_flight: Option<InFlight>,
+    /// The number of the stream that the append in flight goes behind.
+    behind: u64,
     /// After a lost compare-and-set: nothing is appended before the head has moved, or this time.
     held_until: Option<Duration>,
     /// Appends in a row that were not stored for another reason: each doubles the pause.
     failures: u32,
     touched: ByTask<Touched>,
     pub(super) deadline: Option<Duration>,
+    pub(super) pacing: Pacing,
     /// Since when the site's stream is being filled again.
     pub(super) refilling: Option<Duration>,
+    /// This node has not what its site's stream lacks.
+    pub(super) cannot_refill: bool,
     unauthentic: u64,
     unauthentic_noted: Option<Duration>,
     pub(super) refused: u64,
     /// When each person's last request was taken out of the queue, as a number that goes up.
     turns: BTreeMap<String, u64>,
+    refusals: Refusals,
     /// Why the journal does not take records; no command is accepted meanwhile.
     pub(super) journal_trouble: Option<String>,
 }
@@ -83,8 +92,9 @@ const PERSON_LIMIT: usize = 128;
 const TURN: Duration = Duration::from_millis(500);
 /// How long a request waits for the bus: an agent that has just started is connected within that.
 const BUS_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a request may lose before its author is told.
+/// How often, and for how long, a request may lose before its author is told.
 const LOSSES: u32 = 12;
+const LOSES_FOR: Duration = Duration::from_secs(4);
 /// How long until another attempt at filling the stream again.
 const REFILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an append holds still after it lost against another writer whose entry does not come.
@@ -112,6 +122,11 @@ impl Deciding {
         } else if fact {
             touched.writer = None;
         }
+    }
+
+    /// Nothing waits for the stream of the own site.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.is_none() && self.held_until.is_none()
     }
 
     /// Something is due at that time.
@@ -228,13 +243,21 @@ impl Controller {
     /// Starts the next append, if there is something to append and nothing in flight.
     pub(super) fn decide(&mut self, now: Now) {
         self.deciding.deadline = self.deciding.held_until.filter(|until| now.mono < *until);
-        if self.deciding.busy(now) || !self.reading.is_caught_up(self.site()) {
+        let busy = self.deciding.busy(now) || self.prefaces.writing();
+        if busy || !self.reading.is_caught_up(self.site()) {
             return self.refuse_without_bus(now);
         }
-        if self.refill_first(now) {
+        let (site, me) = (self.site(), &self.setting.node.id);
+        if let Some(until) = self.prefaces.written_by_other(site, me, now.mono) {
+            return self.deciding.wake(until);
+        }
+        // What cannot be filled is said, below; it is tried again all the same.
+        let lacking = self.refill_first(now);
+        if lacking && !self.deciding.cannot_refill {
             return;
         }
-        let follow = self.reading.cannot_follow(self.site());
+        let lacks = || lacking.then_some("it lacks entries that this node cannot fill in");
+        let follow = self.reading.cannot_follow(self.site()).map(String::as_str).or_else(lacks);
         let follow = follow.map(|what| format!("nothing can be added to the site's log: {what}"));
         let durable = self.deciding.journal_trouble.as_ref();
         let durable = durable.map(|why| format!("this agent cannot keep what it accepts: {why}"));
@@ -254,6 +277,13 @@ impl Controller {
                 continue;
             }
             let body = self.judged(&waiting.request);
+            if let Body::Refused(refused) = &body
+                && !self.deciding.refusals.may_record(&waiting.request.person, now.mono)
+            {
+                self.deciding.refused += 1;
+                self.reply_command(waiting.token, unrecorded(refused), now);
+                continue;
+            }
             let verbatim = Some(waiting.verbatim.clone());
             self.deciding.in_flight = Some(InFlight::Request(waiting));
             return self.append(body, verbatim);
@@ -268,7 +298,7 @@ impl Controller {
     /// Nothing new is appended to a stream that lacks what was there before.
     fn refill_first(&mut self, now: Now) -> bool {
         match self.deciding.refilling {
-            Some(since) if now.mono < since + REFILL_PATIENCE => {
+            Some(since) if now.mono < since + REFILL_PATIENCE && self.lacks_something() => {
                 self.deciding.deadline = Some(since + REFILL_PATIENCE);
                 return true;
             }
@@ -346,7 +376,12 @@ impl Controller {
 
     /// Writes the first fact that is due and this agent's turn.
     fn next_fact(&mut self, now: Now) {
-        let mut wake: Option<Duration> = self.deciding.deadline;
+        if let Some(wake) = self.deciding.pacing.rests(now.mono) {
+            let deadlines = [self.deciding.deadline, wake];
+            self.deciding.deadline = deadlines.into_iter().flatten().min();
+            return;
+        }
+        let mut wake: Option<Duration> = None;
         let mut due: Option<Body> = None;
         for task in &self.open {
             if self.fold.home(task) != *self.site() {
@@ -358,7 +393,9 @@ impl Controller {
             let since_last = since(touched.map(|t| t.fact_at));
             let since_any = since(touched.map(|t| t.at));
             let ack = |node: &NodeId, slot: &Slot| self.ack_of(node, slot);
-            let seen = Seen { ack: &ack, since_last, now: now.wall };
+            let told = |node: &NodeId, slot: &Slot| self.told_of(node, slot);
+            let heard = |node: &NodeId| self.heard_ago(node, now.mono);
+            let seen = Seen { ack: &ack, told: &told, heard: &heard, since_last, now: now.wall };
             match next(self.present(), task, &seen) {
                 Next::Wait(None) => {}
                 Next::Wait(Some(left)) => wake = earlier(wake, now.mono + left),
@@ -371,8 +408,11 @@ impl Controller {
                 },
             }
         }
-        self.deciding.deadline = wake;
+        let deadlines = [self.deciding.deadline, wake];
+        self.deciding.deadline = deadlines.into_iter().flatten().min();
+        self.deciding.pacing.asked(now.mono, self.moving(), wake);
         if let Some(body) = due {
+            self.deciding.pacing.acted();
             self.deciding.in_flight = Some(InFlight::Fact);
             self.append(body, None);
         }
@@ -397,9 +437,33 @@ impl Controller {
         report.acks.iter().find(|ack| ack.slot == *slot).cloned()
     }
 
+    /// What a node measures for a step that it has not acknowledged.
+    pub(super) fn told_of(&self, node: &NodeId, slot: &Slot) -> Option<Vec<String>> {
+        if *node == self.setting.node.id {
+            return self.draining.told(self.last_now).remove(slot);
+        }
+        self.peers.reports.get(node)?.report.measuring.get(slot).cloned()
+    }
+
+    /// How long ago a node reported last; this one always has.
+    fn heard_ago(&self, node: &NodeId, now: Duration) -> Option<Duration> {
+        if *node == self.setting.node.id {
+            return Some(Duration::ZERO);
+        }
+        Some(now.saturating_sub(self.peers.reports.get(node)?.at))
+    }
+
+    /// Why what a node told of an open step of a task is no verdict: it is not heard any more.
+    pub(super) fn silence_of(&self, node: &NodeId, task: &EntryId) -> Option<Silence> {
+        let fact = self.deciding.touched.get(task)?.fact_at;
+        let since_start = self.last_now.saturating_sub(fact);
+        Silence::of(self.heard_ago(node, self.last_now), since_start)
+    }
+
     fn append(&mut self, body: Body, verbatim: Option<Vec<u8>>) {
         let after = self.reading.head(self.site()).cloned();
         let after_stream_seq = self.reading.seen(self.site());
+        self.deciding.behind = after_stream_seq;
         let append = Append { body, verbatim, after, after_stream_seq };
         self.effects.push(Effect::Append(Box::new(append)));
     }
@@ -419,6 +483,10 @@ impl Controller {
     pub(super) fn append_failed(&mut self, failure: &AppendFailure, now: Now) {
         let in_flight = self.deciding.in_flight.take();
         let hold = match failure {
+            // Whoever won may have been read before it was known that this one lost.
+            AppendFailure::Conflict if self.reading.seen(self.site()) > self.deciding.behind => {
+                Duration::ZERO
+            }
             AppendFailure::Conflict => CONFLICT_HOLD,
             AppendFailure::Unreachable(_)
             | AppendFailure::Unknown(_)
@@ -427,7 +495,7 @@ impl Controller {
                 CONFLICT_HOLD * 2u32.saturating_pow(self.deciding.failures.min(7))
             }
         };
-        self.deciding.held_until = Some(now.mono + hold);
+        self.deciding.held_until = (!hold.is_zero()).then(|| now.mono + hold);
         if matches!(in_flight, Some(InFlight::Local)) {
             self.judge_locals_again();
         }
@@ -436,13 +504,15 @@ impl Controller {
             AppendFailure::Unreachable(_) if self.may_take_locally(&waiting) => {
                 self.take_locally(waiting, now);
             }
-            AppendFailure::Conflict if waiting.lost < LOSSES => {
+            AppendFailure::Conflict
+                if waiting.lost < LOSSES || now.mono < waiting.since + LOSES_FOR =>
+            {
                 let lost = waiting.lost + 1;
                 self.deciding.queue.push_front(Waiting { lost, ..waiting });
             }
             AppendFailure::Conflict => {
-                let text = "the site's log has entries that this agent cannot follow: \
-                            `nettctl status` names them";
+                let text = "others of this site wrote to its log each time before this agent \
+                            could: nothing was accepted; send it again in a few seconds";
                 self.reply_unreachable(waiting.token, text, now);
             }
             AppendFailure::Unreachable(why) => {
@@ -501,43 +571,6 @@ pub(super) fn command(request: &Request, proposal: Proposal) -> Command {
     let effect = (approvals_needed == 0).then_some(effect);
     let request = request.clone();
     Command { request, plan_hash, approvals_needed, supersedes, bad_since, effect }
-}
-
-fn refusal_body(request: &Request, refusal: &Refusal) -> Body {
-    let hint = refusal.hint.iter().map(|h| format!("; {h}")).collect::<String>();
-    Body::Refused(Refused {
-        request: request.clone(),
-        refused_by: refusal.refused_by.clone(),
-        message: format!("{}{hint}", refusal.message),
-    })
-}
-
-pub(super) fn refusal_reply(refusal: &Refusal) -> CommandReply {
-    let hint = refusal.hint.iter().map(|h| format!("; {h}")).collect::<String>();
-    CommandReply {
-        refused_by: Some(refusal.refused_by.clone()),
-        message: format!("{}{hint}", refusal.message),
-        exit: exit_of(refusal.kind),
-        ..CommandReply::default()
-    }
-}
-
-fn exit_of(kind: RefusalKind) -> u8 {
-    match kind {
-        RefusalKind::Usage => 2,
-        RefusalKind::Rule => 4,
-        RefusalKind::Changed => 7,
-    }
-}
-
-/// A recorded refusal keeps its name, not its kind.
-fn exit_of_recorded(refused_by: &str) -> u8 {
-    match refused_by {
-        "unknown-service" | "unknown-site" | "unknown-task" | "unknown-node" | "unknown-rule"
-        | "other-site" | "same-site" | "no-site" | "ramp" | "until" => 2,
-        "plan-hash" | "moved-since" | "not-waiting" => 7,
-        _ => 4,
-    }
 }
 
 fn earlier(a: Option<Duration>, b: Duration) -> Option<Duration> {

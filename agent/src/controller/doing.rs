@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::fabric::{Family, Role};
 use nett_policy::id::{LinkId, SiteId};
 use nett_policy::log::entry::Slot;
 use nett_policy::lower::answers::{Answers, share};
+use nett_policy::lower::object::NodeState;
 use nett_policy::lower::{LinksUp, Place, answers, lower};
 use nett_policy::task::acks::{ProbeTarget, probes};
 use nett_policy::task::next::Ack;
@@ -63,7 +65,12 @@ struct Part {
 enum Probe {
     NotAsked,
     Running,
-    Finished { ok: bool, evidence: Vec<String> },
+    /// What still comes is counted.
+    Counting,
+    Finished {
+        ok: bool,
+        evidence: Vec<String>,
+    },
 }
 
 /// How long the probes of a `verify` step may take in all.
@@ -110,6 +117,24 @@ impl Doing {
     fn drift(&self) -> Vec<String> {
         let all = self.failures.iter().chain(&self.standing).chain(&self.foreign);
         all.cloned().collect()
+    }
+
+    /// The steps that wait until what still comes is measured to be gone.
+    pub(super) fn counting(&self) -> impl Iterator<Item = &Slot> {
+        let counting = |part: &Part| part.probe == Probe::Counting && part.ack.is_none();
+        self.parts.iter().filter(move |(_, part)| counting(part)).map(|(slot, _)| slot)
+    }
+
+    /// What was counted is gone.
+    pub(super) fn quiet(&mut self, slot: Slot, evidence: Vec<String>) {
+        if let Some(part) = self.parts.get_mut(&slot) {
+            part.ack = Some(Ack { slot, ok: true, evidence });
+        }
+    }
+
+    /// What this node should have, and the number of it.
+    pub(super) fn wanted(&self) -> (u64, &NodeState) {
+        (self.wanted.generation, &self.wanted.state)
     }
 
     /// True once something was wanted of the kernel.
@@ -274,16 +299,22 @@ impl Controller {
                 | StepKind::Activate
                 | StepKind::Shift
                 | StepKind::Withdraw
+                | StepKind::Drained
                 | StepKind::Reroute => Vec::new(),
             };
-            let probe = if targets.is_empty() { Probe::NotAsked } else { Probe::Running };
+            let probe = match step.kind {
+                StepKind::Drained => Probe::Counting,
+                _ if targets.is_empty() => Probe::NotAsked,
+                _ => Probe::Running,
+            };
             let generation = self.doing.wanted.generation;
-            asked.push((slot.clone(), effect.clone(), step.clone()));
+            asked.push((slot.clone(), Arc::clone(effect), number));
             let duty = Duty::default();
             open.insert(slot, (Part { generation, probe, ack: None, duty }, targets));
         }
-        for (slot, effect, step) in asked {
-            let duty = self.duty(&effect, &step);
+        for (slot, effect, number) in asked {
+            let Some(step) = effect.steps.iter().find(|s| s.number == number) else { continue };
+            let duty = self.duty(&effect, step);
             if let Some((part, _)) = open.get_mut(&slot) {
                 part.duty = duty;
             }
@@ -311,6 +342,7 @@ impl Controller {
             }
         }
         self.doing.parts = open.into_iter().map(|(slot, (part, _))| (slot, part)).collect();
+        self.measure_parts();
         if self.doing.is_settled() {
             self.settle_parts(Ok(0));
         }
@@ -338,6 +370,8 @@ impl Controller {
                 continue;
             }
             part.ack = match (&outcome, &part.probe) {
+                // Only what is counted ends it: see `draining`.
+                (_, Probe::Counting) => None,
                 (Err(failures), _) => {
                     Some(Ack { slot: slot.clone(), ok: false, evidence: failures.clone() })
                 }
@@ -391,6 +425,7 @@ impl Controller {
             fabric: self.fabric_ref(),
             heads: self.reading.heads(),
             acks: self.doing.parts.values().filter_map(|p| p.ack.clone()).collect(),
+            measuring: self.draining.told(now.mono),
             links: links.map(|view| link(&view.link.id)).collect(),
             doubted: self.doing.links_up.doubted().cloned().collect(),
             rtts: self.near.own_told().clone(),

@@ -12,7 +12,6 @@
 //! Queues are bounded; what is only worth its newest value travels by `watch`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,17 +24,18 @@ use nkeys::KeyPair;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::asker::{Asker, send};
 use super::effect::{Append, AuditEvent, Effect};
 use super::event::{AppendFailure, Event, Now, Token};
 use super::keeping::Keeper;
 use super::own_log::OwnLog;
 use super::rescuing::{Piece, Staging};
 use super::{Controller, Setting, Snapshot};
-use crate::api::codec::{MAX_CALL, encode_answer_within};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
 use crate::bus::intake::ledger::Ledger;
+use crate::bus::intake::turn::Turn;
 use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
-use crate::bus::{AppendError, Bus, BusEvent, Responder};
+use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
 use crate::journal::audit::Filter;
 use crate::journal::{JournalWriter, Saved, Stored};
@@ -50,6 +50,7 @@ use crate::telemetry::event::{
     EntryAppended, EntryRefused, EntryTaken, ReportRefused, SitesOrdered, ZoneServed,
 };
 use crate::telemetry::{Duty, Metrics};
+use crate::watchdog::Pulse;
 use crate::zone::ZoneKeeper;
 
 /// The concrete parts around the controller.
@@ -71,6 +72,8 @@ pub struct Parts<P> {
     pub intake: Arc<Ledger>,
     /// `None` where nothing is leased.
     pub hands: Option<Hands>,
+    /// Answered between events, and while a disk is waited for.
+    pub pulse: Pulse,
 }
 
 pub struct Driver<P> {
@@ -80,13 +83,19 @@ pub struct Driver<P> {
     /// A backup that is coming in.
     pub(super) staging: Staging,
     reports: watch::Sender<Option<Report>>,
-    waiting: BTreeMap<Token, Asker>,
+    pub(super) waiting: BTreeMap<Token, Asker>,
     next_token: u64,
     keeper: Keeper,
     /// A branch of a log that was read does not count: everything begins again from the journal.
     read_again: bool,
+    /// Of the question that is looked at now.
+    turn: Turn,
     /// How many may read the audit file, or have the kernel asked, at once.
-    readers: Arc<Semaphore>,
+    pub(super) readers: Arc<Semaphore>,
+    /// Those who wait for a plan have their turn one after the other.
+    pub(super) planners: Arc<Semaphore>,
+    /// So many may have or await a plan.
+    pub(super) planned: Arc<Semaphore>,
 }
 
 /// Why a driver stopped.
@@ -111,16 +120,10 @@ pub enum Input {
     Measure(oneshot::Sender<Snapshot>),
 }
 
-/// Whom an answer goes to, in which form.
-pub(super) enum Asker {
-    Api(oneshot::Sender<ApiResponse>),
-    /// The reply document alone.
-    Command(Responder),
-    Rpc(Responder),
-}
-
 /// Readers of the audit file, and of packets' ways, at once; more are told to come again.
 const AUDIT_READERS: usize = 2;
+/// Each holds what it is worked out from: everything that is decided about services.
+const PLANS: usize = 8;
 /// How many entries are taken in at once, before anything else is looked at.
 const AT_ONCE: usize = 256;
 
@@ -143,7 +146,10 @@ impl<P: Probe> Driver<P> {
             next_token: 0,
             keeper,
             read_again: false,
+            turn: Turn::default(),
             readers: Arc::new(Semaphore::new(AUDIT_READERS)),
+            planners: Arc::new(Semaphore::new(1)),
+            planned: Arc::new(Semaphore::new(PLANS)),
         }
     }
 
@@ -175,15 +181,25 @@ impl<P: Probe> Driver<P> {
             let event = tokio::select! {
                 biased;
                 () = &mut stop => return Finished::Stopped,
+                () = self.parts.pulse.asked() => {
+                    self.parts.pulse.answer();
+                    continue;
+                }
                 event = own.recv() => event,
                 input = inputs.recv() => match input {
                     Some(input) => match self.event_of(input) {
                         Some(Event::Entries(entries)) => {
                             self.step_all(entries, &mut inputs).await;
+                            if self.read_again {
+                                return Finished::ReadAgain;
+                            }
                             continue;
                         }
                         Some(event) => Some(event),
-                        None => continue,
+                        None => {
+                            self.turn = Turn::default();
+                            continue;
+                        }
                     },
                     None => return Finished::Stopped,
                 },
@@ -225,7 +241,8 @@ impl<P: Probe> Driver<P> {
             }
         }
         self.step(Event::Entries(entries)).await;
-        if let Some(event) = other {
+        // What was read does not count then.
+        if let Some(event) = other.filter(|_| !self.read_again) {
             self.step(event).await;
         }
     }
@@ -237,7 +254,8 @@ impl<P: Probe> Driver<P> {
             let now = self.parts.clock.now();
             let effects = self.controller.handle(event, now);
             // Everything is kept before anything is carried out.
-            events.extend(self.keeper.keep(&effects, &mut self.parts.records, now).await);
+            let Parts { records, pulse, .. } = &mut self.parts;
+            events.extend(pulse.during(self.keeper.keep(&effects, records, now)).await);
             for effect in effects {
                 events.extend(self.carry_out(effect, now).await);
             }
@@ -245,8 +263,10 @@ impl<P: Probe> Driver<P> {
             let ms = |silent: Duration| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
             let since = silent.map(|silent| WallMs(now.wall.0.saturating_sub(ms(silent))));
             self.parts.name_server.set_isolated(since);
-            events.extend(self.keeper.keep_again(&mut self.parts.records, now).await);
+            let Parts { records, pulse, .. } = &mut self.parts;
+            events.extend(pulse.during(self.keeper.keep_again(records, now)).await);
         }
+        self.turn = Turn::default();
     }
 
     fn event_of(&mut self, input: Input) -> Option<Event> {
@@ -267,6 +287,9 @@ impl<P: Probe> Driver<P> {
             BusEvent::Entry { sealed, stream_seq, site: _ } => {
                 Some(Event::Entries(vec![(sealed, stream_seq)]))
             }
+            BusEvent::Preface { preface, stream_seq } => {
+                Some(Event::Preface { preface: Box::new(preface), stream_seq })
+            }
             BusEvent::BadEntry { site, stream_seq, subject: _, bytes: _, error } => {
                 self.parts.metrics.emit(EntryRefused { site: &site, stream_seq, error: &error });
                 let blocks = match error.blame() {
@@ -284,7 +307,9 @@ impl<P: Probe> Driver<P> {
                 let token = self.token(Asker::Command(reply));
                 Some(Event::Request { token, subject, bytes: bytes.to_vec() })
             }
-            BusEvent::Rpc { bytes, subject: _, reply } => {
+            BusEvent::Rpc { bytes, subject: _, reply, turn } => {
+                self.turn = turn;
+                self.turn.begin();
                 match crate::api::codec::decode_call(&bytes) {
                     Ok(ApiRequest::Rejoin { .. } | ApiRequest::Restore { .. }) => {
                         let error = ApiError::new(
@@ -366,37 +391,6 @@ impl<P: Probe> Driver<P> {
         None
     }
 
-    /// Answers from the audit file on a thread of its own: the file may be long, and the driver
-    /// must not wait for a disk.
-    fn beside(
-        &self,
-        asker: Asker,
-        read: impl FnOnce(&Path, &Rosters) -> Result<Payload, ApiError> + Send + 'static,
-    ) {
-        let now = self.parts.clock.now();
-        let busy = ApiError::new(
-            ErrorCode::Busy,
-            "the audit trail is being read for others",
-            "try again in a moment",
-        );
-        let mut answer = self.controller.envelope(Outcome::from(busy), now);
-        let Ok(permit) = self.readers.clone().try_acquire_owned() else {
-            return send(asker, answer);
-        };
-        let path = self.parts.records.path().to_owned();
-        let rosters = self.parts.rosters.clone();
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || {
-            answer.outcome = match read(&path, &rosters) {
-                Ok(payload) => Outcome::from(payload),
-                Err(error) => Outcome::from(error),
-            };
-            drop(permit);
-            let _inside = runtime.enter();
-            send(asker, answer);
-        });
-    }
-
     /// Answers; what is told of a packet's way is held against this node's kernel first.
     fn tell(&self, asker: Asker, mut response: ApiResponse) {
         let of_path = |payload: &Payload| matches!(payload, Payload::Path(_));
@@ -438,7 +432,9 @@ impl<P: Probe> Driver<P> {
                 self.parts.wanted.send_replace(Some((generation, Arc::from(desired))));
             }
             Effect::Zone(answers) => {
-                let served = self.parts.zone.serve(answers).map(|()| self.parts.zone.serial());
+                // The serial is put on disk.
+                let Parts { zone, pulse, .. } = &mut self.parts;
+                let served = pulse.excused(|| zone.serve(answers)).map(|()| zone.serial());
                 self.parts.metrics.emit(ZoneServed { result: served.as_ref().copied() });
                 if served.is_ok()
                     && let Err(error) = self.start_name_server()
@@ -449,15 +445,18 @@ impl<P: Probe> Driver<P> {
                 return Some(Event::Served { result });
             }
             Effect::Near(near) => {
-                let ordered = self.parts.zone.order(near).map(|()| self.parts.zone.serial());
+                let Parts { zone, pulse, .. } = &mut self.parts;
+                let ordered = pulse.excused(|| zone.order(near)).map(|()| zone.serial());
                 self.parts.metrics.emit(SitesOrdered { result: ordered.as_ref().copied() });
                 let result = ordered.map_err(|error| error.to_string());
                 return Some(Event::Ordered { result });
             }
             Effect::Probe { slot, targets, timeout } => self.probe(slot, targets, timeout),
-            Effect::Refill { from, after_stream_seq } => self.refill(from, after_stream_seq),
+            Effect::Refill { from, after_stream_seq } => self.refill(from, after_stream_seq, now),
             Effect::Local(entry) => return Some(self.keep_local(*entry, now).await),
             Effect::Compact(compact) => self.compact(*compact),
+            Effect::Condense(condense) => self.condense(*condense, now),
+            Effect::TakeIn(taken) => return Some(self.take_in(*taken).await),
             Effect::ReadAgain => self.read_again = true,
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
             Effect::Reply { token, mut response } => {
@@ -466,7 +465,12 @@ impl<P: Probe> Driver<P> {
                     self.tell(asker, *response);
                 }
             }
-            Effect::Lease(effect) => return self.parts.hands.as_mut()?.carry_out(effect).await,
+            Effect::Plan { token, response, planning } => self.plan(token, response, planning),
+            Effect::Lease(effect) => {
+                // Of what is done there, the disk alone is waited for.
+                let Parts { hands, pulse, .. } = &mut self.parts;
+                return pulse.during(hands.as_mut()?.carry_out(effect)).await;
+            }
             Effect::Audit(event) => {
                 if let AuditEvent::Entry(sealed) = &event {
                     let body = &sealed.entry.body;
@@ -509,7 +513,7 @@ impl<P: Probe> Driver<P> {
             let event = match sealed {
                 Ok(sealed) => match bus.append(&sealed, after_stream_seq).await {
                     Ok(stream_seq) => Event::Appended { sealed, stream_seq },
-                    Err(error) => Event::AppendFailed(failure(&error)),
+                    Err(error) => Event::AppendFailed((&error).into()),
                 },
                 Err(error) => Event::AppendFailed(AppendFailure::Refused(error.to_string())),
             };
@@ -530,38 +534,6 @@ impl<P: Probe> Driver<P> {
             let (ok, evidence) = (verdict.ok, verdict.evidence);
             let _ = events.send(Event::Probed { slot, ok, evidence }).await;
         });
-    }
-}
-
-fn failure(error: &AppendError) -> AppendFailure {
-    match error {
-        AppendError::Conflict => AppendFailure::Conflict,
-        AppendError::Unreachable => AppendFailure::Unreachable(error.to_string()),
-        AppendError::Timeout => AppendFailure::Unknown(error.to_string()),
-        AppendError::Refused(why) => AppendFailure::Refused(why.clone()),
-    }
-}
-
-/// An answer in the form its asker reads. Sending never holds the driver up.
-pub(super) fn send(asker: Asker, response: ApiResponse) {
-    match asker {
-        // Whoever asked may have gone away.
-        Asker::Api(reply) => drop(reply.send(response)),
-        Asker::Rpc(reply) => {
-            let bytes = encode_answer_within(&response, MAX_CALL);
-            tokio::spawn(reply.answer(bytes));
-        }
-        Asker::Command(reply) => {
-            let bytes = match response.outcome {
-                Outcome::Ok(payload) => match *payload {
-                    Payload::Command(command) => serde_json::to_vec(&command),
-                    other => serde_json::to_vec(&other),
-                },
-                Outcome::Error(error) => serde_json::to_vec(&error),
-            };
-            let bytes = bytes.expect("keys of the API's types are strings");
-            tokio::spawn(reply.answer(bytes));
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nett_policy::id::SiteId;
 use nett_policy::log::entry::{Body, Slot};
 use nett_policy::log::fold::Fold;
 use nett_policy::lower::answers::Answers;
@@ -10,9 +11,10 @@ use nett_policy::nearness::RoundTrips;
 use nett_policy::task::acks::ProbeTarget;
 
 use super::event::Token;
+pub use super::view::plan::Planning;
 use crate::api::types::ApiResponse;
 use crate::bus::wire::{Head, Report, Sealed};
-use crate::journal::Saved;
+use crate::journal::{Saved, Stored};
 use crate::lease::LeaseEffect;
 
 #[derive(Debug)]
@@ -48,11 +50,21 @@ pub enum Effect {
     Local(Box<LocalEntry>),
     /// Write the journal anew with what this keeps.
     Compact(Box<Compact>),
+    /// Put a checkpoint into the own site's stream, and behind it what it keeps.
+    Condense(Box<Condense>),
+    /// Take over what a checkpoint of a stream says, in the journal.
+    TakeIn(Box<TakeIn>),
     /// A branch of a log that was read does not count: begin again from the journal.
     ReadAgain,
     Reply {
         token: Token,
         response: Box<ApiResponse>,
+    },
+    /// As [`Effect::Reply`], once the steps of the plan are worked out, which takes its time.
+    Plan {
+        token: Token,
+        response: Box<ApiResponse>,
+        planning: Box<Planning>,
     },
     Audit(AuditEvent),
     Lease(LeaseEffect),
@@ -72,6 +84,25 @@ pub struct Compact {
     pub saved: Saved,
     /// Knows what is kept.
     pub fold: Fold,
+}
+
+/// A checkpoint to be written into a stream, of what the journal holds.
+#[derive(Debug)]
+pub struct Condense {
+    pub site: SiteId,
+    pub saved: Saved,
+    /// The number of the log's last entry.
+    pub through: u64,
+    /// The stream's last sequence number as this agent has read it.
+    pub after_stream_seq: u64,
+}
+
+/// A checkpoint of a site's log with the entries that it keeps.
+#[derive(Debug)]
+pub struct TakeIn {
+    pub site: SiteId,
+    pub saved: Saved,
+    pub kept: Vec<Stored>,
 }
 
 /// An entry to be signed and stored behind `after`, and nowhere else.

@@ -7,11 +7,12 @@ use std::time::Duration;
 use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::Slot;
 use nett_policy::lower::LinksUp;
-use nett_policy::lower::object::Mac;
+use nett_policy::lower::object::{GuardElement, Mac};
 
 use crate::api::types::ApiRequest;
+use crate::bus::AppendError;
 use crate::bus::intake::ledger::Record;
-use crate::bus::wire::{Report, Sealed};
+use crate::bus::wire::{Preface, Report, Sealed};
 use crate::journal::Saved;
 use crate::lease::LeaseEvent;
 use crate::probe::bfd::Views;
@@ -55,6 +56,21 @@ pub enum Event {
     /// Entries of sites' logs with their numbers in the stream, as the bus delivered them. Many at
     /// once after a cut: they are kept with one write, and what they come to is done once.
     Entries(Vec<(Sealed, u64)>),
+    /// A checkpoint in a site's stream.
+    Preface {
+        preface: Box<Preface>,
+        stream_seq: u64,
+    },
+    /// The own site's stream has a checkpoint, with all that belongs to it, or is not to be given
+    /// one now; otherwise it is tried again.
+    Condensed {
+        stored: bool,
+    },
+    /// A checkpoint of a site's log is in the journal, or could not be put there.
+    TakenIn {
+        site: SiteId,
+        error: Option<String>,
+    },
     /// Something in a site's log that nobody who may write there has signed.
     /// With `blocks` it may well be good, and this agent lacks what it takes to read it: the log
     /// stands still here, under that name.
@@ -75,9 +91,11 @@ pub enum Event {
         found: u64,
     },
     /// The own site's stream holds its entries up to `through` again, and ends at this number.
+    /// With `why` this node has no more to fill it with.
     Refilled {
         through: u64,
         stream_seq: u64,
+        why: Option<String>,
     },
     Report(Report),
     BusConnected,
@@ -132,6 +150,10 @@ pub enum Event {
         packets: BTreeMap<String, u64>,
         bytes: BTreeMap<String, u64>,
     },
+    /// What the counting sets of the nft table hold: packets since each element is there.
+    Watched {
+        packets: BTreeMap<GuardElement, u64>,
+    },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),
     /// The zone answers with the last [`super::effect::Effect::Zone`] under this serial, or still
@@ -174,6 +196,17 @@ pub enum AppendFailure {
     Unknown(String),
     /// The server or the key refused it for good.
     Refused(String),
+}
+
+impl From<&AppendError> for AppendFailure {
+    fn from(error: &AppendError) -> Self {
+        match error {
+            AppendError::Conflict => Self::Conflict,
+            AppendError::Unreachable => Self::Unreachable(error.to_string()),
+            AppendError::Timeout => Self::Unknown(error.to_string()),
+            AppendError::Refused(why) => Self::Refused(why.clone()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -38,7 +38,7 @@ impl Controller {
                 message: format!("{} is {}{}", name_of(&about), fact.value, fact.unit),
                 ..CommandReply::default()
             },
-            Err(refusal) => super::deciding::refusal_reply(&refusal),
+            Err(refusal) => super::refusals::refusal_reply(&refusal),
         };
         self.reply_command(token, reply, now);
     }

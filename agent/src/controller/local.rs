@@ -27,9 +27,10 @@ use nett_policy::task::decide::{Refusal, admit, judge};
 use nett_policy::task::view::{TaskState, state};
 use nett_policy::traffic::{Spread, Traffic};
 
-use super::deciding::{Waiting, command, refusal_reply};
+use super::deciding::{Waiting, command};
 use super::effect::{AuditEvent, Effect, LocalEntry};
 use super::event::Now;
+use super::refusals::refusal_reply;
 use super::{Controller, Heard, SILENCE, Token};
 use crate::api::types::{CommandReply, LocalDoc, TaskLine, TaskStateDoc};
 use crate::bus::wire::{Head, Sealed};

@@ -12,17 +12,21 @@
 //!       neighbours  who of the site is there, with which links
 //!       near      how far sites are from each other
 //!       compacting  what of the logs may be forgotten
+//!       prefaces  checkpoints in streams, written and read
 //!       counting    what the guards count, and what must not be counted
 //!       revoked     whose keys count
 //!       deciding  requests and next facts, one append in flight
 //!       view      answers to questions
 //! ```
 
+mod asker;
+mod beside;
 mod compacting;
 mod cost;
 mod counting;
 mod deciding;
 mod doing;
+mod draining;
 pub mod driver;
 pub mod effect;
 pub mod event;
@@ -34,11 +38,14 @@ mod local;
 mod near;
 mod neighbours;
 pub mod own_log;
+mod pacing;
 mod path_check;
+mod prefaces;
 mod reading;
+mod refusals;
 mod rescuing;
 mod revoked;
-mod shelf;
+pub mod shelf;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -70,12 +77,14 @@ use counting::Counted;
 pub use counting::ZEROS;
 use deciding::Deciding;
 use doing::Doing;
+use draining::Draining;
 use effect::{AuditEvent, Effect};
 use event::{Event, Now, Pulse, Token};
 use local::Locals;
 pub use local::{LOCAL, UNHEARD_TARGET};
 use near::Near;
 pub use neighbours::chosen_between;
+use prefaces::Prefaces;
 use reading::Reading;
 pub use reading::{Prefix, prefix};
 pub use view::snapshot::{SERVICE_SERIES, ServiceSnapshot, Snapshot};
@@ -120,9 +129,11 @@ pub struct Controller {
     /// What is seen of the other nodes of the site; `None` before they were asked.
     pulses: Option<BTreeMap<NodeId, Pulse>>,
     counts: Counted,
+    draining: Draining,
     near: Near,
     locals: Locals,
     compacting: Compacting,
+    prefaces: Prefaces,
     /// The checkpoint of the journal, until all that it kept is read.
     restored: Checkpoint,
     watchers: Vec<view::Watcher>,
@@ -182,9 +193,11 @@ impl Controller {
             peers: Peers::default(),
             pulses: None,
             counts: Counted::default(),
+            draining: Draining::default(),
             near: Near::default(),
             locals: Locals::default(),
             compacting: Compacting::default(),
+            prefaces: Prefaces::default(),
             restored: Checkpoint::default(),
             watchers: Vec::new(),
             started: false,
@@ -202,12 +215,18 @@ impl Controller {
         let Sight { flows, facts, .. } = std::mem::take(&mut self.sight);
         self.sight = Sight { flows, facts, ..self.look(now) };
         self.measure(now);
+        if !self.is_no_news(&event) {
+            self.deciding.pacing.news();
+        }
         match event {
             Event::Checkpoint(saved) => self.begin_behind(saved),
-            Event::Compacted { records } => self.compacting.done(records),
+            Event::Compacted { records } => self.compacted(records, now),
             Event::Replayed { sealed, stream_seq } => self.replay(sealed, stream_seq, now),
             Event::ReplayDone { trusted } => self.start(trusted, now),
             Event::Entries(entries) => self.read(entries, now),
+            Event::Preface { preface, stream_seq } => self.preface(*preface, stream_seq, now),
+            Event::Condensed { stored } => self.condensed(stored, now),
+            Event::TakenIn { site, error } => self.taken_in(site, error),
             Event::BadEntry { site, stream_seq, error, blocks } => {
                 self.bad_entry(site, stream_seq, &error, blocks);
             }
@@ -216,9 +235,10 @@ impl Controller {
             Event::LocalKept(Ok(sealed)) => self.local_kept(&sealed, now),
             Event::LocalKept(Err(why)) => self.local_not_kept(&why, now),
             Event::Restored => self.effects.push(Effect::ReadAgain),
-            Event::Refilled { through, stream_seq } => {
-                self.deciding.refilling = None;
-                self.refilled(through, stream_seq);
+            Event::Refilled { through, stream_seq, why } => {
+                self.deciding.refilling = why.is_some().then_some(now.mono);
+                self.deciding.cannot_refill = why.is_some();
+                self.refilled(through, stream_seq, why);
             }
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => {
@@ -246,6 +266,7 @@ impl Controller {
             Event::Ordered { result } => self.ordered(result),
             Event::Neighbours { pulses } => self.pulses(pulses, now),
             Event::Counted { packets, bytes } => self.counted(packets, bytes, now),
+            Event::Watched { packets } => self.watched(packets, now),
             Event::Applied(applied) => self.applied(applied, now),
             Event::Served { result } => self.served(result, now),
             Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
@@ -258,6 +279,7 @@ impl Controller {
             self.settle_locals(now);
             self.decide(now);
             self.compact(now);
+            self.condense(now);
             self.near(now);
             self.report(now);
             self.answer_watchers(now);

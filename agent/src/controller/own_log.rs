@@ -11,7 +11,7 @@ use nett_policy::id::NodeId;
 use nett_policy::log::entry::Body;
 use nett_policy::roster::Rosters;
 
-use super::driver::Driver;
+use super::driver::{Driver, Parts};
 use super::effect::LocalEntry;
 use super::event::{Event, Now};
 use crate::bus::wire::{Draft, Sealed};
@@ -104,7 +104,10 @@ impl<P: Probe> Driver<P> {
             request_verbatim: entry.verbatim,
         };
         Event::LocalKept(match Sealed::seal(draft, &self.parts.key) {
-            Ok(sealed) => self.parts.own_log.keep(sealed).await,
+            Ok(sealed) => {
+                let Parts { own_log, pulse, .. } = &mut self.parts;
+                pulse.during(own_log.keep(sealed)).await
+            }
             Err(error) => Err(error.to_string()),
         })
     }

@@ -75,7 +75,7 @@ impl Reading {
         self.seen.get(site).copied().unwrap_or(0)
     }
 
-    fn see(&mut self, site: &SiteId, stream_seq: u64) {
+    pub(super) fn see(&mut self, site: &SiteId, stream_seq: u64) {
         let seen = self.seen.entry(site.clone()).or_default();
         *seen = (*seen).max(stream_seq);
     }
@@ -104,12 +104,16 @@ impl Reading {
         self.caught_up.insert(site);
     }
 
-    /// An entry was found in its stream: what matters once the stream was lost.
+    /// An entry was found in its stream: what matters once the stream was lost. Behind a gap it
+    /// does not count: half a checkpoint has some of what it keeps.
     fn is_stored(&mut self, entry: &Entry) {
-        self.holds(&entry.site, entry.position.seq);
+        let next = self.stored.get(&entry.site).map_or(0, |stored| stored + 1);
+        if entry.position.seq <= next {
+            self.holds(&entry.site, entry.position.seq);
+        }
     }
 
-    fn holds(&mut self, site: &SiteId, seq: u64) {
+    pub(super) fn holds(&mut self, site: &SiteId, seq: u64) {
         let head = self.heads.get(site).map_or(0, |head| head.seq);
         let Some(stored) = self.stored.get_mut(site) else { return };
         *stored = (*stored).max(seq);
@@ -119,6 +123,11 @@ impl Reading {
                 self.trouble.remove(site);
             }
         }
+    }
+
+    /// The site's stream was lost, and does not hold yet all that was read of it.
+    pub(super) fn is_refilled(&self, site: &SiteId) -> bool {
+        self.stored.contains_key(site)
     }
 
     /// The stream was lost or rebuilt, and is read from its beginning.
@@ -313,6 +322,10 @@ impl Controller {
 
     /// Once every site's log was read, what is known is what there is.
     pub(super) fn caught_up(&mut self, site: SiteId, now: Now) {
+        if self.prefaces.is_coming(&site) {
+            // Until its checkpoint is taken over nothing of it is known.
+            return;
+        }
         self.locals.caught_up(site.clone());
         self.reading.caught_up(site);
         let all = self.setting.fabric.sites.iter().all(|s| self.reading.is_caught_up(&s.id));
@@ -344,6 +357,11 @@ impl Controller {
     fn read_one(&mut self, sealed: Sealed, stream_seq: u64, now: Now) -> bool {
         let entry = &sealed.entry;
         self.reading.see(&entry.site, stream_seq);
+        self.behind_preface(&sealed, stream_seq, now);
+        if self.of_preface(&sealed, stream_seq, now) {
+            return false;
+        }
+        let entry = &sealed.entry;
         match self.reading.fit(entry) {
             Fit::Known => self.reading.is_stored(entry),
             Fit::Trouble(trouble) => self.trouble(entry.site.clone(), trouble),
@@ -371,7 +389,12 @@ impl Controller {
     /// A site's stream holds less than was read of it. That of the own site is filled again from
     /// the journal, with the entries as they were.
     pub(super) fn log_replaced(&mut self, site: SiteId, read: u64, found: u64) {
+        if site == *self.site() {
+            // What could not be filled was another loss.
+            self.deciding.cannot_refill = false;
+        }
         self.reading.begin_again(&site);
+        self.prefaces.begin_again(&site);
         let trouble = format!("{LOG_REPLACED}: the stream has {found} entries, {read} were read");
         self.trouble(site, trouble);
     }
@@ -385,11 +408,31 @@ impl Controller {
         true
     }
 
+    /// The own site's stream lacks entries that were read of it.
+    pub(super) fn lacks_something(&self) -> bool {
+        self.reading.lacks(self.site()).is_some()
+    }
+
+    /// The stream was lost, and this node has not what would fill it again.
+    fn cannot_refill(&mut self, why: &str) {
+        let site = self.site().clone();
+        let from = self.reading.lacks(&site).unwrap_or(0);
+        let text = format!(
+            "{LOG_REPLACED}: the stream of site {site} lacks entry {from} and those behind it, and \
+             this node cannot fill it: {why}; start the agents of the site's other nodes, or take \
+             in a backup here (`nettctl restore FILE`)"
+        );
+        self.trouble(site, text);
+    }
+
     /// How a refill went: so far, up to this number of the stream.
-    pub(super) fn refilled(&mut self, through: u64, stream_seq: u64) {
+    pub(super) fn refilled(&mut self, through: u64, stream_seq: u64, why: Option<String>) {
         let site = self.site().clone();
         self.reading.see(&site, stream_seq);
         self.reading.holds(&site, through);
+        if let Some(why) = why {
+            self.cannot_refill(&why);
+        }
         if self.reading.lacks(&site).is_none() {
             let text = format!("log_refilled: the stream holds entry {through} again");
             let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: text };
@@ -412,7 +455,7 @@ impl Controller {
     }
 
     /// Reported until an entry of the site fits again; audited once.
-    fn trouble(&mut self, site: SiteId, trouble: String) {
+    pub(super) fn trouble(&mut self, site: SiteId, trouble: String) {
         let known = self.reading.trouble.get(&site);
         // A gap behind an entry that cannot be read says nothing new.
         let behind = known
@@ -486,7 +529,9 @@ impl Controller {
         let service = |conflict: &Conflict| match &conflict.subject {
             Contested::Service(service) | Contested::Held(service) => Some(service.to_string()),
             Contested::Drained(Object::ServiceAt(service, _)) => Some(service.to_string()),
-            Contested::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_))
+            Contested::Drained(
+                Object::Site(_) | Object::Node(_) | Object::Link(_) | Object::Cluster(_),
+            )
             | Contested::Revoked(_) => None,
         };
         let mut notes = Vec::new();

@@ -5,7 +5,8 @@
 //! on the disk the agent begins again from its journal, which counts as perhaps not whole until the
 //! logs were read from the bus.
 
-use super::driver::{Asker, Driver, send};
+use super::asker::{Asker, send};
+use super::driver::Driver;
 use super::event::Event;
 use crate::api::types::{ApiError, BackupDoc, ErrorCode, Outcome, Payload, RestoredDoc};
 use crate::probe::Probe;

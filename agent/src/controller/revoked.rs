@@ -11,10 +11,11 @@
 use std::sync::Arc;
 
 use nett_policy::fabric::{Fabric, Operator};
+use nett_policy::id::EntryId;
 use nett_policy::task::decide::Refusal;
 
 use super::Controller;
-use crate::api::types::RevokedDoc;
+use crate::api::types::{RevokedDoc, Stamp};
 use crate::bus::wire::OpenError;
 
 impl Controller {
@@ -40,24 +41,29 @@ impl Controller {
             OpenError::UnknownOperator { key } => key.as_str(),
             _ => "",
         };
-        match self.revoked_docs().into_iter().find(|doc| doc.key == key) {
-            Some(RevokedDoc { person, key: _, task }) => {
-                let message = format!("the key of {person} was revoked by task {task}");
-                Refusal::rule("revoked", message)
-            }
+        match self.revoked_doc(key) {
+            Some(revoked) => Refusal::rule("revoked", revoked.sentence()),
             None => Refusal::rule(error.reason(), error.message()),
         }
     }
 
+    /// About one key, if it is revoked.
+    pub(super) fn revoked_doc(&self, key: &str) -> Option<RevokedDoc> {
+        self.revoked_docs().into_iter().find(|doc| doc.key == key)
+    }
+
     pub(super) fn revoked_docs(&self) -> Vec<RevokedDoc> {
-        let doc = |(key, task): (&str, &nett_policy::id::EntryId)| RevokedDoc {
-            person: self
-                .configured
-                .operator_by_key(key)
-                .map(|one| one.name.clone())
-                .unwrap_or_default(),
-            key: key.to_owned(),
-            task: task.to_string(),
+        let doc = |(key, task): (&str, &EntryId)| {
+            let person = self.configured.operator_by_key(key).map(|one| one.name.clone());
+            let command = self.fold.command(task).map(|(_, command)| command);
+            let effective = self.fold.effects(task).next();
+            RevokedDoc {
+                person: person.unwrap_or_default(),
+                key: key.to_owned(),
+                task: task.to_string(),
+                by: command.map(|command| command.request.person.name.clone()),
+                since: effective.map(|(fact, _)| Stamp(fact.at)),
+            }
         };
         self.intent.revoked().map(doc).collect()
     }

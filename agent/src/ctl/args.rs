@@ -123,6 +123,7 @@ pub(super) struct Change {
 pub(super) struct More {
     pub(super) ramp: Option<Ramp>,
     pub(super) until: Option<WallMs>,
+    pub(super) soft: bool,
 }
 
 /// Whom a task waits for.

@@ -70,6 +70,9 @@ pub(super) enum CtlError {
     Render(#[from] RenderError),
     #[error("{}", chain(.0))]
     Provision(#[from] ProvisionError),
+    /// The key counts no more.
+    #[error("refused by revoked: {sentence}")]
+    Revoked { sentence: String },
     /// The task's plan is not the one that was named.
     #[error("the plan of task {task} is {found}, not {expected}")]
     Plan { task: String, found: String, expected: String },
@@ -165,7 +168,8 @@ impl CtlError {
                 | ProvisionError::Domain { .. } => Exit::Usage,
                 ProvisionError::Look { .. }
                 | ProvisionError::Create { .. }
-                | ProvisionError::Delete { .. } => Exit::Failed,
+                | ProvisionError::Delete { .. }
+                | ProvisionError::Purge { .. } => Exit::Failed,
             },
             Self::Client(error) => of_client(error),
             Self::Unanswered { source, .. } => match source {
@@ -173,6 +177,7 @@ impl CtlError {
                 ClientError::NoAgent { .. } => Exit::Unreachable,
                 _ => Exit::TimedOut,
             },
+            Self::Revoked { .. } => Exit::Refused,
             Self::Plan { .. } => Exit::Changed,
             Self::Runtime { .. } | Self::Output(_) | Self::Keygen(_) => Exit::Failed,
         }
@@ -190,6 +195,7 @@ impl CtlError {
             Self::Plan { .. } => {
                 Some("the state changed since you looked: read `nettctl task show` again")
             }
+            Self::Revoked { .. } => Some("sign with another key; a new one comes with the fabric"),
             Self::Declined
             | Self::Later { .. }
             | Self::Client(_)

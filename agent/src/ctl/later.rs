@@ -10,15 +10,10 @@ const COMMANDS: [&str; 9] =
     ["top", "fabric", "member", "timeline", "support-bundle", "notify", "adopt", "drill", "man"];
 
 /// Commands below one that exists.
-const NESTED: [(&str, &[&str]); 4] = [
-    ("service", &["apply", "retire"]),
-    ("drain", &["cluster"]),
-    ("undrain", &["cluster"]),
-    ("bus", &["compact"]),
-];
+const NESTED: [(&str, &[&str]); 1] = [("service", &["apply", "retire"])];
 
 /// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 2] = [("failover", &["without-quorum"]), ("drain", &["soft"])];
+const OPTIONS: [(&str, &[&str]); 1] = [("failover", &["without-quorum"])];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nett_policy::document::{SourceFile, compile_fabric};
 use nett_policy::fabric::Fabric;
@@ -13,6 +14,10 @@ use nett_policy::id::SiteId;
 use super::exit::{CtlError, Exit};
 use super::key;
 use super::session::Session;
+use crate::api::client::{Client, ClientError, Transport};
+use crate::api::types::{ApiRequest, Outcome, Payload};
+use crate::bus::compact::compact;
+use crate::bus::keys::{self, Gone};
 use crate::bus::nats::TlsFiles;
 use crate::bus::provision::{self, Finding};
 use crate::bus::render::{self, RenderOptions, ServerLine};
@@ -31,9 +36,16 @@ pub(super) fn fabric(path: &Path) -> Result<Fabric, CtlError> {
 /// What is wanted of the streams of a site.
 pub(super) enum Wish {
     Make,
-    Compare,
+    /// The keys, too.
+    Compare {
+        gone: Vec<Gone>,
+        /// Whose login asks for the keys, where it is not the admin's.
+        system_key: Option<PathBuf>,
+    },
     /// The copies of what this site has.
     CopyAgain(SiteId),
+    /// What stands before the newest checkpoints goes.
+    Compact,
 }
 
 /// Makes or compares the streams of a site.
@@ -64,13 +76,69 @@ pub(super) async fn streams(
     let context = provision::connect(site, &urls, &seed, tls.as_ref()).await?;
     let findings: Vec<Finding> = match &wish {
         Wish::Make => provision::init(&context, fabric, site).await?,
-        Wish::Compare => provision::check(&context, fabric, site).await?,
+        Wish::Compare { gone, system_key } => {
+            let mut findings = provision::check(&context, fabric, site).await?;
+            let client = match system_key {
+                Some(path) => {
+                    let seed = key::read_seed(path)?;
+                    provision::connect(site, &urls, &seed, tls.as_ref()).await?.client()
+                }
+                None => context.client(),
+            };
+            let known = (fabric, site);
+            findings.push(keys::look(&client, system_key.is_some(), known, gone).await);
+            findings
+        }
+        Wish::Compact => compact(&context, fabric, site).await?,
         Wish::CopyAgain(owner) => provision::resync(&context, fabric, (site, owner)).await?,
     };
     session.out.findings(&findings)?;
     let good = findings.iter().all(|finding| finding.outcome.is_good());
     Ok(if good { Exit::Done } else { Exit::Failed })
 }
+
+/// Whose keys count no more: the people named, or where none is those that the agent on this
+/// machine has read of.
+pub(super) async fn gone(
+    session: &Session,
+    fabric: &Fabric,
+    names: &[String],
+) -> Result<Vec<Gone>, CtlError> {
+    let of_fabric = |name: &String| {
+        let operator = fabric.operators.iter().find(|one| one.name == *name);
+        let operator = operator.ok_or_else(|| {
+            CtlError::usage(
+                format!("--revoked: the fabric has no operator {name}"),
+                "name an [[operator]] of the fabric file",
+            )
+        })?;
+        Ok(Gone { person: name.clone(), key: operator.key.clone() })
+    };
+    if !names.is_empty() {
+        return names.iter().map(of_fabric).collect();
+    }
+    let at = Transport::Socket(session.global.socket.clone());
+    let asked = async { Client::connect(&at, ASK_AGENT).await?.call(&ApiRequest::Status {}).await };
+    let revoked = match asked.await.map(|answer| answer.outcome) {
+        Ok(Outcome::Ok(payload)) => match *payload {
+            Payload::Status(status) => status.revoked,
+            _ => return Err(ClientError::WrongAnswer.into()),
+        },
+        Ok(Outcome::Error(error)) => return Err(ClientError::Agent(error).into()),
+        Err(_) => {
+            let socket = session.global.socket.display();
+            session.out.note(&format!(
+                "no agent at {socket} to ask whose keys were revoked: those of the fabric file \
+                 count, unless --revoked names them"
+            ))?;
+            return Ok(Vec::new());
+        }
+    };
+    Ok(revoked.into_iter().map(|one| Gone { person: one.person, key: one.key }).collect())
+}
+
+/// For the agent on this machine.
+const ASK_AGENT: Duration = Duration::from_secs(2);
 
 fn tls(session: &Session) -> Result<Option<TlsFiles>, CtlError> {
     let global = &session.global;

@@ -11,6 +11,8 @@ use crate::api::types::{ApiRequest, ApiResponse, CommandReply, IdentityDoc, Outc
 
 /// Longest wait for one answer, when `--timeout` does not say.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for a plan: with very many services an agent works on it for seconds.
+const PLAN: Duration = Duration::from_secs(60);
 /// Longest wait for a task's end.
 const TASK: Duration = Duration::from_secs(30 * 60);
 
@@ -106,7 +108,9 @@ impl Session {
                 Some(answer) => answer,
                 None => ANSWER,
             };
-            self.client = Some(Client::connect(&transport, deadline).await?);
+            let client = Client::connect(&transport, deadline).await?;
+            let planning = self.global.timeout.filter(|_| !self.following).unwrap_or(PLAN);
+            self.client = Some(client.with_planning(planning));
         }
         Ok(self.client.as_mut().expect("connected above"))
     }

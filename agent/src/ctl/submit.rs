@@ -109,8 +109,8 @@ pub(super) async fn terms(
         session.out.note(&format!("you say that these are off: {}", names.join(", ")))?;
     }
     let (supersede, confirm_within) = (change.supersede, change.confirm_within);
-    let More { ramp, until } = change.more.clone();
-    Ok(Terms { supersede, asserted, confirm_within, ramp, until })
+    let More { ramp, until, soft } = change.more.clone();
+    Ok(Terms { supersede, asserted, confirm_within, ramp, until, soft })
 }
 
 /// The nodes that have not been heard for longer than an answer keeps fresh.
@@ -298,6 +298,9 @@ pub(super) async fn speaker(
             format!("this agent is of site {}, not {wanted}", identity.site),
             format!("a command is accepted where it is given: use --nats with --site {wanted}"),
         ));
+    }
+    if let Some(revoked) = identity.revoked {
+        return Err(CtlError::Revoked { sentence: revoked.sentence() });
     }
     let site = identity.site.parse().map_err(|_| ClientError::WrongAnswer)?;
     let name = session.global.operator.clone().or(identity.operator);

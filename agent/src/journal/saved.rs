@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nett_policy::id::{Epoch, IdError, SiteId};
+use nett_policy::id::{IdError, SiteId};
 use nett_policy::log::chain::{After, followed};
 use nett_policy::log::checkpoint::{Checkpoint, kept};
 use nett_policy::log::conflict::Contested;
@@ -12,7 +12,7 @@ use nett_policy::log::intent::Order;
 use serde::{Deserialize, Serialize};
 
 use super::Record;
-use crate::bus::wire::{Head, Judge, Sealed};
+use crate::bus::wire::{Head, Judge, OrderDoc, Sealed};
 
 /// What a journal begins with that was written anew.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,15 +51,6 @@ struct HeadDoc {
     seq: u64,
     hash: String,
     stream_seq: u64,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OrderDoc {
-    epoch: u64,
-    rank: u32,
-    site: String,
-    task: String,
 }
 
 /// Brings what a journal holds into the order in which it is to be read: what a checkpoint kept,
@@ -142,14 +133,13 @@ impl Saved {
             let SavedHead { head: Head { boot, seq, hash }, stream_seq } = head.clone();
             HeadDoc { boot, seq, hash, stream_seq }
         };
-        let order = |order: &Order| {
-            let Order { epoch, rank, site, task } = order;
-            OrderDoc { epoch: epoch.0, rank: *rank, site: site.to_string(), task: task.to_string() }
-        };
         let doc = SavedDoc {
             checkpoint: 1,
             heads: heads.iter().map(|(site, one)| (site.to_string(), head(one))).collect(),
-            floors: floors.iter().map(|(what, one)| (what.to_string(), order(one))).collect(),
+            floors: floors
+                .iter()
+                .map(|(what, one)| (what.to_string(), OrderDoc::write(one)))
+                .collect(),
         };
         let bytes = serde_json::to_vec(&doc).expect("keys are strings");
         Record { stream_seq: 0, bytes }
@@ -173,11 +163,8 @@ impl Saved {
             let HeadDoc { boot, seq, hash, stream_seq } = doc;
             Ok((site.parse()?, SavedHead { head: Head { boot, seq, hash }, stream_seq }))
         };
-        let floor = |(subject, doc): (String, OrderDoc)| {
-            let OrderDoc { epoch, rank, site, task } = doc;
-            let (site, task) = (site.parse()?, task.parse()?);
-            Ok((subject.parse()?, Order { epoch: Epoch(epoch), rank, site, task }))
-        };
+        let floor =
+            |(subject, doc): (String, OrderDoc)| Ok((subject.parse()?, OrderDoc::read(doc)?));
         let heads: Result<_, IdError> = heads.into_iter().map(head).collect();
         let floors: Result<_, IdError> = floors.into_iter().map(floor).collect();
         let bad = |error: IdError| error.to_string();

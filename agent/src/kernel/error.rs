@@ -24,7 +24,7 @@ pub enum KernelError {
     #[error("{object}: the kernel has changed since it was read ({reason})")]
     Stale { object: String, reason: String },
     /// Read again, then try again: no answer in time; the outcome is unknown.
-    #[error("{object}: no answer from the kernel within 1 s; the connection is replaced")]
+    #[error("{object}: the kernel's answer was lost or did not come within 1 s")]
     Unanswered { object: String },
     /// Operator: the kernel refuses this object.
     #[error("{object}: the kernel refuses it with {errno:?}{}", said(.text))]

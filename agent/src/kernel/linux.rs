@@ -6,10 +6,13 @@
 //! Delete is by key and protocol, and an absent object is success.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{Layout, Nexthop, NexthopId, RouteKey, RouteTarget, Rule};
+use nett_policy::lower::object::{
+    GuardElement, Layout, Nexthop, NexthopId, RouteKey, RouteTarget, Rule,
+};
 use nett_policy::plan::Op;
 use nix::errno::Errno;
 
@@ -19,6 +22,7 @@ use super::netlink::attr::Message;
 use super::netlink::socket::{
     Connection, Failure, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, OwnPorts,
 };
+use super::netlink::wire::{KernelWires, Wires};
 use super::netlink::{link, nexthop, route, rule};
 use super::nft::Nft;
 use super::{Count, Kernel, Parts, Readback};
@@ -44,9 +48,18 @@ impl LinuxKernel {
     /// # Errors
     /// When the process may not open netlink sockets, or the kernel has none.
     pub fn open(layout: Layout) -> Result<Self, KernelError> {
+        Self::over(Arc::new(KernelWires), layout)
+    }
+
+    /// As [`Self::open`], over sockets of another make.
+    ///
+    /// # Errors
+    /// When there are no sockets.
+    pub fn over(wires: Arc<dyn Wires>, layout: Layout) -> Result<Self, KernelError> {
         let ports = OwnPorts::default();
         let open = |protocol, object| {
-            Connection::open(protocol, ports.clone()).map_err(|e| KernelError::of(object, e))
+            let connection = Connection::over(wires.clone(), protocol, ports.clone());
+            connection.map_err(|e| KernelError::of(object, e))
         };
         Ok(Self {
             route: open(NETLINK_ROUTE, "the rtnetlink socket")?,
@@ -110,7 +123,10 @@ impl LinuxKernel {
             (nexthop::Form::Single { gateway, index: at }, Nexthop::Single { gateway: to, .. }) => {
                 gateway == to && *at == index
             }
-            (nexthop::Form::Group(members), Nexthop::Group { members: to, .. }) => members == to,
+            (
+                nexthop::Form::Group(members, buckets),
+                Nexthop::Group { family: _, members: to, buckets: like },
+            ) => members == to && buckets == like,
             (nexthop::Form::Blackhole, Nexthop::Blackhole { family }) => {
                 row.family == Some(*family)
             }
@@ -366,6 +382,13 @@ impl Kernel for LinuxKernel {
 
     async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
         self.nft.counters().await
+    }
+
+    async fn watched(
+        &mut self,
+        elements: &BTreeSet<GuardElement>,
+    ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
+        self.nft.watched(elements).await
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

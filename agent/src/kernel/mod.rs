@@ -38,7 +38,7 @@ use std::future::Future;
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{NodeState, Table};
+use nett_policy::lower::object::{GuardElement, NodeState, Table};
 use nett_policy::plan::Op;
 
 pub use error::KernelError;
@@ -48,6 +48,7 @@ pub use lookup::{Asked, Found, Lookup};
 pub use monitor::{KernelEvent, Monitor, Origin};
 pub use neighbours::NeighbourTable;
 pub use netlink::socket::OwnPorts;
+pub use netlink::wire::{KernelWires, Wire, Wires};
 pub use nft::NftGate;
 pub use simulated::SimulatedKernel;
 pub use writers::Writers;
@@ -80,6 +81,17 @@ pub trait Kernel: Send {
     fn counters(
         &mut self,
     ) -> impl Future<Output = Result<BTreeMap<String, Count>, KernelError>> + Send;
+
+    /// What the counting sets of the nft table have counted, for all of these elements: packets
+    /// since the element is.
+    ///
+    /// # Errors
+    /// When a dump is refused or unanswered, or was not whole: what was counted in part looks like
+    /// silence, and nobody may take it for that.
+    fn watched(
+        &mut self,
+        elements: &BTreeSet<GuardElement>,
+    ) -> impl Future<Output = Result<BTreeMap<GuardElement, u64>, KernelError>> + Send;
 
     /// Carries one operation out; done before it returns, and no error when it was done already.
     ///

@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::error::KernelError;
-use super::netlink::socket::{Failure, OwnPorts, errno_of, messages, receive};
+use super::netlink::socket::{Failure, OwnPorts, errno_of, messages};
+use super::netlink::wire::receive;
 use super::netlink::{link, nexthop, route, rule};
 use super::nft;
 use super::writers::{self, Writers};
@@ -241,6 +242,10 @@ impl Watch {
     /// What cannot be decoded counts as ours.
     fn in_our_place(&self, kind: u16, payload: &[u8]) -> Option<Touched> {
         let ours = self.layout.protocol;
+        // A bucket of a resilient group follows its weights: no object changes.
+        if kind == nexthop::RTM_NEWNEXTHOPBUCKET {
+            return None;
+        }
         if let Ok(Some(row)) = route::decode(kind, payload) {
             let concerns = row.protocol == ours || self.layout.fills_table(row.key.table);
             let object = Some(Object::Route(row.key));

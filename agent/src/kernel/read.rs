@@ -131,10 +131,10 @@ async fn nexthops(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<Others,
                 let interface = (*name).to_owned();
                 Nexthop::Single { gateway, interface }
             }),
-            nexthop::Form::Group(members) => {
+            nexthop::Form::Group(members, buckets) => {
                 let member = members.keys().next();
                 let family = member.and_then(|id| families.get(id)).copied();
-                family.map(|family| Nexthop::Group { family, members })
+                family.map(|family| Nexthop::Group { family, members, buckets })
             }
             nexthop::Form::Blackhole => family.map(|family| Nexthop::Blackhole { family }),
             nexthop::Form::Other => None,

@@ -7,11 +7,13 @@
 //! leaves nexthops and routes as they are; `lo` takes the IPv6 floors with it. Not modelled:
 //! sysctls, packets, rule evaluation.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{Guard, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget};
+use nett_policy::lower::object::{
+    Guard, GuardElement, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
+};
 use nett_policy::plan::Op;
 use nix::errno::Errno;
 
@@ -28,6 +30,7 @@ pub struct SimulatedKernel {
     interfaces: BTreeMap<String, Interface>,
     foreign: Vec<Foreign>,
     counters: BTreeMap<String, Count>,
+    watched: BTreeMap<GuardElement, u64>,
     failures: VecDeque<(Matcher, KernelError)>,
     lost_answers: VecDeque<(Matcher, KernelError)>,
     incomplete: u32,
@@ -173,6 +176,11 @@ impl SimulatedKernel {
         count.bytes += bytes;
     }
 
+    /// Packets for or from what the counting sets hold.
+    pub fn pass(&mut self, element: GuardElement, packets: u64) {
+        *self.watched.entry(element).or_default() += packets;
+    }
+
     /// Removes nexthops as the kernel does: out of their groups, with emptied groups and routes.
     fn lose_nexthops(&mut self, lost: impl Fn(&Nexthop) -> bool) {
         let state = &mut self.state;
@@ -220,6 +228,9 @@ impl SimulatedKernel {
                 }
             }
             Nexthop::Blackhole { .. } => {}
+        }
+        if self.state.nexthops.get(&id).is_some_and(|there| !there.becomes(to)) {
+            return Err(refused(op, Errno::EINVAL));
         }
         self.state.nexthops.insert(id, to.clone());
         Ok(())
@@ -371,6 +382,22 @@ impl Kernel for SimulatedKernel {
 
     async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
         Ok(self.counters.clone())
+    }
+
+    async fn watched(
+        &mut self,
+        elements: &BTreeSet<GuardElement>,
+    ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
+        let there: BTreeSet<GuardElement> =
+            self.state.guard.iter().flat_map(Guard::counted).copied().collect();
+        if !elements.is_subset(&there) {
+            let (object, reason) = ("nft table inet nett".to_owned(), "not whole".to_owned());
+            return Err(KernelError::Stale { object, reason });
+        }
+        let counted = |element: &GuardElement| {
+            (*element, self.watched.get(element).copied().unwrap_or_default())
+        };
+        Ok(elements.iter().map(counted).collect())
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

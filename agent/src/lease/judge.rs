@@ -182,6 +182,7 @@ impl Lease {
     /// True when what is to be done with a service is something else than before.
     pub(super) fn judge(&mut self, now: Duration) -> bool {
         self.withdraw_from_definitions();
+        self.withdraw_from_decided();
         if self.judged.retry.is_some_and(|at| now >= at) {
             self.judged.retry = None;
         }
@@ -189,7 +190,7 @@ impl Lease {
         let mut groups: BTreeMap<ServiceId, Group> = BTreeMap::new();
         let mut next: Vec<Duration> = Vec::new();
         let mut deadlines = BTreeMap::new();
-        for service in self.catalog.clone().iter().filter(|s| s.is_leased()) {
+        for service in self.catalog.clone().leased() {
             let (stand, group) = self.stand(service, now, &mut next);
             if let Some(Verdict::Serves { until }) = stand.verdict {
                 deadlines.insert(service.id.clone(), until);

@@ -153,7 +153,7 @@ const KEEP_RETRY: Duration = Duration::from_secs(1);
 impl Lease {
     /// `None` where nothing is leased.
     pub fn new(fabric: Arc<Fabric>, catalog: Arc<Catalog>, me: Node) -> Option<Self> {
-        if !catalog.iter().any(|s| s.is_leased()) {
+        if catalog.leased().len() == 0 {
             return None;
         }
         let voters: BTreeSet<SiteId> = fabric.voters().map(|n| n.site.clone()).collect();

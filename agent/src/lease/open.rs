@@ -49,7 +49,7 @@ pub fn open(
     events: mpsc::Sender<Event>,
     tasks: &mut JoinSet<()>,
 ) -> Result<Option<Opened>, LeaseError> {
-    if !catalog.iter().any(|s| s.is_leased()) {
+    if catalog.leased().len() == 0 {
         return Ok(None);
     }
     let mut journal = FileJournal::open_named(state_dir, "lease")?;

@@ -2,8 +2,9 @@
 //! log is told.
 //!
 //! A confirmation lets another site start at once instead of after W, so it is given only for what
-//! a task asks for, and for an exclusive service's definition, which could else never start. What
-//! is written and not told costs the wait; what is told and not written cannot be.
+//! a task asks for, and for an exclusive service, which could else never start: for its definition,
+//! and for what the votes have decided. What is written and not told costs the wait; what is told
+//! and not written cannot be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,12 +109,35 @@ impl Lease {
             return;
         }
         let mut services = BTreeMap::new();
-        for service in self.catalog.iter().filter(|s| s.isolation == Isolation::Exclusive) {
+        for service in self.catalog.leased().filter(|s| s.isolation == Isolation::Exclusive) {
             let mut claims = self.placings.of(&service.id);
             let (Some((id, placing)), None) = (claims.next(), claims.next()) else { continue };
             let defined = definition(service).is_some_and(|(defined, _)| defined == *id);
             let here = service.sites().contains(&self.me.site);
             if defined && here && placing.target != self.me.site {
+                services.insert(service.id.clone(), placing.epoch);
+            }
+        }
+        self.withdraw(&services);
+    }
+
+    /// Where the votes have decided for another site's claim, an exclusive service waits for the
+    /// word of every other candidate's nodes, and the step that asks them may be over: a node that
+    /// was away then, or whose site had a claim of its own, gives it once it has read the votes. It
+    /// loses nothing, since nobody votes twice in an epoch or lower.
+    pub(super) fn withdraw_from_decided(&mut self) {
+        if !self.is_serving_node() || !self.knows_fences() {
+            return;
+        }
+        let mut services = BTreeMap::new();
+        for service in self.catalog.leased().filter(|s| s.isolation == Isolation::Exclusive) {
+            if !service.sites().contains(&self.me.site) {
+                continue;
+            }
+            let chosen = self.knowledge.backers(&service.id);
+            let chosen = chosen.into_iter().find(|(_, count)| *count >= self.rules.quorum);
+            let placing = chosen.and_then(|(claim, _)| self.placings.get(&service.id, claim));
+            if let Some(placing) = placing.filter(|placing| placing.target != self.me.site) {
                 services.insert(service.id.clone(), placing.epoch);
             }
         }

@@ -69,6 +69,8 @@ impl Ledger {
         self.troubles.get(object).map(|trouble| super::chain(&trouble.error))
     }
 
+    /// Notes a failure and when to try again. One lost answer is nobody's trouble: what was asked
+    /// for is read back, and tried again at once if it is not there.
     pub(super) fn failed(
         &mut self,
         object: Object,
@@ -77,7 +79,8 @@ impl Ledger {
         rng: &mut Rng,
     ) {
         let attempts = self.troubles.get(&object).map_or(0, |t| t.attempts);
-        let due = now + pause(attempts, rng);
+        let lost = attempts == 0 && matches!(error, KernelError::Unanswered { .. });
+        let due = if lost { now } else { now + pause(attempts, rng) };
         let trouble = Trouble { attempts: attempts.saturating_add(1), due, error };
         self.troubles.insert(object, trouble);
     }
@@ -178,7 +181,7 @@ mod tests {
     const OBJECT: Object = Object::Nexthop(NexthopId(1));
 
     fn error() -> KernelError {
-        KernelError::Unanswered { object: "x".to_owned() }
+        KernelError::Stale { object: "x".to_owned(), reason: "a test".to_owned() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -199,6 +202,17 @@ mod tests {
         assert_eq!(ledger.next_due(), None);
         ledger.failed(OBJECT, error(), now, &mut rng);
         assert!(ledger.next_due().expect("failed") - now <= RETRY.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_first_lost_answer_it_is_tried_at_once_and_later_after_a_pause() {
+        let (mut ledger, mut rng) = (Ledger::default(), Rng::seeded(1));
+        let now = Instant::now();
+        let lost = || KernelError::Unanswered { object: "x".to_owned() };
+        ledger.failed(OBJECT, lost(), now, &mut rng);
+        assert_eq!(ledger.hold(&OBJECT, now), None);
+        ledger.failed(OBJECT, lost(), now, &mut rng);
+        assert!(ledger.hold(&OBJECT, now).is_some());
     }
 
     #[tokio::test(start_paused = true)]

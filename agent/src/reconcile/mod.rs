@@ -10,6 +10,7 @@
 //!
 //! Crash story: nothing is kept. The next start reads the kernel and plans from there.
 
+mod counting;
 mod ledger;
 mod links;
 mod receipt;
@@ -29,15 +30,15 @@ use nett_policy::plan::{Object, Op, Plan, plan_kernel};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::controller::ZEROS;
 use crate::controller::event::{Event, News};
 use crate::kernel::{
-    Count, Interface, Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback,
+    Interface, Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback,
 };
 use crate::probe::bfd::{Presence, Views};
 use crate::rng::Rng;
 use crate::telemetry::Metrics;
-use crate::telemetry::event::{KernelDrift, KernelRound, Resync, SeparationBroken};
+use crate::telemetry::event::{KernelDrift, KernelRound, Resync};
+use crate::watchdog::Pulse;
 use ledger::Ledger;
 pub use ledger::{LEFT_ALONE, REPAIRS, WINDOW};
 pub use links::OwnLink;
@@ -94,6 +95,8 @@ pub struct Reconciler<K, C> {
     pub rng: Rng,
     /// Packets by counter at the last look; empty before the first.
     pub counted: BTreeMap<String, u64>,
+    /// Answered between looks and operations: a kernel that does not answer is not one that hangs.
+    pub pulse: Pulse,
 }
 
 /// A read without a reason, in case a notification never came.
@@ -104,11 +107,19 @@ const BACKSTOP_SHARE: u32 = 400;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often the kernel's packet counters are read.
 const COUNT: Duration = Duration::from_secs(5);
+/// How often what is counted for a drain is read, while anything is.
+const WATCH: Duration = Duration::from_secs(1);
+/// Or so many times what reading it takes, if that is more: with very many elements it would keep
+/// the kernel's only writer busy.
+const WATCH_SHARE: u32 = 9;
 /// How long the controller gets to want something else after a link changed, before the old wish
 /// is repaired.
 const LINK_PAUSE: Duration = Duration::from_millis(50);
 /// How often one wish is planned again at once because the readback still differs.
 const ROUNDS: usize = 3;
+/// How often the pause between two looks doubles while the kernel cannot be read: to 1.6 s. What
+/// could not be read may be wrong, and a look that fails changes nothing.
+const UNREAD: u32 = 4;
 /// A table with more routes is not read back because of a few operations: their acknowledgements
 /// count, and the next look.
 const LARGE: usize = 4096;
@@ -135,6 +146,13 @@ struct Memory {
     news: Vec<News>,
 }
 
+/// When the counters are read next.
+struct Ticks {
+    count: Instant,
+    /// Of what services leave; only while anything is counted.
+    watch: Instant,
+}
+
 /// What there is to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
@@ -155,8 +173,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         let mut look = Look::Whole(Resync::Start);
         let mut looked = Instant::now();
         let mut unread = 0;
-        let mut count_at = Instant::now();
+        let mut ticks = Ticks { count: Instant::now(), watch: Instant::now() };
         loop {
+            self.pulse.answer();
             if look != Look::Nothing {
                 // News come in bursts; one read serves a whole burst.
                 sleep_until(looked + LOOK_INTERVAL).await;
@@ -166,7 +185,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             }
             if !self.look(&mut memory, look).await {
                 tokio::time::sleep(ledger::pause(unread, &mut self.rng)).await;
-                unread = (unread + 1).min(16);
+                unread = (unread + 1).min(UNREAD);
                 look = Look::Whole(Resync::Unreadable);
                 continue;
             }
@@ -179,7 +198,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             self.converge(&mut memory, foreign).await;
             let backstop = Instant::now() + BACKSTOP.max(cost * BACKSTOP_SHARE);
             let retry = self.retry(&memory);
-            look = match self.wait(&mut memory, backstop, retry, &mut count_at).await {
+            look = match self.wait(&mut memory, backstop, retry, &mut ticks).await {
                 Some(look) if memory.actual.is_none() => whole(look),
                 Some(look) => look,
                 None => return,
@@ -201,7 +220,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         memory: &mut Memory,
         backstop: Instant,
         retry: Option<Instant>,
-        count_at: &mut Instant,
+        ticks: &mut Ticks,
     ) -> Option<Look> {
         let (until, elapsed) = match retry {
             Some(at) if at < backstop => (at, Resync::Retry),
@@ -225,9 +244,15 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 () = sleep_until(until) => {
                     return Some(Look::Used { reason: elapsed, foreign: false });
                 }
-                () = sleep_until(*count_at) => {
+                () = self.pulse.asked() => self.pulse.answer(),
+                () = sleep_until(ticks.count) => {
                     self.count().await;
-                    *count_at = Instant::now() + COUNT;
+                    ticks.count = Instant::now() + COUNT;
+                }
+                () = sleep_until(ticks.watch), if memory.watches() => {
+                    let begun = Instant::now();
+                    self.watch(memory).await;
+                    ticks.watch = Instant::now() + WATCH.max(begun.elapsed() * WATCH_SHARE);
                 }
             }
         }
@@ -312,31 +337,6 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         tables
     }
 
-    async fn count(&mut self) {
-        match self.kernel.counters().await {
-            Ok(counters) => self.take_counts(&links::by_peer(&self.links, counters)),
-            Err(error) => tracing::debug!(error = %chain(&error), "Cannot read the counters."),
-        }
-    }
-
-    /// Hands on what was counted, and alarms what must not be.
-    fn take_counts(&mut self, counters: &BTreeMap<String, Count>) {
-        self.metrics.traffic(counters);
-        let packets = counters.iter().map(|(name, count)| (name.clone(), count.packets));
-        let packets: BTreeMap<String, u64> = packets.collect();
-        let bytes = counters.iter().map(|(name, count)| (name.clone(), count.bytes)).collect();
-        for class in ZEROS {
-            let (now, before) = (packets.get(class), self.counted.get(class));
-            let grown = now.zip(before).map_or(0, |(now, before)| now.saturating_sub(*before));
-            if grown > 0 {
-                self.metrics.emit(SeparationBroken { class, packets: grown });
-            }
-        }
-        self.counted.clone_from(&packets);
-        // Counted again soon, if the controller has too much to do.
-        let _ = self.events.try_send(Event::Counted { packets, bytes });
-    }
-
     /// Tells the controller which links can carry packets, if that changed, and gives it a moment
     /// to want something else because of it. False when it is gone.
     async fn tell_links(&mut self, memory: &mut Memory) -> bool {
@@ -348,7 +348,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         if !changed {
             return true;
         }
-        if self.events.send(Event::Links { up }).await.is_err() {
+        if self.pulse.during(self.events.send(Event::Links { up })).await.is_err() {
             return false;
         }
         !matches!(timeout(LINK_PAUSE, self.wanted.changed()).await, Ok(Err(_)))
@@ -427,6 +427,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 desired: &desired,
                 model: &mut actual.state,
                 dry_run: self.dry_run,
+                pulse: &mut self.pulse,
             };
             let carried = round.carry_out(&plan).await;
             let idle = carried.done == 0 && !carried.failed;

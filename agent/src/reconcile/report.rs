@@ -29,7 +29,8 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         let Some(actual) = &memory.actual else {
             let failures = vec!["the kernel could not be read".to_owned()];
             let applied = Applied { generation, operations, failures, ..Applied::default() };
-            let _ = self.events.send(Event::Applied(applied)).await;
+            // The controller may wait for a disk, and takes nothing meanwhile.
+            let _ = self.pulse.during(self.events.send(Event::Applied(applied))).await;
             return;
         };
         let left = super::plan(desired, actual, &memory.receipt).ops;
@@ -76,7 +77,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             news: std::mem::take(&mut memory.news),
         };
         // The controller is gone when the agent stops; the next wait sees that.
-        let _ = self.events.send(Event::Applied(applied)).await;
+        let _ = self.pulse.during(self.events.send(Event::Applied(applied))).await;
     }
 }
 

@@ -23,6 +23,7 @@ use crate::kernel::{Kernel, KernelError, Parts};
 use crate::rng::Rng;
 use crate::telemetry::Metrics;
 use crate::telemetry::event::{KernelOp, KernelRun, Outcome};
+use crate::watchdog::Pulse;
 
 /// Operations of one call to the kernel.
 const RUN: usize = 4096;
@@ -39,6 +40,7 @@ pub(super) struct Round<'a, K> {
     /// What is there, as far as known; follows every operation that succeeds.
     pub(super) model: &'a mut NodeState,
     pub(super) dry_run: bool,
+    pub(super) pulse: &'a mut Pulse,
 }
 
 /// What a round did.
@@ -82,8 +84,11 @@ impl<K: Kernel> Round<'_, K> {
                     return carried;
                 }
             }
-            if let (Op::DeleteNexthop(..), None) = (op, &used) {
-                used = Some(used_nexthops(self.model));
+            match (op, &used) {
+                (Op::DeleteNexthop(..), None) => used = Some(used_nexthops(self.model)),
+                (Op::DeleteNexthop(..), Some(_)) => {}
+                // Whatever it is, it may use others.
+                (_, _) => used = None,
             }
             if self.ledger.hold(&object, Instant::now()).is_some() {
                 missing.note(op);
@@ -115,6 +120,7 @@ impl<K: Kernel> Round<'_, K> {
         if ops.is_empty() {
             return;
         }
+        self.pulse.answer();
         let results = match ops.as_slice() {
             [op] => vec![self.kernel.apply(op).await],
             many => self.kernel.apply_all(many).await,

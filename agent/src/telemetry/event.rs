@@ -1,6 +1,7 @@
 //! Operational events: each is a struct that writes its log line and moves its counter, so that the
 //! two cannot tell different stories. Call sites name the event, not the metric.
 
+use std::fmt;
 use std::time::Duration;
 
 use nett_policy::id::{LinkId, NodeId, SiteId};
@@ -38,22 +39,44 @@ pub struct KernelOp<'a> {
 impl Emit for KernelOp<'_> {
     fn emit(self, metrics: &Metrics) {
         let Self { op, outcome } = self;
+        let brief = Brief(op);
         let result = match outcome {
             Outcome::Done => {
-                tracing::info!(%op, "Changed the kernel.");
+                tracing::info!(op = %brief, "Changed the kernel.");
                 "ok"
             }
             Outcome::DryRun => {
-                tracing::info!(%op, "Would change the kernel.");
+                tracing::info!(op = %brief, "Would change the kernel.");
                 "dry-run"
             }
             Outcome::Refused(error) => {
-                tracing::warn!(%op, %error, "The kernel refused.");
+                tracing::warn!(op = %brief, %error, "The kernel refused.");
                 "refused"
             }
         };
         let (object, verb) = words(op);
         metrics.kernel_ops.with_label_values(&[object, verb.as_str(), result]).inc();
+    }
+}
+
+/// The first lines of an operation: one that changes the classes of all VIPs has as many.
+struct Brief<'a>(&'a Op);
+
+impl Brief<'_> {
+    const LINES: usize = 20;
+}
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        let mut lines = text.lines();
+        for (n, line) in lines.by_ref().take(Self::LINES).enumerate() {
+            write!(f, "{}{line}", if n == 0 { "" } else { "\n" })?;
+        }
+        match lines.count() {
+            0 => Ok(()),
+            more => write!(f, "\n... and {more} more"),
+        }
     }
 }
 
@@ -151,6 +174,8 @@ impl Emit for SitesOrdered<'_> {
 /// A BFD session went from one state to another.
 #[derive(Debug)]
 pub struct SessionChanged<'a> {
+    /// How many before it were counted only; `None`: it is one of those.
+    pub unsaid: Option<u64>,
     pub link: &'a LinkId,
     pub family: &'static str,
     pub from: &'static str,
@@ -162,8 +187,12 @@ pub struct SessionChanged<'a> {
 
 impl Emit for SessionChanged<'_> {
     fn emit(self, metrics: &Metrics) {
-        let Self { link, family, from, to, reason, remote } = self;
-        tracing::info!(%link, family, from, to, reason, remote, "A BFD session changed.");
+        let Self { unsaid, link, family, from, to, reason, remote } = self;
+        if let Some(unsaid) = unsaid {
+            tracing::info!(
+                %link, family, from, to, reason, remote, unsaid, "A BFD session changed."
+            );
+        }
         metrics.bfd_transitions.with_label_values(&[link.as_str(), to]).inc();
     }
 }
@@ -409,5 +438,29 @@ impl Emit for ZoneServed<'_> {
             }
             Err(error) => tracing::error!(%error, "The zone stays as it was."),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use nett_policy::lower::object::{GuardElement, GuardSet, Subject};
+
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_bounded_whatever_changed() {
+        let element = |n: u8| GuardElement {
+            set: GuardSet::Drained,
+            subject: Subject::Vip([10, 99, 0, n].into()),
+        };
+        let of = |count: u8| {
+            let add: BTreeSet<GuardElement> = (0..count).map(element).collect();
+            Brief(&Op::Elements { add, delete: BTreeSet::new() }).to_string()
+        };
+        assert_eq!(of(20).lines().count(), 20);
+        assert_eq!(of(200).lines().count(), 21);
+        assert!(of(200).ends_with("... and 180 more"));
     }
 }

@@ -22,6 +22,8 @@ use crate::config::{Log, LogFormat};
 pub fn start(log: &Log) {
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A full disk below standard error must not end the agent: the line is lost.
+    let builder = builder.log_internal_errors(false);
     // Already started by an earlier configuration of the same process.
     let _ = match log.format {
         LogFormat::Text => builder.with_ansi(false).try_init(),

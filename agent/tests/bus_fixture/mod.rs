@@ -182,6 +182,7 @@ pub(crate) fn effect() -> Effect {
             from,
             to,
             handover: Handover::MakeBeforeBreak,
+            kept: BTreeSet::new(),
         }],
     }
 }
@@ -216,7 +217,7 @@ pub(crate) fn command_body(site: &str, number: u32) -> (Body, Vec<u8>) {
         approvals_needed: 0,
         supersedes: Vec::new(),
         bad_since: None,
-        effect: Some(effect()),
+        effect: Some(effect().into()),
     };
     (Body::Command(command), verbatim)
 }

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream;
 use nett_agent::bus::nats::TlsFiles;
 use nett_agent::bus::provision::{self, Finding};
 use nett_agent::bus::render::{RenderOptions, ServerLine, new_secret, render};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::SiteId;
+use nix::sys::signal::{Signal, kill};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
@@ -165,6 +167,7 @@ pub(crate) struct Lab {
     pub(crate) fabric: Fabric,
     pub(crate) servers: BTreeMap<SiteId, Server>,
     pub(crate) authority: Authority,
+    options: BTreeMap<SiteId, RenderOptions>,
     _dir: TempDir,
 }
 
@@ -178,7 +181,7 @@ impl Lab {
             .iter()
             .map(|s| (s.id.clone(), new_secret().expect("randomness")))
             .collect();
-        let mut servers = BTreeMap::new();
+        let (mut servers, mut rendered) = (BTreeMap::new(), BTreeMap::new());
         for place in 0..fabric.sites.len() {
             let site = fabric.sites[place].id.clone();
             let options = RenderOptions {
@@ -196,17 +199,31 @@ impl Lab {
                 fabric.sites[place].leaf = vec![format!("tls://127.0.0.1:{port}")];
             }
             fabric.sites[place].nats = vec![server.url()];
-            servers.insert(site, server);
+            servers.insert(site.clone(), server);
+            rendered.insert(site, options);
         }
-        Self { fabric, servers, authority, _dir: dir }
+        Self { fabric, servers, authority, options: rendered, _dir: dir }
+    }
+
+    /// Writes a site's file anew, as for `fabric`, and has the server read it again.
+    pub(crate) fn reload(&self, site: &SiteId, fabric: &Fabric) {
+        let text = render(fabric, site, &self.options[site]).expect("renders");
+        let server = &self.servers[site];
+        std::fs::write(&server.config, text).expect("writable");
+        kill(server.pid(), Signal::SIGHUP).expect("our child");
+    }
+
+    /// A connection of somebody with a key, for what `nettctl bus` does.
+    pub(crate) async fn context(&self, site: &SiteId, number: u8) -> jetstream::Context {
+        let urls = &self.fabric.site(site).expect("known").nats;
+        let tls = self.authority.issue("somebody");
+        let context = provision::connect(site, urls, &seed(number), Some(&tls)).await;
+        context.expect("the key connects")
     }
 
     /// Makes the streams of a site, as `nettctl bus init` does.
     pub(crate) async fn init(&self, site: &SiteId) -> Vec<Finding> {
-        let urls = &self.fabric.site(site).expect("known").nats;
-        let tls = self.authority.issue("admin");
-        let context = provision::connect(site, urls, &seed(ADMIN), Some(&tls)).await;
-        let context = context.expect("the admin key connects");
+        let context = self.context(site, ADMIN).await;
         provision::init(&context, &self.fabric, site).await.expect("the streams are made")
     }
 }

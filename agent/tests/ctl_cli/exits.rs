@@ -106,10 +106,9 @@ fn a_key_that_is_nobodys_is_2() {
 
 #[test]
 fn names_of_later_releases_are_2() {
-    let cases: [&[&str]; 4] = [
+    let cases: [&[&str]; 3] = [
         &["top"],
-        &["drain", "cluster", "osl/k1", "--reason", "x"],
-        &["drain", "site", "osl", "--soft", "--reason", "x"],
+        &["service", "retire", "shop/prod/api", "--reason", "x"],
         &["failover", "shop/prod/api", "--to", "svg", "--without-quorum"],
     ];
     for line in cases {

@@ -242,7 +242,9 @@ impl Fleet {
         match effect {
             Effect::Journal { sealed, stream_seq } => agent.journal.push((sealed, stream_seq)),
             Effect::Local(_) => panic!("the bus is always there"),
-            Effect::Compact(_) => panic!("a fleet's logs are short"),
+            Effect::Compact(_) | Effect::Condense(_) | Effect::TakeIn(_) => {
+                panic!("a fleet's logs are short")
+            }
             Effect::Refill { from, after_stream_seq } => self.refill(node, from, after_stream_seq),
             Effect::ReadAgain => self.read_again(node),
             Effect::Append(append) => self.append(node, *append),
@@ -267,6 +269,10 @@ impl Fleet {
                 self.inbox.push_back((node.clone(), Event::Probed { slot, ok, evidence }));
             }
             Effect::Report(report) => self.spread(node, &report),
+            Effect::Plan { token, mut response, planning } => {
+                planning.finish(&mut response);
+                self.answers.insert(token.0, response.outcome);
+            }
             Effect::Reply { token, response } => match response.outcome {
                 Outcome::Ok(payload) => match *payload {
                     Payload::Command(reply) => drop(self.replies.insert(token.0, reply)),
@@ -330,7 +336,7 @@ impl Fleet {
                 }
             }
         }
-        self.inbox.push_back((node.clone(), Event::Refilled { through, stream_seq }));
+        self.inbox.push_back((node.clone(), Event::Refilled { through, stream_seq, why: None }));
     }
 
     /// As the agent does it: the journal, the branch that counts first, and then the bus.

@@ -123,7 +123,7 @@ fn batch(netns: &Netns, count: u32) -> Duration {
 }
 
 /// The other end of both links, with the first VIPs, and a host of the site behind `core0`.
-fn neighbours(netns: &Netns) -> [Netns; 2] {
+pub(crate) fn neighbours(netns: &Netns) -> [Netns; 2] {
     let [far, host] = [Netns::new(), Netns::new()];
     // Neighbour discovery sends from link-local addresses, and waits for their checks.
     let link_local = |netns: &Netns, interface: &str, nth: usize| {

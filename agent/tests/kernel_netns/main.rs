@@ -5,13 +5,17 @@
 
 mod bare;
 mod classes;
+mod counting;
 mod forks;
 mod gate;
 mod guarding;
+mod lost;
 mod many;
 mod netns;
 mod nft;
 mod reconcile;
+mod resilient;
 mod rival;
 mod state;
+mod torn;
 mod twins;

@@ -113,10 +113,10 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
     let hairpin = || handle("fwd_guard", "hairpin");
     type Change<'a> = (&'a str, &'a dyn Fn() -> String);
     let changes: [Change; 12] = [
-        ("has 11 rules, not 12", &|| {
+        ("has 12 rules, not 13", &|| {
             format!("delete rule inet nett fwd_guard handle {}", hairpin())
         }),
-        ("has 13 rules, not 12", &|| "insert rule inet nett fwd_guard accept".to_owned()),
+        ("has 14 rules, not 13", &|| "insert rule inet nett fwd_guard accept".to_owned()),
         ("differs", &|| format!("replace rule inet nett fwd_guard handle {} accept", hairpin())),
         ("differs", &|| {
             format!(
@@ -139,7 +139,7 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
             "add chain inet nett other; add element inet nett class4 { 198.51.100.77 : jump other }"
                 .to_owned()
         }),
-        ("chain class_0 has 2 rules, not 3", &|| {
+        ("chain class_0 has 10 rules, not 11", &|| {
             let handle = handle("class_0", "not delivered here");
             format!("delete rule inet nett class_0 handle {handle}")
         }),

@@ -30,7 +30,7 @@ pub(crate) fn route(table: Table, destination: &str, metric: u32) -> RouteKey {
 
 pub(crate) fn group(family: Family, members: &[(NexthopId, u32)]) -> Nexthop {
     let members = members.iter().map(|(id, w)| (*id, weight(*w)));
-    Nexthop::Group { family, members: members.collect() }
+    Nexthop::Group { family, members: members.collect(), buckets: None }
 }
 
 pub(crate) fn guard(kind: GuardKind) -> Guard {

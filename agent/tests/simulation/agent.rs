@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use nett_agent::bus::wire::Sealed;
-use nett_agent::controller::event::Pulse;
+use nett_agent::controller::event::{Event, Pulse};
 use nett_agent::controller::{Controller, Pace, Setting, chosen_between};
 use nett_agent::journal::Saved;
 use nett_agent::kernel::{Kernel, SimulatedKernel};
@@ -14,7 +14,7 @@ use nett_policy::id::{LinkId, NodeId, ServiceId, SiteId};
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::Nexthop;
-use nett_policy::lower::object::{NexthopId, NodeState, RouteTarget};
+use nett_policy::lower::object::{GuardElement, NexthopId, NodeState, RouteTarget};
 use nett_policy::plan::plan;
 use nett_policy::service::Catalog;
 use nkeys::KeyPair;
@@ -47,6 +47,8 @@ pub(crate) struct Agent {
     pub(crate) wanted: Option<(u64, NodeState)>,
     /// True while a visit of the kernel is on its way.
     pub(crate) applying: bool,
+    /// True while a look at what is counted is on its way.
+    pub(crate) watching: bool,
     pub(crate) zone: Answers,
     pub(crate) serial: u32,
     /// Milliseconds that its wall clock is ahead.
@@ -94,6 +96,7 @@ impl Agent {
             lacks: false,
             wanted: None,
             applying: false,
+            watching: false,
             zone: Answers::new(),
             serial: 0,
             skew: 0,
@@ -125,6 +128,17 @@ impl Agent {
             () if ops.len() > most => Visit::Halfway,
             () => Visit::Done(ops.len()),
         }
+    }
+
+    /// Packets pass, of which some are for what is left, and what was counted is read.
+    pub(crate) fn watch(&mut self, packets: impl Fn(GuardElement) -> u64) -> Option<Event> {
+        let guard = self.kernel.state().guard.as_ref()?;
+        let elements: BTreeSet<GuardElement> = guard.counted().copied().collect();
+        for element in &elements {
+            self.kernel.pass(*element, packets(*element));
+        }
+        let packets = block_on(self.kernel.watched(&elements)).expect("it does not fail");
+        (!elements.is_empty()).then_some(Event::Watched { packets })
     }
 
     /// The services whose packets this node's kernel hands to a backend of its own site, or to a

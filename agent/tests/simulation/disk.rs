@@ -18,6 +18,9 @@ use crate::world::World;
 pub(crate) const FORGETFUL: Pace =
     Pace { records: 8, settle: Duration::from_secs(1), kept: Duration::from_secs(11) };
 
+/// Journals that are never made smaller.
+pub(crate) const NEVER: Pace = Pace { records: usize::MAX, ..FORGETFUL };
+
 impl World {
     pub(crate) fn journal(
         &mut self,

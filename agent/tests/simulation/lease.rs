@@ -33,6 +33,8 @@ pub(crate) struct LeaseHost {
     /// Its agent stands still before it opens a slot the next time.
     pub(crate) stalls: bool,
     asked: BTreeMap<Token, NodeId>,
+    /// Until when the node's name server may answer with its own site, by its own clock.
+    pub(crate) deadlines: BTreeMap<ServiceId, Duration>,
     /// Leased services that the routes deliver, as of the last change of the kernel.
     pub(crate) delivers: BTreeSet<ServiceId>,
 }
@@ -200,6 +202,7 @@ impl World {
         let mutant = self.mutant;
         let host = &mut self.agent(node).lease;
         host.asked.clear();
+        host.deadlines.clear();
         let (records, whole) = host.found(mutant, seed);
         host.records.clone_from(&records);
         host.damaged = false;
@@ -268,7 +271,10 @@ impl World {
                 asks.into_iter().for_each(|ask| self.post_ask(node, ask));
                 return None;
             }
-            LeaseEffect::Deadlines(_) => return None,
+            LeaseEffect::Deadlines(deadlines) => {
+                self.agent(node).lease.deadlines = deadlines;
+                return None;
+            }
             gate => return self.work_gate(node, gate),
         };
         Some(Event::Lease(event))
@@ -472,10 +478,9 @@ impl World {
                 return Err(format!("{}: claims {claims:?}", service.id));
             }
             let open = standing.values().all(|s| *s != Standing::Between);
-            let exclusive = service.isolation == nett_policy::service::Isolation::Exclusive;
             for (node, stand) in &standing {
                 let at_target = targets.contains(self.agents[node].site());
-                if open && !exclusive && at_target && *stand != Standing::Serving {
+                if open && at_target && *stand != Standing::Serving {
                     let why = self.agents[node]
                         .controller
                         .lease()

@@ -9,8 +9,13 @@ mod agent;
 mod disk;
 mod faults;
 mod invariants;
+mod kernels;
 mod lease;
+mod moves;
 mod mutants;
+#[path = "../../../dns/tests/naive/mod.rs"]
+mod naive;
+mod names;
 mod operators;
 mod reports;
 mod said;

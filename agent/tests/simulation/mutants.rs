@@ -5,6 +5,7 @@
 //! what it writes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nett_agent::bus::wire::{BeaconAnswer, Sealed};
@@ -184,8 +185,8 @@ impl World {
 
 fn effect_of(body: &mut Body) -> Option<&mut Effect> {
     match body {
-        Body::Command(command) => command.effect.as_mut(),
-        Body::Effective(fact) => Some(&mut fact.effect),
+        Body::Command(command) => command.effect.as_mut().map(Arc::make_mut),
+        Body::Effective(fact) => Some(Arc::make_mut(&mut fact.effect)),
         _ => None,
     }
 }

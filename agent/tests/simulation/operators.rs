@@ -81,7 +81,7 @@ impl World {
         self.ask(person, to, ask);
     }
 
-    fn ask(&mut self, person: &str, site: &SiteId, ask: Ask) {
+    pub(crate) fn ask(&mut self, person: &str, site: &SiteId, ask: Ask) {
         let request = self.request(person, site, ask);
         let subject = request_subject(&request);
         let bytes = seal_request(&request, &subject, &self.key(person)).expect("the key fits");

@@ -47,6 +47,8 @@ struct Writer<'r> {
     leased: bool,
     /// One leased service that everybody may move, and no other.
     bare: bool,
+    /// Services that answer with other addresses at each site, one of each kind.
+    named: bool,
     drift: i64,
 }
 
@@ -60,6 +62,12 @@ pub(crate) fn leased_shape(rng: &mut Rng) -> Shape {
 /// has room for.
 pub(crate) fn trap_shape(rng: &mut Rng) -> Shape {
     Writer { leased: true, bare: true, drift: 200_000, ..Writer::new(rng, 3) }.write()
+}
+
+/// Three sites, clients in prefixes within prefixes, and a service of each kind with addresses of
+/// its own at each site.
+pub(crate) fn named_shape(rng: &mut Rng) -> Shape {
+    Writer { leased: true, named: true, ..Writer::new(rng, 3) }.write()
 }
 
 /// Most are small, so that many fit into a minute; all sizes occur.
@@ -83,7 +91,17 @@ fn pair(name: &str) -> KeyPair {
 impl<'r> Writer<'r> {
     fn new(rng: &'r mut Rng, sites: usize) -> Self {
         let (keys, nodes, text) = (BTreeMap::new(), Vec::new(), String::new());
-        Self { rng, keys, nodes, sites, text, leased: false, bare: false, drift: 5000 }
+        Self {
+            rng,
+            keys,
+            nodes,
+            sites,
+            text,
+            leased: false,
+            bare: false,
+            named: false,
+            drift: 5000,
+        }
     }
 
     fn write(mut self) -> Shape {
@@ -91,8 +109,15 @@ impl<'r> Writer<'r> {
         self.nodes();
         self.links();
         self.operators();
+        if self.named {
+            self.clients();
+        }
         let fabric = std::mem::take(&mut self.text);
-        self.services();
+        if self.named {
+            self.named_services()
+        } else {
+            self.services()
+        }
         let files = [("fabric.toml", fabric), ("services.toml", self.text)]
             .map(|(name, text)| SourceFile::new(name.to_owned(), text));
         let compiled = compile(&files[0], &files[1]);
@@ -229,7 +254,11 @@ impl<'r> Writer<'r> {
                     ("B", format!("isolation = \"{word}\"\napprovals = {approvals}"))
                 }
                 0 => ("C", format!("mode = \"active-active\"\nactive = [{}]", names.join(", "))),
-                1 | 2 => ("C", "handover = \"make-before-break\"".to_owned()),
+                1 | 2 => {
+                    let drain =
+                        if nth % 2 == 0 { "drain = { pps = 2, dwell = \"2s\" }" } else { "" };
+                    ("C", format!("handover = \"make-before-break\"\n{drain}"))
+                }
                 _ => {
                     let approvals = self.rng.u8(0..=2);
                     let handover = "handover = \"break-before-make\"";
@@ -252,6 +281,53 @@ impl<'r> Writer<'r> {
                 ));
             }
             self.line("ports = [{ name = \"https\", port = 443 }]");
+        }
+    }
+
+    fn clients(&mut self) {
+        for (prefix, site) in [
+            ("198.51.100.0/24", 0),
+            ("198.51.100.128/25", 1),
+            ("203.0.112.0/20", 2),
+            ("203.0.113.0/24", 1),
+            ("2001:db8:77::/48", 1),
+            ("2001:db8:77:8000::/49", 2),
+        ] {
+            let site = site_name(site);
+            self.line(&format!("[[client]]\nprefix = \"{prefix}\"\nsite = \"{site}\""));
+        }
+    }
+
+    fn named_services(&mut self) {
+        let passive = "primary = \"osl\"\nstandby = [\"svg\", \"trd\"]";
+        let active = "mode = \"active-active\"\nactive = [\"svg\", \"osl\", \"trd\"]";
+        let break_first = "handover = \"break-before-make\"\napprovals = 1";
+        for (nth, (name, category, more)) in (1..).zip([
+            ("api", "C", format!("{passive}\nttl = {{ ceiling = \"20s\", floor = \"5s\" }}")),
+            ("pay", "B", format!("{passive}\n{break_first}\nall_down = \"192.0.2.200\"")),
+            ("near", "C", format!("{active}\nall_down = \"refuse\"")),
+            ("local", "C", format!("{active}\nprefer = \"local\"")),
+            ("first", "C", format!("{active}\nprefer = \"primary\"\nttl = \"7s\"")),
+            ("books", "B", format!("{passive}\nisolation = \"lease\"\nfence = \"external\"")),
+        ]) {
+            self.line(&format!(
+                "[[service]]\nid = \"shop/prod/{name}\"\ncategory = \"{category}\"\n{more}"
+            ));
+            self.line("sticky = \"1s\"");
+            self.line(&format!("vips = [\"10.99.0.{nth}\", \"fd00:99::{nth}\"]"));
+            for site in 0..self.sites {
+                let (id, n) = (site_name(site), site + 1);
+                // One has addresses of one family, and the VIP of the other.
+                let v6 =
+                    if name == "local" { String::new() } else { format!("fd00:{n}:30::{nth}") };
+                let both = [format!("10.{n}.30.{nth}"), v6].map(|a| format!("\"{a}\""));
+                let own = both.iter().filter(|a| a.len() > 2).cloned().collect::<Vec<_>>();
+                self.line(&format!(
+                    "backends.{id} = [\"10.{n}.20.{nth}\", \"fd00:{n}:20::{nth}\"]\n\
+                     addresses.{id} = [{}]",
+                    own.join(", ")
+                ));
+            }
         }
     }
 }

@@ -188,7 +188,7 @@ impl World {
         Roles { service, holder, to, helper }
     }
 
-    fn nodes_of(&self, site: &SiteId) -> Vec<NodeId> {
+    pub(crate) fn nodes_of(&self, site: &SiteId) -> Vec<NodeId> {
         let of_site = self.agents.values().filter(|agent| agent.site() == site);
         of_site.map(|agent| agent.setting.node.id.clone()).collect()
     }

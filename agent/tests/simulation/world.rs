@@ -10,7 +10,7 @@ use nett_agent::api::types::{Outcome, Payload};
 use nett_agent::bus::wire::{Draft, Report, Sealed};
 use nett_agent::controller::Setting;
 use nett_agent::controller::effect::{Append, Effect};
-use nett_agent::controller::event::{AppendFailure, Applied, Event, Now};
+use nett_agent::controller::event::{AppendFailure, Event, Now};
 use nett_agent::controller::prefix;
 use nett_agent::journal::sort;
 use nett_policy::fabric::Fabric;
@@ -19,12 +19,13 @@ use nett_policy::lower::object::Layout;
 use nett_policy::service::Catalog;
 use nkeys::KeyPair;
 
-use crate::agent::{Agent, Visit};
+use crate::agent::Agent;
 use crate::disk::FORGETFUL;
 use crate::faults::Fault;
 use crate::invariants::Watch;
 use crate::lease::{LeaseWatch, Mail};
 use crate::mutants::{Memory, Mutant};
+use crate::names::Names;
 use crate::operators::Desk;
 use crate::said::said;
 use crate::shape::{Shape, shape};
@@ -53,6 +54,11 @@ pub(crate) enum Happening {
     },
     /// The kernel is worked on.
     Kernel {
+        node: NodeId,
+        life: u64,
+    },
+    /// What is counted for drains is read.
+    Counters {
         node: NodeId,
         life: u64,
     },
@@ -112,6 +118,8 @@ pub(crate) struct World {
     pub(crate) desk: Desk,
     pub(crate) watch: Watch,
     pub(crate) lease_watch: LeaseWatch,
+    /// Where name servers are looked at.
+    pub(crate) names: Option<Names>,
     pub(crate) mutant: Option<Mutant>,
     pub(crate) memory: Memory,
     pub(crate) way: Way,
@@ -156,6 +164,7 @@ impl World {
             desk: Desk::default(),
             watch: Watch::new(&catalog),
             lease_watch: LeaseWatch::default(),
+            names: None,
             mutant,
             memory: Memory::default(),
             way: Way::Plain,
@@ -239,6 +248,7 @@ impl World {
                 }
             }
             Happening::Kernel { node, life } => self.work_kernel(&node, life),
+            Happening::Counters { node, life } => self.read_counters(&node, life),
             Happening::Store { node, life, sealed, after } => {
                 self.store(&node, life, sealed, after);
             }
@@ -285,6 +295,7 @@ impl World {
         agent.controller = nett_agent::controller::Controller::new(agent.setting.clone());
         agent.wanted = None;
         agent.applying = false;
+        agent.watching = false;
         agent.caught_up.clear();
         agent.connected = false;
         agent.timer = None;
@@ -298,6 +309,7 @@ impl World {
         agent.read = before.start.iter().map(|(s, seq)| (s.clone(), number(*seq))).collect();
         let up = agent.links_up(&down);
         self.start_lease(node);
+        self.start_name_server(node);
         self.step(node, Event::Checkpoint(saved));
         for sealed in self.agents[node].own_log.clone() {
             self.step(node, Event::LocalKept(Ok(Box::new(sealed))));
@@ -349,7 +361,7 @@ impl World {
     /// The controller handles an event, and its effects are carried out in order: what an effect
     /// leads to at once is handled before anything else, as the driver does it.
     pub(crate) fn step(&mut self, node: &NodeId, event: Event) {
-        let mut events = VecDeque::from([event]);
+        let (mut events, mut served) = (VecDeque::from([event]), false);
         while let Some(event) = events.pop_front() {
             let now = self.clock(node);
             for effect in self.agent(node).controller.handle(event, now) {
@@ -358,8 +370,12 @@ impl World {
                 }
                 let agent = self.agent(node);
                 agent.dies_in = agent.dies_in.map(|n| n - 1);
+                served |= matches!(effect, Effect::Zone(_));
                 events.extend(self.carry_out(node, effect));
             }
+        }
+        if served {
+            self.check_names(node);
         }
         let agent = &self.agents[node];
         if let Some(due) = agent.controller.deadline()
@@ -387,7 +403,9 @@ impl World {
                 let agent = self.agent(node);
                 agent.zone = answers;
                 agent.serial += 1;
-                return Some(Event::Served { result: Ok(agent.serial) });
+                let result = Ok(agent.serial);
+                self.serve_names(node);
+                return Some(Event::Served { result });
             }
             Effect::Near(_) => {
                 let serial = self.agent(node).serial;
@@ -399,6 +417,7 @@ impl World {
                 self.reach(node, delay, event);
             }
             Effect::Report(report) => self.spread(node, *report),
+            Effect::Plan { .. } => {}
             Effect::Reply { token, response } => {
                 if let Outcome::Ok(payload) = response.outcome
                     && let Payload::Command(reply) = *payload
@@ -411,6 +430,9 @@ impl World {
                 let records = self.compact(node, &compact);
                 return Some(Event::Compacted { records });
             }
+            // Streams of the simulator begin with their first entry.
+            Effect::Condense(_) => return Some(Event::Condensed { stored: false }),
+            Effect::TakeIn(_) => self.watch.complain(format!("{node} takes in a checkpoint")),
             Effect::Refill { .. } => self.watch.complain(format!("{node} refills a whole log")),
             Effect::ReadAgain => self.watch.complain(format!("{node} read a forked log")),
             Effect::Audit(_) => {}
@@ -425,46 +447,6 @@ impl World {
     }
 
     // --- the kernel
-
-    pub(crate) fn look_at_kernel(&mut self, node: &NodeId, delay: Duration) {
-        let agent = self.agent(node);
-        let life = agent.life;
-        if !std::mem::replace(&mut agent.applying, true) {
-            self.at(delay, Happening::Kernel { node: node.clone(), life });
-        }
-    }
-
-    fn work_kernel(&mut self, node: &NodeId, life: u64) {
-        if !self.lives(node, life) {
-            return;
-        }
-        let most = if self.rng.u8(0..4) == 0 { self.rng.usize(1..10) } else { usize::MAX };
-        let lies = self.mutant == Some(Mutant::LyingKernel);
-        let catalog = self.catalog.clone();
-        let agent = self.agent(node);
-        agent.applying = false;
-        let Some((generation, _)) = agent.wanted else { return };
-        let visit = if lies { Visit::Done(0) } else { agent.visit_kernel(most) };
-        let delivers = agent.delivers(&catalog);
-        let leased = |s: &&ServiceId| catalog.get(s).is_some_and(|s| s.is_leased());
-        agent.lease.delivers = delivers.iter().filter(leased).cloned().collect();
-        self.watch.delivering(node, delivers);
-        self.watch_leases();
-        self.heed();
-        let applied = |operations, failures| {
-            Event::Applied(Applied { generation, operations, failures, ..Applied::default() })
-        };
-        let event = match visit {
-            Visit::Halfway => return self.look_at_kernel(node, ms(1)),
-            Visit::Done(operations) => applied(operations, Vec::new()),
-            Visit::Failed(failures) => {
-                self.look_at_kernel(node, ms(100));
-                applied(0, failures)
-            }
-        };
-        let delay = ms(self.rng.u64(0..5));
-        self.reach(node, delay, event);
-    }
 
     // --- the bus
 
@@ -524,6 +506,8 @@ impl World {
         let stream_seq = length + 1;
         self.note(format!("{node} stores {site}:{stream_seq} {}", said(&sealed)));
         self.watch.stored(&sealed);
+        self.check_step(&sealed);
+        self.heed();
         for other in self.servers.keys().cloned().collect::<Vec<_>>() {
             if other != site {
                 let delay = ms(self.rng.u64(2..100));

@@ -46,9 +46,8 @@ pub(crate) fn tell(
     wanted: Wanted<'_>,
     writer: &mut Writer<'_>,
 ) -> Option<Told> {
-    let name = wanted.name.key();
-    let in_reflect = name.ends_with(REFLECT) && is_below(wanted.name);
-    if in_reflect && !(name == REFLECT && wanted.kind == RecordType::DS) {
+    let is_cut = wanted.name.key() == REFLECT && wanted.kind == RecordType::DS;
+    if is_in_child(wanted.name) && !is_cut {
         return None;
     }
     Some(Teller { zone, signed, wanted, writer }.tell())
@@ -93,8 +92,15 @@ fn choose(zone: &Zone, service: &SignedService, client: &Client) -> (Target, Tol
     (choice.target, Told { rcode, scope: choice.scope, steered, error })
 }
 
+/// Bytes of the question's name between the zone and the zone that `reflect` is in a signed one.
+pub(crate) const CHILD_LEN: u16 = 8;
+const _: () = assert!(REFLECT.len() == CHILD_LEN as usize);
+
 /// Whether the name is `reflect` or below it, and not one that only ends in the same bytes.
-fn is_below(mut name: Relative<'_>) -> bool {
+pub(crate) fn is_in_child(mut name: Relative<'_>) -> bool {
+    if !name.key().ends_with(REFLECT) {
+        return false;
+    }
     while name.key() != REFLECT {
         match name.parent() {
             Some(parent) => name = parent,

@@ -69,7 +69,7 @@ proptest! {
             for (n, step) in step {
                 let (key, slot) = (key(*n), fixed.entry(*n));
                 let (Step::Put(site) | Step::Anew(site)) = *step else {
-                    changes.push(table.remove(&key, &mut bytes));
+                    changes.push(table.remove((table.hash(&key), &key), &mut bytes));
                     model.remove(&key);
                     continue;
                 };
@@ -79,7 +79,8 @@ proptest! {
                     _ => drop(slot.or_insert(answers.fixed)),
                 }
                 answers.fixed = Arc::clone(&fixed[n]);
-                changes.push(table.put((&key, &Arc::new(answers)), &topology, &mut bytes));
+                let (named, answers) = ((table.hash(&key), &*key), Arc::new(answers));
+                changes.push(table.put(named, &answers, &topology, &mut bytes));
                 model.insert(key, (epoch, Some(site)));
             }
             table.apply(changes, &bytes);
@@ -102,7 +103,8 @@ fn names_of_one_hash_are_told_apart() {
     let (mut bytes, topology) = (Vec::new(), topology());
     let put = |n: u32| {
         let (begin, answers) = (bytes.len(), Arc::new(at(n, 0, 0)));
-        Table::new().put((&key(n), &answers), &topology, &mut bytes);
+        let (table, key) = (Table::new(), key(n));
+        table.put((table.hash(&key), &key), &answers, &topology, &mut bytes);
         (begin, Details::new(&answers, &topology))
     };
     let all: Vec<(usize, Details)> = (0..100).map(put).collect();

@@ -1,6 +1,8 @@
 //! Senders of forged questions, and clients that measure what they get meanwhile.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -8,9 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hickory_proto::rr::RecordType;
+use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use nix::unistd::Pid;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::serve::query;
 
@@ -21,7 +25,7 @@ const PACE: Duration = Duration::from_millis(1);
 /// A client gives up after this.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Source and question of one forged packet.
+/// Source and question of some forged packets.
 pub(crate) struct Forged {
     source: Ipv4Addr,
     name: Option<u64>,
@@ -77,6 +81,12 @@ pub(crate) fn pin(threads: &str, processor: usize) {
 
 // === flood ===
 
+/// Packets that one system call sends, of one source: the kernel cuts them from one buffer, and
+/// each costs its sender a part of a packet that is sent alone.
+const BURST: usize = 8;
+/// How often the sender looks whether more is due.
+const GAP: Duration = Duration::from_micros(100);
+
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -91,39 +101,18 @@ impl Flood {
         let (told, count) = (Arc::clone(&stop), Arc::clone(&sent));
         let started = Instant::now();
         let thread = std::thread::spawn(move || {
-            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)));
-            let raw = raw.expect("the right to send raw packets (CAP_NET_RAW)");
-            let to_kernel = SockAddr::from(SocketAddr::new(to.ip(), 0));
-            // Packets are changed in place: what is measured is the server.
-            let packet = |name: &str| udp_packet(to, &query(name, RecordType::A, Some(1232)));
-            let mut plain = packet("api.prod.shop.steer.example");
-            let mut random = packet("x0000000000000000.steer.example");
-            let mut n = 0u64;
+            let mut sender = Forger::new(to);
+            let mut bursts = 0u64;
             while !told.load(Ordering::Relaxed) {
+                let n = bursts * BURST as u64;
                 let due = per_second.map(|rate| (started.elapsed().as_secs_f64() * rate) as u64);
                 if due.is_some_and(|due| n >= due) {
-                    std::thread::sleep(Duration::from_micros(200));
+                    std::thread::sleep(GAP);
                     continue;
                 }
-                let Forged { source, name } = kind(n);
-                let packet = match name {
-                    None => &mut plain,
-                    Some(label) => {
-                        const FIRST_LETTER: usize = 28 + 12 + 2;
-                        let letters = random[FIRST_LETTER..].iter_mut().take(16);
-                        for (at, letter) in letters.enumerate() {
-                            *letter = b'a' + (label >> (4 * at) & 15) as u8;
-                        }
-                        &mut random
-                    }
-                };
-                let port = 1024 + (mix(n) % 60_000) as u16;
-                packet[12..16].copy_from_slice(&source.octets());
-                packet[20..22].copy_from_slice(&port.to_be_bytes());
-                // A full queue on the way loses it, as in life.
-                let _ = raw.send_to(packet, &to_kernel);
-                n += 1;
-                count.store(n, Ordering::Relaxed);
+                sender.send(bursts, kind);
+                bursts += 1;
+                count.store(bursts * BURST as u64, Ordering::Relaxed);
             }
         });
         Self { stop, sent, started, thread }
@@ -138,19 +127,61 @@ impl Flood {
     }
 }
 
-/// An IPv4 packet without source; the kernel fills in length, id and checksum of its header
-/// (raw(7)).
-fn udp_packet(to: SocketAddr, data: &[u8]) -> Vec<u8> {
-    let IpAddr::V4(target) = to.ip() else { unreachable!("the test is of IPv4") };
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0];
-    packet.extend_from_slice(&target.octets());
-    packet.extend_from_slice(&[0, 0]);
-    packet.extend_from_slice(&to.port().to_be_bytes());
-    packet.extend_from_slice(&((8 + data.len()) as u16).to_be_bytes());
-    // No checksum (RFC 768).
-    packet.extend_from_slice(&[0, 0]);
-    packet.extend_from_slice(data);
-    packet
+/// Sends questions from addresses that are all local in this namespace.
+struct Forger {
+    /// Several, so that ports differ too. What comes back finds no room.
+    sockets: Vec<UdpSocket>,
+    to: SockaddrIn,
+    plain: Vec<u8>,
+    random: Vec<u8>,
+}
+
+impl Forger {
+    fn new(to: SocketAddr) -> Self {
+        let SocketAddr::V4(to) = to else { unreachable!("the test is of IPv4") };
+        let socket = |_| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("a free port");
+            socket2::SockRef::from(&socket).set_recv_buffer_size(0).expect("the least there is");
+            socket
+        };
+        let question = |name: &str| query(name, RecordType::A, Some(1232)).repeat(BURST);
+        Self {
+            sockets: (0..64).map(socket).collect(),
+            to: to.into(),
+            plain: question("api.prod.shop.steer.example"),
+            random: question("x0000000000000000.steer.example"),
+        }
+    }
+
+    fn send(&mut self, burst: u64, kind: fn(u64) -> Forged) {
+        let Forged { source, name } = kind(burst);
+        let packets = match name {
+            None => &mut self.plain,
+            Some(label) => {
+                const FIRST_LETTER: usize = 12 + 2;
+                let long = self.random.len() / BURST;
+                for (n, packet) in (0..).zip(self.random.chunks_mut(long)) {
+                    let label = mix(label.wrapping_add(n));
+                    for (at, letter) in packet[FIRST_LETTER..].iter_mut().take(16).enumerate() {
+                        *letter = b'a' + (label >> (4 * at) & 15) as u8;
+                    }
+                }
+                &mut self.random
+            }
+        };
+        let length = u16::try_from(packets.len() / BURST).expect("a question is short");
+        let from = libc::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(source.octets()) },
+            ipi_addr: libc::in_addr { s_addr: 0 },
+        };
+        let how = [ControlMessage::UdpGsoSegments(&length), ControlMessage::Ipv4PacketInfo(&from)];
+        let socket = &self.sockets[(mix(burst) % 64) as usize];
+        let parts = [IoSlice::new(packets)];
+        // A full queue on the way loses it, as in life.
+        let sent = sendmsg(socket.as_raw_fd(), &parts, &how, MsgFlags::empty(), Some(&self.to));
+        assert!(matches!(sent, Ok(_) | Err(Errno::ENOBUFS)), "{source}: {sent:?}");
+    }
 }
 
 // === clients ===
@@ -222,9 +253,10 @@ fn run(server: SocketAddr, wishes: &Receiver<Duration>, told: &Sender<Seen>) {
                     waiting.push((n, Instant::now()));
                 }
             }
-            for socket in &sockets {
+            // Whoever waits for nothing is not looked at: the clients are to cost little.
+            for at in waiting.iter().map(|w| usize::from(w.0) % sockets.len()).collect::<Vec<_>>() {
                 let mut answer = [0; 512];
-                while let Ok(2..) = socket.recv(&mut answer) {
+                while let Ok(2..) = sockets[at].recv(&mut answer) {
                     let id = u16::from_be_bytes([answer[0], answer[1]]);
                     if let Some(at) = waiting.iter().position(|w| w.0 == id) {
                         seen.answered += 1;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test crate uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -139,6 +140,32 @@ impl Peer {
         Self::start("unbound", &["-d", "-p", "-c", path(&file)], own, dir)
     }
 
+    /// gdnsd with these files in its directory: `config` without options, zones, `admin_state`.
+    pub(crate) fn gdnsd(files: &BTreeMap<&str, String>) -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let at = dir.path().display();
+        let own = place();
+        let (ip, port) = (own.ip(), own.port());
+        for made in ["zones", "run", "state"] {
+            std::fs::create_dir(dir.path().join(made)).expect("a directory");
+        }
+        let options = format!(
+            "options => {{ listen => [\"{ip}\"], dns_port => {port}, udp_threads => 1, \
+             tcp_threads => 1, run_dir => {at}/run, state_dir => {at}/state }}\n"
+        );
+        for (name, text) in files {
+            match *name {
+                "config" => write(dir.path(), name, &format!("{options}{text}")),
+                "admin_state" => write(&dir.path().join("state"), name, text),
+                _ => write(dir.path(), name, text),
+            };
+        }
+        let directory = path(dir.path()).to_owned();
+        let peer = Self::start("gdnsd", &["-c", &directory, "start"], own, dir);
+        peer.until(&["ns1.steer.example", "A"], "192.0.2.53");
+        peer
+    }
+
     fn start(program: &str, arguments: &[&str], address: SocketAddr, dir: TempDir) -> Self {
         let log = std::fs::File::create(dir.path().join("log")).expect("a file");
         let child = Command::new(program)
@@ -147,7 +174,9 @@ impl Peer {
             .stdout(log.try_clone().expect("a file"))
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|e| panic!("{program} is installed (bind9, knot, unbound): {e}"));
+            .unwrap_or_else(|e| {
+                panic!("{program} is installed (bind9, knot, unbound, gdnsd): {e}")
+            });
         Self { child, address, dir }
     }
 

@@ -44,6 +44,28 @@ pub(crate) fn ask(lab: &Lab, site: Site, name: &str, message: &Message) -> Resul
     })
 }
 
+/// Asks several things one after the other over one connection, each when it is wanted; gives the
+/// answers.
+pub(crate) fn ask_all(
+    lab: &Lab,
+    site: Site,
+    name: &str,
+    messages: impl Iterator<Item = Result<Message>> + Send,
+) -> Result<Vec<Value>> {
+    let options = options(lab, name)?;
+    at_client(lab, site, async || {
+        let client: Client = options.connect(files::nats_url(site)).await?;
+        let mut answers = Vec::new();
+        for message in messages {
+            let Message { subject, bytes } = message?;
+            let asked = client.request(subject, bytes.into());
+            let answer = tokio::time::timeout(Duration::from_secs(10), asked).await??;
+            answers.push(serde_json::from_slice(&answer.payload)?);
+        }
+        Ok(answers)
+    })
+}
+
 /// Says something as somebody at a site's server; nobody answers.
 pub(crate) fn say(lab: &Lab, site: Site, name: &str, message: &Message) -> Result<()> {
     let options = options(lab, name)?;

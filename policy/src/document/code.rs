@@ -104,6 +104,7 @@ codes! {
     IsolationConflict = "isolation-conflict",
     TooFewApprovers = "too-few-approvers",
     RampSteps = "ramp-steps",
+    ShiftConflict = "shift-conflict",
     NotInThisRelease = "not-in-this-release",
     /// A note, not a mistake: checked for form, then without function.
     NoFunctionYet = "no-function-yet",

@@ -12,6 +12,7 @@ use super::service_file::{BackendDoc, IsolationWord, ServiceDoc, SitesDoc};
 use crate::fabric::{Family, OperatorRole, Role};
 use crate::id::SiteId;
 use crate::lower::object::NexthopId;
+use crate::service::{Handover, Shift};
 
 /// The fabric's part of the check; `None` when that file could not be read.
 pub(super) type FabricPart<'a, 'f> = Option<(&'a Reader<'f>, &'a FabricDoc)>;
@@ -21,6 +22,13 @@ pub(super) fn check(r: &Reader<'_>, services: &[ServiceDoc], fabric: FabricPart<
     let mut vips = Unique::new(r, Code::VipUsedTwice, "the VIP");
     let nodes = fabric.map(|(_, doc)| node_addresses(doc)).unwrap_or_default();
     limits(r, services);
+    let mut resilient = services.iter().filter(|s| matches!(s.shift.value, Shift::Resilient(_)));
+    if let Some(service) = resilient.nth(NexthopId::MOST_RESILIENT) {
+        let most = NexthopId::MOST_RESILIENT;
+        let message = format!("more than {most} services with `shift = \"resilient\"`");
+        let hint = "each of them has nexthop groups of its own";
+        r.report(r.mistake(Code::TooMany, service.shift.span, message).hint(hint));
+    }
     for service in services {
         ids.add(&service.id.value, service.id.span);
         for vip in &service.vips {
@@ -31,6 +39,7 @@ pub(super) fn check(r: &Reader<'_>, services: &[ServiceDoc], fabric: FabricPart<
         backends(r, service, fabric.map(|(_, doc)| doc));
         isolation(r, service, fabric.map(|(_, doc)| doc));
         ramp(r, service);
+        shift(r, service);
         if let Some((of, doc)) = fabric {
             in_fabric(r, service, doc);
             vip_places(r, service, of, doc, &nodes);
@@ -244,6 +253,35 @@ fn ramp(r: &Reader<'_>, service: &ServiceDoc) {
         );
     }
 }
+
+/// What stays where it is must be served there meanwhile.
+fn shift(r: &Reader<'_>, service: &ServiceDoc) {
+    let At { value: Shift::Resilient(_), span } = service.shift else { return };
+    if service.handover == Handover::BreakBeforeMake {
+        let message = "flows cannot stay at a site that is closed before another one serves";
+        r.report(
+            r.mistake(Code::ShiftConflict, span, message)
+                .hint("use `handover = \"make-before-break\"`, or `shift = \"plain\"`"),
+        );
+    }
+    for (site, backends) in &service.backends {
+        let of = |v6: bool| backends.iter().filter(|b| b.address.value.is_ipv6() == v6).count();
+        let most = of(false).max(of(true));
+        if most > MOST_RESILIENT_BACKENDS {
+            let message = format!(
+                "`{}` has {most} backends of one family; a group whose flows stay has parts for \
+                 {MOST_RESILIENT_BACKENDS}",
+                site.value
+            );
+            let hint = "put fewer backends behind the VIP, or use `shift = \"plain\"`";
+            r.report(r.mistake(Code::ShiftConflict, site.span, message).hint(hint));
+        }
+    }
+}
+
+/// Buckets are told apart only as far as members without a share get none, so with more of them
+/// some backends would get nothing: see `lower::resilient`.
+const MOST_RESILIENT_BACKENDS: usize = 8;
 
 fn in_fabric(r: &Reader<'_>, service: &ServiceDoc, doc: &FabricDoc) {
     let sites = &service.sites;

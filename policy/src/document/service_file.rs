@@ -13,7 +13,8 @@ use super::tree::Value;
 use crate::fabric::DEFAULT_STICKY;
 use crate::id::{ClusterId, ServiceId, SiteId, Weight};
 use crate::service::{
-    AllDown, Category, Drain, Handover, Health, Port, Prefer, Readmit, Trigger, Ttl,
+    AllDown, Category, Drain, Handover, Health, Port, Prefer, Readmit, Resilient, Shift, Trigger,
+    Ttl,
 };
 
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(super) struct ServiceDoc {
     pub(super) approvals: At<u8>,
     pub(super) residency: Vec<At<String>>,
     pub(super) ramp: RampDoc,
+    pub(super) shift: At<Shift>,
     pub(super) sticky: Duration,
     pub(super) prefer: Prefer,
     pub(super) all_down: AllDown,
@@ -40,7 +42,7 @@ pub(super) struct ServiceDoc {
     pub(super) ports: Vec<Port>,
     pub(super) health: Option<Health>,
     pub(super) hold_down: Duration,
-    pub(super) drain: Drain,
+    pub(super) drain: Option<Drain>,
     pub(super) gates: BTreeMap<String, Vec<String>>,
     pub(super) load: u32,
     pub(super) rto: Option<Duration>,
@@ -164,6 +166,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         approvals: approvals(r, s),
         residency: residency.unwrap_or_default(),
         ramp,
+        shift: shift(r, s),
         sticky: time("sticky", DEFAULT_STICKY),
         prefer: prefer.map_or(Prefer::Nearest, |p| p.value),
         all_down: all_down(r, s),
@@ -171,7 +174,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         ports: ports(r, s),
         health: health.and_then(|v| r.section(v, "health", |s| Some(health_of(r, s)))),
         hold_down: time("hold_down", Duration::from_secs(600)),
-        drain: drain.and_then(|v| r.section(v, "drain", |s| Some(drain_of(r, s)))).unwrap_or(DRAIN),
+        drain: drain.and_then(|v| r.section(v, "drain", |s| Some(drain_of(r, s)))),
         gates: gates(r, s),
         load: load.map_or(0, |l| l.value),
         rto: rto.map(|t| t.value),
@@ -349,6 +352,41 @@ fn ramp(r: &Reader<'_>, s: &Section<'_, '_>) -> RampDoc {
     read.unwrap_or(none)
 }
 
+/// A word, or a table with the word as its kind.
+fn shift(r: &Reader<'_>, s: &Section<'_, '_>) -> At<Shift> {
+    let usual = At { value: Shift::Plain, span: s.span };
+    let words = [("plain", Shift::Plain), ("resilient", Shift::Resilient(Resilient::USUAL))];
+    let Some(value) = s.optional("shift") else {
+        return usual;
+    };
+    if !r.is_table(value) {
+        return r.choice(value, &words).unwrap_or(usual);
+    }
+    let read = r.section(value, "shift", |s| {
+        let kind = s.required("kind").and_then(|v| r.choice(v, &words[1..]));
+        let buckets = s.optional("buckets").and_then(|v| r.integer(v, 8..=1024_u16));
+        let time = |key| s.optional(key).and_then(|v| r.parse_text(v, idle));
+        let (idle, force) = (time("idle"), time("force"));
+        kind?;
+        Some(Shift::Resilient(Resilient {
+            idle: idle.map_or(Resilient::USUAL.idle, |time| time.value),
+            buckets: buckets.map_or(Resilient::USUAL.buckets, |count| count.value),
+            force: force.map(|time| time.value),
+        }))
+    });
+    read.map_or(usual, |shift| At { value: shift, span: value.span })
+}
+
+/// Timers of the kernel's groups: whole seconds are what people can compare with its listing.
+fn idle(text: &str) -> Result<Duration, form::Flaw> {
+    let time = form::some_time(text)?;
+    if time.subsec_millis() != 0 || time > Duration::from_secs(3600) {
+        let message = format!("whole seconds up to one hour are allowed, not `{text}`");
+        return Err(form::Flaw::new(Code::OutOfRange, message));
+    }
+    Ok(time)
+}
+
 fn all_down(r: &Reader<'_>, s: &Section<'_, '_>) -> AllDown {
     let form = |text: &str| match text {
         "last-order" => Ok(AllDown::LastOrder),
@@ -446,14 +484,15 @@ fn health_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Health {
     }
 }
 
-const DRAIN: Drain = Drain { pps: 1, dwell: Duration::from_secs(10) };
-
 fn drain_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Drain {
     let pps = s.optional("pps");
     let pps = pps.and_then(|v| r.integer(v, 1..=10_000_000));
     let dwell = s.optional("dwell");
     let dwell = dwell.and_then(|v| r.parse_text(v, form::some_time));
-    Drain { pps: pps.map_or(DRAIN.pps, |p| p.value), dwell: dwell.map_or(DRAIN.dwell, |d| d.value) }
+    Drain {
+        pps: pps.map_or(Drain::USUAL.pps, |p| p.value),
+        dwell: dwell.map_or(Drain::USUAL.dwell, |d| d.value),
+    }
 }
 
 fn gates(r: &Reader<'_>, s: &Section<'_, '_>) -> BTreeMap<String, Vec<String>> {

@@ -74,7 +74,7 @@ impl Placings {
     /// Those of the definitions alone.
     pub fn new(world: World<'_>) -> Self {
         let mut placings = Self::default();
-        for service in world.catalog.iter().filter(|s| s.is_leased()) {
+        for service in world.catalog.leased() {
             let claims = placings.by_service.entry(service.id.clone()).or_default();
             if let Some((id, target)) = definition(service) {
                 let (epoch, asserted) = (lease_epoch(Epoch(0)), BTreeSet::new());

@@ -254,7 +254,7 @@ impl Contested {
 }
 
 /// `shop/prod/api`, `drained:osl`, `drained:shop/prod/api@osl`, `drained:node/osl-b1`,
-/// `drained:link/osl-svg-1`, `held:shop/prod/api`, `revoked:UA...`.
+/// `drained:link/osl-svg-1`, `drained:cluster/osl/k1`, `held:shop/prod/api`, `revoked:UA...`.
 impl fmt::Display for Contested {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -265,6 +265,7 @@ impl fmt::Display for Contested {
             }
             Self::Drained(Object::Node(node)) => f.pad(&format!("drained:node/{node}")),
             Self::Drained(Object::Link(link)) => f.pad(&format!("drained:link/{link}")),
+            Self::Drained(Object::Cluster(one)) => f.pad(&format!("drained:cluster/{one}")),
             Self::Held(service) => f.pad(&format!("held:{service}")),
             Self::Revoked(key) => f.pad(&format!("revoked:{key}")),
         }
@@ -282,6 +283,7 @@ impl FromStr for Contested {
             return Ok(Self::Drained(match rest.split_once('/') {
                 Some(("node", node)) => Object::Node(node.parse()?),
                 Some(("link", link)) => Object::Link(link.parse()?),
+                Some(("cluster", cluster)) => Object::Cluster(cluster.parse()?),
                 Some(_) | None => Object::Site(rest.parse()?),
             }));
         }

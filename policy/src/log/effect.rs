@@ -77,6 +77,9 @@ pub struct Move {
     pub from: Traffic,
     pub to: Traffic,
     pub handover: Handover,
+    /// Sites at which a task before this one left established connections: they stay there until
+    /// this one sends the service elsewhere.
+    pub kept: BTreeSet<SiteId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +117,8 @@ pub enum StepKind {
     Shift,
     /// The old sites stop accepting (make-before-break), or everybody does (break-before-make).
     Withdraw,
+    /// The old sites count what still comes for the services, until it is gone.
+    Drained,
     /// Nodes choose other neighbours or links; no service moves.
     Reroute,
 }
@@ -121,12 +126,23 @@ pub enum StepKind {
 // === impl Effect ===
 
 impl Effect {
-    /// True when it is about a node or a link, and so about whatever these carry.
+    /// True when it is about a node, a link or a cluster, and so about whatever these carry.
     pub fn touches_ways(&self) -> bool {
-        let way = |write: &Write| {
-            matches!(&write.change, Change::Drained(Object::Node(_) | Object::Link(_), _))
-        };
+        let way =
+            |write: &Write| matches!(&write.change, Change::Drained(object, _) if object.is_way());
         self.writes.iter().any(way)
+    }
+}
+
+// === impl Move ===
+
+impl Move {
+    /// The sites that serve the service before the move and not after it.
+    pub fn left(&self) -> BTreeSet<SiteId> {
+        let serve = |traffic: &Traffic| -> BTreeSet<SiteId> {
+            traffic.spread.sites().union(&traffic.accept).cloned().collect()
+        };
+        serve(&self.from).difference(&serve(&self.to)).cloned().collect()
     }
 }
 
@@ -154,6 +170,7 @@ impl StepKind {
             Self::Verify => "verify",
             Self::Shift => "shift",
             Self::Withdraw => "withdraw",
+            Self::Drained => "drained",
             Self::Reroute => "reroute",
         }
     }

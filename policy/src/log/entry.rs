@@ -2,6 +2,7 @@
 //! edge; what arrives here has been verified.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::fact::Measured;
 use crate::id::{EntryId, Epoch, Generation, NodeId, ServiceId, SiteId, WallMs};
@@ -75,7 +76,7 @@ pub struct Command {
     pub supersedes: Vec<EntryId>,
     /// Since when a site that services leave has not been heard; the first bad observation.
     pub bad_since: Option<WallMs>,
-    pub effect: Option<Effect>,
+    pub effect: Option<Arc<Effect>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +107,7 @@ pub struct EffectiveFact {
     pub slot: Slot,
     /// The approvals consumed: ids of the wishes.
     pub approvals: Vec<EntryId>,
-    pub effect: Effect,
+    pub effect: Arc<Effect>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

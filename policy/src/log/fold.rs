@@ -7,6 +7,7 @@
 //! that accepted it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, Spent};
 use super::entry::{
@@ -58,7 +59,7 @@ pub struct TaskRecord {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    Effective { approvals: Vec<EntryId>, effect: Effect },
+    Effective { approvals: Vec<EntryId>, effect: Arc<Effect> },
     Step(StepFact),
     Turn(TurnFact),
     End(EndFact),
@@ -141,7 +142,7 @@ impl Fold {
     }
 
     /// What a task that was accepted does, first and later.
-    pub fn effects(&self, task: &EntryId) -> impl Iterator<Item = (&Written<Fact>, &Effect)> {
+    pub fn effects(&self, task: &EntryId) -> impl Iterator<Item = (&Written<Fact>, &Arc<Effect>)> {
         self.tasks.get(task).into_iter().flat_map(|record| record.effects(task))
     }
 
@@ -438,7 +439,7 @@ impl TaskRecord {
     pub fn effects<'a>(
         &'a self,
         task: &EntryId,
-    ) -> impl Iterator<Item = (&'a Written<Fact>, &'a Effect)> + use<'a> {
+    ) -> impl Iterator<Item = (&'a Written<Fact>, &'a Arc<Effect>)> + use<'a> {
         let open = |(_, _, fact): &(u32, u32, &Written<Fact>)| !matches!(fact.what, Fact::End(_));
         self.facts(task).take_while(open).filter_map(|(_, _, fact)| match &fact.what {
             Fact::Effective { effect, .. } => Some((fact, effect)),

@@ -17,7 +17,7 @@ use crate::fabric::Fabric;
 use crate::id::{EntryId, Epoch, ServiceId, SiteId};
 use crate::place::Drained;
 use crate::service::{Catalog, Handover, Service};
-use crate::task::steps::traffic_at;
+use crate::task::steps::{kept, traffic_at};
 use crate::traffic::Traffic;
 
 /// The two things every reading needs beside the log.
@@ -62,6 +62,10 @@ pub struct Mover {
     /// Its answers may change soon: the task is open, and lowered their TTL if it does; or it ended
     /// half way.
     pub lowered: bool,
+    /// The sites that count what still comes for it: its open task waits until that is gone.
+    pub left: BTreeSet<SiteId>,
+    /// The sites at which established connections stay, while new ones go where it is now.
+    pub kept: BTreeSet<SiteId>,
 }
 
 /// One effect on a service, for those that another effect wins over.
@@ -210,7 +214,9 @@ impl Intent {
             Subject::Service(service)
             | Subject::Held(service)
             | Subject::Drained(Object::ServiceAt(service, _)) => services.contains(service),
-            Subject::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_))
+            Subject::Drained(
+                Object::Site(_) | Object::Node(_) | Object::Link(_) | Object::Cluster(_),
+            )
             | Subject::Revoked(_) => true,
         };
         let registers = self.registers.iter().filter(|(subject, _)| about(subject));
@@ -282,7 +288,12 @@ impl Intent {
                 Some(step) => progress.has_begun(step.number),
                 None => true,
             };
-            let mover = Mover { order, progress, traffic, handover, touched, lowered };
+            let counts =
+                |s: &Step| s.kind == StepKind::Drained && s.states.contains_key(&a_move.service);
+            let counted = !doing.over && steps.iter().any(counts);
+            let left = if counted { a_move.left() } else { BTreeSet::new() };
+            let kept = kept(steps, a_move, &progress, doing.over);
+            let mover = Mover { order, progress, traffic, handover, touched, lowered, left, kept };
             self.movers.insert(a_move.service.clone(), mover);
         }
     }
@@ -358,7 +369,7 @@ impl Intent {
             Verb::Drain { object } | Verb::Undrain { object } => match object {
                 Object::Site(site) => service.sites().contains(site),
                 Object::ServiceAt(id, _) => *id == service.id,
-                Object::Node(_) | Object::Link(_) => false,
+                Object::Node(_) | Object::Link(_) | Object::Cluster(_) => false,
             },
             Verb::Evacuate { site, .. } => service.sites().contains(site),
             Verb::Revert { task } => {
@@ -403,7 +414,7 @@ impl Intent {
         })
     }
 
-    /// The nodes and links that are drained.
+    /// The nodes, links and clusters that are drained.
     pub fn drained_ways(&self) -> Drained {
         let mut drained = Drained::default();
         for held in self.registers.values() {
@@ -413,6 +424,9 @@ impl Intent {
                 }
                 Change::Drained(Object::Link(link), true) => {
                     drained.links.insert(link.clone());
+                }
+                Change::Drained(Object::Cluster(cluster), true) => {
+                    drained.clusters.insert(cluster.clone());
                 }
                 Change::Drained(..)
                 | Change::Service(..)

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::conflict::Contested;
-use crate::id::{EntryId, LinkId, NodeId, Selector, ServiceId, SiteId, WallMs, Weight};
+use crate::id::{ClusterId, EntryId, LinkId, NodeId, Selector, ServiceId, SiteId, WallMs, Weight};
 
 /// Who asked, as proven by the signature on the request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +58,8 @@ pub struct Terms {
     pub ramp: Option<Ramp>,
     /// Until when a drain is meant to last: from then on people are asked to end it.
     pub until: Option<WallMs>,
+    /// Established connections of what is drained stay where they are until they end.
+    pub soft: bool,
 }
 
 /// Shares of a move, each held for a while.
@@ -127,6 +129,18 @@ pub enum Object {
     Node(NodeId),
     /// An inter-site link.
     Link(LinkId),
+    /// A cluster of backends inside a site.
+    Cluster(ClusterId),
+}
+
+impl Object {
+    /// True when it carries services, and none of them moves to another site because of it.
+    pub fn is_way(&self) -> bool {
+        match self {
+            Self::Node(_) | Self::Link(_) | Self::Cluster(_) => true,
+            Self::Site(_) | Self::ServiceAt(..) => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,7 +16,6 @@
 //! way, but it does take a route per service.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
@@ -31,7 +30,7 @@ use crate::traffic::{Spread, Traffic};
 /// Services of one class in one state.
 #[derive(Debug)]
 pub(super) struct Class<'a> {
-    pub(super) name: String,
+    pub(super) name: &'a str,
     /// The state of most services of the class.
     pub(super) base: &'a Traffic,
     pub(super) traffic: &'a Traffic,
@@ -48,6 +47,11 @@ fn course(traffic: &Traffic) -> Course<'_> {
 }
 
 impl Class<'_> {
+    /// True for a service, alone in its class, whose flows stay where they are.
+    pub(super) fn keeps_flows(&self) -> bool {
+        self.services.first().is_some_and(|service| service.resilient().is_some())
+    }
+
     /// True for the services that share the groups of the class.
     pub(super) fn is_base(&self) -> bool {
         course(self.base) == course(self.traffic)
@@ -56,17 +60,22 @@ impl Class<'_> {
 
 /// Every class and state with its services, in a fixed order.
 pub(super) fn classes<'a>(catalog: &'a Catalog, placement: &'a Placement) -> Vec<Class<'a>> {
-    let mut by_name: BTreeMap<String, BTreeMap<Course<'a>, Class<'a>>> = BTreeMap::new();
-    for service in catalog.iter() {
-        let Some(placed) = placement.services.get(&service.id) else { continue };
-        let traffic = &placed.traffic;
-        let name = name(service);
-        let states = by_name.entry(name.clone()).or_default();
-        let class = || Class { name, base: traffic, traffic, services: Vec::new() };
-        states.entry(course(traffic)).or_insert_with(class).services.push(service);
+    let names = catalog.class_names();
+    let mut by_name: Vec<BTreeMap<Course<'a>, Class<'a>>> = Vec::new();
+    by_name.resize_with(names.len(), BTreeMap::new);
+    let mut placed = placement.services.iter().peekable();
+    for (service, class) in catalog.classed() {
+        // Both are in the order of ids.
+        while placed.next_if(|(id, _)| **id < service.id).is_some() {}
+        let Some((_, placed)) = placed.next_if(|(id, _)| **id == service.id) else { continue };
+        let traffic = &*placed.traffic;
+        let name = &*names[class];
+        let class_of = || Class { name, base: traffic, traffic, services: Vec::new() };
+        let states = &mut by_name[class];
+        states.entry(course(traffic)).or_insert_with(class_of).services.push(service);
     }
     let mut all = Vec::new();
-    for states in by_name.into_values() {
+    for states in by_name {
         let base = base(&states);
         let with_base = |class: Class<'a>| Class { base: base.unwrap_or(class.base), ..class };
         all.extend(states.into_values().map(with_base));
@@ -95,38 +104,6 @@ fn is_home(class: &Class<'_>) -> bool {
             class.traffic.spread == Spread::Nearest(active.iter().cloned().collect())
         }
     })
-}
-
-/// Two services have the same name exactly when they belong to one class.
-fn name(service: &Service) -> String {
-    let mut words: Vec<&str> = Vec::new();
-    match &service.mode {
-        Mode::ActivePassive { primary, standby } => {
-            words.extend(["passive", primary.as_str()]);
-            words.extend(standby.iter().map(|s| s.site.as_str()));
-        }
-        Mode::ActiveActive { active, readmit: _ } => {
-            words.push("active");
-            words.extend(active.iter().map(SiteId::as_str));
-        }
-    }
-    let category = format!("{:?}", service.category);
-    words.push(&category);
-    let backends: Vec<String> = service.backends.keys().map(|s| backends(service, s)).collect();
-    words.extend(backends.iter().map(String::as_str));
-    words.join(" ")
-}
-
-/// What a service is delivered to at a site.
-pub(super) fn backends(service: &Service, site: &SiteId) -> String {
-    let mut text = site.to_string();
-    let there = service.backends.get(site).into_iter().flatten();
-    let mut members: Vec<_> = there.map(|b| (b.address, b.weight)).collect();
-    members.sort_unstable();
-    for (address, weight) in members {
-        write!(text, " {address}*{weight}").expect("strings take everything");
-    }
-    text
 }
 
 /// The number of every name: those of classes first, so that no way takes one from a class.
@@ -158,7 +135,7 @@ pub(super) fn slots<'a>(names: impl Iterator<Item = &'a [u8]>, count: usize) -> 
 /// Ids of a site's backends, each from a hash of its address: adding one renumbers no other, but
 /// for the rare case of two with one hash.
 pub(super) fn backend_ids(catalog: &Catalog, site: &SiteId) -> BTreeMap<IpAddr, NexthopId> {
-    let at_site = catalog.iter().filter_map(|s| s.backends.get(site));
+    let at_site = catalog.backends().filter_map(|backends| backends.get(site));
     let addresses: BTreeSet<IpAddr> = at_site.flatten().map(|b| b.address).collect();
     let names: Vec<Vec<u8>> = addresses
         .iter()

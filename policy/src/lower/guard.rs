@@ -38,23 +38,24 @@ fn classes(alike: &[Alike]) -> BTreeMap<IpAddr, ClassNumber> {
     alike.iter().filter_map(of).flatten().collect()
 }
 
-/// What has no way from this node, or is served by nobody: the kernel answers with few ICMP errors
-/// a second (icmp(7), `icmp_ratelimit`), and not at all where the way ends at a blackhole, so most
-/// connections would wait for their timeout. A class counts as a whole; VIPs that are refused
-/// something else than their class stand apart.
+/// What is counted, and what has no way from this node, or is served by nobody.
+///
+/// Of the latter the kernel answers with few ICMP errors a second (icmp(7), `icmp_ratelimit`), and
+/// not at all where the way ends at a blackhole, so most connections would wait for their timeout.
+/// A class counts as a whole; VIPs that are treated otherwise than their class stand apart.
 fn refused(alike: &[Alike]) -> BTreeSet<GuardElement> {
     let mut refused = BTreeSet::new();
     let mut of_class: BTreeMap<ClassNumber, &BTreeSet<GuardSet>> = BTreeMap::new();
-    for Alike { class, base, refused: sets, vips: _ } in alike {
+    for Alike { class, base, alone: _, refused: sets, vips: _ } in alike {
         let Some(class) = class.filter(|_| *base) else { continue };
         let subject = Subject::Class(class);
         refused.extend(sets.iter().map(|set| GuardElement { set: *set, subject }));
         of_class.insert(class, sets);
     }
     let nothing = BTreeSet::new();
-    for Alike { class, base: _, refused: sets, vips } in alike {
+    for Alike { class, base: _, alone, refused: sets, vips } in alike {
         let as_class = class.and_then(|class| of_class.get(&class).copied()).unwrap_or(&nothing);
-        if sets == as_class {
+        if sets == as_class && !alone {
             continue;
         }
         let own = || sets.iter().copied().chain([GuardSet::Apart]);
@@ -63,6 +64,9 @@ fn refused(alike: &[Alike]) -> BTreeSet<GuardElement> {
             own().map(move |set| GuardElement { set, subject }).collect::<Vec<_>>()
         };
         refused.extend(vips.iter().flat_map(element));
+    }
+    if refused.iter().any(|element| GuardSet::COUNTED.contains(&element.set)) {
+        refused.insert(GuardElement::COUNTING);
     }
     refused
 }

@@ -10,8 +10,10 @@ mod choice;
 mod classes;
 mod guard;
 mod links;
+mod mac;
 mod neighbours;
 pub mod object;
+pub mod resilient;
 mod routes;
 mod rules;
 mod ways;
@@ -43,6 +45,12 @@ pub struct Place<'a> {
 
 /// What `place.node` should have. A witness has answers only.
 pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
+    let answers = answers(place.world, placement);
+    NodeState { answers, ..lower_kernel(place, placement) }
+}
+
+/// As [`lower`], without the answers, which are the same for all nodes.
+pub fn lower_kernel(place: Place<'_>, placement: &Placement) -> NodeState {
     let mut state = NodeState::default();
     if place.node.role != Role::Witness {
         let choice = Choice { place, drained: &placement.drained };
@@ -50,9 +58,12 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
         let alike = routes::services(choice, placement, &mut state);
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);
-        state.guard = Some(guard::guard(place, &alike));
+        let guard = guard::guard(place, &alike);
+        if guard.keeps() {
+            rules::kept(place, &mut state);
+        }
+        state.guard = Some(guard);
     }
-    state.answers = answers(place.world, placement);
     state
 }
 

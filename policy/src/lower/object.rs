@@ -11,6 +11,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::answers::Answers;
+pub use super::mac::{Mac, NoMac};
+pub use super::resilient::Buckets;
 use crate::fabric::Family;
 use crate::id::Weight;
 
@@ -56,8 +58,8 @@ pub struct Layout {
 pub enum Nexthop {
     /// Always sent with `onlink` and an explicit device.
     Single { gateway: IpAddr, interface: String },
-    /// A standard multipath group. Members are singles of the same family.
-    Group { family: Family, members: BTreeMap<NexthopId, Weight> },
+    /// A multipath group, resilient where it has buckets. Members are singles of the same family.
+    Group { family: Family, members: BTreeMap<NexthopId, Weight>, buckets: Option<Buckets> },
     /// Ends the lookup, and the packet without a word: the guard refuses it before. Needs no
     /// device, and the kernel takes it into a group as the only member.
     Blackhole { family: Family },
@@ -111,7 +113,7 @@ pub struct Guard {
     /// The steering class of each VIP: a verdict map leads from the one to the chain of the other.
     /// Shared between states, because it changes with the catalogue alone.
     pub classes: Arc<BTreeMap<IpAddr, ClassNumber>>,
-    /// What is refused now, and to whom.
+    /// What is refused now, and to whom; and what is counted.
     pub refused: BTreeSet<GuardElement>,
 }
 
@@ -120,8 +122,8 @@ pub struct Guard {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassNumber(pub u32);
 
-/// The sets of the nft table that say what is refused. Packets are refused in prerouting, before
-/// the route is looked up, which ends at a blackhole or is `unreachable`.
+/// The sets of the nft table that say what is refused or counted. Packets are refused in
+/// prerouting, before the route is looked up, which ends at a blackhole or is `unreachable`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GuardSet {
     /// Single VIPs that are not treated as their class is, but as they are themselves.
@@ -134,6 +136,18 @@ pub enum GuardSet {
     ShutIn,
     /// What comes from inside has no way from here now. Answered as with `ShutIn`.
     ShutOut,
+    /// Established connections go on where they went before, whatever the routes say of new ones.
+    Keep,
+    /// As `Keep`, where the site accepts: also those that this node has noted no way for.
+    KeepHere,
+    /// Holds one element while anything is counted: [`GuardElement::COUNTING`].
+    Counting,
+    /// Counted is what comes for it from outside.
+    CountTo,
+    /// Counted is what comes for it from inside, and is delivered or refused here.
+    CountIn,
+    /// Counted is what its backends at this site answer.
+    CountFrom,
 }
 
 /// Who is in a set.
@@ -164,15 +178,6 @@ pub struct GuardMark {
     /// Only frames of this sender: where a route node has several borders on one interface.
     pub source: Option<Mac>,
 }
-
-/// An Ethernet address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mac(pub [u8; 6]);
-
-/// Six bytes in hexadecimal, with colons between, were expected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an Ethernet address")]
-pub struct NoMac;
 
 /// Everything one node should have, or has. `guard` is `None` when the table is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -230,10 +235,18 @@ fn last_of(family: Family) -> IpNet {
 
 impl Layout {
     pub const NEXTHOP_IDS: std::ops::RangeInclusive<u32> = 0x4E65_0000..=0x4E65_FFFF;
-    /// Class bits of the mark: 1 = we sent this flow out, 2 = it came from outside.
+    /// Class bits of the mark: 1 = we sent this flow out (and note by which way),
+    /// 2 = it came from outside, 3 = it stays where it went.
     pub const MARK_CLASS: u32 = 0x3000;
+    /// Class and index.
+    pub const MARK_BITS: u32 = 0x307f;
     pub const MARK_SENT: u32 = 0x1000;
     pub const MARK_CAME: u32 = 0x2000;
+    /// Of packets only: goes on where its connection went before, over the link of this index, or
+    /// into the site where that is 0.
+    pub const MARK_KEPT: u32 = 0x3000;
+    /// Of connections only: we sent it out, and deliver it in the site since.
+    pub const MARK_STAYED: u32 = 0x3000;
     pub const METRIC_ACTIVE: u32 = 100;
     pub const METRIC_FLOOR: u32 = u32::MAX;
     /// Of what is announced: it goes before anything else changes.
@@ -288,13 +301,28 @@ impl Guard {
     /// Whether packets to a VIP are refused because of a set: one that the VIP itself is in where
     /// it stands apart, else one that its class is in.
     pub fn refuses(&self, vip: IpAddr, set: GuardSet) -> bool {
+        let refused = |subject| self.refused.contains(&GuardElement { set, subject });
+        self.subject(vip).is_some_and(refused)
+    }
+
+    /// As whom a VIP is treated: as its class, or as itself where it stands apart.
+    pub fn subject(&self, vip: IpAddr) -> Option<Subject> {
         let apart = GuardElement { set: GuardSet::Apart, subject: Subject::Vip(vip) };
-        let subject = match self.classes.get(&vip) {
-            _ if self.refused.contains(&apart) => Subject::Vip(vip),
-            Some(class) => Subject::Class(*class),
-            None => return false,
-        };
-        self.refused.contains(&GuardElement { set, subject })
+        match self.classes.get(&vip) {
+            _ if self.refused.contains(&apart) => Some(Subject::Vip(vip)),
+            Some(class) => Some(Subject::Class(*class)),
+            None => None,
+        }
+    }
+
+    /// Whether established connections of anything are kept.
+    pub fn keeps(&self) -> bool {
+        self.refused.iter().any(|element| element.set == GuardSet::Keep)
+    }
+
+    /// The elements that count packets.
+    pub fn counted(&self) -> impl Iterator<Item = &GuardElement> {
+        self.refused.iter().filter(|element| GuardSet::COUNTED.contains(&element.set))
     }
 
     /// The classes that have a chain.
@@ -333,7 +361,7 @@ impl NexthopId {
     pub const BACKEND_SLOTS: usize = 0x3000;
     const BASE: u32 = *Layout::NEXTHOP_IDS.start();
 
-    fn of(offset: u32) -> Self {
+    pub(super) fn of(offset: u32) -> Self {
         let id = Self::BASE + offset;
         assert!(
             Layout::NEXTHOP_IDS.contains(&id),
@@ -342,7 +370,7 @@ impl NexthopId {
         Self(id)
     }
 
-    fn v6(family: Family) -> u32 {
+    pub(super) fn v6(family: Family) -> u32 {
         u32::from(family == Family::V6)
     }
 
@@ -400,27 +428,6 @@ impl fmt::Display for NexthopId {
     }
 }
 
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl std::str::FromStr for Mac {
-    type Err = NoMac;
-
-    fn from_str(text: &str) -> Result<Self, NoMac> {
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or(NoMac)?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| NoMac)?;
-        }
-        parts.next().map_or(Ok(Self(bytes)), |_| Err(NoMac))
-    }
-}
-
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -436,10 +443,11 @@ impl fmt::Display for Nexthop {
             Self::Single { gateway, interface } => {
                 write!(f, "via {gateway} dev {interface} onlink")
             }
-            Self::Group { members, .. } => {
+            Self::Group { members, buckets, .. } => {
                 let parts: Vec<String> =
                     members.iter().map(|(id, weight)| format!("{id},{weight}")).collect();
-                write!(f, "group {}", parts.join("/"))
+                write!(f, "group {}", parts.join("/"))?;
+                buckets.map_or(Ok(()), |buckets| write!(f, " {buckets}"))
             }
             Self::Blackhole { .. } => f.write_str("blackhole"),
         }
@@ -493,8 +501,10 @@ impl fmt::Display for Rule {
 // === impl GuardSet ===
 
 impl GuardSet {
-    /// All but [`Self::Apart`].
+    /// Those because of which a packet is refused.
     pub const REFUSING: [Self; 3] = [Self::Drained, Self::ShutIn, Self::ShutOut];
+    /// Those whose elements count the packets that are found in them.
+    pub const COUNTED: [Self; 3] = [Self::CountTo, Self::CountIn, Self::CountFrom];
 
     /// Its name in the nft table for single VIPs of a family, or for classes of both.
     pub const fn name(self, of: Option<Family>) -> &'static str {
@@ -511,11 +521,31 @@ impl GuardSet {
             (Self::ShutOut, Some(Family::V4)) => "shut_out4",
             (Self::ShutOut, Some(Family::V6)) => "shut_out6",
             (Self::ShutOut, None) => "shut_out",
+            (Self::Keep, Some(Family::V4)) => "keep4",
+            (Self::Keep, Some(Family::V6)) => "keep6",
+            (Self::Keep, None) => "keep",
+            (Self::KeepHere, Some(Family::V4)) => "keep_here4",
+            (Self::KeepHere, Some(Family::V6)) => "keep_here6",
+            (Self::KeepHere, None) => "keep_here",
+            (Self::Counting, _) => "counting",
+            (Self::CountTo, Some(Family::V4)) => "count_to4",
+            (Self::CountTo, Some(Family::V6)) => "count_to6",
+            (Self::CountTo, None) => "count_to",
+            (Self::CountIn, Some(Family::V4)) => "count_in4",
+            (Self::CountIn, Some(Family::V6)) => "count_in6",
+            (Self::CountIn, None) => "count_in",
+            (Self::CountFrom, Some(Family::V4)) => "count_from4",
+            (Self::CountFrom, Some(Family::V6)) => "count_from6",
+            (Self::CountFrom, None) => "count_from",
         }
     }
 }
 
 impl GuardElement {
+    /// What makes the table look at who answers: no class has this number.
+    pub const COUNTING: Self =
+        Self { set: GuardSet::Counting, subject: Subject::Class(ClassNumber(u32::MAX)) };
+
     /// The name of the set in the nft table.
     pub fn set_name(&self) -> &'static str {
         match self.subject {

@@ -12,12 +12,13 @@ use super::classes::{self, Class};
 use super::object::{
     ClassNumber, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table,
 };
+use super::resilient::{self, Buckets};
 use super::ways::{self, Backends, Members};
 use crate::fabric::{Family, Role};
-use crate::id::{SiteId, Weight};
-use crate::place::Placement;
-use crate::service::Service;
-use crate::traffic::{Deliver, Traffic};
+use crate::id::{EntryId, SiteId, Weight};
+use crate::place::{Placed, Placement};
+use crate::service::{self, Service};
+use crate::traffic::{Deliver, Traffic, Weights};
 
 /// VIPs of one family that go the same ways, and what is refused to them because there is none.
 pub(super) struct Alike {
@@ -25,6 +26,9 @@ pub(super) struct Alike {
     pub(super) class: Option<ClassNumber>,
     /// They are in the state of their class.
     pub(super) base: bool,
+    /// They have elements of their own also where they are treated as their class is: somebody
+    /// else waits for what is counted of it.
+    pub(super) alone: bool,
     pub(super) refused: BTreeSet<GuardSet>,
     pub(super) vips: Vec<IpAddr>,
 }
@@ -54,9 +58,16 @@ pub(super) fn services(
             Way::OfClass | Way::Local | Way::Site(_) | Way::Nowhere => None,
         })
     });
-    let names = all.iter().map(|class| class.name.clone()).collect();
-    let numbers = classes::numbers(names, ways.collect());
+    let names = all.iter().map(|class| class.name.to_owned()).collect();
+    let keeping = all.iter().filter(|class| class.keeps_flows()).map(|class| class.name);
+    let slots = classes::slots(keeping.clone().map(str::as_bytes), NexthopId::MOST_RESILIENT);
+    let keeping = keeping.zip(slots).filter_map(|(name, slot)| Some((name, slot?)));
+    let keeping: BTreeMap<&str, u32> = keeping.collect();
+    let numbers = Numbers { all: classes::numbers(names, ways.collect()), keeping };
     let mut alike = Vec::new();
+    let mut built = Vec::new();
+    let leaves = |placed: &Placed| !placed.left.is_empty() || !placed.kept.is_empty();
+    let leaving = placement.services.values().any(leaves);
     for (class, at) in grounds {
         for family in Family::BOTH {
             let vips = class.services.iter().flat_map(|service| service.vips(family));
@@ -65,14 +76,24 @@ pub(super) fn services(
                 continue;
             }
             let nets: Vec<IpNet> = vips.iter().copied().map(IpNet::from).collect();
-            let refused = at.routes(class, &numbers, family, &nets, state);
-            let slot = numbers.get(&class.name).copied().flatten();
+            let refused = at.routes(class, &numbers, family, &nets, (state, &mut built));
+            let slot = numbers.of(class.name);
             let number = slot.map(|slot| ClassNumber::new(slot, family));
-            alike.push(Alike { class: number, base: class.is_base(), refused, vips });
+            let base = class.is_base();
+            let all = Alike { class: number, base, alone: false, refused, vips };
+            match leaving {
+                true => alike.extend(at.told_apart(class, placement, family, all)),
+                false => alike.push(all),
+            }
         }
     }
+    state.routes.append(&mut built.into_iter().collect());
     alike
 }
+
+/// Routes on their way into a state: there are a few for every VIP, and a tree is built fastest of
+/// all of them together.
+type Built = Vec<(RouteKey, RouteTarget)>;
 
 /// The tables that hold VIPs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +136,19 @@ enum Way {
     Nowhere,
 }
 
+/// The numbers of groups: of classes and ways by name, and of services whose flows stay by their
+/// class.
+struct Numbers<'a> {
+    all: BTreeMap<String, Option<u32>>,
+    keeping: BTreeMap<&'a str, u32>,
+}
+
+impl Numbers<'_> {
+    fn of(&self, name: &str) -> Option<u32> {
+        self.all.get(name).copied().flatten()
+    }
+}
+
 /// Where a class is lowered, with any one of its services.
 #[derive(Clone, Copy)]
 struct Ground<'a> {
@@ -128,13 +162,12 @@ impl Ground<'_> {
     fn routes(
         self,
         class: &Class<'_>,
-        numbers: &BTreeMap<String, Option<u32>>,
+        numbers: &Numbers<'_>,
         family: Family,
         vips: &[IpNet],
-        state: &mut NodeState,
+        (state, built): (&mut NodeState, &mut Built),
     ) -> BTreeSet<GuardSet> {
-        let number = |name: &str| numbers.get(name).copied().flatten();
-        let slot = number(&class.name);
+        let slot = numbers.of(class.name);
         let local = slot.map(|slot| NexthopId::class_local(slot, family));
         // The way into the site is always there, for services that depart to it.
         if self.service.sites().contains(&self.choice.place.node.site) {
@@ -163,19 +196,93 @@ impl Ground<'_> {
                 }
                 Way::Local => local,
                 Way::Site(index) => Some(NexthopId::site(index, family)),
-                Way::Named(name) => number(&name).map(|slot| NexthopId::class(slot, family)),
+                Way::Named(name) => numbers.of(&name).map(|slot| NexthopId::class(slot, family)),
                 Way::Nowhere => None,
             };
-            let target = group(id, family, members, state);
-            routes(entry.table(self.choice.place.layout), vips, target, state);
+            let target = match self.keeping(numbers, class, entry, family) {
+                Some((id, buckets)) if !refuses(&members, family) => {
+                    state.nexthops.insert(id, Nexthop::Group { family, members, buckets });
+                    RouteTarget::Nexthop(id)
+                }
+                Some(_) | None => group(id, family, members, state),
+            };
+            let table = entry.table(self.choice.place.layout);
+            built.extend(active(table, vips, target));
         }
-        self.advertised(class, vips, state);
+        self.advertised(class, vips, built);
         refused
+    }
+
+    /// The same VIPs, told apart where some are counted or kept here and others are not, or are
+    /// counted for another task. Where all are treated alike that is said of the class, however
+    /// many they are; else of those that nothing is wanted of, or of the most.
+    fn told_apart(
+        self,
+        class: &Class<'_>,
+        placement: &Placement,
+        family: Family,
+        all: Alike,
+    ) -> Vec<Alike> {
+        let mut kinds: BTreeMap<(BTreeSet<GuardSet>, Option<&EntryId>), Vec<IpAddr>> =
+            BTreeMap::new();
+        for service in &class.services {
+            let more = self.more_sets(class, placement, service);
+            let placed = placement.services.get(&service.id);
+            let task = placed.and_then(|placed| placed.counted_for.as_ref());
+            let counts = more.iter().any(|set| GuardSet::COUNTED.contains(set));
+            kinds.entry((more, task.filter(|_| counts))).or_default().extend(service.vips(family));
+        }
+        let Alike { class, base, alone: _, refused, vips: _ } = all;
+        let nothing = (BTreeSet::new(), None);
+        let common = match kinds.contains_key(&nothing) {
+            true => Some(nothing),
+            false => kinds.iter().max_by_key(|(_, vips)| vips.len()).map(|(kind, _)| kind.clone()),
+        };
+        let of_kind = |(kind, vips): ((BTreeSet<GuardSet>, Option<&EntryId>), Vec<IpAddr>)| {
+            let is_common = common.as_ref() == Some(&kind);
+            let (more, task) = kind;
+            Alike {
+                class,
+                base: base && is_common,
+                alone: !is_common && task.is_some(),
+                refused: refused.union(&more).copied().collect(),
+                vips,
+            }
+        };
+        kinds.into_iter().map(of_kind).collect()
+    }
+
+    /// The sets that a service is in for what its task leaves behind.
+    fn more_sets(
+        self,
+        class: &Class<'_>,
+        placement: &Placement,
+        service: &Service,
+    ) -> BTreeSet<GuardSet> {
+        let Place { node, world, .. } = self.choice.place;
+        let mut sets = BTreeSet::new();
+        let Some(placed) = placement.services.get(&service.id) else { return sets };
+        if !placed.kept.is_empty() {
+            let accepts = class.traffic.accept.contains(&node.site);
+            sets.insert(GuardSet::Keep);
+            sets.extend(accepts.then_some(GuardSet::KeepHere));
+        }
+        if placed.left.contains(&node.site) {
+            sets.extend([GuardSet::CountTo, GuardSet::CountFrom]);
+            // What is sent on to another site is that site's.
+            let stays = match class.traffic.deliver(&node.site, world.fabric) {
+                Deliver::Local | Deliver::Drained => true,
+                Deliver::Remote(_) => false,
+                Deliver::Split(weights) => weights.has(&node.site),
+            };
+            sets.extend(stays.then_some(GuardSet::CountIn));
+        }
+        sets
     }
 
     /// VIPs that this border may announce: those that its own site has a share of. A neighbour that
     /// hears of them sends here; nothing is looked up in this table.
-    fn advertised(self, class: &Class<'_>, vips: &[IpNet], state: &mut NodeState) {
+    fn advertised(self, class: &Class<'_>, vips: &[IpNet], built: &mut Built) {
         let Place { node, layout, .. } = self.choice.place;
         if node.role != Role::Border || !layout.advertise || !class.traffic.spread.has(&node.site) {
             return;
@@ -184,7 +291,7 @@ impl Ground<'_> {
             let (table, destination) = (layout.table_adv, destination.trunc());
             let metric = Layout::METRIC_ADVERTISED;
             let key = RouteKey { table, destination, metric };
-            state.routes.insert(key, RouteTarget::Unreachable);
+            built.push((key, RouteTarget::Unreachable));
         }
     }
 
@@ -196,13 +303,71 @@ impl Ground<'_> {
         state: &mut NodeState,
     ) -> Members {
         match entry {
-            Entry::Out => self.deliver(traffic, family, state),
+            Entry::Out => {
+                let main = self.deliver(traffic, family, state);
+                self.with_rest(traffic, entry, family, (main, state))
+            }
             Entry::In if traffic.accept.contains(&self.choice.place.node.site) => {
                 self.local(family, state)
             }
             Entry::In => Members::new(),
-            Entry::Core => self.decided_by_route_nodes(traffic, family, state),
+            Entry::Core => {
+                let main = self.decided_by_route_nodes(traffic, family, state);
+                self.with_rest(traffic, entry, family, (main, state))
+            }
         }
+    }
+
+    /// The resilient group of a service whose flows stay where they are.
+    fn keeping(
+        self,
+        numbers: &Numbers<'_>,
+        class: &Class<'_>,
+        entry: Entry,
+        family: Family,
+    ) -> Option<(NexthopId, Option<Buckets>)> {
+        let settings = self.service.resilient().filter(|_| entry != Entry::In)?;
+        let slot = numbers.keeping.get(class.name)?;
+        let id = NexthopId::resilient(*slot, entry == Entry::Core, family);
+        let buckets = Buckets::of(self.choice.place, self.service, family, settings);
+        Some((id, Some(buckets)))
+    }
+
+    /// With the sites that accept and get nothing new, for a service whose flows stay where they
+    /// are.
+    fn with_rest(
+        self,
+        traffic: &Traffic,
+        entry: Entry,
+        family: Family,
+        (main, state): (Members, &mut NodeState),
+    ) -> Members {
+        let Place { node, .. } = self.choice.place;
+        let Some(settings) = self.service.resilient() else { return main };
+        // What a route node decided about goes on to another site.
+        let from_core = entry == Entry::Core;
+        if from_core && !self.is_behind_route_nodes() || main.is_empty() && !from_core {
+            return main;
+        }
+        let with_share = traffic.spread.sites();
+        let mut rest = Members::new();
+        for site in traffic.accept.difference(&with_share) {
+            if *site != node.site {
+                rest.extend(ways::remote(self.choice, site, family, state));
+            } else if !from_core {
+                rest.extend(self.local(family, state));
+            }
+        }
+        if main.is_empty() {
+            return rest;
+        }
+        let buckets = Buckets::of(self.choice.place, self.service, family, settings);
+        resilient::with_rest(main, rest, buckets.count)
+    }
+
+    fn is_behind_route_nodes(self) -> bool {
+        let place = self.choice.place;
+        place.node.role == Role::Border && ways::has_route_nodes(place)
     }
 
     /// Which group some services of a class use: that of their class, as long as they go the way
@@ -223,8 +388,8 @@ impl Ground<'_> {
         if course == deliver(class.base) {
             return Way::OfClass;
         }
-        let shares = |weights: &BTreeMap<SiteId, Weight>| {
-            let share = |(site, weight): (&SiteId, &Weight)| format!("{site}={weight}");
+        let shares = |weights: &Weights| {
+            let share = |(site, weight): (&SiteId, Weight)| format!("{site}={weight}");
             weights.iter().map(share).collect::<Vec<_>>().join(" ")
         };
         match (entry, course) {
@@ -232,7 +397,7 @@ impl Ground<'_> {
                 Way::Named(format!("shares {} but {own}", shares(&weights)))
             }
             (_, Deliver::Split(weights)) => {
-                let local = classes::backends(self.service, own);
+                let local = service::backends(self.service, own);
                 Way::Named(format!("shares {} with {local}", shares(&weights)))
             }
             (Entry::Out, Deliver::Local) => Way::Local,
@@ -258,11 +423,11 @@ impl Ground<'_> {
             Deliver::Drained => Members::new(),
             Deliver::Split(weights) => {
                 let mut parts = Vec::new();
-                for (site, weight) in weights {
-                    let members = if site == *own {
+                for (site, weight) in weights.iter() {
+                    let members = if site == own {
                         self.local(family, state)
                     } else {
-                        ways::remote(self.choice, &site, family, state)
+                        ways::remote(self.choice, site, family, state)
                     };
                     parts.push((weight, members));
                 }
@@ -280,16 +445,21 @@ impl Ground<'_> {
         state: &mut NodeState,
     ) -> Members {
         let place = self.choice.place;
-        if place.node.role != Role::Border || !ways::has_route_nodes(place) {
+        if !self.is_behind_route_nodes() {
             return Members::new();
         }
-        let Deliver::Split(weights) = traffic.deliver(&place.node.site, place.world.fabric) else {
-            return Members::new();
+        let weights = match traffic.deliver(&place.node.site, place.world.fabric) {
+            Deliver::Split(weights) => weights,
+            // Flows that are to stay are never looked up in another group.
+            Deliver::Remote(site) if self.service.resilient().is_some() => {
+                return ways::remote(self.choice, &site, family, state);
+            }
+            Deliver::Local | Deliver::Remote(_) | Deliver::Drained => return Members::new(),
         };
         let mut parts = Vec::new();
-        for (site, weight) in weights {
-            if site != place.node.site {
-                parts.push((weight, ways::remote(self.choice, &site, family, state)));
+        for (site, weight) in weights.iter() {
+            if *site != place.node.site {
+                parts.push((weight, ways::remote(self.choice, site, family, state)));
             }
         }
         ways::combine(&parts)
@@ -384,16 +554,28 @@ fn group(
         return RouteTarget::Unreachable;
     };
     let Some(id) = id else { return RouteTarget::Nexthop(*greatest) };
-    state.nexthops.insert(id, Nexthop::Group { family, members });
+    state.nexthops.insert(id, Nexthop::Group { family, members, buckets: None });
     RouteTarget::Nexthop(id)
 }
 
+/// Whether a group has no way at all.
+fn refuses(members: &Members, family: Family) -> bool {
+    members.is_empty() || members.contains_key(&NexthopId::blackhole(family))
+}
+
 fn routes(table: Table, to: &[IpNet], target: RouteTarget, state: &mut NodeState) {
-    for destination in to {
+    state.routes.extend(active(table, to, target));
+}
+
+fn active(
+    table: Table,
+    to: &[IpNet],
+    target: RouteTarget,
+) -> impl Iterator<Item = (RouteKey, RouteTarget)> {
+    to.iter().map(move |destination| {
         let destination = destination.trunc();
-        let key = RouteKey { table, destination, metric: Layout::METRIC_ACTIVE };
-        state.routes.insert(key, target);
-    }
+        (RouteKey { table, destination, metric: Layout::METRIC_ACTIVE }, target)
+    })
 }
 
 fn floor(table: Table, to: &[IpNet], state: &mut NodeState) {

@@ -69,6 +69,43 @@ fn returns(place: Place<'_>, family: Family, state: &mut NodeState) {
     }
 }
 
+/// Established connections that stay where they went before: into the site, or over the link that
+/// they went out by. While that one is down another to the same site will do.
+pub(super) fn kept(place: Place<'_>, state: &mut NodeState) {
+    let Place { layout, node, world, links_up, .. } = place;
+    let (fabric, mask) = (world.fabric, layout.mark_mask);
+    for family in Family::BOTH {
+        let mut add = |index: u8, table: Table| {
+            let mark = (Layout::MARK_KEPT + u32::from(index), mask);
+            let rule = Rule { fwmark: Some(mark), ..lookup(family, table) };
+            state.rules.insert(Rule { priority: layout.rule_base + 22, ..rule });
+        };
+        // Behind route nodes what comes from inside was found to be remote by one of them.
+        if node.role == Role::Route || !ways::has_route_nodes(place) {
+            add(0, layout.table_in);
+        }
+        if node.role != Role::Border {
+            // What left the site goes to its border, which knows over which link.
+            let borders = fabric.nodes_of(&node.site, Role::Border);
+            let places = borders.filter_map(|border| fabric.place_of(&border.id));
+            places.for_each(|place| add(place, layout.table_return(place)));
+            continue;
+        }
+        for view in fabric.links_of(&node.id) {
+            let same = fabric.links_of(&node.id).filter(|other| other.far_site == view.far_site);
+            let works = |other: &&_| -> bool {
+                let other: &crate::fabric::LinkView<'_> = other;
+                links_up.carries(&other.link.id, family)
+            };
+            let others: Vec<_> = same.collect();
+            let own = others.iter().find(|other| other.index == view.index).filter(works);
+            if let Some(by) = own.or_else(|| others.iter().find(works)) {
+                add(view.index, layout.table_return(by.index));
+            }
+        }
+    }
+}
+
 /// What enters from the site itself, from an uplink, or from this node.
 fn from_inside(place: Place<'_>, family: Family, state: &mut NodeState) {
     let Place { layout, node, world, .. } = place;

@@ -10,7 +10,7 @@ use super::choice::Choice;
 use super::object::{Nexthop, NexthopId, NodeState};
 use crate::fabric::{Family, Node, Role};
 use crate::id::{SiteId, Weight};
-use crate::service::Service;
+use crate::service::{Backend, Service};
 
 /// Members of a group with their relative shares.
 pub(super) type Members = BTreeMap<NexthopId, Weight>;
@@ -19,7 +19,8 @@ pub(super) type Members = BTreeMap<NexthopId, Weight>;
 pub(super) type Backends = BTreeMap<IpAddr, NexthopId>;
 
 /// How a service is delivered inside the site: a border hands it to the route nodes, or to the
-/// backends where the site has no route node; a route node hands it to the backends.
+/// backends where the site has no route node; a route node hands it to the backends, those of
+/// drained clusters last.
 pub(super) fn local(
     choice: Choice<'_>,
     service: &Service,
@@ -33,7 +34,12 @@ pub(super) fn local(
         return neighbours(choice, Role::Route, &chosen, family, state);
     }
     let mut members = Members::new();
-    for backend in service.backends(&place.node.site, family) {
+    let all: Vec<_> = service.backends(&place.node.site, family).collect();
+    let drained = &choice.drained.clusters;
+    let kept = |backend: &&Backend| backend.cluster.as_ref().is_none_or(|c| !drained.contains(c));
+    // As with nodes and links: what is drained is used again where nothing else is left.
+    let left: Vec<_> = all.iter().copied().filter(kept).collect();
+    for backend in if left.is_empty() { all } else { left } {
         let id = ids[&backend.address];
         let interface = place.node.core.clone();
         let single = Nexthop::Single { gateway: backend.address, interface };

@@ -3,11 +3,14 @@
 //! Work is proportional to the number of objects, one comparison each, without copies: a node has
 //! hundreds of thousands of routes and mostly a handful of differences.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Op, Plan, guard};
-use crate::lower::object::{Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget};
+use crate::id::ServiceId;
+use crate::lower::answers::{Answers, ServiceAnswers};
+use crate::lower::object::{Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule};
 
 /// A key with what should be there and what is, of which at least one exists and which differ.
 type Change<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
@@ -18,7 +21,7 @@ type Change<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
 /// of `actual` that are not in `desired` are deleted, so `actual` must hold own objects only.
 pub fn plan(desired: &NodeState, actual: &NodeState) -> Plan {
     let mut plan = plan_kernel(desired, actual);
-    set_answers(&mut plan.ops, desired, actual);
+    plan.ops.extend(answer_ops(&desired.answers, &actual.answers));
     plan
 }
 
@@ -26,9 +29,10 @@ pub fn plan(desired: &NodeState, actual: &NodeState) -> Plan {
 pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     let mut ops = Vec::new();
     let [singles, groups] = nexthops(desired, actual);
+    let (groups, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(becomes);
     let [floors, routes] = routes(desired, actual);
 
-    let turn = Turn::of(&singles, &groups);
+    let turn = Turn::of(&singles, &groups, &others);
     let first = |group: &&Change<'_, NexthopId, Nexthop>| turn.comes_first(group);
     let leaves = |route: &&Change<'_, RouteKey, RouteTarget>| turn.leaves(route);
     let (new, old) = (|c: &&Change<'_, _, _>| c.2.is_none(), |c: &&Change<'_, _, _>| c.2.is_some());
@@ -37,17 +41,27 @@ pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     let announced = |c: &&Change<'_, RouteKey, RouteTarget>| is_announced(c.0);
     ops.extend(routes.iter().filter(announced).filter_map(drop_route));
     let guard = guard::changes(desired.guard.as_ref(), actual.guard.as_ref());
+    // Packets that are to stay on their way are looked up apart before others leave it.
+    let (keeping, other): (Vec<_>, Vec<_>) =
+        desired.rules.difference(&actual.rules).cloned().partition(keeps);
+    ops.extend(keeping.into_iter().map(Op::AddRule));
     ops.extend(guard.before);
     ops.extend(singles.iter().filter(new).filter_map(set_nexthop));
     ops.extend(groups.iter().filter(new).filter(first).filter_map(set_nexthop));
     ops.extend(floors.iter().filter_map(set_route));
     ops.extend(routes.iter().filter(leaves).filter_map(set_route));
+    // Now only those routes use such a group that go on using it, or are to use another such one.
+    let detours = detours(&turn, desired, actual);
+    ops.extend(reshaped(&others, &detours, desired, actual));
     ops.extend(groups.iter().filter(old).filter(first).filter_map(set_nexthop));
     ops.extend(singles.iter().filter(old).filter_map(set_nexthop));
     ops.extend(groups.iter().filter(|g| !first(g)).filter_map(set_nexthop));
-    ops.extend(routes.iter().filter(|route| !leaves(route)).filter_map(set_route));
+    let last = routes.iter().filter(|route| !leaves(route));
+    ops.extend(
+        last.filter_map(|(key, to, from)| set_route(&(key, *to, detours.get(key).or(*from)))),
+    );
     ops.extend(guard.after);
-    ops.extend(desired.rules.difference(&actual.rules).cloned().map(Op::AddRule));
+    ops.extend(other.into_iter().map(Op::AddRule));
 
     ops.extend(actual.rules.difference(&desired.rules).cloned().map(Op::DeleteRule));
     if let (None, Some(guard)) = (&desired.guard, &actual.guard) {
@@ -99,6 +113,89 @@ fn nexthops<'a>(
     changes(&desired.nexthops, &actual.nexthops).into_iter().partition::<Vec<_>, _>(single).into()
 }
 
+/// False for a group that the kernel can not change into what it should be: see
+/// [`Nexthop::becomes`]: another number of buckets, or somebody else has changed it.
+fn becomes(change: &Change<'_, NexthopId, Nexthop>) -> bool {
+    let (_, to, from) = change;
+    to.zip(*from).is_none_or(|(to, from)| from.becomes(to))
+}
+
+/// Routes that use a group which is made anew, while that is not there: over what they go.
+fn detours(
+    turn: &Turn,
+    desired: &NodeState,
+    actual: &NodeState,
+) -> BTreeMap<RouteKey, RouteTarget> {
+    if turn.reshaped.is_empty() {
+        return BTreeMap::new();
+    }
+    let detour = |(key, from): (&RouteKey, &RouteTarget)| {
+        let to = desired.routes.get(key)?;
+        // One that leaves for what does not change has left before.
+        let stays = from == to || turn.uses(Some(to));
+        let anew = matches!(from, RouteTarget::Nexthop(id) if turn.reshaped.contains(id));
+        (anew && stays).then(|| (*key, stand_in(*from, *to, desired, actual)))
+    };
+    actual.routes.iter().filter_map(detour).collect()
+}
+
+/// A member of the group that the route is to use, the greatest share first; else one of the group
+/// that it uses now.
+fn stand_in(
+    from: RouteTarget,
+    to: RouteTarget,
+    desired: &NodeState,
+    actual: &NodeState,
+) -> RouteTarget {
+    let members = |state: &NodeState, target| {
+        let RouteTarget::Nexthop(id) = target else { return Vec::new() };
+        let Some(Nexthop::Group { members, .. }) = state.nexthops.get(&id) else {
+            return Vec::new();
+        };
+        let mut members: Vec<_> = members.iter().map(|(id, weight)| (*id, *weight)).collect();
+        members.sort_by_key(|(id, weight)| (Reverse(*weight), *id));
+        members.into_iter().map(|(id, _)| id).collect()
+    };
+    let unchanged = |id: &NexthopId| {
+        actual.nexthops.get(id).is_some_and(|there| desired.nexthops.get(id) == Some(there))
+    };
+    // Those were added before.
+    let new = |id: &NexthopId| !actual.nexthops.contains_key(id);
+    let (to, from) = (members(desired, to), members(actual, from));
+    let found = to.iter().find(|id| unchanged(id)).or_else(|| to.iter().find(|id| new(id)));
+    let found = found.or_else(|| from.iter().find(|id| unchanged(id)));
+    found.map_or(RouteTarget::Unreachable, |id| RouteTarget::Nexthop(*id))
+}
+
+/// Makes groups anew. What uses one and goes on to comes back; what is to use another one takes it
+/// in its turn.
+fn reshaped(
+    groups: &[Change<'_, NexthopId, Nexthop>],
+    detours: &BTreeMap<RouteKey, RouteTarget>,
+    desired: &NodeState,
+    actual: &NodeState,
+) -> Vec<Op> {
+    let route = |key: &RouteKey, from, to| Op::ReplaceRoute { key: *key, from, to };
+    let mut ops = Vec::new();
+    for (key, over) in detours {
+        ops.push(route(key, actual.routes[key], *over));
+    }
+    for (id, to, from) in groups {
+        if let (Some(to), Some(from)) = (*to, *from) {
+            ops.push(Op::DeleteNexthop(**id, from.clone()));
+            ops.push(Op::AddNexthop(**id, to.clone()));
+        }
+    }
+    for (key, over) in detours.iter().filter(|(key, _)| desired.routes[key] == actual.routes[key]) {
+        ops.push(route(key, *over, desired.routes[key]));
+    }
+    ops
+}
+
+fn keeps(rule: &Rule) -> bool {
+    rule.fwmark.is_some_and(|(mark, _)| mark & Layout::MARK_CLASS == Layout::MARK_KEPT)
+}
+
 fn is_announced(key: &RouteKey) -> bool {
     key.metric == Layout::METRIC_ADVERTISED
 }
@@ -123,19 +220,23 @@ fn routes<'a>(
 struct Turn {
     singles: BTreeSet<NexthopId>,
     groups: BTreeSet<NexthopId>,
+    /// Those of `groups` that the kernel cannot change in place.
+    reshaped: BTreeSet<NexthopId>,
 }
 
 impl Turn {
     fn of(
         singles: &[Change<'_, NexthopId, Nexthop>],
         groups: &[Change<'_, NexthopId, Nexthop>],
+        reshaped: &[Change<'_, NexthopId, Nexthop>],
     ) -> Self {
         let changes = |c: &&Change<'_, NexthopId, Nexthop>| c.1.is_some() && c.2.is_some();
         let singles = singles.iter().filter(changes).map(|c| *c.0).collect();
-        let turn = Self { singles, groups: BTreeSet::new() };
+        let reshaped: BTreeSet<NexthopId> = reshaped.iter().map(|c| *c.0).collect();
+        let turn = Self { singles, groups: BTreeSet::new(), reshaped: BTreeSet::new() };
         let settles = |g: &&Change<'_, NexthopId, Nexthop>| changes(g) || !turn.comes_first(g);
-        let groups = groups.iter().filter(settles).map(|g| *g.0).collect();
-        Self { groups, ..turn }
+        let groups = groups.iter().filter(settles).map(|g| *g.0).chain(reshaped.iter().copied());
+        Self { groups: groups.collect(), reshaped, ..turn }
     }
 
     /// True for a group that is whole without any single that changes.
@@ -150,11 +251,14 @@ impl Turn {
     }
 
     fn leaves(&self, route: &Change<'_, RouteKey, RouteTarget>) -> bool {
-        let uses = |target: Option<&RouteTarget>| match target {
+        self.uses(route.2) && !self.uses(route.1)
+    }
+
+    fn uses(&self, target: Option<&RouteTarget>) -> bool {
+        match target {
             Some(RouteTarget::Nexthop(id)) => self.groups.contains(id),
             Some(RouteTarget::Unreachable) | None => false,
-        };
-        uses(route.2) && !uses(route.1)
+        }
     }
 }
 
@@ -188,8 +292,12 @@ fn drop_route(change: &Change<'_, RouteKey, RouteTarget>) -> Option<Op> {
     Some(Op::DeleteRoute(*key, *from))
 }
 
-fn set_answers(ops: &mut Vec<Op>, desired: &NodeState, actual: &NodeState) {
-    for (service, to, from) in changes(&desired.answers, &actual.answers) {
-        ops.push(Op::Answers { service: service.clone(), from: from.cloned(), to: to.cloned() });
-    }
+/// What becomes of the zone's answers: the last operations of a plan.
+pub(super) fn answer_ops(desired: &Answers, actual: &Answers) -> Vec<Op> {
+    let op = |(service, to, from): Change<'_, ServiceId, Arc<ServiceAnswers>>| Op::Answers {
+        service: service.clone(),
+        from: from.cloned(),
+        to: to.cloned(),
+    };
+    changes(desired, actual).into_iter().map(op).collect()
 }

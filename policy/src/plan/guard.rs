@@ -77,6 +77,13 @@ fn between(from: &Guard, to: &Guard) -> Between {
         closes: to.refused.difference(&from.refused).any(|e| of_class(&e)),
         opens: from.refused.difference(&to.refused).any(|e| of_class(&e)),
     };
+    // A counter that goes and comes again has forgotten what it counted; and what is kept is kept
+    // from before the routes change until after.
+    const KEEPING: [GuardSet; 2] = [GuardSet::Keep, GuardSet::KeepHere];
+    let keeps = |e: &GuardElement| KEEPING.contains(&e.set);
+    between.closes |= to.refused.difference(&from.refused).any(keeps);
+    let counts = |e: &&GuardElement| keeps(e) || GuardSet::COUNTED.contains(&e.set);
+    between.refused.extend(from.refused.union(&to.refused).filter(counts).copied());
     let apart = from.refused.union(&to.refused).filter(|e| e.set == GuardSet::Apart);
     for element in apart.copied().collect::<Vec<_>>() {
         between.refused.insert(element);

@@ -7,12 +7,14 @@
 mod diff;
 mod guard;
 pub mod preview;
+mod remarks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use diff::answer_ops;
 pub use diff::{plan, plan_kernel};
 
 use crate::fabric::Family;

@@ -19,11 +19,12 @@ fn changes_nothing(verb: &Verb) -> bool {
 fn covered(change: Change<'_>, selectors: &[Selector]) -> Option<String> {
     let names =
         |service: &&ServiceId| selectors.is_empty() || selectors.iter().any(|p| p.matches(service));
-    // What a node or a link carries may be anything.
+    // What a node, a link or a cluster carries may be anything.
     let way = match change.verb {
         Verb::Drain { object } | Verb::Undrain { object } => match object {
             Object::Node(node) => Some(node.to_string()),
             Object::Link(link) => Some(link.to_string()),
+            Object::Cluster(cluster) => Some(cluster.to_string()),
             Object::Site(_) | Object::ServiceAt(..) => None,
         },
         _ => None,

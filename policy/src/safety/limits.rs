@@ -136,12 +136,9 @@ fn tasks_at_once(
     let about = |service: &crate::id::ServiceId| {
         services.is_empty() || services.iter().any(|s| s.matches(service))
     };
-    let ways = change.writes.iter().any(|write| {
-        matches!(
-            &write.change,
-            crate::log::entry::Change::Drained(Object::Node(_) | Object::Link(_), _)
-        )
-    });
+    let ways = change.writes.iter().any(
+        |write| matches!(&write.change, crate::log::entry::Change::Drained(one, _) if one.is_way()),
+    );
     let moves = change.moves.iter().any(|one| about(&one.service));
     let concerned = moves || ways && services.is_empty();
     if !concerned {

@@ -86,10 +86,7 @@ fn weight(service: &Service, spread: &Spread, site: &SiteId) -> u64 {
             load / u64::try_from(sites.len()).unwrap_or(1).max(1)
         }
         Spread::Nearest(_) | Spread::Nowhere => 0,
-        Spread::Weighted(weights) => {
-            let total: u64 = weights.values().map(|w| u64::from(w.get())).sum();
-            weights.get(site).map_or(0, |w| load * u64::from(w.get()) / total.max(1))
-        }
+        Spread::Weighted(weights) => load * weights.share(site) / weights.total().max(1),
     }
 }
 
@@ -229,9 +226,8 @@ fn parts(traffic: &Traffic, site: &SiteId, fabric: &Fabric) -> BTreeMap<SiteId, 
         Deliver::Remote(to) => [(to, 1000)].into(),
         Deliver::Drained => BTreeMap::new(),
         Deliver::Split(weights) => {
-            let total: u64 = weights.values().map(|w| u64::from(w.get())).sum();
-            let part = |w: u16| u64::from(w) * 1000 / total.max(1);
-            weights.into_iter().map(|(to, w)| (to, part(w.get()))).collect()
+            let part = |to: &SiteId| weights.share(to) * 1000 / weights.total().max(1);
+            weights.sites().map(|to| (to.clone(), part(to))).collect()
         }
     }
 }

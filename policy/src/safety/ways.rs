@@ -1,12 +1,13 @@
-//! The last border, the last route node and the last link: a drain must leave one in service.
+//! The last border, the last route node, the last link and the last cluster: a drain must leave one
+//! in service.
 //!
 //! In service is what is neither drained nor known to be out: a node that has not reported for too
 //! long, a link that one of its ends cannot use. What was out before is nobody's fault now: a rule
 //! is broken only by a command that takes something away.
 
-use super::{LAST_BORDER, LAST_LINK, LAST_ROUTE_NODE, built_in};
-use crate::fabric::{Link, Node, Role};
-use crate::id::{NodeId, SiteId};
+use super::{LAST_BORDER, LAST_CLUSTER, LAST_LINK, LAST_ROUTE_NODE, built_in};
+use crate::fabric::{Family, Link, Node, Role};
+use crate::id::{ClusterId, NodeId, SiteId};
 use crate::log::intent::Intent;
 use crate::place::Drained;
 use crate::task::decide::{Present, Refusal};
@@ -18,7 +19,7 @@ pub(super) fn last_ways(present: Present<'_>, after: &Intent) -> Vec<Refusal> {
         return Vec::new();
     }
     let fabric = present.world.fabric;
-    let mut broken = Vec::new();
+    let mut broken: Vec<Refusal> = last_cluster(present, [&before, &after]).into_iter().collect();
     for site in &fabric.sites {
         for role in [Role::Border, Role::Route] {
             broken.extend(last_node(present, &site.id, role, [&before, &after]));
@@ -54,6 +55,35 @@ fn last_node(
     let why = why.collect::<Vec<_>>().join(", ");
     let message = format!("site {site} would have no {what} in service: {why}");
     taken.then(|| built_in(rule, message))
+}
+
+/// Whatever of it is drained, a service keeps backends at each of its sites, of each family that it
+/// has there. Nobody knows yet which of them are healthy.
+fn last_cluster(present: Present<'_>, [before, after]: [&Drained; 2]) -> Option<Refusal> {
+    let new: Vec<_> = after.clusters.difference(&before.clusters).collect();
+    if new.is_empty() {
+        return None;
+    }
+    for service in present.world.catalog.iter() {
+        for (site, _) in service.backends.iter() {
+            for family in Family::BOTH {
+                let clusters: Vec<_> =
+                    service.backends(site, family).map(|b| b.cluster.as_ref()).collect();
+                let taken = clusters.iter().flatten().find(|cluster| new.contains(cluster));
+                let out = |cluster: &ClusterId| after.clusters.contains(cluster);
+                let left = clusters.iter().any(|cluster| cluster.is_none_or(|one| !out(one)));
+                if let Some(taken) = taken.filter(|_| !left) {
+                    let message = format!(
+                        "{} would have no backends ({family:?}) at {site} but those of drained \
+                         clusters; {taken} is the last one",
+                        service.id
+                    );
+                    return Some(built_in(LAST_CLUSTER, message));
+                }
+            }
+        }
+    }
+    None
 }
 
 fn last_link(

@@ -123,6 +123,7 @@ impl Course<'_> {
             }
             let leased = self.leased(step);
             let mut nodes = match &leased {
+                _ if step.kind == StepKind::Drained => self.counting(step),
                 Some(nodes) => nodes.clone(),
                 None => differing(&before, &after),
             };
@@ -157,6 +158,11 @@ impl Course<'_> {
                     let found = fabric.links.iter().filter(|l| l.id == *link);
                     ends.extend(found.flat_map(|l| [&l.a.node, &l.b.node]));
                 }
+                Change::Drained(Object::Cluster(cluster), _) => {
+                    let found = fabric.clusters.iter().filter(|c| c.id == *cluster);
+                    let there = found.flat_map(|c| fabric.serving_nodes(&c.site));
+                    ends.extend(there.map(|node| &node.id));
+                }
                 Change::Drained(..)
                 | Change::Service(..)
                 | Change::Held(..)
@@ -167,6 +173,15 @@ impl Course<'_> {
             ends.into_iter().filter_map(|node| Some(&fabric.node(node)?.site)).collect();
         let near = |n: &&Node| n.role != Role::Witness && sites.contains(&n.site);
         fabric.nodes.iter().filter(near).map(|n| n.id.clone()).collect()
+    }
+
+    /// The nodes that count what still comes for the services of a step to the sites they leave.
+    fn counting(&self, step: &Step) -> BTreeSet<NodeId> {
+        let moves = self.effect.moves.iter().filter(|m| step.states.contains_key(&m.service));
+        let left: BTreeSet<SiteId> = moves.flat_map(Move::left).collect();
+        let nodes = self.world.fabric.nodes.iter();
+        let counts = |n: &&Node| n.role != Role::Witness && left.contains(&n.site);
+        nodes.filter(counts).map(|n| n.id.clone()).collect()
     }
 
     /// Of leased services the withdrawal is everybody's who could have served, and the start is
@@ -185,7 +200,9 @@ impl Course<'_> {
             let concerned = |site: &SiteId| match step.kind {
                 StepKind::Withdraw => Some(site) != target.as_ref(),
                 StepKind::Activate | StepKind::Shift => Some(site) == target.as_ref(),
-                StepKind::Verify | StepKind::LowerTtl | StepKind::Reroute => false,
+                StepKind::Verify | StepKind::LowerTtl | StepKind::Drained | StepKind::Reroute => {
+                    false
+                }
             };
             for site in service.sites().iter().filter(|site| concerned(site)) {
                 nodes.extend(fabric.serving_nodes(site).map(|n| n.id.clone()));
@@ -227,7 +244,7 @@ pub fn probes(world: World<'_>, moves: &[Move], step: &Step, node: &Node) -> Vec
         let new = a_move.to.accept.difference(&a_move.from.accept);
         let sent: Vec<SiteId> = match a_move.to.deliver(&node.site, world.fabric) {
             Deliver::Remote(site) => vec![site],
-            Deliver::Split(weights) => weights.into_keys().collect(),
+            Deliver::Split(weights) => weights.sites().cloned().collect(),
             Deliver::Local | Deliver::Drained => Vec::new(),
         };
         for site in new.filter(|site| sent.contains(site) && **site != node.site) {

@@ -8,7 +8,7 @@ use super::view::{TaskState, last_effect, read, role_for, state_of};
 use crate::fabric::{Operator, OperatorRole};
 use crate::fact::Gate;
 use crate::id::EntryId;
-use crate::log::entry::{Ask, Command, Ramp, Request, Terms, Verb, WishKind};
+use crate::log::entry::{Ask, Command, Object, Ramp, Request, Terms, Verb, WishKind};
 use crate::log::intent::World;
 use crate::service::Service;
 
@@ -177,6 +177,12 @@ pub(super) fn fitting_terms(
     if terms.confirm_within.is_some() && matches!(verb, Verb::Revoke { .. }) {
         return Err(Refusal::usage("confirm-within", "a revocation is not taken back")
             .hint("without --confirm-within"));
+    }
+    let at_site = matches!(verb, Verb::Drain { object: Object::Site(_) | Object::ServiceAt(..) });
+    if terms.soft && !at_site {
+        let message = "only the drain of a site, or of a service at a site, can be soft";
+        return Err(Refusal::usage("soft", message)
+            .hint("without --soft: a drain of a node or link ends no connection"));
     }
     match terms.until {
         None => Ok(()),

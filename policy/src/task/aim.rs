@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::decide::{Present, Refusal};
 use super::view::{TaskState, first_effect, state};
 use crate::fabric::{Operator, OperatorRole, Role};
-use crate::id::{EntryId, Epoch, LinkId, NodeId, Selector, ServiceId, SiteId};
+use crate::id::{ClusterId, EntryId, Epoch, LinkId, NodeId, Selector, ServiceId, SiteId};
 use crate::log::conflict::Contested;
 use crate::log::entry::{Change, Directive, Effect, Move, Object, Subject, Verb, Write};
 use crate::log::intent::{Doing, Intent, Progress};
@@ -200,6 +200,19 @@ fn known_link(present: Present<'_>, id: &LinkId) -> Result<(), Refusal> {
         .hint(format!("the links are {}", known.join(", "))))
 }
 
+fn known_cluster(present: Present<'_>, id: &ClusterId) -> Result<(), Refusal> {
+    let clusters = &present.world.fabric.clusters;
+    if clusters.iter().any(|cluster| cluster.id == *id) {
+        return Ok(());
+    }
+    let known: Vec<&str> = clusters.iter().map(|c| c.id.as_str()).collect();
+    let hint = match known.is_empty() {
+        true => "the fabric has no [[cluster]]".to_owned(),
+        false => format!("the clusters are {}", known.join(", ")),
+    };
+    Err(Refusal::usage("unknown-cluster", format!("there is no cluster `{id}`")).hint(hint))
+}
+
 fn drained(present: Present<'_>, object: &Object, value: bool) -> Result<Change, Refusal> {
     match object {
         Object::Site(site) => known_site(present, site)?,
@@ -214,6 +227,7 @@ fn drained(present: Present<'_>, object: &Object, value: bool) -> Result<Change,
         }
         Object::Node(node) => known_node(present, node)?,
         Object::Link(link) => known_link(present, link)?,
+        Object::Cluster(cluster) => known_cluster(present, cluster)?,
     }
     Ok(Change::Drained(object.clone(), value))
 }
@@ -263,7 +277,10 @@ fn named_services(present: Present<'_>, verb: &Verb, changes: &[Change]) -> BTre
             | Change::Drained(Object::ServiceAt(service, _), _) => {
                 named.insert(service.clone());
             }
-            Change::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_), _)
+            Change::Drained(
+                Object::Site(_) | Object::Node(_) | Object::Link(_) | Object::Cluster(_),
+                _,
+            )
             | Change::Revoked(..) => {}
         }
     }
@@ -343,6 +360,7 @@ fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> V
         }
         let placed = place_one(world, intent, service);
         let to = Traffic::settled(spread);
+        let kept = placed.kept.clone();
         if *placed.traffic != to || is_unsettled(intent, service) && named.contains(&service.id) {
             moves.push(Move {
                 service: service.id.clone(),
@@ -352,6 +370,7 @@ fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> V
                 from: Arc::unwrap_or_clone(placed.traffic),
                 to,
                 handover: service.handover,
+                kept,
             });
         }
     }

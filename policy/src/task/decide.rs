@@ -1,6 +1,7 @@
 //! Judges a command: what it would do, or which rule refuses it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::admit::{CLOCK_SKEW, admit, judge_wish};
@@ -12,20 +13,22 @@ use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use crate::lease::admission;
 use crate::log::conflict::Claims;
 use crate::log::entry::{
-    Ask, Change, Command, Directive, Effect, Move, Object, Request, Subject, Terms, Verb, Write,
+    Ask, Change, Command, Directive, Effect, Move, Request, Subject, Terms, Verb, Write,
 };
 use crate::log::fold::Fold;
 use crate::log::intent::{Intent, World};
 use crate::safety::{self, Flows};
+use crate::service::{Handover, Service};
 use crate::task::acks::Course;
 use crate::task::hash::plan_hash;
 use crate::task::steps::{Manner, reroute, steps};
 use crate::task::view::{first_effect, is_open, state};
+use crate::traffic::Spread;
 
 /// What a command would do if it were effective now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposal {
-    pub effect: Effect,
+    pub effect: Arc<Effect>,
     /// Of everything that an approver approves: writes, moves, steps, and the fabric they are for.
     pub plan_hash: String,
     pub approvals_needed: u8,
@@ -158,6 +161,9 @@ pub fn propose(
     super::admit::fitting_terms(present, verb, terms)?;
     let Aim { named, writes, after, moves } = aim(present, verb)?;
     safety::directed(present, verb, &after)?;
+    if terms.soft {
+        moves.iter().try_for_each(|one| may_be_soft(present, one))?;
+    }
     let pins = |w: &Write| match (&w.before, &w.change) {
         _ if !w.settles.is_empty() => false,
         // Nothing sent it elsewhere before, and nothing moves now.
@@ -185,7 +191,8 @@ pub fn propose(
     let gated = !overrides.contains(safety::GATE);
     let in_waves = matches!(verb, Verb::Evacuate { .. });
     let (world, unhurried, ramp) = (present.world, is_planned(verb), terms.ramp.as_ref());
-    let manner = Manner { world, in_waves, gated, unhurried, ramp };
+    let soft = terms.soft;
+    let manner = Manner { world, in_waves, gated, unhurried, ramp, soft };
     let effect = effect(present, &planned(), writes, moves, manner, &terms.asserted);
     check_fabric(present, &effect)?;
     let plan_hash = plan_hash(present, verb, &effect, terms);
@@ -201,7 +208,26 @@ pub fn propose(
     }
     approvals_needed = (approvals_needed + extra).min(2);
     let bad_since = bad_since(present, &effect.moves);
+    let effect = Arc::new(effect);
     Ok(Proposal { effect, plan_hash, approvals_needed, services, supersedes, bad_since })
+}
+
+/// Established connections can stay only while new ones have somewhere to go.
+fn may_be_soft(present: Present<'_>, one: &Move) -> Result<(), Refusal> {
+    let service = &one.service;
+    let leased = present.world.catalog.get(service).is_some_and(Service::is_leased);
+    let why = match one.handover {
+        _ if leased => "serves under a lease, and at one site at a time",
+        Handover::BreakBeforeMake => {
+            "is handed over break-before-make: its connections end with it"
+        }
+        Handover::MakeBeforeBreak if one.to.spread == Spread::Nowhere => {
+            "has no other site that new connections could go to"
+        }
+        Handover::MakeBeforeBreak => return Ok(()),
+    };
+    Err(Refusal::rule("soft", format!("{service} {why}"))
+        .hint("without --soft; or drain the services that can be, one by one"))
 }
 
 /// When the site was heard last that services are moved away from because it is silent.
@@ -238,7 +264,8 @@ pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
         return None;
     }
     let world = present.world;
-    let manner = Manner { world, in_waves: false, gated: false, unhurried: false, ramp: None };
+    let manner =
+        Manner { world, in_waves: false, gated: false, unhurried: false, ramp: None, soft: false };
     let asserted = match &command.request.ask {
         Ask::Command { terms, .. } => terms.asserted.clone(),
         Ask::Wish { .. } => BTreeSet::new(),
@@ -258,8 +285,7 @@ fn effect(
     let Present { world, intent, home, .. } = present;
     let rank = world.fabric.rank(home);
     let mut steps = steps(&moves, manner);
-    let ways =
-        |w: &Write| matches!(w.change, Change::Drained(Object::Node(_) | Object::Link(_), _));
+    let ways = |w: &Write| matches!(&w.change, Change::Drained(object, _) if object.is_way());
     if writes.iter().any(ways) {
         // Behind the others: numbers are places.
         steps.push(reroute(u32::try_from(steps.len() + 1).unwrap_or(u32::MAX)));

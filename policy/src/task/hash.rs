@@ -51,9 +51,13 @@ pub(super) fn plan_hash(
             "write {change:?} over {before:?} after {prev:?} settling {settles:?}"
         ));
     }
-    for Move { service, epoch: _, prev_epoch: _, prev: _, from, to, handover } in moves {
+    for one in moves {
+        let Move { service, epoch: _, prev_epoch: _, prev: _, from, to, handover, kept } = one;
         let (from, to) = (text.state(from), text.state(to));
         text.line(format_args!("move {service} {from} to {to} {handover:?}"));
+        if !kept.is_empty() {
+            text.line(format_args!("  with connections at {kept:?}"));
+        }
     }
     for Step { number, wave, kind, states, delay, timeout, gates, required, owed } in steps {
         text.line(format_args!("step {number} {wave} {kind} after {delay:?} within {timeout:?}"));
@@ -67,10 +71,13 @@ pub(super) fn plan_hash(
             services.into_iter().for_each(|service| text.line(format_args!("  {service}")));
         }
     }
-    let Terms { supersede: _, asserted: _, confirm_within, ramp, until } = terms;
+    let Terms { supersede: _, asserted: _, confirm_within, ramp, until, soft } = terms;
     text.line(format_args!("confirmed within {confirm_within:?}"));
     if ramp.is_some() || until.is_some() {
         text.line(format_args!("by {ramp:?} until {until:?}"));
+    }
+    if *soft {
+        text.line(format_args!("softly"));
     }
     sha256_hex(text.text.as_bytes())
 }

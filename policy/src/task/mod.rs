@@ -4,6 +4,7 @@ pub mod acks;
 pub mod admit;
 pub mod aim;
 pub mod decide;
+pub mod drained;
 mod gates;
 mod hash;
 pub mod next;

@@ -5,17 +5,19 @@
 //! approve, resume, gate, in that order. Readers never choose: they read the fact.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::decide::{Present, judge, propose_undo};
+use super::drained::{self, Counting, Silence};
 use super::gates::{Opened, open_gates};
 pub use super::steps::STEP_TIMEOUT;
-use super::steps::{Step, StepKind, old_answers_live};
+use super::steps::{Step, StepKind, is_soft, old_answers_live};
 use super::view::{Reading, approvals, last_effect, overtaken, read, start_slot, wished};
 use crate::id::{EntryId, NodeId, ServiceId, WallMs};
 use crate::log::entry::{
-    Body, Command, Effect, EffectiveFact, EndFact, Outcome, Slot, StepFact, StepState, Turn,
-    TurnFact, WishKind,
+    Ask, Body, Command, Effect, EffectiveFact, EndFact, Move, Outcome, Slot, StepFact, StepState,
+    Turn, TurnFact, WishKind,
 };
 use crate::log::intent::{Intent, World};
 use crate::service::{Isolation, Service};
@@ -42,6 +44,10 @@ pub struct Ack {
 pub struct Seen<'a> {
     /// The node's acknowledgement of this slot, if it has given one.
     pub ack: &'a dyn Fn(&NodeId, &Slot) -> Option<Ack>,
+    /// What the node measures in this slot while it has not acknowledged, in its words.
+    pub told: &'a dyn Fn(&NodeId, &Slot) -> Option<Vec<String>>,
+    /// How long ago the node reported last; `None` when it never has.
+    pub heard: &'a dyn Fn(&NodeId) -> Option<Duration>,
     /// How long ago, on this agent's monotonic clock, the task's last fact was read.
     pub since_last: Duration,
     pub now: WallMs,
@@ -272,22 +278,23 @@ impl At<'_> {
                     Some(_) | None => self.undo("nobody confirmed it"),
                 },
             },
-            None if failures.is_empty() => self.end(Outcome::Done, self.lost(effect)),
+            None if failures.is_empty() => self.end(Outcome::Done, self.remarks(effect)),
             None => self.end(Outcome::Failed, failures),
         }
     }
 
-    /// What others took over while the task ran.
-    fn lost(&self, effect: &Effect) -> String {
+    /// What others took over while the task ran, and which old sites are not known to be quiet.
+    fn remarks(&self, effect: &Effect) -> String {
         let taken = overtaken(self.present.intent, self.task, effect);
         let line = |(service, by): (_, _)| format!("{service} was taken over by task {by}");
-        taken.into_iter().map(line).collect::<Vec<_>>().join("; ")
+        let taken = taken.into_iter().map(line);
+        taken.chain(drained::remarks(self.present.fold, self.task)).collect::<Vec<_>>().join("; ")
     }
 
     fn undo(&self, because: &str) -> Next {
         match propose_undo(self.present, self.command) {
             Some(effect) => {
-                let (slot, approvals) = (self.slot(), Vec::new());
+                let (slot, approvals, effect) = (self.slot(), Vec::new(), Arc::new(effect));
                 Next::Write(Box::new(Body::Effective(EffectiveFact { slot, approvals, effect })))
             }
             None => self.end(Outcome::Reverted, because),
@@ -298,6 +305,9 @@ impl At<'_> {
         let Some(started) = start_slot(self.present.fold, self.task, step.number) else {
             return Next::Wait(None);
         };
+        if step.kind == StepKind::Drained {
+            return self.open_drained(step, &started);
+        }
         let mut evidence = Vec::new();
         let mut missing: BTreeSet<&NodeId> = BTreeSet::new();
         for node in self.reading.required(step) {
@@ -338,6 +348,47 @@ impl At<'_> {
                 self.step(step.number, StepState::Failed { reason })
             }
         }
+    }
+}
+
+/// The step that waits until old sites are measured to be quiet. It never fails: a move that works
+/// is not taken back because somebody still comes to where it was.
+impl At<'_> {
+    fn open_drained(&self, step: &Step, started: &Slot) -> Next {
+        let since_start = self.seen.since_last;
+        let counting = |node: &NodeId| Counting {
+            node: node.clone(),
+            acknowledged: (self.seen.ack)(node, started).map(|ack| ack.evidence),
+            told: (self.seen.told)(node, started),
+            silent: Silence::of((self.seen.heard)(node), since_start),
+        };
+        let nodes: Vec<Counting> = self.reading.required(step).map(counting).collect();
+        let until = match &self.command.request.ask {
+            Ask::Command { terms, .. } => terms.until,
+            Ask::Wish { .. } => None,
+        };
+        let of_step = step.timeout.saturating_sub(self.seen.since_last);
+        let left = until.map_or(of_step, |until| {
+            of_step.min(Duration::from_millis(until.0.saturating_sub(self.seen.now.0)))
+        });
+        // Nobody waits for the word of nodes that say nothing at all: they are named.
+        let effect = last_effect(self.present.fold, self.task);
+        let soft = effect.is_some_and(|effect| {
+            let own = |one: &&Move| step.states.contains_key(&one.service);
+            effect.moves.iter().filter(own).any(|one| is_soft(&effect.steps, one))
+        });
+        let patience = if soft { drained::SOFT_SILENCE } else { drained::SILENCE };
+        let open = nodes.iter().filter(|node| node.acknowledged.is_none());
+        let waits = open.map(|node| match node.silent {
+            Some(silence) => patience.saturating_sub(silence.time()),
+            None => left,
+        });
+        if let Some(wait) = waits.max().map(|wait| wait.min(left)).filter(|wait| !wait.is_zero()) {
+            return Next::Wait(Some(wait));
+        }
+        let owed: Vec<&NodeId> = self.reading.owed(step).collect();
+        let evidence = drained::evidence(&nodes, &owed, self.seen.since_last);
+        self.step(step.number, StepState::Done { evidence })
     }
 }
 
@@ -401,6 +452,7 @@ fn old_answers(world: World<'_>, effect: &Effect, step: &Step) -> Option<String>
         | StepKind::Activate
         | StepKind::Verify
         | StepKind::Shift
+        | StepKind::Drained
         | StepKind::Reroute => return None,
     };
     let most = format!("answers of before the move may be kept for {} ms", ms(lives));

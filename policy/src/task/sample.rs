@@ -105,7 +105,10 @@ fn only(effect: &Effect, ids: &BTreeSet<&ServiceId>) -> Effect {
         Change::Service(service, _)
         | Change::Held(service, _)
         | Change::Drained(Object::ServiceAt(service, _), _) => ids.contains(service),
-        Change::Drained(Object::Site(_) | Object::Node(_) | Object::Link(_), _)
+        Change::Drained(
+            Object::Site(_) | Object::Node(_) | Object::Link(_) | Object::Cluster(_),
+            _,
+        )
         | Change::Revoked(..) => true,
     };
     let step = |step: &Step| {

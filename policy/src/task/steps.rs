@@ -2,7 +2,8 @@
 //!
 //! Make-before-break: activate, verify, shift (along a ramp), withdraw. Break-before-make:
 //! withdraw, activate, verify. A move that can wait begins with lower-ttl, where the service asks
-//! for that and its addresses in DNS change.
+//! for that and its addresses in DNS change. Where it says when a site is drained, it ends with
+//! drained: the old sites count what still comes (adr/0043).
 //!
 //! The moves of one task that share a handover share their steps; make-before-break moves run
 //! first, because nothing of theirs stops meanwhile. An evacuation goes in waves, one for each
@@ -18,11 +19,18 @@ use crate::id::{Epoch, SiteId, Weight};
 pub use crate::log::effect::{Effect, Step, StepKind};
 use crate::log::entry::{Move, Ramp};
 use crate::log::intent::{Progress, World};
-use crate::service::{Category, Handover, Service};
-use crate::traffic::{Deliver, Spread, Traffic};
+use crate::service::{Category, Drain, Handover, Service};
+use crate::traffic::{Deliver, Spread, Traffic, Weights};
 
 /// How long a step may wait for its acknowledgements.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much longer than its dwell an old site that was closed is measured, before the task ends
+/// and says what still comes.
+pub const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same where established connections were left alone.
+pub const SOFT_PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// What the steps of a command depend on, beside the moves.
 #[derive(Debug, Clone, Copy)]
@@ -36,12 +44,15 @@ pub struct Manner<'a> {
     pub unhurried: bool,
     /// By which shares, instead of those of each service.
     pub ramp: Option<&'a Ramp>,
+    /// Established connections stay at the old sites until they end (adr/0048).
+    pub soft: bool,
 }
 
 /// The steps for these moves, without the nodes that acknowledge them.
 pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
     let mut phases: BTreeMap<(u8, u8, u8), Step> = BTreeMap::new();
     let mut waits: BTreeMap<u8, Duration> = BTreeMap::new();
+    let mut dwells: BTreeMap<u8, Duration> = BTreeMap::new();
     for one in moves {
         let service = manner.world.catalog.get(&one.service);
         let wave = match service.map(|s| s.category) {
@@ -67,13 +78,25 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
         {
             ask_gates(&mut parts, gates(service, one));
         }
+        let moves = !parts.is_empty();
         for part in parts {
             add(&mut phases, (wave, group), one, part);
         }
+        if let Some(dwell) = service.and_then(|s| measured(s, one, manner)).filter(|_| moves) {
+            if !manner.soft {
+                let part = Part::now(0, StepKind::Drained, one.to.clone());
+                add(&mut phases, (wave, 4), one, part);
+            }
+            let most = dwells.entry(wave).or_insert(Duration::ZERO);
+            *most = dwell.max(*most);
+        }
     }
     let lease = manner.world.fabric.lease.wait;
-    for ((_, group, _), step) in &mut phases {
+    for ((wave, group, _), step) in &mut phases {
+        let dwell = dwells.get(wave).copied().unwrap_or_default();
         step.timeout = match (*group, step.kind) {
+            (_, StepKind::Drained) if manner.soft => dwell + SOFT_PATIENCE,
+            (_, StepKind::Drained) => dwell + DRAIN_PATIENCE,
             (3, StepKind::Withdraw) => lease,
             (3, _) => lease + STEP_TIMEOUT,
             _ => step.timeout,
@@ -86,6 +109,48 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
     }
     let numbered = |(number, step): (u32, Step)| Step { number, ..step };
     (1u32..).zip(phases.into_values()).map(numbered).collect()
+}
+
+/// For how long a site that the move leaves must have been measured to be quiet, where somebody
+/// asks. Where break comes before make the withdrawal has ended everything; of an evacuation
+/// nobody asks, since its site is dead.
+fn measured(service: &Service, one: &Move, manner: Manner<'_>) -> Option<Duration> {
+    let overlaps = one.handover == Handover::MakeBeforeBreak;
+    let asked = overlaps && !manner.in_waves && !one.left().is_empty();
+    let drain = service.drain.or(manner.soft.then_some(Drain::USUAL));
+    Some(drain.filter(|_| asked)?.dwell)
+}
+
+/// The sites that established connections of a service stay at, as far as these steps have come.
+/// Of a soft move those that it leaves, until it closes them; it ends nobody's connection by being
+/// cancelled, so this holds on when it is over. Of any other move those that a task before it has
+/// left them at, until it sends the service elsewhere.
+pub fn kept(steps: &[Step], one: &Move, progress: &Progress, over: bool) -> BTreeSet<SiteId> {
+    let own = |s: &&Step| s.states.contains_key(&one.service);
+    let last = |kind: StepKind| steps.iter().filter(own).rfind(|s| s.kind == kind);
+    let begun = |kind: StepKind| progress.of(steps).filter(own).filter(|s| s.kind == kind).last();
+    let is_begun = |kind: StepKind| {
+        last(kind).is_some_and(|last| begun(kind).is_some_and(|step| step.number == last.number))
+    };
+    let closed = is_begun(StepKind::Withdraw);
+    match is_soft(steps, one) {
+        _ if closed => BTreeSet::new(),
+        true if over && begun(StepKind::Shift).is_none() => one.kept.clone(),
+        true => one.left(),
+        false if is_begun(StepKind::Shift) => BTreeSet::new(),
+        false => one.kept.clone(),
+    }
+}
+
+/// Whether the sites that a move leaves are measured before they are closed: that is what a soft
+/// one is known by.
+pub fn is_soft(steps: &[Step], one: &Move) -> bool {
+    let of = |kind: StepKind| {
+        let is = move |s: &&Step| s.kind == kind && s.states.contains_key(&one.service);
+        steps.iter().find(is).map(|step| step.number)
+    };
+    let (drained, withdrawn) = (of(StepKind::Drained), of(StepKind::Withdraw));
+    drained.zip(withdrawn).is_some_and(|(drained, closed)| drained < closed)
 }
 
 /// Whether old answers are to have run out before the move begins.
@@ -218,7 +283,12 @@ fn make_before_break(one: &Move, manner: Manner<'_>) -> Vec<Part> {
         }
     }
     let mut phase = 2;
-    let mut dwell = Duration::ZERO;
+    // A group notes which of its flows are in use from when the new site is a member of it.
+    let idle = service.and_then(Service::resilient).map_or(Duration::ZERO, |r| r.idle);
+    let mut dwell = match parts.is_empty() || !manner.unhurried {
+        true => Duration::ZERO,
+        false => idle,
+    };
     let shifted = |spread: &Spread, answers: &Spread| Traffic {
         spread: spread.clone(),
         answers: answers.clone(),
@@ -251,8 +321,14 @@ fn make_before_break(one: &Move, manner: Manner<'_>) -> Vec<Part> {
         // Who asks to wait for old answers before a move asks for it behind one too.
         let old =
             service.filter(|s| waits_for_answers(s, one)).map(|s| s.ttl.now(manner.unhurried));
-        let delay = service.map_or(Duration::ZERO, |s| s.sticky).max(old.unwrap_or_default());
-        let withdraw = Part::now(LAST_SHIFT + 1, StepKind::Withdraw, to.clone());
+        let sticky = service.map_or(Duration::ZERO, |s| s.sticky).max(idle);
+        let mut delay = sticky.max(old.unwrap_or_default());
+        if manner.soft {
+            parts.push(Part::now(LAST_SHIFT + 1, StepKind::Drained, state));
+            // What was on its way has been waited for, and longer.
+            delay = old.unwrap_or_default();
+        }
+        let withdraw = Part::now(LAST_SHIFT + 2, StepKind::Withdraw, to.clone());
         parts.push(Part { delay, ..withdraw });
     }
     parts
@@ -268,24 +344,19 @@ fn between(from: &Spread, to: &Spread, percent: u8) -> Option<Spread> {
     if percent == 0 || percent >= 100 || old == new {
         return None;
     }
-    let total = |weights: &BTreeMap<SiteId, Weight>| {
-        weights.values().map(|w| u64::from(w.get())).sum::<u64>().max(1)
-    };
-    let (old_total, new_total) = (total(old), total(new));
-    let share = |weights: &BTreeMap<SiteId, Weight>, total: u64, site: &SiteId, part: u64| {
-        let weight = weights.get(site).map_or(0, |w| u64::from(w.get()));
-        weight * part * 2 / total
+    let share = |weights: &Weights, site: &SiteId, part: u64| {
+        weights.share(site) * part * 2 / weights.total().max(1)
     };
     let mut mixed = BTreeMap::new();
-    for site in old.keys().chain(new.keys()) {
-        let rest = share(old, old_total, site, 100 - u64::from(percent));
-        let come = share(new, new_total, site, u64::from(percent));
+    for site in old.sites().chain(new.sites()) {
+        let rest = share(old, site, 100 - u64::from(percent));
+        let come = share(new, site, u64::from(percent));
         let weight = u32::try_from(rest + come).ok().and_then(|w| Weight::new(w).ok());
         if let Some(weight) = weight {
             mixed.insert(site.clone(), weight);
         }
     }
-    (mixed.len() > 1).then_some(Spread::Weighted(mixed))
+    (mixed.len() > 1).then(|| Spread::Weighted(mixed.into()))
 }
 
 /// True when after the shift somebody would send to a node that does not accept yet: another site,
@@ -303,7 +374,7 @@ fn sent_from_elsewhere(from: &Traffic, to: &Traffic, world: World<'_>) -> bool {
     let mut new = to.accept.difference(&from.accept);
     let sends_to = |sender: &SiteId, target: &SiteId| match to.deliver(sender, world.fabric) {
         Deliver::Remote(site) => site == *target,
-        Deliver::Split(weights) => sender != target && weights.contains_key(target),
+        Deliver::Split(weights) => sender != target && weights.has(target),
         Deliver::Local | Deliver::Drained => false,
     };
     let sites = || world.fabric.sites.iter().map(|s| &s.id);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::drained;
 use super::steps::{Step, StepKind};
 use crate::fact::{DATA_LAG, Measured};
 use crate::id::{EntryId, ServiceId, WallMs};
@@ -114,10 +115,11 @@ impl<'a> Course<'a> {
             StepState::Done { evidence } => {
                 self.ended.insert(number, (at, evidence));
                 match kind {
-                    Some(StepKind::Withdraw) => {
-                        self.times.withdrawn = Some(at);
-                        let measured = |line: &String| line.starts_with("measured:");
-                        self.times.drained = evidence.iter().any(measured).then_some(at);
+                    Some(StepKind::Withdraw) => self.times.withdrawn = Some(at),
+                    Some(StepKind::Drained) => {
+                        let first = evidence.first();
+                        let is = first.is_some_and(|line| line.starts_with(drained::MEASURED));
+                        self.times.drained = is.then_some(at);
                     }
                     Some(StepKind::Verify) => drop(self.times.verified.get_or_insert(at)),
                     Some(
@@ -192,7 +194,8 @@ impl<'a> Course<'a> {
             match step.kind {
                 StepKind::Verify => verified = Some(done(step)?),
                 StepKind::Activate | StepKind::Shift => served = Some(done(step)?),
-                StepKind::LowerTtl | StepKind::Withdraw | StepKind::Reroute => {}
+                StepKind::LowerTtl | StepKind::Withdraw | StepKind::Drained | StepKind::Reroute => {
+                }
             }
         }
         Some(verified?.max(served?))

@@ -1,6 +1,7 @@
 //! How far a task has come, read from its facts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::fabric::{Fabric, OperatorRole};
 use crate::id::{EntryId, NodeId, ServiceId, WallMs};
@@ -183,12 +184,12 @@ pub fn is_open(fold: &Fold, task: &EntryId) -> bool {
 }
 
 /// What the task does now: its effect, or the undo of it.
-pub fn last_effect<'a>(fold: &'a Fold, task: &EntryId) -> Option<&'a Effect> {
+pub fn last_effect<'a>(fold: &'a Fold, task: &EntryId) -> Option<&'a Arc<Effect>> {
     fold.task(task)?.effects(task).last().map(|(_, effect)| effect)
 }
 
 /// What the command did when it took effect.
-pub fn first_effect<'a>(fold: &'a Fold, task: &EntryId) -> Option<&'a Effect> {
+pub fn first_effect<'a>(fold: &'a Fold, task: &EntryId) -> Option<&'a Arc<Effect>> {
     fold.task(task)?.effects(task).next().map(|(_, effect)| effect)
 }
 

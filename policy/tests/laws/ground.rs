@@ -23,12 +23,27 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) fn two_sites() -> Self {
+        Self::of(str::to_owned)
+    }
+
+    /// The same with a service whose flows stay where they are.
+    pub(crate) fn resilient() -> Self {
+        Self::of(|services| {
+            let id = "id = \"shop/prod/api\"\n";
+            assert!(services.contains(id), "the fixture has it");
+            services.replace(id, &format!("{id}shift = \"resilient\"\n"))
+        })
+    }
+
+    fn of(change: impl FnOnce(&str) -> String) -> Self {
         let file = |name: &str| {
             let text = nett_fixtures::fabric_file("two-sites", name).expect("a fixture");
             SourceFile::new(text.name, text.text)
         };
-        let (fabric, catalog) =
-            compile(&file("fabric.toml"), &file("services.toml")).expect("the fixture is valid");
+        let text = nett_fixtures::fabric_file("two-sites", "services.toml").expect("a fixture");
+        let services = SourceFile::new(text.name, change(&text.text));
+        let compiled = compile(&file("fabric.toml"), &services);
+        let (fabric, catalog) = compiled.expect("the fixture is valid");
         Self { fabric, catalog, layout: Layout::default() }
     }
 

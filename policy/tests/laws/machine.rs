@@ -97,7 +97,7 @@ pub(crate) fn whole(state: &NodeState) -> Result<(), String> {
     };
     let black = |id: &NexthopId| matches!(state.nexthops[id], Nexthop::Blackhole { .. });
     for (id, nexthop) in &state.nexthops {
-        let Nexthop::Group { family, members } = nexthop else { continue };
+        let Nexthop::Group { family, members, buckets: _ } = nexthop else { continue };
         let is_v4 = *family == Family::V4;
         if members.is_empty() {
             return Err(format!("group {id} is empty"));

@@ -8,8 +8,8 @@ use nett_policy::fabric::Family;
 use nett_policy::id::{NodeId, Weight};
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{
-    ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Layout, Nexthop, NexthopId,
-    NodeState, RouteKey, RouteTarget, Rule, RuleAction, Subject, Table,
+    Buckets, ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Layout, Nexthop,
+    NexthopId, NodeState, RouteKey, RouteTarget, Rule, RuleAction, Subject, Table,
 };
 use nett_policy::plan::{Op, plan};
 use proptest::prelude::*;
@@ -76,7 +76,7 @@ fn kept(desired: &NodeState, actual: &NodeState, now: &NodeState) -> Result<(), 
 fn way(state: &NodeState, target: RouteTarget) -> Vec<(Nexthop, u32)> {
     let RouteTarget::Nexthop(id) = target else { return Vec::new() };
     match &state.nexthops[&id] {
-        Nexthop::Group { family: _, members } => {
+        Nexthop::Group { family: _, members, buckets: _ } => {
             let member = |(id, weight): (&NexthopId, &Weight)| {
                 (state.nexthops[id].clone(), u32::from(weight.get()))
             };
@@ -170,7 +170,7 @@ prop_compose! {
             let members: BTreeMap<_, _> = picked.map(|(_, id)| (*id, weight)).collect();
             let black = BTreeMap::from([(NexthopId::blackhole(Family::V4), Weight::ONE)]);
             let members = if members.is_empty() { black } else { members };
-            all.insert(id, Nexthop::Group { family: Family::V4, members });
+            all.insert(id, Nexthop::Group { family: Family::V4, members, buckets: None });
         }
         let black = Nexthop::Blackhole { family: Family::V4 };
         all.insert(NexthopId::blackhole(Family::V4), black);
@@ -300,8 +300,9 @@ proptest! {
         first in orders(),
         second in orders(),
         links in (0..4usize, 0..4usize),
+        stays in any::<bool>(),
     ) {
-        let ground = Ground::two_sites();
+        let ground = if stays { Ground::resilient() } else { Ground::two_sites() };
         let before = after_tasks(&ground, &[&first]);
         let after = after_tasks(&ground, &[&first, &second]);
         let up = |bits: usize| {
@@ -324,6 +325,105 @@ proptest! {
             holds(desired, &NodeState::default()).map_err(TestCaseError::fail)?;
             holds(&NodeState::default(), desired).map_err(TestCaseError::fail)?;
         }
+    }
+}
+
+/// A group of another type or size under the id of a resilient one, which the kernel does not
+/// change in place: it goes and comes again, and no route is without a way meanwhile.
+#[test]
+fn a_group_that_cannot_be_changed_in_place_is_made_anew() {
+    let ground = Ground::resilient();
+    let up = ground.links().into_iter().collect::<LinksUp>();
+    let states = ground.lower(&after_tasks(&ground, &[]), &|_| up.clone());
+    let mut anew = 0;
+    for (node, desired) in &states {
+        let others = [None, Some(Buckets { count: 7, idle: 100, unbalanced: 0 })];
+        for other in others {
+            let mut actual = desired.clone();
+            for nexthop in actual.nexthops.values_mut() {
+                if let Nexthop::Group { buckets: buckets @ Some(_), .. } = nexthop {
+                    *buckets = other;
+                }
+            }
+            let plan = plan(desired, &actual);
+            let replaced =
+                |op: &&Op| matches!(op, Op::ReplaceNexthop { from, to, .. } if !from.becomes(to));
+            assert_eq!(plan.ops.iter().find(replaced), None, "{node}: {plan}");
+            anew += plan.ops.iter().filter(|op| matches!(op, Op::AddNexthop(..))).count();
+            let mut now = actual.clone();
+            for op in &plan.ops {
+                apply(&mut now, op).unwrap_or_else(|why| panic!("{node}: {why}"));
+                for (key, target) in &desired.routes {
+                    let way = now.routes.get(key).map(|target| way(&now, *target));
+                    let has_way = !self::way(desired, *target).is_empty();
+                    assert!(
+                        !has_way || way.is_some_and(|way| !way.is_empty()),
+                        "{node}: {op}: {key}"
+                    );
+                }
+            }
+            assert_eq!(now.nexthops, desired.nexthops, "{node}");
+            assert_eq!(now.routes, desired.routes, "{node}");
+        }
+    }
+    assert!(anew >= 8, "only {anew} groups");
+}
+
+/// Services whose groups change places, with other sizes: no packet of one goes the other's way.
+#[test]
+fn groups_that_change_places_send_nobody_the_way_of_another() {
+    let single =
+        |n: u8| Nexthop::Single { gateway: [10, 0, 0, n].into(), interface: "wan0".to_owned() };
+    let [one, two] = [1, 2].map(|n| NexthopId::link(n, Family::V4));
+    let [a, b] = [0, 1].map(|slot| NexthopId::resilient(slot, false, Family::V4));
+    let group = |member: NexthopId, count: u16| Nexthop::Group {
+        family: Family::V4,
+        members: BTreeMap::from([(member, Weight::ONE)]),
+        buckets: Some(Buckets { count, idle: 100, unbalanced: 0 }),
+    };
+    let key = |host: u8| {
+        let destination = ipnet::IpNet::from(std::net::IpAddr::from([10, 99, 0, host]));
+        RouteKey { table: Table(7000), destination, metric: Layout::METRIC_ACTIVE }
+    };
+    let state = |groups: Vec<(NexthopId, Nexthop)>, routes: Vec<(RouteKey, NexthopId)>| NodeState {
+        nexthops: [(one, single(1)), (two, single(2))].into_iter().chain(groups).collect(),
+        routes: routes.into_iter().map(|(key, id)| (key, RouteTarget::Nexthop(id))).collect(),
+        ..NodeState::default()
+    };
+    let desired =
+        state(vec![(a, group(one, 8)), (b, group(two, 16))], vec![(key(1), a), (key(2), b)]);
+    let swapped =
+        state(vec![(a, group(two, 16)), (b, group(one, 8))], vec![(key(1), b), (key(2), a)]);
+    let pushed = state(vec![(a, group(two, 16))], vec![(key(2), a)]);
+    let plain = NodeState {
+        nexthops: swapped
+            .nexthops
+            .iter()
+            .map(|(id, nexthop)| match nexthop.clone() {
+                Nexthop::Group { family, members, .. } => {
+                    (*id, Nexthop::Group { family, members, buckets: None })
+                }
+                other => (*id, other),
+            })
+            .collect(),
+        ..swapped.clone()
+    };
+    for actual in [&swapped, &pushed, &plain] {
+        let mut now = actual.clone();
+        for op in &plan(&desired, actual).ops {
+            apply(&mut now, op).unwrap_or_else(|why| panic!("{why}"));
+            for (host, own) in [(1, one), (2, two)] {
+                let Some(target) = now.routes.get(&key(host)) else { continue };
+                let way = way(&now, *target);
+                let own = &now.nexthops[&own];
+                assert!(
+                    !way.is_empty() || actual.routes.len() < 2,
+                    "after {op}: {host} is refused"
+                );
+                assert!(way.iter().all(|(nexthop, _)| nexthop == own), "after {op}: {host}");
+            }
+        }
+        assert_eq!(now, desired);
     }
 }
 

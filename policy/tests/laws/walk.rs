@@ -11,6 +11,7 @@ use nett_policy::id::{NodeId, SiteId, Weight};
 use nett_policy::lower::object::{
     GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteTarget, Rule, RuleAction, Table,
 };
+use nett_policy::lower::resilient::wanted;
 
 use super::ground::Ground;
 
@@ -233,7 +234,12 @@ fn singles(state: &NodeState, id: NexthopId) -> Vec<(IpAddr, String, f64)> {
     match state.nexthops.get(&id) {
         Some(Nexthop::Single { gateway, interface }) => vec![(*gateway, interface.clone(), 1.0)],
         Some(Nexthop::Blackhole { .. }) => Vec::new(),
-        Some(Nexthop::Group { members, .. }) => {
+        Some(Nexthop::Group { members, buckets, .. }) => {
+            // What has no bucket gets nothing that is new.
+            let meant = buckets.map(|buckets| wanted(members, buckets.count));
+            let gets = |member: &NexthopId| meant.as_ref().is_none_or(|m| m[member] > 0);
+            let members = members.iter().filter(|(id, _)| gets(id));
+            let members: BTreeMap<NexthopId, Weight> = members.map(|(id, w)| (*id, *w)).collect();
             let total: f64 = members.values().map(|w| f64::from(w.get())).sum();
             let part = |(member, weight): (&NexthopId, &Weight)| {
                 let part = f64::from(weight.get()) / total;

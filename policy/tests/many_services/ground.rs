@@ -115,7 +115,7 @@ impl Desk<'_> {
             let proposal = propose(present, verb, &overrides, &terms).expect("nothing refuses");
             let (world, before, site) = (present.world, present.intent, present.home);
             let course = Course { world, before, task: &planned(), site, effect: &proposal.effect };
-            assert_eq!(course.with_nodes_in_full(&terms.asserted), proposal.effect);
+            assert_eq!(course.with_nodes_in_full(&terms.asserted), *proposal.effect);
             assert!(proposal.effect.steps.iter().any(|step| !step.required.is_empty()));
         });
     }
@@ -163,7 +163,7 @@ impl Desk<'_> {
             Some(Ack { slot: Clone::clone(slot), ok: true, evidence: Vec::new() })
         };
         let since_last = Duration::from_secs(3600);
-        let seen = Seen { ack: &ack, since_last, now: NOW };
+        let seen = Seen { ack: &ack, told: &|_, _| None, heard: &|_| None, since_last, now: NOW };
         match self.present(|present| next(present, &task, &seen)) {
             Next::Write(body) => {
                 self.write(*body);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_policy::document::{SourceFile, compile};
-use nett_policy::fabric::{Fabric, Limit, Link, LinkEnd, Node, SafetyRule, Site};
-use nett_policy::id::{EntryId, LinkId, NodeId, SiteId, WallMs};
+use nett_policy::fabric::{Cluster, Fabric, Limit, Link, LinkEnd, Node, SafetyRule, Site};
+use nett_policy::id::{ClusterId, EntryId, LinkId, NodeId, SiteId, WallMs};
 use nett_policy::log::conflict::Claims;
 use nett_policy::log::entry::{
     Ask, Body, Command, EndFact, Entry, FabricRef, Object, Outcome, Person, Position, Request,
@@ -66,6 +66,20 @@ fn at_third_site(service: &mut Service) {
     (service.approvals, service.residency) = (0, Vec::new());
 }
 
+/// One of the backends at osl that are in a cluster goes into another one.
+fn two_clusters(fabric: &mut Fabric, services: &mut [Service]) {
+    let second: ClusterId = id("osl/k2");
+    fabric.clusters.push(Cluster { id: second.clone(), site: id("osl") });
+    for service in services {
+        let backends = Arc::make_mut(&mut service.backends);
+        let here = backends.get_mut(&id::<SiteId>("osl")).into_iter().flatten();
+        let last = here.filter(|backend| backend.cluster.is_some()).last();
+        if let Some(backend) = last {
+            backend.cluster = Some(second.clone());
+        }
+    }
+}
+
 // === impl Bench ===
 
 impl Bench {
@@ -80,6 +94,7 @@ impl Bench {
         third_site(&mut fabric);
         let mut services: Vec<Service> = catalog.iter().cloned().collect();
         services.iter_mut().for_each(at_third_site);
+        two_clusters(&mut fabric, &mut services);
         let age = Duration::from_secs(3);
         let sight = Sight { now: NOW, age, ..Sight::default() };
         Self { fabric, services, sight, fold: Fold::default(), written: 0 }
@@ -160,7 +175,13 @@ impl Bench {
     /// What becomes of a command that was accepted elsewhere and is to take effect here.
     pub(crate) fn effect_of(&mut self, verb: &Verb, calm: &Proposal) -> Body {
         let task = self.command(verb, &[], calm, false);
-        let seen = Seen { ack: &|_, _| None, since_last: Duration::ZERO, now: NOW };
+        let seen = Seen {
+            ack: &|_, _| None,
+            told: &|_, _| None,
+            heard: &|_| None,
+            since_last: Duration::ZERO,
+            now: NOW,
+        };
         match self.with(|present| next(present, &task, &seen)) {
             Next::Write(body) => *body,
             Next::Wait(_) => panic!("nothing is waited for"),
@@ -197,7 +218,7 @@ pub(crate) fn names(overrides: &[&str]) -> BTreeSet<String> {
 pub(crate) type Named = (&'static str, fn(&mut Bench) -> Verb);
 
 /// The verbs of the table.
-pub(crate) fn verbs() -> [Named; 12] {
+pub(crate) fn verbs() -> [Named; 13] {
     fn api() -> nett_policy::id::Selector {
         id("shop/prod/api")
     }
@@ -226,6 +247,7 @@ pub(crate) fn verbs() -> [Named; 12] {
         }),
         ("drain node", |_| Verb::Drain { object: Object::Node(id("osl-b1")) }),
         ("drain link", |_| Verb::Drain { object: Object::Link(id("osl-svg-1")) }),
+        ("drain cluster", |_| Verb::Drain { object: Object::Cluster(id("osl/k1")) }),
         ("evacuate", |_| Verb::Evacuate { site: id("osl"), to: None }),
         ("hold", |_| Verb::Hold { services: api() }),
         ("release", |bench| {

@@ -53,6 +53,7 @@ fn rows() -> Vec<Row> {
                 "drain service",
                 "drain node",
                 "drain link",
+                "drain cluster",
                 "evacuate",
                 "revert",
             ],
@@ -99,6 +100,9 @@ fn rows() -> Vec<Row> {
         row("last-border", &["drain node"], |bench| {
             bench.sight.away.insert(id("osl-b2"));
         }),
+        row("last-cluster", &["drain cluster"], |bench| {
+            bench.accept(&Verb::Drain { object: Object::Cluster(id("osl/k2")) }, &[], true);
+        }),
         row("last-link", &["drain node", "drain link"], |bench| {
             bench.sight.down = ["osl-svg-2", "osl-svg-3", "osl-svg-4"].map(id).into();
         }),
@@ -124,6 +128,7 @@ const NOT_FAILBACK: &[&str] = &[
     "drain service",
     "drain node",
     "drain link",
+    "drain cluster",
     "evacuate",
     "release",
     "revert",
@@ -138,6 +143,7 @@ const NOT_EVACUATE: &[&str] = &[
     "drain service",
     "drain node",
     "drain link",
+    "drain cluster",
     "release",
     "revert",
 ];

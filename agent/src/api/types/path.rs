@@ -145,9 +145,10 @@ pub struct DrainedDoc {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainedRow {
-    /// `site osl`, `node osl-b1`.
+    /// `site osl`, `node osl-b1`, `connections of shop/prod/api at osl`.
     pub object: String,
-    /// `drained`, `carrying`, or `unmeasured` where no counter has ever moved or none was told.
+    /// `drained`, `carrying`, or `unmeasured` where no counter has ever moved or none was told;
+    /// `keeping` where established connections of a soft drain stay, and send.
     pub state: String,
     /// Packets a second over the counters below, in both directions.
     pub pps: u64,

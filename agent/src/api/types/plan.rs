@@ -4,13 +4,17 @@ use nett_policy::plan::{Op, Plan};
 use serde::{Deserialize, Serialize};
 
 use super::VerbDoc;
+use super::task::is_zero;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlanDoc {
     #[serde(rename = "request")]
     pub verb: VerbDoc,
-    /// Every service it moves.
+    /// The first of the services that it moves, in order.
     pub services: Vec<String>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_services: u64,
     /// What an approval binds to.
     pub plan_hash: String,
     pub approvals_needed: u8,
@@ -25,7 +29,11 @@ pub struct PlanStep {
     /// 1 is the first.
     pub number: u32,
     pub kind: String,
+    /// The first of them, in order.
     pub services: Vec<String>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_services: u64,
     /// The nodes that must acknowledge before the next step.
     pub acknowledge: Vec<String>,
     /// Nodes that are said to be off and have a part in it.
@@ -34,6 +42,9 @@ pub struct PlanStep {
     /// Facts from outside without which it does not start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<String>,
+    /// What it means for connections: which stay, until when, and which end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     pub nodes: Vec<PlanNode>,
 }
 
@@ -42,7 +53,11 @@ pub struct PlanStep {
 pub struct PlanNode {
     pub node: String,
     pub site: String,
+    /// The first of them, in the order in which they are done.
     pub ops: Vec<OpDoc>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_ops: u64,
 }
 
 /// One line of a plan.
@@ -84,8 +99,31 @@ pub struct RefusalDoc {
 }
 
 /// The lines of a plan. An operation on several set elements gives a line for each.
-pub fn ops_of(plan: &Plan) -> Vec<OpDoc> {
-    plan.ops.iter().flat_map(lines).collect()
+/// The first `most` lines of a plan, and how many more there are.
+pub fn ops_of(plan: &Plan, most: usize) -> (Vec<OpDoc>, u64) {
+    let mut ops = Vec::new();
+    let mut more = 0;
+    for op in &plan.ops {
+        match most - ops.len() {
+            0 => more += count(op),
+            left => {
+                let mut lines = lines(op);
+                more += lines.len().saturating_sub(left);
+                lines.truncate(left);
+                ops.extend(lines);
+            }
+        }
+    }
+    (ops, u64::try_from(more).unwrap_or(u64::MAX))
+}
+
+/// How many lines [`lines`] would give.
+fn count(op: &Op) -> usize {
+    match op {
+        Op::Elements { add, delete } => add.len() + delete.len(),
+        Op::Classes { .. } => op.to_string().lines().count(),
+        _ => 1,
+    }
 }
 
 fn lines(op: &Op) -> Vec<OpDoc> {
@@ -128,7 +166,8 @@ mod tests {
                 .into(),
             }],
         };
-        let lines = ops_of(&plan);
+        let (lines, more) = ops_of(&plan, 3);
+        assert_eq!(more, 0);
         let found: Vec<(OpKind, &str)> = lines.iter().map(|l| (l.op, l.text.as_str())).collect();
         assert_eq!(
             found,
@@ -138,5 +177,7 @@ mod tests {
                 (OpKind::Delete, "- nft element inet nett shut_out { 0x00000a3c }"),
             ]
         );
+        let twice = Plan { ops: [plan.ops.clone(), plan.ops].concat() };
+        assert_eq!(ops_of(&twice, 2), (lines[..2].to_vec(), 4), "what is left out is counted");
     }
 }

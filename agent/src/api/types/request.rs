@@ -210,6 +210,14 @@ pub struct TermsDoc {
     /// Until when a drain is meant to last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Stamp>,
+    /// Established connections stay until they end.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub soft: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Shares of a move, each held for a while.
@@ -236,6 +244,8 @@ pub struct ObjectDoc {
     pub node: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
 }
 
 // === impl VerbDoc ===
@@ -310,7 +320,7 @@ impl TryFrom<&VerbDoc> for Verb {
 
 impl From<&Terms> for TermsDoc {
     fn from(terms: &Terms) -> Self {
-        let Terms { supersede, asserted, confirm_within, ramp, until } = terms;
+        let Terms { supersede, asserted, confirm_within, ramp, until, soft } = terms;
         let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             supersede: *supersede,
@@ -322,6 +332,7 @@ impl From<&Terms> for TermsDoc {
                 only_while: only_while.clone(),
             }),
             until: until.map(Stamp::from),
+            soft: *soft,
         }
     }
 }
@@ -330,7 +341,7 @@ impl TryFrom<&TermsDoc> for Terms {
     type Error = IdError;
 
     fn try_from(doc: &TermsDoc) -> Result<Self, IdError> {
-        let TermsDoc { supersede, asserted, confirm_within_ms, ramp, until } = doc;
+        let TermsDoc { supersede, asserted, confirm_within_ms, ramp, until, soft } = doc;
         let ramp = ramp.as_ref().map(|RampDoc { steps, dwell_ms, only_while }| Ramp {
             steps: steps.clone(),
             dwell: Duration::from_millis(*dwell_ms),
@@ -342,6 +353,7 @@ impl TryFrom<&TermsDoc> for Terms {
             confirm_within: confirm_within_ms.map(Duration::from_millis),
             ramp,
             until: until.map(|at| WallMs(at.ms())),
+            soft: *soft,
         })
     }
 }
@@ -358,6 +370,7 @@ impl From<&Object> for ObjectDoc {
             }
             Object::Node(node) => doc.node = Some(node.to_string()),
             Object::Link(link) => doc.link = Some(link.to_string()),
+            Object::Cluster(cluster) => doc.cluster = Some(cluster.to_string()),
         }
         doc
     }
@@ -367,10 +380,11 @@ impl TryFrom<&ObjectDoc> for Object {
     type Error = IdError;
 
     fn try_from(doc: &ObjectDoc) -> Result<Self, IdError> {
-        let ObjectDoc { site, service, node, link } = doc;
-        Ok(match (service, node, link) {
-            (None, Some(node), None) => Self::Node(node.parse()?),
-            (None, None, Some(link)) => Self::Link(link.parse()?),
+        let ObjectDoc { site, service, node, link, cluster } = doc;
+        Ok(match (service, node, link, cluster) {
+            (None, Some(node), None, None) => Self::Node(node.parse()?),
+            (None, None, Some(link), None) => Self::Link(link.parse()?),
+            (None, None, None, Some(cluster)) => Self::Cluster(cluster.parse()?),
             (None, ..) => Self::Site(site.as_deref().unwrap_or_default().parse()?),
             (Some(service), ..) => {
                 let site = site.as_deref().unwrap_or_default().parse()?;

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AuditPartDoc, BackupDoc, ConflictDoc, DrainedDoc, LinkDoc, NodeDoc, PathDoc, PlanDoc,
-    RestoredDoc, SeparationDoc, ServiceDoc, ServiceLine, SimulationDoc, SiteDoc, Stamp, StatusDoc,
-    TaskDoc, TaskLine, VERSION,
+    RestoredDoc, RevokedDoc, SeparationDoc, ServiceDoc, ServiceLine, SimulationDoc, SiteDoc, Stamp,
+    StatusDoc, TaskDoc, TaskLine, VERSION,
 };
 
 /// One answer as it travels: who says it, how old what it says is, and what.
@@ -138,6 +138,9 @@ pub struct IdentityDoc {
     /// The operator's roles.
     #[serde(default)]
     pub roles: Vec<String>,
+    /// The key that was asked about counts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<RevokedDoc>,
 }
 
 /// The answer to a signed command, over every transport.

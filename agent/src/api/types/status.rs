@@ -63,6 +63,25 @@ pub struct RevokedDoc {
     pub person: String,
     pub key: String,
     pub task: String,
+    /// Who had the key revoked; absent where that command is not known here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Since when it counts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Stamp>,
+}
+
+// === impl RevokedDoc ===
+
+impl RevokedDoc {
+    /// Whose key it was, since when it counts no more, and who had it revoked.
+    pub fn sentence(&self) -> String {
+        let Self { person, key, task, by, since } = self;
+        let whose = if person.is_empty() { key } else { person };
+        let since = since.map(|at| format!(" at {at}")).unwrap_or_default();
+        let by = by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        format!("the key of {whose} was revoked{since}{by}, with task {task}")
+    }
 }
 
 /// Somebody whose messages over NATS were turned away.

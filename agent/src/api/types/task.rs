@@ -126,7 +126,7 @@ pub struct WishDoc {
     pub consumed: bool,
 }
 
-fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -186,6 +186,9 @@ pub struct AckDoc {
     /// Milliseconds since the node's last report; absent when none was ever seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_ms: Option<u64>,
+    /// What it measures while the step waits for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,8 +9,15 @@ use std::ops::Bound;
 
 /// Connections of one sender.
 const LANES: usize = 64;
-/// Bytes of all that wait.
-const BYTES: usize = 8 * 1024 * 1024;
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Messages of one connection.
+    pub(super) per_lane: usize,
+    /// Bytes of all.
+    pub(super) bytes: usize,
+}
 
 #[derive(Debug)]
 pub(super) struct Lanes<W, T> {
@@ -18,8 +25,7 @@ pub(super) struct Lanes<W, T> {
     /// Who had the last turn.
     last: Option<W>,
     bytes: usize,
-    /// Messages of one connection that may wait.
-    per_lane: usize,
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -30,22 +36,33 @@ struct Crowd<T> {
 }
 
 impl<W: Ord + Clone, T> Lanes<W, T> {
-    pub(super) fn new(per_lane: usize) -> Self {
-        Self { crowds: BTreeMap::new(), last: None, bytes: 0, per_lane }
+    pub(super) fn new(room: Room) -> Self {
+        Self { crowds: BTreeMap::new(), last: None, bytes: 0, room }
+    }
+
+    /// Whether there is a place in this lane.
+    pub(super) fn has_room(&self, who: &W, lane: u64) -> bool {
+        let Some(crowd) = self.crowds.get(who) else { return true };
+        let known = crowd.lanes.get(&lane).map(VecDeque::len);
+        known.map_or(crowd.lanes.len() < LANES, |waiting| waiting < self.room.per_lane)
+    }
+
+    /// Whether anything of theirs waits.
+    pub(super) fn waits(&self, who: &W) -> bool {
+        self.crowds.contains_key(who)
     }
 
     /// Lets a message wait; gives those that had to make room for it, which may be itself.
     pub(super) fn push(&mut self, who: W, lane: u64, size: usize, item: T) -> Vec<(W, T)> {
-        let crowd = self.crowds.entry(who.clone()).or_insert_with(Crowd::new);
-        let known = crowd.lanes.get(&lane).map(VecDeque::len);
-        if known.map_or(crowd.lanes.len() >= LANES, |waiting| waiting >= self.per_lane) {
+        if !self.has_room(&who, lane) {
             return vec![(who, item)];
         }
+        let crowd = self.crowds.entry(who).or_insert_with(Crowd::new);
         crowd.lanes.entry(lane).or_default().push_back((size, item));
         crowd.bytes += size;
         self.bytes += size;
         let mut lost = Vec::new();
-        while self.bytes > BYTES
+        while self.bytes > self.room.bytes
             && let Some(largest) = self.lose()
         {
             lost.push(largest);
@@ -63,9 +80,9 @@ impl<W: Ord + Clone, T> Lanes<W, T> {
         Some((largest, item))
     }
 
-    /// The next one whose turn it is.
-    pub(super) fn pop(&mut self) -> Option<(W, T)> {
-        let who = after(&self.crowds, self.last.as_ref())?.clone();
+    /// The next one whose turn it is, of those that may have one.
+    pub(super) fn pop(&mut self, may: impl Fn(&W) -> bool) -> Option<(W, T)> {
+        let who = around(&self.crowds, self.last.as_ref()).find(|who| may(who))?.clone();
         let (size, item) = self.crowds.get_mut(&who)?.pop()?;
         self.bytes -= size;
         self.drop_empty(&who);
@@ -86,7 +103,7 @@ impl<T> Crowd<T> {
     }
 
     fn pop(&mut self) -> Option<(usize, T)> {
-        let lane = *after(&self.lanes, self.last.as_ref())?;
+        let lane = *around(&self.lanes, self.last.as_ref()).next()?;
         let taken = self.lanes.get_mut(&lane)?.pop_front();
         self.last = Some(lane);
         self.taken(lane, taken)
@@ -109,12 +126,14 @@ impl<T> Crowd<T> {
     }
 }
 
-/// The next key behind this one, around the circle.
-fn after<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, last: Option<&K>) -> Option<&'a K> {
-    let behind = last.and_then(|last| {
-        map.range((Bound::Excluded(last), Bound::Unbounded)).next().map(|(key, _)| key)
-    });
-    behind.or_else(|| map.keys().next())
+/// All keys, around the circle from behind this one.
+fn around<'a, K: Ord, V>(
+    map: &'a BTreeMap<K, V>,
+    last: Option<&K>,
+) -> impl Iterator<Item = &'a K> + use<'a, K, V> {
+    let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+    let behind = map.range((behind, Bound::Unbounded));
+    behind.chain(map.iter()).map(|(key, _)| key)
 }
 
 #[cfg(test)]
@@ -122,10 +141,12 @@ mod tests {
     use super::*;
 
     const PER_LANE: usize = 64;
+    const BYTES: usize = 8 * 1024 * 1024;
+    const ROOM: Room = Room { per_lane: PER_LANE, bytes: BYTES };
 
     #[test]
     fn one_message_passes_a_crowd() {
-        let mut lanes = Lanes::new(PER_LANE);
+        let mut lanes = Lanes::new(ROOM);
         let mut lost = 0;
         for number in 0..10_000 {
             lost += usize::from(!lanes.push("crowd", 1, 100, number).is_empty());
@@ -134,7 +155,8 @@ mod tests {
         assert!(lanes.push("honest", 1, 100, -1).is_empty());
         // In its own name from another connection, too.
         assert!(lanes.push("crowd", 2, 100, -2).is_empty());
-        let order: Vec<_> = std::iter::from_fn(|| lanes.pop()).map(|(_, number)| number).collect();
+        let order: Vec<_> =
+            std::iter::from_fn(|| lanes.pop(|_| true)).map(|(_, number)| number).collect();
         let place = |number: i32| order.iter().position(|n| *n == number).expect("it is there");
         assert!(place(-1) < 2 && place(-2) < 4, "{:?}", &order[..6]);
         assert_eq!(order.len(), PER_LANE + 2);
@@ -142,8 +164,22 @@ mod tests {
     }
 
     #[test]
+    fn who_may_not_have_a_turn_is_passed_over() {
+        let mut lanes = Lanes::new(ROOM);
+        for who in ["a", "b", "c"] {
+            assert!(lanes.push(who, 1, 1, who).is_empty());
+            assert!(lanes.push(who, 1, 1, who).is_empty());
+        }
+        let mut order = Vec::new();
+        order.extend(std::iter::from_fn(|| lanes.pop(|who| *who != "b")).map(|(who, _)| who));
+        assert_eq!(order, ["a", "c", "a", "c"]);
+        order.extend(std::iter::from_fn(|| lanes.pop(|_| true)).map(|(who, _)| who));
+        assert_eq!(order[4..], ["b", "b"]);
+    }
+
+    #[test]
     fn whoever_takes_up_most_makes_room() {
-        let mut lanes = Lanes::new(PER_LANE);
+        let mut lanes = Lanes::new(ROOM);
         let big = BYTES / 40;
         for lane in 0..39 {
             assert!(lanes.push("big", lane, big, lane).is_empty());
@@ -152,7 +188,7 @@ mod tests {
         let lost = lanes.push("small", 1, big, 101);
         assert!(matches!(lost[..], [("big", _)]), "{lost:?}");
         // Small ones make room, too, as many as it takes.
-        let mut lanes = Lanes::new(BYTES);
+        let mut lanes = Lanes::new(Room { per_lane: BYTES, bytes: BYTES });
         for number in 0..BYTES / 1000 {
             assert!(lanes.push("small", 1, 1000, number).is_empty());
         }
@@ -162,7 +198,7 @@ mod tests {
 
     #[test]
     fn connections_of_one_sender_are_bounded() {
-        let mut lanes = Lanes::new(PER_LANE);
+        let mut lanes = Lanes::new(ROOM);
         let lost = (0..1000u64).flat_map(|lane| lanes.push("many", lane, 1, lane)).count();
         assert_eq!(lost, 1000 - LANES);
     }

@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Link;
 use crate::bus::BusEvent;
 use crate::bus::intake::rate::Rate;
-use crate::bus::subject::Replicated;
-use crate::bus::wire::{Sealed, SealedVote, open_report};
+use crate::bus::subject::{Replicated, is_preface};
+use crate::bus::wire::{OpenError, Sealed, SealedVote, open_preface, open_report};
 use crate::telemetry::seldom::Seldom;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -270,7 +270,12 @@ impl Follower {
             let event = self.event(&message, stream_seq);
             let good = matches!(
                 event,
-                Some(BusEvent::Entry { .. } | BusEvent::Report(_) | BusEvent::Vote(_))
+                Some(
+                    BusEvent::Entry { .. }
+                        | BusEvent::Preface { .. }
+                        | BusEvent::Report(_)
+                        | BusEvent::Vote(_)
+                )
             );
             if let Some(event) = event {
                 self.events.send(event).await.map_err(|_| Stop::End)?;
@@ -290,8 +295,8 @@ impl Follower {
     fn event(&self, message: &Message, stream_seq: u64) -> Option<BusEvent> {
         let (site, subject) = (self.site.clone(), message.subject.to_string());
         Some(match self.what {
-            What::Log { .. } => match Sealed::open(&message.payload, &subject, &*self.rosters) {
-                Ok(sealed) => BusEvent::Entry { sealed, stream_seq, site },
+            What::Log { .. } => match self.of_log(message, &subject, stream_seq) {
+                Ok(event) => event,
                 Err(error) => {
                     let bytes = message.payload.as_ref().into();
                     BusEvent::BadEntry { site, stream_seq, subject, bytes, error }
@@ -312,6 +317,20 @@ impl Follower {
                 }
             },
         })
+    }
+
+    fn of_log(
+        &self,
+        message: &Message,
+        subject: &str,
+        stream_seq: u64,
+    ) -> Result<BusEvent, OpenError> {
+        if is_preface(subject) {
+            let preface = open_preface(&message.payload, subject, &*self.rosters)?;
+            return Ok(BusEvent::Preface { preface, stream_seq });
+        }
+        let sealed = Sealed::open(&message.payload, subject, &*self.rosters)?;
+        Ok(BusEvent::Entry { sealed, stream_seq, site: self.site.clone() })
     }
 
     /// False when the controller is gone.

@@ -1,13 +1,16 @@
 //! The bus on nats-servers from 2.9.10 on.
 //!
-//! One connection, to the own site's server only; other sites are read through their mirrors
+//! Two connections, to the own site's server only: one for the logs, and one on which people,
+//! reporters and other sites are heard ([`doors`]). Other sites are read through their mirrors
 //! there. Publishing while disconnected would be queued by the client and delivered late, so
 //! nothing is published unless the connection is up, and everything has a deadline.
 //!
-//! Tasks: one for the connection's state, one per subscription, one per door ([`super::intake`]),
-//! two followers per site. All end when [`NatsBus`] is dropped.
+//! Tasks: one for the connection's state, one for what is heard, one per door
+//! ([`super::intake`]), two followers per site. All end when [`NatsBus`] is dropped.
 
+mod doors;
 mod follow;
+mod lines;
 mod tail;
 
 use std::collections::BTreeMap;
@@ -19,23 +22,27 @@ use async_nats::connection::State;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions, Event, Subject};
-use futures::StreamExt;
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use futures::future::BoxFuture;
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{NodeId, SiteId};
 use nett_policy::roster::Rosters;
+use nkeys::KeyPair;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::intake::ledger::Ledger;
-use super::intake::{Door, Intake, Message};
+use super::intake::{Door, Intake};
 use super::subject::{self, Replicated};
 use super::wire::{READER, Sealed};
-use super::{AppendError, Bus, BusEvent, BusEvents, Responder};
+use super::{AppendError, Bus, BusEvent, BusEvents};
+use crate::bus::nats::doors::{Doors, Subscription};
 use crate::bus::nats::follow::{Follower, What};
 use crate::bus::nats::tail::Tail;
+use crate::telemetry::seldom::Seldom;
+
+pub use doors::Reply;
 
 /// A silent server is noticed after two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,6 +50,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
 /// For an append: sending, its answer, and the client's own work.
 const APPEND_DEADLINE: Duration = Duration::from_secs(4);
+/// How long a new connection waits for the other one.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// Messages the client may hold per subscription before it drops the newest (and a follower reads
 /// them again).
 const SUBSCRIPTION_CAPACITY: usize = 4096;
@@ -92,6 +101,14 @@ pub enum StartError {
     UnknownSite(SiteId),
     #[error("the nats client did not start")]
     Connect(#[source] async_nats::ConnectError),
+    #[error("{url} is no address of a nats-server: write `tls://HOST:PORT` or `nats://HOST:PORT`")]
+    BadUrl {
+        url: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the key of this agent cannot be used")]
+    Key(#[source] nkeys::error::Error),
 }
 
 /// The adapter. Dropping it ends all its tasks.
@@ -101,12 +118,6 @@ pub struct NatsBus {
     site: SiteId,
     node: NodeId,
     _tasks: JoinSet<()>,
-}
-
-/// Where an answer goes.
-pub struct Reply {
-    client: Client,
-    to: Subject,
 }
 
 /// The connection as the followers see it: a count that rises with every new connection, and
@@ -135,15 +146,16 @@ impl NatsBus {
         let (events, receiver) = mpsc::channel(config.capacity.max(1));
 
         let mut tasks = JoinSet::new();
-        tasks.spawn(tell_link(link.clone(), events.clone()));
-        for (door, subscriptions) in doors(&config, &fabric) {
+        let (open, heard) = watch::channel(false);
+        let (tell, told) = watch::channel(Link { up: false, generation: 0 });
+        tasks.spawn(tell_link(link.clone(), heard, events.clone(), tell));
+        let mut subscriptions = Vec::new();
+        for (door, subjects) in doors(&config, &fabric) {
             let intake = Intake::new(door, &fabric, &config.site, &config.intake);
-            for (subject, group) in subscriptions {
-                let group = group.map(str::to_owned);
-                tasks.spawn(take((subject, group), client.clone(), intake.clone()));
-            }
+            subscriptions.extend(subjects.into_iter().map(|subject| (subject, intake.clone())));
             tasks.spawn(intake.run(events.clone()));
         }
+        tasks.spawn(hearing(&config, subscriptions, open)?.run());
         let votes = fabric.voters().next().map(|_| What::Vote);
         for site in fabric.sites.iter().map(|s| s.id.clone()) {
             let start = config.start.get(&site).copied().unwrap_or(1).max(1);
@@ -154,7 +166,7 @@ impl NatsBus {
                     site: site.clone(),
                     what,
                     rosters: Arc::clone(&config.rosters),
-                    link: link.clone(),
+                    link: told.clone(),
                     events: events.clone(),
                     votes_refused: Arc::default(),
                 };
@@ -219,6 +231,24 @@ impl Bus for NatsBus {
                 Err(AppendError::Conflict) => self.after_conflict(sealed, after_stream_seq).await,
                 result => result,
             }
+        })
+    }
+
+    fn restate(
+        &self,
+        subject: String,
+        bytes: Arc<[u8]>,
+        after_stream_seq: u64,
+    ) -> BoxFuture<'_, Result<u64, AppendError>> {
+        Box::pin(async move {
+            let message = PublishMessage::build()
+                .payload(bytes.to_vec().into())
+                .header(subject::HEADER_SITE, self.site.as_str())
+                .header(subject::HEADER_KIND, subject::CHECKPOINT)
+                .header(subject::HEADER_MIN_READER, READER.to_string())
+                .expected_last_sequence(after_stream_seq)
+                .expected_stream(Replicated::Log.stream(&self.site));
+            self.publish(subject, message).await
         })
     }
 
@@ -330,6 +360,27 @@ async fn connect(config: &NatsConfig, link: watch::Sender<Link>) -> Result<Clien
     options.connect(config.urls.clone()).await.map_err(StartError::Connect)
 }
 
+/// The connection on which others are heard.
+fn hearing(
+    config: &NatsConfig,
+    subscriptions: Vec<(Subscription, Arc<Intake>)>,
+    open: watch::Sender<bool>,
+) -> Result<Doors, StartError> {
+    let address = |url: &String| {
+        let bad = |source| StartError::BadUrl { url: url.clone(), source };
+        url.parse::<ServerAddr>().map_err(bad)
+    };
+    Ok(Doors {
+        servers: config.urls.iter().map(address).collect::<Result<_, _>>()?,
+        name: format!("nett-agent {}, what it is told", config.node),
+        key: KeyPair::from_seed(&config.seed).map_err(StartError::Key)?,
+        tls: config.tls.clone(),
+        subscriptions,
+        open,
+        refused: Seldom::default(),
+    })
+}
+
 /// What all of Nett's connections share: key, certificate, deadlines.
 pub(super) fn options(seed: &str, tls: Option<&TlsFiles>) -> Result<ConnectOptions, StartError> {
     let mut options = ConnectOptions::with_nkey(seed.to_owned())
@@ -385,8 +436,15 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
 }
 
 /// Tells the controller about each change of the connection; two changes in quick succession may
-/// be told as one.
-async fn tell_link(mut link: watch::Receiver<Link>, events: mpsc::Sender<BusEvent>) {
+/// be told as one. A connection is told when others are heard, too, or soon: so whoever sees that
+/// the bus is there can send something. Followers hear of it behind the controller: what they say
+/// they have read was read over a connection that it knows.
+async fn tell_link(
+    mut link: watch::Receiver<Link>,
+    mut heard: watch::Receiver<bool>,
+    events: mpsc::Sender<BusEvent>,
+    followers: watch::Sender<Link>,
+) {
     let mut told = Link { up: false, generation: 0 };
     loop {
         let now = *link.borrow_and_update();
@@ -396,19 +454,18 @@ async fn tell_link(mut link: watch::Receiver<Link>, events: mpsc::Sender<BusEven
         }
         if now.up && (!told.up || other) {
             tracing::info!(connection = now.generation, "Connected to the nats-server.");
+            drop(timeout(HEARD_WITHIN, heard.wait_for(|heard| *heard)).await);
             if events.send(BusEvent::Connected).await.is_err() {
                 return;
             }
         }
         told = now;
+        followers.send_replace(now);
         if link.changed().await.is_err() {
             return;
         }
     }
 }
-
-/// A subject, and the queue group that its messages are shared in.
-type Subscription = (String, Option<&'static str>);
 
 /// What each door subscribes to.
 fn doors(config: &NatsConfig, fabric: &Fabric) -> Vec<(Door, Vec<Subscription>)> {
@@ -427,38 +484,4 @@ fn doors(config: &NatsConfig, fabric: &Fabric) -> Vec<(Door, Vec<Subscription>)>
         doors.push((Door::Ask, asks.collect()));
     }
     doors
-}
-
-/// Fills a door from one subscription. Whoever finds no room gets no answer and asks again, which
-/// is better than answering late.
-async fn take((subject, group): (String, Option<String>), client: Client, intake: Arc<Intake>) {
-    loop {
-        let subscription = match &group {
-            Some(group) => client.queue_subscribe(subject.clone(), group.clone()).await,
-            None => client.subscribe(subject.clone()).await,
-        };
-        // The client is gone when the agent stops.
-        let Ok(mut subscription) = subscription else { return };
-        while let Some(message) = subscription.next().await {
-            let reply_to = message.reply.as_ref().map(ToString::to_string).unwrap_or_default();
-            let reply = message.reply.map(|to| Reply { client: client.clone(), to });
-            intake.offer(Message {
-                bytes: message.payload.as_ref().into(),
-                subject: message.subject.to_string(),
-                reply: reply.map(Responder::nats),
-                reply_to,
-            });
-        }
-    }
-}
-
-// === impl Reply ===
-
-impl Reply {
-    pub(super) async fn send(self, bytes: Vec<u8>) {
-        let sent = timeout(REQUEST_DEADLINE, self.client.publish(self.to, bytes.into())).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            tracing::debug!("An answer could not be sent.");
-        }
-    }
 }

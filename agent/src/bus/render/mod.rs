@@ -4,7 +4,7 @@
 //! by a ranked tree of leaf connections: each site dials every site of higher rank, in order, and
 //! keeps one connection; that has no loops by construction. Nothing here reads or writes files.
 
-mod permissions;
+pub(super) mod permissions;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use nett_policy::fabric::{Fabric, Node, Site};
 use nett_policy::id::SiteId;
 
+use super::keys;
 use super::nats::TlsFiles;
 use super::provision;
 use permissions::{Permissions, list};
@@ -111,6 +112,8 @@ pub fn render(
     )
     .expect(to_string);
     writeln!(out, "server_name: \"nett-{site}\"").expect(to_string);
+    // `nettctl bus check` compares it with the keys that count.
+    writeln!(out, "server_tags: [ {} ]", quoted(&keys::tag(fabric, site))?).expect(to_string);
     writeln!(out, "listen: {}", quoted(&options.listen)?).expect(to_string);
     if let Some(monitor) = &options.monitor {
         writeln!(out, "http: {}", quoted(monitor)?).expect(to_string);

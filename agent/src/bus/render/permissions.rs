@@ -27,7 +27,7 @@ const MIRROR_API: [&str; 6] = [
     "CONSUMER.MSG.NEXT.{}.>",
 ];
 
-pub(super) struct Permissions {
+pub(in crate::bus) struct Permissions {
     pub(super) publish: Vec<String>,
     pub(super) subscribe: Vec<String>,
     pub(super) subscribe_deny: Vec<String>,
@@ -35,11 +35,19 @@ pub(super) struct Permissions {
     pub(super) responses: bool,
 }
 
+impl Permissions {
+    /// All of it in one line, to be compared.
+    pub(in crate::bus) fn line(&self) -> String {
+        let Self { publish, subscribe, subscribe_deny, responses } = self;
+        format!("{publish:?} {subscribe:?} {subscribe_deny:?} {responses}")
+    }
+}
+
 /// What an agent asks of another site's streams, to read at the origin while the mirror lags.
 const TAIL_API: [&str; 3] = ["STREAM.INFO.{}", "CONSUMER.CREATE.{}", "CONSUMER.CREATE.{}.>"];
 
 /// One node's agent: speaks as its own site, and in `nett.r.state` as itself.
-pub(super) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
+pub(in crate::bus) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
     let (site, id) = (&node.site, &node.id);
     let mut publish = vec![
         format!("nett.l.hb.{site}.{id}"),
@@ -79,7 +87,7 @@ pub(super) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
 
 /// An operator at this site: commands (not for viewers), facts (role gate), questions, and how the
 /// streams are.
-pub(super) fn operator(operator: &Operator, site: &SiteId) -> Permissions {
+pub(in crate::bus) fn operator(operator: &Operator, site: &SiteId) -> Permissions {
     let may_ask = operator.roles.iter().any(|role| *role != OperatorRole::Viewer);
     let mut publish = Vec::new();
     if may_ask {

@@ -3,6 +3,7 @@
 //! A request is never repeated inside a body: it stands beside it, as the operator signed it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nett_policy::id::EntryId;
 use nett_policy::log::entry::{
@@ -141,7 +142,7 @@ pub(super) fn write(body: &Body) -> Result<Map<String, Value>, WireError> {
                 plan_hash: plan_hash.clone(),
                 approvals_needed: *approvals_needed,
                 supersedes: supersedes.iter().map(EntryId::to_string).collect(),
-                effect: effect.as_ref().map(EffectDoc::write),
+                effect: effect.as_deref().map(EffectDoc::write),
             })
         }
         Body::Refused(Refused { request: _, refused_by, message }) => {
@@ -215,7 +216,7 @@ pub(super) fn read(
                 approvals_needed,
                 supersedes,
                 bad_since,
-                effect,
+                effect: effect.map(Arc::new),
             }))
         }
         ("refused", Some(request)) => {
@@ -239,7 +240,7 @@ pub(super) fn read(
             Ok(Body::Effective(EffectiveFact {
                 slot: slot.read()?,
                 approvals: approvals.collect::<Result<_, _>>()?,
-                effect: effect.read()?,
+                effect: Arc::new(effect.read()?),
             }))
         }
         ("step", None) => {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nett_policy::id::{EntryId, Epoch, NodeId, ServiceId, SiteId};
+use nett_policy::id::{EntryId, Epoch, NodeId, ServiceId, SiteId, Weight};
 use nett_policy::log::entry::{Change, Directive, Effect, Move, Step, StepKind, Write};
 use nett_policy::service::Handover;
 use nett_policy::traffic::{Spread, Traffic};
@@ -70,6 +70,9 @@ struct MoveDoc {
     from: usize,
     to: usize,
     handover: HandoverDoc,
+    /// Where a task before this one left established connections.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    kept: BTreeSet<String>,
 }
 
 /// A step; its number is its place in the list, from 1.
@@ -108,6 +111,7 @@ enum StepKindDoc {
     Verify,
     Shift,
     Withdraw,
+    Drained,
     Reroute,
 }
 
@@ -188,6 +192,7 @@ struct Group<'a> {
     from: usize,
     to: usize,
     handover: Handover,
+    kept: &'a BTreeSet<SiteId>,
     states: Vec<(usize, usize)>,
 }
 
@@ -208,10 +213,10 @@ fn groups<'a>(
     }
     let mut groups: BTreeMap<Group<'a>, Vec<&'a Move>> = BTreeMap::new();
     for (one, (from, to)) in moves.iter().zip(from_to) {
-        let Move { service, epoch, prev_epoch, prev, from: _, to: _, handover } = one;
+        let Move { service, epoch, prev_epoch, prev, from: _, to: _, handover, kept } = one;
         let (epoch, prev_epoch, handover) = (*epoch, *prev_epoch, *handover);
         let states = states.remove(service).unwrap_or_default();
-        let group = Group { epoch, prev_epoch, prev, from, to, handover, states };
+        let group = Group { epoch, prev_epoch, prev, from, to, handover, kept, states };
         groups.entry(group).or_default().push(one);
     }
     groups
@@ -280,6 +285,7 @@ impl StepDoc {
                 StepKind::Verify => StepKindDoc::Verify,
                 StepKind::Shift => StepKindDoc::Shift,
                 StepKind::Withdraw => StepKindDoc::Withdraw,
+                StepKind::Drained => StepKindDoc::Drained,
                 StepKind::Reroute => StepKindDoc::Reroute,
             },
             wave: *wave,
@@ -319,6 +325,7 @@ impl StepDoc {
                 StepKindDoc::Verify => StepKind::Verify,
                 StepKindDoc::Shift => StepKind::Shift,
                 StepKindDoc::Withdraw => StepKind::Withdraw,
+                StepKindDoc::Drained => StepKind::Drained,
                 StepKindDoc::Reroute => StepKind::Reroute,
             },
             states: by_service,
@@ -411,7 +418,7 @@ impl DirectiveDoc {
 impl MoveDoc {
     /// All of them move alike; there is one at least.
     fn write<'a>(members: Vec<&'a Move>, table: &mut Table<'a>) -> Self {
-        let Move { service: _, epoch, prev_epoch, prev, from, to, handover } = members[0];
+        let Move { service: _, epoch, prev_epoch, prev, from, to, handover, kept } = members[0];
         Self {
             services: write_names(members.iter().map(|one| &one.service)),
             epoch: epoch.0,
@@ -423,11 +430,13 @@ impl MoveDoc {
                 Handover::MakeBeforeBreak => HandoverDoc::MakeBeforeBreak,
                 Handover::BreakBeforeMake => HandoverDoc::BreakBeforeMake,
             },
+            kept: write_sites(kept),
         }
     }
 
     fn read(self, traffic: &[Traffic]) -> Result<Vec<Move>, OpenError> {
-        let Self { services, epoch, prev_epoch, prev, from, to, handover } = self;
+        let Self { services, epoch, prev_epoch, prev, from, to, handover, kept } = self;
+        let kept = read_sites(&kept)?;
         let prev: Option<EntryId> = prev.map(|p| id("prev", &p)).transpose()?;
         let (from, to) = (at(traffic, from)?, at(traffic, to)?);
         let handover = match handover {
@@ -442,6 +451,7 @@ impl MoveDoc {
             from: from.clone(),
             to: to.clone(),
             handover,
+            kept: kept.clone(),
         };
         Ok(read_names(services)?.into_iter().map(one).collect())
     }
@@ -483,7 +493,11 @@ impl SpreadDoc {
     fn write(spread: &Spread) -> Self {
         match spread {
             Spread::Nowhere => Self::Nowhere {},
-            Spread::Weighted(weights) => Self::Weighted { weights: write_weights(weights) },
+            Spread::Weighted(weights) => {
+                let write =
+                    |(site, weight): (&SiteId, Weight)| (site.to_string(), u32::from(weight.get()));
+                Self::Weighted { weights: weights.iter().map(write).collect() }
+            }
             Spread::Nearest(sites) => Self::Nearest { sites: write_sites(sites) },
         }
     }
@@ -492,7 +506,7 @@ impl SpreadDoc {
         Ok(match self {
             Self::Nowhere {} => Spread::Nowhere,
             Self::Weighted { weights } => {
-                Spread::Weighted(read_weights("traffic.weights", weights)?)
+                Spread::Weighted(read_weights("traffic.weights", weights)?.into())
             }
             Self::Nearest { sites } => Spread::Nearest(read_sites(&sites)?),
         })

@@ -4,6 +4,7 @@
 //! fractions and integers beyond 2^53-1 (which RFC 8785 would round) are refused here, before
 //! anything is verified or interpreted.
 
+use std::cell::Cell;
 use std::fmt;
 
 use nett_policy::id::WallMs;
@@ -22,6 +23,13 @@ pub const MAX_ENTRY_BYTES: usize = 4 * 1024 * 1024;
 /// The deepest nesting of objects and lists. The deepest that Nett writes itself is 8.
 const MAX_DEPTH: u8 = 16;
 
+/// The most values in a message, so that it takes up a few megabytes at most when it is read: an
+/// object of one number is eight bytes long and takes up some hundred.
+const MAX_VALUES: usize = 16 * 1024;
+
+/// The same for an entry of a log, which an agent has signed.
+const MAX_ENTRY_VALUES: usize = 1024 * 1024;
+
 /// RFC 8785 section 3.2.2.3 writes numbers as IEEE 754 doubles, exact up to here.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
@@ -36,7 +44,10 @@ pub(super) fn parse_within(bytes: &[u8], limit: usize) -> Result<Map<String, Val
         return Err(OpenError::TooLarge { size: bytes.len(), limit });
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { depth: MAX_DEPTH }.deserialize(&mut reader).map_err(OpenError::Json)?;
+    let left = Cell::new(if limit <= MAX_BYTES { MAX_VALUES } else { MAX_ENTRY_VALUES });
+    let value = Strict { depth: MAX_DEPTH, left: &left }
+        .deserialize(&mut reader)
+        .map_err(OpenError::Json)?;
     reader.end().map_err(OpenError::Json)?;
     match value {
         Value::Object(map) => Ok(map),
@@ -86,27 +97,32 @@ pub(super) fn read_time(field: &'static str, text: &str) -> Result<WallMs, OpenE
 }
 
 /// A value in which no name repeats, no number is inexact and nothing is nested too deep.
-struct Strict {
+#[derive(Clone, Copy)]
+struct Strict<'a> {
     depth: u8,
+    /// How many values there may be yet.
+    left: &'a Cell<usize>,
 }
 
-impl Strict {
-    fn inner<E: Error>(&self) -> Result<u8, E> {
-        self.depth
-            .checked_sub(1)
-            .ok_or_else(|| E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")))
+impl Strict<'_> {
+    fn inner<E: Error>(self) -> Result<Self, E> {
+        let depth = self.depth.checked_sub(1);
+        let deep = || E::custom(format_args!("nested deeper than {MAX_DEPTH} levels"));
+        Ok(Self { depth: depth.ok_or_else(deep)?, left: self.left })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict {
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or_else(|| D::Error::custom("too many values in one message"))?);
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,24 +149,38 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let depth = self.inner()?;
+        let inner = self.inner()?;
         let mut list = Vec::new();
-        while let Some(value) = seq.next_element_seed(Strict { depth })? {
+        while let Some(value) = seq.next_element_seed(inner)? {
             list.push(value);
         }
         Ok(Value::Array(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let depth = self.inner()?;
+        let inner = self.inner()?;
         let mut object = Map::new();
         while let Some(name) = map.next_key::<String>()? {
             if object.contains_key(&name) {
                 return Err(A::Error::custom(format_args!("`{name}` is there twice")));
             }
-            let value = map.next_value_seed(Strict { depth })?;
+            let value = map.next_value_seed(inner)?;
             object.insert(name, value);
         }
         Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_short_to_write_and_long_to_hold_is_refused() {
+        let many = |count: usize| format!("{{\"a\":[{}1]}}", "1,".repeat(count));
+        assert!(parse(many(MAX_VALUES - 3).as_bytes()).is_ok());
+        let refused = parse(many(MAX_VALUES).as_bytes()).expect_err("too many").message();
+        assert!(refused.contains("too many values"), "{refused}");
+        assert!(parse_within(many(MAX_VALUES).as_bytes(), MAX_ENTRY_BYTES).is_ok());
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
-use nett_policy::log::entry::FabricRef;
+use nett_policy::log::entry::{FabricRef, Slot};
 pub use nett_policy::task::next::Ack;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,8 @@ pub struct Report {
     pub heads: BTreeMap<SiteId, Head>,
     /// Every acknowledgement that is still open.
     pub acks: Vec<Ack>,
+    /// What it measures for steps that it has not acknowledged, in words.
+    pub measuring: BTreeMap<Slot, Vec<String>>,
     /// Up or down, as this end sees it.
     pub links: BTreeMap<LinkId, bool>,
     /// Those of the links that are down over which packets can be sent all the same, and are where
@@ -71,6 +73,8 @@ struct ReportDoc {
     issued_at: String,
     heads: BTreeMap<String, HeadDoc>,
     acks: Vec<AckDoc>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    measuring: Vec<MeasuringDoc>,
     links: BTreeMap<String, bool>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     doubted: Vec<String>,
@@ -108,6 +112,13 @@ struct AckDoc {
     evidence: Vec<String>,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MeasuringDoc {
+    slot: SlotDoc,
+    told: Vec<String>,
+}
+
 /// Signs a report with the key of its node.
 pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError> {
     let Report {
@@ -117,6 +128,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         fabric,
         heads,
         acks,
+        measuring,
         links,
         doubted,
         rtts,
@@ -137,6 +149,7 @@ pub fn seal_report(report: &Report, key: &KeyPair) -> Result<Vec<u8>, WireError>
         issued_at: json::write_time("issued_at", *at)?,
         heads: heads.iter().map(|(site, head)| (site.to_string(), HeadDoc::write(head))).collect(),
         acks: acks.iter().map(AckDoc::write).collect(),
+        measuring: measuring.iter().map(MeasuringDoc::write).collect(),
         links: links.iter().map(|(link, up)| (link.to_string(), *up)).collect(),
         doubted: doubted.iter().map(ToString::to_string).collect(),
         rtts_us: rtts.iter().map(|(link, rtt)| (link.to_string(), micros(*rtt))).collect(),
@@ -167,6 +180,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         issued_at,
         heads,
         acks,
+        measuring,
         links,
         doubted,
         rtts_us,
@@ -194,6 +208,7 @@ pub fn open_report(bytes: &[u8], subject: &str, judge: &dyn Judge) -> Result<Rep
         fabric: fabric_ref.read(),
         heads: heads.collect::<Result<_, OpenError>>()?,
         acks: acks.into_iter().map(AckDoc::read).collect::<Result<_, _>>()?,
+        measuring: measuring.into_iter().map(MeasuringDoc::read).collect::<Result<_, _>>()?,
         links: links.collect::<Result<_, OpenError>>()?,
         doubted: doubted.collect::<Result<_, OpenError>>()?,
         rtts: rtts.collect::<Result<_, OpenError>>()?,
@@ -234,5 +249,18 @@ impl AckDoc {
     fn read(self) -> Result<Ack, OpenError> {
         let Self { slot, ok, evidence } = self;
         Ok(Ack { slot: slot.read()?, ok, evidence })
+    }
+}
+
+// === impl MeasuringDoc ===
+
+impl MeasuringDoc {
+    fn write((slot, told): (&Slot, &Vec<String>)) -> Self {
+        Self { slot: SlotDoc::write(slot), told: told.clone() }
+    }
+
+    fn read(self) -> Result<(Slot, Vec<String>), OpenError> {
+        let Self { slot, told } = self;
+        Ok((slot.read()?, told))
     }
 }

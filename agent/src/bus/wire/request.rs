@@ -65,6 +65,8 @@ struct TermsDoc {
     ramp: Option<RampDoc>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    soft: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -137,6 +139,8 @@ pub(super) struct ObjectDoc {
     node: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     link: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -173,8 +177,16 @@ enum WishDoc {
 }
 
 /// The members of a command's body that belong to [`TermsDoc`].
-const TERMS: [&str; 7] =
-    ["plan_hash", "overrides", "supersede", "asserted", "confirm_within_ms", "ramp", "until"];
+const TERMS: [&str; 8] = [
+    "plan_hash",
+    "overrides",
+    "supersede",
+    "asserted",
+    "confirm_within_ms",
+    "ramp",
+    "until",
+    "soft",
+];
 /// The longest time in which a task may be confirmed, in milliseconds: a day.
 const CONFIRM_MAX_MS: u64 = 24 * 3600 * 1000;
 
@@ -311,7 +323,7 @@ fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
     match ask {
         Ask::Command { verb, plan_hash, overrides, terms } => {
             let mut body = json::object(&VerbDoc::write(verb))?;
-            let Terms { supersede, asserted, confirm_within, ramp, until } = terms;
+            let Terms { supersede, asserted, confirm_within, ramp, until, soft } = terms;
             let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
             let confirm_within_ms = confirm_within.map(ms);
             let ramp = ramp.as_ref().map(|Ramp { steps, dwell, only_while }| RampDoc {
@@ -327,6 +339,7 @@ fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
                 confirm_within_ms,
                 ramp,
                 until: until.map(|at| json::write_time("until", at)).transpose()?,
+                soft: *soft,
             };
             body.extend(json::object(&terms)?);
             Ok((KindDoc::Command, body))
@@ -368,8 +381,16 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
             terms.insert(name, value);
         }
     }
-    let TermsDoc { plan_hash, overrides, supersede, asserted, confirm_within_ms, ramp, until } =
-        json::read(Value::Object(terms))?;
+    let TermsDoc {
+        plan_hash,
+        overrides,
+        supersede,
+        asserted,
+        confirm_within_ms,
+        ramp,
+        until,
+        soft,
+    } = json::read(Value::Object(terms))?;
     let verb: VerbDoc = json::read(Value::Object(body))?;
     if let Some(ms) = confirm_within_ms.filter(|ms| !(1..=CONFIRM_MAX_MS).contains(ms)) {
         return Err(OpenError::Value {
@@ -386,7 +407,7 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
         dwell: Duration::from_millis(dwell_ms),
         only_while,
     });
-    let terms = Terms { supersede, asserted, confirm_within, ramp, until };
+    let terms = Terms { supersede, asserted, confirm_within, ramp, until, soft };
     Ok(Ask::Command { verb: verb.read()?, plan_hash, overrides, terms })
 }
 
@@ -471,22 +492,24 @@ impl ObjectDoc {
             }
             Object::Node(node) => doc.node = Some(node.to_string()),
             Object::Link(link) => doc.link = Some(link.to_string()),
+            Object::Cluster(cluster) => doc.cluster = Some(cluster.to_string()),
         }
         doc
     }
 
     pub(super) fn read(self) -> Result<Object, OpenError> {
-        let Self { site, service, node, link } = self;
-        Ok(match (site, service, node, link) {
-            (Some(site), None, None, None) => Object::Site(id("object.site", &site)?),
-            (Some(site), Some(service), None, None) => {
+        let Self { site, service, node, link, cluster } = self;
+        Ok(match (site, service, node, link, cluster) {
+            (Some(site), None, None, None, None) => Object::Site(id("object.site", &site)?),
+            (Some(site), Some(service), None, None, None) => {
                 Object::ServiceAt(id("object.service", &service)?, id("object.site", &site)?)
             }
-            (None, None, Some(node), None) => Object::Node(id("object.node", &node)?),
-            (None, None, None, Some(link)) => Object::Link(id("object.link", &link)?),
-            (site, service, node, link) => {
-                let value = format!("{:?}", [site, service, node, link]);
-                let expected = "a site, a service at a site, a node or a link";
+            (None, None, Some(node), None, None) => Object::Node(id("object.node", &node)?),
+            (None, None, None, Some(link), None) => Object::Link(id("object.link", &link)?),
+            (None, None, None, None, Some(one)) => Object::Cluster(id("object.cluster", &one)?),
+            (site, service, node, link, cluster) => {
+                let value = format!("{:?}", [site, service, node, link, cluster]);
+                let expected = "a site, a service at a site, a node, a link or a cluster";
                 return Err(OpenError::Value { field: "object", value, expected });
             }
         })

@@ -3,7 +3,7 @@
 mod conflict;
 mod lease;
 mod path;
-mod plan;
+pub(super) mod plan;
 mod service;
 mod site;
 pub(super) mod snapshot;
@@ -70,7 +70,7 @@ impl Controller {
             ApiRequest::Task { id } => self.task_payload(&id),
             ApiRequest::Conflicts {} => Ok(Payload::Conflicts { conflicts: self.conflict_docs() }),
             ApiRequest::Plan { verb, overrides, terms } => {
-                self.plan_doc(&verb, &overrides, terms.as_ref(), now)
+                return self.plan(token, (&verb, &overrides, terms.as_ref()), now);
             }
             ApiRequest::Rejoin { without, reason } => self.rejoin(&without, &reason),
             ApiRequest::ExplainPath { from, to, node } => {
@@ -152,6 +152,7 @@ impl Controller {
             roles: operator
                 .map(|o| o.roles.iter().map(|r| role(r).to_owned()).collect())
                 .unwrap_or_default(),
+            revoked: key.and_then(|key| self.revoked_doc(key)),
         })
     }
 

@@ -47,10 +47,22 @@ impl Controller {
         let interface = fabric.sites.iter().any(within).then(|| node.core.clone());
         let packet = Packet { from: source, to: target, interface, mark: 0, sender: None };
         let hops = explain::path(fabric, &self.states(), &node.id, packet);
-        let verdict = verdict(&hops);
+        let verdict = verdict(&hops) + &self.kept_note(target);
         let hops = hops.into_iter().map(|hop| self.hop_doc(hop)).collect();
         let (from, to) = (source.to_string(), target.to_string());
         Ok(Payload::Path(PathDoc { from, to, hops, verdict }))
+    }
+
+    /// Where established connections of a service stay meanwhile.
+    fn kept_note(&self, vip: IpAddr) -> String {
+        let of = self.setting.catalog.iter().find(|service| service.vips.contains(&vip));
+        let placed = of.and_then(|service| self.placement.services.get(&service.id));
+        let kept: Vec<&str> =
+            placed.iter().flat_map(|placed| &placed.kept).map(SiteId::as_str).collect();
+        match kept.as_slice() {
+            [] => String::new(),
+            sites => format!("; established connections stay at {}", sites.join(", ")),
+        }
     }
 
     /// What every node should have, by what it last said of its links.

@@ -51,6 +51,7 @@ impl Controller {
                 Object::Site(site) => format!("site {site}"),
                 Object::Node(node) => format!("node {node}"),
                 Object::Link(link) => format!("link {link}"),
+                Object::Cluster(cluster) => format!("cluster {cluster}"),
                 Object::ServiceAt(service, site) => format!("service {service} --at {site}"),
             };
             let (person, until) = (&command.request.person.name, Stamp::from(until));

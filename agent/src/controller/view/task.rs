@@ -2,7 +2,9 @@
 
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
 use nett_policy::log::conflict::Conflict;
-use nett_policy::log::entry::{Ask, Object, Request, Step, StepState, Verb, WishKind};
+use nett_policy::log::entry::{
+    Ask, Object, Request, Slot, Step, StepKind, StepState, Verb, WishKind,
+};
 use nett_policy::log::fold::{Fact, TaskRecord, Written};
 use nett_policy::task::decide::{Present, propose};
 use nett_policy::task::next::standstill;
@@ -19,7 +21,7 @@ use crate::api::types::{
 };
 
 /// How many services a task and each of its steps names: what is shown has to fit into a message.
-const LISTED: usize = 100;
+pub(super) const LISTED: usize = 100;
 
 fn more(all: usize) -> u64 {
     u64::try_from(all.saturating_sub(LISTED)).unwrap_or(u64::MAX)
@@ -206,6 +208,7 @@ impl Controller {
                 acked: reading.done.contains(&step.number)
                     || slot.as_ref().is_some_and(|s| self.ack_of(node, s).is_some()),
                 age_ms: self.age_of(node),
+                told: slot.as_ref().map(|s| self.told(task, step, node, s)).unwrap_or_default(),
                 node: node.to_string(),
             });
             StepDoc {
@@ -232,6 +235,17 @@ impl Controller {
         effect.steps.iter().map(doc).collect()
     }
 
+    /// What a node measures for a step; of one that is not heard any more first of all that.
+    fn told(&self, task: &EntryId, step: &Step, node: &NodeId, slot: &Slot) -> Vec<String> {
+        let mut told = self.told_of(node, slot).unwrap_or_default();
+        let measures = step.kind == StepKind::Drained && self.ack_of(node, slot).is_none();
+        if let Some(silence) = self.silence_of(node, task).filter(|_| measures) {
+            let before = if told.is_empty() { "" } else { "; what it told before is no verdict" };
+            told.insert(0, format!("{silence}{before}"));
+        }
+        told
+    }
+
     /// The nodes that are said to be off; each has done its part when it says that it has read the
     /// start of the step.
     fn owed_docs(
@@ -250,6 +264,7 @@ impl Controller {
         let doc = |node: &NodeId| AckDoc {
             acked: read(node),
             age_ms: self.age_of(node),
+            told: Vec::new(),
             node: node.to_string(),
         };
         reading.owed(step).map(doc).collect()
@@ -308,12 +323,14 @@ struct StepTimes {
 
 /// What a command is about, in words.
 pub(super) fn subject(ask: &Ask) -> String {
-    let Ask::Command { verb, .. } = ask else { return String::new() };
+    let Ask::Command { verb, terms, .. } = ask else { return String::new() };
+    let softly = if terms.soft { ", softly" } else { "" };
     let object = |object: &Object| match object {
         Object::Site(site) => format!("site {site}"),
         Object::ServiceAt(service, site) => format!("{service} at {site}"),
         Object::Node(node) => format!("node {node}"),
         Object::Link(link) => format!("link {link}"),
+        Object::Cluster(cluster) => format!("cluster {cluster}"),
     };
     match verb {
         Verb::Failover { services, to } => format!("{services} -> {to}"),
@@ -322,7 +339,8 @@ pub(super) fn subject(ask: &Ask) -> String {
             let shares: Vec<String> = to.iter().map(|(s, w)| format!("{s}={w}")).collect();
             format!("{services} -> {}", shares.join(","))
         }
-        Verb::Drain { object: o } | Verb::Undrain { object: o } => object(o),
+        Verb::Drain { object: o } => object(o) + softly,
+        Verb::Undrain { object: o } => object(o),
         Verb::Evacuate { site, to: Some(to) } => format!("site {site} -> {to}"),
         Verb::Evacuate { site, to: None } => format!("site {site}"),
         Verb::Hold { services } | Verb::Release { services } => services.to_string(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nett_policy::id::SiteId;
 
+use crate::bus::keys::without;
 use crate::bus::nats::TlsFiles;
 use crate::bus::render::{RenderOptions, ServerLine};
 use crate::ctl::exit::{CtlError, Exit};
@@ -17,10 +18,13 @@ pub(in crate::ctl) enum Sub {
     Init(Files),
     /// The configuration of the nats-server of --site
     Render(Box<Render>),
+    /// Delete what stands before the checkpoints of the logs; needs --site and --key
+    Compact(Files),
     /// Make the copies of another site's streams anew; needs --site and --key
     Resync(Resync),
-    /// Compare a site's streams with what they should be; needs --site and --key
-    Check(Files),
+    /// Compare a site's streams, and the keys its server knows, with what they should be; needs
+    /// --site and --key
+    Check(Check),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +32,26 @@ pub(in crate::ctl) struct Files {
     /// The fabric file
     #[arg(long, value_name = "FILE", default_value = "/etc/nett/fabric.toml")]
     fabric: PathBuf,
+}
+
+/// Whose keys count no more.
+#[derive(Debug, Clone, clap::Args)]
+pub(in crate::ctl) struct Revoked {
+    /// This person's key counts no more; may be repeated [default: those that the agent on this
+    /// machine knows of]
+    #[arg(long = "revoked", value_name = "NAME")]
+    names: Vec<String>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(in crate::ctl) struct Check {
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    revoked: Revoked,
+    /// Seed of [bus] system: asks servers of the 2.9 line, which do not tell the admin
+    #[arg(long, value_name = "FILE")]
+    system_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -43,6 +67,8 @@ pub(in crate::ctl) struct Resync {
 pub(in crate::ctl) struct Render {
     #[command(flatten)]
     files: Files,
+    #[command(flatten)]
+    revoked: Revoked,
     /// Write here, mode 0600, instead of to the output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -96,21 +122,28 @@ pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlErro
             let fabric = provision::fabric(&files.fabric)?;
             provision::streams(session, &fabric, &site, Wish::Make).await
         }
-        Sub::Check(files) => {
+        Sub::Check(Check { files, revoked, system_key }) => {
             let fabric = provision::fabric(&files.fabric)?;
-            provision::streams(session, &fabric, &site, Wish::Compare).await
+            let gone = provision::gone(session, &fabric, &revoked.names).await?;
+            let wish = Wish::Compare { gone, system_key };
+            provision::streams(session, &fabric, &site, wish).await
+        }
+        Sub::Compact(files) => {
+            let fabric = provision::fabric(&files.fabric)?;
+            provision::streams(session, &fabric, &site, Wish::Compact).await
         }
         Sub::Resync(Resync { files, owner }) => {
             let fabric = provision::fabric(&files.fabric)?;
             provision::streams(session, &fabric, &site, Wish::CopyAgain(owner)).await
         }
-        Sub::Render(args) => render(*args, &site, session),
+        Sub::Render(args) => render(*args, &site, session).await,
     }
 }
 
-fn render(args: Render, site: &SiteId, session: &Session) -> Result<Exit, CtlError> {
+async fn render(args: Render, site: &SiteId, session: &Session) -> Result<Exit, CtlError> {
     let Render {
         files,
+        revoked,
         out,
         server,
         leaf_secrets,
@@ -123,6 +156,7 @@ fn render(args: Render, site: &SiteId, session: &Session) -> Result<Exit, CtlErr
         monitor,
     } = args;
     let fabric = provision::fabric(&files.fabric)?;
+    let fabric = without(&fabric, &provision::gone(session, &fabric, &revoked.names).await?);
     let options = RenderOptions {
         server: match server {
             Line::V2_9 => ServerLine::V2_9,

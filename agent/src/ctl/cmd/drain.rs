@@ -1,6 +1,6 @@
 //! `nettctl drain`.
 
-use nett_policy::id::{LinkId, NodeId, ServiceId, SiteId, WallMs};
+use nett_policy::id::{ClusterId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::log::entry::{Object, Verb};
 
 use crate::api::types::Stamp;
@@ -15,6 +15,9 @@ pub(in crate::ctl) struct Lasting {
     /// Until when it is meant to last (RFC 3339, or in how long); then you are asked to end it
     #[arg(long, value_name = "TIME", value_parser = until)]
     until: Option<Stamp>,
+    /// Established connections stay until they end; new ones go on (sites and services)
+    #[arg(long)]
+    soft: bool,
     #[command(flatten)]
     change: Change,
 }
@@ -39,6 +42,12 @@ pub(in crate::ctl) enum Sub {
         #[command(flatten)]
         lasting: Lasting,
     },
+    /// A cluster of backends: the others of its site take its share
+    Cluster {
+        id: ClusterId,
+        #[command(flatten)]
+        lasting: Lasting,
+    },
     /// One service at one site
     Service {
         id: ServiceId,
@@ -56,6 +65,7 @@ impl Sub {
             Self::Site { id, lasting: _ } => Object::Site(id.clone()),
             Self::Node { id, lasting: _ } => Object::Node(id.clone()),
             Self::Link { id, lasting: _ } => Object::Link(id.clone()),
+            Self::Cluster { id, lasting: _ } => Object::Cluster(id.clone()),
             Self::Service { id, at, lasting: _ } => Object::ServiceAt(id.clone(), at.clone()),
         }
     }
@@ -64,9 +74,11 @@ impl Sub {
         let (Self::Site { lasting, .. }
         | Self::Node { lasting, .. }
         | Self::Link { lasting, .. }
+        | Self::Cluster { lasting, .. }
         | Self::Service { lasting, .. }) = self;
         let until = lasting.until.map(|at| WallMs(at.ms()));
-        Change { more: More { ramp: None, until }, ..lasting.change.clone() }
+        let soft = lasting.soft;
+        Change { more: More { ramp: None, until, soft }, ..lasting.change.clone() }
     }
 
     pub(super) fn verb(&self) -> Verb {

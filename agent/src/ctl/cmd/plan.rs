@@ -16,7 +16,7 @@ pub(in crate::ctl) enum Sub {
     Failback(failback::Args),
     /// Spread services over sites by weight
     Steer(steer::Args),
-    /// Take a site, or a service at a site, out of service
+    /// Take a site, a cluster, a node, a link or a service at a site out of service
     #[command(subcommand)]
     Drain(drain::Sub),
     /// Put back what a drain took out

@@ -45,7 +45,7 @@ impl Args {
         let (steps, dwell) = (self.ramp.clone(), self.dwell);
         let ramp = Ramp { steps, dwell, only_while: self.only_while.clone() };
         let ramp = (!self.ramp.is_empty()).then_some(ramp);
-        Change { more: More { ramp, until: None }, ..self.change.clone() }
+        Change { more: More { ramp, ..More::default() }, ..self.change.clone() }
     }
 }
 

@@ -123,7 +123,7 @@ fn in_short(text: &str, reason: Option<&str>) -> String {
 }
 
 pub(super) fn identity(identity: &IdentityDoc) -> String {
-    let IdentityDoc { site, node, version, operator, roles } = identity;
+    let IdentityDoc { site, node, version, operator, roles, revoked: _ } = identity;
     facts(&[
         ("site", site.clone()),
         ("node", node.clone()),

@@ -10,24 +10,39 @@ use crate::api::types::{OpKind, PlanDoc, RefusalDoc, VerbDoc};
 const SHOWN: usize = 40;
 
 pub(super) fn show(plan: &PlanDoc, style: Style) -> String {
-    let PlanDoc { verb, services, plan_hash, approvals_needed, steps, warnings, refusals } = plan;
+    let PlanDoc {
+        verb,
+        services,
+        more_services,
+        plan_hash,
+        approvals_needed,
+        steps,
+        warnings,
+        refusals,
+    } = plan;
+    let all = task::total(services, *more_services);
     let mut out = match plan_hash.as_str() {
         "" => String::new(),
         hash => format!("plan {hash}\n"),
     };
     out += &format!("{}\n", verb_text(verb));
-    out += &format!("services: {}\n", task::services(services));
+    out += &format!("services: {}\n", task::services(services, *more_services));
     out += &format!("approvals needed: {approvals_needed}\n");
     for step in steps {
         let head = format!("step {} {}", step.number, step.kind);
         out += &format!("\n{}", paint(&head, Tone::Head, style.colour));
-        if !step.services.is_empty() && step.services.len() < services.len() {
-            out += &format!(" ({})", step.services.join(", "));
+        let own = task::total(&step.services, step.more_services);
+        if own > 0 && own < all {
+            let more = task::and_more(step.more_services);
+            out += &format!(" ({}{more})", step.services.join(", "));
         }
         if !step.acknowledge.is_empty() {
             out += &format!(", acknowledged by {}", step.acknowledge.join(", "));
         }
         out.push('\n');
+        for remark in &step.remarks {
+            out += &format!("  {remark}\n");
+        }
         for node in &step.nodes {
             out += &format!("  {} at {}\n", node.node, node.site);
             for op in &node.ops {
@@ -38,9 +53,12 @@ pub(super) fn show(plan: &PlanDoc, style: Style) -> String {
                 };
                 out += &format!("    {}\n", paint(&op.text, tone, style.colour));
             }
+            if node.more_ops > 0 {
+                out += &format!("    ... and {} operations more\n", node.more_ops);
+            }
         }
     }
-    if steps.is_empty() {
+    if steps.is_empty() && refusals.is_empty() {
         out += "\nnothing to do\n";
     }
     out + &remarks(plan, refusals, warnings.len(), style)
@@ -68,27 +86,31 @@ pub(super) fn refusal_text(refusal: &RefusalDoc) -> String {
     let owner = if owner.is_empty() { String::new() } else { format!(" (owner {owner})") };
     let way = match override_with {
         Some(option) => format!("; pass over it with {option}"),
-        None => "; nothing passes over it".to_owned(),
+        None => "; no override passes over it".to_owned(),
     };
     format!("{rule}{owner}: {message}{way}")
 }
 
 /// What an operator is asked about before a command is sent.
 pub(in crate::ctl) fn confirmation(plan: &PlanDoc, verb: &Verb) -> String {
-    let count = plan.services.len();
+    let count = task::total(&plan.services, plan.more_services);
     let noun = if count == 1 { "service" } else { "services" };
     let mut out = format!("{}: {count} {noun}\n", verb_text(&VerbDoc::from(verb)));
     for id in plan.services.iter().take(SHOWN) {
         out += &format!("  {id}\n");
     }
-    if count > SHOWN {
-        out += &format!("  and {} more\n", count - SHOWN);
+    let rest = count.saturating_sub(SHOWN as u64);
+    if rest > 0 {
+        out += &format!("  and {rest} more\n");
     }
     let kinds: Vec<&str> = plan.steps.iter().map(|s| s.kind.as_str()).collect();
     if kinds.is_empty() {
         out += "nothing to do\n";
     } else {
         out += &format!("steps: {}\n", kinds.join(", "));
+    }
+    for remark in plan.steps.iter().flat_map(|step| &step.remarks) {
+        out += &format!("  {remark}\n");
     }
     out +=
         &format!("plan {}, approvals needed: {}\n", short(&plan.plan_hash), plan.approvals_needed);
@@ -98,13 +120,14 @@ pub(in crate::ctl) fn confirmation(plan: &PlanDoc, verb: &Verb) -> String {
 
 fn verb_text(verb: &VerbDoc) -> String {
     let object = |object: &crate::api::types::ObjectDoc| {
-        let crate::api::types::ObjectDoc { site, service, node, link } = object;
+        let crate::api::types::ObjectDoc { site, service, node, link, cluster } = object;
         let site = site.as_deref().unwrap_or("-");
-        match (service, node, link) {
+        match (service, node, link, cluster) {
             (Some(service), ..) => format!("service {service} at {site}"),
-            (None, Some(node), _) => format!("node {node}"),
-            (None, None, Some(link)) => format!("link {link}"),
-            (None, None, None) => format!("site {site}"),
+            (None, Some(node), ..) => format!("node {node}"),
+            (None, None, Some(link), _) => format!("link {link}"),
+            (None, None, None, Some(cluster)) => format!("cluster {cluster}"),
+            (None, None, None, None) => format!("site {site}"),
         }
     };
     match verb {

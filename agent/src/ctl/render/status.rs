@@ -126,8 +126,8 @@ fn leases_text(leases: &LeasesDoc, style: Style) -> String {
     out
 }
 
-fn revoked_line(RevokedDoc { person, key, task }: &RevokedDoc) -> String {
-    format!("REVOKED: the key {key} of {} (task {task})\n", or_dash(person))
+fn revoked_line(revoked: &RevokedDoc) -> String {
+    format!("REVOKED: {} ({})\n", revoked.sentence(), revoked.key)
 }
 
 fn floods_text(floods: &[FloodDoc], style: Style) -> String {

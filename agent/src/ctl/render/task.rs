@@ -47,7 +47,7 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
         ("because", task.outcome_reason.clone()),
         ("home site", task.home.clone()),
         ("plan", task.plan_hash.clone()),
-        ("services", services(&task.services) + &and_more(task.more_services)),
+        ("services", services(&task.services, task.more_services)),
         ("approvals", approvals),
         ("opened", task.opened_at.to_string()),
         ("effective", time(task.effective_at)),
@@ -136,7 +136,8 @@ fn steps_text(steps: &[StepDoc], style: Style) -> String {
         let started = !matches!(step.state, crate::api::types::StepStateDoc::Waiting);
         for ack in step.acknowledge.iter().filter(|ack| started && !ack.acked) {
             let note = age_note(ack.age_ms).map_or(String::new(), |note| format!(" {note}"));
-            below += &format!("step {number} waits for {}{note}\n", ack.node);
+            let told = ack.told.iter().map(|line| format!(": {line}")).collect::<String>();
+            below += &format!("step {number} waits for {}{note}{told}\n", ack.node);
         }
         for node in &step.owed {
             let done = if node.acked { "read by" } else { "owed by" };
@@ -157,18 +158,25 @@ fn steps_text(steps: &[StepDoc], style: Style) -> String {
     out
 }
 
-/// What is said of services that are not listed.
-fn and_more(more: u64) -> String {
+/// What is said of those that are not listed.
+pub(super) fn and_more(more: u64) -> String {
     if more == 0 { String::new() } else { format!(" and {more} more") }
 }
 
-/// One service by its name, more of them with their number.
-pub(super) fn services(services: &[String]) -> String {
-    match services {
-        [] => "none".to_owned(),
-        [one] => one.clone(),
-        many => format!("{}: {}", many.len(), many.join(", ")),
+/// One service by its name, more of them with their number; `more` are not listed.
+pub(super) fn services(listed: &[String], more: u64) -> String {
+    match (listed, more) {
+        ([], _) => "none".to_owned(),
+        ([one], 0) => one.clone(),
+        (many, more) => {
+            format!("{}: {}{}", total(many, more), many.join(", "), and_more(more))
+        }
     }
+}
+
+/// How many there are, of which `more` are not listed.
+pub(super) fn total(listed: &[String], more: u64) -> u64 {
+    more.saturating_add(u64::try_from(listed.len()).unwrap_or(u64::MAX))
 }
 
 /// One line about an accepted command.
@@ -209,7 +217,7 @@ pub(in crate::ctl) fn wish_text(task: &TaskDoc, kind: &WishKind) -> String {
         task.id, task.verb, task.subject, task.person, task.reason
     );
     out += &format!("  plan {}\n", task.plan_hash);
-    let all = task.more_services + u64::try_from(task.services.len()).unwrap_or(u64::MAX);
+    let all = total(&task.services, task.more_services);
     out += &format!("  {all} services:\n");
     out.extend(task.services.iter().map(|id| format!("    {id}\n")));
     if task.more_services > 0 {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use nett_policy::fabric::Family;
 use nett_policy::id::Weight;
-use nett_policy::lower::object::{Nexthop, NexthopId};
+use nett_policy::lower::object::{Buckets, Nexthop, NexthopId};
 
 use super::attr::{Attributes, Malformed, Message, address_bytes, read_address, read_u32};
 use super::{AF_UNSPEC, family_number, family_of};
@@ -13,6 +13,7 @@ use super::{AF_UNSPEC, family_number, family_of};
 pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
 pub(crate) const RTM_DELNEXTHOP: u16 = 105;
 pub(crate) const RTM_GETNEXTHOP: u16 = 106;
+pub(crate) const RTM_NEWNEXTHOPBUCKET: u16 = 116;
 
 const NHMSG: usize = 8;
 const NHA_ID: u16 = 1;
@@ -24,6 +25,11 @@ const NHA_GATEWAY: u16 = 6;
 const NHA_ENCAP: u16 = 8;
 const NHA_FDB: u16 = 11;
 const NHA_RES_GROUP: u16 = 12;
+/// `NEXTHOP_GRP_TYPE_RES`
+const RESILIENT: u16 = 1;
+const NHA_RES_GROUP_BUCKETS: u16 = 1;
+const NHA_RES_GROUP_IDLE_TIMER: u16 = 2;
+const NHA_RES_GROUP_UNBALANCED_TIMER: u16 = 3;
 /// Bytes of `struct nexthop_grp`.
 const MEMBER: usize = 8;
 const RTNH_F_ONLINK: u32 = 4;
@@ -44,10 +50,11 @@ pub(crate) enum Form {
         gateway: IpAddr,
         index: u32,
     },
-    Group(BTreeMap<NexthopId, Weight>),
+    /// Resilient with buckets.
+    Group(BTreeMap<NexthopId, Weight>, Option<Buckets>),
     /// In the family of the row.
     Blackhole,
-    /// Resilient groups, encapsulation: nothing Nett writes.
+    /// Encapsulation and what else Nett does not write.
     Other,
 }
 
@@ -75,7 +82,7 @@ pub(crate) fn put(
             message.put_u32(NHA_OIF, index);
             message
         }
-        Nexthop::Group { members, .. } => {
+        Nexthop::Group { family: _, members, buckets } => {
             let header = header(AF_UNSPEC, protocol, 0);
             let mut message = Message::new(RTM_NEWNEXTHOP, flags, &header);
             message.put_u32(NHA_ID, id.0);
@@ -87,6 +94,14 @@ pub(crate) fn put(
                 value.extend_from_slice(&[less_one, 0, 0, 0]);
             }
             message.put(NHA_GROUP, &value);
+            if let Some(Buckets { count, idle, unbalanced }) = buckets {
+                message.put(NHA_GROUP_TYPE, &RESILIENT.to_ne_bytes());
+                message.nest(NHA_RES_GROUP, |nest| {
+                    nest.put(NHA_RES_GROUP_BUCKETS, &count.to_ne_bytes());
+                    nest.put_u32(NHA_RES_GROUP_IDLE_TIMER, *idle);
+                    nest.put_u32(NHA_RES_GROUP_UNBALANCED_TIMER, *unbalanced);
+                });
+            }
             message
         }
         Nexthop::Blackhole { family } => {
@@ -124,6 +139,7 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
     let header = header.ok_or(Malformed("a nexthop header"))?;
     let (mut id, mut index, mut gateway, mut group) = (None, None, None, None);
     let (mut other, mut black) = (false, false);
+    let (mut resilient, mut buckets) = (false, None);
     for attribute in Attributes::after(payload, NHMSG)? {
         let (kind, value) = attribute?;
         match kind {
@@ -132,9 +148,13 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
             NHA_GATEWAY => gateway = Some(read_address(value)?),
             NHA_GROUP => group = Some(members(value)?),
             // 0 is the hash-threshold group, which is also what is meant without it.
-            NHA_GROUP_TYPE => other |= value != [0, 0],
+            NHA_GROUP_TYPE => {
+                resilient = value == RESILIENT.to_ne_bytes();
+                other |= value != [0, 0] && !resilient;
+            }
             NHA_BLACKHOLE => black = true,
-            NHA_ENCAP | NHA_FDB | NHA_RES_GROUP => other = true,
+            NHA_RES_GROUP => buckets = Some(read_buckets(value)?),
+            NHA_ENCAP | NHA_FDB => other = true,
             _ => {}
         }
     }
@@ -142,7 +162,9 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
         _ if other => Form::Other,
         (None, None, None) if black => Form::Blackhole,
         (Some(gateway), Some(index), None) => Form::Single { gateway, index },
-        (None, None, Some(Some(group))) => Form::Group(group),
+        (None, None, Some(Some(group))) if resilient == buckets.is_some() => {
+            Form::Group(group, buckets)
+        }
         _ => Form::Other,
     };
     Ok(Some(Row {
@@ -151,6 +173,35 @@ pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed
         family: family_of(header[0]),
         form,
     }))
+}
+
+/// Times are in `USER_HZ`, hundredths of a second. The kernel also says for how long it has been
+/// unbalanced, which is no setting.
+fn read_buckets(value: &[u8]) -> Result<Buckets, Malformed> {
+    let mut buckets = Buckets { count: 0, idle: 0, unbalanced: 0 };
+    for attribute in Attributes::of(value) {
+        let (kind, value) = attribute?;
+        match kind {
+            NHA_RES_GROUP_BUCKETS => {
+                let count = value.first_chunk::<2>().ok_or(Malformed("a number of buckets"))?;
+                buckets.count = u16::from_ne_bytes(*count);
+            }
+            NHA_RES_GROUP_IDLE_TIMER => buckets.idle = whole(read_u32(value)?),
+            NHA_RES_GROUP_UNBALANCED_TIMER => buckets.unbalanced = whole(read_u32(value)?),
+            _ => {}
+        }
+    }
+    Ok(buckets)
+}
+
+/// Nett sets whole seconds. The kernel keeps jiffies, which at 300 a second come back as a
+/// hundredth less (`jiffies_to_clock_t`, kernel/time/time.c).
+fn whole(hundredths: u32) -> u32 {
+    match hundredths % 100 {
+        99 => hundredths.saturating_add(1),
+        1 => hundredths - 1,
+        _ => hundredths,
+    }
 }
 
 /// `None` for weights above what Nett can say.

@@ -3,22 +3,22 @@
 //! Why not a ready-made connection: the usual one drops the error of a failed dump (a refused dump
 //! then looks like an empty table), the flag for interrupted dumps, and undecodable messages.
 //!
-//! The kernel carries a request out inside `send`, so its answer is normally readable at once and
-//! the reactor is only asked when it is not. Requests are never repeated here: after
-//! [`Failure::Unanswered`] the outcome is unknown, the socket is replaced, and the caller reads
-//! back before it tries again. A cancelled future leaves a dump half read; the next use then
-//! starts with a fresh socket.
+//! The kernel carries a request out inside `send`. Its answer may get lost all the same, or not
+//! come: then the socket is replaced. A question ([`Connection::get`], [`Connection::dump`])
+//! changes nothing, and is asked again a few times. A write is never repeated here: after
+//! [`Failure::Unanswered`] its outcome is unknown, and the caller reads back before it tries again.
+//! A cancelled future leaves a dump half read; the next use then starts with a fresh socket.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
 
 use super::attr::{Attributes, HEADER, Malformed, Message, read_text, read_u32};
+use super::wire::{KernelWires, Wire, Wires};
 
 pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
@@ -35,16 +35,13 @@ const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
-/// The kernel fills at most 32 KiB per dump answer; acknowledgements are capped.
-const RECEIVE: usize = 64 * 1024;
 /// Bytes of one write of independent messages: about 1000 routes.
 const PIPELINE: usize = 64 * 1024;
-/// Room for a batch of 100 000 set elements (about 5 MB) in one send.
-const SEND_BUFFER: usize = 64 * 1024 * 1024;
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 const DEADLINE: Duration = Duration::from_secs(1);
 /// How often a dump is repeated that changed while it was read.
 const DUMP_TRIES: usize = 5;
+/// How often a question is asked in all when its answers get lost.
+pub(crate) const ASKED: u32 = 3;
 
 /// Netlink port ids of Nett's own command sockets, by which the monitor tells own changes.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +68,8 @@ pub(crate) struct Dump<T> {
 
 pub(crate) struct Connection {
     protocol: isize,
-    socket: TokioSocket,
+    wires: Arc<dyn Wires>,
+    wire: Box<dyn Wire>,
     port: u32,
     ports: OwnPorts,
     sequence: u32,
@@ -100,15 +98,25 @@ enum Step {
 impl Connection {
     /// Opens a command socket in the network namespace of the calling thread.
     pub(crate) fn open(protocol: isize, ports: OwnPorts) -> Result<Self, Failure> {
-        let (socket, port) = open_socket(protocol)?;
+        Self::over(Arc::new(KernelWires), protocol, ports)
+    }
+
+    /// As [`Self::open`], over sockets of another make.
+    pub(crate) fn over(
+        wires: Arc<dyn Wires>,
+        protocol: isize,
+        ports: OwnPorts,
+    ) -> Result<Self, Failure> {
+        let (wire, port) = wires.open(protocol).map_err(|e| Failure::Socket(errno_of(&e)))?;
         ports.insert(port);
         Ok(Self {
             protocol,
-            socket,
+            wires,
+            wire,
             port,
             ports,
             sequence: 0,
-            buffer: Vec::with_capacity(RECEIVE),
+            buffer: Vec::new(),
             round_trips: 0,
             busy: false,
         })
@@ -135,19 +143,24 @@ impl Connection {
         decode: impl Fn(u16, &[u8]) -> Result<Option<T>, Malformed>,
     ) -> Result<Option<T>, Failure> {
         message.add_flags(NLM_F_REQUEST | NLM_F_ACK);
-        let sequence = self.next_sequence();
-        let mut found = None;
-        let bytes = message.finish(sequence);
-        self.exchange(bytes, |head, payload| match head.kind {
-            _ if head.sequence != sequence => Ok(Step::More),
-            NLMSG_ERROR => acknowledgement(head.flags, payload).map(|()| Step::End),
-            kind => {
-                found = decode(kind, payload).ok().flatten().or(found.take());
-                Ok(Step::More)
+        let mut lost = 0;
+        loop {
+            let sequence = self.next_sequence();
+            let mut found = None;
+            let bytes = message.finish(sequence);
+            let answered = self.exchange(bytes, |head, payload| match head.kind {
+                _ if head.sequence != sequence => Ok(Step::More),
+                NLMSG_ERROR => acknowledgement(head.flags, payload).map(|()| Step::End),
+                kind => {
+                    found = decode(kind, payload).ok().flatten().or(found.take());
+                    Ok(Step::More)
+                }
+            });
+            match answered.await {
+                Ok(()) => return Ok(found),
+                Err(failure) => ask_again(&mut lost, failure)?,
             }
-        })
-        .await?;
-        Ok(found)
+        }
     }
 
     /// All objects of one kind; `decode` says `None` for messages that do not matter.
@@ -158,12 +171,13 @@ impl Connection {
     ) -> Result<Dump<T>, Failure> {
         message.add_flags(NLM_F_REQUEST | NLM_F_DUMP);
         let mut dump = Dump { items: Vec::new(), complete: false };
-        for _ in 0..DUMP_TRIES {
+        let (mut lost, mut tries) = (0, 0);
+        while tries < DUMP_TRIES {
             dump.items.clear();
             let (mut interrupted, mut undecodable) = (false, false);
             let sequence = self.next_sequence();
             let bytes = message.finish(sequence);
-            self.exchange(bytes, |head, payload| {
+            let answered = self.exchange(bytes, |head, payload| {
                 if head.sequence != sequence {
                     return Ok(Step::More);
                 }
@@ -179,8 +193,12 @@ impl Connection {
                         Ok(Step::More)
                     }
                 }
-            })
-            .await?;
+            });
+            if let Err(failure) = answered.await {
+                ask_again(&mut lost, failure)?;
+                continue;
+            }
+            tries += 1;
             if !interrupted {
                 dump.complete = !undecodable;
                 break;
@@ -272,7 +290,7 @@ impl Connection {
         }
         self.busy = true;
         self.round_trips += 1;
-        let work = exchange(&self.socket, &mut self.buffer, bytes, &mut each);
+        let work = exchange(&mut *self.wire, &mut self.buffer, bytes, &mut each);
         let result = match tokio::time::timeout(DEADLINE, work).await {
             Ok(result) => result,
             Err(_elapsed) => Err(Failure::Unanswered),
@@ -280,17 +298,18 @@ impl Connection {
         match &result {
             Ok(()) | Err(Failure::Refused { .. }) => self.busy = false,
             // Left busy: the next exchange begins with a fresh socket.
-            Err(Failure::Unanswered | Failure::Socket(_)) => {}
+            Err(error @ (Failure::Unanswered | Failure::Socket(_))) => {
+                let protocol = self.protocol;
+                tracing::warn!(%error, protocol, "The connection to the kernel is replaced.");
+            }
         }
         result
     }
 
     /// Reads away what the kernel queued beside the answer that was taken.
     fn discard_answers(&mut self) {
-        self.buffer.clear();
-        while self.socket.socket_ref().recv(&mut self.buffer, 0).is_ok() {
-            self.buffer.clear();
-        }
+        let mut now = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Ok(())) = self.wire.poll_receive(&mut now, &mut self.buffer) {}
     }
 
     /// How often something was sent and answered.
@@ -304,10 +323,11 @@ impl Connection {
     }
 
     fn reopen(&mut self) -> Result<(), Failure> {
-        let (socket, port) = open_socket(self.protocol)?;
+        let opened = self.wires.open(self.protocol);
+        let (wire, port) = opened.map_err(|e| Failure::Socket(errno_of(&e)))?;
         self.ports.remove(self.port);
         self.ports.insert(port);
-        self.socket = socket;
+        self.wire = wire;
         self.port = port;
         self.busy = false;
         Ok(())
@@ -326,41 +346,28 @@ impl Drop for Connection {
     }
 }
 
-fn open_socket(protocol: isize) -> Result<(TokioSocket, u32), Failure> {
-    let socket_error = |error: std::io::Error| Failure::Socket(errno_of(&error));
-    let mut socket = TokioSocket::new(protocol).map_err(socket_error)?;
-    let raw = socket.socket_mut();
-    let port = raw.bind_auto().map_err(socket_error)?.port_number();
-    raw.connect(&SocketAddr::new(0, 0)).map_err(socket_error)?;
-    raw.set_ext_ack(true).map_err(socket_error)?;
-    raw.set_cap_ack(true).map_err(socket_error)?;
-    if protocol == netlink_sys::protocols::NETLINK_ROUTE {
-        raw.set_netlink_get_strict_chk(true).map_err(socket_error)?;
+/// An answer that is lost is asked for again, so often.
+fn ask_again(lost: &mut u32, failure: Failure) -> Result<(), Failure> {
+    *lost += 1;
+    match failure {
+        Failure::Refused { .. } | Failure::Socket(Errno::EPERM | Errno::EACCES) => Err(failure),
+        Failure::Unanswered | Failure::Socket(_) if *lost == ASKED => Err(failure),
+        Failure::Unanswered | Failure::Socket(_) => Ok(()),
     }
-    // Without the privilege for more, the system's default sizes stay: enough for single objects.
-    let _ = setsockopt(raw, sockopt::SndBufForce, &SEND_BUFFER);
-    let _ = setsockopt(raw, sockopt::RcvBufForce, &RECEIVE_BUFFER);
-    Ok((socket, port))
 }
 
 async fn exchange(
-    socket: &TokioSocket,
+    wire: &mut dyn Wire,
     buffer: &mut Vec<u8>,
     bytes: &[u8],
     each: &mut impl FnMut(Head, &[u8]) -> Result<Step, Failure>,
 ) -> Result<(), Failure> {
-    match socket.socket_ref().send(bytes, 0) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            socket.send(bytes).await.map_err(|e| Failure::Socket(errno_of(&e)))?;
-        }
-        Err(error) => return Err(Failure::Socket(errno_of(&error))),
-    }
+    let sent = poll_fn(|cx| wire.poll_send(cx, bytes)).await;
+    sent.map_err(|error| Failure::Socket(errno_of(&error)))?;
     loop {
-        receive(socket, buffer).await.map_err(|error| match errno_of(&error) {
-            Errno::ENOBUFS => Failure::Unanswered,
-            errno => Failure::Socket(errno),
-        })?;
+        // Whatever is wrong with the socket now, what was sent has been carried out.
+        let received = poll_fn(|cx| wire.poll_receive(cx, buffer)).await;
+        received.map_err(|_| Failure::Unanswered)?;
         for message in messages(buffer) {
             let (head, payload) = message.map_err(|_| Failure::Unanswered)?;
             if head.kind == NLMSG_OVERRUN {
@@ -369,22 +376,6 @@ async fn exchange(
             if matches!(each(head, payload)?, Step::End) {
                 return Ok(());
             }
-        }
-    }
-}
-
-/// Reads one datagram of the kernel into `buffer`.
-pub(crate) async fn receive(socket: &TokioSocket, buffer: &mut Vec<u8>) -> std::io::Result<()> {
-    loop {
-        buffer.clear();
-        buffer.reserve(RECEIVE);
-        let from = match socket.socket_ref().recv_from(buffer, 0) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => socket.recv_from(buffer).await?,
-            received => received?.1,
-        };
-        // Port 0 is the kernel; anybody with the privilege could send from another one.
-        if from.port_number() == 0 {
-            return Ok(());
         }
     }
 }
@@ -470,76 +461,4 @@ impl OwnPorts {
 }
 
 #[cfg(test)]
-mod tests {
-    use netlink_sys::protocols::NETLINK_ROUTE;
-
-    use super::super::link;
-    use super::*;
-
-    fn inside<T>(work: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime").block_on(work)
-    }
-
-    #[test]
-    fn a_request_without_answer_ends_at_the_deadline_and_the_next_has_a_new_socket() {
-        inside(async {
-            let ports = OwnPorts::default();
-            let mut connection = Connection::open(NETLINK_ROUTE, ports.clone()).expect("opens");
-            let port = connection.port;
-            // The kernel takes bytes that are shorter than their own length without a word.
-            let silent = connection.exchange(&[255; HEADER], |_, _| Ok(Step::End)).await;
-            assert_eq!(silent, Err(Failure::Unanswered));
-            let links = connection.dump(link::dump_links(), link::decode_link).await;
-            let links = links.expect("answered");
-            assert!(links.complete);
-            assert!(links.items.iter().any(|l| l.name == "lo"));
-            assert_ne!(connection.port, port);
-            assert!(ports.contains(connection.port) && !ports.contains(port));
-        });
-    }
-
-    #[test]
-    fn a_refused_dump_is_an_error_and_not_an_empty_table() {
-        inside(async {
-            let mut connection =
-                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
-            let mut bad = super::super::nexthop::dump();
-            bad.put_u32(200, 1);
-            let refused = connection.dump(bad, super::super::nexthop::decode).await;
-            let Err(Failure::Refused { errno: Errno::EINVAL, text: Some(text) }) = refused else {
-                panic!("{refused:?}");
-            };
-            assert!(!text.is_empty());
-        });
-    }
-
-    #[test]
-    fn one_undecodable_message_makes_a_dump_incomplete() {
-        inside(async {
-            let mut connection =
-                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
-            let decode = |_: u16, _: &[u8]| Err::<Option<()>, _>(Malformed("this test"));
-            let dump = connection.dump(link::dump_links(), decode).await.expect("answered");
-            assert!(!dump.complete && dump.items.is_empty());
-        });
-    }
-
-    #[test]
-    fn a_cancelled_exchange_leaves_nothing_behind() {
-        inside(async {
-            let mut connection =
-                Connection::open(NETLINK_ROUTE, OwnPorts::default()).expect("opens");
-            {
-                let silent = connection.exchange(&[255; HEADER], |_, _| Ok(Step::End));
-                let mut silent = std::pin::pin!(silent);
-                let first = std::future::poll_fn(|cx| {
-                    std::task::Poll::Ready(silent.as_mut().poll(cx).is_pending())
-                });
-                assert!(first.await);
-            }
-            let links = connection.dump(link::dump_links(), link::decode_link).await;
-            assert!(links.expect("answered").complete);
-        });
-    }
-}
+mod tests;

@@ -31,6 +31,7 @@ fn group(weight: u32) -> Nexthop {
     Nexthop::Group {
         family: Family::V4,
         members: BTreeMap::from([(NexthopId(1_315_246_096), weight)]),
+        buckets: None,
     }
 }
 
@@ -68,10 +69,11 @@ fn nexthops_are_read_as_linux_lists_them() {
         id: NexthopId(1_315_258_368),
         protocol: 217,
         family: None,
-        form: nexthop::Form::Group(members),
+        form: nexthop::Form::Group(members, None),
     };
     assert_eq!(row, Ok(Some(expected)));
-    // The same with group type 1: resilient, which Nett does not write.
+    // The same with group type 1, resilient, but no word of its buckets; and of a type that is not
+    // known.
     let mut resilient = listed.clone();
     resilient[20] = 1;
     let row = nexthop::decode(nexthop::RTM_NEWNEXTHOP, &resilient);

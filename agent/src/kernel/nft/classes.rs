@@ -19,25 +19,32 @@ use super::super::netlink::attr::{
     Attributes, Malformed, Message, NESTED, address_bytes, read_address,
 };
 use super::super::netlink::socket::NLM_F_CREATE;
-use super::expr::Expressions;
+use super::expr::{Expressions, Verdict};
 use super::message::{self, DELSETELEM, ELEMENT_BYTES, Fields, NEWSETELEM};
-use super::program::{Chain, refusing, rule};
+use super::program::{Chain, coming, refusing, rule};
 
 /// `NFT_JUMP` (linux/netfilter/nf_tables.h).
 const JUMP: i32 = -3;
 
-/// The chain of a class: one rule for each set that the class may be in.
+/// The chain of a class: one rule for each set that the class may be in. It is looked up by whom a
+/// packet goes to, in prerouting; and by whom it comes from, in the forward hook, for counting.
 pub(super) fn chain(class: ClassNumber) -> Chain {
-    let in_set = |set: GuardSet| Expressions::new().constant(class.0).in_set(set.name(None));
-    let rules = GuardSet::REFUSING.map(|set| {
+    let in_set = |found: Expressions, set: GuardSet| found.constant(class.0).in_set(set.name(None));
+    let leaves = || Expressions::new().leaves();
+    let mut rules = vec![
+        rule("what it answers", in_set(leaves(), GuardSet::CountFrom)),
+        rule("answers are not refused", leaves().verdict(Verdict::Return)),
+    ];
+    rules.extend(coming(in_set));
+    rules.extend(GuardSet::REFUSING.map(|set| {
         let comment = match set {
             GuardSet::Drained => "nobody serves it",
             GuardSet::ShutIn => "not delivered here",
-            GuardSet::ShutOut | GuardSet::Apart => "no way from here",
+            _ => "no way from here",
         };
-        rule(comment, refusing(set, in_set(set)))
-    });
-    Chain { name: class.chain(), base: None, rules: rules.into() }
+        rule(comment, refusing(set, in_set(Expressions::new(), set)))
+    }));
+    Chain { name: class.chain(), base: None, rules }
 }
 
 /// Puts VIPs into the maps; their chains are there.

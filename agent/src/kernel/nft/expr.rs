@@ -35,6 +35,7 @@ pub(super) enum Meta {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ct {
+    State = 0,
     Direction = 1,
     Mark = 3,
 }
@@ -51,6 +52,7 @@ pub(super) enum Verdict<'a> {
     Accept,
     Return,
     Goto(&'a str),
+    Jump(&'a str),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +172,24 @@ impl Expressions {
         self.load_ct(Ct::Mark).bitwise(mask, 0).compare(how, &value.to_ne_bytes())
     }
 
+    /// `oifname NAME`
+    pub(super) fn leaves_by(self, name: &str) -> Self {
+        self.load_meta(Meta::OutputName).compare(Compare::Equal, &interface_key(name))
+    }
+
+    /// `meta l4proto != tcp ct state & (established | related) == 0`: not answered yet, nor an
+    /// error about something. Of TCP the segments say it themselves.
+    pub(super) fn unanswered_datagram(self) -> Self {
+        // NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED,
+        // linux/netfilter/nf_conntrack_common.h.
+        const KNOWN: u32 = 2 | 4;
+        self.load_meta(Meta::Transport)
+            .compare(Compare::NotEqual, &[6])
+            .load_ct(Ct::State)
+            .bitwise(KNOWN, 0)
+            .compare(Compare::Equal, &0u32.to_ne_bytes())
+    }
+
     /// `meta mark & MASK == VALUE` or `!=`
     pub(super) fn meta_mark(self, mask: u32, how: Compare, value: u32) -> Self {
         self.load_meta(Meta::Mark).bitwise(mask, 0).compare(how, &value.to_ne_bytes())
@@ -220,6 +240,16 @@ impl Expressions {
     /// What was loaded last is in the set.
     pub(super) fn in_set(self, set: &str) -> Self {
         self.lookup(set, false)
+    }
+
+    /// What was loaded last is not in the set.
+    pub(super) fn not_in_set(self, set: &str) -> Self {
+        self.lookup(set, true)
+    }
+
+    /// `oifname != ""`: the packet has a way out, which none has in prerouting.
+    pub(super) fn leaves(self) -> Self {
+        self.load_meta(Meta::OutputName).compare(Compare::NotEqual, &interface_key(""))
     }
 
     /// The verdict that a map has for what was loaded last, if it has one.
@@ -373,6 +403,7 @@ impl Expressions {
         let (code, chain): (i32, _) = match verdict {
             Verdict::Drop => (0, None),
             Verdict::Accept => (1, None),
+            Verdict::Jump(chain) => (-3, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
             Verdict::Return => (-5, None),
         };

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -25,6 +26,7 @@ use nix::errno::Errno;
 use super::super::error::KernelError;
 use super::super::netlink::attr::{Message, read_address};
 use super::super::netlink::socket::{Connection, Failure, OwnPorts};
+use super::super::netlink::wire::{KernelWires, Wires};
 use super::gate_program::{self as program, SETS, TABLE, group_chain};
 use super::message::{self, Fields, TABLE_OWNER, TABLE_PERSIST};
 use super::read::element_keys;
@@ -39,6 +41,8 @@ pub struct NftGate {
     flags: u32,
     /// What this process has put there; `None` before that, and when it may be gone.
     have: Option<Have>,
+    /// The port of the socket that owns the table.
+    owner: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,9 +69,17 @@ impl NftGate {
     /// # Errors
     /// When the process may not open netlink sockets.
     pub fn open(inner: String) -> Result<Self, KernelError> {
-        let connection = Connection::open(NETLINK_NETFILTER, OwnPorts::default());
+        Self::over(Arc::new(KernelWires), inner)
+    }
+
+    /// As [`Self::open`], over sockets of another make.
+    ///
+    /// # Errors
+    /// When there are no sockets.
+    pub fn over(wires: Arc<dyn Wires>, inner: String) -> Result<Self, KernelError> {
+        let connection = Connection::over(wires, NETLINK_NETFILTER, OwnPorts::default());
         let connection = connection.map_err(|e| KernelError::of("the nf_tables socket", e))?;
-        Ok(Self { connection, inner, flags: TABLE_OWNER | TABLE_PERSIST, have: None })
+        Ok(Self { connection, inner, flags: TABLE_OWNER | TABLE_PERSIST, have: None, owner: None })
     }
 
     /// Without owner: anybody may change or flush the table, which opens it.
@@ -126,7 +138,8 @@ impl NftGate {
     /// Everything, in the place of whatever there is.
     async fn load(&mut self, wanted: &GateShape) -> Result<(), KernelError> {
         let there = self.there().await?;
-        if matches!(there, There::Ours) && self.take().await {
+        if matches!(there, There::Ours) {
+            self.take().await?;
             return self.refill(wanted).await;
         }
         let replace = !matches!(there, There::Nothing);
@@ -142,17 +155,30 @@ impl NftGate {
         }
     }
 
-    /// Takes the ownership of the table that a former agent left; true when it can be changed.
-    async fn take(&mut self) -> bool {
+    /// Takes the ownership of the table that a former agent left.
+    async fn take(&mut self) -> Result<(), KernelError> {
         if self.flags == 0 {
-            return true;
+            return Ok(());
         }
         let take = message::named_table(TABLE, program::COMMENT, self.flags, false);
-        // A table that was made without an owner stays without one.
-        self.transaction(vec![take]).await.is_ok() || {
-            self.flags = 0;
-            true
+        match self.transaction(vec![take]).await {
+            // Whoever lost the answer asks again, and is not without an owner because of it.
+            Err(error) if error.is_retryable() => Err(error),
+            Ok(()) => {
+                self.owner = Some(self.connection.port());
+                Ok(())
+            }
+            // A table that was made without an owner stays without one.
+            Err(_) => {
+                self.flags = 0;
+                Ok(())
+            }
         }
+    }
+
+    /// With an answer that is lost goes the socket, and with it the ownership.
+    async fn stay_owner(&mut self) -> Result<(), KernelError> {
+        if self.owner == Some(self.connection.port()) { Ok(()) } else { self.take().await }
     }
 
     async fn create(&mut self, wanted: &GateShape, replace: bool) -> Result<(), KernelError> {
@@ -165,7 +191,9 @@ impl NftGate {
         messages.extend(program::counters());
         messages.extend(program::chains(&self.inner));
         messages.extend(filling(&Have::default(), wanted));
-        self.transaction(messages).await
+        self.transaction(messages).await?;
+        self.owner = Some(self.connection.port());
+        Ok(())
     }
 
     /// The table of a former process: emptied and filled in one step.
@@ -253,6 +281,7 @@ impl Gate for NftGate {
         let have = self.have.take().filter(|_| !wanted.reset);
         match &have {
             Some(have) => {
+                self.stay_owner().await?;
                 let messages = filling(have, wanted);
                 if !messages.is_empty() {
                     self.transaction(messages).await?;
@@ -266,6 +295,7 @@ impl Gate for NftGate {
             let reason = "what was read back of its groups is something else".to_owned();
             return Err(KernelError::Stale { object: OBJECT.to_owned(), reason });
         }
+        self.stay_owner().await?;
         let GateShape { number: _, all, guarded, members, open: _, reset: _ } = wanted.clone();
         self.have = Some(Have { all, guarded, members });
         Ok(())
@@ -282,6 +312,7 @@ impl Gate for NftGate {
                 }
             };
         }
+        self.stay_owner().await?;
         self.transaction(program::arm(slot, lease)).await
     }
 

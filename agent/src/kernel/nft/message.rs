@@ -57,6 +57,13 @@ pub(super) fn kind(message: u16) -> u16 {
     SUBSYSTEM << 8 | message
 }
 
+/// `nfgenmsg.res_id`: the lower half of the generation of the ruleset that a message of a dump is
+/// from; 0 for a message without one.
+pub(super) fn generation(payload: &[u8]) -> u16 {
+    let header = payload.first_chunk::<NFGENMSG>();
+    header.map_or(0, |[_, _, high, low]| u16::from_be_bytes([*high, *low]))
+}
+
 pub(super) fn message(what: u16, flags: u16) -> Message {
     Message::new(kind(what), flags, &[NFPROTO_INET, 0, 0, 0])
 }
@@ -159,7 +166,7 @@ impl Form {
     /// Flags of a set of this form.
     pub(super) fn flags(self) -> u32 {
         match self {
-            Self::Plain => 0,
+            Self::Plain | Self::Counted => 0,
             Self::Interval => SET_INTERVAL,
             Self::Counters => SET_OBJECT,
             Self::Chains => SET_MAP,
@@ -182,6 +189,16 @@ pub(super) fn new_set(set: &Set, id: u32) -> Message {
         message.put_be32(15, OBJECT_COUNTER);
     }
     message.put(13, &key_order(order));
+    if set.form == Form::Counted {
+        // NFTA_SET_EXPR: each element gets a counter of its own.
+        message.nest(17, |m| {
+            m.put_text(1, "counter");
+            m.nest(2, |m| {
+                m.put_be64(1, 0);
+                m.put_be64(2, 0);
+            });
+        });
+    }
     message
 }
 

@@ -38,12 +38,15 @@ use message::{NEWGEN, kind};
 pub(super) use read::GuardRead;
 
 const OBJECT: &str = "nft table inet nett";
+/// How often a set is read that others change the ruleset under.
+const LOOKS: usize = 3;
 
 /// The nf_tables side of the kernel.
 pub(super) struct Nft {
     connection: Connection,
-    /// The ruleset generation a readback belongs to: the same generation, the same table.
-    cache: Option<(u32, GuardRead)>,
+    /// The ruleset generation a readback belongs to, and the socket: a new one owns no table, which
+    /// makes no new generation.
+    cache: Option<(u32, u32, GuardRead)>,
     /// What the maps of classes hold, and the socket that owned the table when they were read:
     /// as long as it does, nobody else can have changed them.
     classes: Option<(u32, Classes)>,
@@ -86,17 +89,19 @@ impl Nft {
         let mut last = None;
         for _ in 0..3 {
             let before = self.generation().await?;
-            if let Some((generation, read)) = &self.cache
-                && *generation == before
+            let port = self.connection.port();
+            if let Some((generation, reader, read)) = &self.cache
+                && (*generation, *reader) == (before, port)
             {
                 return Ok(read.clone());
             }
             let read = read::read(self).await?;
-            if read.adopt && self.adopt(&read).await {
+            if read.adopt && self.adopt(&read).await? {
+                last = Some(read);
                 continue;
             }
-            if self.generation().await? == before {
-                self.cache = Some((before, read.clone()));
+            if self.generation().await? == before && self.connection.port() == port {
+                self.cache = Some((before, port, read.clone()));
                 return Ok(read);
             }
             last = Some(read);
@@ -244,6 +249,45 @@ impl Nft {
         Ok(dump.items.into_iter().collect())
     }
 
+    /// What the elements of the counting sets have counted: of all of them, or it is an error. What
+    /// was counted in part looks like silence.
+    pub(super) async fn watched(
+        &mut self,
+        wanted: &BTreeSet<GuardElement>,
+    ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
+        let sets: BTreeSet<&'static str> = wanted.iter().map(GuardElement::set_name).collect();
+        let mut found = BTreeMap::new();
+        for set in sets {
+            found.extend(self.counts(set).await?.into_iter().filter(|(e, _)| wanted.contains(e)));
+        }
+        // The table is gone, or not yet as it is to be.
+        match wanted.len() - found.len() {
+            0 => Ok(found),
+            missing => Err(torn(format!("{missing} elements that count are not there"))),
+        }
+    }
+
+    /// What the elements of one set have counted, in one generation of the ruleset.
+    async fn counts(&mut self, set: &str) -> Result<Vec<(GuardElement, u64)>, KernelError> {
+        for _ in 0..LOOKS {
+            let get = message::get_elements(set);
+            let dump = self.connection.dump(get, |_, payload| {
+                let counts = read::counts(set, payload)?;
+                Ok(counts.map(|counts| (message::generation(payload), counts)))
+            });
+            let dump = match dump.await {
+                Err(Failure::Refused { errno: Errno::ENOENT, .. }) => return Ok(Vec::new()),
+                other => other.map_err(|e| KernelError::of(OBJECT, e))?,
+            };
+            let mut generations = dump.items.iter().map(|(generation, _)| generation);
+            let first = generations.next();
+            if dump.complete && generations.all(|other| Some(other) == first) {
+                return Ok(dump.items.into_iter().flat_map(|(_, counts)| counts).collect());
+            }
+        }
+        Err(torn(format!("set {set} changed while it was read")))
+    }
+
     async fn generation(&mut self) -> Result<u32, KernelError> {
         let get = message::message(message::GETGEN, 0);
         let found = self.connection.get(get, |got, payload| {
@@ -272,16 +316,21 @@ impl Nft {
 
     /// Takes the ownership of a table that a former agent or connection left; false when the
     /// kernel does not give it. Without it the table works the same, unprotected.
-    async fn adopt(&mut self, read: &GuardRead) -> bool {
+    async fn adopt(&mut self, read: &GuardRead) -> Result<bool, KernelError> {
         let (Some(comment), true) = (&read.comment, self.flags != 0) else {
-            return false;
+            return Ok(false);
         };
         let take = message::new_table(comment, self.flags, false);
-        let taken = self.transaction(vec![take]).await.is_ok();
-        if !taken {
-            self.flags = 0;
+        match self.transaction(vec![take]).await {
+            Ok(()) => Ok(true),
+            Err(Failure::Refused { .. }) => {
+                self.flags = 0;
+                Ok(false)
+            }
+            // Looked at again: a lost answer is no refusal.
+            Err(Failure::Unanswered) => Ok(true),
+            Err(failure @ Failure::Socket(_)) => Err(KernelError::of(OBJECT, failure)),
         }
-        taken
     }
 
     async fn transaction(&mut self, inner: Vec<Message>) -> Result<(), Failure> {
@@ -323,6 +372,11 @@ fn rules(chain: &Chain) -> impl Iterator<Item = Message> {
 
 fn element(of: &GuardElement) -> Element {
     Element { key: subject_key(of.subject), end: false, counter: None, comment: None }
+}
+
+/// What was read is not whole, and says nothing.
+fn torn(reason: String) -> KernelError {
+    KernelError::Stale { object: OBJECT.to_owned(), reason }
 }
 
 fn foreign() -> KernelError {

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{
-    ClassNumber, Guard, GuardKind, GuardMark, GuardSet, Layout, Subject,
+    ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Layout, Subject,
 };
+use nett_policy::plan::class_map;
 
 use super::super::netlink::attr::address_bytes;
 use super::expr::{Compare, Direction, Expressions, Meta, Reject, Side, Verdict, interface_key};
@@ -26,7 +27,7 @@ const BY_INTERFACE: [(&str, &str); 4] = [
     ("return", "return_by"),
 ];
 /// Changes when the meaning of the program changes; a table of another version is loaded anew.
-const VERSION: u32 = 4;
+const VERSION: u32 = 6;
 const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
 
@@ -49,6 +50,8 @@ pub(super) enum Form {
     Interval,
     /// A map from keys to counters.
     Counters,
+    /// Every element counts the packets that are found in it.
+    Counted,
     /// A map from VIPs to the chains of their classes; its elements are not in the program.
     Chains,
 }
@@ -86,7 +89,7 @@ pub(super) struct Rule {
 }
 
 /// The sets' names and forms, in the order of [`Program::sets`].
-pub(super) const SETS: [(&str, Key, Form); 24] = [
+pub(super) const SETS: [(&str, Key, Form); 40] = [
     ("outer", Key::Interface, Form::Plain),
     ("site4", Key::V4, Form::Interval),
     ("site6", Key::V6, Form::Interval),
@@ -107,6 +110,22 @@ pub(super) const SETS: [(&str, Key, Form); 24] = [
     ("shut_in6", Key::V6, Form::Plain),
     ("shut_out4", Key::V4, Form::Plain),
     ("shut_out6", Key::V6, Form::Plain),
+    ("keep", Key::Number, Form::Plain),
+    ("keep4", Key::V4, Form::Plain),
+    ("keep6", Key::V6, Form::Plain),
+    ("keep_here", Key::Number, Form::Plain),
+    ("keep_here4", Key::V4, Form::Plain),
+    ("keep_here6", Key::V6, Form::Plain),
+    ("counting", Key::Number, Form::Plain),
+    ("count_to", Key::Number, Form::Counted),
+    ("count_in", Key::Number, Form::Counted),
+    ("count_from", Key::Number, Form::Counted),
+    ("count_to4", Key::V4, Form::Counted),
+    ("count_to6", Key::V6, Form::Counted),
+    ("count_in4", Key::V4, Form::Counted),
+    ("count_in6", Key::V6, Form::Counted),
+    ("count_from4", Key::V4, Form::Counted),
+    ("count_from6", Key::V6, Form::Counted),
     ("arrived_by", Key::Interface, Form::Counters),
     ("steered_by", Key::Interface, Form::Counters),
     ("intersite_by", Key::Interface, Form::Counters),
@@ -122,19 +141,23 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
         sets.push(Set { name, key, form, elements });
     }
     let forward = match guard.kind {
-        GuardKind::Border => border_forward(),
-        GuardKind::Route => route_forward(),
+        GuardKind::Border => border_forward(guard.mark_mask),
+        GuardKind::Route => route_forward(guard.mark_mask),
     };
     let chain = |name: &str, base, rules| Chain { name: name.to_owned(), base, rules };
     let mut chains = vec![
-        chain("out_mark", None, vec![sent(guard.mark_mask)]),
+        // What it lacks is to be told first: others are made of what its comments say.
+        chain("pre_mark", Some((PREROUTING, -151)), marking(guard)),
+        chain("out_mark", None, sent(guard)),
+        chain("stay", None, stay(guard)),
+        chain("stay_here", None, stay_here(guard)),
         chain("refuse", None, refuse()),
         chain("apart", None, apart()),
     ];
     chains.extend(guard.chains().into_iter().map(classes::chain));
     chains.extend([
-        chain("pre_mark", Some((PREROUTING, -151)), marking(guard)),
         chain("pre_drain", Some((PREROUTING, -149)), draining()),
+        chain("fwd_count", Some((FORWARD, -11)), answering()),
         chain("fwd_guard", Some((FORWARD, -10)), forward),
     ]);
     Ok(Program { sets, chains })
@@ -248,7 +271,7 @@ fn marking(guard: &Guard) -> Vec<Rule> {
         "reply to a flow of this site",
         Expressions::new()
             .direction(Direction::Reply)
-            .ct_mark(Layout::MARK_CLASS, Compare::Equal, Layout::MARK_SENT)
+            .ct_mark(Layout::MARK_SENT, Compare::Equal, Layout::MARK_SENT)
             .set_meta_mark(mask, Layout::MARK_SENT),
     ));
     rules
@@ -257,7 +280,8 @@ fn marking(guard: &Guard) -> Vec<Rule> {
 /// The set of this name, and whether it holds classes.
 pub(super) fn guard_set(name: &str) -> Option<(GuardSet, bool)> {
     let names = |set: GuardSet| [None, Some(Family::V4), Some(Family::V6)].map(|of| set.name(of));
-    let all = [GuardSet::Apart].into_iter().chain(GuardSet::REFUSING);
+    let other = [GuardSet::Apart, GuardSet::Keep, GuardSet::KeepHere, GuardSet::Counting];
+    let all = other.into_iter().chain(GuardSet::REFUSING).chain(GuardSet::COUNTED);
     all.into_iter().find_map(|set| {
         let place = names(set).iter().position(|known| *known == name)?;
         Some((set, place == 0))
@@ -278,9 +302,111 @@ fn draining() -> Vec<Rule> {
     ]
 }
 
+/// What services answer, in the forward hook: a packet that is refused in prerouting has no answer.
+/// It leaves at once where nothing is counted.
+fn answering() -> Vec<Rule> {
+    let number = match GuardElement::COUNTING.subject {
+        Subject::Class(ClassNumber(number)) => number,
+        Subject::Vip(_) => unreachable!("the element of all is no VIP"),
+    };
+    let idle = Expressions::new().constant(number).not_in_set("counting");
+    let mut rules = vec![
+        rule("nothing is counted", idle.verdict(Verdict::Return)),
+        rule(
+            "from outside",
+            Expressions::new()
+                .interface_in(Meta::InputName, "outer", false)
+                .verdict(Verdict::Return),
+        ),
+    ];
+    for six in [false, true] {
+        let family = if six { Family::V6 } else { Family::V4 };
+        let by = || Expressions::new().address(Side::Source, six);
+        let counts = GuardSet::CountFrom.name(Some(family));
+        rules.push(rule(counts, by().in_set(counts)));
+        let apart = GuardSet::Apart.name(Some(family));
+        rules.push(rule(apart, by().in_set(apart).verdict(Verdict::Return)));
+        let map = class_map(family);
+        rules.push(rule(map, by().verdict_of(map)));
+    }
+    rules
+}
+
+/// Counts what comes for a service and is not sent on to another site; `in_set` looks it up. The
+/// look is what counts, so it is the last that a rule does.
+///
+/// Established connections that stay where they went are marked before, and not refused: of those
+/// the ones that stay in this site are what still comes for it.
+pub(super) fn coming(in_set: impl Fn(Expressions, GuardSet) -> Expressions) -> [Rule; 6] {
+    let from = |outside: bool| Expressions::new().interface_in(Meta::InputName, "outer", !outside);
+    let kept = |mask| Expressions::new().meta_mark(mask, Compare::Equal, Layout::MARK_KEPT);
+    let stays = |set, chain| in_set(from(false), set).verdict(Verdict::Jump(chain));
+    [
+        rule("stays where it went", stays(GuardSet::Keep, "stay")),
+        rule("stays in a site that accepts", stays(GuardSet::KeepHere, "stay_here")),
+        rule("comes from outside", in_set(from(true), GuardSet::CountTo)),
+        rule("comes from inside", in_set(from(false), GuardSet::CountIn)),
+        rule("stays in the site", in_set(kept(Layout::MARK_BITS), GuardSet::CountTo)),
+        rule("what stays is not refused", kept(Layout::MARK_CLASS).verdict(Verdict::Return)),
+    ]
+}
+
+/// Marks what belongs to a connection that was there before new ones were sent elsewhere: by the
+/// way that this node noted for it.
+fn stay(guard: &Guard) -> Vec<Rule> {
+    let mask = guard.mark_mask;
+    let mut rules = opening();
+    for (interface, index) in noted(guard) {
+        let went = Layout::MARK_SENT | u32::from(index);
+        let kept = Layout::MARK_KEPT | u32::from(index);
+        let found = Expressions::new().ct_mark(mask, Compare::Equal, went);
+        let comment = format!("went by {interface}");
+        rules.push(rule(comment, found.set_meta_mark(mask, kept).verdict(Verdict::Return)));
+    }
+    rules
+}
+
+/// As [`stay`], of those that this node has noted no way for: into the site. Only where the site
+/// accepts: a node that has begun anew knows no way of anything.
+fn stay_here(guard: &Guard) -> Vec<Rule> {
+    let local = Expressions::new()
+        .ct_mark(Layout::MARK_CLASS, Compare::NotEqual, Layout::MARK_SENT)
+        .ct_mark(Layout::MARK_CLASS, Compare::NotEqual, Layout::MARK_CAME);
+    let local = local.set_meta_mark(guard.mark_mask, Layout::MARK_KEPT);
+    let mut rules = opening();
+    rules.push(rule("went into the site", local));
+    rules
+}
+
+/// What does not stay: what opens a connection is new, and so is a datagram that nobody has
+/// answered.
+fn opening() -> Vec<Rule> {
+    let new = Expressions::new().opens_connection().verdict(Verdict::Return);
+    let unanswered = Expressions::new().unanswered_datagram().verdict(Verdict::Return);
+    let answers = Expressions::new().direction(Direction::Reply).verdict(Verdict::Return);
+    vec![
+        rule("a new connection", new),
+        rule("nobody has answered yet", unanswered),
+        rule("an answer", answers),
+    ]
+}
+
+/// The interfaces by which a node notes that it has sent a connection, and what it notes: the link,
+/// or at a route node its border, where it has a single one.
+fn noted(guard: &Guard) -> impl Iterator<Item = (&str, u8)> {
+    let marks = guard.marks.iter().filter(|mark| mark.source.is_none());
+    marks.map(|mark| (mark.interface.as_str(), mark.index))
+}
+
 /// As the chain of a class, for single VIPs.
 fn apart() -> Vec<Rule> {
     let mut rules = Vec::new();
+    for family in Family::BOTH {
+        let in_set = |found: Expressions, set: GuardSet| {
+            found.destination_in(family == Family::V6, set.name(Some(family)))
+        };
+        rules.extend(coming(in_set));
+    }
     for set in GuardSet::REFUSING {
         for family in Family::BOTH {
             let name = set.name(Some(family));
@@ -303,7 +429,7 @@ pub(super) fn refusing(set: GuardSet, found: Expressions) -> Expressions {
         // What is not TCP goes on to the other sets.
         GuardSet::Drained => found.tcp().reject(Reject::TcpReset),
         GuardSet::ShutIn => comes(found, false, Layout::MARK_SENT),
-        GuardSet::ShutOut | GuardSet::Apart => comes(found, true, Layout::MARK_CAME),
+        _ => comes(found, true, Layout::MARK_CAME),
     }
 }
 
@@ -314,12 +440,21 @@ fn refuse() -> Vec<Rule> {
     ]
 }
 
-fn local_and_hairpin() -> [Rule; 4] {
+fn local_and_hairpin(mask: u32) -> [Rule; 5] {
     let stays = || Expressions::new().interface_in(Meta::OutputName, "outer", true);
     [
         rule(
             "segments fit the way out",
             Expressions::new().interface_in(Meta::OutputName, "outer", false).clamp_segments(),
+        ),
+        // A note of the way that it took once would send it there again in a soft drain. That it
+        // was sent stays known: answers to what is under way come over links.
+        rule(
+            "no longer sent on",
+            stays()
+                .direction(Direction::Original)
+                .ct_mark(Layout::MARK_CLASS, Compare::Equal, Layout::MARK_SENT)
+                .set_ct_mark(mask, Layout::MARK_STAYED),
         ),
         rule(
             "arrives in the site",
@@ -346,7 +481,7 @@ fn steered() -> [Rule; 2] {
     [rule("service v4", steered(false, "vip4")), rule("service v6", steered(true, "vip6"))]
 }
 
-fn border_forward() -> Vec<Rule> {
+fn border_forward(mask: u32) -> Vec<Rule> {
     let leak = |six, set| {
         Expressions::new().destination_in(six, set).count("leak").reject(Reject::Prohibited)
     };
@@ -356,7 +491,7 @@ fn border_forward() -> Vec<Rule> {
             .count_by(Meta::OutputName, "intersite_by")
             .verdict(Verdict::Goto("out_mark"))
     };
-    let mut rules = Vec::from(local_and_hairpin());
+    let mut rules = Vec::from(local_and_hairpin(mask));
     rules.push(rule("own site v4 leaves the site", leak(false, "site4")));
     rules.push(rule("own site v6 leaves the site", leak(true, "site6")));
     rules.push(rule(
@@ -376,8 +511,8 @@ fn border_forward() -> Vec<Rule> {
     rules
 }
 
-fn route_forward() -> Vec<Rule> {
-    let mut rules = Vec::from(local_and_hairpin());
+fn route_forward(mask: u32) -> Vec<Rule> {
+    let mut rules = Vec::from(local_and_hairpin(mask));
     rules.extend(steered());
     rules.push(rule(
         "the border judges the rest",
@@ -386,14 +521,23 @@ fn route_forward() -> Vec<Rule> {
     rules
 }
 
-fn sent(mask: u32) -> Rule {
-    rule(
-        "flow of this site",
-        Expressions::new()
-            .direction(Direction::Original)
-            .ct_mark(Layout::MARK_CLASS, Compare::Equal, 0)
-            .set_ct_mark(mask, Layout::MARK_SENT),
-    )
+/// Of what it sends a node notes the way, which is where the connection may have to stay.
+fn sent(guard: &Guard) -> Vec<Rule> {
+    let mask = guard.mark_mask;
+    let original = || Expressions::new().direction(Direction::Original);
+    let mut rules = Vec::new();
+    for (interface, index) in noted(guard) {
+        let value = Layout::MARK_SENT | u32::from(index);
+        let own = original().leaves_by(interface);
+        let own = own.ct_mark(Layout::MARK_CLASS, Compare::NotEqual, Layout::MARK_CAME);
+        let other = own.ct_mark(mask, Compare::NotEqual, value);
+        rules.push(rule(format!("sent by {interface}"), other.set_ct_mark(mask, value)));
+    }
+    let unmarked = original()
+        .ct_mark(Layout::MARK_CLASS, Compare::NotEqual, Layout::MARK_SENT)
+        .ct_mark(Layout::MARK_CLASS, Compare::NotEqual, Layout::MARK_CAME);
+    rules.push(rule("flow of this site", unmarked.set_ct_mark(mask, Layout::MARK_SENT)));
+    rules
 }
 
 // === comments that carry inputs ===

@@ -9,7 +9,7 @@ use nett_policy::plan::{Classes, class_map};
 
 use super::super::error::KernelError;
 use super::super::netlink::attr::{
-    Attributes, Malformed, Message, read_address, read_text, read_u32,
+    Attributes, Malformed, Message, read_address, read_be64, read_text, read_u32,
 };
 use super::expr::same_expressions;
 use super::message::{self, ELEMENT_END, Fields, TABLE_OWNER, read_comment};
@@ -183,17 +183,21 @@ fn elements(payload: &[u8]) -> Result<Option<Vec<Element>>, Malformed> {
     let fields = Fields::of_message(payload)?;
     let mut elements = Vec::new();
     for item in Attributes::of(fields.get(3).unwrap_or(&[])) {
-        let item = Fields::of(item?.1)?;
-        let key = item.get(1).ok_or(Malformed("an element without key"))?;
-        let key = Fields::of(key)?;
-        elements.push(Element {
-            key: key.get(1).ok_or(Malformed("an empty key"))?.to_vec(),
-            end: item.be32(3).unwrap_or(0) & ELEMENT_END != 0,
-            counter: item.text(9),
-            comment: item.get(6).and_then(read_comment),
-        });
+        elements.push(read_element(item?.1)?);
     }
     Ok(Some(elements))
+}
+
+fn read_element(item: &[u8]) -> Result<Element, Malformed> {
+    let item = Fields::of(item)?;
+    let key = item.get(1).ok_or(Malformed("an element without key"))?;
+    let key = Fields::of(key)?;
+    Ok(Element {
+        key: key.get(1).ok_or(Malformed("an empty key"))?.to_vec(),
+        end: item.be32(3).unwrap_or(0) & ELEMENT_END != 0,
+        counter: item.text(9),
+        comment: item.get(6).and_then(read_comment),
+    })
 }
 
 /// The keys in a list of elements of a table.
@@ -202,6 +206,28 @@ pub(super) fn element_keys(payload: &[u8], table: &str) -> Result<Option<Vec<Vec
         return Ok(None);
     }
     Ok(elements(payload)?.map(|all| all.into_iter().map(|element| element.key).collect()))
+}
+
+/// The packets that the elements of a counting set have counted.
+pub(super) fn counts(
+    set: &str,
+    payload: &[u8],
+) -> Result<Option<Vec<(GuardElement, u64)>>, Malformed> {
+    let fields = Fields::of_message(payload)?;
+    if !fields.is_about_table(payload) {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    for item in Attributes::of(fields.get(3).unwrap_or(&[])) {
+        let item = item?.1;
+        let elements = refused(set, &[read_element(item)?]).unwrap_or_default();
+        let Some(element) = elements.first().copied() else { continue };
+        let expression = Fields::of(Fields::of(item)?.get(7).unwrap_or(&[]))?;
+        let counter = Fields::of(expression.get(2).unwrap_or(&[]))?;
+        let packets = counter.get(2).map(read_be64).transpose()?;
+        found.extend(packets.map(|packets| (element, packets)));
+    }
+    Ok(Some(found))
 }
 
 /// The guard that the table's inputs mean, or one with mask 0 and the first thing that is wrong.

@@ -88,6 +88,8 @@ pub struct Session {
     /// A packet would say something that the last one did not.
     news: bool,
     sent: Option<Duration>,
+    /// The next packet leaves with those of other sessions.
+    joins: bool,
     /// Drawn with the last packet, for the time until the next.
     jitter: u8,
     /// When the session begins in earnest, once its first packet is sent.
@@ -119,6 +121,7 @@ impl Session {
             owes_answer: false,
             news: true,
             sent: None,
+            joins: false,
             jitter: 0,
             begins: None,
             stopped: false,
@@ -248,9 +251,27 @@ impl Session {
         self.heard = self.heard.map(|heard| (heard + away).min(now));
     }
 
+    /// Whether the time for the next of the packets has come that are sent again and again.
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.repeats(self.jitter).is_some_and(|at| now >= at)
+    }
+
+    /// Packets of other sessions leave now. The next one of this session joins them if it may leave
+    /// already: many that leave at once wake both ends once.
+    pub fn join(&mut self, now: Duration) {
+        self.joins = self.repeats(0).is_some_and(|at| now >= at);
+    }
+
+    /// Whether silence would now count against the far end.
+    pub fn is_expired(&self, now: Duration) -> bool {
+        self.expires().is_some_and(|at| now >= at)
+    }
+
     /// The packet that is due, if one is; `jitter` is any number.
     pub fn packet(&mut self, now: Duration, jitter: u8) -> Option<Packet> {
-        if self.transmits().is_none_or(|at| now < at) {
+        // What has come since may say that none is wanted.
+        let joins = std::mem::take(&mut self.joins) && self.repeats(0).is_some_and(|at| now >= at);
+        if !joins && self.transmits().is_none_or(|at| now < at) {
             return None;
         }
         if self.sent.is_none() && !self.stopped {
@@ -288,21 +309,27 @@ impl Session {
     }
 
     fn transmits(&self) -> Option<Duration> {
-        let Some(sent) = self.sent.filter(|_| !self.news && !self.owes_answer) else {
+        if self.sent.is_none() || self.news || self.owes_answer {
             return Some(Duration::ZERO);
-        };
+        }
+        self.repeats(self.jitter)
+    }
+
+    /// When the last packet is followed by the next; never before the first or when the far end
+    /// wants none.
+    fn repeats(&self, jitter: u8) -> Option<Duration> {
         let wanted = self.remote.is_none_or(|remote| {
             let asleep = remote.demand && self.state == State::Up && remote.state == State::Up;
             !remote.required_rx.is_zero() && (!asleep || self.poll)
         });
-        wanted.then(|| sent + self.jittered())
+        self.sent.filter(|_| wanted).map(|sent| sent + self.jittered(jitter))
     }
 
     /// Three quarters to the whole of the interval; with a multiplier of 1 at most 90 %, so that
     /// the next packet comes before the detection time ends (RFC 5880 section 6.8.7).
-    fn jittered(&self) -> Duration {
+    fn jittered(&self, jitter: u8) -> Duration {
         let most = if self.settings.multiplier == 1 { 900 } else { 1000 };
-        let thousandths = 750 + u32::from(self.jitter) * (most - 750) / 255;
+        let thousandths = 750 + u32::from(jitter) * (most - 750) / 255;
         self.interval() * thousandths / 1000
     }
 

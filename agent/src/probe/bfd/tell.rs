@@ -1,7 +1,8 @@
 //! What becomes of transitions: a log line, a counter, a line of the audit trail; and the newest
 //! views for whoever asks the controller.
 //!
-//! It may be slow, since nothing of the protocol waits for it.
+//! It may be slow, since nothing of the protocol waits for it. A far end that comes and goes all
+//! the time fills neither log nor trail: so many transitions a second are told, all are counted.
 //!
 //! Crash story: what was not told yet is lost with the process; the kernel's routes are not.
 
@@ -13,6 +14,10 @@ use super::{PathId, Transition, Views, What, family_name};
 use crate::controller::event::{Event, News};
 use crate::telemetry::Metrics;
 use crate::telemetry::event::{LinkDoubted, SessionChanged};
+use crate::telemetry::seldom::Seldom;
+
+/// Transitions that are told, a second.
+const TOLD: u32 = 50;
 
 /// Tells until the controller or the thread is gone. The transitions outlive a reload.
 pub async fn tell(
@@ -22,11 +27,12 @@ pub async fn tell(
     metrics: Metrics,
 ) {
     let mut transitions = transitions.lock().await;
+    let said = Seldom::of(TOLD);
     views.mark_changed();
     loop {
         let news = tokio::select! {
             transition = transitions.recv() => match transition {
-                Some(transition) => vec![told(&transition, &metrics)],
+                Some(transition) => vec![told(&transition, &said, &metrics)],
                 None => return,
             },
             changed = views.changed() => match changed {
@@ -42,11 +48,13 @@ pub async fn tell(
     }
 }
 
-fn told(transition: &Transition, metrics: &Metrics) -> Option<News> {
+fn told(transition: &Transition, said: &Seldom, metrics: &Metrics) -> Option<News> {
     let Transition { path: path @ (link, family), what } = transition;
     match what {
         What::Session { from, to, fall, diagnostic, remote } => {
+            let unsaid = said.due();
             metrics.emit(SessionChanged {
+                unsaid,
                 link,
                 family: family_name(*family),
                 from: from.as_str(),
@@ -56,7 +64,7 @@ fn told(transition: &Transition, metrics: &Metrics) -> Option<News> {
             });
             // The way up, and what never was up, is no news for the records.
             let up = *to == super::State::Up;
-            (up || fall.is_some()).then(|| News {
+            (unsaid.is_some() && (up || fall.is_some())).then(|| News {
                 kind: "bfd",
                 text: match up {
                     true => format!("{}: the session is up", name(path)),

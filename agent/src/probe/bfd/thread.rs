@@ -2,13 +2,14 @@
 //!
 //! Each turn: orders, what has come, what the time says, what is to be sent, then waiting. What has
 //! come is taken before the time is looked at, and what this process was stopped or late does not
-//! count as silence of the far end. It never waits for anybody: views go by a watch, transitions by
+//! count as silence of the far end. Waking costs more than all that is done then, so packets that
+//! may leave join those that must. It never waits for anybody: views go by a watch, transitions by
 //! a bounded channel, and what does not fit into that is missing from log and counters, not from
 //! the views.
 //!
 //! Crash story: see the module above.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::AsFd;
@@ -82,6 +83,8 @@ struct Watched {
     session: Session,
     trust: Trust,
     sockets: Option<Sockets>,
+    /// Something has come, as far as the kernel said.
+    readable: bool,
     open_at: Duration,
     trouble: Option<String>,
     /// What a full queue dropped, and when it is tried again. The next packet takes its place.
@@ -173,9 +176,13 @@ impl Runner {
                 }
             }
             let mut changed = Vec::new();
+            if self.watched.iter().any(|w| w.sockets.is_some() && w.session.is_due(now)) {
+                self.watched.iter_mut().for_each(|w| w.session.join(now));
+            }
+            // The same for all of a turn: those that left together are due together.
+            self.randomness = next_random(self.randomness);
+            let jitter = (self.randomness >> 32) as u8;
             for watched in &mut self.watched {
-                self.randomness = next_random(self.randomness);
-                let jitter = (self.randomness >> 32) as u8;
                 watched.turn(now, jitter, &mut changed);
             }
             self.publish(changed);
@@ -222,6 +229,7 @@ impl Runner {
             path,
             trust,
             sockets: None,
+            readable: false,
             open_at: now,
             trouble: None,
             dropped: None,
@@ -251,11 +259,12 @@ impl Runner {
     }
 
     fn publish(&mut self, changed: Vec<Transition>) {
-        let views: BTreeMap<PathId, PathView> =
-            self.watched.iter().map(|w| (w.path.id.clone(), w.view())).collect();
+        let as_before = |w: &Watched| self.published.get(&w.path.id) == Some(&w.view());
+        let same = self.watched.len() == self.published.len();
         // Whoever reads may be interrupted with the lock in hand: it is taken only for news.
-        if *self.published != views {
-            self.published = Arc::new(views);
+        if !same || !self.watched.iter().all(as_before) {
+            let views = self.watched.iter().map(|w| (w.path.id.clone(), w.view()));
+            self.published = Arc::new(views.collect());
             self.views.send_replace(self.published.clone());
         }
         for transition in changed {
@@ -273,11 +282,17 @@ impl Runner {
         let mut waiting: Vec<PollFd<'_>> =
             all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let _ = ppoll(&mut waiting, Some(TimeSpec::from_duration(until)), None);
+        let has_news = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let mut news: Vec<bool> = waiting.iter().map(has_news).collect();
+        if news.pop() == Some(true) {
+            let mut byte = [0; 1];
+            while self.woken.recv(&mut byte).is_ok() {}
+        }
+        let open = self.watched.iter_mut().filter(|w| w.sockets.is_some());
+        open.zip(news).for_each(|(watched, readable)| watched.readable = readable);
         // A turn that took long is as bad as one that began late.
         let woken = self.begun.elapsed().min(now + until);
         self.due = woken.saturating_sub(if busy > LATE { busy } else { Duration::ZERO });
-        let mut byte = [0; 1];
-        while self.woken.recv(&mut byte).is_ok() {}
     }
 }
 
@@ -302,7 +317,10 @@ impl Watched {
         if self.sockets.is_none() && now >= self.open_at {
             self.open(now);
         }
-        self.hear(now, changed);
+        // It may have come after the kernel was asked.
+        if self.readable || self.session.is_expired(now) {
+            self.hear(now, changed);
+        }
         if let Some(change) = self.session.check(now) {
             self.take(change, now, changed);
         }

@@ -117,6 +117,45 @@ fn silence_is_measured_by_the_far_ends_multiplier() {
     }
 }
 
+/// Packets every 100 ms, of which each takes its own time: `delay` of its number. Gives the session
+/// as it is when the last has come, looked at every millisecond.
+fn late(delay: impl Fn(u64) -> u64) -> (Session, usize) {
+    let mut session = in_state(State::Up, FAST);
+    let mut arrivals: Vec<u64> = (1..100).map(|n| 1000 + 100 * n + delay(n)).collect();
+    arrivals.sort_unstable();
+    let (first, last) = (1000, *arrivals.last().expect("some"));
+    let mut falls = 0;
+    for now in first..last {
+        falls += usize::from(session.check(ms(now)).is_some());
+        for _ in arrivals.iter().filter(|at| **at == now) {
+            // Of the same state, whichever of them it is: BFD numbers no packets.
+            let _ = session.receive(&from_far(State::Up), ms(now));
+        }
+    }
+    (session, falls)
+}
+
+#[test]
+fn delay_that_jumps_trembles_or_turns_packets_around_is_no_loss() {
+    // 180 ms more from one packet on: 280 ms of silence, where 300 are too many.
+    let (session, falls) = late(|n| if n < 50 { 5 } else { 185 });
+    assert_eq!((session.state(), falls), (State::Up, 0));
+    // Up to 150 ms more or less, so that packets overtake each other.
+    let (session, falls) = late(|n| (n * 7919) % 151);
+    assert_eq!((session.state(), falls), (State::Up, 0));
+    // And 600 ms more is a loss, if only of the last of them.
+    let (session, falls) = late(|n| {
+        if n == 98 {
+            100
+        } else if n == 99 {
+            600
+        } else {
+            0
+        }
+    });
+    assert_eq!((session.state(), falls), (State::Down, 1));
+}
+
 #[test]
 fn packets_of_others_are_refused_and_change_nothing() {
     for own in [State::Down, State::Init, State::Up] {
@@ -176,6 +215,24 @@ fn jitter_takes_up_to_a_quarter_and_at_least_a_tenth_of_a_multiplier_of_one() {
         session.packet(ms(1200), jitter).expect("due");
         assert_eq!(session.transmits(), Some(ms(1200 + gap)), "{multiplier} {jitter}");
     }
+}
+
+#[test]
+fn a_packet_joins_others_when_three_quarters_of_its_interval_are_over() {
+    let mut session = in_state(State::Up, FAST);
+    let interval = session.interval();
+    let begun = ms(2000);
+    session.packet(begun, 255).expect("due");
+    let early = begun + interval * 3 / 4 - ms(1);
+    session.join(early);
+    assert_eq!(session.packet(early, 0), None);
+    let enough = begun + interval * 3 / 4;
+    assert!(!session.is_due(enough));
+    assert_eq!(session.packet(enough, 0), None);
+    session.join(enough);
+    session.packet(enough, 255).expect("joins");
+    assert_eq!(session.packet(enough, 255), None, "once");
+    assert!(session.is_due(enough + interval) && !session.is_due(enough + interval - ms(1)));
 }
 
 #[test]

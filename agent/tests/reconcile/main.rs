@@ -1,270 +1,27 @@
 //! The reconciler over a simulated kernel that loses, refuses and changes things behind its back.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+mod rig;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use nett_agent::controller::event::{Applied, Event, News};
-use nett_agent::kernel::{
-    Count, Foreign, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
-};
+use nett_agent::controller::event::Event;
+use nett_agent::kernel::{Foreign, KernelError, KernelEvent, Origin};
 use nett_agent::probe::bfd::packet::{Diagnostic, State};
-use nett_agent::probe::bfd::{PathView, Presence, Views};
-use nett_agent::reconcile::{Changes, LEFT_ALONE, OwnLink, REPAIRS, Reconciler, Wanted};
-use nett_agent::rng::Rng;
-use nett_agent::telemetry::Metrics;
+use nett_agent::probe::bfd::{PathView, Views};
+use nett_agent::reconcile::{LEFT_ALONE, REPAIRS};
 use nett_policy::fabric::Family;
-use nett_policy::id::Weight;
 use nett_policy::lower::object::{
-    Guard, GuardKind, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule,
-    RuleAction, Table,
+    ClassNumber, GuardElement, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteKey,
+    RouteTarget, Subject,
 };
-use nett_policy::plan::{Classes, Object, Op};
+use nett_policy::plan::{Object, Op};
 use nett_policy::trust::Belief;
-use nix::errno::Errno;
-use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-// === the rig ===
-
-#[derive(Clone)]
-struct Shared(Arc<Mutex<SimulatedKernel>>);
-
-impl Shared {
-    fn with<T>(&self, f: impl FnOnce(&mut SimulatedKernel) -> T) -> T {
-        f(&mut self.0.lock().expect("no test panics in here"))
-    }
-
-    fn now<T>(future: impl Future<Output = T>) -> T {
-        futures::FutureExt::now_or_never(future).expect("nothing to wait for")
-    }
-
-    fn state(&self) -> NodeState {
-        self.with(|kernel| kernel.state().clone())
-    }
-
-    /// The operations since the last call.
-    fn applied(&self) -> Vec<Op> {
-        self.with(SimulatedKernel::take_applied)
-    }
-}
-
-impl Kernel for Shared {
-    async fn read(&mut self) -> Result<Readback, KernelError> {
-        self.with(|kernel| Self::now(kernel.read()))
-    }
-
-    async fn refresh(&mut self, to: &mut Readback, parts: &Parts) -> Result<(), KernelError> {
-        self.with(|kernel| Self::now(kernel.refresh(to, parts)))
-    }
-
-    async fn counters(&mut self) -> Result<BTreeMap<String, Count>, KernelError> {
-        self.with(|kernel| Self::now(kernel.counters()))
-    }
-
-    async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
-        self.with(|kernel| Self::now(kernel.apply(op)))
-    }
-}
-
-struct Told(mpsc::Receiver<KernelEvent>);
-
-impl Changes for Told {
-    async fn next(&mut self) -> Option<KernelEvent> {
-        self.0.recv().await
-    }
-
-    fn writer(&self, object: &Object) -> Option<String> {
-        Some(format!("a test that wrote {object}"))
-    }
-}
-
-struct Rig {
-    kernel: Shared,
-    wanted: watch::Sender<Wanted>,
-    events: mpsc::Receiver<Event>,
-    news: mpsc::Sender<KernelEvent>,
-    paths: watch::Sender<Views>,
-    generation: u64,
-    links: Vec<(Instant, Vec<Family>)>,
-}
-
-impl Rig {
-    fn start(prepare: impl FnOnce(&mut SimulatedKernel)) -> Self {
-        let mut kernel = SimulatedKernel::new(&["wan0", "wan1", "core"]);
-        for address in [NEAR4, NEAR6] {
-            kernel.add_address("wan0", net(address));
-        }
-        prepare(&mut kernel);
-        let kernel = Shared(Arc::new(Mutex::new(kernel)));
-        let (wanted, wishes) = watch::channel(None);
-        let (sender, events) = mpsc::channel(1024);
-        let (news, changes) = mpsc::channel(64);
-        let registry = prometheus::Registry::new();
-        let (paths, seen) = watch::channel(Views::default());
-        let reconciler = Reconciler {
-            kernel: kernel.clone(),
-            changes: Told(changes),
-            wanted: wishes,
-            events: sender,
-            links: vec![OwnLink {
-                link: "osl-svg-1".parse().expect("an id"),
-                peer: "svg".parse().expect("an id"),
-                interface: "wan0".to_owned(),
-                addresses: vec![net(NEAR4), net(NEAR6)],
-            }],
-            paths: seen,
-            presence: watch::channel(Presence::default()).0,
-            layout: Layout::default(),
-            dry_run: false,
-            metrics: Metrics::register(&registry).expect("new"),
-            counted: BTreeMap::new(),
-            rng: Rng::seeded(7),
-        };
-        tokio::spawn(reconciler.run());
-        Self { kernel, wanted, events, news, paths, generation: 0, links: Vec::new() }
-    }
-
-    fn want(&mut self, state: &NodeState) {
-        self.generation += 1;
-        self.wanted.send_replace(Some((self.generation, Arc::new(state.clone()))));
-    }
-
-    /// The next report on the present wish.
-    async fn applied(&mut self) -> Applied {
-        let patience = Duration::from_secs(600);
-        loop {
-            let event = tokio::time::timeout(patience, self.events.recv()).await;
-            match event.expect("a report comes").expect("the reconciler runs") {
-                Event::Applied(applied) if applied.generation == self.generation => {
-                    return applied;
-                }
-                Event::Links { up } => {
-                    let link = "osl-svg-1".parse().expect("an id");
-                    let families = Family::BOTH.into_iter().filter(|f| up.carries(&link, *f));
-                    self.links.push((Instant::now(), families.collect()));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Reports until one says that all is in place.
-    async fn in_place(&mut self) -> Applied {
-        loop {
-            let applied = self.applied().await;
-            if applied.failures.is_empty() && applied.standing.is_empty() {
-                return applied;
-            }
-        }
-    }
-
-    async fn reach(&mut self, state: &NodeState) {
-        self.want(state);
-        self.in_place().await;
-        assert_eq!(self.kernel.state(), *state);
-        self.kernel.applied();
-    }
-
-    async fn tell(&self, event: KernelEvent) {
-        self.news.send(event).await.expect("it listens");
-    }
-
-    /// Somebody else deletes a route of ours, and the kernel says so.
-    async fn delete_route(&self, key: &RouteKey) {
-        self.kernel
-            .with(|kernel| kernel.meddle(|state| assert!(state.routes.remove(key).is_some())));
-        self.tell(OTHER).await;
-    }
-}
-
-const OTHER: KernelEvent = KernelEvent::Objects(Origin::Other);
-const NEAR4: &str = "172.31.0.1/30";
-const NEAR6: &str = "fd00:f0::1/64";
-
-fn net(text: &str) -> IpNet {
-    text.parse().expect("a prefix")
-}
-
-const ONE: NexthopId = NexthopId(0x4E65_1010);
-const TWO: NexthopId = NexthopId(0x4E65_1020);
-const CLASS: NexthopId = NexthopId(0x4E65_4000);
-const OTHER_CLASS: NexthopId = NexthopId(0x4E65_4004);
-
-fn single(host: u8, interface: &str) -> Nexthop {
-    Nexthop::Single { gateway: [172, 31, 0, host].into(), interface: interface.to_owned() }
-}
-
-fn group(members: &[NexthopId]) -> Nexthop {
-    let members = members.iter().map(|id| (*id, Weight::ONE)).collect();
-    Nexthop::Group { family: Family::V4, members }
-}
-
-fn key(destination: &str, metric: u32) -> RouteKey {
-    RouteKey { table: Table(7000), destination: net(destination), metric }
-}
-
-fn vip() -> RouteKey {
-    key("10.99.0.1/32", Layout::METRIC_ACTIVE)
-}
-
-fn other_vip() -> RouteKey {
-    key("10.99.0.2/32", Layout::METRIC_ACTIVE)
-}
-
-fn lookup() -> Rule {
-    let action = RuleAction::Lookup { table: Table(7000), suppress_prefixlength: None };
-    let (iif, fwmark, from, to) = (None, None, None, None);
-    Rule { priority: 4430, family: Family::V4, iif, fwmark, from, to, action }
-}
-
-fn guard() -> Guard {
-    Guard {
-        kind: GuardKind::Border,
-        mark_mask: 0x307f,
-        marks: BTreeSet::new(),
-        outer: BTreeSet::from(["wan0".to_owned()]),
-        site: BTreeSet::new(),
-        remote: BTreeSet::new(),
-        vips: BTreeSet::from([net("10.99.0.0/16")]),
-        classes: Classes::default(),
-        refused: BTreeSet::new(),
-    }
-}
-
-/// Two links, two classes with a VIP each, a floor, the rule and the table.
-fn full() -> NodeState {
-    NodeState {
-        nexthops: BTreeMap::from([
-            (ONE, single(2, "wan0")),
-            (TWO, single(6, "wan1")),
-            (CLASS, group(&[ONE, TWO])),
-            (OTHER_CLASS, group(&[TWO])),
-        ]),
-        routes: BTreeMap::from([
-            (vip(), RouteTarget::Nexthop(CLASS)),
-            (other_vip(), RouteTarget::Nexthop(OTHER_CLASS)),
-            (key("10.99.0.0/16", Layout::METRIC_FLOOR), RouteTarget::Unreachable),
-        ]),
-        rules: BTreeSet::from([lookup()]),
-        guard: Some(guard()),
-        answers: BTreeMap::new(),
-    }
-}
-
-fn refused(op: &Op) -> KernelError {
-    let text = Some("Nexthop has invalid gateway".to_owned());
-    KernelError::Refused { object: op.to_string(), errno: Errno::EINVAL, text }
-}
-
-fn is(object: Object) -> impl Fn(&Op) -> bool + Clone + Send + 'static {
-    move |op| op.object().as_ref() == Some(&object)
-}
-
-fn kinds(news: &[News]) -> Vec<&'static str> {
-    news.iter().map(|n| n.kind).collect()
-}
+use rig::*;
 
 // === what a failed object holds up, and what it does not ===
 
@@ -342,6 +99,48 @@ async fn an_unanswered_operation_is_read_back_before_anything_else_is_done() {
     let adds = rig.kernel.applied();
     let class = adds.iter().filter(|op| is(Object::Nexthop(CLASS))(op)).count();
     assert_eq!(class, 1, "not asked for twice: {adds:#?}");
+}
+
+/// A lost answer is read back and, if need be, asked for once more, all within one report.
+#[tokio::test(start_paused = true)]
+async fn one_lost_answer_is_no_failure_and_two_are() {
+    for (times, told) in [(1, false), (2, true)] {
+        let mut rig = Rig::start(|_| {});
+        let object = "x".to_owned();
+        // It was not carried out.
+        rig.kernel.with(|k| {
+            let lost = KernelError::Unanswered { object };
+            k.fail_times(times, is(Object::Nexthop(CLASS)), lost);
+        });
+        rig.want(&full());
+        let applied = rig.applied().await;
+        assert_eq!(!applied.failures.is_empty(), told, "{times}: {:?}", applied.failures);
+        if told {
+            rig.in_place().await;
+        }
+        assert_eq!(rig.kernel.state(), full());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconciler_that_waits_for_the_kernel_for_ever_is_not_called_alive() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    let watchdog = rig.watchdog.take().expect("not taken before");
+    let within = Duration::from_secs(30);
+    tokio::spawn(watchdog.run(within, move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    }));
+    tokio::time::sleep(within * 4).await;
+    let while_idle = calls.swap(0, Ordering::Relaxed);
+    assert!(while_idle >= 15, "{while_idle} calls while nothing happens");
+    rig.kernel.hang();
+    rig.delete_route(&vip()).await;
+    tokio::time::sleep(within * 4).await;
+    let hung = calls.load(Ordering::Relaxed);
+    assert!(hung <= 2, "{hung} calls while it hangs");
 }
 
 #[tokio::test(start_paused = true)]
@@ -578,4 +377,31 @@ async fn a_flapping_carrier_spends_no_budget() {
     rig.want(&full());
     rig.in_place().await;
     assert_eq!(rig.kernel.state(), full());
+}
+
+// === what is counted for drains ===
+
+/// A look at many counters takes its time, in which nothing else is done: at most a tenth of it.
+#[tokio::test(start_paused = true)]
+async fn counters_are_looked_at_as_often_as_it_is_cheap() {
+    let mut looks = Vec::new();
+    for cost in [0, 100, 500, 3000].map(Duration::from_millis) {
+        let mut rig = Rig::start(|_| {});
+        let mut state = full();
+        let guard = state.guard.as_mut().expect("a border has one");
+        let subject = Subject::Class(ClassNumber(7));
+        guard.refused.insert(GuardElement { set: GuardSet::CountTo, subject });
+        rig.reach(&state).await;
+        rig.kernel.count_slowly(cost);
+        let until = Instant::now() + Duration::from_secs(100);
+        let mut seen = 0;
+        while let Ok(event) = tokio::time::timeout_at(until, rig.events.recv()).await {
+            seen += u32::from(matches!(event, Some(Event::Watched { .. })));
+        }
+        // One was before it became slow, and one may be at each end of the time.
+        let busy = cost * seen.saturating_sub(2);
+        assert!(busy <= Duration::from_secs(10), "{seen} looks of {cost:?}: busy {busy:?}");
+        looks.push(seen);
+    }
+    assert!(looks[0] > 95 && looks[1] > 85 && looks[3] >= 2, "{looks:?}");
 }

@@ -1,0 +1,167 @@
+//! Resilient groups on a real kernel, in the words of `ip`: what is written is read back, weights
+//! change in place, and what somebody else makes of a group is made good.
+
+use std::collections::BTreeMap;
+
+use nett_agent::kernel::Kernel;
+use nett_policy::fabric::Family;
+use nett_policy::lower::object::{
+    Buckets, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
+};
+use nett_policy::lower::resilient::wanted;
+
+use crate::netns::Netns;
+use crate::reconcile::{open, reach};
+use crate::state;
+
+const COUNT: u16 = 64;
+
+fn id(family: Family) -> NexthopId {
+    NexthopId::resilient(3, false, family)
+}
+
+fn members(family: Family, weights: [u32; 2]) -> Vec<(NexthopId, u32)> {
+    [1, 2].map(|link| NexthopId::link(link, family)).into_iter().zip(weights).collect()
+}
+
+fn key(family: Family) -> RouteKey {
+    let vip = if family == Family::V4 { "198.51.100.77/32" } else { "fd99::77/128" };
+    state::route(Layout::default().table_svc, vip, Layout::METRIC_ACTIVE)
+}
+
+/// A VIP whose flows stay where they are, over two links.
+fn desired(weights: [u32; 2], buckets: Option<Buckets>) -> NodeState {
+    let mut state = state::border();
+    for family in Family::BOTH {
+        let Nexthop::Group { family, members, .. } =
+            state::group(family, &members(family, weights))
+        else {
+            unreachable!("it is a group");
+        };
+        state.nexthops.insert(id(family), Nexthop::Group { family, members, buckets });
+        state.routes.insert(key(family), RouteTarget::Nexthop(id(family)));
+    }
+    state
+}
+
+fn usual() -> Option<Buckets> {
+    Some(Buckets { count: COUNT, idle: 6000, unbalanced: 0 })
+}
+
+/// How many buckets lead to each link, as `ip` lists them.
+fn listed(netns: &Netns, family: Family) -> BTreeMap<NexthopId, u32> {
+    let text = netns.ip(&format!("nexthop bucket show id {}", id(family)));
+    let mut buckets = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.windows(2).find(|pair| pair[0] == "nhid").expect("a nexthop");
+        *buckets.entry(NexthopId(at[1].parse().expect("a number"))).or_default() += 1;
+    }
+    buckets
+}
+
+#[test]
+fn a_resilient_group_is_read_back_and_changed_in_place() {
+    let netns = Netns::border();
+    netns.inside(async || {
+        let mut kernel = open();
+        for weights in [[256, 1], [1, 1], [3, 1], [1, 256]] {
+            let desired = desired(weights, usual());
+            reach(&mut kernel, &desired).await;
+            for family in Family::BOTH {
+                let listed_once = listed(&netns, family);
+                let Nexthop::Group { members, .. } = &desired.nexthops[&id(family)] else {
+                    unreachable!("it is a group");
+                };
+                let mut meant = wanted(members, COUNT);
+                meant.retain(|_, count| *count > 0);
+                // Nobody uses a bucket, so all of them follow the weights at once.
+                assert_eq!(listed_once, meant, "{weights:?}");
+            }
+        }
+        let shown = netns.ip(&format!("nexthop show id {}", id(Family::V4)));
+        let words = format!("type resilient buckets {COUNT} idle_timer 60 unbalanced_timer 0");
+        assert!(shown.contains(&words), "{shown}");
+    });
+}
+
+/// Others may change a timer, which is put right in place, or make another group of it, which the
+/// kernel does not undo in place ("Can not replace a nexthop group with one of a different type").
+#[test]
+fn what_others_make_of_a_resilient_group_is_made_good() {
+    let netns = Netns::border();
+    netns.inside(async || {
+        let mut kernel = open();
+        let desired = desired([1, 1], usual());
+        reach(&mut kernel, &desired).await;
+        for family in Family::BOTH {
+            let group: Vec<String> =
+                members(family, [1, 1]).iter().map(|(id, _)| id.to_string()).collect();
+            let (group, id) = (group.join("/"), id(family));
+            netns.ip(&format!(
+                "nexthop replace id {id} group {group} type resilient idle_timer 7 proto 217"
+            ));
+        }
+        let changed = kernel.read().await.expect("readable");
+        assert_ne!(changed.state, desired, "it is noticed");
+        reach(&mut kernel, &desired).await;
+
+        for (count, kind) in [(1, ""), (2, "type resilient buckets 8")] {
+            for family in Family::BOTH {
+                let group: Vec<String> =
+                    members(family, [1, 1]).iter().map(|(id, _)| id.to_string()).collect();
+                let (group, id) = (group.join("/"), id(family));
+                netns.ip(&format!("nexthop del id {id}"));
+                netns.ip(&format!("nexthop add id {id} group {group} {kind} proto 217"));
+                let route = key(family);
+                let flag = if family == Family::V4 { "-4" } else { "-6" };
+                netns.ip(&format!(
+                    "{flag} route add {} table {} metric {} nhid {id} proto 217",
+                    route.destination, route.table, route.metric
+                ));
+            }
+            let before = kernel.read().await.expect("readable");
+            let plan = nett_policy::plan::plan(&desired, &before.state);
+            assert!(!plan.is_empty(), "{count} is noticed");
+            reach(&mut kernel, &desired).await;
+            for family in Family::BOTH {
+                let shown = netns.ip(&format!("nexthop show id {}", id(family)));
+                assert!(shown.contains(&format!("buckets {COUNT} ")), "{shown}");
+            }
+        }
+    });
+}
+
+/// The setting of a service changes: another group of the other type, and the route goes over
+/// without being away.
+#[test]
+fn a_service_goes_over_to_a_resilient_group_and_back() {
+    let netns = Netns::border();
+    let plain = || {
+        let mut state = desired([1, 1], None);
+        for family in Family::BOTH {
+            let group = state.nexthops.remove(&id(family)).expect("it is there");
+            let class = NexthopId::class(9, family);
+            state.nexthops.insert(class, group);
+            state.routes.insert(key(family), RouteTarget::Nexthop(class));
+        }
+        state
+    };
+    netns.inside(async || {
+        let mut kernel = open();
+        reach(&mut kernel, &plain()).await;
+        for next in [desired([1, 1], usual()), plain()] {
+            let before = kernel.read().await.expect("readable");
+            for op in nett_policy::plan::plan(&next, &before.state).ops {
+                kernel.apply(&op).await.unwrap_or_else(|e| panic!("{op}: {e}"));
+                for family in Family::BOTH {
+                    let flag = if family == Family::V4 { "-4" } else { "-6" };
+                    let RouteKey { table, destination, .. } = key(family);
+                    let way = netns.ip(&format!("{flag} route show table {table} {destination}"));
+                    assert!(way.contains("nhid"), "after {op}: {way}");
+                }
+            }
+            reach(&mut kernel, &next).await;
+        }
+    });
+}

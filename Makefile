@@ -21,7 +21,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many classes idle model sim soak fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many evacuate classes idle model sim soak fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,11 @@ many: ## An evacuation of SERVICES services with one approval: time and memory o
 classes: deps ## A site drain of VIPS VIPs beside a bare loop, and their installation beside BIRD
 	NETT_NETNS=required NETT_VIPS=$(VIPS) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-agent --test kernel_netns -- --nocapture draining_classes
+
+evacuate: deps ## An evacuation of SERVICES services of a dead site by six agents, and its revert
+	$(CARGO) build --release -p nett-agent -p nett-netns-tests
+	NETT_NETNS=required NETT_MANY=$(SERVICES) NETT_PATIENCE=120 $(SETUP)/as-root.sh \
+	    $(CARGO) test --release -p nett-netns-tests --test evacuated -- --nocapture
 
 idle: deps ## Memory and processor time of agents with VIPS VIPs while nothing happens
 	$(CARGO) build --release -p nett-agent -p nett-netns-tests

@@ -281,6 +281,15 @@ fn a_verify_that_hears_nothing_stops_the_task_before_traffic_moves() {
 }
 
 #[test]
+fn a_kernel_that_is_read_in_part_fails_no_step() {
+    let mut fleet = Fleet::start();
+    fleet.torn = true;
+    let task = accepted(&fleet.command("mira", "osl", failover(API, "svg")));
+    fleet.pass(Duration::from_secs(600));
+    assert_eq!(fleet.task_state("osl-b1", &task), "done");
+}
+
+#[test]
 fn a_plan_is_what_the_command_then_does() {
     let mut fleet = Fleet::start();
     let weights = BTreeMap::from([("osl".to_owned(), 70), ("svg".to_owned(), 30)]);

@@ -243,7 +243,8 @@ impl Controller {
     }
 
     pub(super) fn applied(&mut self, applied: Applied, _now: Now) {
-        let Applied { generation, operations, failures, standing, foreign, links, news } = applied;
+        let Applied { generation, operations, failures, unread, .. } = applied;
+        let Applied { standing, foreign, links, news, .. } = applied;
         self.doing.foreign = foreign;
         self.doing.standing = standing;
         self.doing.link_troubles = links;
@@ -260,8 +261,11 @@ impl Controller {
             }
             return;
         }
-        self.doing.attempts += 1;
         self.doing.failures.clone_from(&failures);
+        if unread {
+            return;
+        }
+        self.doing.attempts += 1;
         if self.doing.attempts >= PATIENCE {
             self.settle_parts(Err(failures));
         }

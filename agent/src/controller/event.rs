@@ -217,6 +217,9 @@ pub struct Applied {
     pub operations: usize,
     /// What this generation asked for and is not there, one line each.
     pub failures: Vec<String>,
+    /// The kernel was not read, or not whole: what is not seen may be there. A failure then says
+    /// nothing about what was asked for.
+    pub unread: bool,
     /// What is wrong with objects that an earlier generation asked for and this one leaves as they
     /// should be, one line each.
     pub standing: Vec<String>,

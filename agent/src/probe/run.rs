@@ -20,18 +20,16 @@ pub struct LinkProbe;
 const TRY: Duration = Duration::from_millis(250);
 /// How many targets are probed at the same time.
 const PARALLEL: usize = 16;
-/// How many targets of one step are probed; the others share their path.
+/// The most targets of one step that are probed; the others are like some of these.
 const SAMPLE: usize = 256;
 
 impl Probe for LinkProbe {
     async fn run(&self, targets: Vec<ProbeTarget>, timeout: Duration) -> Verdict {
         let deadline = Instant::now() + timeout;
-        let mut verdict = Verdict { ok: true, evidence: Vec::new() };
-        if targets.len() > SAMPLE {
-            let total = targets.len();
-            verdict.evidence.push(format!("probing {SAMPLE} of {total} paths"));
-        }
-        let mut waiting = targets.into_iter().take(SAMPLE);
+        let total = targets.len();
+        let mut waiting = sampled(targets).into_iter();
+        let probed = waiting.len();
+        let (mut answered, mut failed) = (Vec::new(), Vec::new());
         let mut running: JoinSet<(bool, String)> = JoinSet::new();
         loop {
             while running.len() < PARALLEL {
@@ -40,19 +38,38 @@ impl Probe for LinkProbe {
             }
             match running.join_next().await {
                 None => break,
-                Some(Ok((ok, line))) => {
-                    verdict.ok &= ok;
-                    verdict.evidence.push(line);
-                }
-                Some(Err(error)) => {
-                    verdict.ok = false;
-                    verdict.evidence.push(format!("a probe stopped: {error}"));
-                }
+                Some(Ok((true, line))) => answered.push(line),
+                Some(Ok((false, line))) => failed.push(line),
+                Some(Err(error)) => failed.push(format!("a probe stopped: {error}")),
             }
         }
-        verdict.evidence.sort();
-        verdict
+        let ok = failed.is_empty();
+        // Among hundreds of lines those that say what is wrong are what is looked for.
+        let mut evidence = if ok { answered } else { failed };
+        evidence.sort();
+        if !ok {
+            let failed = evidence.len();
+            evidence.insert(0, format!("{failed} of {probed} probes had no answer"));
+        }
+        if probed < total {
+            evidence.insert(0, format!("probed {probed} of {total} paths"));
+        }
+        Verdict { ok, evidence }
     }
+}
+
+/// At most [`SAMPLE`] of the targets, from the whole of the list: neighbours in it are alike, and
+/// so may be every second one, so the place within each stretch changes from one to the next.
+fn sampled(targets: Vec<ProbeTarget>) -> Vec<ProbeTarget> {
+    let total = targets.len();
+    if total <= SAMPLE {
+        return targets;
+    }
+    let start = |n: usize| n * total / SAMPLE;
+    let one = |n: usize| start(n) + n * 31 % (start(n + 1) - start(n));
+    let mut chosen = (0..SAMPLE).map(one).peekable();
+    let targets = targets.into_iter().enumerate();
+    targets.filter_map(|(n, target)| chosen.next_if_eq(&n).map(|_| target)).collect()
 }
 
 /// Probes one target until it answers or the deadline passes.
@@ -133,5 +150,39 @@ fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::from(io::ErrorKind::TimedOut),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(count: usize) -> Vec<ProbeTarget> {
+        let target = |n: usize| ProbeTarget {
+            service: format!("bulk/prod/s{n}").parse().expect("an id"),
+            site: "osl".parse().expect("an id"),
+            vip: IpAddr::from([10, 0, 0, 1]),
+            link: u8::try_from(n % 2).expect("a bit"),
+            source: IpAddr::from([10, 0, 0, 2]),
+            interface: "wan0".into(),
+            port: None,
+        };
+        (0..count).map(target).collect()
+    }
+
+    #[test]
+    fn a_sample_is_from_the_whole_list_and_over_both_of_two_links() {
+        for count in [SAMPLE + 1, 2 * SAMPLE, 1000, 68_000] {
+            let all = targets(count);
+            let sample = sampled(all.clone());
+            assert_eq!(sample.len(), SAMPLE);
+            let place = |t: &ProbeTarget| all.iter().position(|one| one == t).expect("of the list");
+            let places: Vec<usize> = sample.iter().map(place).collect();
+            assert!(places.is_sorted() && places[0] < count / SAMPLE + 1);
+            assert!(places[SAMPLE - 1] + count / SAMPLE + 1 >= count, "{count}");
+            let odd = sample.iter().filter(|t| t.link == 1).count();
+            assert!((SAMPLE / 4..=SAMPLE * 3 / 4).contains(&odd), "{count}: {odd}");
+        }
+        assert_eq!(sampled(targets(SAMPLE)), targets(SAMPLE));
     }
 }

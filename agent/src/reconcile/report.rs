@@ -28,7 +28,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     ) {
         let Some(actual) = &memory.actual else {
             let failures = vec!["the kernel could not be read".to_owned()];
-            let applied = Applied { generation, operations, failures, ..Applied::default() };
+            let unread = true;
+            let applied =
+                Applied { generation, operations, failures, unread, ..Applied::default() };
             // The controller may wait for a disk, and takes nothing meanwhile.
             let _ = self.pulse.during(self.events.send(Event::Applied(applied))).await;
             return;
@@ -71,6 +73,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             generation,
             operations,
             failures: bounded(failures),
+            unread: !actual.complete,
             standing: bounded(standing),
             foreign: bounded(foreign.into_iter().collect()),
             links: troubles.collect(),

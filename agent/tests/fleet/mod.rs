@@ -45,6 +45,8 @@ pub struct Fleet {
     /// What each node's kernel was told, in order, over all nodes.
     pub told: Vec<(NodeId, NodeState)>,
     pub probes_answer: bool,
+    /// Every kernel is read in part only.
+    pub torn: bool,
     /// The last report of each node.
     reports: BTreeMap<NodeId, Report>,
     /// What crosses between sites while they are cut from each other.
@@ -116,6 +118,7 @@ impl Fleet {
             silent: BTreeSet::new(),
             told: Vec::new(),
             probes_answer: true,
+            torn: false,
             cut: None,
             reports: BTreeMap::new(),
             fabric: fabric.clone(),
@@ -253,6 +256,14 @@ impl Fleet {
                 agent.kernel = (*desired).clone();
                 self.told.push((node.clone(), *desired));
                 let applied = Applied { generation, operations, ..Applied::default() };
+                let doubt = Applied {
+                    unread: true,
+                    failures: vec!["not read whole".to_owned()],
+                    ..applied.clone()
+                };
+                let looks = if self.torn { vec![doubt; 5] } else { Vec::new() };
+                let looks = looks.into_iter().map(|look| (node.clone(), Event::Applied(look)));
+                self.inbox.extend(looks);
                 self.inbox.push_back((node.clone(), Event::Applied(applied)));
             }
             Effect::Zone(answers) => {

@@ -12,6 +12,10 @@ use crate::process::{Process, Spec};
 /// Lines `ip monitor` prints about the object the monitor itself makes and removes as its mark.
 const MARK: &str = "198.18.255.255";
 
+/// What `ip` says at its start of a name in `/run/netns` that is not mounted yet, or no more: a
+/// namespace somebody else is making or removing at that moment.
+const HALF_MADE: &str = "Error: Peer netns reference is invalid.";
+
 /// Records every route, rule, nexthop and link event of a namespace.
 #[derive(Debug)]
 pub struct Monitor {
@@ -51,8 +55,7 @@ impl Monitor {
         self.mark(seen + 1)?;
         let text = self.text()?;
         self.process.kill();
-        let lines = text.lines().filter(|l| !l.contains(MARK) && !l.trim().is_empty());
-        Ok(lines.map(str::to_owned).collect())
+        Ok(events(&text))
     }
 
     /// As [`Self::finish`] for a [`Self::timed`] one: nanoseconds since the Unix epoch, and the
@@ -89,6 +92,12 @@ impl Monitor {
     }
 }
 
+/// The lines of a log that are events.
+fn events(log: &str) -> Vec<String> {
+    let event = |l: &&str| !l.contains(MARK) && !l.trim().is_empty() && *l != HALF_MADE;
+    log.lines().filter(event).map(str::to_owned).collect()
+}
+
 /// `2026-11-21T13:54:29.257406` (microseconds) or `...29.257Z`, in UTC, as nanoseconds since the
 /// Unix epoch.
 pub fn moment(text: &str) -> Result<u64> {
@@ -109,6 +118,15 @@ pub fn moment(text: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_and_half_made_namespaces_of_others_are_no_events() {
+        let log = format!(
+            "{HALF_MADE}\n[..] unreachable {MARK} table 99\n\n4444: from all lookup 7003\n\
+             Error: another\n"
+        );
+        assert_eq!(events(&log), ["4444: from all lookup 7003", "Error: another"]);
+    }
 
     #[test]
     fn times_of_both_forms_are_nanoseconds_since_1970() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub use super::admit::{CLOCK_SKEW, admit, judge_wish};
 pub use super::aim::planned;
 use super::aim::{Aim, aim, undo};
-use crate::fabric::Operator;
+use crate::fabric::{Fabric, Operator};
 use crate::fact::Facts;
 use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use crate::lease::admission;
@@ -192,7 +192,8 @@ pub fn propose(
     let in_waves = matches!(verb, Verb::Evacuate { .. });
     let (world, unhurried, ramp) = (present.world, is_planned(verb), terms.ramp.as_ref());
     let soft = terms.soft;
-    let manner = Manner { world, in_waves, gated, unhurried, ramp, soft };
+    let abandoned = abandoned(world.fabric, verb, |node| terms.asserted.contains(node));
+    let manner = Manner { world, in_waves, abandoned, gated, unhurried, ramp, soft };
     let effect = effect(present, &planned(), writes, moves, manner, &terms.asserted);
     check_fabric(present, &effect)?;
     let plan_hash = plan_hash(present, verb, &effect, terms);
@@ -256,6 +257,17 @@ fn is_planned(verb: &Verb) -> bool {
     }
 }
 
+/// The site of an evacuation, if all of its nodes are said to be off: nothing there is waited for,
+/// and what leaves no other site is no worse off elsewhere.
+pub(super) fn abandoned<'a>(
+    fabric: &Fabric,
+    verb: &'a Verb,
+    off: impl Fn(&NodeId) -> bool,
+) -> Option<&'a SiteId> {
+    let Verb::Evacuate { site, .. } = verb else { return None };
+    fabric.serving_nodes(site).all(|node| off(&node.id)).then_some(site)
+}
+
 /// What takes a task back that nobody confirmed; `None` when nothing is left to take back.
 pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
     let task = &command.request.id;
@@ -264,8 +276,15 @@ pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
         return None;
     }
     let world = present.world;
-    let manner =
-        Manner { world, in_waves: false, gated: false, unhurried: false, ramp: None, soft: false };
+    let manner = Manner {
+        world,
+        in_waves: false,
+        abandoned: None,
+        gated: false,
+        unhurried: false,
+        ramp: None,
+        soft: false,
+    };
     let asserted = match &command.request.ask {
         Ask::Command { terms, .. } => terms.asserted.clone(),
         Ask::Wish { .. } => BTreeSet::new(),

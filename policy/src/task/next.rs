@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decide::{Present, judge, propose_undo};
+use super::decide::{Present, abandoned, judge, propose_undo};
 use super::drained::{self, Counting, Silence};
 use super::gates::{Opened, open_gates};
 pub use super::steps::STEP_TIMEOUT;
-use super::steps::{Step, StepKind, is_soft, old_answers_live};
+use super::steps::{Step, StepKind, is_soft, leaves_only, old_answers_live};
 use super::view::{Reading, approvals, last_effect, overtaken, read, start_slot, wished};
 use crate::id::{EntryId, NodeId, ServiceId, WallMs};
 use crate::log::entry::{
@@ -229,14 +229,30 @@ impl At<'_> {
         Some(self.end(Outcome::Superseded, reason))
     }
 
-    /// The step that comes next: after a failure only one of a later wave.
+    /// The step that comes next: after a failure that ends its wave only one of a later wave.
     fn due<'b>(&self, effect: &'b Effect) -> Option<&'b Step> {
-        let wave = |number: u32| effect.steps.iter().find(|s| s.number == number).map(|s| s.wave);
-        let failed: BTreeSet<u8> = self.reading.failed.keys().filter_map(|n| wave(*n)).collect();
+        let ended = |step: &&Step| {
+            self.reading.failed.contains_key(&step.number) && !self.goes_on_past(step)
+        };
+        let failed: BTreeSet<u8> = effect.steps.iter().filter(ended).map(|s| s.wave).collect();
         let later = |step: &&Step| {
             step.number > self.reading.started && (failed.is_empty() || step.wave > 0)
         };
         effect.steps.iter().filter(later).find(|step| !failed.contains(&step.wave))
+    }
+
+    /// What does not answer at its new site is no worse off there than at one that is off: where
+    /// somebody says so of every node of an evacuated site, a verification tells and stops nothing
+    /// (adr/0059).
+    fn goes_on_past(&self, step: &Step) -> bool {
+        let Ask::Command { verb, terms, .. } = &self.command.request.ask else { return false };
+        let off =
+            |node: &NodeId| terms.asserted.contains(node) || self.reading.asserted.contains(node);
+        let site = abandoned(self.present.world.fabric, verb, off);
+        let effect = last_effect(self.present.fold, self.task);
+        let own = |one: &&Move| step.states.contains_key(&one.service);
+        let mut moves = effect.iter().flat_map(|effect| &effect.moves).filter(own);
+        step.kind == StepKind::Verify && site.is_some() && moves.all(|one| leaves_only(one, site))
     }
 
     fn start(&self, step: &Step) -> Next {
@@ -308,7 +324,7 @@ impl At<'_> {
         if step.kind == StepKind::Drained {
             return self.open_drained(step, &started);
         }
-        let mut evidence = Vec::new();
+        let (mut evidence, mut failures) = (Vec::new(), Vec::new());
         let mut missing: BTreeSet<&NodeId> = BTreeSet::new();
         for node in self.reading.required(step) {
             match (self.seen.ack)(node, &started) {
@@ -317,10 +333,13 @@ impl At<'_> {
                     evidence.extend(ack.evidence.iter().map(|line| format!("{node}: {line}")));
                 }
                 Some(ack) => {
-                    let reason = format!("{node}: {}", ack.evidence.join("; "));
-                    return self.step(step.number, StepState::Failed { reason });
+                    failures.push(format!("{node}: {}", ack.evidence.join("; ")));
                 }
             }
+        }
+        // Where it stops nothing, everybody's word is waited for, so that all of it is listed.
+        if !failures.is_empty() && (missing.is_empty() || !self.goes_on_past(step)) {
+            return self.step(step.number, StepState::Failed { reason: failures.join("; ") });
         }
         if let Some(next) = self.without(step, &missing, &mut evidence) {
             return next;
@@ -344,8 +363,8 @@ impl At<'_> {
                 let names: Vec<&str> = missing.into_iter().map(NodeId::as_str).collect();
                 let seconds = step.timeout.as_secs();
                 let names = names.join(", ");
-                let reason = format!("no acknowledgement in {seconds} s from {names}");
-                self.step(step.number, StepState::Failed { reason })
+                failures.push(format!("no acknowledgement in {seconds} s from {names}"));
+                self.step(step.number, StepState::Failed { reason: failures.join("; ") })
             }
         }
     }

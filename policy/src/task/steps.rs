@@ -22,8 +22,12 @@ use crate::log::intent::{Progress, World};
 use crate::service::{Category, Drain, Handover, Service};
 use crate::traffic::{Deliver, Spread, Traffic, Weights};
 
-/// How long a step may wait for its acknowledgements.
+/// How long a step of few services may wait for its acknowledgements.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// So many services give a step one second more: a node reads, writes and reads back the routes of
+/// each. Six agents on two processors needed 17 s for 33,000 of them.
+const SERVICES_A_SECOND: usize = 500;
 
 /// How much longer than its dwell an old site that was closed is measured, before the task ends
 /// and says what still comes.
@@ -38,6 +42,8 @@ pub struct Manner<'a> {
     pub world: World<'a>,
     /// In waves by category, C first: one wave's failure does not stop the next.
     pub in_waves: bool,
+    /// A site all of whose nodes are off: what is still there is not waited for.
+    pub abandoned: Option<&'a SiteId>,
     /// False where somebody passed over the gates.
     pub gated: bool,
     /// Nothing is broken: there is time until old answers have run out.
@@ -94,12 +100,13 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
     let lease = manner.world.fabric.lease.wait;
     for ((wave, group, _), step) in &mut phases {
         let dwell = dwells.get(wave).copied().unwrap_or_default();
+        let usual = timeout(step.states.len());
         step.timeout = match (*group, step.kind) {
             (_, StepKind::Drained) if manner.soft => dwell + SOFT_PATIENCE,
             (_, StepKind::Drained) => dwell + DRAIN_PATIENCE,
             (3, StepKind::Withdraw) => lease,
-            (3, _) => lease + STEP_TIMEOUT,
-            _ => step.timeout,
+            (3, _) => lease + usual,
+            _ => usual,
         };
     }
     for (wave, wait) in waits {
@@ -109,6 +116,12 @@ pub fn steps(moves: &[Move], manner: Manner<'_>) -> Vec<Step> {
     }
     let numbered = |(number, step): (u32, Step)| Step { number, ..step };
     (1u32..).zip(phases.into_values()).map(numbered).collect()
+}
+
+/// How long a step of so many services may wait for its acknowledgements.
+fn timeout(services: usize) -> Duration {
+    let more = u64::try_from(services / SERVICES_A_SECOND).unwrap_or(0);
+    STEP_TIMEOUT + Duration::from_secs(more)
 }
 
 /// For how long a site that the move leaves must have been measured to be quiet, where somebody
@@ -151,6 +164,11 @@ pub fn is_soft(steps: &[Step], one: &Move) -> bool {
     };
     let (drained, withdrawn) = (of(StepKind::Drained), of(StepKind::Withdraw));
     drained.zip(withdrawn).is_some_and(|(drained, closed)| drained < closed)
+}
+
+/// Whether nothing but this site is left by the move.
+pub(super) fn leaves_only(one: &Move, site: Option<&SiteId>) -> bool {
+    site.is_some_and(|site| one.left().iter().all(|left| left == site))
 }
 
 /// Whether old answers are to have run out before the move begins.
@@ -322,7 +340,10 @@ fn make_before_break(one: &Move, manner: Manner<'_>) -> Vec<Part> {
         let old =
             service.filter(|s| waits_for_answers(s, one)).map(|s| s.ttl.now(manner.unhurried));
         let sticky = service.map_or(Duration::ZERO, |s| s.sticky).max(idle);
-        let mut delay = sticky.max(old.unwrap_or_default());
+        let mut delay = match leaves_only(one, manner.abandoned) {
+            true => Duration::ZERO,
+            false => sticky.max(old.unwrap_or_default()),
+        };
         if manner.soft {
             parts.push(Part::now(LAST_SHIFT + 1, StepKind::Drained, state));
             // What was on its way has been waited for, and longer.

@@ -51,6 +51,11 @@ fn evacuate(services: usize) -> Vec<(&'static str, Took)> {
     assert_eq!(proposal.services.len(), services, "every service moves");
     let waves: BTreeSet<u8> = proposal.effect.steps.iter().map(|step| step.wave).collect();
     assert_eq!(waves, BTreeSet::from([1, 2, 3]), "C, B and A");
+    for step in &proposal.effect.steps {
+        assert_eq!(step.delay, Duration::ZERO, "nobody waits for what is still at a dead site");
+        let more = u64::try_from(step.states.len() / 500).expect("few");
+        assert_eq!(step.timeout, Duration::from_secs(30 + more));
+    }
     all.push(("accept", took(|| desk.accept(&evacuation(), &proposal))));
     assert_eq!(proposal.approvals_needed, 1, "one approval is good for all");
     desk.approve();

@@ -116,6 +116,7 @@ fn a_dead_site_is_evacuated_by_one_command_and_reverted_by_one() -> Result<()> {
         let (task, _) = eventually(patience(), "the site is evacuated", order)?;
         show(&format!("{count} services: refused once and accepted in {:?}", begun.elapsed()));
         let jon = Operator { lab, node: "trd-b1", name: "jon" };
+        eventually(patience() * 12, "the other site knows the task", || jon.state_of(&task))?;
         jon.approve(&task)?;
         let shown = ended(&mira, &task)?;
         // What does not answer where it went is listed, and holds up nothing else.

@@ -34,8 +34,14 @@ pub fn check(present: Present<'_>, change: Change<'_>) -> Result<(), Refusal> {
         let service = &first.service;
         let message =
             format!("{service} needs {needed} voters, and this site hears {heard} of them now");
-        return Err(Refusal::rule("lease-majority", message)
-            .hint("give the command at a site that hears a majority: `nettctl status` says who"));
+        let hint = "give the command at a site that hears a majority: `nettctl status` says who";
+        let others = match change.verb {
+            Verb::Evacuate { .. } => {
+                "; services without a lease go by `nettctl failover SELECTOR --to SITE`"
+            }
+            _ => "",
+        };
+        return Err(Refusal::rule("lease-majority", message).hint(format!("{hint}{others}")));
     }
     Ok(())
 }

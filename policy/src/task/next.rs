@@ -276,6 +276,8 @@ impl At<'_> {
         let confirm = self.command.request.ask.confirm_within().filter(|_| reading.effects == 1);
         let failures: Vec<&str> = reading.failed.values().map(String::as_str).collect();
         let failures = failures.join("; ");
+        let ended = |step: &Step| reading.failed.contains_key(&step.number);
+        let stopped = effect.steps.iter().any(|step| ended(step) && !self.goes_on_past(step));
         if let Some(because) = &reading.undone_because {
             let because = if because.is_empty() { "nobody confirmed it" } else { because };
             return match failures.is_empty() {
@@ -284,10 +286,12 @@ impl At<'_> {
             };
         }
         match confirm {
-            Some(_) if !failures.is_empty() => self.undo(&failures),
+            Some(_) if stopped => self.undo(&failures),
             Some(within) => match self.wished(|kind| *kind == WishKind::Confirm) {
                 Some(given) => {
-                    self.end(Outcome::Done, format!("confirmed by {}", given.person.name))
+                    let told = Some(failures).filter(|f| !f.is_empty());
+                    let told = told.map(|f| format!("; {f}")).unwrap_or_default();
+                    self.end(Outcome::Done, format!("confirmed by {}{told}", given.person.name))
                 }
                 None => match within.checked_sub(self.seen.since_last) {
                     Some(left) if !left.is_zero() => Next::Wait(Some(left)),

@@ -136,7 +136,10 @@ impl Reading {
         match self.end {
             Some(outcome) => TaskState::Ended(outcome),
             None if self.paused => TaskState::Paused,
-            None if confirm && self.effects == 1 && self.done.len() == steps => {
+            None if confirm
+                && self.effects == 1
+                && self.done.len() + self.failed.len() == steps =>
+            {
                 TaskState::Confirming
             }
             None if self.effective() => TaskState::Running,

@@ -72,8 +72,11 @@ soak: build ## Random faults in the lab for MINUTES, or FAULTS of them, with pro
 	    $(if $(FAULTS),NETT_SOAK_FAULTS=$(FAULTS)) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-netns-tests --test soak -- --nocapture
 
+# Each target is a test.
+FUZZ_TARGETS = $$(cat dns/tests/fuzz.rs agent/tests/fuzz.rs | grep -c '^\#\[test\]')
+
 fuzz: deps ## Every parser against changed inputs for MINUTES, each target in turn
-	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / 13 )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \
+	NETT_FUZZ_SECONDS=$$(( $(MINUTES) * 60 / $(FUZZ_TARGETS) )) $(CARGO) test -p nett-dns -p nett-agent --test fuzz \
 	    -- --nocapture --test-threads 1
 
 flood: deps ## The name server at twice what it can answer; SECONDS of each kind of flood

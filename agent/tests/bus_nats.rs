@@ -24,6 +24,16 @@ use nix::unistd::Pid;
 use tokio::time::timeout;
 
 async fn agent(lab: &Lab, name: &str, number: u8, start: &[(&str, u64)]) -> (NatsBus, BusEvents) {
+    agent_with(lab, (name, number), start, 64).await
+}
+
+/// The same with room for so many events.
+async fn agent_with(
+    lab: &Lab,
+    (name, number): (&str, u8),
+    start: &[(&str, u64)],
+    capacity: usize,
+) -> (NatsBus, BusEvents) {
     let node = lab.fabric.node(&id(name)).expect("known");
     let config = NatsConfig {
         site: node.site.clone(),
@@ -32,7 +42,7 @@ async fn agent(lab: &Lab, name: &str, number: u8, start: &[(&str, u64)]) -> (Nat
         seed: seed(number),
         tls: Some(lab.authority.issue(name)),
         start: start.iter().map(|(site, seq)| (id(site), *seq)).collect(),
-        capacity: 64,
+        capacity,
         rosters: Arc::new((&lab.fabric).into()),
         intake: Arc::default(),
     };
@@ -435,6 +445,38 @@ async fn a_silent_server_blocks_nobody_and_a_retry_stores_once() {
     assert_eq!(stored(&lab, "osl", "NETT_LOG_OSL").await, 1);
     let (_, seq, _) = next(&mut events, "the entry", entry).await;
     assert_eq!(seq, 1);
+}
+
+/// Lost and filled again before the agent looked, it ends behind what was read of it.
+#[tokio::test]
+async fn a_stream_that_was_made_anew_is_noticed_however_much_it_holds() {
+    let lab = lab().await;
+    let site: SiteId = id("osl");
+    let (osl, mut at_osl) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    next(&mut at_osl, "osl read", caught_up("osl")).await;
+    // This one has room for one event, so what it reads waits until somebody takes it.
+    let (_slow, mut at_slow) = agent_with(&lab, ("osl-r1", OSL_R1), &[], 1).await;
+    next(&mut at_slow, "osl read", caught_up("osl")).await;
+    for seq in 1..=5 {
+        osl.append(&sealed_command("osl", seq), seq - 1).await.expect("appends");
+    }
+    next(&mut at_slow, "the first", entry).await;
+    let at_home = jetstream::new(client(&lab, "osl", ADMIN, "_INBOX.admin").await);
+    at_home.delete_stream("NETT_LOG_OSL").await.expect("the stream is lost");
+    lab.init(&site).await;
+    for seq in 1..=9 {
+        let sealed = sealed_command("osl", seq);
+        let (subject, bytes) = (sealed.subject(), Arc::clone(&sealed.bytes));
+        osl.restate(subject, bytes, seq - 1).await.expect("stored");
+    }
+    let told = next(&mut at_slow, "the loss is noticed", |event| match event {
+        BusEvent::LogReplaced { site, found, .. } => Some((site, found)),
+        _ => None,
+    });
+    assert_eq!(told.await, (site, 9));
+    for seq in 1..=9 {
+        assert_eq!(next(&mut at_slow, "what there is now", entry).await.1, seq);
+    }
 }
 
 /// A server goes on with a mirror by number alone: of an origin that was rebuilt it keeps the old

@@ -29,6 +29,27 @@ fn drain(events: &mut BusEvents) -> Vec<String> {
     seen
 }
 
+/// As the real one does: once, and not where reading began with the first entry.
+#[tokio::test]
+async fn a_log_is_read_from_its_first_entry_on_when_that_is_asked_for() {
+    let (site, net) = (id("osl"), SimulatedNet::new(shared(), 7));
+    let (osl, mut at_osl) = agent(&net, "osl", "osl-b1", 64);
+    for seq in 1..=3 {
+        assert_eq!(osl.append(&sealed_command("osl", seq), seq - 1).await, Ok(seq));
+    }
+    let start = BTreeMap::from([(id("osl"), 3)]);
+    let (later, mut events) = net.agent(&site, &id("osl-r1"), &start, 64);
+    assert_eq!(drain(&mut events), ["connected", "osl/3", "caught up osl", "caught up svg"]);
+    later.rewind(&site);
+    let rewound = format!("{:?}", BusEvent::Rewound { site: site.clone() });
+    let again = [rewound.as_str(), "osl/1", "osl/2", "osl/3", "caught up osl"];
+    assert_eq!(drain(&mut events), again);
+    drain(&mut at_osl);
+    later.rewind(&site);
+    osl.rewind(&site);
+    assert_eq!((drain(&mut events), drain(&mut at_osl)), (Vec::new(), Vec::new()));
+}
+
 #[tokio::test]
 async fn appends_compare_and_cuts_hold_back() {
     let (osl_id, svg_id): (SiteId, SiteId) = (id("osl"), id("svg"));

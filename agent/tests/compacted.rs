@@ -5,19 +5,26 @@ mod bus_fixture;
 mod bus_server;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus_fixture::*;
-use bus_server::{Lab, eventually};
+use bus_server::{Lab, PATIENCE, eventually};
 use nett_agent::bus::compact::compact;
 use nett_agent::bus::keys::{self, Gone};
 use nett_agent::bus::nats::{NatsBus, NatsConfig};
 use nett_agent::bus::provision::Outcome;
 use nett_agent::bus::wire::{Head, Preface, Sealed, digest, seal_preface};
 use nett_agent::bus::{Bus, BusEvent, BusEvents, subject};
+use nett_agent::controller::effect::{Effect, TakeIn};
+use nett_agent::controller::event::{Event, Now};
 use nett_agent::controller::shelf::{Filled, Place, Shelf, Writer};
+use nett_agent::controller::{Controller, Setting};
 use nett_agent::journal::{FileJournal, Journal, JournalWriter, Record, Saved, SavedHead};
 use nett_policy::id::SiteId;
 use nett_policy::log::entry::FabricRef;
+use nett_policy::lower::object::Layout;
+use nett_policy::service::Catalog;
+use tokio::time::timeout;
 
 /// How long the log is, and how much of it is covered.
 const LENGTH: u64 = 20;
@@ -104,13 +111,22 @@ async fn outcome(lab: &Lab, site: &str) -> Outcome {
 /// Waits until a mirror has everything.
 async fn mirrored(lab: &Lab, last: u64) {
     let context = lab.context(&id("svg"), ADMIN).await;
-    loop {
-        let stream = context.get_stream("NETT_LOG_OSL").await.expect("it is there");
-        if stream.cached_info().state.last_sequence >= last {
-            return;
+    let search = async {
+        loop {
+            let stream = context.get_stream("NETT_LOG_OSL").await.expect("it is there");
+            if stream.cached_info().state.last_sequence >= last {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    };
+    timeout(PATIENCE, search).await.expect("the mirror gets everything")
+}
+
+/// The next event; nothing that works waits for it this long.
+async fn next(events: &mut BusEvents) -> BusEvent {
+    let event = timeout(PATIENCE, events.recv()).await;
+    event.expect("an event comes").expect("the bus runs")
 }
 
 async fn stays(lab: &Lab, why: &str) {
@@ -163,7 +179,7 @@ async fn a_log_is_made_smaller_where_what_is_left_is_whole() {
         let (_bus, mut events) = agent(&lab, name, number, start).await;
         let mut read = Vec::new();
         while read.len() < behind().count() {
-            match events.recv().await.expect("the bus runs") {
+            match next(&mut events).await {
                 BusEvent::Preface { preface, stream_seq } => {
                     assert_eq!((&preface, read.len()), (&good, 0), "at {stream_seq}: it is first");
                 }
@@ -256,7 +272,7 @@ async fn a_lost_stream_is_filled_again_from_the_checkpoint_on() {
     let (_newcomer, mut events) = agent(&lab, "osl-r1", OSL_R1, 1).await;
     let (mut prefaces, mut read) = (Vec::new(), Vec::new());
     while read.last() != Some(&LENGTH) {
-        match events.recv().await.expect("the bus goes on") {
+        match next(&mut events).await {
             BusEvent::Preface { preface, stream_seq } => prefaces.push((preface, stream_seq)),
             BusEvent::Entry { sealed, .. } => read.push(sealed.entry.position.seq),
             _ => {}
@@ -265,4 +281,80 @@ async fn a_lost_stream_is_filled_again_from_the_checkpoint_on() {
     assert_eq!(prefaces, [(told, 1)]);
     assert_eq!(read, behind().collect::<Vec<_>>());
     stays(&lab, "nothing stands before its checkpoint").await;
+}
+
+/// A node of the site that has nothing but the first entries of its log in the journal.
+fn behind_by(lab: &Lab, entries: &[Sealed]) -> (Controller, Now) {
+    let now = Now { mono: Duration::from_secs(500), wall: NOW };
+    let fabric = Arc::new(lab.fabric.clone());
+    let node = fabric.node(&id("osl-r1")).expect("known").clone();
+    let catalog = Arc::new(Catalog::new(Vec::new()));
+    let setting = Setting { fabric, catalog, layout: Layout::default(), node };
+    let mut controller = Controller::new(setting);
+    for (sealed, stream_seq) in entries.iter().cloned().zip(1u64..) {
+        controller.handle(Event::Replayed { sealed, stream_seq }, now);
+    }
+    controller.handle(Event::ReplayDone { trusted: true }, now);
+    (controller, now)
+}
+
+/// It begins to read behind what it has, and the stream has other numbers than the one before.
+#[tokio::test]
+async fn a_node_that_was_off_takes_in_what_its_stream_was_filled_with_meanwhile() {
+    let lab = Lab::start(fabric()).await;
+    for site in ["osl", "svg"] {
+        lab.init(&id(site)).await;
+    }
+    let (log, osl) = (log(), id("osl"));
+    let (bus, _events) = agent(&lab, "osl-b1", OSL_B1, 1).await;
+    eventually("connected", || bus.connected().then_some(())).await;
+    let told = preface(&lab, &log);
+    let of = |seq: u64| &log[usize::try_from(seq).expect("small") - 1];
+    let last = store(&bus, (&told, OSL_B1), behind().map(of), 0).await;
+    let (mut controller, now) = behind_by(&lab, &log[..5]);
+    let (late, mut events) = agent(&lab, "osl-r1", OSL_R1, 6).await;
+    let mut rewound = 0;
+    let taken: TakeIn = 'read: loop {
+        let event = match next(&mut events).await {
+            BusEvent::Entry { sealed, stream_seq, .. } => {
+                Event::Entries(vec![(sealed, stream_seq)])
+            }
+            BusEvent::Preface { preface, stream_seq } => {
+                Event::Preface { preface: Box::new(preface), stream_seq }
+            }
+            BusEvent::CaughtUp { site } => Event::CaughtUp { site },
+            BusEvent::Rewound { site } => {
+                rewound += 1;
+                Event::Rewound { site }
+            }
+            BusEvent::BadEntry { error, .. } => panic!("{}", error.message()),
+            BusEvent::LogReplaced { .. } => panic!("it has more than was read"),
+            _ => continue,
+        };
+        for effect in controller.handle(event, now) {
+            match effect {
+                Effect::Rewind { site } => late.rewind(&site),
+                Effect::TakeIn(taken) => break 'read *taken,
+                Effect::Refill { .. } => panic!("nothing is lacking"),
+                _ => {}
+            }
+        }
+    };
+    assert_eq!((rewound, &taken.saved.heads[&osl].head), (1, &told.covered));
+    let kept: Vec<u64> = taken.kept.iter().map(|(s, _)| s.entry.position.seq).collect();
+    assert_eq!(kept, KEPT);
+    // It is read from its beginning once: what comes next is what is stored next.
+    while !matches!(next(&mut events).await, BusEvent::CaughtUp { site } if site == osl) {}
+    late.rewind(&osl);
+    let marker = Arc::clone(&of(LENGTH).bytes);
+    let stored = bus.restate(of(LENGTH).subject(), marker, last).await.expect("stored");
+    loop {
+        match next(&mut events).await {
+            BusEvent::Entry { stream_seq, site, .. } if site == osl => {
+                break assert_eq!(stream_seq, stored);
+            }
+            BusEvent::Rewound { .. } => panic!("again"),
+            _ => {}
+        }
+    }
 }

@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fleet::{Fleet, id};
-use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, TaskStateDoc, VerbDoc};
+use nett_agent::api::types::{
+    ApiRequest, CommandReply, NodeDoc, Outcome, Payload, TaskStateDoc, VerbDoc,
+};
+use nett_agent::controller::event::Event;
 use nett_policy::id::{NodeId, ServiceId, SiteId, Weight};
 use nett_policy::log::entry::{Ask, Object, Terms, Verb};
 use nett_policy::lower::object::{
@@ -415,6 +418,34 @@ fn the_view_in_numbers_follows_what_happens() {
     assert_eq!(cut_off.sites_connected, 0);
     let lag = cut_off.peer_lag[&id::<SiteId>("svg")];
     assert!(lag >= Duration::from_secs(10) && lag <= Duration::from_secs(13), "{lag:?}");
+}
+
+/// What a node says of another one, or of itself.
+fn node_doc(fleet: &mut Fleet, asked: &str, node: &str) -> NodeDoc {
+    let Outcome::Ok(payload) = fleet.ask(asked, ApiRequest::Nodes {}) else { panic!("no nodes") };
+    let Payload::Nodes { nodes } = *payload else { panic!("no nodes") };
+    nodes.into_iter().find(|n| n.id == node).expect("known")
+}
+
+/// The logs go on, and nobody who sends a command is heard.
+#[test]
+fn a_node_that_hears_nobody_says_so() {
+    let mut fleet = Fleet::start();
+    assert_eq!(fleet.snapshot("osl-b1").bus_heard, None);
+    for result in [Err("the nats-server refuses nett.l.cmd.osl.>".to_owned()), Ok(())] {
+        let (now, deaf) = (fleet.clock(), result.is_err());
+        let controller = &mut fleet.agents.get_mut(&id("osl-b1")).expect("known").controller;
+        controller.handle(Event::Hearing { result }, now);
+        fleet.pass(Duration::from_secs(5));
+        assert_eq!(fleet.snapshot("osl-b1").bus_heard, Some(!deaf));
+        for asked in ["osl-b1", "svg-b1"] {
+            let node = node_doc(&mut fleet, asked, "osl-b1");
+            assert!(node.bus_connected, "{node:?}");
+            assert_eq!(node.unheard.is_some(), deaf && asked == "osl-b1", "{node:?}");
+            let says = |line: &String| line.starts_with("bus: ") && line.contains("nett.l.cmd");
+            assert_eq!(node.degraded.iter().any(says), deaf, "{asked}: {node:?}");
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bus_fixture::*;
 use nett_agent::api::codec::{decode_answer, decode_call};
+use nett_agent::bus::nats::lines::{Lines, Said};
 use nett_agent::bus::wire::{
     open_entry, open_report, open_request, open_stored_entry, request_subject, seal_request,
 };
@@ -50,6 +51,41 @@ fn envelopes_of_the_bus() {
             open_stored_entry(bytes, &fabric).err().map(|e| kind(&e)),
         ];
         number(told)
+    });
+}
+
+/// What a server says is the same however the connection cuts it, and no more is held of it than a
+/// message that is within the limit, or a line.
+#[test]
+fn lines_of_a_nats_server() {
+    const LIMIT: usize = 100;
+    let said = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let (mut lines, mut all, mut hasher) = (Lines::new(LIMIT), 0u32, DefaultHasher::new());
+        for piece in pieces {
+            let taken = lines.take(piece, |said| {
+                if let Said::Message { payload: Some(payload), .. } = &said {
+                    assert!(payload.len() <= LIMIT);
+                }
+                format!("{said:?}").hash(&mut hasher);
+                all += 1;
+            });
+            if let Err(garbled) = taken {
+                return (all, hasher.finish(), Some(garbled));
+            }
+        }
+        (all, hasher.finish(), None)
+    };
+    let text = b"INFO {\"nonce\":\"x\"}\r\nPING\r\nMSG a.b 7 4\r\n\r\n\r\n\r\n-ERR 'No'\r\n+OK\r\n";
+    let large = b"MSG c 8 _INBOX.x 120\r\n".iter().chain(&[b'x'; 120]).chain(b"\r\nPONG\r\n");
+    let strange = b"MSG nett.\xff 1 r 2\r\nab\r\nMSG e 9 0\r\n\r\n";
+    let seeds = [text.to_vec(), large.copied().collect(), strange.to_vec()];
+    fuzz("nats-lines", &seeds, |bytes| {
+        let whole = said(&mut std::iter::once(bytes));
+        for step in [1, 2, 7, 64] {
+            assert_eq!(said(&mut bytes.chunks(step)), whole, "in pieces of {step}");
+        }
+        let (all, _, garbled) = whole;
+        number((all.min(8), garbled.map(|garbled| kind(&garbled))))
     });
 }
 

@@ -15,8 +15,12 @@ fn behind(effects: &[Effect]) -> Option<u64> {
     })
 }
 
+fn hold(service: &str) -> Verb {
+    Verb::Hold { services: id(service) }
+}
+
 fn order(service: &str) -> Ask {
-    let verb = Verb::Hold { services: id(service) };
+    let verb = hold(service);
     Ask::Command { verb, plan_hash: None, overrides: [].into(), terms: Terms::default() }
 }
 
@@ -27,9 +31,7 @@ fn who_has_read_the_winner_before_the_loss_was_known_does_not_wait() {
         let before = fleet.log("osl").len();
         // The other agent of the site hears nothing for a while.
         fleet.silent.insert(id("osl-r1"));
-        assert!(
-            fleet.command("mira", "osl", Verb::Hold { services: id("shop/prod/web") }).accepted
-        );
+        assert!(fleet.command("mira", "osl", hold("shop/prod/web")).accepted);
         fleet.silent.clear();
         let written: Vec<_> = fleet.log("osl").iter().cloned().zip(1u64..).skip(before).collect();
         let last = fleet.log("osl").len() as u64;
@@ -45,6 +47,35 @@ fn who_has_read_the_winner_before_the_loss_was_known_does_not_wait() {
         let effects = controller.handle(second, now);
         assert_eq!(behind(&effects), Some(last), "read first: {read_first}: {effects:?}");
     }
+}
+
+/// What somebody is refused counts once, however often another agent was faster.
+#[test]
+fn a_refusal_that_loses_many_times_counts_as_one() {
+    let mut fleet = Fleet::start();
+    let before = fleet.log("osl").len();
+    fleet.silent.insert(id("osl-r1"));
+    for n in 0..10 {
+        let services = id("shop/prod/web");
+        let release = Verb::Release { services };
+        let verb = if n % 2 == 0 { hold("shop/prod/web") } else { release };
+        let reply = fleet.command("mira", "osl", verb);
+        assert!(reply.accepted, "{reply:?}");
+    }
+    fleet.silent.clear();
+    let written: Vec<_> = fleet.log("osl").iter().cloned().zip(1u64..).skip(before).collect();
+    assert!(written.len() >= 10);
+    let mut old = fleet.request("odd", "osl", order("shop/prod/api"));
+    (old.issued_at.0, old.expires_at.0) = (old.issued_at.0 - 600_000, old.expires_at.0 - 600_000);
+    let (now, (subject, bytes)) = (fleet.clock(), fleet.seal(&old));
+    let controller = &mut fleet.agents.get_mut(&id("osl-r1")).expect("known").controller;
+    let mut effects = controller.handle(Event::Request { token: Token(1), subject, bytes }, now);
+    for (n, entry) in written.into_iter().enumerate() {
+        assert!(behind(&effects).is_some(), "after {n} losses: {effects:?}");
+        controller.handle(Event::Entries(vec![entry]), now);
+        effects = controller.handle(Event::AppendFailed(AppendFailure::Conflict), now);
+    }
+    assert!(behind(&effects).is_some(), "{effects:?}");
 }
 
 /// Whoever has a key that counts does not fill the log with what he is refused.

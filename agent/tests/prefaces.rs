@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fleet::{Fleet, id};
-use nett_agent::bus::wire::{Head, Preface, Sealed, digest};
+use nett_agent::bus::wire::{Draft, Head, Preface, Sealed, digest};
 use nett_agent::controller::effect::{AuditEvent, Effect};
 use nett_agent::controller::event::{Event, Now, Token};
 use nett_agent::controller::{Controller, Setting};
@@ -298,6 +298,14 @@ fn who_reads_that_a_checkpoint_is_being_written_waits_and_refuses_nobody() {
     assert!(appended(&effects).is_none(), "{effects:?}");
     let effects = other.after(2);
     assert_eq!(appended(&effects), Some(other.last), "{effects:?}");
+    // Or somebody stores something else: then there will be no rest.
+    let mut other = Other::of(&told);
+    other.preface(&told.preface);
+    let effects = other.order(&mut told.fleet);
+    assert!(appended(&effects).is_none(), "{effects:?}");
+    let (site, stream_seq, error) = (id("osl"), other.last + 1, "nobody signed it".to_owned());
+    let effects = other.handle(Event::BadEntry { site, stream_seq, error, blocks: None });
+    assert_eq!(appended(&effects), Some(stream_seq), "{effects:?}");
 }
 
 #[test]
@@ -343,6 +351,142 @@ fn a_stream_that_begins_with_its_checkpoint_again_lacks_nothing() {
         let effects = other.order(&mut told.fleet);
         assert_eq!(appended(&effects).is_some(), !broken, "{effects:?}");
     }
+}
+
+/// A node that was off while a stream was lost, with the log up to entry `read` and nothing else.
+fn was_off(told: &Told, node: &str, read: usize) -> Other {
+    let setting = told.fleet.agents[&id(node)].controller.setting().clone();
+    let (now, mut controller) = (told.fleet.clock(), Controller::new(setting));
+    let all = told.covered.iter().chain(&told.behind).cloned().zip(1u64..);
+    for (sealed, stream_seq) in all.take(read) {
+        controller.handle(Event::Replayed { sealed, stream_seq }, now);
+    }
+    controller.handle(Event::ReplayDone { trusted: true }, now);
+    controller.handle(Event::BusConnected, now);
+    Other { controller, now, last: read as u64 }
+}
+
+fn rewinds(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Rewind { .. }))
+}
+
+/// It begins behind the number that it has read, and numbers mean something else now.
+#[test]
+fn a_stream_that_was_filled_again_behind_a_nodes_back_is_read_from_its_beginning() {
+    for node in ["osl-r1", "svg-b1"] {
+        let told = told();
+        let (last, forgotten) = told.covered.split_last().expect("a long log");
+        assert!(forgotten.len() > 4);
+        let hash = last.entry.position.hash.as_str();
+        let preface =
+            Preface { kept: 1, digest: digest([hash].into_iter()), ..told.preface.clone() };
+        let mut other = was_off(&told, node, 3);
+        // The stream: the checkpoint, what it kept, and what it does not cover.
+        let effects = other.next(&told.behind[1]);
+        assert!(rewinds(&effects), "{node}: {effects:?}");
+        let effects = other.handle(Event::CaughtUp { site: id("osl") });
+        changes_nothing(&effects.into_iter().filter(|e| !wants(e)).collect::<Vec<_>>());
+
+        other.handle(Event::Rewound { site: id("osl") });
+        other.last = 0;
+        assert!(!rewinds(&other.preface(&preface)));
+        let effects = other.next(last);
+        let taken = effects.iter().find_map(|effect| match effect {
+            Effect::TakeIn(taken) => Some(taken),
+            _ => None,
+        });
+        let taken = taken.unwrap_or_else(|| panic!("{node}: {effects:?}"));
+        let head = &taken.saved.heads[&id("osl")];
+        assert_eq!((&head.head, head.stream_seq), (&preface.covered, 2));
+    }
+}
+
+/// The mirror lags, and what comes by the origin is ahead of it.
+#[test]
+fn a_stream_that_is_read_at_the_origin_too_holds_what_its_checkpoint_kept() {
+    for broken in [false, true] {
+        let told = told();
+        let all = told.covered.len() + BEHIND;
+        let mut other = was_off(&told, "svg-b1", all);
+        other.handle(Event::LogReplaced { site: id("osl"), read: all as u64, found: 0 });
+        assert_eq!(other.controller.snapshot(other.now).conflicts, 1);
+        let kept = &told.covered[told.covered.len() - 2..];
+        let hashes = kept.iter().map(|sealed| sealed.entry.position.hash.as_str());
+        let digest = if broken { digest(hashes.rev()) } else { digest(hashes) };
+        let preface = Preface { kept: 2, digest, ..told.preface };
+        other.last = 0;
+        other.preface(&preface);
+        // By the origin: behind what the mirror has.
+        read(&mut other.controller, &told.behind, 4);
+        // By the mirror.
+        read(&mut other.controller, kept, 2);
+        read(&mut other.controller, &told.behind, 4);
+        let conflicts = other.controller.snapshot(other.now).conflicts;
+        assert_eq!(conflicts, u32::from(broken), "broken: {broken}");
+    }
+}
+
+fn wants(effect: &Effect) -> bool {
+    matches!(effect, Effect::Kernel { .. })
+}
+
+/// Reading it from its beginning makes no difference to what a log is.
+#[test]
+fn a_gap_stays_a_gap_and_another_log_another_log() {
+    for foreign in [false, true] {
+        let mut told = told();
+        let all = [told.covered.clone(), told.behind.clone()].concat();
+        let read = all.len() - BEHIND;
+        let mut other = was_off(&told, "osl-r1", read);
+        let hole = &all[read + 1];
+        assert!(rewinds(&other.next(hole)));
+        other.handle(Event::Rewound { site: id("osl") });
+        other.last = 0;
+        for sealed in &all[..read] {
+            let sealed = if foreign { begun_anew(&told, sealed) } else { sealed.clone() };
+            changes_nothing(&other.next(&sealed));
+        }
+        let effects = other.next(hole);
+        changes_nothing(&effects);
+        assert!(!rewinds(&effects), "once: {effects:?}");
+        // Whoever can write to the log cannot make this node forget what it has.
+        let Head { boot, seq, hash: _ } = told.preface.covered.clone();
+        let covered = Head { boot, seq: seq + 1000, hash: "f".repeat(64) };
+        let empty = digest(std::iter::empty());
+        let forged = Preface { covered, kept: 0, digest: empty, ..told.preface.clone() };
+        if !foreign {
+            changes_nothing(&other.preface(&forged));
+        }
+        for site in ["osl", "svg"] {
+            let effects = other.handle(Event::CaughtUp { site: id(site) });
+            let refills = effects.iter().any(|effect| matches!(effect, Effect::Refill { .. }));
+            assert!(!refills, "{effects:?}");
+        }
+        let effects = other.order(&mut told.fleet);
+        let text = format!("{effects:?}");
+        assert!(replied(&effects) && appended(&effects).is_none(), "{text}");
+        let why = if foreign { "log_replaced: incarnation" } else { "nothing can be added" };
+        assert!(text.contains(why), "{text}");
+    }
+}
+
+/// The same entry in a log that somebody began anew.
+fn begun_anew(told: &Told, sealed: &Sealed) -> Sealed {
+    let entry = sealed.entry.clone();
+    let key = &told.fleet.keys[entry.node.as_str()];
+    let draft = Draft {
+        id: entry.id,
+        site: entry.site,
+        node: entry.node,
+        fabric: entry.fabric,
+        at: entry.at,
+        boot: "another".to_owned(),
+        seq: entry.position.seq,
+        prev_hash: entry.position.prev_hash,
+        body: entry.body,
+        request_verbatim: sealed.verbatim(),
+    };
+    Sealed::seal(draft, key).expect("the key fits")
 }
 
 /// It does not try for ever without a word.

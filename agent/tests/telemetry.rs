@@ -53,6 +53,7 @@ fn snapshot() -> Snapshot {
     let service = ServiceSnapshot { epoch: Epoch(7), percent };
     Snapshot {
         bus_connected: true,
+        bus_heard: Some(false),
         sites_connected: 1,
         peer_lag: BTreeMap::from([("svg".parse().expect("a site"), Duration::from_millis(1500))]),
         links: BTreeMap::from([("osl-svg-1".parse().expect("a link"), true)]),

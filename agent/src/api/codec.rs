@@ -3,7 +3,9 @@
 //! On the socket a document is one line (JSON as written here holds no line break); over NATS it
 //! is the payload.
 
-use super::types::{ApiCall, ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, VERSION};
+use super::types::{
+    ApiCall, ApiError, ApiRequest, ApiResponse, CommandReply, ErrorCode, Outcome, VERSION,
+};
 
 /// The largest call, in bytes, on every transport: the payload limit of the site's nats-server
 /// (BUS `max_payload`).
@@ -80,6 +82,23 @@ pub fn encode_answer_within(answer: &ApiResponse, limit: usize) -> Vec<u8> {
     encode_answer(&ApiResponse { outcome: Outcome::Error(error), ..answer.clone() })
 }
 
+/// The answer to a command as at most `limit` bytes, for NATS: of a larger one everything is said
+/// but the message, which says why.
+pub fn encode_reply_within(reply: CommandReply, limit: usize) -> Vec<u8> {
+    let encode = |reply: &CommandReply| {
+        serde_json::to_vec(reply).expect("keys of the API's types are strings")
+    };
+    let bytes = encode(&reply);
+    if bytes.len() <= limit {
+        return bytes;
+    }
+    let message = format!(
+        "too-large: the answer has {} bytes, the bus carries {limit}; ask over the agent's socket",
+        bytes.len()
+    );
+    encode(&CommandReply { message, ..reply })
+}
+
 pub fn decode_answer(bytes: &[u8]) -> Result<ApiResponse, DecodeError> {
     serde_json::from_slice(bytes).map_err(DecodeError)
 }
@@ -124,6 +143,20 @@ mod tests {
         assert_eq!(code(&deep), Err(ErrorCode::BadRequest));
         let large = " ".repeat(MAX_CALL + 1);
         assert_eq!(code(&large), Err(ErrorCode::TooLarge));
+    }
+
+    #[test]
+    fn a_reply_above_the_limit_says_what_became_of_the_command() {
+        let task = Some("osl.01jd3m5w7r8v3qyb2s9t4k6e1h".to_owned());
+        let message = "x".repeat(5000);
+        let reply = CommandReply { accepted: true, task, message, ..CommandReply::default() };
+        let bytes = encode_reply_within(reply.clone(), 1000);
+        assert!(bytes.len() <= 1000);
+        let read: CommandReply = serde_json::from_slice(&bytes).expect("a reply");
+        assert!(read.message.starts_with("too-large: the answer has 5"), "{read:?}");
+        assert_eq!(read, CommandReply { message: read.message.clone(), ..reply.clone() });
+        let whole = encode_reply_within(reply.clone(), 10_000);
+        assert_eq!(serde_json::from_slice::<CommandReply>(&whole).expect("a reply"), reply);
     }
 
     #[test]

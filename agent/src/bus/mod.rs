@@ -74,6 +74,10 @@ pub trait Bus: Send + Sync {
         bytes: Vec<u8>,
     ) -> BoxFuture<'a, Result<Vec<u8>, AppendError>>;
 
+    /// Has a site's log read from the first message of its stream on, where reading began further
+    /// behind: [`BusEvent::Rewound`], and then all that it holds. Once for each adapter and site.
+    fn rewind(&self, site: &SiteId);
+
     /// True when a server is there now.
     fn connected(&self) -> bool;
 }
@@ -159,6 +163,11 @@ pub enum BusEvent {
     TurnedAway(intake::ledger::Record),
     Connected,
     Disconnected,
+    /// Everything that people, reporters and other sites may send is heard, or why not. Told when
+    /// it changes, first when it is known.
+    Hearing {
+        result: Result<(), String>,
+    },
     /// Everything that the site's stream (or its mirror here) holds has been delivered.
     CaughtUp {
         site: SiteId,
@@ -169,12 +178,16 @@ pub enum BusEvent {
         stream: String,
         reason: String,
     },
-    /// The stream holds less than was already read: it was lost or rebuilt. What it holds is
-    /// delivered again from its first entry on.
+    /// The stream holds less than was already read, or was made anew since: it was lost or rebuilt.
+    /// What it holds is delivered again from its first entry on.
     LogReplaced {
         site: SiteId,
         read: u64,
         found: u64,
+    },
+    /// As [`Bus::rewind`] asked: what the stream holds is delivered from its first message on.
+    Rewound {
+        site: SiteId,
     },
 }
 
@@ -200,6 +213,15 @@ impl Responder {
     pub fn channel() -> (Self, oneshot::Receiver<Vec<u8>>) {
         let (sender, receiver) = oneshot::channel();
         (Self(Route::Channel(sender)), receiver)
+    }
+
+    /// How many bytes an answer may have: for a larger one a server would end the connection, on
+    /// which all others are heard, too. What is to be sent must be cut, or be an error.
+    pub fn room(&self) -> usize {
+        match &self.0 {
+            Route::Nats(reply) => reply.room(),
+            Route::Channel(_) => usize::MAX,
+        }
     }
 
     /// Sends the answer; gives up after 2 s. An answer that cannot be sent is lost, as any

@@ -61,6 +61,8 @@ struct Agent {
     events: mpsc::Sender<BusEvent>,
     /// Per site, how many entries were handed on.
     read: BTreeMap<SiteId, usize>,
+    /// Sites whose logs are read from a later entry than the first.
+    later: BTreeSet<SiteId>,
     /// Sites of which this agent was told that nothing is left.
     caught_up: BTreeSet<SiteId>,
     /// Reports as last handed on.
@@ -103,6 +105,7 @@ impl SimulatedNet {
             site: site.clone(),
             node: node.clone(),
             events,
+            later: start.iter().filter(|(_, seq)| **seq > 1).map(|(s, _)| s.clone()).collect(),
             read: start.iter().map(|(site, seq)| (site.clone(), begin(seq))).collect(),
             caught_up: BTreeSet::new(),
             reports: BTreeMap::new(),
@@ -452,6 +455,18 @@ impl Bus for SimulatedBus {
             let answer = answer.ok_or(AppendError::Timeout)?;
             answer.await.map_err(|_| AppendError::Timeout)
         })
+    }
+
+    fn rewind(&self, site: &SiteId) {
+        let mut state = self.net.lock();
+        let agent = &mut state.agents[self.place];
+        let event = BusEvent::Rewound { site: site.clone() };
+        if agent.later.contains(site) && agent.events.try_send(event).is_ok() {
+            agent.later.remove(site);
+            agent.caught_up.remove(site);
+            agent.read.insert(site.clone(), 0);
+            state.deliver();
+        }
     }
 
     fn connected(&self) -> bool {

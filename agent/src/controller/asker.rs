@@ -6,7 +6,7 @@
 
 use tokio::sync::oneshot;
 
-use crate::api::codec::{MAX_CALL, encode_answer_within};
+use crate::api::codec::{MAX_CALL, encode_answer_within, encode_reply_within};
 use crate::api::types::{ApiResponse, Outcome, Payload};
 use crate::bus::Responder;
 
@@ -33,13 +33,13 @@ pub(super) fn send(asker: Asker, response: ApiResponse) {
         // Whoever asked may have gone away.
         Asker::Api(reply) => drop(reply.send(response)),
         Asker::Rpc(reply) => {
-            let bytes = encode_answer_within(&response, MAX_CALL);
+            let bytes = encode_answer_within(&response, MAX_CALL.min(reply.room()));
             tokio::spawn(reply.answer(bytes));
         }
         Asker::Command(reply) => {
             let bytes = match response.outcome {
                 Outcome::Ok(payload) => match *payload {
-                    Payload::Command(command) => serde_json::to_vec(&command),
+                    Payload::Command(command) => Ok(encode_reply_within(command, reply.room())),
                     other => serde_json::to_vec(&other),
                 },
                 Outcome::Error(error) => serde_json::to_vec(&error),

@@ -60,6 +60,8 @@ pub(super) struct Waiting {
     pub(super) by_socket: bool,
     /// How often it lost the compare-and-set.
     lost: u32,
+    /// It counts as one of its author's refusals, however often it is judged.
+    charged: bool,
     since: Duration,
 }
 
@@ -200,6 +202,7 @@ impl Controller {
             verbatim: bytes,
             by_socket,
             lost: 0,
+            charged: false,
             since: now.mono,
         });
     }
@@ -271,18 +274,22 @@ impl Controller {
             self.deciding.in_flight = Some(InFlight::Local);
             return self.append(body, verbatim);
         }
-        while let Some(waiting) = self.deciding.next_waiting() {
+        while let Some(mut waiting) = self.deciding.next_waiting() {
             if let Some(reply) = self.known(&waiting.request) {
                 self.reply_command(waiting.token, reply, now);
                 continue;
             }
             let body = self.judged(&waiting.request);
             if let Body::Refused(refused) = &body
-                && !self.deciding.refusals.may_record(&waiting.request.person, now.mono)
+                && !waiting.charged
             {
-                self.deciding.refused += 1;
-                self.reply_command(waiting.token, unrecorded(refused), now);
-                continue;
+                let person = &waiting.request.person;
+                waiting.charged = self.deciding.refusals.may_record(person, now.mono);
+                if !waiting.charged {
+                    self.deciding.refused += 1;
+                    self.reply_command(waiting.token, unrecorded(refused), now);
+                    continue;
+                }
             }
             let verbatim = Some(waiting.verbatim.clone());
             self.deciding.in_flight = Some(InFlight::Request(waiting));

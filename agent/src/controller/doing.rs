@@ -415,6 +415,9 @@ impl Controller {
         }
         degraded
             .extend(self.doing.foreign.iter().take(LINES_SHOWN).map(|f| format!("foreign: {f}")));
+        if let Some(Err(why)) = &self.peers.hearing {
+            degraded.push(format!("bus: commands and questions are not heard: {why}"));
+        }
         if !self.trusted {
             degraded.push("journal: entries are missing; waiting for the logs".to_owned());
         }

@@ -336,6 +336,7 @@ impl<P: Probe> Driver<P> {
                 Some(Event::BusConnected)
             }
             BusEvent::Disconnected => Some(Event::BusDisconnected),
+            BusEvent::Hearing { result } => Some(Event::Hearing { result }),
             BusEvent::CaughtUp { site } => Some(Event::CaughtUp { site }),
             BusEvent::StreamMissing { site, stream, reason } => {
                 tracing::warn!(%site, stream, reason, "A stream cannot be read.");
@@ -345,6 +346,7 @@ impl<P: Probe> Driver<P> {
                 tracing::error!(%site, read, found, "A log was replaced.");
                 Some(Event::LogReplaced { site, read, found })
             }
+            BusEvent::Rewound { site } => Some(Event::Rewound { site }),
         }
     }
 
@@ -458,6 +460,7 @@ impl<P: Probe> Driver<P> {
             Effect::Condense(condense) => self.condense(*condense, now),
             Effect::TakeIn(taken) => return Some(self.take_in(*taken).await),
             Effect::ReadAgain => self.read_again = true,
+            Effect::Rewind { site } => self.parts.bus.rewind(&site),
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
             Effect::Reply { token, mut response } => {
                 self.fill_in(&mut response);

@@ -56,6 +56,10 @@ pub enum Effect {
     TakeIn(Box<TakeIn>),
     /// A branch of a log that was read does not count: begin again from the journal.
     ReadAgain,
+    /// Read a site's log from the first message of its stream on, where that was not done.
+    Rewind {
+        site: SiteId,
+    },
     Reply {
         token: Token,
         response: Box<ApiResponse>,

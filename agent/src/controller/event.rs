@@ -84,7 +84,13 @@ pub enum Event {
     CaughtUp {
         site: SiteId,
     },
-    /// A site's stream ends before what was read of it, and is read from its beginning.
+    /// A site's stream is read from its first message on, as [`super::effect::Effect::Rewind`]
+    /// asked.
+    Rewound {
+        site: SiteId,
+    },
+    /// A site's stream ends before what was read of it, or was made anew, and is read from its
+    /// beginning.
     LogReplaced {
         site: SiteId,
         read: u64,
@@ -100,6 +106,10 @@ pub enum Event {
     Report(Report),
     BusConnected,
     BusDisconnected,
+    /// People, reporters and other sites are heard over the bus, or why they are not.
+    Hearing {
+        result: Result<(), String>,
+    },
     /// A signed request, still unopened.
     Request {
         token: Token,

@@ -35,6 +35,7 @@ mod filling;
 mod keeping;
 mod lease;
 mod local;
+mod lost;
 mod near;
 mod neighbours;
 pub mod own_log;
@@ -153,6 +154,8 @@ pub struct Controller {
 struct Peers {
     reports: BTreeMap<NodeId, Heard>,
     bus_connected: bool,
+    /// Whether others are heard on the bus's second connection; `None` until that is known.
+    hearing: Option<Result<(), String>>,
 }
 
 #[derive(Debug)]
@@ -232,6 +235,7 @@ impl Controller {
             }
             Event::CaughtUp { site } => self.caught_up(site, now),
             Event::LogReplaced { site, read, found } => self.log_replaced(site, read, found),
+            Event::Rewound { site } => self.rewound(&site),
             Event::LocalKept(Ok(sealed)) => self.local_kept(&sealed, now),
             Event::LocalKept(Err(why)) => self.local_not_kept(&why, now),
             Event::Restored => self.effects.push(Effect::ReadAgain),
@@ -249,6 +253,7 @@ impl Controller {
                 }
             }
             Event::BusDisconnected => self.peers.bus_connected = false,
+            Event::Hearing { result } => self.peers.hearing = Some(result),
             Event::Request { token, subject, bytes } => {
                 self.request(token, (&subject, false), bytes, now)
             }

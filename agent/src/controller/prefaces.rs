@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nett_policy::id::{NodeId, SiteId};
+use nett_policy::log::entry::Position;
 
 use super::Controller;
 use super::effect::{Condense, Effect, TakeIn};
@@ -42,6 +43,7 @@ pub(super) struct Prefaces {
 
 /// A checkpoint in a stream, and how much of what belongs to it stands behind it: one message after
 /// the other, since each of them was a compare-and-set. Anything else in between breaks it off.
+/// What is read at the origin comes before its turn, and waits for it.
 #[derive(Debug)]
 struct Standing {
     node: NodeId,
@@ -56,12 +58,13 @@ struct Standing {
     at: Duration,
     /// Of what is kept, as far as it was read.
     hashes: Vec<String>,
+    /// What belongs to it and came before its turn, by its number in the stream.
+    ahead: BTreeMap<u64, Position>,
 }
 
 /// What one more message says of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    Known,
     More,
     /// All that it kept is there, as it was announced.
     Kept,
@@ -147,7 +150,7 @@ impl Controller {
         if is_next && !misses && !self.prefaces.coming.contains_key(&site) {
             let at = covered.seq;
             let text = format!("a checkpoint speaks of entry {at}, and none before it is missing");
-            return self.trouble(site, text);
+            return self.astray(site, text);
         }
         // Mirror and origin may both be read, one behind the other: the newest counts.
         if self.prefaces.coming.get(&site).is_none_or(|coming| coming.at < stream_seq) {
@@ -174,6 +177,7 @@ impl Controller {
             read: stream_seq,
             at: now.mono,
             hashes: Vec::new(),
+            ahead: BTreeMap::new(),
         };
         self.prefaces.standing.insert(site.clone(), standing);
         if *kept == 0 {
@@ -186,12 +190,24 @@ impl Controller {
     pub(super) fn behind_preface(&mut self, sealed: &Sealed, stream_seq: u64, now: Now) {
         let site = &sealed.entry.site;
         let Some(standing) = self.prefaces.standing.get_mut(site) else { return };
-        match standing.next(sealed, stream_seq, now.mono) {
-            Progress::Known | Progress::More | Progress::Whole => {}
-            Progress::Kept => self.kept_stands(site),
-            Progress::Broken => drop(self.prefaces.standing.remove(site)),
+        standing.came(&sealed.entry.position, stream_seq);
+        let next = |prefaces: &mut Prefaces| prefaces.standing.get_mut(site)?.next(now.mono);
+        while let Some(progress) = next(&mut self.prefaces) {
+            match progress {
+                Progress::More | Progress::Whole => {}
+                Progress::Kept => self.kept_stands(site),
+                Progress::Broken => drop(self.prefaces.standing.remove(site)),
+            }
         }
         self.is_whole(site);
+    }
+
+    /// A message of a site's stream that is no entry of its log.
+    pub(super) fn breaks_preface(&mut self, site: &SiteId, stream_seq: u64) {
+        let inside = |one: &Standing| (one.read + 1..=one.end).contains(&stream_seq);
+        if self.prefaces.standing.get(site).is_some_and(inside) {
+            self.prefaces.standing.remove(site);
+        }
     }
 
     /// Whoever reads the stream from its checkpoint on knows what it covers.
@@ -316,16 +332,24 @@ impl Controller {
 // === impl Standing ===
 
 impl Standing {
-    fn next(&mut self, sealed: &Sealed, stream_seq: u64, now: Duration) -> Progress {
-        if stream_seq <= self.read {
-            return Progress::Known;
+    /// A message that may belong to it: it waits for those before it.
+    fn came(&mut self, position: &Position, stream_seq: u64) {
+        if (self.read + 1..=self.end).contains(&stream_seq) {
+            self.ahead.insert(stream_seq, position.clone());
         }
-        let position = &sealed.entry.position;
-        if stream_seq != self.read + 1 || position.boot != self.covered.boot {
+    }
+
+    /// The next message, if it is there.
+    fn next(&mut self, now: Duration) -> Option<Progress> {
+        let position = self.ahead.remove(&self.read.checked_add(1)?)?;
+        (self.read, self.at) = (self.read + 1, now);
+        Some(self.take(&position))
+    }
+
+    fn take(&mut self, position: &Position) -> Progress {
+        if position.boot != self.covered.boot {
             return Progress::Broken;
         }
-        self.read = stream_seq;
-        self.at = now;
         if (self.hashes.len() as u64) < self.kept {
             if position.seq > self.covered.seq {
                 return Progress::Broken;

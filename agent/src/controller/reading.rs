@@ -59,7 +59,9 @@ enum Fit {
 }
 
 /// How trouble with a stream begins that is not the one that was read.
-const LOG_REPLACED: &str = "log_replaced";
+pub(super) const LOG_REPLACED: &str = "log_replaced";
+/// How trouble with a stream begins that somebody began anew.
+const OTHER_LOG: &str = "log_replaced: incarnation";
 /// How trouble with an entry that nobody may have written begins.
 const NOT_BELIEVED: &str = "not believed: entry";
 
@@ -131,14 +133,18 @@ impl Reading {
     }
 
     /// The stream was lost or rebuilt, and is read from its beginning.
-    fn begin_again(&mut self, site: &SiteId) {
+    pub(super) fn begin_again(&mut self, site: &SiteId) {
         self.caught_up.remove(site);
         self.seen.remove(site);
         self.stored.insert(site.clone(), 0);
     }
 
-    /// The first entry that a site's stream lacks, once all of it was read.
-    fn lacks(&self, site: &SiteId) -> Option<u64> {
+    /// The first entry that a site's stream lacks, once all of it was read. One that somebody began
+    /// anew lacks nothing: what was read before is of no use there.
+    pub(super) fn lacks(&self, site: &SiteId) -> Option<u64> {
+        if self.trouble.get(site).is_some_and(|what| what.starts_with(OTHER_LOG)) {
+            return None;
+        }
         let head = self.heads.get(site).filter(|_| self.is_caught_up(site))?;
         let stored = *self.stored.get(site)?;
         (stored < head.seq).then_some(stored + 1)
@@ -157,8 +163,7 @@ impl Reading {
             };
         };
         if position.boot != head.boot {
-            let message =
-                format!("{LOG_REPLACED}: incarnation {} after {}", position.boot, head.boot);
+            let message = format!("{OTHER_LOG} {} after {}", position.boot, head.boot);
             return Fit::Trouble(message);
         }
         if position.seq <= head.seq {
@@ -364,14 +369,14 @@ impl Controller {
         let entry = &sealed.entry;
         match self.reading.fit(entry) {
             Fit::Known => self.reading.is_stored(entry),
-            Fit::Trouble(trouble) => self.trouble(entry.site.clone(), trouble),
-            Fit::Fork { wins, trouble } => {
+            Fit::Trouble(trouble) | Fit::Fork { wins: false, trouble } => {
+                self.astray(entry.site.clone(), trouble);
+            }
+            Fit::Fork { wins: true, trouble } => {
                 self.trouble(entry.site.clone(), trouble);
-                if wins {
-                    // What followed the other one is void: everything is read anew.
-                    self.effects.push(Effect::Journal { sealed, stream_seq });
-                    self.effects.push(Effect::ReadAgain);
-                }
+                // What followed the other one is void: everything is read anew.
+                self.effects.push(Effect::Journal { sealed, stream_seq });
+                self.effects.push(Effect::ReadAgain);
             }
             Fit::Next => {
                 self.reading.is_stored(entry);
@@ -386,60 +391,6 @@ impl Controller {
         false
     }
 
-    /// A site's stream holds less than was read of it. That of the own site is filled again from
-    /// the journal, with the entries as they were.
-    pub(super) fn log_replaced(&mut self, site: SiteId, read: u64, found: u64) {
-        if site == *self.site() {
-            // What could not be filled was another loss.
-            self.deciding.cannot_refill = false;
-        }
-        self.reading.begin_again(&site);
-        self.prefaces.begin_again(&site);
-        let trouble = format!("{LOG_REPLACED}: the stream has {found} entries, {read} were read");
-        self.trouble(site, trouble);
-    }
-
-    /// Fills the own site's stream again, one agent at a time by compare-and-set.
-    pub(super) fn refill(&mut self) -> bool {
-        let site = self.site().clone();
-        let Some(from) = self.reading.lacks(&site) else { return false };
-        let after_stream_seq = self.reading.seen(&site);
-        self.effects.push(Effect::Refill { from, after_stream_seq });
-        true
-    }
-
-    /// The own site's stream lacks entries that were read of it.
-    pub(super) fn lacks_something(&self) -> bool {
-        self.reading.lacks(self.site()).is_some()
-    }
-
-    /// The stream was lost, and this node has not what would fill it again.
-    fn cannot_refill(&mut self, why: &str) {
-        let site = self.site().clone();
-        let from = self.reading.lacks(&site).unwrap_or(0);
-        let text = format!(
-            "{LOG_REPLACED}: the stream of site {site} lacks entry {from} and those behind it, and \
-             this node cannot fill it: {why}; start the agents of the site's other nodes, or take \
-             in a backup here (`nettctl restore FILE`)"
-        );
-        self.trouble(site, text);
-    }
-
-    /// How a refill went: so far, up to this number of the stream.
-    pub(super) fn refilled(&mut self, through: u64, stream_seq: u64, why: Option<String>) {
-        let site = self.site().clone();
-        self.reading.see(&site, stream_seq);
-        self.reading.holds(&site, through);
-        if let Some(why) = why {
-            self.cannot_refill(&why);
-        }
-        if self.reading.lacks(&site).is_none() {
-            let text = format!("log_refilled: the stream holds entry {through} again");
-            let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: text };
-            self.effects.push(Effect::Audit(event));
-        }
-    }
-
     pub(super) fn bad_entry(
         &mut self,
         site: SiteId,
@@ -448,6 +399,7 @@ impl Controller {
         blocks: Option<&'static str>,
     ) {
         self.reading.see(&site, stream_seq);
+        self.breaks_preface(&site, stream_seq);
         if let Some(why) = blocks {
             return self.trouble(site, format!("{why} at {stream_seq}: {error}"));
         }
@@ -456,16 +408,22 @@ impl Controller {
 
     /// Reported until an entry of the site fits again; audited once.
     pub(super) fn trouble(&mut self, site: SiteId, trouble: String) {
+        self.is_new_trouble(site, trouble);
+    }
+
+    /// As [`Self::trouble`]; true when nothing of the kind was known.
+    pub(super) fn is_new_trouble(&mut self, site: SiteId, trouble: String) -> bool {
         let known = self.reading.trouble.get(&site);
         // A gap behind an entry that cannot be read says nothing new.
         let behind = known
             .is_some_and(|known| trouble.starts_with("gap") && !known.starts_with(NOT_BELIEVED));
         if known == Some(&trouble) || behind {
-            return;
+            return false;
         }
         let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: trouble.clone() };
         self.effects.push(Effect::Audit(event));
         self.reading.trouble.insert(site, trouble);
+        true
     }
 
     fn take_in(&mut self, sealed: &Sealed, now: Now) {

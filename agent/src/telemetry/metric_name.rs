@@ -85,6 +85,8 @@ metrics! {
         "Changes of BFD sessions of this node's links, both families, by the state they came to.";
     BUS_CONNECTED = Gauge "nett_bus_connected" []
         "1 while there is a connection to a server of the bus.";
+    BUS_HEARD = Gauge "nett_bus_heard" []
+        "1 while what people, reporters and other sites send over the bus is heard.";
     SITES_CONNECTED = Gauge "nett_sites_connected" []
         "Other sites of which a node has reported lately.";
     PEER_LAG_SECONDS = Gauge "nett_peer_lag_seconds" ["site"]

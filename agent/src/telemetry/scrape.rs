@@ -149,6 +149,7 @@ impl Collector for Counted {
 fn present(fresh: &Registry, snapshot: &Snapshot) {
     let Snapshot {
         bus_connected,
+        bus_heard,
         sites_connected,
         peer_lag,
         links,
@@ -173,6 +174,9 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         }));
     }
     single(fresh, &name::BUS_CONNECTED, *bus_connected);
+    if let Some(heard) = bus_heard {
+        single(fresh, &name::BUS_HEARD, *heard);
+    }
     single(fresh, &name::SITES_CONNECTED, *sites_connected);
     gauges(fresh, &name::PEER_LAG_SECONDS, lag);
     gauges(fresh, &name::LINK_UP, links);

@@ -213,6 +213,17 @@ impl Lab {
         kill(server.pid(), Signal::SIGHUP).expect("our child");
     }
 
+    /// Changes a site's file and has the server read it again; gives what it was.
+    pub(crate) fn change(&self, site: &SiteId, change: impl FnOnce(&str) -> String) -> String {
+        let server = &self.servers[site];
+        let before = std::fs::read_to_string(&server.config).expect("written before");
+        let text = change(&before);
+        assert_ne!(text, before, "there is something to change");
+        std::fs::write(&server.config, text).expect("writable");
+        kill(server.pid(), Signal::SIGHUP).expect("our child");
+        before
+    }
+
     /// A connection of somebody with a key, for what `nettctl bus` does.
     pub(crate) async fn context(&self, site: &SiteId, number: u8) -> jetstream::Context {
         let urls = &self.fabric.site(site).expect("known").nats;

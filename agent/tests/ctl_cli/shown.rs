@@ -110,6 +110,21 @@ fn what_others_wrote_cannot_command_the_terminal() {
 }
 
 #[test]
+fn a_node_that_hears_nobody_is_shown_with_the_reason() {
+    let world = World::new();
+    let mut nodes = canned("nodes");
+    let all = nodes["ok"]["nodes"].as_array_mut().expect("a list");
+    let why = "the nats-server refuses nett.l.cmd.osl.>";
+    all[0]["unheard"] = json!(why);
+    let id = all[0]["id"].as_str().expect("a name").to_owned();
+    world.queue("nodes", vec![nodes]);
+    let ran = world.run(&["node", "show", &id]);
+    ran.exits(0);
+    let line = format!("connected; commands and questions are not heard: {why}\n");
+    assert!(ran.out.contains(&line), "{}", ran.out);
+}
+
+#[test]
 fn help_is_as_documented() {
     let mut help = String::new();
     for line in [

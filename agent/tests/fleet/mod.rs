@@ -250,6 +250,7 @@ impl Fleet {
             }
             Effect::Refill { from, after_stream_seq } => self.refill(node, from, after_stream_seq),
             Effect::ReadAgain => self.read_again(node),
+            Effect::Rewind { .. } => {}
             Effect::Append(append) => self.append(node, *append),
             Effect::Kernel { generation, desired } => {
                 let operations = nett_policy::plan::plan(&desired, &agent.kernel).ops.len();

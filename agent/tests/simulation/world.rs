@@ -435,6 +435,7 @@ impl World {
             Effect::TakeIn(_) => self.watch.complain(format!("{node} takes in a checkpoint")),
             Effect::Refill { .. } => self.watch.complain(format!("{node} refills a whole log")),
             Effect::ReadAgain => self.watch.complain(format!("{node} read a forked log")),
+            Effect::Rewind { .. } => self.watch.complain(format!("{node} finds a gap in a log")),
             Effect::Audit(_) => {}
             Effect::Lease(effect) => return self.carry_lease(node, effect),
         }

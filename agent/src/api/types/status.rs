@@ -152,6 +152,10 @@ pub struct NodeDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_ms: Option<u64>,
     pub bus_connected: bool,
+    /// Why nothing that people, reporters and other sites send over NATS is heard; only of the
+    /// answering node, and only while it is so. Other nodes say it in `degraded`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unheard: Option<String>,
     /// How far the node has read each site's log.
     pub heads: Vec<HeadDoc>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,12 +8,18 @@
 //!
 //! Received is whatever comes, as fast as it comes: a queue in the server would be everybody's.
 //! What is dropped is dropped by [`Intake::offer`], which knows whose it is. Answers go out by the
-//! connection that the question came by, since the server allows them there only.
+//! connection that the question came by, since the server allows them there only, and no larger
+//! than it takes: one that is too large would end the connection for everybody.
+//!
+//! It counts as open while every subscription on it stands. What a server refuses is asked for
+//! again, since its files may be rendered anew.
 //!
 //! Crash story: nothing is kept. With the connection everything ends that came by it: whoever asked
 //! hears nothing and asks again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::ServerAddr;
@@ -23,7 +29,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -44,6 +50,12 @@ const PINGS: u32 = 2;
 const READ: usize = 64 * 1024;
 /// Answers that may wait to be sent.
 const ANSWERS: usize = 64;
+/// How long until a subscription that was refused is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How a server begins to say that it refuses one.
+const REFUSED: &str = "permissions violation for subscription";
+/// How much is repeated of what a server says, in characters.
+const REPEATED: usize = 200;
 
 /// A subject, and the queue group that its messages are shared in.
 pub(super) type Subscription = (String, Option<&'static str>);
@@ -55,16 +67,21 @@ pub(super) struct Doors {
     pub(super) key: KeyPair,
     pub(super) tls: Option<TlsFiles>,
     pub(super) subscriptions: Vec<(Subscription, Arc<Intake>)>,
-    /// True while somebody who sends is heard.
-    pub(super) open: watch::Sender<bool>,
+    /// Whether all who may send are heard.
+    pub(super) open: watch::Sender<Hearing>,
     /// What the server does not let this node do.
     pub(super) refused: Seldom,
 }
+
+/// Whether all who may send are heard, or why not. `None`: it is not known yet.
+pub(super) type Hearing = Option<Result<(), String>>;
 
 /// Where an answer goes.
 pub struct Reply {
     lines: mpsc::Sender<Vec<u8>>,
     to: String,
+    /// The largest message that the server takes, in bytes.
+    room: Arc<AtomicUsize>,
 }
 
 /// Why a connection ended, or was not made.
@@ -94,6 +111,14 @@ enum Ended {
 struct Info {
     nonce: String,
     tls_required: bool,
+    max_payload: i64,
+}
+
+impl Info {
+    /// The largest message that the server takes, where it says so.
+    fn room(&self) -> Option<usize> {
+        usize::try_from(self.max_payload).ok().filter(|room| *room > 0)
+    }
 }
 
 /// A connection, encrypted or not.
@@ -107,6 +132,9 @@ struct Heard {
     pings: usize,
     pongs: usize,
     error: String,
+    /// Subscriptions that the server does not allow, by their place, and what it said last.
+    refused: BTreeSet<usize>,
+    room: Arc<AtomicUsize>,
 }
 
 // === impl Doors ===
@@ -119,10 +147,10 @@ impl Doors {
             tokio::time::sleep(reconnect_delay(attempts)).await;
             let ended = self.session(server).await;
             attempts += 1;
-            if self.open.send_replace(false) {
+            let why = ended.to_string();
+            if self.open.send_replace(Some(Err(why.clone()))) == Some(Ok(())) {
                 (attempts, told) = (1, String::new());
             }
-            let why = ended.to_string();
             // Said again only when something else is wrong.
             if why != told {
                 let server = server.host();
@@ -134,8 +162,8 @@ impl Doors {
 
     /// One connection, until it ends.
     async fn session(&self, server: &ServerAddr) -> Ended {
-        let wire = match timeout(DIAL_DEADLINE, self.dial(server)).await {
-            Ok(Ok(wire)) => wire,
+        let (wire, room) = match timeout(DIAL_DEADLINE, self.dial(server)).await {
+            Ok(Ok(dialled)) => dialled,
             Ok(Err(ended)) => return ended,
             Err(_) => return Ended::Silent,
         };
@@ -143,13 +171,13 @@ impl Doors {
         let (lines, waiting) = mpsc::channel(ANSWERS);
         // Both in one task: with either the other ends, too.
         tokio::select! {
-            ended = self.listen(read, lines) => ended,
+            ended = self.listen(read, lines, room) => ended,
             ended = say(write, waiting) => ended,
         }
     }
 
     /// Connects, and says who this is and what it wants to hear.
-    async fn dial(&self, server: &ServerAddr) -> Result<Box<dyn Wire>, Ended> {
+    async fn dial(&self, server: &ServerAddr) -> Result<(Box<dyn Wire>, usize), Ended> {
         let mut stream = TcpStream::connect((server.host(), server.port())).await?;
         stream.set_nodelay(true)?;
         let info = greeting(&mut stream).await?;
@@ -171,25 +199,41 @@ impl Doors {
             "headers": false,
         });
         let mut text = format!("CONNECT {connect}\r\n");
-        for (at, ((subject, group), _)) in self.subscriptions.iter().enumerate() {
-            let group = group.unwrap_or_default();
-            text.push_str(&format!("SUB {subject} {group} {at}\r\n"));
-        }
-        text.push_str("PING\r\n");
+        text.push_str(&self.asks(|_| true));
         wire.write_all(text.as_bytes()).await?;
         wire.flush().await?;
-        Ok(wire)
+        Ok((wire, info.room().unwrap_or(MAX_BYTES)))
+    }
+
+    /// Asks for subscriptions, and for a word behind what the server says to that.
+    fn asks(&self, which: impl Fn(usize) -> bool) -> String {
+        let all = self.subscriptions.iter().enumerate().filter(|(at, _)| which(*at));
+        let line = |(at, ((subject, group), _)): (usize, &(Subscription, _))| {
+            format!("SUB {subject} {} {at}\r\n", group.unwrap_or_default())
+        };
+        all.map(line).chain(["PING\r\n".to_owned()]).collect()
     }
 
     async fn listen(
         &self,
         mut read: ReadHalf<Box<dyn Wire>>,
         lines: mpsc::Sender<Vec<u8>>,
+        room: usize,
     ) -> Ended {
         let mut from_server = Lines::new(MAX_BYTES);
         let (mut heard, mut unanswered) = (Heard::default(), 0);
+        heard.room.store(room, Ordering::Relaxed);
+        // One word is on its way already. Only the last says that all others were said.
+        let (mut awaited, mut asked) = (1usize, Instant::now());
         let mut buffer = vec![0; READ];
         loop {
+            if !heard.refused.is_empty() && asked.elapsed() >= ASK_AGAIN {
+                let again = self.asks(|at| heard.refused.contains(&at));
+                if lines.try_send(again.into_bytes()).is_ok() {
+                    heard.refused.clear();
+                    (awaited, asked) = (awaited + 1, Instant::now());
+                }
+            }
             let count = match timeout(PING_INTERVAL, read.read(&mut buffer)).await {
                 Ok(Ok(0)) => return Ended::Closed(heard.error),
                 Ok(Ok(count)) => count,
@@ -198,7 +242,7 @@ impl Doors {
                 Err(_) => {
                     unanswered += 1;
                     // Where there is no room for it much else is under way.
-                    let _ = lines.try_send(b"PING\r\n".to_vec());
+                    awaited += usize::from(lines.try_send(b"PING\r\n".to_vec()).is_ok());
                     continue;
                 }
             };
@@ -210,11 +254,43 @@ impl Doors {
             for _ in 0..std::mem::take(&mut heard.pings) {
                 let _ = lines.try_send(b"PONG\r\n".to_vec());
             }
-            // The answer to the first one stands behind those to the subscriptions.
-            if std::mem::take(&mut heard.pongs) > 0 {
-                self.open.send_if_modified(|open| !std::mem::replace(open, true));
+            let pongs = std::mem::take(&mut heard.pongs);
+            awaited = awaited.saturating_sub(pongs);
+            if !heard.refused.is_empty() {
+                self.set_open(Err(self.refusal(&heard)));
+            } else if pongs > 0 && awaited == 0 {
+                // The answers to the subscriptions stand before it.
+                self.set_open(Ok(()));
             }
         }
+    }
+
+    fn set_open(&self, now: Result<(), String>) {
+        let is_open = now.is_ok();
+        let changed = self.open.send_if_modified(|open| open.replace(now.clone()) != Some(now));
+        if changed && is_open {
+            tracing::info!("Commands and questions over NATS are heard.");
+        }
+    }
+
+    /// What is not heard although there is a connection.
+    fn refusal(&self, heard: &Heard) -> String {
+        let of = |at: &usize| self.subscriptions.get(*at).map(|((subject, _), _)| subject.as_str());
+        let subjects: Vec<&str> = heard.refused.iter().filter_map(of).collect();
+        format!(
+            "the nats-server refuses {}: render its configuration anew (`nettctl bus render`), and \
+             reload it",
+            subjects.join(", ")
+        )
+    }
+
+    /// The subscriptions that the server says it does not allow.
+    fn refused_by<'a>(&'a self, text: &'a str) -> impl Iterator<Item = usize> + 'a {
+        let about = text.to_ascii_lowercase().starts_with(REFUSED);
+        // The first thing in quotes is the subject.
+        let named = text.split('"').nth(1).filter(|_| about);
+        let all = self.subscriptions.iter().enumerate();
+        all.filter(move |(_, ((subject, _), _))| Some(subject.as_str()) == named).map(|(at, _)| at)
     }
 
     fn said(&self, said: &Said<'_>, lines: &mpsc::Sender<Vec<u8>>, heard: &mut Heard) {
@@ -223,7 +299,8 @@ impl Doors {
                 let at = usize::try_from(subscription).unwrap_or(usize::MAX);
                 let Some((_, intake)) = self.subscriptions.get(at) else { return };
                 let reply = || {
-                    let reply = Reply { lines: lines.clone(), to: reply_to.to_owned() };
+                    let (lines, room) = (lines.clone(), heard.room.clone());
+                    let reply = Reply { lines, to: reply_to.to_owned(), room };
                     (!reply_to.is_empty()).then(|| Responder::nats(reply))
                 };
                 intake.offer(&Incoming { subject, reply_to, payload }, reply);
@@ -234,9 +311,17 @@ impl Doors {
                 if let Some(unsaid) = self.refused.due() {
                     tracing::warn!(text, unsaid, "The nats-server refused something.");
                 }
-                heard.error = text.to_owned();
+                heard.refused.extend(self.refused_by(text));
+                heard.error = text.chars().take(REPEATED).collect();
             }
-            Said::Info(_) | Said::Ok => {}
+            Said::Info(json) => {
+                // It says so again when it was given another limit.
+                let told = serde_json::from_slice::<Info>(json).ok();
+                if let Some(room) = told.and_then(|info| info.room()) {
+                    heard.room.store(room, Ordering::Relaxed);
+                }
+            }
+            Said::Ok => {}
         }
     }
 }
@@ -296,7 +381,15 @@ async fn client(files: Option<&TlsFiles>) -> Result<ClientConfig, Ended> {
 // === impl Reply ===
 
 impl Reply {
+    pub(in crate::bus) fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed)
+    }
+
     pub(in crate::bus) async fn send(self, bytes: Vec<u8>) {
+        let (size, room) = (bytes.len(), self.room());
+        if size > room {
+            return tracing::error!(size, room, "An answer is larger than the nats-server takes.");
+        }
         let mut line = format!("PUB {} {}\r\n", self.to, bytes.len()).into_bytes();
         line.extend_from_slice(&bytes);
         line.extend_from_slice(b"\r\n");

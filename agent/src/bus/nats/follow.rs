@@ -8,13 +8,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Message, StatusCode, Subscriber};
 use futures::StreamExt;
 use nett_policy::id::SiteId;
 use nett_policy::roster::Rosters;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Link;
@@ -56,8 +57,20 @@ pub(super) struct Follower {
     pub(super) rosters: Arc<Rosters>,
     pub(super) link: watch::Receiver<Link>,
     pub(super) events: mpsc::Sender<BusEvent>,
+    /// What the stream held before this began to read is wanted, too.
+    pub(super) rewind: Arc<Notify>,
     /// Votes that are not believed.
     pub(super) votes_refused: Arc<Seldom>,
+}
+
+/// How far a stream was read.
+struct Place {
+    /// The number of the entry handed on last.
+    last: u64,
+    /// When the stream was made that this was read of.
+    made: Option<DateTime>,
+    /// It was, or is being, read from its first message on.
+    whole: bool,
 }
 
 /// A consumer and what has come from it.
@@ -81,17 +94,19 @@ enum Stop {
     Again(&'static str),
     /// The stream is not there or cannot be read.
     Missing(String),
-    /// The stream ends before the number read last.
+    /// The stream ends before the number read last, or was made anew since.
     Replaced { found: u64 },
+    /// It is to be read from its first message on.
+    Rewind,
 }
 
 impl Follower {
     pub(super) async fn run(mut self) {
-        // The number of the entry handed on last.
-        let mut last = match self.what {
+        let last = match self.what {
             What::Log { start } => start - 1,
             What::State | What::Vote => 0,
         };
+        let mut place = Place { last, made: None, whole: last == 0 };
         let mut backoff = BACKOFF_FIRST;
         let mut told = false;
         loop {
@@ -99,17 +114,18 @@ impl Follower {
                 return;
             }
             let generation = self.link.borrow().generation;
-            let stop = match self.open(last).await {
+            let stop = match self.open(&mut place).await {
                 Ok(reading) => {
                     (backoff, told) = (BACKOFF_FIRST, false);
-                    self.read(reading, generation, &mut last).await
+                    self.read(reading, generation, &mut place).await
                 }
                 Err(stop) => stop,
             };
             let event = match stop {
                 Stop::End => return,
                 Stop::Again(why) => {
-                    tracing::debug!(stream = self.stream, why, last, "Reading a stream again.");
+                    let (stream, last) = (&self.stream, place.last);
+                    tracing::debug!(stream, why, last, "Reading a stream again.");
                     None
                 }
                 Stop::Missing(reason) => Some(BusEvent::StreamMissing {
@@ -118,11 +134,17 @@ impl Follower {
                     reason,
                 }),
                 Stop::Replaced { found } => {
-                    let (site, read) = (self.site.clone(), last);
+                    let (site, read) = (self.site.clone(), place.last);
                     // What it holds now is read from its beginning: what is known is passed over.
-                    (last, told) = (0, false);
+                    (place.last, place.whole, told) = (0, true, false);
                     let is_log = matches!(self.what, What::Log { .. });
                     is_log.then_some(BusEvent::LogReplaced { site, read, found })
+                }
+                Stop::Rewind => {
+                    let stream = &self.stream;
+                    tracing::info!(stream, "Reading a stream from its first message on.");
+                    (place.last, place.whole, told) = (0, true, false);
+                    Some(BusEvent::Rewound { site: self.site.clone() })
                 }
             };
             if let Some(event) = event.filter(|_| !told) {
@@ -142,23 +164,26 @@ impl Follower {
         drop(timeout(backoff, new_link).await);
     }
 
-    async fn open(&self, last: u64) -> Result<Reading, Stop> {
-        match timeout(OPEN_DEADLINE, self.consumer(last)).await {
+    async fn open(&self, place: &mut Place) -> Result<Reading, Stop> {
+        match timeout(OPEN_DEADLINE, self.consumer(place)).await {
             Ok(result) => result,
             Err(_) => Err(Stop::Again("no answer to a request")),
         }
     }
 
-    async fn consumer(&self, last: u64) -> Result<Reading, Stop> {
+    async fn consumer(&self, place: &mut Place) -> Result<Reading, Stop> {
         let stream = self.context.get_stream(&self.stream).await;
         let stream = stream.map_err(|error| Stop::Missing(describe(&error)))?;
-        let found = stream.cached_info().state.last_sequence;
+        let (found, made) =
+            (stream.cached_info().state.last_sequence, stream.cached_info().created);
+        // One that was lost may have been filled again with more than was read of it.
+        let other = place.made.replace(made).is_some_and(|known| known != made);
         let deliver_policy = match self.what {
-            What::Log { .. } | What::Vote if found < last => {
+            What::Log { .. } | What::Vote if found < place.last || (other && place.last > 0) => {
                 return Err(Stop::Replaced { found });
             }
             What::Log { .. } | What::Vote => {
-                DeliverPolicy::ByStartSequence { start_sequence: last + 1 }
+                DeliverPolicy::ByStartSequence { start_sequence: place.last + 1 }
             }
             What::State => DeliverPolicy::LastPerSubject,
         };
@@ -195,7 +220,7 @@ impl Follower {
         }
     }
 
-    async fn read(&mut self, mut reading: Reading, generation: u64, last: &mut u64) -> Stop {
+    async fn read(&mut self, mut reading: Reading, generation: u64, place: &mut Place) -> Stop {
         let mut deadline = Instant::now() + SILENCE;
         loop {
             if !reading.caught_up && reading.delivered >= reading.waiting {
@@ -209,6 +234,7 @@ impl Follower {
                 changed = self.link.wait_for(|l| !l.up || l.generation != generation) => {
                     return if changed.is_err() { Stop::End } else { Stop::Again("disconnected") };
                 }
+                () = self.rewind.notified(), if !place.whole => return Stop::Rewind,
                 message = timeout_at(deadline, reading.messages.next()) => message,
             };
             let message = match message {
@@ -219,7 +245,7 @@ impl Follower {
             let taken = if message.status.is_some() {
                 self.status(&message, &reading).await
             } else {
-                self.message(message, &mut reading, last).await
+                self.message(message, &mut reading, &mut place.last).await
             };
             if let Err(stop) = taken {
                 return stop;

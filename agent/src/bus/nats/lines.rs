@@ -9,7 +9,7 @@ const LONGEST_LINE: usize = 64 * 1024;
 
 /// Cuts bytes into what the server said.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub struct Lines {
     /// The beginning of something that is not whole yet.
     held: Vec<u8>,
     /// Bytes to come that are passed over.
@@ -20,7 +20,7 @@ pub(super) struct Lines {
 
 /// One thing that the server said.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said<'a> {
+pub enum Said<'a> {
     /// About itself, as JSON.
     Info(&'a [u8]),
     Ping,
@@ -40,7 +40,7 @@ pub(super) enum Said<'a> {
 
 /// Why a connection cannot be read on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Garbled {
+pub enum Garbled {
     #[error("the nats-server sent a line of more than {LONGEST_LINE} bytes")]
     Long,
     #[error("the nats-server sent what is not understood: {0}")]
@@ -50,16 +50,12 @@ pub(super) enum Garbled {
 // === impl Lines ===
 
 impl Lines {
-    pub(super) fn new(limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         Self { held: Vec::new(), skip: 0, limit }
     }
 
     /// Takes what was read, in pieces of any size, and gives each thing that is whole now.
-    pub(super) fn take(
-        &mut self,
-        bytes: &[u8],
-        mut each: impl FnMut(Said<'_>),
-    ) -> Result<(), Garbled> {
+    pub fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Said<'_>)) -> Result<(), Garbled> {
         if self.held.is_empty() {
             let used = self.all(bytes, &mut each)?;
             self.held.extend_from_slice(&bytes[used..]);

@@ -10,7 +10,7 @@
 
 mod doors;
 mod follow;
-mod lines;
+pub mod lines;
 mod tail;
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use nett_policy::fabric::Fabric;
 use nett_policy::id::{NodeId, SiteId};
 use nett_policy::roster::Rosters;
 use nkeys::KeyPair;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -37,7 +37,7 @@ use super::intake::{Door, Intake};
 use super::subject::{self, Replicated};
 use super::wire::{READER, Sealed};
 use super::{AppendError, Bus, BusEvent, BusEvents};
-use crate::bus::nats::doors::{Doors, Subscription};
+use crate::bus::nats::doors::{Doors, Hearing, Subscription};
 use crate::bus::nats::follow::{Follower, What};
 use crate::bus::nats::tail::Tail;
 use crate::telemetry::seldom::Seldom;
@@ -117,6 +117,8 @@ pub struct NatsBus {
     context: Context,
     site: SiteId,
     node: NodeId,
+    /// Where the readers of the logs are told to begin anew, by site.
+    rewinds: BTreeMap<SiteId, Arc<Notify>>,
     _tasks: JoinSet<()>,
 }
 
@@ -146,7 +148,8 @@ impl NatsBus {
         let (events, receiver) = mpsc::channel(config.capacity.max(1));
 
         let mut tasks = JoinSet::new();
-        let (open, heard) = watch::channel(false);
+        let (open, heard) = watch::channel(Hearing::None);
+        tasks.spawn(tell_hearing(heard.clone(), events.clone()));
         let (tell, told) = watch::channel(Link { up: false, generation: 0 });
         tasks.spawn(tell_link(link.clone(), heard, events.clone(), tell));
         let mut subscriptions = Vec::new();
@@ -157,6 +160,7 @@ impl NatsBus {
         }
         tasks.spawn(hearing(&config, subscriptions, open)?.run());
         let votes = fabric.voters().next().map(|_| What::Vote);
+        let mut rewinds: BTreeMap<SiteId, Arc<Notify>> = BTreeMap::new();
         for site in fabric.sites.iter().map(|s| s.id.clone()) {
             let start = config.start.get(&site).copied().unwrap_or(1).max(1);
             for what in [What::Log { start }, What::State].into_iter().chain(votes) {
@@ -168,8 +172,12 @@ impl NatsBus {
                     rosters: Arc::clone(&config.rosters),
                     link: told.clone(),
                     events: events.clone(),
+                    rewind: Arc::default(),
                     votes_refused: Arc::default(),
                 };
+                if matches!(what, What::Log { .. }) {
+                    rewinds.insert(site.clone(), follower.rewind.clone());
+                }
                 if site != config.site && what != What::Vote {
                     let prefix = subject::domain_api(&site);
                     let origin = jetstream::context::ContextBuilder::new()
@@ -182,7 +190,7 @@ impl NatsBus {
             }
         }
         let NatsConfig { site, node, .. } = config;
-        Ok((Self { client, context, site, node, _tasks: tasks }, receiver))
+        Ok((Self { client, context, site, node, rewinds, _tasks: tasks }, receiver))
     }
 
     /// Servers from 2.12 on compare the number before they recognise a repeated entry; so a retry
@@ -293,6 +301,12 @@ impl Bus for NatsBus {
         })
     }
 
+    fn rewind(&self, site: &SiteId) {
+        if let Some(rewind) = self.rewinds.get(site) {
+            rewind.notify_one();
+        }
+    }
+
     fn connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
@@ -364,7 +378,7 @@ async fn connect(config: &NatsConfig, link: watch::Sender<Link>) -> Result<Clien
 fn hearing(
     config: &NatsConfig,
     subscriptions: Vec<(Subscription, Arc<Intake>)>,
-    open: watch::Sender<bool>,
+    open: watch::Sender<Hearing>,
 ) -> Result<Doors, StartError> {
     let address = |url: &String| {
         let bad = |source| StartError::BadUrl { url: url.clone(), source };
@@ -441,7 +455,7 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
 /// they have read was read over a connection that it knows.
 async fn tell_link(
     mut link: watch::Receiver<Link>,
-    mut heard: watch::Receiver<bool>,
+    mut heard: watch::Receiver<Hearing>,
     events: mpsc::Sender<BusEvent>,
     followers: watch::Sender<Link>,
 ) {
@@ -454,7 +468,7 @@ async fn tell_link(
         }
         if now.up && (!told.up || other) {
             tracing::info!(connection = now.generation, "Connected to the nats-server.");
-            drop(timeout(HEARD_WITHIN, heard.wait_for(|heard| *heard)).await);
+            drop(timeout(HEARD_WITHIN, heard.wait_for(|heard| *heard == Some(Ok(())))).await);
             if events.send(BusEvent::Connected).await.is_err() {
                 return;
             }
@@ -462,6 +476,16 @@ async fn tell_link(
         told = now;
         followers.send_replace(now);
         if link.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the controller whether others are heard, each time that this is another.
+async fn tell_hearing(mut heard: watch::Receiver<Hearing>, events: mpsc::Sender<BusEvent>) {
+    while heard.changed().await.is_ok() {
+        let Some(result) = heard.borrow_and_update().clone() else { continue };
+        if events.send(BusEvent::Hearing { result }).await.is_err() {
             return;
         }
     }

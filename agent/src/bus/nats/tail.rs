@@ -6,6 +6,7 @@
 //! dropped when the mirror has caught up. Entries that come both ways carry the same number and
 //! bytes. Nothing is kept, so there is nothing to lose in a crash.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -80,6 +81,8 @@ impl Tail {
             rosters: mirror.rosters.clone(),
             link: mirror.link.clone(),
             events: mirror.events.clone(),
+            // Of what the site's log held before, the mirror is asked.
+            rewind: Arc::default(),
             votes_refused: mirror.votes_refused.clone(),
         };
         Reading(tokio::spawn(follower.run()))

@@ -130,6 +130,7 @@ impl Controller {
             .to_owned(),
             age_ms: age,
             bus_connected: if own { self.peers.bus_connected } else { fresh },
+            unheard: self.peers.hearing.clone().filter(|_| own).and_then(Result::err),
             heads: report.map(heads).unwrap_or_default(),
             generation: report.map(|r| r.fabric.generation.0),
             fabric_hash: report.map(|r| r.fabric.hash.clone()),

@@ -16,6 +16,8 @@ use crate::api::types::TaskStateDoc;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     pub bus_connected: bool,
+    /// Whether others are heard on the bus's second connection; `None` until that is known.
+    pub bus_heard: Option<bool>,
     /// Other sites that were heard within the time a site may be silent.
     pub sites_connected: u32,
     /// Time since the newest report of each other site that has ever reported.
@@ -77,6 +79,7 @@ impl Controller {
         }
         Snapshot {
             bus_connected: self.peers.bus_connected,
+            bus_heard: self.peers.hearing.as_ref().map(Result::is_ok),
             sites_connected: small(heard),
             peer_lag,
             links: self.own_links(),

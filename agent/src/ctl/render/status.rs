@@ -257,13 +257,15 @@ pub(super) fn node_text(node: &NodeDoc) -> String {
         format!("generation {generation} hash {hash}{differs}")
     });
     let bus = if node.bus_connected { "connected" } else { "not connected" };
+    let unheard = node.unheard.as_ref();
+    let unheard = unheard.map(|why| format!("; commands and questions are not heard: {why}"));
     facts(&[
         ("node", node.id.clone()),
         ("site", node.site.clone()),
         ("role", node.role.clone()),
         ("version", node.version.clone().unwrap_or_default()),
         ("reported", age),
-        ("bus", bus.to_owned()),
+        ("bus", format!("{bus}{}", unheard.unwrap_or_default())),
         ("links", format!("{} up, {} down", node.links_up, node.links_down)),
         ("drift", node.drift.to_string()),
         ("dns serial", text_of(node.dns_serial)),

@@ -95,6 +95,7 @@ proptest! {
         let manner = Manner {
             world,
             in_waves: false,
+            abandoned: None,
             gated: false,
             unhurried: false,
             ramp: None,

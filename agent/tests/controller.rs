@@ -286,7 +286,7 @@ fn a_verify_that_hears_nothing_stops_the_task_before_traffic_moves() {
 #[test]
 fn a_kernel_that_is_read_in_part_fails_no_step() {
     let mut fleet = Fleet::start();
-    fleet.torn = true;
+    fleet.torn = 5;
     let task = accepted(&fleet.command("mira", "osl", failover(API, "svg")));
     fleet.pass(Duration::from_secs(600));
     assert_eq!(fleet.task_state("osl-b1", &task), "done");

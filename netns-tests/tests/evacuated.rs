@@ -29,7 +29,8 @@ fn add_services(lab: &Lab, count: usize) -> Result<()> {
         let standby = if n % STUCK == 0 { String::new() } else { format!("\"{next}\"") };
         text += &format!(
             "[[service]]\nid = \"bulk/prod/s{n:06}\"\ncategory = \"{category}\"\n\
-             primary = \"svg\"\nstandby = [{standby}]\nsticky = \"1s\"\nvips = [\"fd00:99::{:x}:{:x}\"]\n",
+             primary = \"svg\"\nstandby = [{standby}]\nsticky = \"1s\"\n\
+             vips = [\"fd00:99::{:x}:{:x}\"]\n",
             n / 0xfff0 + 1,
             n % 0xfff0 + 1
         );

@@ -3,15 +3,17 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![expect(unreachable_pub, reason = "everything here is for the tests that include it")]
 
+mod asking;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_agent::api::types::{ApiRequest, CommandReply, ConflictDoc, Outcome, Payload, TaskDoc};
+use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload};
 use nett_agent::bus::wire::{Draft, Report, Sealed, request_subject, seal_request};
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now, Token};
-use nett_agent::controller::{Controller, Setting, Snapshot};
+use nett_agent::controller::{Controller, Setting};
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
@@ -45,8 +47,8 @@ pub struct Fleet {
     /// What each node's kernel was told, in order, over all nodes.
     pub told: Vec<(NodeId, NodeState)>,
     pub probes_answer: bool,
-    /// Every kernel is read in part only.
-    pub torn: bool,
+    /// How often each kernel is read in part only before it is read whole.
+    pub torn: usize,
     /// The last report of each node.
     reports: BTreeMap<NodeId, Report>,
     /// What crosses between sites while they are cut from each other.
@@ -118,7 +120,7 @@ impl Fleet {
             silent: BTreeSet::new(),
             told: Vec::new(),
             probes_answer: true,
-            torn: false,
+            torn: 0,
             cut: None,
             reports: BTreeMap::new(),
             fabric: fabric.clone(),
@@ -257,13 +259,9 @@ impl Fleet {
                 agent.kernel = (*desired).clone();
                 self.told.push((node.clone(), *desired));
                 let applied = Applied { generation, operations, ..Applied::default() };
-                let doubt = Applied {
-                    unread: true,
-                    failures: vec!["not read whole".to_owned()],
-                    ..applied.clone()
-                };
-                let looks = if self.torn { vec![doubt; 5] } else { Vec::new() };
-                let looks = looks.into_iter().map(|look| (node.clone(), Event::Applied(look)));
+                let failures = vec!["torn".to_owned()];
+                let torn = Applied { unread: true, failures, ..applied.clone() };
+                let looks = (0..self.torn).map(|_| (node.clone(), Event::Applied(torn.clone())));
                 self.inbox.extend(looks);
                 self.inbox.push_back((node.clone(), Event::Applied(applied)));
             }
@@ -570,39 +568,5 @@ impl Fleet {
         let ask = Ask::Wish { task, kind: WishKind::Approve { plan_hash } };
         let request = self.request(person, site, ask);
         self.send(&format!("{site}-b1"), &request)
-    }
-
-    pub fn snapshot(&self, node: &str) -> Snapshot {
-        self.agents[&id::<NodeId>(node)].controller.snapshot(self.clock())
-    }
-
-    pub fn task(&mut self, node: &str, task: &str) -> TaskDoc {
-        match self.ask(node, ApiRequest::Task { id: task.to_owned() }) {
-            Outcome::Ok(payload) => match *payload {
-                Payload::Task(task) => task,
-                other => panic!("not a task: {other:?}"),
-            },
-            Outcome::Error(error) => panic!("no task: {error:?}"),
-        }
-    }
-
-    pub fn conflicts(&mut self, node: &str) -> Vec<ConflictDoc> {
-        match self.ask(node, ApiRequest::Conflicts {}) {
-            Outcome::Ok(payload) => match *payload {
-                Payload::Conflicts { conflicts } => conflicts,
-                other => panic!("no conflicts: {other:?}"),
-            },
-            Outcome::Error(error) => panic!("no conflicts: {error:?}"),
-        }
-    }
-
-    pub fn task_state(&mut self, node: &str, task: &str) -> String {
-        match self.ask(node, ApiRequest::Task { id: task.to_owned() }) {
-            Outcome::Ok(payload) => match *payload {
-                Payload::Task(task) => task.state.as_str().to_owned(),
-                other => panic!("not a task: {other:?}"),
-            },
-            Outcome::Error(error) => error.message,
-        }
     }
 }

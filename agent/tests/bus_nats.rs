@@ -207,6 +207,12 @@ async fn client(lab: &Lab, site: &str, number: u8, inbox: &str) -> async_nats::C
     options.connect(urls).await.expect("the key connects")
 }
 
+/// Whether somebody answers, who has more time than [`client`] gives those that are refused.
+async fn answers(client: &async_nats::Client, subject: &str, bytes: Vec<u8>) -> bool {
+    let request = async_nats::Request::new().payload(bytes.into()).timeout(Some(PATIENCE));
+    client.send_request(subject.to_owned(), request).await.is_ok()
+}
+
 #[tokio::test]
 async fn operators_ask_and_one_agent_answers() {
     let lab = lab().await;
@@ -247,7 +253,7 @@ async fn operators_ask_and_one_agent_answers() {
     assert_eq!(ask(question.to_owned(), Vec::new()).await, question);
     // A viewer may ask questions, and give no commands.
     let jon = client(&lab, "osl", JON, "_INBOX.op").await;
-    assert!(jon.request(question, "".into()).await.is_ok());
+    assert!(answers(&jon, question, Vec::new()).await);
     let refused = jon.request(request_subject(&request), sealed_request(&request).into()).await;
     assert!(refused.is_err(), "the server lets a viewer give commands");
     served.abort();
@@ -289,8 +295,7 @@ async fn the_server_keeps_everyone_to_their_own_subjects() {
         assert_eq!(stored(&lab, site, stream).await, 0, "{stream}");
     }
     // The same subjects work for those they belong to.
-    let ack = thief.request(osl.subject(), osl.bytes.to_vec().into()).await;
-    assert!(ack.is_ok());
+    assert!(answers(&thief, &osl.subject(), osl.bytes.to_vec()).await);
     assert_eq!(stored(&lab, "osl", "NETT_LOG_OSL").await, 1);
 }
 
@@ -424,10 +429,10 @@ async fn a_silent_server_blocks_nobody_and_a_retry_stores_once() {
     let (begin, sealed) = (Instant::now(), sealed_command("osl", 1));
     let result = osl.append(&sealed, 0).await;
     assert_eq!(result, Err(AppendError::Timeout));
-    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     let down = |event| matches!(event, BusEvent::Disconnected).then_some(());
     next(&mut events, "noticed", down).await;
-    assert!(begin.elapsed() < Duration::from_secs(6), "noticed after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(10), "noticed after {:?}", begin.elapsed());
 
     kill(pid, Signal::SIGCONT).expect("our child");
     next(&mut events, "connected", connected).await;

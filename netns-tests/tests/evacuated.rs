@@ -114,7 +114,7 @@ fn a_dead_site_is_evacuated_by_one_command_and_reverted_by_one() -> Result<()> {
             mira.propose(&[&evacuate[..], &["--override", "last-eligible-site"]].concat())
         };
         let begun = Instant::now();
-        let (task, _) = eventually(patience(), "the site is evacuated", order)?;
+        let (task, _) = eventually(patience() * 4, "the site is evacuated", order)?;
         show(&format!("{count} services: refused once and accepted in {:?}", begun.elapsed()));
         let jon = Operator { lab, node: "trd-b1", name: "jon" };
         eventually(patience() * 12, "the other site knows the task", || jon.state_of(&task))?;
@@ -135,7 +135,9 @@ fn a_dead_site_is_evacuated_by_one_command_and_reverted_by_one() -> Result<()> {
         }
         for node in ["svg-b1", "svg-r1"] {
             lab.wait_for_agent(node)?;
-            lab.wait_for_contact(node)?;
+        }
+        for node in lab.nodes() {
+            lab.wait_for_contact(&node.name)?;
         }
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
         let told = mira.order(&["revert", &task])?.must_be(0)?.json()?;

@@ -32,7 +32,7 @@ fn a_command_moves_the_first_packet_within_a_second() -> Result<()> {
 fn carrier_loss_is_repaired_within_a_tenth_of_a_second() -> Result<()> {
     tell("carrier_loss_is_repaired_within_a_tenth_of_a_second", |lab| {
         let mut outages = Vec::new();
-        for link in ["osl-svg-1", "osl-svg-2", "osl-svg-1"] {
+        for link in ["osl-svg-1", "osl-svg-2", "osl-svg-1", "osl-svg-2", "osl-svg-1"] {
             let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 16)?;
             lab.cut(link)?;
             traffic.settles_on("svg")?;
@@ -46,7 +46,7 @@ fn carrier_loss_is_repaired_within_a_tenth_of_a_second() -> Result<()> {
             assert!(again.elapsed() < Duration::from_secs(10));
         }
         outages.sort();
-        assert!(outages[1] < Duration::from_millis(100), "{outages:?}");
+        assert!(outages[2] < Duration::from_millis(100), "{outages:?}");
         Ok(())
     })
 }

@@ -14,7 +14,11 @@ use nett_netns_tests::traffic::{Report, now};
 
 /// Nett notices after three unanswered questions, a tenth of a second apart. BIRD's BFD is given a
 /// second, so that a busy machine is no dead router.
-const DETECTED: Duration = Duration::from_millis(1500);
+const DETECTED: Duration = Duration::from_millis(2500);
+
+/// The most until the route nodes have left a border that lost its links: it tells them over the
+/// bus. Usually a fifth of it; the number of lost packets is shown.
+const LEFT: Duration = Duration::from_secs(1);
 
 const FLOWS: usize = 64;
 
@@ -36,14 +40,15 @@ fn a_dead_node_is_passed_by(lab: &mut Lab, node: &str, families: usize) -> Resul
     let hosts = ["osl-c1"];
     let traffic = Traffic::start(lab, &hosts, &VAULT.vips(), FLOWS)?;
     traffic.settles_on("svg")?;
-    let died = now();
+    let going = now();
     lab.power_off(node)?;
+    let died = now();
     traffic.run_for(DETECTED.as_millis() as usize)?;
     let fresh = Traffic::start(lab, &hosts, &VAULT.vips(), FLOWS)?;
     fresh.run_for(1500)?;
     let (fresh, each) = (fresh.finish(), traffic.finish_each());
     let old = Report::joined(each.into_iter().take(families));
-    let lost = old.between(died, now()).lost();
+    let lost = old.between(going, now()).lost();
     show(&format!("{node} off: {lost} lost of {FLOWS} flows until it was noticed"));
     assert_eq!(fresh.lost(), 0, "new flows: {}", fresh.summary());
     let later = after(&old, died, DETECTED);
@@ -151,7 +156,7 @@ fn a_border_without_links_is_left_and_never_passes_on() -> Result<()> {
         lab.cut("osl-svg-1")?;
         lab.cut("osl-svg-3")?;
         let cut = now();
-        traffic.run_for(1000)?;
+        traffic.run_for(2000)?;
         let restored = now();
         let border = lab.ns("osl-b1")?;
         let group = border.ip("route show 10.99.0.50 table 7000")?;
@@ -172,7 +177,7 @@ fn a_border_without_links_is_left_and_never_passes_on() -> Result<()> {
         assert_eq!(whole.since(back).lost(), 0, "{}", whole.summary());
         let without = whole.between(cut, restored);
         show(&format!("b1 without links: {} lost until it was left", without.lost()));
-        let later = after(&without, cut, Duration::from_millis(300));
+        let later = after(&without, cut, LEFT);
         assert_eq!(later.lost(), 0, "{}", later.summary());
         for eye in &eyes {
             assert_eq!(eye.count("back")?, 0, "a border sent to the other one");

@@ -118,7 +118,7 @@ fn bind_and_knot_follow_a_failover_by_serial_and_answer() -> Result<()> {
         lab.start_nett()?;
         knot(lab, osl)?;
         bind(lab, svg)?;
-        let (first, _) = eventually(patience(), "both have copied", || agree(lab, osl))?;
+        let (first, _) = eventually(patience() * 4, "both have copied", || agree(lab, osl))?;
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
         mira.complete(&["failover", API.id, "--to", "svg"])?;
         let (moved, took) = eventually(patience(), "both follow", || agree(lab, svg))?;
@@ -130,10 +130,10 @@ fn bind_and_knot_follow_a_failover_by_serial_and_answer() -> Result<()> {
         ensure!(answer.data == [API.answers(svg)[0].clone()], "{answer:?}");
         lab.restore_all()?;
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
-        eventually(patience(), "the sites hear of each other", || {
+        eventually(patience() * 4, "the sites hear of each other", || {
             mira.complete(&["failover", API.id, "--to", "osl"])
         })?;
-        let (back, _) = eventually(patience(), "both follow back", || agree(lab, osl))?;
+        let (back, _) = eventually(patience() * 2, "both follow back", || agree(lab, osl))?;
         ensure!(back > moved, "the serial went from {moved} to {back}");
         Ok(())
     })

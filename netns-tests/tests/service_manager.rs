@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use nett_netns_tests::eventually::patience;
+use nett_netns_tests::eventually::{eventually_true, patience};
 use nett_netns_tests::lab::agent_name;
 use nett_netns_tests::process::Spec;
 use nett_netns_tests::story::tell;
@@ -85,6 +85,9 @@ fn a_service_manager_hears_of_an_agent_exactly_as_long_as_it_goes_on() -> Result
         // Stopped, it says nothing for longer than a service manager waits; then it goes on.
         let agent = lab.process(&agent_name(NODE))?;
         agent.signal(Signal::SIGSTOP)?;
+        let stat = format!("/proc/{}/stat", agent.record().pid);
+        let stopped = || Ok(fs::read_to_string(&stat)?.contains(") T "));
+        eventually_true(patience(), "it is stopped", stopped)?;
         manager.drain()?;
         let heard = manager.hears(WATCHDOG * 2)?;
         ensure!(heard.is_none(), "stopped, it says {heard:?}");

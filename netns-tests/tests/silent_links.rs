@@ -19,9 +19,9 @@ const ENDS: [&str; 2] = ["osl-b1", "svg-b1"];
 /// The first link and its interface at both ends.
 const LINK: &str = "osl-svg-1";
 const WAN: &str = "wan0";
-/// From the loss to the last packet that is lost: 900 ms of detection, then the new way. Twice the
-/// time that it takes, for a busy machine.
-const LEFT: Duration = Duration::from_millis(1800);
+/// From the loss to the last packet that is lost: 900 ms of detection, then the new way. Three
+/// times the time that it takes, for a busy machine.
+const LEFT: Duration = Duration::from_millis(3000);
 
 /// Everything that comes in over the link's interface is lost, as far as `what` matches.
 fn lose(ns: &Netns, what: &str) -> Result<()> {

@@ -243,8 +243,8 @@ impl Controller {
     }
 
     pub(super) fn applied(&mut self, applied: Applied, _now: Now) {
-        let Applied { generation, operations, failures, unread, .. } = applied;
-        let Applied { standing, foreign, links, news, .. } = applied;
+        let Applied { generation, operations, failures, unread, standing, foreign, links, news } =
+            applied;
         self.doing.foreign = foreign;
         self.doing.standing = standing;
         self.doing.link_troubles = links;

@@ -417,7 +417,11 @@ impl Controller {
         // A gap behind an entry that cannot be read says nothing new.
         let behind = known
             .is_some_and(|known| trouble.starts_with("gap") && !known.starts_with(NOT_BELIEVED));
-        if known == Some(&trouble) || behind {
+        // Nor does one that is not believed, in a log that is not followed.
+        let beside = known.is_some_and(|known| {
+            trouble.starts_with(NOT_BELIEVED) && known.starts_with(LOG_REPLACED)
+        });
+        if known == Some(&trouble) || behind || beside {
             return false;
         }
         let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: trouble.clone() };

@@ -39,12 +39,15 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         let objects: BTreeSet<Object> = left.iter().filter_map(Op::object).collect();
         memory.ledger.keep(|object| objects.contains(object));
         let (mut failures, mut standing) = (Vec::new(), Vec::new());
+        let mut refused = false;
         for op in &left {
             let Some(object) = op.object() else { continue };
             let why = memory.ledger.why(&object);
+            let is_refused = why.is_some();
             let line = format!("{op}: {}", why.unwrap_or_else(|| "not in place".to_owned()));
             let before = memory.before.as_deref();
             let old = before.is_some_and(|b| Value::of(&object, b) == Value::of(&object, desired));
+            refused |= is_refused && !old;
             if old { standing.push(line) } else { failures.push(line) }
         }
         if self.dry_run {
@@ -73,7 +76,8 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             generation,
             operations,
             failures: bounded(failures),
-            unread: !actual.complete,
+            // What the kernel refused is known, whatever else was not seen.
+            unread: !actual.complete && !refused,
             standing: bounded(standing),
             foreign: bounded(foreign.into_iter().collect()),
             links: troubles.collect(),

@@ -165,7 +165,7 @@ fn only_an_open_group_in_a_living_slot_passes() {
 
 #[test]
 fn a_slot_ends_without_anybody_and_takes_established_flows_along() {
-    const LEASE: Duration = Duration::from_millis(700);
+    const LEASE: Duration = Duration::from_millis(1500);
     let way = Way::new();
     way.node.inside(async || {
         way.node

@@ -201,7 +201,7 @@ fn one_lost_answer_at_any_place_changes_nothing_of_what_comes_about() {
         });
         let (place, took) = (losing.at, begun.elapsed());
         assert_eq!(failures, Vec::<String>::new(), "answer {place}");
-        assert!(took < Duration::from_secs(4), "answer {place}: {took:?}");
+        assert!(took < Duration::from_secs(8), "answer {place}: {took:?}");
         losing.received()
     };
     let answers = live(Losing::default());

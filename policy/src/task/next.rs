@@ -4,7 +4,8 @@
 //! Where several wishes are there together, the writer takes reject, cancel, expire, pause,
 //! approve, resume, gate, in that order. Readers never choose: they read the fact.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use super::drained::{self, Counting, Silence};
 use super::gates::{Opened, open_gates};
 pub use super::steps::STEP_TIMEOUT;
 use super::steps::{Step, StepKind, is_soft, leaves_only, old_answers_live};
-use super::view::{Reading, approvals, last_effect, overtaken, read, start_slot, wished};
+use super::view::{
+    Reading, approvals, first_effect, last_effect, overtaken, read, start_slot, wished,
+};
 use crate::id::{EntryId, NodeId, ServiceId, WallMs};
 use crate::log::entry::{
     Ask, Body, Command, Effect, EffectiveFact, EndFact, Move, Outcome, Slot, StepFact, StepState,
@@ -201,7 +204,7 @@ impl At<'_> {
         }
         if let Some(number) = self.reading.open_step() {
             return match effect.steps.iter().find(|s| s.number == number) {
-                Some(step) => self.open_step(step),
+                Some(step) => self.open_step(effect, step),
                 None => {
                     let reason = format!("the task has no step {number}");
                     self.step(number, StepState::Failed { reason })
@@ -232,7 +235,7 @@ impl At<'_> {
     /// The step that comes next: after a failure that ends its wave only one of a later wave.
     fn due<'b>(&self, effect: &'b Effect) -> Option<&'b Step> {
         let ended = |step: &&Step| {
-            self.reading.failed.contains_key(&step.number) && !self.goes_on_past(step)
+            self.reading.failed.contains_key(&step.number) && !self.goes_on_past(effect, step)
         };
         let failed: BTreeSet<u8> = effect.steps.iter().filter(ended).map(|s| s.wave).collect();
         let later = |step: &&Step| {
@@ -244,14 +247,13 @@ impl At<'_> {
     /// What does not answer at its new site is no worse off there than at one that is off: where
     /// somebody says so of every node of an evacuated site, a verification tells and stops nothing
     /// (adr/0059).
-    fn goes_on_past(&self, step: &Step) -> bool {
+    fn goes_on_past(&self, effect: &Effect, step: &Step) -> bool {
         let Ask::Command { verb, terms, .. } = &self.command.request.ask else { return false };
         let off =
             |node: &NodeId| terms.asserted.contains(node) || self.reading.asserted.contains(node);
         let site = abandoned(self.present.world.fabric, verb, off);
-        let effect = last_effect(self.present.fold, self.task);
         let own = |one: &&Move| step.states.contains_key(&one.service);
-        let mut moves = effect.iter().flat_map(|effect| &effect.moves).filter(own);
+        let mut moves = effect.moves.iter().filter(own);
         step.kind == StepKind::Verify && site.is_some() && moves.all(|one| leaves_only(one, site))
     }
 
@@ -274,12 +276,21 @@ impl At<'_> {
     fn over(&self, effect: &Effect) -> Next {
         let reading = self.reading;
         let confirm = self.command.request.ask.confirm_within().filter(|_| reading.effects == 1);
-        let failures: Vec<&str> = reading.failed.values().map(String::as_str).collect();
-        let failures = failures.join("; ");
-        let ended = |step: &Step| reading.failed.contains_key(&step.number);
-        let stopped = effect.steps.iter().any(|step| ended(step) && !self.goes_on_past(step));
-        if let Some(because) = &reading.undone_because {
-            let because = if because.is_empty() { "nobody confirmed it" } else { because };
+        let failures = told(&reading.failed);
+        let stops = |effect: &Effect, failed: &BTreeMap<u32, String>| {
+            let failed = |step: &&Step| failed.contains_key(&step.number);
+            effect.steps.iter().filter(failed).any(|step| !self.goes_on_past(effect, step))
+        };
+        let stopped = stops(effect, &reading.failed);
+        if let Some(failed) = &reading.undone {
+            let first = first_effect(self.present.fold, self.task);
+            let because = match first.is_some_and(|effect| stops(effect, failed)) {
+                true => told(failed),
+                false => iter::once("nobody confirmed it".to_owned())
+                    .chain(Some(told(failed)).filter(|text| !text.is_empty()))
+                    .collect::<Vec<_>>()
+                    .join("; "),
+            };
             return match failures.is_empty() {
                 true => self.end(Outcome::Reverted, because),
                 false => self.end(Outcome::Failed, format!("{because}; its undo: {failures}")),
@@ -321,7 +332,7 @@ impl At<'_> {
         }
     }
 
-    fn open_step(&self, step: &Step) -> Next {
+    fn open_step(&self, effect: &Effect, step: &Step) -> Next {
         let Some(started) = start_slot(self.present.fold, self.task, step.number) else {
             return Next::Wait(None);
         };
@@ -337,24 +348,26 @@ impl At<'_> {
                     evidence.extend(ack.evidence.iter().map(|line| format!("{node}: {line}")));
                 }
                 Some(ack) => {
-                    failures.push(format!("{node}: {}", ack.evidence.join("; ")));
+                    failures.push(format!("{node}: {}", first_lines(&ack.evidence)));
                 }
             }
         }
         // Where it stops nothing, everybody's word is waited for, so that all of it is listed.
-        if !failures.is_empty() && (missing.is_empty() || !self.goes_on_past(step)) {
+        if !failures.is_empty() && !self.goes_on_past(effect, step) {
             return self.step(step.number, StepState::Failed { reason: failures.join("; ") });
         }
         if let Some(next) = self.without(step, &missing, &mut evidence) {
             return next;
         }
         missing.retain(|node| !self.is_excused(step, node));
+        if missing.is_empty() && !failures.is_empty() {
+            return self.step(step.number, StepState::Failed { reason: failures.join("; ") });
+        }
         if missing.is_empty() {
             if step.kind == StepKind::Withdraw && !step.delay.is_zero() {
                 evidence.push(format!("unmeasured: waited {} ms", step.delay.as_millis()));
             }
-            let effect = last_effect(self.present.fold, self.task);
-            evidence.extend(effect.and_then(|e| old_answers(self.present.world, e, step)));
+            evidence.extend(old_answers(self.present.world, effect, step));
             let owed: Vec<&str> = self.reading.owed(step).map(NodeId::as_str).collect();
             if !owed.is_empty() {
                 evidence.push(format!("owed by {}, which is said to be off", owed.join(", ")));
@@ -464,6 +477,25 @@ impl At<'_> {
             && self.is_leased(step)
             && site.is_some_and(|site| sight.silent.contains(site))
     }
+}
+
+/// The first lines of a node's evidence, and how many more there are: all of them are in its log.
+fn first_lines(evidence: &[String]) -> String {
+    const LINES: usize = 20;
+    let more = evidence.len().saturating_sub(LINES);
+    let rest = (more > 0).then(|| format!("and {more} more"));
+    let shown = evidence.iter().take(LINES).cloned();
+    shown.chain(rest).collect::<Vec<_>>().join("; ")
+}
+
+/// Why steps failed, in at most a few kilobytes: each of them has its own reason in full.
+fn told(failed: &BTreeMap<u32, String>) -> String {
+    const EACH: usize = 2000;
+    let cut = |(step, reason): (&u32, &String)| match reason.char_indices().nth(EACH) {
+        Some((end, _)) => format!("{}... (step {step} has all)", &reason[..end]),
+        None => reason.clone(),
+    };
+    failed.iter().map(cut).collect::<Vec<_>>().join("; ")
 }
 
 /// How long answers of before the move may live, against how long they were waited for.

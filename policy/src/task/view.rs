@@ -24,7 +24,7 @@ pub struct Reading {
     /// Why steps of the last effect failed.
     pub failed: BTreeMap<u32, String>,
     /// Why steps of the first effect failed, once it is undone.
-    pub undone_because: Option<String>,
+    pub undone: Option<BTreeMap<u32, String>>,
     pub paused: bool,
     pub end: Option<Outcome>,
     pub end_reason: String,
@@ -46,7 +46,7 @@ pub enum TaskState {
     Running,
     /// No further step starts until it is resumed.
     Paused,
-    /// Every step is done, and it undoes itself unless somebody confirms it.
+    /// Every step is over, and it undoes itself unless somebody confirms it.
     Confirming,
     Ended(Outcome),
 }
@@ -95,8 +95,7 @@ impl Reading {
         match fact {
             Fact::Effective { approvals, .. } => {
                 if self.effects > 0 {
-                    let reasons: Vec<&str> = self.failed.values().map(String::as_str).collect();
-                    self.undone_because = Some(reasons.join("; "));
+                    self.undone = Some(std::mem::take(&mut self.failed));
                 }
                 self.effects += 1;
                 self.consumed.extend(approvals.iter().cloned());

@@ -18,6 +18,8 @@ use nett_policy::service::Catalog;
 use nett_policy::task::acks::Course;
 use nett_policy::task::decide::{Present, Proposal, Sight, planned, propose};
 use nett_policy::task::next::{Ack, Next, Seen, next};
+use nett_policy::task::steps::StepKind;
+use nett_policy::task::view::{last_effect, read};
 
 pub(crate) fn id<T: std::str::FromStr>(text: &str) -> T
 where
@@ -62,6 +64,22 @@ impl Ground {
         Self { fabric, catalog }
     }
 
+    /// With a third site, linked to the second, that sends its clients to whoever serves.
+    pub(crate) fn with_third_site(mut self) -> Self {
+        let fabric = &mut self.fabric;
+        let mut site = fabric.sites.last().expect("two").clone();
+        (site.id, site.rank, site.prefixes) = (id("trd"), 3, vec![id("fd00:c::/32")]);
+        fabric.sites.push(site);
+        let mut border = fabric.node(&id("svg-b1")).expect("there").clone();
+        (border.id, border.site) = (id("trd-b1"), id("trd"));
+        fabric.nodes.push(border);
+        let mut link = fabric.links[0].clone();
+        (link.id, link.a.node, link.b.node) = (id("svg-trd-1"), id("trd-b1"), id("svg-b1"));
+        link.b.interface = "wan2".to_owned();
+        fabric.links.push(link);
+        self
+    }
+
     pub(crate) fn world(&self) -> World<'_> {
         World { fabric: &self.fabric, catalog: &self.catalog }
     }
@@ -74,6 +92,8 @@ impl Ground {
             claims: Claims::default(),
             log: Vec::new(),
             task: None,
+            confirm_within: None,
+            unanswered: false,
         }
     }
 }
@@ -86,6 +106,9 @@ pub(crate) struct Desk<'a> {
     claims: Claims,
     pub(crate) log: Vec<Entry>,
     pub(crate) task: Option<EntryId>,
+    pub(crate) confirm_within: Option<Duration>,
+    /// Nothing answers where it goes.
+    pub(crate) unanswered: bool,
 }
 
 const NOW: WallMs = WallMs(1_795_253_400_000);
@@ -100,7 +123,8 @@ impl Desk<'_> {
 
     fn terms(&self) -> Terms {
         let dead = self.ground.fabric.nodes.iter().filter(|n| n.site.as_str() == "osl");
-        Terms { asserted: dead.map(|n| n.id.clone()).collect(), ..Terms::default() }
+        let asserted = dead.map(|n| n.id.clone()).collect();
+        Terms { asserted, confirm_within: self.confirm_within, ..Terms::default() }
     }
 
     pub(crate) fn propose(&self, verb: &Verb) -> Proposal {
@@ -159,8 +183,14 @@ impl Desk<'_> {
     /// Writes the task's next fact; every node has done its part, and time has passed.
     pub(crate) fn advance(&mut self) -> bool {
         let task = self.task.clone().expect("accepted");
+        let reading = read(&self.fold, &task);
+        let open = last_effect(&self.fold, &task).zip(reading.open_step());
+        let step = open
+            .and_then(|(effect, number)| effect.steps.iter().find(|step| step.number == number));
+        let ok = !(self.unanswered && step.is_some_and(|step| step.kind == StepKind::Verify));
+        let evidence = if ok { Vec::new() } else { vec!["no echo reply".to_owned(); 50] };
         let ack = |_: &_, slot: &_| {
-            Some(Ack { slot: Clone::clone(slot), ok: true, evidence: Vec::new() })
+            Some(Ack { slot: Clone::clone(slot), ok, evidence: evidence.clone() })
         };
         let since_last = Duration::from_secs(3600);
         let seen = Seen { ack: &ack, told: &|_, _| None, heard: &|_| None, since_last, now: NOW };

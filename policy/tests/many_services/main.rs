@@ -7,6 +7,7 @@
     reason = "time is measured, and the number of services may be given"
 )]
 
+mod dead_site;
 mod ground;
 
 use std::collections::BTreeSet;

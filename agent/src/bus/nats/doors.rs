@@ -256,11 +256,11 @@ impl Doors {
             }
             let pongs = std::mem::take(&mut heard.pongs);
             awaited = awaited.saturating_sub(pongs);
-            if !heard.refused.is_empty() {
-                self.set_open(Err(self.refusal(&heard)));
-            } else if pongs > 0 && awaited == 0 {
-                // The answers to the subscriptions stand before it.
-                self.set_open(Ok(()));
+            // The answers to the subscriptions stand before the last word that is awaited.
+            match (awaited, heard.refused.is_empty()) {
+                (0, false) => self.set_open(Err(self.refusal(&heard))),
+                (0, true) if pongs > 0 => self.set_open(Ok(())),
+                _ => {}
             }
         }
     }

@@ -16,6 +16,9 @@ use serde_json::Value;
 /// One service in this many is defined for the dead site alone: it has nowhere to go.
 const STUCK: usize = 50;
 
+/// An agent has much else to do when a site with very many services comes or goes.
+const LONG: &str = "2m";
+
 fn services() -> usize {
     let given = std::env::var("NETT_MANY").ok().and_then(|text| text.parse().ok());
     given.unwrap_or(500)
@@ -106,7 +109,7 @@ fn a_dead_site_is_evacuated_by_one_command_and_reverted_by_one() -> Result<()> {
             lab.take_process(&agent_name(node))?.kill();
         }
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
-        let evacuate = ["evacuate", "svg", "--fencing", "asserted"];
+        let evacuate = ["evacuate", "svg", "--fencing", "asserted", "--timeout", LONG];
         // Until the two sites that are left hear each other without the third, leases refuse it.
         let order = || {
             let told = mira.order(&evacuate)?.must_be(4)?;
@@ -140,7 +143,7 @@ fn a_dead_site_is_evacuated_by_one_command_and_reverted_by_one() -> Result<()> {
             lab.wait_for_contact(&node.name)?;
         }
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
-        let told = mira.order(&["revert", &task])?.must_be(0)?.json()?;
+        let told = mira.order(&["revert", &task, "--timeout", LONG])?.must_be(0)?.json()?;
         let shown = ended(&mira, told["task"].as_str().context("a task")?)?;
         ensure!(shown["state"] == "done", "{shown:#}");
         traffic.settles_on("svg")?;

@@ -479,7 +479,8 @@ impl At<'_> {
     }
 }
 
-/// The first lines of a node's evidence, and how many more there are: all of them are in its log.
+/// The first lines of a node's evidence, and how many more there are: what all nodes say has to fit
+/// into an entry.
 fn first_lines(evidence: &[String]) -> String {
     const LINES: usize = 20;
     let more = evidence.len().saturating_sub(LINES);
@@ -488,7 +489,7 @@ fn first_lines(evidence: &[String]) -> String {
     shown.chain(rest).collect::<Vec<_>>().join("; ")
 }
 
-/// Why steps failed, in at most a few kilobytes: each of them has its own reason in full.
+/// Why steps failed, a few kilobytes of each: the step itself has its reason in full.
 fn told(failed: &BTreeMap<u32, String>) -> String {
     const EACH: usize = 2000;
     let cut = |(step, reason): (&u32, &String)| match reason.char_indices().nth(EACH) {

@@ -220,7 +220,13 @@ async fn run_loaded(
     let socket =
         ApiServer::bind(&config.socket, ApiLimits::default()).map_err(anyhow::Error::from)?;
     let backend = Arc::new(Door { inputs: inputs.clone() });
-    tasks.spawn("the control socket", socket.serve(backend.clone(), std::future::pending()));
+    let (parting, part) = oneshot::channel::<()>();
+    let (gone, all_gone) = oneshot::channel::<()>();
+    let conversing = socket.serve(backend.clone(), async { drop(part.await) });
+    tasks.spawn("the control socket", async {
+        conversing.await;
+        drop(gone);
+    });
     if let Some(address) = config.http_listen {
         let http = HttpServer::bind(address, HttpLimits::default());
         let http = http.await.map_err(anyhow::Error::from)?;
@@ -283,6 +289,9 @@ async fn run_loaded(
         Ended::Stopped => State::Stopping,
         Ended::Reload(_) | Ended::ReadAgain => State::Reloading,
     });
+    // Whoever asked for just this has an answer to read; an error says that the sender is dropped.
+    drop(parting);
+    let _ = all_gone.await;
     tasks.shutdown().await;
     Ok(match ended {
         Ended::Stopped => None,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -38,6 +38,8 @@ pub struct Limits {
     pub call: Duration,
     /// How long a peer may take to read an answer.
     pub write: Duration,
+    /// How long calls that the backend has may still take when the server ends.
+    pub parting: Duration,
 }
 
 /// Why there is no socket to serve.
@@ -87,6 +89,7 @@ impl Default for Limits {
             // A plan over very many services is waited for that long.
             call: Duration::from_secs(75),
             write: Duration::from_secs(10),
+            parting: Duration::from_secs(1),
         }
     }
 }
@@ -121,16 +124,20 @@ impl ApiServer {
         &self.file.path
     }
 
-    /// Serves until `shutdown` completes, then drops what is open and removes the socket file.
+    /// Serves until `shutdown` completes. Then nobody is let in any more, connections without a
+    /// call are closed, those with one get their answer if it comes soon ([`Limits::parting`]), and
+    /// the socket file is removed.
     pub async fn serve<B: Backend>(self, backend: Arc<B>, shutdown: impl Future<Output = ()>) {
         let permits = Arc::new(Semaphore::new(self.limits.connections));
         let mut connections = JoinSet::new();
+        let (ending, ends) = watch::channel(false);
+        let Self { listener, file, limits } = self;
         tokio::pin!(shutdown);
         loop {
             let stream = tokio::select! {
-                () = &mut shutdown => return,
+                () = &mut shutdown => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = self.listener.accept() => match accepted {
+                accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => stream,
                     Err(error) => {
                         tracing::warn!(%error, "The API socket cannot accept a connection.");
@@ -143,16 +150,22 @@ impl ApiServer {
             match Arc::clone(&permits).try_acquire_owned() {
                 Ok(permit) => {
                     let backend = Arc::clone(&backend);
-                    let limits = self.limits.clone();
+                    let (limits, ends) = (limits.clone(), ends.clone());
                     connections.spawn(async move {
-                        if let Err(error) = converse(stream, &*backend, &limits).await {
+                        if let Err(error) = converse(stream, &*backend, &limits, ends).await {
                             tracing::debug!(%error, "An API connection ended early.");
                         }
                         drop(permit);
                     });
                 }
-                Err(_) => turn_away(&stream, self.limits.connections),
+                Err(_) => turn_away(&stream, limits.connections),
             }
+        }
+        drop((listener, file));
+        ending.send_replace(true);
+        let all = async { while connections.join_next().await.is_some() {} };
+        if timeout(limits.parting, all).await.is_err() {
+            tracing::info!("Calls over the API socket are left without an answer.");
         }
     }
 }
@@ -192,14 +205,25 @@ fn remove_stale(path: &Path) -> Result<(), ServerError> {
     }
 }
 
-/// One connection: requests one after the other until the peer ends, breaks a bound or is slow.
-async fn converse<B: Backend>(stream: UnixStream, backend: &B, limits: &Limits) -> io::Result<()> {
+/// One connection: requests one after the other until the peer ends, breaks a bound or is slow, or
+/// the server ends and nothing is asked.
+async fn converse<B: Backend>(
+    stream: UnixStream,
+    backend: &B,
+    limits: &Limits,
+    mut ends: watch::Receiver<bool>,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut line = Vec::new();
     loop {
         line.clear();
-        let answer = match timeout(limits.idle, read_line(&mut read, &mut line)).await {
+        let asked = tokio::select! {
+            biased;
+            _ = ends.wait_for(|ends| *ends) => return Ok(()),
+            asked = timeout(limits.idle, read_line(&mut read, &mut line)) => asked,
+        };
+        let answer = match asked {
             Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(Line::End)) => return Ok(()),

@@ -3,11 +3,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nett_agent::api::codec::MAX_CALL;
-use nett_agent::api::server::{ApiServer, Limits, ServerError};
+use nett_agent::api::server::{ApiServer, Backend, Limits, ServerError};
+use nett_agent::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Stamp};
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use crate::harness::World;
 
@@ -166,4 +169,55 @@ async fn only_the_socket_of_a_dead_agent_is_replaced() {
     let refused = ApiServer::bind(&file, Limits::default());
     assert!(matches!(refused, Err(ServerError::NotASocket { .. })));
     assert_eq!(std::fs::read_to_string(&file).expect("there"), "precious");
+}
+
+/// Ends its own server by the call, and has the answer only then.
+struct Parting {
+    end: Mutex<Option<oneshot::Sender<()>>>,
+    /// `None`: never.
+    answer: Option<ApiResponse>,
+}
+
+impl Backend for Parting {
+    async fn call(&self, _: ApiRequest) -> ApiResponse {
+        drop(self.end.lock().expect("no panic holds it").take());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        match &self.answer {
+            Some(answer) => answer.clone(),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_ends_gives_the_answers_that_are_almost_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("agent.sock");
+    let error = ApiError::new(ErrorCode::Internal, "almost there", "");
+    let said = ApiResponse::new("osl", "osl-b1", Stamp::from_ms(0), Outcome::Error(error));
+    for answer in [Some(said), None] {
+        let expects = answer.is_some();
+        let limits = Limits { parting: Duration::from_millis(200), ..Limits::default() };
+        let server = ApiServer::bind(&path, limits).expect("bound");
+        let (end, ends) = oneshot::channel();
+        let backend = Arc::new(Parting { end: Mutex::new(Some(end)), answer });
+        let serving = tokio::spawn(server.serve(backend, async { drop(ends.await) }));
+        let path = path.clone();
+        let asking = tokio::task::spawn_blocking(move || {
+            // Nothing is asked on the first one, which must hold nobody up.
+            let _idle = UnixStream::connect(&path).expect("connected");
+            let mut stream = UnixStream::connect(&path).expect("connected");
+            stream.set_read_timeout(Some(PATIENCE)).expect("set");
+            stream.write_all(STATUS).expect("sent");
+            if expects {
+                assert_eq!(read_line(&stream)["error"]["message"], "almost there");
+            }
+            assert!(is_closed(&stream));
+        });
+        asking.await.expect("asked");
+        tokio::time::timeout(PATIENCE, serving).await.expect("ended").expect("no panic");
+    }
+    assert!(!path.exists());
 }

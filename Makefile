@@ -14,6 +14,8 @@ SEEDS ?= 10000
 SERVICES ?= 100000
 # How many VIPs of each family `make classes` has, and VIPs in all `make idle`.
 VIPS ?= 100000
+# The other release of `make releases`.
+REV ?= HEAD
 # How long `make fuzz` and `make soak` last.
 MINUTES ?= 30
 # How long each flood of `make flood` lasts.
@@ -21,7 +23,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many evacuate classes idle model sim soak fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many evacuate classes idle releases model sim soak fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -60,6 +62,13 @@ idle: deps ## Memory and processor time of agents with VIPS VIPs while nothing h
 	$(CARGO) build --release -p nett-agent -p nett-netns-tests
 	NETT_NETNS=required NETT_VIPS=$(VIPS) NETT_IDLE_SECONDS=30 NETT_PATIENCE=60 $(SETUP)/as-root.sh \
 	    $(CARGO) test --release -p nett-netns-tests --test idle -- --nocapture
+
+releases: build ## This release at one site and that of REV at the other, and each in the place of the other
+	rm -rf target/other/src && mkdir -p target/other/src
+	git archive $(REV) | tar -x -C target/other/src
+	$(CARGO) build --manifest-path target/other/src/Cargo.toml --target-dir target/other -p nett-agent --bins
+	NETT_NETNS=required NETT_OTHER_RELEASE=$(CURDIR)/target/other/debug $(SETUP)/as-root.sh \
+	    $(CARGO) test -p nett-netns-tests --test releases -- --nocapture
 
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1

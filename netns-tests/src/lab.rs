@@ -42,6 +42,8 @@ pub struct Lab {
     prefix: String,
     layout: Layout,
     programs: Programs,
+    /// What one site runs instead.
+    other: Option<(Site, Programs)>,
     keys: Keys,
     state: State,
     processes: BTreeMap<String, Process>,
@@ -77,6 +79,15 @@ impl Programs {
             python: at("../python"),
         })
     }
+
+    /// Agent and `nettctl` of another build, which lie in `dir`.
+    pub fn of_release(dir: &Path) -> Result<Self> {
+        let [agent, nettctl] = ["nett-agent", "nettctl"].map(|name| dir.join(name));
+        if let Some(missing) = [&agent, &nettctl].into_iter().find(|path| !path.exists()) {
+            bail!("no {}", missing.display());
+        }
+        Ok(Self { agent, nettctl, ..Self::beside_this_one()? })
+    }
 }
 
 // === impl Lab ===
@@ -87,11 +98,7 @@ impl Lab {
     /// `NETT_NETNS=required`.
     pub fn for_test(story: &str, shape: Shape) -> Result<Option<Self>> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if let Some(why) = missing_privilege() {
-            if std::env::var("NETT_NETNS").is_ok_and(|v| v == "required") {
-                bail!("{story} must run (NETT_NETNS=required), but {why}");
-            }
-            skipped(story, &why);
+        if !may_run(story)? {
             return Ok(None);
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +134,7 @@ impl Lab {
             prefix: prefix.to_owned(),
             layout,
             programs: Programs::beside_this_one()?,
+            other: None,
             keys,
             state,
             processes: BTreeMap::new(),
@@ -219,6 +227,19 @@ impl Lab {
         &self.programs
     }
 
+    /// Agents that are started at `site`, and `nettctl` there, are of another build from now on;
+    /// `None`: of the lab's own.
+    pub fn set_release(&mut self, site: Site, programs: Option<Programs>) {
+        self.other = programs.map(|programs| (site, programs));
+    }
+
+    fn programs_at(&self, host: &str) -> &Programs {
+        match &self.other {
+            Some((site, programs)) if host.starts_with(&format!("{}-", site.id)) => programs,
+            Some(_) | None => &self.programs,
+        }
+    }
+
     /// The namespace of a host such as `osl-b1`, `inet` or `outside`.
     pub fn ns(&self, host: &str) -> Result<Netns> {
         let name = wiring::namespace(&self.prefix, host);
@@ -263,7 +284,7 @@ impl Lab {
         let config = self.layout.agent_config(node);
         let spec = Spec {
             name: agent_name(node),
-            program: self.programs.agent.clone(),
+            program: self.programs_at(node).agent.clone(),
             args: vec!["run".into(), "--config".into(), config.display().to_string()],
             env: Vec::new(),
             log: self.layout.log(&agent_name(node)),
@@ -342,7 +363,7 @@ impl Lab {
 
     /// Runs `nettctl` on a host with exactly these arguments.
     pub fn nettctl_in(&self, host: &str, args: &[String]) -> Result<Told> {
-        let program = &self.programs.nettctl;
+        let program = &self.programs_at(host).nettctl;
         let output = self.ns(host)?.run(|| {
             Command::new(program)
                 .args(args)
@@ -508,6 +529,16 @@ pub fn agent_name(node: &str) -> String {
 
 fn echo_name(site: Site) -> String {
     format!("echo-{}", site.id)
+}
+
+/// Whether a test that needs root may run here; `NETT_NETNS=required` makes it an error not to.
+pub(crate) fn may_run(test: &str) -> Result<bool> {
+    let Some(why) = missing_privilege() else { return Ok(true) };
+    if std::env::var("NETT_NETNS").is_ok_and(|v| v == "required") {
+        bail!("{test} must run (NETT_NETNS=required), but {why}");
+    }
+    skipped(test, &why);
+    Ok(false)
 }
 
 #[expect(clippy::print_stderr, reason = "the test harness shows what a skipped test says")]

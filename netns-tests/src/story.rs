@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::bus::Server;
 use crate::eventually::{eventually, eventually_true};
 use crate::lab::{Lab, Told};
+use crate::observe::drops::Drops;
 use crate::process::log_tail;
 use crate::services::Service;
 use crate::topology::Shape;
@@ -71,7 +72,12 @@ fn from_wires(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<(
     let Some(mut lab) = Lab::for_test(name, shape)? else {
         return Ok(());
     };
-    story(&mut lab).map_err(|e| e.context(logs(&lab)))
+    let drops = Drops::start();
+    story(&mut lab).map_err(|e| {
+        let told = drops.and_then(|drops| drops.told());
+        let told = told.unwrap_or_else(|e| format!("no trace of dropped packets: {e:#}\n"));
+        e.context(logs(&lab) + "--- drops\n" + &told)
+    })
 }
 
 /// The end of every log of the lab, to be printed with a failure.

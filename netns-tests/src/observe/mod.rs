@@ -4,6 +4,7 @@ pub mod calls;
 pub mod changes;
 pub mod counters;
 pub mod dig;
+pub mod drops;
 pub mod eyes;
 pub mod http;
 pub mod kernel;

@@ -203,8 +203,9 @@ impl Report {
         text + &self.holes()
     }
 
-    /// The first ten runs of packets without an answer: when, how many, and who answered before
-    /// and after, as ` [+1.204 s: 7 lost in 6.1 ms, osl before, svg after]`.
+    /// The first ten runs of packets without an answer: when (since the first packet, and seconds
+    /// since the Unix epoch), how many, and who answered before and after, as
+    /// ` [+1.204 s, at 1764000000.123456: 7 lost in 6.1 ms, osl before, svg after]`.
     fn holes(&self) -> String {
         let answered = |p: &Sent| p.answer.map(|a| self.servers[a.server].as_str());
         let runs: Vec<_> =
@@ -222,8 +223,10 @@ impl Report {
                 beside.and_then(|run| pick(run)).and_then(answered).unwrap_or("nobody").to_owned()
             };
             text += &format!(
-                " [+{:.3} s: {} lost in {:.1} ms, {} before, {} after]",
+                " [+{:.3} s, at {}.{:06}: {} lost in {:.1} ms, {} before, {} after]",
                 ms(begin.at - first) / 1e3,
+                begin.at / 1_000_000_000,
+                begin.at % 1_000_000_000 / 1000,
                 run.len(),
                 ms(end.at - begin.at),
                 side(i.checked_sub(1), <[Sent]>::last),

@@ -210,6 +210,41 @@ fn the_table_is_protected_while_the_agent_runs_and_stays_afterwards() {
 }
 
 #[test]
+fn a_replacement_that_was_interrupted_is_made_good_and_a_strangers_twin_stays() {
+    let netns = Netns::border();
+    let mut guard = state::guard(GuardKind::Border);
+    let comment = |listed: &str| {
+        let line = listed.lines().find(|line| line.trim_start().starts_with("comment"));
+        line.expect("a comment").trim().to_owned()
+    };
+    netns.inside(async || load(&mut open(), &guard).await);
+    let ours = comment(&netns.nft("list table inet nett").expect("nft"));
+    let refuses = "chain fwd_guard {\ntype filter hook forward priority 0\ndrop\n}";
+    for (words, is_ours) in [(ours.as_str(), true), ("", false)] {
+        netns.nft(&format!("table inet nett_next {{\n{words}\n{refuses}\n}}")).expect("nft");
+        netns.inside(async || {
+            let mut kernel = open();
+            let read = kernel.read().await.expect("readable");
+            let damage = read.guard_damage.is_some_and(|text| text.contains("interrupted"));
+            assert_eq!(damage, is_ours, "{words}");
+            guard.remote = BTreeSet::new();
+            load(&mut kernel, &guard).await;
+            let read = kernel.read().await.expect("readable");
+            assert_eq!((read.guard_damage, read.state.guard.as_ref()), (None, Some(&guard)));
+        });
+        let tables = netns.nft("list tables").expect("nft");
+        assert_eq!(tables.contains("nett_next"), !is_ours, "{tables}");
+    }
+    // What is to have no guard at all is left without the twin as well.
+    netns.nft("delete table inet nett_next").expect("nft");
+    netns.nft(&format!("table inet nett_next {{\n{ours}\n{refuses}\n}}")).expect("nft");
+    netns.inside(async || {
+        reach(&mut open(), &NodeState::default()).await;
+    });
+    assert_eq!(netns.nft("list tables").expect("nft"), "");
+}
+
+#[test]
 fn counters_count_and_go_on_over_a_reload() {
     let netns = Netns::border();
     let mut guard = state::guard(GuardKind::Border);

@@ -21,7 +21,7 @@ use super::super::netlink::attr::{
 use super::super::netlink::socket::NLM_F_CREATE;
 use super::expr::{Expressions, Verdict};
 use super::message::{self, DELSETELEM, ELEMENT_BYTES, Fields, NEWSETELEM};
-use super::program::{Chain, coming, refusing, rule};
+use super::program::{Chain, TABLE, coming, refusing, rule};
 
 /// `NFT_JUMP` (linux/netfilter/nf_tables.h).
 const JUMP: i32 = -3;
@@ -48,7 +48,10 @@ pub(super) fn chain(class: ClassNumber) -> Chain {
 }
 
 /// Puts VIPs into the maps; their chains are there.
-pub(super) fn add<'a>(all: impl Iterator<Item = (&'a IpAddr, &'a ClassNumber)>) -> Vec<Message> {
+pub(super) fn add<'a>(
+    table: &str,
+    all: impl Iterator<Item = (&'a IpAddr, &'a ClassNumber)>,
+) -> Vec<Message> {
     let fill = |m: &mut Message, class: ClassNumber| {
         m.nest(2, |m| {
             m.nest(2, |m| {
@@ -57,24 +60,24 @@ pub(super) fn add<'a>(all: impl Iterator<Item = (&'a IpAddr, &'a ClassNumber)>) 
             });
         });
     };
-    elements(NEWSETELEM, NLM_F_CREATE, all, fill)
+    elements(table, (NEWSETELEM, NLM_F_CREATE), all, fill)
 }
 
 /// Takes VIPs out of the maps.
 pub(super) fn delete<'a>(all: impl Iterator<Item = (&'a IpAddr, &'a ClassNumber)>) -> Vec<Message> {
-    elements(DELSETELEM, 0, all, |_, _| {})
+    elements(TABLE, (DELSETELEM, 0), all, |_, _| {})
 }
 
 fn elements<'a>(
-    what: u16,
-    flags: u16,
+    table: &str,
+    (what, flags): (u16, u16),
     all: impl Iterator<Item = (&'a IpAddr, &'a ClassNumber)>,
     fill: impl Fn(&mut Message, ClassNumber),
 ) -> Vec<Message> {
     let mut lists: BTreeMap<Family, Message> = BTreeMap::new();
     let mut messages = Vec::new();
     let finished = |family: Family, list: Message| {
-        let mut message = message::about_table(what, flags);
+        let mut message = message::about(table, what, flags);
         message.put_text(2, class_map(family));
         message.put(3 | NESTED, &list.into_bytes());
         message

@@ -119,20 +119,12 @@ pub(super) fn read_comment(mut bytes: &[u8]) -> Option<String> {
 
 // === what is written ===
 
-pub(super) fn new_table(text: &str, table_flags: u32, exclusive: bool) -> Message {
-    named_table(TABLE, text, table_flags, exclusive)
-}
-
 pub(super) fn named_table(table: &str, text: &str, table_flags: u32, exclusive: bool) -> Message {
     let exclusive = if exclusive { NLM_F_EXCL } else { 0 };
     let mut message = about(table, NEWTABLE, NLM_F_CREATE | exclusive);
     message.put_be32(2, table_flags);
     message.put(6, &comment(text));
     message
-}
-
-pub(super) fn delete_table() -> Message {
-    delete(TABLE)
 }
 
 pub(super) fn delete(table: &str) -> Message {
@@ -174,9 +166,9 @@ impl Form {
     }
 }
 
-pub(super) fn new_set(set: &Set, id: u32) -> Message {
+pub(super) fn new_set(table: &str, set: &Set, id: u32) -> Message {
     let (key_type, length, order) = set.key.shape();
-    let mut message = about_table(NEWSET, NLM_F_CREATE | NLM_F_EXCL);
+    let mut message = about(table, NEWSET, NLM_F_CREATE | NLM_F_EXCL);
     message.put_text(2, set.name);
     message.put_be32(3, set.form.flags());
     message.put_be32(4, key_type);
@@ -217,7 +209,12 @@ fn element(m: &mut Message, element: &Element) {
     });
 }
 
-fn elements(what: u16, flags: u16, set: &str, elements: &[Element]) -> Vec<Message> {
+fn elements(
+    (table, set): (&str, &str),
+    what: u16,
+    flags: u16,
+    elements: &[Element],
+) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut rest = elements;
     while !rest.is_empty() {
@@ -228,7 +225,7 @@ fn elements(what: u16, flags: u16, set: &str, elements: &[Element]) -> Vec<Messa
             taken += 1;
         }
         rest = &rest[taken..];
-        let mut message = about_table(what, flags);
+        let mut message = about(table, what, flags);
         message.put_text(2, set);
         message.put(3 | NESTED, &list.into_bytes());
         messages.push(message);
@@ -237,16 +234,12 @@ fn elements(what: u16, flags: u16, set: &str, elements: &[Element]) -> Vec<Messa
 }
 
 /// Elements that are there already are no error.
-pub(super) fn add_elements(set: &str, list: &[Element]) -> Vec<Message> {
-    elements(NEWSETELEM, NLM_F_CREATE, set, list)
+pub(super) fn add_elements(table: &str, set: &str, list: &[Element]) -> Vec<Message> {
+    elements((table, set), NEWSETELEM, NLM_F_CREATE, list)
 }
 
 pub(super) fn delete_elements(set: &str, list: &[Element]) -> Vec<Message> {
-    elements(DELSETELEM, 0, set, list)
-}
-
-pub(super) fn new_counter(name: &str, start: Count) -> Message {
-    counter_of(TABLE, name, start)
+    elements((TABLE, set), DELSETELEM, 0, list)
 }
 
 pub(super) fn counter_of(table: &str, name: &str, start: Count) -> Message {
@@ -260,8 +253,8 @@ pub(super) fn counter_of(table: &str, name: &str, start: Count) -> Message {
     message
 }
 
-pub(super) fn new_chain(chain: &Chain) -> Message {
-    chain_of(TABLE, &chain.name, chain.base)
+pub(super) fn new_chain(table: &str, chain: &Chain) -> Message {
+    chain_of(table, &chain.name, chain.base)
 }
 
 pub(super) fn chain_of(table: &str, name: &str, base: Option<(u32, i32)>) -> Message {
@@ -281,8 +274,8 @@ pub(super) fn chain_of(table: &str, name: &str, base: Option<(u32, i32)>) -> Mes
 /// At the end of the chain (linux/netlink.h).
 const NLM_F_APPEND: u16 = 0x800;
 
-pub(super) fn new_rule(chain: &str, rule: &Rule) -> Message {
-    let mut message = about_table(NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+pub(super) fn new_rule(table: &str, chain: &str, rule: &Rule) -> Message {
+    let mut message = about(table, NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
     message.put_text(2, chain);
     message.put(4 | NESTED, &rule.expressions);
     message.put(7, &comment(&rule.comment));

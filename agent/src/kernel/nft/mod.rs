@@ -16,13 +16,14 @@ mod expr;
 mod gate;
 mod gate_program;
 mod interval;
+mod load;
 mod message;
 mod program;
 mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nett_policy::lower::object::{ClassNumber, Guard, GuardElement};
+use nett_policy::lower::object::{ClassNumber, GuardElement};
 use nett_policy::plan::Classes;
 use nix::errno::Errno;
 
@@ -31,7 +32,7 @@ use super::error::KernelError;
 use super::netlink::attr::{Message, read_be64};
 use super::netlink::socket::{Connection, Failure};
 use message::{Fields, TABLE_OWNER, TABLE_PERSIST};
-use program::{Chain, Element, Program, TABLE, subject_key};
+use program::{Chain, Element, TABLE, subject_key};
 
 pub use gate::NftGate;
 use message::{NEWGEN, kind};
@@ -52,6 +53,8 @@ pub(super) struct Nft {
     classes: Option<(u32, Classes)>,
     /// Flags of the table; 0 on kernels without them.
     flags: u32,
+    /// Whether it is known that no replacement of the table was interrupted.
+    whole: bool,
 }
 
 /// What a table `inet nett` says about itself.
@@ -71,7 +74,8 @@ impl Header {
 
 impl Nft {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, cache: None, classes: None, flags: TABLE_OWNER | TABLE_PERSIST }
+        let flags = TABLE_OWNER | TABLE_PERSIST;
+        Self { connection, cache: None, classes: None, flags, whole: false }
     }
 
     pub(super) fn round_trips(&self) -> u64 {
@@ -95,7 +99,10 @@ impl Nft {
             {
                 return Ok(read.clone());
             }
-            let read = read::read(self).await?;
+            let mut read = read::read(self).await?;
+            if self.is_interrupted().await? {
+                read.damage = Some("its replacement was interrupted".to_owned());
+            }
             if read.adopt && self.adopt(&read).await? {
                 last = Some(read);
                 continue;
@@ -109,58 +116,6 @@ impl Nft {
         let mut read = last.unwrap_or_default();
         read.complete = false;
         Ok(read)
-    }
-
-    /// Puts the whole table there in one transaction. Counters go on from where they are.
-    pub(super) async fn load(&mut self, guard: &Guard) -> Result<(), KernelError> {
-        let program = program::program(guard).map_err(|set| KernelError::Form {
-            object: OBJECT.to_owned(),
-            reason: format!(
-                "set {set} has a prefix with too many others inside it; name the outermost only"
-            ),
-        })?;
-        let there = self.header().await?;
-        if there.as_ref().is_some_and(|header| !header.is_ours()) {
-            return Err(foreign());
-        }
-        let counts = match there {
-            Some(_) => self.counters().await?,
-            None => BTreeMap::new(),
-        };
-        let comment = program::table_comment(guard.kind, guard.mark_mask);
-        // What was counted goes on; a counter of an interface that is new begins.
-        let counts = program::counters(guard).into_iter().map(|name| {
-            let start = counts.get(&name).copied().unwrap_or_default();
-            (name, start)
-        });
-        let counts: BTreeMap<String, Count> = counts.collect();
-        let classes = &guard.classes;
-        let there = there.is_some();
-        let attempt = |flags| whole_table(&program, classes, &comment, flags, there, &counts);
-        let mut result = self.transaction(attempt(self.flags)).await;
-        if let Err(Failure::Refused { errno, .. }) = &result
-            && matches!(errno, Errno::EOPNOTSUPP | Errno::EINVAL)
-            && self.flags != 0
-        {
-            result = self.transaction(attempt(0)).await;
-            if result.is_ok() {
-                self.flags = 0;
-            }
-        }
-        self.classes = None;
-        result.map_err(stale)
-    }
-
-    pub(super) async fn delete(&mut self) -> Result<(), KernelError> {
-        match self.header().await? {
-            None => return Ok(()),
-            Some(header) if !header.is_ours() => return Err(foreign()),
-            Some(_) => {}
-        }
-        match self.transaction(vec![message::delete_table()]).await {
-            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
-            other => other.map_err(stale),
-        }
     }
 
     /// Elements of the sets that refuse, in one transaction.
@@ -179,10 +134,10 @@ impl Nft {
             let mut messages = Vec::new();
             for (set, [come, gone]) in &sets {
                 if twice {
-                    messages.extend(message::add_elements(set, gone));
+                    messages.extend(message::add_elements(TABLE, set, gone));
                 }
                 messages.extend(message::delete_elements(set, gone));
-                messages.extend(message::add_elements(set, come));
+                messages.extend(message::add_elements(TABLE, set, come));
             }
             messages
         };
@@ -210,11 +165,11 @@ impl Nft {
         let come = to.iter().filter(|(vip, class)| from.get(vip) != Some(class));
         let mut messages = Vec::new();
         for chain in new.difference(&old).map(|class| classes::chain(*class)) {
-            messages.push(message::new_chain(&chain));
-            messages.extend(rules(&chain));
+            messages.push(message::new_chain(TABLE, &chain));
+            messages.extend(rules(TABLE, &chain));
         }
         messages.extend(classes::delete(gone));
-        messages.extend(classes::add(come));
+        messages.extend(classes::add(TABLE, come));
         let unused = old.difference(&new);
         messages.extend(unused.map(|class| message::delete_chain(TABLE, &class.chain())));
         self.classes = None;
@@ -300,7 +255,11 @@ impl Nft {
 
     /// The table's own attributes, or `None` when there is no table.
     async fn header(&mut self) -> Result<Option<Header>, KernelError> {
-        let get = message::about_table(message::GETTABLE, 0);
+        self.header_of(TABLE).await
+    }
+
+    async fn header_of(&mut self, table: &str) -> Result<Option<Header>, KernelError> {
+        let get = message::about(table, message::GETTABLE, 0);
         let found = self.connection.get(get, |_, payload| {
             let fields = Fields::of_message(payload)?;
             Ok(Some(Header {
@@ -320,7 +279,7 @@ impl Nft {
         let (Some(comment), true) = (&read.comment, self.flags != 0) else {
             return Ok(false);
         };
-        let take = message::new_table(comment, self.flags, false);
+        let take = message::named_table(TABLE, comment, self.flags, false);
         match self.transaction(vec![take]).await {
             Ok(()) => Ok(true),
             Err(Failure::Refused { .. }) => {
@@ -340,34 +299,8 @@ impl Nft {
     }
 }
 
-fn whole_table(
-    program: &Program,
-    classes: &Classes,
-    comment: &str,
-    flags: u32,
-    replace: bool,
-    counts: &BTreeMap<String, Count>,
-) -> Vec<Message> {
-    let mut messages = Vec::new();
-    if replace {
-        messages.push(message::delete_table());
-    }
-    messages.push(message::new_table(comment, flags, true));
-    messages.extend(counts.iter().map(|(name, start)| message::new_counter(name, *start)));
-    for (set, id) in program.sets.iter().zip(1..) {
-        messages.push(message::new_set(set, id));
-        messages.extend(message::add_elements(set.name, &set.elements));
-    }
-    messages.extend(program.chains.iter().map(message::new_chain));
-    messages.extend(classes::add(classes.iter()));
-    for chain in &program.chains {
-        messages.extend(rules(chain));
-    }
-    messages
-}
-
-fn rules(chain: &Chain) -> impl Iterator<Item = Message> {
-    chain.rules.iter().map(|rule| message::new_rule(&chain.name, rule))
+fn rules<'a>(table: &'a str, chain: &'a Chain) -> impl Iterator<Item = Message> + use<'a> {
+    chain.rules.iter().map(move |rule| message::new_rule(table, &chain.name, rule))
 }
 
 fn element(of: &GuardElement) -> Element {

@@ -1,0 +1,193 @@
+//! The whole table `inet nett`: put there, replaced and taken away.
+//!
+//! A transaction is not all at once for packets: rules count from the moment it is committed, but
+//! what a set of intervals holds only some hundred microseconds later (`nft_set_commit_update` at
+//! the end of `nf_tables_commit`). Rules that come together with such a set refuse what it is to
+//! let through, which Linux 6.18 did to one packet in some hundred. So sets come first, and the
+//! rules that ask them in a second transaction. A table that is there goes on meanwhile, and as the
+//! new one has its name, a twin of the new one stands in between: sets of the twin, its rules, the
+//! table without its chains at the hooks, these, and the twin goes. While two are there a packet
+//! meets both, which does no more than one.
+//!
+//! Crash story: at each point a table that refuses is there. A twin that is left makes a readback
+//! find the table damaged, and the next load takes it away in one transaction with all the rest.
+
+use std::collections::BTreeMap;
+
+use nett_policy::lower::object::Guard;
+use nix::errno::Errno;
+
+use super::program::{self, TABLE};
+use super::{Nft, OBJECT, classes, foreign, message, rules, stale};
+use crate::kernel::Count;
+use crate::kernel::error::KernelError;
+use crate::kernel::netlink::attr::Message;
+use crate::kernel::netlink::socket::Failure;
+
+/// The twin, with the same comment.
+const TWIN: &str = "nett_next";
+
+type Counts = BTreeMap<String, Count>;
+
+/// What a table is made of.
+struct Parts<'a> {
+    guard: &'a Guard,
+    program: program::Program,
+    comment: String,
+}
+
+// === impl Nft ===
+
+impl Nft {
+    /// Puts the whole table there, or in the place of the one that is there. Counters go on from
+    /// where they are.
+    pub(in crate::kernel) async fn load(&mut self, guard: &Guard) -> Result<(), KernelError> {
+        let program = program::program(guard).map_err(|set| KernelError::Form {
+            object: OBJECT.to_owned(),
+            reason: format!(
+                "set {set} has a prefix with too many others inside it; name the outermost only"
+            ),
+        })?;
+        let there = self.header().await?;
+        if there.as_ref().is_some_and(|header| !header.is_ours()) {
+            return Err(foreign());
+        }
+        let comment = program::table_comment(guard.kind, guard.mark_mask);
+        let parts = Parts { guard, program, comment };
+        self.classes = None;
+        let interrupted = self.is_interrupted().await?;
+        self.whole = false;
+        if there.is_some() && !interrupted && self.stand_in(&parts).await? {
+            self.replace(&parts).await?;
+        } else {
+            let counts = self.counts_so_far(guard, there.is_some()).await?;
+            let before = [(there.is_some(), TABLE), (interrupted, TWIN)];
+            let all = |flags| {
+                let gone = before.iter().filter(|(is, _)| *is).map(|(_, name)| *name);
+                let mut messages: Vec<Message> = gone.map(message::delete).collect();
+                messages.extend(parts.sets(TABLE, flags, &counts));
+                messages.extend(parts.hooks(TABLE));
+                messages
+            };
+            self.with_flags(all).await.map_err(stale)?;
+        }
+        self.whole = true;
+        Ok(())
+    }
+
+    /// Makes the twin. False where that is not possible, and nothing of it is there.
+    async fn stand_in(&mut self, parts: &Parts<'_>) -> Result<bool, KernelError> {
+        for messages in [parts.sets(TWIN, 0, &Counts::new()), parts.hooks(TWIN)] {
+            match self.transaction(messages).await {
+                Ok(()) => {}
+                Err(Failure::Refused { errno, .. }) => {
+                    tracing::debug!(%errno, "The table is replaced at once.");
+                    self.drop_twin().await?;
+                    return Ok(false);
+                }
+                Err(failure) => return Err(stale(failure)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts the new table in the place of the old one while the twin stands.
+    async fn replace(&mut self, parts: &Parts<'_>) -> Result<(), KernelError> {
+        let counts = self.counts_so_far(parts.guard, true).await?;
+        let sets = |flags| {
+            let mut messages = vec![message::delete(TABLE)];
+            messages.extend(parts.sets(TABLE, flags, &counts));
+            messages
+        };
+        self.with_flags(sets).await.map_err(stale)?;
+        self.transaction(parts.hooks(TABLE)).await.map_err(stale)?;
+        self.drop_twin().await
+    }
+
+    pub(in crate::kernel) async fn delete(&mut self) -> Result<(), KernelError> {
+        if self.is_interrupted().await? {
+            self.drop_twin().await?;
+        }
+        match self.header().await? {
+            None => return Ok(()),
+            Some(header) if !header.is_ours() => return Err(foreign()),
+            Some(_) => {}
+        }
+        match self.transaction(vec![message::delete(TABLE)]).await {
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+            other => other.map_err(stale),
+        }
+    }
+
+    /// Whether a replacement of the table, by this agent or one before it, was not finished.
+    pub(super) async fn is_interrupted(&mut self) -> Result<bool, KernelError> {
+        if self.whole {
+            return Ok(false);
+        }
+        let twin = self.header_of(TWIN).await?;
+        self.whole = twin.is_none();
+        Ok(twin.is_some_and(|header| header.is_ours()))
+    }
+
+    async fn drop_twin(&mut self) -> Result<(), KernelError> {
+        if self.header_of(TWIN).await?.is_none_or(|header| !header.is_ours()) {
+            return Ok(());
+        }
+        match self.transaction(vec![message::delete(TWIN)]).await {
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+            other => other.map_err(stale),
+        }
+    }
+
+    /// What each counter begins with: what was counted goes on, one of a new interface begins.
+    async fn counts_so_far(&mut self, guard: &Guard, there: bool) -> Result<Counts, KernelError> {
+        let mut counts = if there { self.counters().await? } else { Counts::new() };
+        let names = program::counters(guard).into_iter();
+        Ok(names.map(|name| (name.clone(), counts.remove(&name).unwrap_or_default())).collect())
+    }
+
+    /// A transaction that makes the table, with the owner's flags where the kernel has them.
+    async fn with_flags(&mut self, messages: impl Fn(u32) -> Vec<Message>) -> Result<(), Failure> {
+        let result = self.transaction(messages(self.flags)).await;
+        if let Err(Failure::Refused { errno, .. }) = &result
+            && matches!(errno, Errno::EOPNOTSUPP | Errno::EINVAL)
+            && self.flags != 0
+        {
+            let result = self.transaction(messages(0)).await;
+            if result.is_ok() {
+                self.flags = 0;
+            }
+            return result;
+        }
+        result
+    }
+}
+
+// === impl Parts ===
+
+impl Parts<'_> {
+    /// The table with all that no packet meets by itself. Counters without a start begin with 0.
+    fn sets(&self, table: &str, flags: u32, counts: &Counts) -> Vec<Message> {
+        let mut messages = vec![message::named_table(table, &self.comment, flags, true)];
+        messages.extend(program::counters(self.guard).into_iter().map(|name| {
+            let start = counts.get(&name).copied().unwrap_or_default();
+            message::counter_of(table, &name, start)
+        }));
+        for (set, id) in self.program.sets.iter().zip(1..) {
+            messages.push(message::new_set(table, set, id));
+            messages.extend(message::add_elements(table, set.name, &set.elements));
+        }
+        let inner = || self.program.chains.iter().filter(|chain| chain.base.is_none());
+        messages.extend(inner().map(|chain| message::new_chain(table, chain)));
+        messages.extend(classes::add(table, self.guard.classes.iter()));
+        messages.extend(inner().flat_map(|chain| rules(table, chain)));
+        messages
+    }
+
+    /// The chains at the hooks, with which packets begin to meet the table.
+    fn hooks(&self, table: &str) -> Vec<Message> {
+        let outer = || self.program.chains.iter().filter(|chain| chain.base.is_some());
+        let chains = outer().map(|chain| message::new_chain(table, chain));
+        chains.chain(outer().flat_map(|chain| rules(table, chain))).collect()
+    }
+}

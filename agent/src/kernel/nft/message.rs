@@ -49,6 +49,8 @@ pub(super) const COMMENT: u8 = 0;
 const KEY_BYTE_ORDER: u8 = 0;
 const HOST_ORDER: u32 = 1;
 const NETWORK_ORDER: u32 = 2;
+/// Of several values behind each other, which may differ.
+const NO_ORDER: u32 = 0;
 /// Elements of one message stay below the 64 KiB of an attribute.
 pub(super) const ELEMENT_BYTES: usize = 60_000;
 
@@ -158,6 +160,10 @@ impl Key {
             Self::V4 => (7, 4, NETWORK_ORDER),
             Self::V6 => (8, 16, NETWORK_ORDER),
             Self::Number => (19, 4, HOST_ORDER),
+            // The types of what is put together, each in 6 bits (CONCAT of nft's datatype.h).
+            Self::NumberLeaving => (19 << 6 | 41, 20, NO_ORDER),
+            Self::V4Leaving => (7 << 6 | 41, 20, NO_ORDER),
+            Self::V6Leaving => (8 << 6 | 41, 32, NO_ORDER),
         }
     }
 }

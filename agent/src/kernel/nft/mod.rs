@@ -12,7 +12,9 @@
 //! writes broken JSON for a table with exactly one flag, which is what a stopped agent leaves.
 
 mod classes;
+mod comment;
 mod expr;
+mod failover;
 mod gate;
 mod gate_program;
 mod interval;
@@ -31,7 +33,7 @@ use super::error::KernelError;
 use super::netlink::attr::{Message, read_be64};
 use super::netlink::socket::{Connection, Failure};
 use message::{Fields, TABLE_OWNER, TABLE_PERSIST};
-use program::{Chain, Element, Program, TABLE, subject_key};
+use program::{Chain, Element, Program, TABLE, element_key};
 
 pub use gate::NftGate;
 use message::{NEWGEN, kind};
@@ -63,7 +65,7 @@ struct Header {
 
 impl Header {
     fn is_ours(&self) -> bool {
-        self.comment.as_deref().is_some_and(program::is_ours)
+        self.comment.as_deref().is_some_and(comment::is_ours)
     }
 }
 
@@ -127,7 +129,7 @@ impl Nft {
             Some(_) => self.counters().await?,
             None => BTreeMap::new(),
         };
-        let comment = program::table_comment(guard.kind, guard.mark_mask);
+        let comment = comment::table_comment(guard.kind, guard.mark_mask);
         // What was counted goes on; a counter of an interface that is new begins.
         let counts = program::counters(guard).into_iter().map(|name| {
             let start = counts.get(&name).copied().unwrap_or_default();
@@ -208,15 +210,19 @@ impl Nft {
         let (old, new) = (chains(from), chains(to));
         let gone = from.iter().filter(|(vip, class)| to.get(vip) != Some(class));
         let come = to.iter().filter(|(vip, class)| from.get(vip) != Some(class));
+        let marks = self.has_set(failover::COUNTERS).await?;
         let mut messages = Vec::new();
-        for chain in new.difference(&old).map(|class| classes::chain(*class)) {
+        let chains = new.difference(&old).flat_map(|class| classes::chains(*class, marks));
+        for chain in chains {
             messages.push(message::new_chain(&chain));
             messages.extend(rules(&chain));
         }
-        messages.extend(classes::delete(gone));
-        messages.extend(classes::add(come));
-        let unused = old.difference(&new);
-        messages.extend(unused.map(|class| message::delete_chain(TABLE, &class.chain())));
+        for maps in classes::maps(marks) {
+            messages.extend(maps.delete(gone.clone()));
+            messages.extend(maps.add(come.clone()));
+            let unused = old.difference(&new).map(|class| maps.chain(*class));
+            messages.extend(unused.map(|chain| message::delete_chain(TABLE, &chain)));
+        }
         self.classes = None;
         let result = self.transaction(messages).await.map_err(stale);
         if matches!(result, Err(KernelError::Stale { .. })) {
@@ -286,6 +292,17 @@ impl Nft {
             }
         }
         Err(torn(format!("set {set} changed while it was read")))
+    }
+
+    /// Whether the table has a set of this name.
+    async fn has_set(&mut self, name: &str) -> Result<bool, KernelError> {
+        let mut get = message::about_table(message::GETSET, 0);
+        get.put_text(2, name);
+        let found = self.connection.get(get, |_, _| Ok(Some(())));
+        match found.await {
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(false),
+            found => Ok(found.map_err(|e| KernelError::of(OBJECT, e))?.is_some()),
+        }
     }
 
     async fn generation(&mut self) -> Result<u32, KernelError> {
@@ -359,7 +376,10 @@ fn whole_table(
         messages.extend(message::add_elements(set.name, &set.elements));
     }
     messages.extend(program.chains.iter().map(message::new_chain));
-    messages.extend(classes::add(classes.iter()));
+    let marks = program.sets.iter().any(|set| set.name == failover::COUNTERS);
+    for maps in classes::maps(marks) {
+        messages.extend(maps.add(classes.iter()));
+    }
     for chain in &program.chains {
         messages.extend(rules(chain));
     }
@@ -371,7 +391,7 @@ fn rules(chain: &Chain) -> impl Iterator<Item = Message> {
 }
 
 fn element(of: &GuardElement) -> Element {
-    Element { key: subject_key(of.subject), end: false, counter: None, comment: None }
+    Element { key: element_key(of), end: false, counter: None, comment: None }
 }
 
 /// What was read is not whole, and says nothing.

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::fabric::{Fabric, Family, Node, Role};
+use crate::failover::FailoverMark;
 use crate::id::{NodeId, SiteId};
 use crate::lower::object::{
     Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule, RuleAction, Table,
@@ -40,6 +41,8 @@ pub struct Hop {
     /// The group or single nexthop, with its ways.
     pub ways: Vec<Way>,
     pub guard: Judged,
+    /// What it is marked with as failover traffic, on the first way.
+    pub failover: Option<FailoverMark>,
     pub fate: Fate,
 }
 
@@ -131,6 +134,9 @@ fn hop(fabric: &Fabric, node: &Node, state: &NodeState, packet: Packet) -> Hop {
     let out = ways.first().is_some_and(|way| outer.contains(&way.interface));
     let reached = !ways.is_empty();
     let guard = judge(state, &marked, outside, out);
+    let leaves = ways.first().filter(|_| out && guard.passes).zip(state.guard.as_ref());
+    let ends = [marked.from, marked.to];
+    let failover = leaves.and_then(|(way, guard)| guard.failover_mark(ends, &way.interface));
     let fate = match (&decided, reached) {
         _ if !guard.passes && reached => Fate::Stopped,
         (Decided { by_main: Some(true), .. }, _) => Fate::Delivered,
@@ -145,6 +151,7 @@ fn hop(fabric: &Fabric, node: &Node, state: &NodeState, packet: Packet) -> Hop {
         route: decided.route,
         ways,
         guard,
+        failover,
         fate,
     }
 }

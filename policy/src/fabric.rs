@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::failover::FailoverMark;
 use crate::id::{ClusterId, Generation, IdError, LinkId, NodeId, RuleId, Selector, SiteId, WallMs};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,8 @@ pub struct Fabric {
     pub anchors: Vec<IpAddr>,
     pub unknown_client: UnknownClient,
     pub lease: Lease,
+    /// What failover traffic is marked with on links that say nothing of it.
+    pub failover: Option<FailoverMark>,
     pub zone: Zone,
     /// In file order; `rank` is unique.
     pub sites: Vec<Site>,
@@ -199,6 +202,8 @@ pub struct Link {
     pub risk: Vec<String>,
     /// How its ends watch it; only by carrier and addresses without it.
     pub bfd: Option<Bfd>,
+    /// What failover traffic is marked with on this link; as the fabric says where it is absent.
+    pub failover: Option<FailoverMark>,
     pub a: LinkEnd,
     pub b: LinkEnd,
 }

@@ -17,6 +17,7 @@ pub mod document;
 pub mod explain;
 pub mod fabric;
 pub mod fact;
+pub mod failover;
 pub mod id;
 pub mod lease;
 pub mod liveness;

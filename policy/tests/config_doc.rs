@@ -28,6 +28,7 @@ fn every_key_that_is_read_is_documented() {
     let policy = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = [
         policy.join("src/document/fabric_file.rs"),
+        policy.join("src/document/failover_file.rs"),
         policy.join("src/document/link_file.rs"),
         policy.join("src/document/safety_file.rs"),
         policy.join("src/document/service_file.rs"),

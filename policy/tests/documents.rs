@@ -125,11 +125,17 @@ fn the_hash_is_of_the_meaning() {
     assert_eq!(hash(&spelling), plain);
     let default = edited("fabric.toml", "unknown_client = \"primary\"\n", "");
     assert_eq!(hash(&default), plain);
+    let number =
+        edited("fabric.toml", "generation = 1", "generation = 1\nfailover = { dscp = 10 }");
+    let name = number.text.replace("dscp = 10", "dscp = \"AF11\"");
+    assert_eq!(hash(&SourceFile::new("fabric.toml", name)), hash(&number));
     let changes = [
         ("generation = 1", "generation = 2"),
         ("cost = 20", "cost = 21"),
         ("owner = \"netops\"", "owner = \"noc\""),
         ("risk = [\"duct-9\"]", "risk = [\"duct-9\"]\nbfd = { tx = \"300ms\" }"),
+        ("generation = 1", "generation = 1\nfailover = { dscp = 10 }"),
+        ("cost = 20", "cost = 20\nfailover = { class = \"1:20\" }"),
     ];
     for (find, put) in changes {
         assert_ne!(hash(&edited("fabric.toml", find, put)), plain, "{put}");

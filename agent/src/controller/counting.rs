@@ -158,6 +158,7 @@ fn rule_of(class: &str) -> &'static str {
         "steered" => "fwd_guard: service (daddr @vip4 / @vip6 goto out_mark)",
         "intersite" => "fwd_guard: other site (daddr @remote4 / @remote6 goto out_mark)",
         "return" => "fwd_guard: reply to the other site (mark 0x2000/0x3000 accept)",
+        "marked" => "fwd_mark: failover traffic (@failover_to / @failover_from goto failover_mark)",
         "hairpin" => "fwd_guard: came from outside, must not go back (iifname @outer drop)",
         "leak" => "fwd_guard: own site leaves the site (daddr @site4 / @site6 reject)",
         "stray" => "fwd_guard: no reason to leave the site (reject)",

@@ -88,6 +88,7 @@ pub(crate) fn fabric() -> Fabric {
         anchors: Vec::new(),
         unknown_client: UnknownClient::Primary,
         lease: nett_policy::fabric::Lease::default(),
+        failover: None,
         zone: Zone {
             name: "steer.example.".to_owned(),
             hostmaster: "dns.example.".to_owned(),

@@ -11,6 +11,7 @@ mod gate;
 mod guarding;
 mod lost;
 mod many;
+mod marked;
 mod netns;
 mod nft;
 mod reconcile;

@@ -45,6 +45,7 @@ pub(crate) fn guard(kind: GuardKind) -> Guard {
         remote: nets(&["10.2.0.0/16", "10.3.0.0/16", "fd02::/32"]),
         vips: nets(&["198.51.100.0/24", "fd99::/48"]),
         classes: Arc::new(classes()),
+        failover: BTreeMap::new(),
         refused: refused(),
     }
 }

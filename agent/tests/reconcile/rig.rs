@@ -259,6 +259,7 @@ pub(crate) fn guard() -> Guard {
         remote: BTreeSet::new(),
         vips: BTreeSet::from([net("10.99.0.0/16")]),
         classes: Classes::default(),
+        failover: BTreeMap::new(),
         refused: BTreeSet::new(),
     }
 }

@@ -86,6 +86,7 @@ fn make_link(a: &str, b: &str, cost: u32) -> Link {
         capacity_bps: None,
         risk: Vec::new(),
         bfd: None,
+        failover: None,
         a: end(a, b),
         b: end(b, a),
     }
@@ -104,6 +105,7 @@ pub(crate) fn fabric() -> Fabric {
         anchors: Vec::new(),
         unknown_client: UnknownClient::Primary,
         lease: nett_policy::fabric::Lease::default(),
+        failover: None,
         zone: zone(),
         sites: vec![
             make_site("osl", 2, &["10.1.0.0/16", "2001:db8:1::/48"]),

@@ -41,7 +41,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         freezes,
         whole: _,
     } = doc;
-    let Head { name, generation, vip_ranges, anchors, unknown_client, lease } = head;
+    let Head { name, generation, vip_ranges, anchors, unknown_client, lease, failover } = head;
     let client =
         |(prefix, site): (At<_>, At<_>)| ClientPrefix { prefix: prefix.value, site: site.value };
     let mut fabric = Fabric {
@@ -52,6 +52,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         anchors,
         unknown_client: unknown_client.unwrap_or(UnknownClient::Primary),
         lease: lease.unwrap_or_default(),
+        failover,
         zone: zone.map(zone_of).expect(CHECKED),
         sites: sites.into_iter().map(site).collect(),
         nodes: nodes.into_iter().map(node).collect(),
@@ -118,9 +119,10 @@ fn cluster(doc: ClusterDoc) -> Cluster {
 }
 
 fn link(doc: LinkDoc) -> Link {
-    let LinkDoc { id, cost, capacity_bps, risk, bfd, a, b } = doc;
+    let LinkDoc { id, cost, capacity_bps, risk, bfd, failover, a, b } = doc;
     let bfd = bfd.map(|(bfd, _)| bfd);
-    Link { id: id.value, cost, capacity_bps, risk, bfd, a: link_end(a), b: link_end(b) }
+    let (a, b) = (link_end(a), link_end(b));
+    Link { id: id.value, cost, capacity_bps, risk, bfd, failover, a, b }
 }
 
 fn link_end(doc: EndDoc) -> LinkEnd {

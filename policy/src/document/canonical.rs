@@ -8,6 +8,7 @@ use crate::fabric::{
     NameServer, Node, Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer,
     TtlBounds, UnknownClient, Zone, ZoneKeys,
 };
+use crate::failover::FailoverMark;
 use crate::id::sha256_hex;
 
 /// SHA-256 in lower-case hexadecimal over one line of JSON made of arrays alone: no key order, no
@@ -21,6 +22,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         anchors,
         unknown_client,
         lease,
+        failover,
         zone: Zone { name: zone, hostmaster, ns, transfer, dnssec, ttl },
         sites,
         nodes,
@@ -48,7 +50,8 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
     let TtlBounds { floor, ceiling } = ttl;
     let ttl = (*ttl != TtlBounds::default())
         .then(|| json!(["zone-ttl", floor.as_secs(), ceiling.as_secs()]));
-    let later: Vec<&Value> = later.iter().chain(&lease).chain(&ttl).collect();
+    let failover = failover.map(marked);
+    let later: Vec<&Value> = later.iter().chain(&lease).chain(&ttl).chain(&failover).collect();
     let whole = json!([
         "nett-fabric-1",
         name,
@@ -123,16 +126,21 @@ fn node(node: &Node) -> Value {
 }
 
 fn link(link: &Link) -> Value {
-    let Link { id, cost, capacity_bps, risk, bfd, a, b } = link;
+    let Link { id, cost, capacity_bps, risk, bfd, failover, a, b } = link;
     let (a, b) = (link_end(a), link_end(b));
-    // A link without sessions has the form that it had before there were any.
-    match bfd {
-        None => json!([id.as_str(), cost, capacity_bps, risk, a, b]),
-        Some(Bfd { tx, rx, multiplier }) => {
-            let bfd = json!(["bfd", millis(*tx), millis(*rx), multiplier]);
-            json!([id.as_str(), cost, capacity_bps, risk, a, b, bfd])
-        }
-    }
+    // A link without sessions and marks has the form that it had before there were any.
+    let bfd = bfd.map(|Bfd { tx, rx, multiplier }| {
+        json!(["bfd", millis(tx), millis(rx), multiplier]) //
+    });
+    let mut all = vec![json!(id.as_str()), json!(cost), json!(capacity_bps), json!(risk), a, b];
+    all.extend(bfd);
+    all.extend(failover.map(marked));
+    Value::Array(all)
+}
+
+fn marked(mark: FailoverMark) -> Value {
+    let FailoverMark { dscp, class } = mark;
+    json!(["failover", dscp, class.map(|class| class.to_string())])
 }
 
 fn link_end(end: &LinkEnd) -> Value {

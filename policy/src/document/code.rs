@@ -45,6 +45,8 @@ codes! {
     BadDuration = "bad-duration",
     BadCapacity = "bad-capacity",
     BadRate = "bad-rate",
+    BadDscp = "bad-dscp",
+    BadTcClass = "bad-tc-class",
     BadTime = "bad-time",
     BadGate = "bad-gate",
     BadDomain = "bad-domain",

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::code::Code;
 use super::diagnostic::Span;
+use super::failover_file::failover;
 use super::form;
 use super::link_file::{LinkDoc, link};
 use super::read::{At, Reader, Section};
@@ -14,6 +15,7 @@ use super::safety_file::{SafetyDoc, freeze, safety};
 use super::tree::Value;
 use super::zone_file::{self, ZoneDoc};
 use crate::fabric::{BusKeys, Freeze, Lease, OperatorRole, Role, UnknownClient};
+use crate::failover::FailoverMark;
 use crate::id::{ClusterId, Generation, NodeId, Selector, SiteId};
 
 /// Elements that could not be read at all are missing from the lists; `whole` says that none is,
@@ -43,6 +45,7 @@ pub(super) struct Head {
     pub(super) anchors: Vec<IpAddr>,
     pub(super) unknown_client: Option<UnknownClient>,
     pub(super) lease: Option<Lease>,
+    pub(super) failover: Option<FailoverMark>,
 }
 
 #[derive(Debug)]
@@ -173,6 +176,7 @@ fn head(r: &Reader<'_>, s: &Section<'_, '_>) -> Head {
             .and_then(|v| r.choice(v, UNKNOWN_CLIENT))
             .map(|c| c.value),
         lease: s.optional("lease").and_then(|v| r.section(v, "lease", |s| lease(r, s))),
+        failover: failover(r, s),
     };
     let mut anchors = Vec::new();
     s.later("anchors", |v| {

@@ -7,10 +7,12 @@ use ipnet::IpNet;
 
 use super::code::Code;
 use super::diagnostic::Span;
+use super::failover_file::failover;
 use super::form;
 use super::read::{At, Reader, Section};
 use super::tree::Value;
 use crate::fabric::Bfd;
+use crate::failover::FailoverMark;
 use crate::id::{LinkId, NodeId};
 
 #[derive(Debug)]
@@ -20,6 +22,7 @@ pub(super) struct LinkDoc {
     pub(super) capacity_bps: Option<u64>,
     pub(super) risk: Vec<String>,
     pub(super) bfd: Option<(Bfd, Span)>,
+    pub(super) failover: Option<FailoverMark>,
     pub(super) a: EndDoc,
     pub(super) b: EndDoc,
 }
@@ -47,12 +50,14 @@ pub(super) fn link(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<LinkDoc> {
     };
     let (a, b) = (end("a"), end("b"));
     let bfd = s.optional("bfd").and_then(|v| r.section(v, "bfd", |s| Some(bfd(r, s))));
+    let failover = failover(r, s);
     Some(LinkDoc {
         id: id?,
         cost: cost.map_or(COST, |c| c.value),
         capacity_bps: capacity.map(|c| c.value),
         risk: risk.into_iter().map(|r| r.value).collect(),
         bfd: bfd.map(|bfd| (bfd, s.span_of("bfd"))),
+        failover,
         a: a?,
         b: b?,
     })

@@ -14,6 +14,7 @@ mod code;
 mod diagnostic;
 mod fabric_check;
 mod fabric_file;
+mod failover_file;
 pub mod form;
 mod json;
 mod link_check;

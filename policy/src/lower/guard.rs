@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Place;
+use super::failover;
 use super::object::{ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Subject};
 use super::routes::Alike;
 use crate::fabric::Role;
@@ -26,6 +27,7 @@ pub(super) fn guard(place: Place<'_>, alike: &[Alike]) -> Guard {
         remote: remote.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
         vips: fabric.vip_ranges.iter().map(ipnet::IpNet::trunc).collect(),
         classes: Arc::new(classes(alike)),
+        failover: failover::marks(place),
         refused: refused(alike),
     }
 }

@@ -8,6 +8,7 @@
 pub mod answers;
 mod choice;
 mod classes;
+mod failover;
 mod guard;
 mod links;
 mod mac;

@@ -14,6 +14,7 @@ use super::answers::Answers;
 pub use super::mac::{Mac, NoMac};
 pub use super::resilient::Buckets;
 use crate::fabric::Family;
+use crate::failover::{FailoverMark, WayOut};
 use crate::id::Weight;
 
 /// Id of a nexthop object (`nhmsg`, linux/nexthop.h). Ours lie in [`Layout::NEXTHOP_IDS`].
@@ -113,7 +114,9 @@ pub struct Guard {
     /// The steering class of each VIP: a verdict map leads from the one to the chain of the other.
     /// Shared between states, because it changes with the catalogue alone.
     pub classes: Arc<BTreeMap<IpAddr, ClassNumber>>,
-    /// What is refused now, and to whom; and what is counted.
+    /// What failover traffic is marked with, by the interface to another site.
+    pub failover: BTreeMap<String, FailoverMark>,
+    /// What is refused now, and to whom; what is counted, and what is failover traffic.
     pub refused: BTreeSet<GuardElement>,
 }
 
@@ -148,6 +151,10 @@ pub enum GuardSet {
     CountIn,
     /// Counted is what its backends at this site answer.
     CountFrom,
+    /// What goes to it by this interface is failover traffic.
+    FailoverTo(WayOut),
+    /// What comes from it and leaves by this interface is an answer to failover traffic.
+    FailoverFrom(WayOut),
 }
 
 /// Who is in a set.
@@ -537,6 +544,12 @@ impl GuardSet {
             (Self::CountFrom, Some(Family::V4)) => "count_from4",
             (Self::CountFrom, Some(Family::V6)) => "count_from6",
             (Self::CountFrom, None) => "count_from",
+            (Self::FailoverTo(_), Some(Family::V4)) => "failover_to4",
+            (Self::FailoverTo(_), Some(Family::V6)) => "failover_to6",
+            (Self::FailoverTo(_), None) => "failover_to",
+            (Self::FailoverFrom(_), Some(Family::V4)) => "failover_from4",
+            (Self::FailoverFrom(_), Some(Family::V6)) => "failover_from6",
+            (Self::FailoverFrom(_), None) => "failover_from",
         }
     }
 }
@@ -551,6 +564,16 @@ impl GuardElement {
         match self.subject {
             Subject::Class(_) => self.set.name(None),
             Subject::Vip(vip) => self.set.name(Some(Family::of(vip))),
+        }
+    }
+
+    /// Its key in the set, as nft prints it.
+    pub fn key(&self) -> String {
+        match self.set {
+            GuardSet::FailoverTo(out) | GuardSet::FailoverFrom(out) => {
+                format!("{} . \"{out}\"", self.subject)
+            }
+            _ => self.subject.to_string(),
         }
     }
 }

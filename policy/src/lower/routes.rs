@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::Place;
 use super::choice::Choice;
 use super::classes::{self, Class};
+use super::failover;
 use super::object::{
     ClassNumber, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table,
 };
@@ -174,7 +175,7 @@ impl Ground<'_> {
             let members = self.local(family, state);
             group(local, family, members, state);
         }
-        let mut refused = BTreeSet::new();
+        let mut refused = failover::sets(self.choice.place, self.service, class.traffic);
         if class.traffic.is_nowhere() {
             refused.insert(GuardSet::Drained);
         }

@@ -45,8 +45,11 @@ pub(super) fn changes(desired: Option<&Guard>, actual: Option<&Guard>) -> Change
         (true, true) => Some(&between.refused),
     };
     if let Some(refused) = early {
-        changes.before.extend(elements(&now.refused, refused));
-        now.refused = refused.clone();
+        // A table without marks has no sets for them: they come with the one that has.
+        let there = |e: &&GuardElement| !is_mark(e) || !now.failover.is_empty();
+        let refused: BTreeSet<GuardElement> = refused.iter().filter(there).copied().collect();
+        changes.before.extend(elements(&now.refused, &refused));
+        now.refused = refused;
     }
     if whole {
         changes.after.push(Op::LoadGuard { from: Some(now), to: to.clone() });
@@ -59,6 +62,10 @@ pub(super) fn changes(desired: Option<&Guard>, actual: Option<&Guard>) -> Change
 /// A readback gives a damaged table the mask 0, which no node wants.
 fn is_damaged(guard: &Guard) -> bool {
     guard.mark_mask == 0
+}
+
+fn is_mark(element: &GuardElement) -> bool {
+    matches!(element.set, GuardSet::FailoverTo(_) | GuardSet::FailoverFrom(_))
 }
 
 /// What holds on the way from one table to another.
@@ -77,10 +84,10 @@ fn between(from: &Guard, to: &Guard) -> Between {
         closes: to.refused.difference(&from.refused).any(|e| of_class(&e)),
         opens: from.refused.difference(&to.refused).any(|e| of_class(&e)),
     };
-    // A counter that goes and comes again has forgotten what it counted; and what is kept is kept
-    // from before the routes change until after.
+    // A counter that goes and comes again has forgotten what it counted; and what is kept, or
+    // marked, is so from before the routes change until after.
     const KEEPING: [GuardSet; 2] = [GuardSet::Keep, GuardSet::KeepHere];
-    let keeps = |e: &GuardElement| KEEPING.contains(&e.set);
+    let keeps = |e: &GuardElement| KEEPING.contains(&e.set) || is_mark(e);
     between.closes |= to.refused.difference(&from.refused).any(keeps);
     let counts = |e: &&GuardElement| keeps(e) || GuardSet::COUNTED.contains(&e.set);
     between.refused.extend(from.refused.union(&to.refused).filter(counts).copied());

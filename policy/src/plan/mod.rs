@@ -185,8 +185,8 @@ fn elements(
 ) -> fmt::Result {
     let lines = add.iter().map(|e| ('+', e)).chain(delete.iter().map(|e| ('-', e)));
     let line = |(sign, element): (char, &GuardElement)| {
-        let (set, subject) = (element.set_name(), element.subject);
-        format!("{sign} nft element inet nett {set} {{ {subject} }}")
+        let (set, key) = (element.set_name(), element.key());
+        format!("{sign} nft element inet nett {set} {{ {key} }}")
     };
     f.write_str(&lines.map(line).collect::<Vec<_>>().join("\n"))
 }

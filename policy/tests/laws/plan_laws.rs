@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use nett_policy::fabric::Family;
+use nett_policy::failover::WayOut;
 use nett_policy::id::{NodeId, Weight};
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{
@@ -203,6 +204,7 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
         Just(GuardSet::Drained),
         Just(GuardSet::ShutIn),
         Just(GuardSet::ShutOut),
+        Just(GuardSet::FailoverTo(WayOut::new("wan0"))),
     ];
     let of_class = |(set, class)| match set {
         GuardSet::Apart => None,
@@ -227,6 +229,7 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
             remote: BTreeSet::new(),
             vips: BTreeSet::new(),
             classes: Arc::new(classes.collect()),
+            failover: BTreeMap::new(),
             refused: of_classes
                 .into_iter()
                 .filter_map(of_class)

@@ -40,6 +40,9 @@ pub struct HopDoc {
     /// The counter of the nft guard that counts it.
     pub guard: String,
     pub passes: bool,
+    /// What it is marked with as failover traffic, such as `dscp 10 class 1:20`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<String>,
     /// `node`, `delivered`, `main`, `unreachable` or `stopped`.
     pub fate: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -77,7 +77,7 @@ impl Controller {
     }
 
     fn hop_doc(&self, hop: Hop) -> HopDoc {
-        let Hop { node, packet, rule, route, ways, guard, fate } = hop;
+        let Hop { node, packet, rule, route, ways, guard, failover, fate } = hop;
         let site = self.setting.fabric.node(&node).map(|n| n.site.to_string());
         let nexthop = route.and_then(|(_, target)| match target {
             RouteTarget::Nexthop(id) => Some(id.0),
@@ -108,6 +108,7 @@ impl Controller {
             ways: ways.into_iter().map(way).collect(),
             guard: guard.counter.to_owned(),
             passes: guard.passes,
+            failover: failover.map(|mark| mark.to_string()),
             fate: fate.to_owned(),
             next,
             kernel: None,

@@ -36,6 +36,9 @@ fn hop_text(hop: &HopDoc, nth: usize) -> String {
     }
     let passes = if hop.passes { "passes" } else { "stops it" };
     line("guard", format!("counts it as {} and {passes}", hop.guard));
+    if let Some(mark) = &hop.failover {
+        line("marked", format!("as failover traffic: {mark}"));
+    }
     if let Some(kernel) = &hop.kernel {
         let word = if kernel.agrees { "agrees" } else { "DIFFERS" };
         line("kernel", format!("{word}: {}", kernel.said));

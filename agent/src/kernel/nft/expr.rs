@@ -25,6 +25,7 @@ pub(super) struct Expressions(Message);
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Meta {
+    Priority = 2,
     Mark = 3,
     InputName = 6,
     OutputName = 7,
@@ -140,7 +141,7 @@ impl Expressions {
 
     /// `iifname NAME`
     pub(super) fn interface_is(self, name: &str) -> Self {
-        self.load_meta(Meta::InputName).compare(Compare::Equal, &interface_key(name))
+        self.load_meta(Meta::InputName).compare(Compare::Equal, &interface_key(name.as_bytes()))
     }
 
     /// `ether saddr MAC`: only on interfaces with Ethernet headers.
@@ -174,7 +175,7 @@ impl Expressions {
 
     /// `oifname NAME`
     pub(super) fn leaves_by(self, name: &str) -> Self {
-        self.load_meta(Meta::OutputName).compare(Compare::Equal, &interface_key(name))
+        self.load_meta(Meta::OutputName).compare(Compare::Equal, &interface_key(name.as_bytes()))
     }
 
     /// `meta l4proto != tcp ct state & (established | related) == 0`: not answered yet, nor an
@@ -249,7 +250,7 @@ impl Expressions {
 
     /// `oifname != ""`: the packet has a way out, which none has in prerouting.
     pub(super) fn leaves(self) -> Self {
-        self.load_meta(Meta::OutputName).compare(Compare::NotEqual, &interface_key(""))
+        self.load_meta(Meta::OutputName).compare(Compare::NotEqual, &interface_key(b""))
     }
 
     /// The verdict that a map has for what was loaded last, if it has one.
@@ -258,6 +259,55 @@ impl Expressions {
             m.put_text(1, map);
             m.put_be32(2, REGISTER);
             m.put_be32(3, REGISTER_VERDICT);
+        })
+    }
+
+    /// `... . oifname @SET`: what was loaded last, of so many bytes, and the way out behind it.
+    pub(super) fn leaving_in(self, bytes: usize, set: &str) -> Self {
+        // NFT_REG_2, or NFT_REG32_01 behind a first one of 4 bytes.
+        let behind = if bytes == 16 { 2 } else { 9 };
+        let both = self.push("meta", |m| {
+            m.put_be32(2, Meta::OutputName as u32);
+            m.put_be32(1, behind);
+        });
+        both.lookup(set, false)
+    }
+
+    /// `ip dscp set CODE` or `ip6 dscp set CODE`: the other bits stay (RFC 2474 section 3, RFC 8200
+    /// section 3).
+    pub(super) fn set_dscp(self, six: bool, code: u8) -> Self {
+        let (family, keep, value) = match six {
+            false => (2u8, [0xff, 0x03], [0, code << 2]),
+            true => (10, [0xf0, 0x3f], [code >> 2, code << 6]),
+        };
+        let packet = self.load_meta(Meta::NetworkFamily).compare(Compare::Equal, &[family]);
+        let field = packet.payload(1, 0, 2).push("bitwise", |m| {
+            m.put_be32(1, REGISTER);
+            m.put_be32(2, REGISTER);
+            m.put_be32(3, 2);
+            m.nest(4, |m| m.put(DATA_VALUE, &keep));
+            m.nest(5, |m| m.put(DATA_VALUE, &value));
+        });
+        field.push("payload", |m| {
+            m.put_be32(5, REGISTER);
+            m.put_be32(2, 1);
+            m.put_be32(3, 0);
+            m.put_be32(4, 2);
+            // The header of IPv4 has a checksum at its tenth byte: NFT_PAYLOAD_CSUM_INET.
+            m.put_be32(6, u32::from(!six));
+            m.put_be32(7, if six { 0 } else { 10 });
+        })
+    }
+
+    /// `meta priority set CLASS`
+    pub(super) fn set_priority(self, class: u32) -> Self {
+        let value = self.push("immediate", |m| {
+            m.put_be32(1, REGISTER);
+            m.nest(2, |m| m.put(DATA_VALUE, &class.to_ne_bytes()));
+        });
+        value.push("meta", |m| {
+            m.put_be32(2, Meta::Priority as u32);
+            m.put_be32(3, REGISTER);
         })
     }
 
@@ -422,10 +472,10 @@ impl Expressions {
 }
 
 /// An interface name as nf_tables compares it: 16 bytes, filled with zeros.
-pub(super) fn interface_key(name: &str) -> [u8; IFNAME] {
+pub(super) fn interface_key(name: &[u8]) -> [u8; IFNAME] {
     let mut key = [0; IFNAME];
     let length = name.len().min(IFNAME - 1);
-    key[..length].copy_from_slice(&name.as_bytes()[..length]);
+    key[..length].copy_from_slice(&name[..length]);
     key
 }
 

@@ -1,13 +1,15 @@
 //! The whole table `inet nett`: put there, replaced and taken away.
 //!
-//! A transaction is not all at once for packets: rules count from the moment it is committed, but
-//! what a set of intervals holds only some hundred microseconds later (`nft_set_commit_update` at
-//! the end of `nf_tables_commit`). Rules that come together with such a set refuse what it is to
-//! let through, which Linux 6.18 did to one packet in some hundred. So sets come first, and the
-//! rules that ask them in a second transaction. A table that is there goes on meanwhile, and as the
-//! new one has its name, a twin of the new one stands in between: sets of the twin, its rules, the
-//! table without its chains at the hooks, these, and the twin goes. While two are there a packet
-//! meets both, which does no more than one.
+//! A transaction is not all at once for packets. Chains at hooks count from the moment it is
+//! committed (`nf_tables_commit`, net/netfilter/nf_tables_api.c), but what a set of intervals holds
+//! only at its end (`nft_set_commit_update`); and a chain that goes is met until its hook is taken
+//! away, while the maps that go with it are empty at once (`nft_map_deactivate`). Both last some
+//! hundred microseconds, in which the guard refuses what it is to let through. So sets and maps
+//! come one transaction before the chains that ask them, and go one transaction after.
+//!
+//! A table that is there goes on meanwhile. As the new one has its name, a twin of the new one
+//! stands in between: the twin comes, the old one goes, the new one comes, the twin goes. While two
+//! are there a packet meets both, which does no more than one.
 //!
 //! Crash story: at each point a table that refuses is there. A twin that is left makes a readback
 //! find the table damaged, and the next load takes it away in one transaction with all the rest.
@@ -17,8 +19,9 @@ use std::collections::BTreeMap;
 use nett_policy::lower::object::Guard;
 use nix::errno::Errno;
 
+use super::message::Fields;
 use super::program::{self, TABLE};
-use super::{Nft, OBJECT, classes, foreign, message, rules, stale};
+use super::{Nft, OBJECT, classes, comment, failover, foreign, message, rules, stale};
 use crate::kernel::Count;
 use crate::kernel::error::KernelError;
 use crate::kernel::netlink::attr::Message;
@@ -52,7 +55,7 @@ impl Nft {
         if there.as_ref().is_some_and(|header| !header.is_ours()) {
             return Err(foreign());
         }
-        let comment = program::table_comment(guard.kind, guard.mark_mask);
+        let comment = comment::table_comment(guard.kind, guard.mark_mask);
         let parts = Parts { guard, program, comment };
         self.classes = None;
         let interrupted = self.is_interrupted().await?;
@@ -93,6 +96,7 @@ impl Nft {
 
     /// Puts the new table in the place of the old one while the twin stands.
     async fn replace(&mut self, parts: &Parts<'_>) -> Result<(), KernelError> {
+        self.unhook(TABLE).await?;
         let counts = self.counts_so_far(parts.guard, true).await?;
         let sets = |flags| {
             let mut messages = vec![message::delete(TABLE)];
@@ -111,7 +115,7 @@ impl Nft {
         match self.header().await? {
             None => return Ok(()),
             Some(header) if !header.is_ours() => return Err(foreign()),
-            Some(_) => {}
+            Some(_) => self.unhook(TABLE).await?,
         }
         match self.transaction(vec![message::delete(TABLE)]).await {
             Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
@@ -133,10 +137,27 @@ impl Nft {
         if self.header_of(TWIN).await?.is_none_or(|header| !header.is_ours()) {
             return Ok(());
         }
+        self.unhook(TWIN).await?;
         match self.transaction(vec![message::delete(TWIN)]).await {
             Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
             other => other.map_err(stale),
         }
+    }
+
+    /// Takes the chains at the hooks away, with their rules: no packet meets the table any more.
+    async fn unhook(&mut self, table: &str) -> Result<(), KernelError> {
+        let get = message::message(message::GETCHAIN, 0);
+        let chains = self.connection.dump(get, |_, payload| {
+            let fields = Fields::of_message(payload)?;
+            let is_hooked = fields.is_about(table, payload) && fields.get(4).is_some();
+            Ok(fields.text(3).filter(|_| is_hooked))
+        });
+        let chains = chains.await.map_err(|e| KernelError::of(OBJECT, e))?.items;
+        if chains.is_empty() {
+            return Ok(());
+        }
+        let gone = chains.iter().map(|chain| message::delete_chain(table, chain));
+        self.transaction(gone.collect()).await.map_err(stale)
     }
 
     /// What each counter begins with: what was counted goes on, one of a new interface begins.
@@ -179,7 +200,10 @@ impl Parts<'_> {
         }
         let inner = || self.program.chains.iter().filter(|chain| chain.base.is_none());
         messages.extend(inner().map(|chain| message::new_chain(table, chain)));
-        messages.extend(classes::add(table, self.guard.classes.iter()));
+        let marks = self.program.sets.iter().any(|set| set.name == failover::COUNTERS);
+        for maps in classes::maps(marks) {
+            messages.extend(maps.add(table, self.guard.classes.iter()));
+        }
         messages.extend(inner().flat_map(|chain| rules(table, chain)));
         messages
     }

@@ -49,6 +49,8 @@ pub(super) const COMMENT: u8 = 0;
 const KEY_BYTE_ORDER: u8 = 0;
 const HOST_ORDER: u32 = 1;
 const NETWORK_ORDER: u32 = 2;
+/// Of several values behind each other, which may differ.
+const NO_ORDER: u32 = 0;
 /// Elements of one message stay below the 64 KiB of an attribute.
 pub(super) const ELEMENT_BYTES: usize = 60_000;
 
@@ -150,6 +152,10 @@ impl Key {
             Self::V4 => (7, 4, NETWORK_ORDER),
             Self::V6 => (8, 16, NETWORK_ORDER),
             Self::Number => (19, 4, HOST_ORDER),
+            // The types of what is put together, each in 6 bits (CONCAT of nft's datatype.h).
+            Self::NumberLeaving => (19 << 6 | 41, 20, NO_ORDER),
+            Self::V4Leaving => (7 << 6 | 41, 20, NO_ORDER),
+            Self::V6Leaving => (8 << 6 | 41, 32, NO_ORDER),
         }
     }
 }
@@ -331,6 +337,10 @@ impl<'a> Fields<'a> {
 
     /// True when attribute 1 of a message names our table in family inet.
     pub(super) fn is_about_table(&self, payload: &[u8]) -> bool {
-        payload.first() == Some(&NFPROTO_INET) && self.text(1).as_deref() == Some(TABLE)
+        self.is_about(TABLE, payload)
+    }
+
+    pub(super) fn is_about(&self, table: &str, payload: &[u8]) -> bool {
+        payload.first() == Some(&NFPROTO_INET) && self.text(1).as_deref() == Some(table)
     }
 }

@@ -12,7 +12,9 @@
 //! writes broken JSON for a table with exactly one flag, which is what a stopped agent leaves.
 
 mod classes;
+mod comment;
 mod expr;
+mod failover;
 mod gate;
 mod gate_program;
 mod interval;
@@ -32,7 +34,7 @@ use super::error::KernelError;
 use super::netlink::attr::{Message, read_be64};
 use super::netlink::socket::{Connection, Failure};
 use message::{Fields, TABLE_OWNER, TABLE_PERSIST};
-use program::{Chain, Element, TABLE, subject_key};
+use program::{Chain, Element, TABLE, element_key};
 
 pub use gate::NftGate;
 use message::{NEWGEN, kind};
@@ -66,7 +68,7 @@ struct Header {
 
 impl Header {
     fn is_ours(&self) -> bool {
-        self.comment.as_deref().is_some_and(program::is_ours)
+        self.comment.as_deref().is_some_and(comment::is_ours)
     }
 }
 
@@ -163,15 +165,19 @@ impl Nft {
         let (old, new) = (chains(from), chains(to));
         let gone = from.iter().filter(|(vip, class)| to.get(vip) != Some(class));
         let come = to.iter().filter(|(vip, class)| from.get(vip) != Some(class));
+        let marks = self.has_set(failover::COUNTERS).await?;
         let mut messages = Vec::new();
-        for chain in new.difference(&old).map(|class| classes::chain(*class)) {
+        let chains = new.difference(&old).flat_map(|class| classes::chains(*class, marks));
+        for chain in chains {
             messages.push(message::new_chain(TABLE, &chain));
             messages.extend(rules(TABLE, &chain));
         }
-        messages.extend(classes::delete(gone));
-        messages.extend(classes::add(TABLE, come));
-        let unused = old.difference(&new);
-        messages.extend(unused.map(|class| message::delete_chain(TABLE, &class.chain())));
+        for maps in classes::maps(marks) {
+            messages.extend(maps.delete(gone.clone()));
+            messages.extend(maps.add(TABLE, come.clone()));
+            let unused = old.difference(&new).map(|class| maps.chain(*class));
+            messages.extend(unused.map(|chain| message::delete_chain(TABLE, &chain)));
+        }
         self.classes = None;
         let result = self.transaction(messages).await.map_err(stale);
         if matches!(result, Err(KernelError::Stale { .. })) {
@@ -243,6 +249,17 @@ impl Nft {
         Err(torn(format!("set {set} changed while it was read")))
     }
 
+    /// Whether the table has a set of this name.
+    async fn has_set(&mut self, name: &str) -> Result<bool, KernelError> {
+        let mut get = message::about_table(message::GETSET, 0);
+        get.put_text(2, name);
+        let found = self.connection.get(get, |_, _| Ok(Some(())));
+        match found.await {
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(false),
+            found => Ok(found.map_err(|e| KernelError::of(OBJECT, e))?.is_some()),
+        }
+    }
+
     async fn generation(&mut self) -> Result<u32, KernelError> {
         let get = message::message(message::GETGEN, 0);
         let found = self.connection.get(get, |got, payload| {
@@ -304,7 +321,7 @@ fn rules<'a>(table: &'a str, chain: &'a Chain) -> impl Iterator<Item = Message> 
 }
 
 fn element(of: &GuardElement) -> Element {
-    Element { key: subject_key(of.subject), end: false, counter: None, comment: None }
+    Element { key: element_key(of), end: false, counter: None, comment: None }
 }
 
 /// What was read is not whole, and says nothing.

@@ -13,8 +13,9 @@ use nett_policy::lower::object::{
 use nett_policy::plan::class_map;
 
 use super::super::netlink::attr::address_bytes;
+use super::comment::mark_comment;
 use super::expr::{Compare, Direction, Expressions, Meta, Reject, Side, Verdict, interface_key};
-use super::{classes, interval};
+use super::{classes, failover, interval};
 
 pub(super) const TABLE: &str = "nett";
 /// Counted for the node as a whole.
@@ -26,10 +27,8 @@ const BY_INTERFACE: [(&str, &str); 4] = [
     ("intersite", "intersite_by"),
     ("return", "return_by"),
 ];
-/// Changes when the meaning of the program changes; a table of another version is loaded anew.
-const VERSION: u32 = 6;
 const PREROUTING: u32 = 0;
-const FORWARD: u32 = 2;
+pub(super) const FORWARD: u32 = 2;
 
 pub(super) struct Program {
     pub(super) sets: Vec<Set>,
@@ -64,6 +63,10 @@ pub(super) enum Key {
     V6,
     /// The number of a class, in the shape of a packet mark.
     Number,
+    /// Each of these with the interface that the packet leaves by.
+    V4Leaving,
+    V6Leaving,
+    NumberLeaving,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +139,7 @@ pub(super) const SETS: [(&str, Key, Form); 40] = [
 /// The name of a set whose nested prefixes do not fit into the comment of the outermost.
 pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
     let mut sets = Vec::with_capacity(SETS.len());
-    for (name, key, form) in SETS {
+    for (name, key, form) in SETS.into_iter().chain(failover::sets(guard).iter().copied()) {
         let elements = elements(guard, name).ok_or(name)?;
         sets.push(Set { name, key, form, elements });
     }
@@ -160,6 +163,7 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
         chain("fwd_count", Some((FORWARD, -11)), answering()),
         chain("fwd_guard", Some((FORWARD, -10)), forward),
     ]);
+    chains.extend(failover::chains(guard));
     Ok(Program { sets, chains })
 }
 
@@ -168,9 +172,12 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
     if let Some((class, _)) = BY_INTERFACE.iter().find(|(_, map)| *map == set) {
         let mapped = |interface: &String| {
             let counter = Some(counter_name(class, interface));
-            Element { counter, ..plain(interface_key(interface).to_vec()) }
+            Element { counter, ..plain(interface_key(interface.as_bytes()).to_vec()) }
         };
         return Some(guard.outer.iter().map(mapped).collect());
+    }
+    if set == failover::COUNTERS {
+        return Some(failover::counted(guard));
     }
     let six = set.ends_with('6');
     let of_family = |nets: &std::collections::BTreeSet<IpNet>| {
@@ -179,22 +186,31 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
     };
     match set.trim_end_matches(['4', '6']) {
         "outer" => {
-            let key = |name: &String| plain(interface_key(name).to_vec());
+            let key = |name: &String| plain(interface_key(name.as_bytes()).to_vec());
             Some(guard.outer.iter().map(key).collect())
         }
         "site" => of_family(&guard.site),
         "remote" => of_family(&guard.remote),
         "vip" => of_family(&guard.vips),
-        "class" => Some(Vec::new()),
+        "class" | "to_class" | "from_class" => Some(Vec::new()),
         _ => {
             let in_set = guard.refused.iter().filter(|element| element.set_name() == set);
-            Some(in_set.map(|element| plain(subject_key(element.subject))).collect())
+            Some(in_set.map(|element| plain(element_key(element))).collect())
         }
     }
 }
 
+/// The key of an element in its set.
+pub(super) fn element_key(element: &GuardElement) -> Vec<u8> {
+    let mut key = subject_key(element.subject);
+    if let GuardSet::FailoverTo(out) | GuardSet::FailoverFrom(out) = element.set {
+        key.extend(interface_key(out.name()));
+    }
+    key
+}
+
 /// The key of a VIP or class in a set.
-pub(super) fn subject_key(subject: Subject) -> Vec<u8> {
+fn subject_key(subject: Subject) -> Vec<u8> {
     match subject {
         Subject::Class(ClassNumber(number)) => number.to_ne_bytes().into(),
         Subject::Vip(vip) => address_bytes(vip),
@@ -205,11 +221,12 @@ pub(super) fn subject_key(subject: Subject) -> Vec<u8> {
 pub(super) fn counters(guard: &Guard) -> BTreeSet<String> {
     let plain = PLAIN.iter().map(|class| (*class).to_owned());
     let each = |interface: &String| BY_INTERFACE.map(|(class, _)| counter_name(class, interface));
-    plain.chain(guard.outer.iter().flat_map(each)).collect()
+    let marked = guard.failover.keys().map(|interface| counter_name(failover::COUNTED, interface));
+    plain.chain(guard.outer.iter().flat_map(each)).chain(marked).collect()
 }
 
 /// `steered.wan0`
-fn counter_name(class: &str, interface: &str) -> String {
+pub(super) fn counter_name(class: &str, interface: &str) -> String {
     format!("{class}.{interface}")
 }
 
@@ -538,55 +555,4 @@ fn sent(guard: &Guard) -> Vec<Rule> {
         .ct_mark(Layout::MARK_CLASS, Compare::NotEqual, Layout::MARK_CAME);
     rules.push(rule("flow of this site", unmarked.set_ct_mark(mask, Layout::MARK_SENT)));
     rules
-}
-
-// === comments that carry inputs ===
-
-/// The table's comment: the mark of ownership, and what no set holds.
-pub(super) fn table_comment(kind: GuardKind, mask: u32) -> String {
-    let kind = match kind {
-        GuardKind::Border => "border",
-        GuardKind::Route => "route",
-    };
-    format!("Nett {VERSION} {kind} mask {mask:#x}")
-}
-
-/// True for the comment of any version: the table is ours.
-pub(super) fn is_ours(comment: &str) -> bool {
-    comment.starts_with("Nett ")
-}
-
-/// Kind and mask, if the table is of this version.
-pub(super) fn parse_table_comment(comment: &str) -> Option<(GuardKind, u32)> {
-    let words: Vec<&str> = comment.split(' ').collect();
-    let [_, _, kind, _, mask] = words[..] else {
-        return None;
-    };
-    let kind = match kind {
-        "border" => GuardKind::Border,
-        "route" => GuardKind::Route,
-        _ => return None,
-    };
-    let mask = u32::from_str_radix(mask.strip_prefix("0x")?, 16).ok()?;
-    (table_comment(kind, mask) == comment).then_some((kind, mask))
-}
-
-fn mark_comment(mark: &GuardMark) -> String {
-    let GuardMark { interface, index, source } = mark;
-    match source {
-        Some(mac) => format!("mark {interface} {index} {mac}: "),
-        None => format!("mark {interface} {index}: "),
-    }
-}
-
-/// The mark that a rule's comment names.
-pub(super) fn parse_mark_comment(comment: &str) -> Option<GuardMark> {
-    let (mark, _) = comment.strip_prefix("mark ")?.split_once(": ")?;
-    let mut words = mark.split(' ');
-    let (interface, index) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
-    let source = match words.next() {
-        Some(mac) => Some(mac.parse().ok()?),
-        None => None,
-    };
-    words.next().is_none().then_some(GuardMark { interface, index, source })
 }

@@ -3,20 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use nett_policy::fabric::Family;
-use nett_policy::lower::object::{ClassNumber, Guard, GuardElement, GuardKind, GuardMark, Subject};
-use nett_policy::plan::{Classes, class_map};
+use nett_policy::failover::WayOut;
+use nett_policy::lower::object::{
+    ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Subject,
+};
+use nett_policy::plan::Classes;
 
 use super::super::error::KernelError;
 use super::super::netlink::attr::{
     Attributes, Malformed, Message, read_address, read_be64, read_text, read_u32,
 };
-use super::expr::same_expressions;
+use super::classes::ClassMaps;
+use super::comment::{parse_failover_comment, parse_mark_comment, parse_table_comment};
+use super::expr::{IFNAME, same_expressions};
 use super::message::{self, ELEMENT_END, Fields, TABLE_OWNER, read_comment};
-use super::program::{
-    Element, Form, SETS, counters, guard_set, parse_mark_comment, parse_table_comment, program,
-};
-use super::{Header, Nft, OBJECT, classes, interval};
+use super::program::{Element, Form, SETS, counters, guard_set, program};
+use super::{Header, Nft, OBJECT, classes, failover, interval};
 
 /// The table as a readback found it.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +103,7 @@ async fn list(nft: &mut Nft, known: Option<Classes>) -> Result<Listing, KernelEr
     let sets = message::about_table(message::GETSET, 0);
     listing.sets = dump(nft, sets, &mut listing.complete, set).await?;
     listing.counters = nft.counters().await?.into_keys().collect();
-    for (name, _, form) in SETS {
+    for (name, _, form) in SETS.into_iter().chain(failover::SETS) {
         if form == Form::Chains {
             continue;
         }
@@ -124,12 +126,28 @@ async fn list_classes(
     nft: &mut Nft,
     listing: &mut Listing,
 ) -> Result<Option<BTreeMap<std::net::IpAddr, ClassNumber>>, KernelError> {
+    let classes = list_maps(nft, listing, classes::STEERING).await?;
+    if listing.sets.iter().all(|set| set.name != failover::COUNTERS) {
+        return Ok(classes);
+    }
+    // Those of the marks say the same.
+    let [to, from] = failover::MAPS;
+    let [to, from] = [list_maps(nft, listing, to).await?, list_maps(nft, listing, from).await?];
+    Ok(classes.filter(|all| to.as_ref() == Some(all) && from.as_ref() == Some(all)))
+}
+
+/// VIPs with their classes, of a map of each family; `None` when one holds something that Nett does
+/// not write.
+async fn list_maps(
+    nft: &mut Nft,
+    listing: &mut Listing,
+    maps: ClassMaps,
+) -> Result<Option<BTreeMap<std::net::IpAddr, ClassNumber>>, KernelError> {
     let mut all = Vec::new();
-    for map in Family::BOTH.map(class_map) {
+    for map in maps.names {
         if listing.sets.iter().any(|set| set.name == map) {
             let get = message::get_elements(map);
-            let lists =
-                dump(nft, get, &mut listing.complete, |_, payload| classes::decode(payload));
+            let lists = dump(nft, get, &mut listing.complete, |_, payload| maps.decode(payload));
             all.extend(lists.await?.into_iter().flatten());
         }
     }
@@ -241,6 +259,7 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
         remote: BTreeSet::new(),
         vips: BTreeSet::new(),
         classes: Classes::default(),
+        failover: BTreeMap::new(),
         refused: BTreeSet::new(),
     };
     let Some((kind, mask)) = parse_table_comment(comment) else {
@@ -249,6 +268,9 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
     };
     guard.kind = kind;
     guard.marks = marks(listing);
+    let marking = listing.rules.iter().filter(|r| r.chain == failover::CHAIN);
+    let marks = marking.filter_map(|r| parse_failover_comment(r.comment.as_deref()?));
+    guard.failover = marks.collect();
     match &listing.classes {
         Some(classes) => guard.classes = classes.clone(),
         None => {
@@ -275,7 +297,11 @@ fn marks(listing: &Listing) -> BTreeSet<GuardMark> {
 /// Fills the guard from the sets; says which set is not as Nett writes it.
 fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
     for (name, elements) in &listing.elements {
-        if SETS.iter().any(|(set, _, form)| set == name && *form == Form::Counters) {
+        if SETS
+            .into_iter()
+            .chain(failover::SETS)
+            .any(|(set, _, form)| set == *name && form == Form::Counters)
+        {
             continue;
         }
         let elements = elements.clone();
@@ -296,8 +322,11 @@ fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
     None
 }
 
-/// Who is in one of the sets that refuse.
+/// Who is in one of the sets that refuse, count or mark.
 fn refused(name: &str, elements: &[Element]) -> Option<Vec<GuardElement>> {
+    if name.starts_with("failover_") {
+        return elements.iter().map(|element| leaving(name, &element.key)).collect();
+    }
     let (set, of_classes) = guard_set(name)?;
     let subject = |element: &Element| match of_classes {
         true => read_u32(&element.key).ok().map(|number| Subject::Class(ClassNumber(number))),
@@ -305,6 +334,22 @@ fn refused(name: &str, elements: &[Element]) -> Option<Vec<GuardElement>> {
     };
     let element = |e| subject(e).map(|subject| GuardElement { set, subject });
     elements.iter().map(element).collect()
+}
+
+/// Whose packets are marked that leave by an interface.
+fn leaving(name: &str, key: &[u8]) -> Option<GuardElement> {
+    let (subject, interface) = key.split_at_checked(key.len().checked_sub(IFNAME)?)?;
+    let out = WayOut::new(&read_text(interface));
+    let (set, of) = match name.trim_end_matches(['4', '6']) {
+        "failover_to" => (GuardSet::FailoverTo(out), subject),
+        "failover_from" => (GuardSet::FailoverFrom(out), subject),
+        _ => return None,
+    };
+    let subject = match name.ends_with(['4', '6']) {
+        true => Subject::Vip(read_address(of).ok()?),
+        false => Subject::Class(ClassNumber(read_u32(of).ok()?)),
+    };
+    Some(GuardElement { set, subject })
 }
 
 /// The first difference between the table and the program of `guard`.
@@ -327,7 +372,8 @@ fn damage(guard: &Guard, listing: &Listing) -> Option<String> {
             return Some(format!("map {} has other counters", set.name));
         }
     }
-    if let Some(row) = listing.sets.iter().find(|row| SETS.iter().all(|s| s.0 != row.name)) {
+    let known = |row: &SetRow| program.sets.iter().any(|set| set.name == row.name);
+    if let Some(row) = listing.sets.iter().find(|row| !known(row)) {
         return Some(format!("set {} is not of the program", row.name));
     }
     if listing.counters != counters(guard) {

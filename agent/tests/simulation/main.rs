@@ -30,6 +30,10 @@ use shape::{leased_shape, trap_shape};
 use traps::Trap;
 use world::World;
 
+/// As the agent has it: states are many small pieces of memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long things go wrong.
 const ROUGH: Duration = Duration::from_secs(30);
 /// The longest time until every agent has read everything (FAULTS, I6).

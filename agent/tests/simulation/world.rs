@@ -130,7 +130,7 @@ pub(crate) struct World {
     pub(crate) told: bool,
     pub(crate) now: Duration,
     pub(crate) counter: u64,
-    queue: BTreeMap<(Duration, u64), Happening>,
+    queue: BTreeMap<(Duration, u64), Box<Happening>>,
     /// The last things that happened, for a report about a failing seed.
     pub(crate) trace: VecDeque<String>,
 }
@@ -208,7 +208,7 @@ impl World {
 
     pub(crate) fn at(&mut self, delay: Duration, happening: Happening) {
         self.counter += 1;
-        self.queue.insert((self.now + delay, self.counter), happening);
+        self.queue.insert((self.now + delay, self.counter), Box::new(happening));
     }
 
     /// Lets time pass.
@@ -221,7 +221,7 @@ impl World {
                 break;
             }
             self.now = self.now.max(at);
-            self.happen(happening);
+            self.happen(*happening);
         }
         self.now = until;
     }

@@ -74,7 +74,8 @@ model: ## The model check of the quorum lease in larger bounds; takes minutes an
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1
 
 sim: ## Simulate SEEDS runs of many agents under faults
-	NETT_SEEDS=$(SEEDS) NETT_LEASED_SEEDS=$(SEEDS) $(CARGO) test -p nett-agent --test simulation no_seed -- --nocapture
+	NETT_SEEDS=$(SEEDS) NETT_LEASED_SEEDS=$(SEEDS) $(CARGO) test --release -p nett-agent --test simulation no_seed \
+	    -- --nocapture
 
 soak: build ## Random faults in the lab for MINUTES, or FAULTS of them, with probes; NETT_SEED=n repeats a run
 	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) \

@@ -459,3 +459,28 @@ fn an_agent_that_lost_its_journal_wants_nothing_before_it_has_read_the_logs() {
     assert_eq!(after, 1, "one wish, which is what the kernel has");
     assert_eq!(kernels(&fleet), moved);
 }
+
+/// An entry that has another site's request in it is believed by nobody, and nothing behind it fits
+/// any more: one command that was handed to the wrong node would end a site's log.
+#[test]
+fn a_request_for_another_site_leaves_nothing_in_the_log() {
+    let mut fleet = Fleet::start();
+    let ask = Ask::Command {
+        verb: failover(API, "svg"),
+        plan_hash: None,
+        overrides: BTreeSet::new(),
+        terms: Terms::default(),
+    };
+    let mut request = fleet.request("mira", "osl", ask);
+    let told = fleet.send("svg-b1", &request);
+    assert_eq!((told.accepted, told.refused_by.as_deref()), (false, Some("other-site")));
+    assert_eq!(told.exit, 2, "{told:?}");
+    assert_eq!(fleet.log("svg").len(), 0, "{:?}", fleet.log("svg"));
+    // The site that it names decides about it all the same.
+    accepted(&fleet.send("osl-b1", &request));
+    // One that is late besides is refused for the same reason.
+    request.id = id(&format!("osl.{:0>26}", 777));
+    (request.issued_at.0, request.expires_at.0) = (1, 2);
+    assert_eq!(fleet.send("svg-b1", &request).refused_by.as_deref(), Some("other-site"));
+    assert_eq!(fleet.log("svg").len(), 0, "{:?}", fleet.log("svg"));
+}

@@ -187,6 +187,12 @@ impl Controller {
         if let Some(reply) = self.known(&request) {
             return self.reply_command(token, reply, now);
         }
+        if request.site != *self.site() {
+            // In this site's log nobody would believe it, nor anything behind it.
+            let text = format!("the request is for site {}, this is {}", request.site, self.site());
+            let refusal = Refusal::usage("other-site", text);
+            return self.reply_command(token, refusal_reply(&refusal), now);
+        }
         if request.expires_at < self.forgettable(now) {
             // Whatever became of it may be forgotten: nobody decides about it a second time.
             let refusal = Refusal::rule("expired", "the request expired long ago");

@@ -228,6 +228,7 @@ impl Controller {
         if self.doing.links_up != up || !self.doing.links_seen {
             self.doing.links_up = up;
             self.doing.links_seen = true;
+            self.links_changed = true;
             self.lower(now);
         }
     }

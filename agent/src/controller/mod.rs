@@ -147,6 +147,8 @@ pub struct Controller {
     last_now: Duration,
     /// When the first event was handled.
     since: Option<Duration>,
+    /// Somebody, or this node itself, sees its links otherwise than when they were last looked at.
+    links_changed: bool,
 }
 
 /// What other nodes say about themselves, and what this one sees of them.
@@ -208,6 +210,7 @@ impl Controller {
             effects: Vec::new(),
             last_now: Duration::ZERO,
             since: None,
+            links_changed: true,
         }
     }
 
@@ -215,8 +218,11 @@ impl Controller {
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
         self.last_now = now.mono;
         self.since.get_or_insert(now.mono);
-        let Sight { flows, facts, .. } = std::mem::take(&mut self.sight);
-        self.sight = Sight { flows, facts, ..self.look(now) };
+        let Sight { flows, facts, mut down, .. } = std::mem::take(&mut self.sight);
+        if std::mem::take(&mut self.links_changed) {
+            down = self.links_down();
+        }
+        self.sight = Sight { flows, facts, down, ..self.look(now) };
         self.measure(now);
         if !self.is_no_news(&event) {
             self.deciding.pacing.news();
@@ -374,7 +380,7 @@ impl Controller {
             silent,
             voters_heard: self.voters_heard(now.mono),
             away,
-            down: self.links_down(),
+            down: BTreeSet::new(),
             flows: Flows::default(),
             facts: Facts::default(),
         }
@@ -398,6 +404,7 @@ impl Controller {
             None => Duration::from_millis(now.wall.0.saturating_sub(report.at.0)),
         };
         let at = now.mono.saturating_sub(age);
+        self.links_changed |= known.is_none_or(|known| known.links != report.links);
         let near = report.site == self.setting.node.site;
         let moved = near
             && known

@@ -83,9 +83,14 @@ impl Controller {
 
     /// Links that one of their ends says it cannot use.
     pub(super) fn links_down(&self) -> BTreeSet<LinkId> {
+        let own = &self.setting.node.id;
+        let denied = |node: &NodeId, link: &LinkId| match self.peers.reports.get(node) {
+            _ if node == own => self.doing.links_seen() && !self.doing.links_up().contains(link),
+            Some(heard) => heard.report.links.get(link) != Some(&true),
+            None => false,
+        };
         let down = |link: &&Link| {
-            let ends = [&link.a.node, &link.b.node].map(|end| self.reported_links(end));
-            ends.iter().flatten().any(|up| !up.contains(&link.id))
+            [&link.a.node, &link.b.node].into_iter().any(|end| denied(end, &link.id))
         };
         let links = self.setting.fabric.links.iter();
         links.filter(down).map(|link| link.id.clone()).collect()

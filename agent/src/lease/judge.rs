@@ -334,8 +334,8 @@ impl Lease {
             (stand.standing == Standing::Serving).then_some(&service.vips)
         };
         let local = self.judged.stands.iter().filter_map(serving).flatten().copied().collect();
-        if self.judged.looked && self.judged.shaped.is_some() {
-            self.judged.maybe_local = local;
+        if self.judged.looked && self.judged.shaped.is_some() && self.judged.maybe_local != local {
+            (self.judged.maybe_local, self.news) = (local, true);
         }
     }
 

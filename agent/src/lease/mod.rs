@@ -133,6 +133,8 @@ pub struct Lease {
     heard_all: bool,
     /// And its gate has its first shape.
     ready: bool,
+    /// Something was taken in, or followed from the last turn, that the next one may answer to.
+    news: bool,
     effects: Vec<LeaseEffect>,
 }
 
@@ -179,6 +181,7 @@ impl Lease {
             restored: false,
             heard_all: false,
             ready: false,
+            news: true,
             effects: Vec::new(),
             fabric,
             catalog,
@@ -188,6 +191,8 @@ impl Lease {
 
     /// Takes one event in. What follows from it comes with [`Self::turn`].
     pub fn handle(&mut self, event: LeaseEvent, now: Duration) {
+        // What it tells others is no news to itself, nor is a vote that it knows.
+        self.news |= !matches!(event, LeaseEvent::Asked { .. } | LeaseEvent::Vote(_));
         match event {
             LeaseEvent::Restored(found) => self.restore(*found, now),
             LeaseEvent::GateFound(vips) => self.judged.found(self.vips_here(), vips),
@@ -214,9 +219,11 @@ impl Lease {
     /// Draws the conclusions, and gives everything that is to be done because of them. True when
     /// what this node makes of a service has changed.
     pub fn turn(&mut self, now: Duration) -> (bool, Vec<LeaseEffect>) {
-        if !self.restored {
+        if !self.restored || !self.is_due(now) {
             return (false, std::mem::take(&mut self.effects));
         }
+        self.news = false;
+        let asked = self.effects.len();
         self.keep_again(now);
         self.begin_round(now);
         self.consider_votes(now);
@@ -226,7 +233,15 @@ impl Lease {
             self.ready = true;
             changed = true;
         }
+        // What was asked of the gate is looked at by the next.
+        self.news |= changed || self.effects.len() > asked;
         (changed, std::mem::take(&mut self.effects))
+    }
+
+    /// Most of what an agent handles has nothing to do with its lease: a turn is a function of what
+    /// was taken in, and of a time only from the deadline on.
+    fn is_due(&self, now: Duration) -> bool {
+        self.news || self.is_founding() || self.deadline().is_some_and(|at| now >= at)
     }
 
     /// When [`Self::turn`] is wanted at the latest.
@@ -241,6 +256,7 @@ impl Lease {
     /// Takes in an entry of a log.
     pub fn read_entry(&mut self, entry: &Entry) {
         if let Body::Withdrawn(withdrawn) = &entry.body {
+            self.news = true;
             for (service, epoch) in &withdrawn.services {
                 self.withdrawals.join(entry.node.clone(), service.clone(), *epoch);
                 if entry.node == self.me.id {
@@ -252,13 +268,14 @@ impl Lease {
 
     /// Takes in how far a task has come.
     pub fn read_task(&mut self, fold: &Fold, task: &nett_policy::id::EntryId) {
-        self.placings.update(fold, task);
+        self.news |= self.placings.update(fold, task);
     }
 
     /// Reads all tasks, where some of them became void.
     pub fn read_all(&mut self, fold: &Fold) {
         let world = World { fabric: &self.fabric, catalog: &self.catalog };
         self.placings = Placings::of_log(world, fold);
+        self.news = true;
     }
 
     /// The sites that vote.
@@ -296,6 +313,7 @@ impl Lease {
         if self.restored && !self.knows_fences() {
             let fences = self.withdrawals.of(&self.me.id);
             self.knowledge.fences_told(&fences);
+            self.news = true;
             self.keep(vec![LeaseRecord::Fence(fences), LeaseRecord::Told]);
         }
     }
@@ -427,6 +445,7 @@ impl Lease {
                 let records: Vec<LeaseRecord> = all.into_iter().filter_map(record).collect();
                 self.heard.insert((voter, incarnation));
                 self.keep(records);
+                self.news = true;
             }
             Read::Early => drop(self.early.insert(key(vote), vote.clone())),
             Read::Known | Read::Stranger => {}

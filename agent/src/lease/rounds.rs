@@ -194,7 +194,7 @@ impl Lease {
     /// The bus is there: a start does not wait for its next round.
     pub fn connected(&mut self) {
         if !self.heard_all {
-            self.rounds.next = None;
+            (self.rounds.next, self.news) = (None, true);
         }
     }
 

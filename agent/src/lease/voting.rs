@@ -112,6 +112,7 @@ impl Lease {
     }
 
     fn begin_anew(&mut self) {
+        self.news = true;
         let incarnation = Incarnation(self.draw());
         let voter = Voter::lost(self.me.site.clone(), incarnation, self.knowledge.electorate());
         let pending: BTreeSet<SiteId> = voter.pending().into_iter().cloned().collect();
@@ -152,13 +153,19 @@ impl Lease {
     /// of its would be the floor of theirs, and no claim of that epoch could get a majority.
     fn founds_alone(&mut self, now: Duration) -> bool {
         let wait = self.rules.wait;
-        let Some(voting) = &mut self.voting else { return false };
-        if !voting.votes.is_empty() || !voting.voter.floor().is_empty() {
+        if !self.is_founding() {
             return false;
         }
+        let Some(voting) = &mut self.voting else { return false };
         let since = *voting.office.get_or_insert(now);
         let mut others = self.voters().iter().filter(|voter| **voter != self.me.site);
         now < since + wait && others.any(|voter| self.knowledge.answered(voter).is_none())
+    }
+
+    /// True in a voter that knows of no vote at all: it waits for a time that is no deadline.
+    pub(super) fn is_founding(&self) -> bool {
+        let voting = self.voting.as_ref();
+        voting.is_some_and(|own| own.votes.is_empty() && own.voter.floor().is_empty())
     }
 
     /// How many other voters' newest vote is for a claim.
@@ -263,6 +270,7 @@ impl Lease {
         let Some(voting) = &mut self.voting else { return false };
         let struck = voting.voter.rejoin_without(site);
         if struck {
+            self.news = true;
             tracing::warn!(%site, "An operator says that a voter will not be read.");
             self.keep_floor();
         }

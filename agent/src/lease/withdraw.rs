@@ -75,6 +75,7 @@ impl Lease {
         if new.is_empty() {
             return;
         }
+        self.news = true;
         // From here on it is not served, whether or not the disk takes it.
         new.iter().for_each(|(service, epoch)| self.knowledge.fence(service, *epoch));
         let number = self.keep(vec![LeaseRecord::Fence(new.clone())]);

@@ -20,6 +20,7 @@ use nett_policy::service::Catalog;
 use nkeys::KeyPair;
 
 use crate::lease::LeaseHost;
+use crate::streams::Reader;
 
 pub(crate) struct Agent {
     pub(crate) setting: Setting,
@@ -56,6 +57,7 @@ pub(crate) struct Agent {
     /// Per site, how many entries of its stream were handed on in this life.
     pub(crate) read: BTreeMap<SiteId, usize>,
     pub(crate) caught_up: BTreeSet<SiteId>,
+    pub(crate) reader: Reader,
     pub(crate) connected: bool,
     /// When its timer is to go off.
     pub(crate) timer: Option<Duration>,
@@ -102,6 +104,7 @@ impl Agent {
             skew: 0,
             read: BTreeMap::new(),
             caught_up: BTreeSet::new(),
+            reader: Reader::default(),
             connected: false,
             timer: None,
             lease: LeaseHost::default(),

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
 use nett_agent::controller::event::Event;
 use nett_agent::journal::Saved;
 use nett_policy::id::{LinkId, NodeId, SiteId};
 
+use crate::forged::{Forgery, Kind};
 use crate::traps::Backup;
 use crate::world::{Happening, World, ms};
 
@@ -33,6 +35,12 @@ pub(crate) enum Fault {
     KillNow(NodeId),
     /// Dies, and starts with a disk of long ago.
     Backup(Box<Backup>),
+    /// Its wall clock is so many milliseconds ahead from now on.
+    ClockStep(NodeId, i64),
+    /// Somebody sends it such a message.
+    Forge(NodeId, Kind, Forgery),
+    /// Its server comes back without its stream.
+    LoseStream(SiteId),
 }
 
 impl World {
@@ -48,6 +56,54 @@ impl World {
                 self.at(ms(end), Happening::Fault(last));
             }
         }
+    }
+
+    /// Faults of which each seed has none or several, drawn by themselves: the others of a seed
+    /// stay what they are. They end before `time` does.
+    pub(crate) fn plan_rare_faults(&mut self, seed: u64, time: Duration) {
+        let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed);
+        let total = u64::try_from(time.as_millis()).expect("a short run");
+        let nodes: Vec<NodeId> = self.agents.keys().cloned().collect();
+        let sites: Vec<SiteId> = self.servers.keys().cloned().collect();
+        let mut plan = Vec::new();
+        if rng.u8(0..3) == 0 {
+            for _ in 0..rng.usize(10..60) {
+                let (kind, forgery) = (rng.choice(Kind::ALL), rng.choice(Forgery::ALL));
+                let fault = Fault::Forge(
+                    nodes[rng.usize(0..nodes.len())].clone(),
+                    kind.expect("there are some"),
+                    forgery.expect("there are some"),
+                );
+                plan.push((rng.u64(0..total), fault));
+            }
+        }
+        let (steps, loses) = (rng.u8(0..3) == 0, rng.u8(0..3) == 0);
+        // A journal that is made smaller has what is younger than its clock may be wrong, and a
+        // checkpoint in the place of the rest.
+        if steps && !self.forgets() {
+            for _ in 0..rng.usize(1..4) {
+                let node = nodes[rng.usize(0..nodes.len())].clone();
+                let far = rng.i64(30_000..600_000) * if rng.bool() { 1 } else { -1 };
+                let begin = rng.u64(0..total * 2 / 3);
+                plan.push((begin, Fault::ClockStep(node.clone(), far)));
+                let back = rng.i64(-1000..1000);
+                plan.push((begin + rng.u64(1..total / 3), Fault::ClockStep(node, back)));
+            }
+        }
+        if loses && !self.forgets() {
+            for _ in 0..rng.usize(1..4) {
+                let site = sites[rng.usize(0..sites.len())].clone();
+                plan.push((rng.u64(total / 6..total), Fault::LoseStream(site)));
+            }
+        }
+        for (at, fault) in plan {
+            self.at(ms(at), Happening::Fault(fault));
+        }
+    }
+
+    /// Journals are made smaller in this run.
+    fn forgets(&self) -> bool {
+        self.agents.values().any(|agent| agent.pace.is_some())
     }
 
     fn draw(&mut self) -> (Fault, Option<Fault>) {
@@ -86,6 +142,10 @@ impl World {
                 self.agent(&node).dies_in = Some(effects);
             }
             Fault::Restart(node) => self.restart(&node, true),
+            // What a lost stream held is nowhere else for the moment.
+            Fault::RestartWithoutJournal(node) if !self.has_streams() => {
+                self.restart(&node, true);
+            }
             Fault::RestartWithoutJournal(node) => {
                 let agent = self.agent(&node);
                 agent.journal.clear();
@@ -120,6 +180,9 @@ impl World {
                 }
             }
             Fault::Backup(backup) => self.restore(*backup),
+            Fault::ClockStep(node, skew) => self.agent(&node).skew = skew,
+            Fault::Forge(node, kind, forgery) => self.forge(&node, kind, forgery),
+            Fault::LoseStream(site) => self.lose_stream(&site),
             Fault::ClockJump(node) => {
                 let skew = self.rng.i64(-5000..=5000);
                 self.agent(&node).skew = skew;

@@ -22,6 +22,7 @@ use nett_policy::service::{Catalog, Handover};
 use nett_policy::task::view::{TaskState, last_effect, state};
 use nett_policy::traffic::Spread;
 
+use crate::forged::Letters;
 use crate::world::World;
 
 /// What was seen so far, and the first thing that was wrong.
@@ -40,6 +41,12 @@ pub(crate) struct Watch {
     pub(crate) taken_locally: usize,
     /// Records that journals forgot.
     pub(crate) forgotten: usize,
+    /// Streams that were lost.
+    pub(crate) streams_lost: usize,
+    /// What became of forged mail.
+    pub(crate) letters: Letters,
+    /// Requests that nobody has made who may.
+    pub(crate) forged: BTreeSet<EntryId>,
 }
 
 impl Watch {
@@ -56,6 +63,9 @@ impl Watch {
             wrong: None,
             ended: BTreeMap::new(),
             forgotten: 0,
+            streams_lost: 0,
+            letters: Letters::new(),
+            forged: BTreeSet::new(),
             taken_locally: 0,
         }
     }
@@ -111,6 +121,10 @@ impl Watch {
 
     pub(crate) fn stored(&mut self, sealed: &Sealed) {
         self.epochs_rise(sealed);
+        if let Some(request) = sealed.request().filter(|r| r.site != sealed.entry.site) {
+            let (id, of) = (&sealed.entry.id, &request.site);
+            self.complain(format!("nobody believes {id}: its request is for {of}"));
+        }
         let request = match &sealed.entry.body {
             Body::Command(command) => &command.request.id,
             Body::Refused(refused) => &refused.request.id,
@@ -127,6 +141,9 @@ impl Watch {
                 return;
             }
         };
+        if self.forged.contains(request) {
+            self.complain(format!("{request} is forged, and in {}", sealed.entry.id));
+        }
         // Only the site that a request names decides about it.
         if request.site() != sealed.entry.site {
             return;

@@ -346,6 +346,7 @@ impl World {
         let life = self.agents[node].life;
         let from = node.clone();
         self.remember_ask(node, &ask);
+        self.answer_falsely(node, &ask);
         self.post(|| Mail::Ask { from: from.clone(), life, ask: ask.clone() });
     }
 

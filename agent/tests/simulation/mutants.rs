@@ -58,6 +58,12 @@ pub(crate) enum Mutant {
     Replica,
     /// Whoever starts has known every vote for ever.
     OldTimes,
+    /// What is waited for is waited for by the wall clock.
+    WallTimers,
+    /// Mail is believed whoever signed it.
+    Credulous,
+    /// Who fills a stream again leaves the last entry out.
+    ShortRefill,
 }
 
 /// What broken rules need to remember.
@@ -73,18 +79,19 @@ pub(crate) struct Memory {
 
 impl Mutant {
     /// Those that a fabric without leased services shows.
-    pub(crate) const PLAIN: [Self; 6] = [
+    pub(crate) const PLAIN: [Self; 7] = [
         Self::NoCompareAndSet,
         Self::LyingKernel,
         Self::ForgetfulDisk,
         Self::BlindStart,
         Self::ReadersClock,
         Self::EqualEpochs,
+        Self::ShortRefill,
     ];
     /// Those that break a lease, and that draws of faults come upon.
     pub(crate) const LEASED: [Self; 3] = [Self::GateOpen, Self::NoWait, Self::OwnVoterOnly];
     /// And those that need a row of faults, each with one that shows it.
-    pub(crate) const TRAPPED: [(Self, Trap); 12] = [
+    pub(crate) const TRAPPED: [(Self, Trap); 14] = [
         (Self::GateOpen, Trap::Dead),
         (Self::LateArm, Trap::Stalled),
         (Self::NoWait, Trap::CutOff),
@@ -97,6 +104,8 @@ impl Mutant {
         (Self::Unread, Trap::Deaf),
         (Self::Replica, Trap::Deaf),
         (Self::OldTimes, Trap::LateVote),
+        (Self::WallTimers, Trap::ClockSteps),
+        (Self::Credulous, Trap::Forged),
     ];
 
     /// The fabric as a node takes it to be that has lost this rule.
@@ -147,6 +156,34 @@ impl World {
             sealed.entry.body = Body::Refused(Refused { request, refused_by, message });
         }
         sealed
+    }
+
+    /// What a node's clock for waiting shows, and what it says when that is due.
+    pub(crate) fn as_waited(&self, node: &NodeId, mono: Duration) -> Duration {
+        let skew = Duration::from_millis(self.agents[node].skew.unsigned_abs());
+        match self.mutant {
+            Some(Mutant::WallTimers) if self.agents[node].skew > 0 => mono + skew,
+            Some(Mutant::WallTimers) => mono.saturating_sub(skew),
+            _ => mono,
+        }
+    }
+
+    pub(crate) fn as_due(&self, node: &NodeId, due: Duration) -> Duration {
+        let skew = Duration::from_millis(self.agents[node].skew.unsigned_abs());
+        match self.mutant {
+            Some(Mutant::WallTimers) if self.agents[node].skew > 0 => due.saturating_sub(skew),
+            Some(Mutant::WallTimers) => due + skew,
+            _ => due,
+        }
+    }
+
+    /// What a voter said last, before anything was special about the way to it.
+    pub(crate) fn last_said(&self, voter: &NodeId) -> Option<BeaconAnswer> {
+        self.memory.copies.get(voter).cloned()
+    }
+
+    pub(crate) fn last_asked(&self, node: &NodeId, voter: &SiteId) -> Option<Nonce> {
+        self.memory.asks.get(&(node.clone(), voter.clone())).copied()
     }
 
     pub(crate) fn remember_ask(&mut self, node: &NodeId, ask: &Ask) {

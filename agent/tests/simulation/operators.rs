@@ -19,6 +19,8 @@ use crate::world::{Happening, World, ms};
 pub(crate) struct Desk {
     /// Requests as sent: subject and bytes.
     pub(crate) sent: Vec<(String, Vec<u8>)>,
+    /// The same, unsealed.
+    pub(crate) asked: Vec<Request>,
     pub(crate) replies: BTreeMap<u64, CommandReply>,
 }
 
@@ -86,6 +88,7 @@ impl World {
         let subject = request_subject(&request);
         let bytes = seal_request(&request, &subject, &self.key(person)).expect("the key fits");
         self.desk.sent.push((subject.clone(), bytes.clone()));
+        self.desk.asked.push(request.clone());
         self.note(format!("{person} at {site}: {:?}", request.ask));
         self.submit(site, &subject, &bytes);
         // Impatient people send it to another agent, too.
@@ -101,7 +104,7 @@ impl World {
     }
 
     /// To any agent of the site that is alive.
-    fn submit(&mut self, site: &SiteId, subject: &str, bytes: &[u8]) {
+    pub(crate) fn submit(&mut self, site: &SiteId, subject: &str, bytes: &[u8]) {
         let of_site = self.agents.values().filter(|a| a.site() == site && a.alive);
         let nodes: Vec<NodeId> = of_site.map(|a| a.setting.node.id.clone()).collect();
         if nodes.is_empty() {

@@ -8,6 +8,7 @@ use crate::world::{Happening, World, ms};
 
 impl World {
     pub(crate) fn spread(&mut self, node: &NodeId, report: Report) {
+        self.first_reports.entry(node.clone()).or_insert_with(|| report.clone());
         self.reports.insert(node.clone(), report);
         let others = self.agents.values().filter(|a| a.alive && a.setting.node.id != *node);
         let others: Vec<_> = others.map(|a| (a.setting.node.id.clone(), a.life)).collect();

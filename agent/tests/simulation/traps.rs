@@ -10,17 +10,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::executor::block_on;
+use nett_agent::api::types::CommandReply;
 use nett_agent::bus::wire::Sealed;
 use nett_agent::journal::Saved;
 use nett_agent::lease::Standing;
 use nett_agent::lease::gate::{Gate, Slot};
 use nett_agent::lease::store::LeaseRecord;
 use nett_policy::id::{NodeId, ServiceId, SiteId};
+use nett_policy::log::entry::{Ask, Terms, Verb};
 
 use crate::agent::Agent;
 use crate::faults::Fault;
 use crate::lease::Mail;
 use crate::mutants::Mutant;
+use crate::shape::OPERATORS;
 use crate::world::{Happening, World, ms};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,10 @@ pub(crate) enum Trap {
     Blink,
     /// A voter that is not the holder's dies for longer than a lease: the holder serves on.
     DeadVoter,
+    /// The holder is cut off, and while it is waited for its lease wall clocks go wrong by minutes.
+    ClockSteps,
+    /// The holder is cut off, and another site's agent answers its asks in the voters' names.
+    Forged,
 }
 
 /// A site's voter, and what its server had of other logs, as they were.
@@ -68,6 +75,8 @@ pub(crate) enum Way {
     Slow(SiteId, Duration),
     /// Asks and answers pass although it is cut off; votes do not.
     Narrow(SiteId, Duration),
+    /// Its asks are answered by somebody else.
+    Forged(SiteId, Duration),
 }
 
 /// Who has a part in a trap.
@@ -85,11 +94,13 @@ const SHORT: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(42);
 /// How long somebody who takes over waits for the lease to run out, with all there is to it.
 const TAKES: u64 = 14_000;
+/// How far wall clocks step, in milliseconds.
+const MINUTES: i64 = 300_000;
 
 // === impl Trap ===
 
 impl Trap {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::CutOff,
         Self::Dead,
         Self::Stalled,
@@ -100,6 +111,8 @@ impl Trap {
         Self::TwoAtOnce,
         Self::Blink,
         Self::DeadVoter,
+        Self::ClockSteps,
+        Self::Forged,
     ];
 
     pub(crate) fn lasts(self) -> Duration {
@@ -116,6 +129,21 @@ impl World {
         let stands = |agent: &Agent| agent.controller.lease()?.stands().get(&service).cloned();
         let serves = |agent: &Agent| stands(agent).is_some_and(|s| s.standing == Standing::Serving);
         self.agents.values().filter(|agent| sites.contains(agent.site())).all(serves)
+    }
+
+    /// Somebody takes the service to another site, and wants it undone unless that is confirmed.
+    /// What was said to that.
+    pub(crate) fn ask_for_confirmation(&mut self) -> Vec<CommandReply> {
+        let Roles { service, to, .. } = self.roles();
+        let services = service.to_string().parse().expect("an id is a selector");
+        let verb = Verb::Failover { services, to: to.clone() };
+        let confirm_within = Some(Duration::from_secs(60));
+        let terms = Terms { supersede: true, confirm_within, ..Terms::default() };
+        let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
+        self.desk.replies.clear();
+        self.ask(OPERATORS[0], &to, ask);
+        self.pass(Duration::from_secs(6));
+        self.desk.replies.values().cloned().collect()
     }
 
     pub(crate) fn spring(&mut self, trap: Trap) {
@@ -156,6 +184,22 @@ impl World {
                 self.cut_off(helper, (0, TAKES));
                 self.taken_over(&roles, 50);
                 self.at(ms(60), Happening::Takeover(service.clone(), helper.clone()));
+            }
+            Trap::ClockSteps => {
+                self.cut_off(holder, (0, TAKES));
+                self.taken_over(&roles, 100);
+                for node in self.nodes_of(holder) {
+                    self.at(ms(500), Happening::Fault(Fault::ClockStep(node, -MINUTES)));
+                }
+                let (to, helper) = (self.nodes_of(to), self.nodes_of(&roles.helper));
+                for node in to.into_iter().chain(helper) {
+                    self.at(ms(1500), Happening::Fault(Fault::ClockStep(node, MINUTES)));
+                }
+            }
+            Trap::Forged => {
+                self.way = Way::Forged(holder.clone(), self.now + ms(TAKES));
+                self.cut_off(holder, (0, TAKES));
+                self.taken_over(&roles, 100);
             }
             Trap::Blink => {
                 self.stays(&roles);

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use nett_agent::api::types::{Outcome, Payload};
-use nett_agent::bus::wire::{Draft, Report, Sealed};
+use nett_agent::bus::wire::Report;
 use nett_agent::controller::Setting;
-use nett_agent::controller::effect::{Append, Effect};
-use nett_agent::controller::event::{AppendFailure, Event, Now};
+use nett_agent::controller::effect::Effect;
+use nett_agent::controller::event::{Event, Now};
 use nett_agent::controller::prefix;
 use nett_agent::journal::sort;
 use nett_policy::fabric::Fabric;
@@ -22,13 +22,14 @@ use nkeys::KeyPair;
 use crate::agent::Agent;
 use crate::disk::FORGETFUL;
 use crate::faults::Fault;
+use crate::forged::Forged;
 use crate::invariants::Watch;
 use crate::lease::{LeaseWatch, Mail};
 use crate::mutants::{Memory, Mutant};
 use crate::names::Names;
 use crate::operators::Desk;
-use crate::said::said;
 use crate::shape::{Shape, shape};
+use crate::streams::{Letter, Reader, Server};
 use crate::traps::Way;
 
 /// Wall time at the start.
@@ -36,6 +37,7 @@ const EPOCH_MS: u64 = 1_795_253_400_000;
 
 /// What happens at some time.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the queue has each in a box")]
 pub(crate) enum Happening {
     /// Something reaches an agent in this life of it.
     Reach {
@@ -63,10 +65,12 @@ pub(crate) enum Happening {
         life: u64,
     },
     /// An entry reaches its site's server.
-    Store {
+    Store(Box<Letter>),
+    /// An agent fills its site's stream again, from an entry on, behind a message.
+    Refill {
         node: NodeId,
         life: u64,
-        sealed: Sealed,
+        from: u64,
         after: u64,
     },
     /// The server of `reader` reads on in the log of `origin`.
@@ -92,14 +96,9 @@ pub(crate) enum Happening {
     /// Somebody at a site takes a service there.
     Takeover(ServiceId, SiteId),
     Fault(Fault),
+    /// A message that nobody has sent who may.
+    Forged(Box<Forged>),
     Lease(Mail),
-}
-
-pub(crate) struct Server {
-    pub(crate) up: bool,
-    pub(crate) log: Vec<Sealed>,
-    /// How much it has of the logs of others.
-    pub(crate) mirrors: BTreeMap<SiteId, usize>,
 }
 
 pub(crate) struct World {
@@ -115,6 +114,8 @@ pub(crate) struct World {
     pub(crate) cuts: BTreeSet<(SiteId, SiteId)>,
     pub(crate) links_down: BTreeSet<LinkId>,
     pub(crate) reports: BTreeMap<NodeId, Report>,
+    /// The first that each node ever said.
+    pub(crate) first_reports: BTreeMap<NodeId, Report>,
     pub(crate) desk: Desk,
     pub(crate) watch: Watch,
     pub(crate) lease_watch: LeaseWatch,
@@ -130,7 +131,7 @@ pub(crate) struct World {
     pub(crate) told: bool,
     pub(crate) now: Duration,
     pub(crate) counter: u64,
-    queue: BTreeMap<(Duration, u64), Happening>,
+    queue: BTreeMap<(Duration, u64), Box<Happening>>,
     /// The last things that happened, for a report about a failing seed.
     pub(crate) trace: VecDeque<String>,
 }
@@ -152,7 +153,7 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let Shape { fabric, catalog, keys, drift } = shape(&mut rng);
         let (fabric, catalog) = (Arc::new(fabric), Arc::new(catalog));
-        let server = |_| Server { up: true, log: Vec::new(), mirrors: BTreeMap::new() };
+        let server = |()| Server::up();
         let mut world = Self {
             rng,
             later: Rng::with_seed(!seed),
@@ -161,6 +162,7 @@ impl World {
             cuts: BTreeSet::new(),
             links_down: BTreeSet::new(),
             reports: BTreeMap::new(),
+            first_reports: BTreeMap::new(),
             desk: Desk::default(),
             watch: Watch::new(&catalog),
             lease_watch: LeaseWatch::default(),
@@ -208,7 +210,7 @@ impl World {
 
     pub(crate) fn at(&mut self, delay: Duration, happening: Happening) {
         self.counter += 1;
-        self.queue.insert((self.now + delay, self.counter), happening);
+        self.queue.insert((self.now + delay, self.counter), Box::new(happening));
     }
 
     /// Lets time pass.
@@ -221,7 +223,7 @@ impl World {
                 break;
             }
             self.now = self.now.max(at);
-            self.happen(happening);
+            self.happen(*happening);
         }
         self.now = until;
     }
@@ -249,8 +251,9 @@ impl World {
             }
             Happening::Kernel { node, life } => self.work_kernel(&node, life),
             Happening::Counters { node, life } => self.read_counters(&node, life),
-            Happening::Store { node, life, sealed, after } => {
-                self.store(&node, life, sealed, after);
+            Happening::Store(letter) => self.store(*letter),
+            Happening::Refill { node, life, from, after } => {
+                self.refill(&node, life, from, after);
             }
             Happening::Mirror { reader, origin } => self.mirror(&reader, &origin),
             Happening::Pull { node, life, origin } => {
@@ -263,6 +266,7 @@ impl World {
             Happening::Siege => self.besiege(),
             Happening::Takeover(service, to) => self.take_over(&service, &to),
             Happening::Fault(fault) => self.strike(fault),
+            Happening::Forged(forged) => self.read_forged(*forged),
             Happening::Lease(mail) => self.deliver(mail),
         }
     }
@@ -297,6 +301,7 @@ impl World {
         agent.applying = false;
         agent.watching = false;
         agent.caught_up.clear();
+        agent.reader = Reader::default();
         agent.connected = false;
         agent.timer = None;
         if let Some(pace) = agent.pace {
@@ -355,7 +360,8 @@ impl World {
     pub(crate) fn clock(&self, node: &NodeId) -> Now {
         let ms = u64::try_from(self.now.as_millis()).expect("a short run");
         let wall = (EPOCH_MS + ms).saturating_add_signed(self.agents[node].skew);
-        Now { mono: self.agents[node].lease.mono(self.now), wall: WallMs(wall) }
+        let mono = self.as_waited(node, self.agents[node].lease.mono(self.now));
+        Now { mono, wall: WallMs(wall) }
     }
 
     /// The controller handles an event, and its effects are carried out in order: what an effect
@@ -381,7 +387,7 @@ impl World {
         if let Some(due) = agent.controller.deadline()
             && agent.timer.is_none_or(|at| at > due)
         {
-            let delay = agent.lease.until(due, self.now);
+            let delay = agent.lease.until(self.as_due(node, due), self.now);
             self.agent(node).timer = Some(due);
             self.at(delay, Happening::Timer { node: node.clone(), at: due });
         }
@@ -433,9 +439,13 @@ impl World {
             // Streams of the simulator begin with their first entry.
             Effect::Condense(_) => return Some(Event::Condensed { stored: false }),
             Effect::TakeIn(_) => self.watch.complain(format!("{node} takes in a checkpoint")),
-            Effect::Refill { .. } => self.watch.complain(format!("{node} refills a whole log")),
+            Effect::Refill { from, after_stream_seq: after } => {
+                let (node, life) = (node.clone(), self.agents[node].life);
+                let delay = ms(self.rng.u64(1..50));
+                self.at(delay, Happening::Refill { node, life, from, after });
+            }
             Effect::ReadAgain => self.watch.complain(format!("{node} read a forked log")),
-            Effect::Rewind { .. } => self.watch.complain(format!("{node} finds a gap in a log")),
+            Effect::Rewind { site } => return self.rewind(node, site),
             Effect::Audit(_) => {}
             Effect::Lease(effect) => return self.carry_lease(node, effect),
         }
@@ -456,125 +466,8 @@ impl World {
         a == b || (self.servers[a].up && self.servers[b].up && !self.cuts.contains(&pair))
     }
 
-    fn append(&mut self, node: &NodeId, append: Append) {
-        let Append { body, verbatim, after, after_stream_seq } = append;
-        let body = self.as_written(body);
-        self.counter += 1;
-        let site = self.agents[node].site().clone();
-        let (boot, seq, prev_hash) = match after {
-            Some(head) => (head.boot, head.seq + 1, head.hash),
-            None => (format!("boot{}", self.counter), 1, String::new()),
-        };
-        let draft = Draft {
-            id: self.next_id(&site),
-            site,
-            node: node.clone(),
-            fabric: self.agents[node].controller.fabric_ref(),
-            at: self.clock(node).wall,
-            boot,
-            seq,
-            prev_hash,
-            body,
-            request_verbatim: verbatim,
-        };
-        let sealed = Sealed::seal(draft, &self.agents[node].key).expect("the key fits");
-        let (life, delay) = (self.agents[node].life, ms(self.rng.u64(1..5)));
-        let after = after_stream_seq;
-        self.at(delay, Happening::Store { node: node.clone(), life, sealed, after });
-    }
-
     pub(crate) fn next_id(&mut self, site: &SiteId) -> EntryId {
         self.counter += 1;
         format!("{site}.{:0>26}", self.counter).parse().expect("an id")
-    }
-
-    fn store(&mut self, node: &NodeId, life: u64, sealed: Sealed, after: u64) {
-        let site = self.agents[node].site().clone();
-        let answer = |world: &mut Self, delay: u64, event: Event| {
-            let node = node.clone();
-            world.at(ms(delay), Happening::Reach { node, life, event });
-        };
-        let server = self.servers.get_mut(&site).expect("every site has one");
-        if !server.up {
-            let failure = AppendFailure::Unreachable("no server".to_owned());
-            return answer(self, 1, Event::AppendFailed(failure));
-        }
-        let length = server.log.len() as u64;
-        if length != after && self.mutant != Some(Mutant::NoCompareAndSet) {
-            return answer(self, 1, Event::AppendFailed(AppendFailure::Conflict));
-        }
-        server.log.push(sealed.clone());
-        let stream_seq = length + 1;
-        self.note(format!("{node} stores {site}:{stream_seq} {}", said(&sealed)));
-        self.watch.stored(&sealed);
-        self.check_step(&sealed);
-        self.heed();
-        for other in self.servers.keys().cloned().collect::<Vec<_>>() {
-            if other != site {
-                let delay = ms(self.rng.u64(2..100));
-                self.at(delay, Happening::Mirror { reader: other, origin: site.clone() });
-            }
-        }
-        self.tell_readers(&site, &site);
-        let lost = self.rough && self.rng.u8(0..30) == 0;
-        let delay = if lost { 4000 } else { self.rng.u64(1..5) };
-        let event = match lost {
-            true => Event::AppendFailed(AppendFailure::Unknown("no answer".to_owned())),
-            false => Event::Appended { sealed, stream_seq },
-        };
-        answer(self, delay, event);
-    }
-
-    fn mirror(&mut self, reader: &SiteId, origin: &SiteId) {
-        if !self.joined(reader, origin) {
-            return;
-        }
-        let held = self.servers[origin].log.len();
-        let server = self.servers.get_mut(reader).expect("a known site");
-        server.mirrors.insert(origin.clone(), held);
-        self.tell_readers(reader, origin);
-    }
-
-    /// The agents of a site read on in a log.
-    pub(crate) fn tell_readers(&mut self, site: &SiteId, origin: &SiteId) {
-        let of_site = self.agents.values().filter(|a| a.site() == site && a.alive);
-        let nodes: Vec<_> = of_site.map(|a| (a.setting.node.id.clone(), a.life)).collect();
-        for (node, life) in nodes {
-            let delay = ms(self.rng.u64(1..10));
-            self.at(delay, Happening::Pull { node, life, origin: origin.clone() });
-        }
-    }
-
-    fn pull(&mut self, node: &NodeId, origin: &SiteId) {
-        let site = self.agents[node].site().clone();
-        let server = &self.servers[&site];
-        if !server.up || !self.agents[node].connected {
-            return;
-        }
-        let log = &self.servers[origin].log;
-        let held = match site == *origin {
-            true => log.len(),
-            false => server.mirrors.get(origin).copied().unwrap_or(0),
-        };
-        let mut from = self.agents[node].read.get(origin).copied().unwrap_or(0);
-        // Delivered again, from anywhere.
-        if self.rough && self.rng.u8(0..20) == 0 {
-            from = self.rng.usize(0..=from);
-        }
-        let entries = log.get(from..held).unwrap_or(&[]).to_vec();
-        let life = self.agents[node].life;
-        for (sealed, stream_seq) in entries.into_iter().zip(from as u64 + 1..) {
-            let sealed = self.as_read(node, sealed);
-            self.step(node, Event::Entries(vec![(sealed, stream_seq)]));
-            if !self.lives(node, life) {
-                return;
-            }
-        }
-        let agent = self.agent(node);
-        let read = agent.read.entry(origin.clone()).or_default();
-        *read = held.max(*read);
-        if agent.caught_up.insert(origin.clone()) {
-            self.step(node, Event::CaughtUp { site: origin.clone() });
-        }
     }
 }

@@ -542,7 +542,7 @@ pub(crate) fn may_run(test: &str) -> Result<bool> {
 }
 
 #[expect(clippy::print_stderr, reason = "the test harness shows what a skipped test says")]
-fn skipped(what: &str, why: &str) {
+pub(crate) fn skipped(what: &str, why: &str) {
     eprintln!("SKIPPED {what}: {why}");
 }
 

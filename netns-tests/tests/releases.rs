@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nett_netns_tests::eventually::{eventually, patience};
+use nett_netns_tests::eventually::eventually;
 use nett_netns_tests::files::Node;
 use nett_netns_tests::lab::{Lab, Programs, agent_name};
 use nett_netns_tests::services::{API, PAY, VAULT};
@@ -34,7 +34,7 @@ fn agreed(lab: &Lab) -> Result<()> {
         });
         Ok(told.collect())
     };
-    eventually(patience(), "every node says the same", || {
+    eventually(TASK, "every node says the same", || {
         let expected = said("osl-b1")?;
         ensure!(expected.iter().all(|line| !line.is_empty()), "{expected:?}");
         for node in Node::all() {
@@ -69,6 +69,9 @@ fn replace(lab: &mut Lab, site: Site) -> Result<()> {
         lab.take_process(&agent_name(&node.name))?.stop(TASK)?;
         lab.start_agent(&node.name)?;
         lab.wait_for_agent(&node.name)?;
+    }
+    for node in Node::all() {
+        lab.wait_for_contact(&node.name)?;
     }
     Ok(())
 }

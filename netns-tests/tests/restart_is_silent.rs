@@ -1,7 +1,7 @@
 //! Stopping, killing and starting agents changes nothing in the kernel and loses no packet.
 
 use anyhow::{Result, ensure};
-use nett_netns_tests::eventually::{eventually, patience};
+use nett_netns_tests::eventually::eventually;
 use nett_netns_tests::files::Node;
 use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::observe::{kernel::Kernel, monitor::Monitor};
@@ -59,7 +59,7 @@ fn a_table_that_is_replaced_loses_no_packet() -> Result<()> {
             ns.nft("add chain inet nett of_another")?;
             lab.start_agent(&node.name)?;
             lab.wait_for_agent(&node.name)?;
-            eventually(patience(), "the table is loaded anew", || {
+            eventually(TASK, "the table is loaded anew", || {
                 let tables = ns.output("nft", &["list", "ruleset"])?;
                 let is_old = tables.contains("of_another") || tables.contains("nett_next");
                 ensure!(!is_old, "{}: {tables}", node.name);

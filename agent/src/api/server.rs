@@ -38,7 +38,8 @@ pub struct Limits {
     pub call: Duration,
     /// How long a peer may take to read an answer.
     pub write: Duration,
-    /// How long calls that the backend has may still take when the server ends.
+    /// How long calls that the backend has may still take when the server ends: those whose answer
+    /// is made need no time, and the agent does nothing else meanwhile.
     pub parting: Duration,
 }
 
@@ -89,7 +90,7 @@ impl Default for Limits {
             // A plan over very many services is waited for that long.
             call: Duration::from_secs(75),
             write: Duration::from_secs(10),
-            parting: Duration::from_secs(1),
+            parting: Duration::from_millis(200),
         }
     }
 }

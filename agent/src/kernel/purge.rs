@@ -28,7 +28,9 @@ pub struct Purged {
 /// When the kernel cannot be read; single objects that stay are in [`Purged::failed`].
 pub async fn purge(kernel: &mut LinuxKernel) -> Result<Purged, KernelError> {
     let claimed = read::claimed(kernel).await?;
-    let guard = kernel.nft.read().await?.guard.is_some();
+    let read = kernel.nft.read().await?;
+    // What an interrupted replacement has left is there without a table, too.
+    let guard = read.guard.is_some() || read.damage.is_some();
     let layout = kernel.layout.clone();
     let mut purged = Purged::default();
     for rule in rules(&claimed, &layout) {

@@ -447,9 +447,14 @@ impl Lease {
                 self.keep(records);
                 self.news = true;
             }
-            Read::Early => drop(self.early.insert(key(vote), vote.clone())),
+            Read::Early => {
+                self.news = true;
+                self.early.insert(key(vote), vote.clone());
+            }
             Read::Known | Read::Stranger => {}
             Read::Forked => {
+                // That voter counts no more, from now on.
+                self.news = true;
                 let voter = &vote.vote.voter;
                 tracing::error!(%voter, "Two votes claim one place: look at that voter's disk.");
             }

@@ -73,6 +73,12 @@ const PARTS: [&str; 17] = [
     "chain inet nett fwd_mark",
 ];
 
+/// Gives a host's loopback the first VIP of a family, at once.
+fn served(family: Family) -> String {
+    let nodad = if family == Family::V6 { " nodad" } else { "" };
+    format!("addr add {} dev lo{nodad}", address(family, 1))
+}
+
 #[test]
 fn nft_prints_what_marks_as_it_was_meant_and_the_rest_as_without() {
     let netns = Netns::border();
@@ -268,7 +274,7 @@ fn packets_of_what_failed_over_are_marked_and_no_others() {
     }
     // Answers of a VIP at this site, to the far end.
     for family in Family::BOTH {
-        host.ip(&format!("addr add {} dev lo", address(family, 1)));
+        host.ip(&served(family));
     }
     watch(&outside);
     watch(&host);
@@ -311,7 +317,7 @@ fn packets_of_what_failed_over_are_marked_and_no_others() {
         ping(&host, None, far);
         assert_eq!(seen(&outside, "marked"), both, "no service, no mark");
         for family in Family::BOTH {
-            host.ip(&format!("addr add {} dev lo", address(family, 1)));
+            host.ip(&served(family));
         }
         ping(&host, Some(1), far);
         assert_eq!((seen(&outside, "from_marked"), seen(&outside, "from_plain")), (both, 0));

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nett_agent::kernel::purge::purge;
 use nett_agent::kernel::{Kernel, LinuxKernel};
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{ClassNumber, Guard, GuardKind, GuardSet, NodeState};
@@ -227,6 +228,9 @@ fn a_replacement_that_was_interrupted_is_made_good_and_a_strangers_twin_stays() 
             let read = kernel.read().await.expect("readable");
             let damage = read.guard_damage.is_some_and(|text| text.contains("interrupted"));
             assert_eq!(damage, is_ours, "{words}");
+            // The same again, and another one.
+            load(&mut kernel, &guard).await;
+            assert_eq!(netns.nft("list tables").expect("nft").contains("nett_next"), !is_ours);
             guard.remote = BTreeSet::new();
             load(&mut kernel, &guard).await;
             let read = kernel.read().await.expect("readable");
@@ -240,6 +244,12 @@ fn a_replacement_that_was_interrupted_is_made_good_and_a_strangers_twin_stays() 
     netns.nft(&format!("table inet nett_next {{\n{ours}\n{refuses}\n}}")).expect("nft");
     netns.inside(async || {
         reach(&mut open(), &NodeState::default()).await;
+    });
+    assert_eq!(netns.nft("list tables").expect("nft"), "");
+    // And a purge takes a twin that is alone.
+    netns.nft(&format!("table inet nett_next {{\n{ours}\n{refuses}\n}}")).expect("nft");
+    netns.inside(async || {
+        purge(&mut open()).await.expect("readable");
     });
     assert_eq!(netns.nft("list tables").expect("nft"), "");
 }

@@ -3,7 +3,7 @@
 //!
 //! A route that ends at a blackhole answers nobody, so between two states each VIP is refused what
 //! either of them refuses it. A table that differs in more than classes and what is refused is
-//! replaced as a whole, in one transaction.
+//! replaced as a whole.
 
 use std::collections::BTreeSet;
 
@@ -89,6 +89,7 @@ fn between(from: &Guard, to: &Guard) -> Between {
     const KEEPING: [GuardSet; 2] = [GuardSet::Keep, GuardSet::KeepHere];
     let keeps = |e: &GuardElement| KEEPING.contains(&e.set) || is_mark(e);
     between.closes |= to.refused.difference(&from.refused).any(keeps);
+    between.opens |= from.refused.difference(&to.refused).any(keeps);
     let counts = |e: &&GuardElement| keeps(e) || GuardSet::COUNTED.contains(&e.set);
     between.refused.extend(from.refused.union(&to.refused).filter(counts).copied());
     let apart = from.refused.union(&to.refused).filter(|e| e.set == GuardSet::Apart);

@@ -12,7 +12,8 @@
 //! are there a packet meets both, which does no more than one.
 //!
 //! Crash story: at each point a table that refuses is there. A twin that is left makes a readback
-//! find the table damaged, and the next load takes it away in one transaction with all the rest.
+//! find the table damaged, and the next load takes it away: first, where the table itself has its
+//! chains at the hooks, else in one transaction with all the rest.
 
 use std::collections::BTreeMap;
 
@@ -58,8 +59,13 @@ impl Nft {
         let comment = comment::table_comment(guard.kind, guard.mark_mask);
         let parts = Parts { guard, program, comment };
         self.classes = None;
-        let interrupted = self.is_interrupted().await?;
+        let mut interrupted = self.is_interrupted().await?;
         self.whole = false;
+        if interrupted && there.is_some() && !self.hooked(TABLE).await?.is_empty() {
+            // The table refuses by itself, and the twin may refuse what it does not.
+            self.drop_twin().await?;
+            interrupted = false;
+        }
         if there.is_some() && !interrupted && self.stand_in(&parts).await? {
             self.replace(&parts).await?;
         } else {
@@ -98,12 +104,9 @@ impl Nft {
     async fn replace(&mut self, parts: &Parts<'_>) -> Result<(), KernelError> {
         self.unhook(TABLE).await?;
         let counts = self.counts_so_far(parts.guard, true).await?;
-        let sets = |flags| {
-            let mut messages = vec![message::delete(TABLE)];
-            messages.extend(parts.sets(TABLE, flags, &counts));
-            messages
-        };
-        self.with_flags(sets).await.map_err(stale)?;
+        // By itself: a table that goes with what comes holds its memory until all of that is there.
+        self.transaction(vec![message::delete(TABLE)]).await.map_err(stale)?;
+        self.with_flags(|flags| parts.sets(TABLE, flags, &counts)).await.map_err(stale)?;
         self.transaction(parts.hooks(TABLE)).await.map_err(stale)?;
         self.drop_twin().await
     }
@@ -144,15 +147,21 @@ impl Nft {
         }
     }
 
-    /// Takes the chains at the hooks away, with their rules: no packet meets the table any more.
-    async fn unhook(&mut self, table: &str) -> Result<(), KernelError> {
+    /// The names of the chains at hooks. One that is missing in an answer in pieces goes with its
+    /// table, which costs a packet.
+    async fn hooked(&mut self, table: &str) -> Result<Vec<String>, KernelError> {
         let get = message::message(message::GETCHAIN, 0);
         let chains = self.connection.dump(get, |_, payload| {
             let fields = Fields::of_message(payload)?;
             let is_hooked = fields.is_about(table, payload) && fields.get(4).is_some();
             Ok(fields.text(3).filter(|_| is_hooked))
         });
-        let chains = chains.await.map_err(|e| KernelError::of(OBJECT, e))?.items;
+        Ok(chains.await.map_err(|e| KernelError::of(OBJECT, e))?.items)
+    }
+
+    /// Takes the chains at the hooks away, with their rules: no packet meets the table any more.
+    async fn unhook(&mut self, table: &str) -> Result<(), KernelError> {
+        let chains = self.hooked(table).await?;
         if chains.is_empty() {
             return Ok(());
         }

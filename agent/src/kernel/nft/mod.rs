@@ -104,6 +104,10 @@ impl Nft {
             let mut read = read::read(self).await?;
             if self.is_interrupted().await? {
                 read.damage = Some("its replacement was interrupted".to_owned());
+                // As any damage: no node wants this mask.
+                if let Some(guard) = &mut read.guard {
+                    guard.mark_mask = 0;
+                }
             }
             if read.adopt && self.adopt(&read).await? {
                 last = Some(read);

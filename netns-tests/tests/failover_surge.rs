@@ -23,8 +23,8 @@ const REPLICATION: u32 = 50;
 /// How many packets of the surge each probe sends while replication is looked at.
 const SURGE: usize = 8000;
 /// What a round trip of replication may take beside a surge: a full packet of the bus takes 20 ms
-/// in each direction, several may stand before it, and HTB takes what the bus hands over at once for
-/// one packet.
+/// in each direction, several may stand before it, and HTB takes what the bus hands over at once
+/// for one packet.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Counts what arrives at a border by its DSCP, in a table of somebody else. What the other border

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::bus::Server;
 use crate::eventually::{eventually, eventually_true};
 use crate::lab::{Lab, Told};
-use crate::observe::drops::Drops;
+use crate::observe::drops;
 use crate::process::log_tail;
 use crate::services::Service;
 use crate::topology::Shape;
@@ -72,9 +72,10 @@ fn from_wires(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<(
     let Some(mut lab) = Lab::for_test(name, shape)? else {
         return Ok(());
     };
-    let drops = Drops::start();
-    story(&mut lab).map_err(|e| {
-        let told = drops.and_then(|drops| drops.told());
+    let listening = drops::listen();
+    let ended = story(&mut lab);
+    let told = listening.and_then(|()| drops::heard());
+    ended.map_err(|e| {
         let told = told.unwrap_or_else(|e| format!("no trace of dropped packets: {e:#}\n"));
         e.context(logs(&lab) + "--- drops\n" + &told)
     })

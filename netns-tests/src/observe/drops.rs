@@ -2,11 +2,17 @@
 //!
 //! What a failed story lost is seldom in a counter; the tracepoint has the function and the
 //! reason (`include/net/dropreason-core.h`) of each packet. It is a help for whoever reads the
-//! failure, nothing is asserted on it: where the kernel has no tracefs, the text says so.
+//! failure; where the kernel has no tracefs, the text says so.
+//!
+//! One kind of loss is Linux's own: whoever replaces a nexthop group takes the cached IPv6 routes
+//! of its members away (`fib6_nh_release_dsts`, net/ipv6/route.c), and a packet that another
+//! processor has just found such a route for is discarded (docs/PERFORMANCE.md). The prober sets
+//! each packet of its own that was lost in that moment against one such drop ([`claim`]).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
@@ -23,11 +29,19 @@ pub struct Drops {
     root: TempDir,
 }
 
+/// The trace of the story that is told.
+static LISTENING: Mutex<Option<(Drops, Vec<u64>)>> = Mutex::new(None);
+
+/// How long after it was sent a packet of the lab may be discarded, in nanoseconds.
+const UNDER_WAY: u64 = 50_000_000;
+
 /// One packet thrown away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Dropped<'a> {
     /// Seconds since the Unix epoch, with six decimals.
     at: &'a str,
+    /// The number of the protocol, as in Ethernet frames.
+    protocol: &'a str,
     /// As the kernel writes it: `ip6_mc_input+0x1a/0x2c0`.
     location: &'a str,
     reason: &'a str,
@@ -99,9 +113,59 @@ fn tell(trace: &str) -> String {
 /// `PROGRAM-PID [CPU] FLAGS TIME: kfree_skb: skbaddr=... location=WHERE reason: WHY`.
 fn parse(line: &str) -> Option<Dropped<'_>> {
     let (head, rest) = line.split_once(": kfree_skb: ")?;
-    let (_, place) = rest.split_once("location=")?;
+    let (_, rest) = rest.split_once("protocol=")?;
+    let (protocol, place) = rest.split_once(" location=")?;
     let (location, reason) = place.split_once(" reason: ")?;
-    Some(Dropped { at: head.rsplit(' ').next()?, location, reason })
+    Some(Dropped { at: head.rsplit(' ').next()?, protocol, location, reason })
+}
+
+/// When IPv6 packets were discarded with their cached route, in nanoseconds since the Unix epoch.
+fn discarded(trace: &str) -> Vec<u64> {
+    let all = trace.lines().filter_map(parse);
+    // A route whose cache is gone leads nowhere, to a device without neighbours, or to one that
+    // forwards nothing.
+    let ends = ["dst_discard", "blackhole_neigh_output"];
+    let is_of_route = |one: &Dropped<'_>| {
+        let of_device = one.location.starts_with("ip6_forward") && one.reason == "IP_INADDRERRORS";
+        of_device || ends.iter().any(|end| one.location.starts_with(end))
+    };
+    let of_route = all.filter(|one| one.protocol == "34525" && is_of_route(one));
+    let at = of_route.filter_map(|one| one.at.replace('.', "").parse::<u64>().ok());
+    at.map(|micros| micros * 1000).collect()
+}
+
+/// Listens from now on, in the place of an earlier listener.
+pub fn listen() -> Result<()> {
+    let drops = Drops::start()?;
+    *LISTENING.lock().unwrap_or_else(PoisonError::into_inner) = Some((drops, Vec::new()));
+    Ok(())
+}
+
+/// What the listener has heard; ends it.
+pub fn heard() -> Result<String> {
+    let listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let (drops, _) = listening.context("nobody listens")?;
+    drops.told()
+}
+
+/// Which of the packets sent at these times, in nanoseconds since the Unix epoch, were discarded
+/// with their cached route. Each such drop is given out once.
+pub(crate) fn claim(sent: &[u64]) -> Vec<bool> {
+    let mut listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
+    let trace = |drops: &Drops| fs::read_to_string(drops.instance.join("trace")).ok();
+    let Some((drops, claimed)) = listening.as_mut().filter(|_| !sent.is_empty()) else {
+        return vec![false; sent.len()];
+    };
+    let mut free = discarded(&trace(drops).unwrap_or_default());
+    free.retain(|drop| !claimed.contains(drop));
+    let mut claims = |at: &u64| {
+        // The trace has microseconds.
+        let under_way = at / 1000 * 1000..at + UNDER_WAY;
+        let place = free.iter().position(|drop| under_way.contains(drop));
+        claimed.extend(place.map(|place| free.remove(place)));
+        place.is_some()
+    };
+    sent.iter().map(&mut claims).collect()
 }
 
 #[cfg(test)]
@@ -122,6 +186,11 @@ mod tests {
             "1 packets thrown away by the kernel\n     1 dst_discard_out NOT_SPECIFIED\n\
              1795374277.000001 dst_discard_out+0x12/0x20 NOT_SPECIFIED\n"
         );
+    }
+
+    #[test]
+    fn a_route_that_was_taken_away_is_told_with_its_moment() {
+        assert_eq!(discarded(TRACE), [1_795_374_277_000_001_000]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub(crate) struct Sent {
     /// `None` until answered. The first answer counts, later ones are duplicates.
     pub(crate) answer: Option<Answered>,
     pub(crate) duplicates: u32,
+    /// Thrown away by the kernel's own race ([`crate::observe::drops`]).
+    pub(crate) discarded: bool,
     pub(crate) error: Option<IcmpError>,
 }
 
@@ -97,9 +99,14 @@ impl Report {
         self.packets.iter().filter(|p| p.answer.is_some()).count()
     }
 
-    /// Sent and never answered; those with an ICMP error are among them.
+    /// Sent and never answered; those with an ICMP error are among them, those that Linux discards
+    /// whenever it replaces a group are not.
     pub fn lost(&self) -> usize {
-        self.sent() - self.received()
+        self.sent() - self.received() - self.discarded()
+    }
+
+    fn discarded(&self) -> usize {
+        self.packets.iter().filter(|p| p.discarded && p.answer.is_none()).count()
     }
 
     pub fn duplicates(&self) -> u32 {
@@ -193,6 +200,10 @@ impl Report {
     pub fn summary(&self) -> String {
         let mut text =
             format!("{} sent, {} lost, {} doubled", self.sent(), self.lost(), self.duplicates());
+        let discarded = self.discarded();
+        if discarded > 0 {
+            text += &format!(", {discarded} discarded by Linux");
+        }
         let errors = self.errors().count();
         if errors > 0 {
             text += &format!(", {errors} errors");

@@ -24,6 +24,7 @@ use super::packet;
 use super::report::{Answered, IcmpError, Report, Sent};
 use crate::eventually::eventually_true;
 use crate::netns::Netns;
+use crate::observe::drops;
 
 /// Where to, how often, and as how many flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +109,16 @@ impl Running {
         });
         self.shared.stop_receiving.store(true, Ordering::Relaxed);
         join(self.receiver.take());
-        self.report()
+        let mut report = self.report();
+        if self.target.address.is_ipv6() {
+            let silent = |sent: &&mut Sent| sent.answer.is_none() && sent.error.is_none();
+            let mut lost: Vec<&mut Sent> = report.packets.iter_mut().filter(silent).collect();
+            let times: Vec<u64> = lost.iter().map(|sent| sent.at).collect();
+            for (sent, discarded) in lost.iter_mut().zip(drops::claim(&times)) {
+                sent.discarded = discarded;
+            }
+        }
+        report
     }
 }
 

@@ -12,6 +12,7 @@ use nett_agent::api::types::{
 use nett_agent::controller::event::Event;
 use nett_policy::id::{NodeId, ServiceId, SiteId, Weight};
 use nett_policy::log::entry::{Ask, Object, Terms, Verb};
+use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{
     Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table,
 };
@@ -387,6 +388,28 @@ fn a_split_service_has_its_remote_share_alone_behind_the_route_nodes() {
     let links: Vec<NexthopId> = members.collect();
     let family = nett_policy::fabric::Family::V4;
     assert_eq!(links, [NexthopId::link(1, family)], "the cheaper link, and not the route node");
+}
+
+/// Others send packets over a link as soon as they hear of it.
+#[test]
+fn a_link_is_told_when_the_kernel_uses_it_and_its_loss_at_once() {
+    let mut fleet = Fleet::start();
+    let border: NodeId = id("osl-b1");
+    let link = fleet.fabric.links_of(&border).map(|view| view.link.id.clone()).next();
+    let link = link.expect("the border has a link");
+    let all: LinksUp = fleet.fabric.links.iter().map(|l| l.id.clone()).collect();
+    let told = |fleet: &Fleet| fleet.reports[&border].links[&link];
+    assert!(told(&fleet), "what was so at the start is told without waiting");
+    let others = fleet.fabric.links.iter().map(|l| l.id.clone()).filter(|id| *id != link);
+    let without: LinksUp = others.collect();
+    fleet.step(&border, Event::Links { up: without });
+    assert!(!told(&fleet), "before the kernel was changed");
+    fleet.run();
+    fleet.torn = 1;
+    fleet.step(&border, Event::Links { up: all });
+    assert!(!told(&fleet), "before the kernel was changed");
+    fleet.run();
+    assert!(told(&fleet));
 }
 
 #[test]

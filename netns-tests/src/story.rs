@@ -4,6 +4,7 @@
 //! machine busy, and they measure times.
 
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -73,12 +74,17 @@ fn from_wires(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<(
         return Ok(());
     };
     let listening = drops::listen();
-    let ended = story(&mut lab);
+    let ended = catch_unwind(AssertUnwindSafe(|| story(&mut lab)));
     let told = listening.and_then(|()| drops::heard());
-    ended.map_err(|e| {
-        let told = told.unwrap_or_else(|e| format!("no trace of dropped packets: {e:#}\n"));
-        e.context(logs(&lab) + "--- drops\n" + &told)
-    })
+    let told = told.unwrap_or_else(|e| format!("no trace of dropped packets: {e:#}\n"));
+    let what_was_seen = |lab: &Lab| logs(lab) + "--- drops\n" + &told;
+    match ended {
+        Ok(ended) => ended.map_err(|e| e.context(what_was_seen(&lab))),
+        Err(panic) => {
+            eprintln!("{}", what_was_seen(&lab));
+            resume_unwind(panic)
+        }
+    }
 }
 
 /// The end of every log of the lab, to be printed with a failure.

@@ -174,7 +174,8 @@ fn a_border_without_links_is_left_and_never_passes_on() -> Result<()> {
         let back = now();
         traffic.run_for(500)?;
         let whole = traffic.finish();
-        assert_eq!(whole.since(back).lost(), 0, "{}", whole.summary());
+        let later = whole.since(back);
+        assert_eq!(later.lost(), 0, "{}", later.summary());
         let without = whole.between(cut, restored);
         show(&format!("b1 without links: {} lost until it was left", without.lost()));
         let later = after(&without, cut, LEFT);

@@ -37,6 +37,8 @@ pub(super) struct Doing {
     link_troubles: Vec<String>,
     links_up: LinksUp,
     links_seen: bool,
+    /// What the others hear of the links: bad news at once, good news when the kernel uses the link.
+    links_told: LinksUp,
     /// The BFD sessions of this node's links.
     paths: Views,
     served: Answers,
@@ -226,11 +228,22 @@ impl Controller {
 
     pub(super) fn links(&mut self, up: LinksUp, now: Now) {
         if self.doing.links_up != up || !self.doing.links_seen {
+            let first = !self.doing.links_seen;
             self.doing.links_up = up;
             self.doing.links_seen = true;
             self.links_changed = true;
             self.lower(now);
+            if first || self.doing.applied == self.doing.wanted.generation {
+                self.tell_links();
+            } else {
+                self.doing.links_told = self.doing.links_told.meet(&self.doing.links_up);
+            }
         }
+    }
+
+    /// A route node that hears of a link sends packets for it at once.
+    fn tell_links(&mut self) {
+        self.doing.links_told.clone_from(&self.doing.links_up);
     }
 
     pub(super) fn paths(&mut self, views: Views, news: Vec<News>) {
@@ -256,6 +269,7 @@ impl Controller {
         if failures.is_empty() {
             self.doing.failures.clear();
             self.doing.applied = generation;
+            self.tell_links();
             self.serve(self.doing.wanted.state.answers.clone());
             if self.doing.is_settled() {
                 self.settle_parts(Ok(operations));
@@ -268,6 +282,8 @@ impl Controller {
         }
         self.doing.attempts += 1;
         if self.doing.attempts >= PATIENCE {
+            // What cannot be done may be of another service than those that use the link.
+            self.tell_links();
             self.settle_parts(Err(failures));
         }
     }
@@ -425,7 +441,7 @@ impl Controller {
         degraded.extend(self.lease_trouble());
         degraded.extend(self.reading.trouble().map(|(site, what)| format!("log {site}: {what}")));
         let links = self.setting.fabric.links_of(&self.setting.node.id);
-        let link = |id: &LinkId| (id.clone(), self.doing.links_up.contains(id));
+        let link = |id: &LinkId| (id.clone(), self.doing.links_told.contains(id));
         let report = Report {
             site: self.setting.node.site.clone(),
             node: self.setting.node.id.clone(),
@@ -435,7 +451,7 @@ impl Controller {
             acks: self.doing.parts.values().filter_map(|p| p.ack.clone()).collect(),
             measuring: self.draining.told(now.mono),
             links: links.map(|view| link(&view.link.id)).collect(),
-            doubted: self.doing.links_up.doubted().cloned().collect(),
+            doubted: self.doing.links_told.doubted().cloned().collect(),
             rtts: self.near.own_told().clone(),
             dns_serial: self.doing.serial,
             drift: self.doing.drift(),

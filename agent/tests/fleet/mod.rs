@@ -50,7 +50,7 @@ pub struct Fleet {
     /// How often each kernel is read in part only before it is read whole.
     pub torn: usize,
     /// The last report of each node.
-    reports: BTreeMap<NodeId, Report>,
+    pub reports: BTreeMap<NodeId, Report>,
     /// What crosses between sites while they are cut from each other.
     cut: Option<VecDeque<(NodeId, Event)>>,
 }

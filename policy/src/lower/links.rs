@@ -61,6 +61,16 @@ impl LinksUp {
         *self.0.entry(link).or_default().of(family) = Worth::Doubted;
     }
 
+    /// What both say: of each family of a link, the worse.
+    pub fn meet(&self, other: &Self) -> Self {
+        let both = self.0.iter().filter_map(|(link, one)| {
+            let two = other.0.get(link)?;
+            let met = Families { v4: one.v4.min(two.v4), v6: one.v6.min(two.v6) };
+            Some((link.clone(), met))
+        });
+        Self(both.filter(|(_, met)| *met != Families::default()).collect())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

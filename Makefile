@@ -18,12 +18,14 @@ VIPS ?= 100000
 REV ?= HEAD
 # How long `make fuzz` and `make soak` last.
 MINUTES ?= 30
+# At how many places `make kill-sweep` kills an agent: all, or a number.
+KILLS ?= all
 # How long each flood of `make flood` lasts.
 SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many evacuate classes idle releases model sim soak fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many evacuate classes idle releases model sim soak kill-sweep fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -81,6 +83,10 @@ soak: build ## Random faults in the lab for MINUTES, or FAULTS of them, with pro
 	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) \
 	    $(if $(FAULTS),NETT_SOAK_FAULTS=$(FAULTS)) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-netns-tests --test soak -- --nocapture
+
+kill-sweep: build ## SIGKILL at every write to disk and to the kernel of a failover, or at KILLS of them
+	NETT_NETNS=required NETT_KILLS=$(KILLS) $(SETUP)/as-root.sh \
+	    $(CARGO) test -p nett-netns-tests --test kill_sweep -- --nocapture
 
 # Each target is a test.
 FUZZ_TARGETS = $$(cat dns/tests/fuzz.rs agent/tests/fuzz.rs | grep -c '^\#\[test\]')

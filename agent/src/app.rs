@@ -89,8 +89,8 @@ pub async fn run(path: &Path) -> Result<(), AppError> {
     let mut rotation = JoinSet::new();
     rotation.spawn(name_server::rotate(cookies.clone()));
     // Sessions outlive a reload; dropped, they tell the far ends that nothing failed.
-    let (watcher, told) =
-        Watcher::start().map_err(|e| anyhow::anyhow!("cannot start watching links: {e}"))?;
+    let (watcher, told) = Watcher::start()
+        .map_err(|e| anyhow::anyhow!("cannot start the thread that watches links: {e}"))?;
     let watching = Watching { watcher: Arc::new(watcher), told: Arc::new(Mutex::new(told)) };
     let mut signals = Signals::open()?;
     loop {
@@ -490,7 +490,8 @@ fn open_journal(
             }
         }
     }
-    let journal = JournalWriter::spawn(Box::new(journal)).map_err(anyhow::Error::from)?;
+    let journal = JournalWriter::spawn(Box::new(journal))
+        .map_err(|e| anyhow::anyhow!("cannot start the thread of the journal: {e}"))?;
     Ok(Opened { journal, saved, entries, whole })
 }
 

@@ -225,10 +225,26 @@ fn with_kernel(
     }
 }
 
+/// `None`, after saying why, where the runtime cannot be built.
+///
+/// When the system refuses its threads, tokio panics, and while it unwinds waits for ever for
+/// threads that never were. So a panic in here ends the process before anything unwinds.
 fn runtime() -> Option<tokio::runtime::Runtime> {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|panic| {
+        let text = panic.payload().downcast_ref::<String>().map(String::as_str);
+        let said = text.unwrap_or("no reason is known");
+        eprintln!("nett-agent: cannot start its threads: {said}; {LIMITS}");
+        std::process::exit(i32::from(EXIT_FAILED));
+    }));
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    std::panic::set_hook(usual);
     built.inspect_err(|error| eprintln!("nett-agent: cannot start its threads: {error}")).ok()
 }
+
+/// What keeps a process from starting a thread.
+const LIMITS: &str = "raise what limits its memory or its threads: ulimit -v and -u, or MemoryMax, \
+                      LimitAS and TasksMax of its unit";
 
 fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("nett-agent: {error:#}");

@@ -28,6 +28,7 @@ pub mod explain;
 mod fast;
 mod message;
 mod name;
+mod own_runtime;
 mod packed;
 mod ports;
 mod profile;

@@ -25,4 +25,5 @@ pub mod state;
 pub mod story;
 pub mod topology;
 pub mod traffic;
+pub mod tripwire;
 mod wiring;

@@ -68,6 +68,7 @@ pub fn tell_from_wires(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) -
     from_wires(name, Shape::TWO, story)
 }
 
+#[expect(clippy::print_stderr, reason = "a panic has no context that could carry the logs")]
 fn from_wires(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(mut lab) = Lab::for_test(name, shape)? else {

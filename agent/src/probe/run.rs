@@ -2,12 +2,13 @@
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nett_policy::lower::object::Layout;
 use nett_policy::task::acks::ProbeTarget;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 
 use super::echo::Echo;
 use super::{Probe, Verdict};
@@ -23,39 +24,76 @@ const PARALLEL: usize = 16;
 /// The most targets of one step that are probed; the others are like some of these.
 const SAMPLE: usize = 256;
 
+/// What a thread of its own is started for.
+type Job = Box<dyn FnOnce() + Send>;
+
 impl Probe for LinkProbe {
     async fn run(&self, targets: Vec<ProbeTarget>, timeout: Duration) -> Verdict {
-        let deadline = Instant::now() + timeout;
-        let total = targets.len();
-        let mut waiting = sampled(targets).into_iter();
-        let probed = waiting.len();
-        let (mut answered, mut failed) = (Vec::new(), Vec::new());
-        let mut running: JoinSet<(bool, String)> = JoinSet::new();
-        loop {
-            while running.len() < PARALLEL {
-                let Some(target) = waiting.next() else { break };
-                running.spawn_blocking(move || one(&target, deadline));
-            }
-            match running.join_next().await {
-                None => break,
-                Some(Ok((true, line))) => answered.push(line),
-                Some(Ok((false, line))) => failed.push(line),
-                Some(Err(error)) => failed.push(format!("a probe stopped: {error}")),
-            }
-        }
-        let ok = failed.is_empty();
-        // Among hundreds of lines those that say what is wrong are what is looked for.
-        let mut evidence = if ok { answered } else { failed };
-        evidence.sort();
-        if !ok {
-            let failed = evidence.len();
-            evidence.insert(0, format!("{failed} of {probed} probes had no answer"));
-        }
-        if probed < total {
-            evidence.insert(0, format!("probed {probed} of {total} paths"));
-        }
-        Verdict { ok, evidence }
+        let thread = |job| {
+            let started = std::thread::Builder::new().name("probe".to_owned()).spawn(job);
+            started.map(drop)
+        };
+        run_on(thread, one, targets, timeout).await
     }
+}
+
+/// Probes with up to [`PARALLEL`] threads. With fewer than that it takes longer; without any, every
+/// probe has failed.
+async fn run_on(
+    mut thread: impl FnMut(Job) -> io::Result<()>,
+    probe: fn(&ProbeTarget, Instant) -> (bool, String),
+    targets: Vec<ProbeTarget>,
+    timeout: Duration,
+) -> Verdict {
+    let deadline = Instant::now() + timeout;
+    let total = targets.len();
+    let waiting = sampled(targets);
+    let probed = waiting.len();
+    let waiting = Arc::new(Mutex::new(waiting.into_iter()));
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut refused = None;
+    for _ in 0..PARALLEL.min(probed) {
+        let (waiting, tell) = (Arc::clone(&waiting), tell.clone());
+        let job = move || {
+            while let Some(target) = next(&waiting)
+                && tell.send(probe(&target, deadline)).is_ok()
+            {}
+        };
+        if let Err(error) = thread(Box::new(job)) {
+            tracing::warn!(%error, "Cannot start a thread for probes.");
+            refused = Some(error);
+            break;
+        }
+    }
+    drop(tell);
+    let (mut answered, mut failed) = (Vec::new(), Vec::new());
+    while let Some((ok, line)) = told.recv().await {
+        if ok { answered.push(line) } else { failed.push(line) }
+    }
+    while let Some(target) = next(&waiting) {
+        let why = refused.as_ref().map_or("its thread stopped".to_owned(), |error| {
+            format!("cannot start a thread: {error}")
+        });
+        failed.push(format!("{}: not probed: {why}", name_of(&target)));
+    }
+    let stopped = probed - answered.len() - failed.len();
+    failed.extend((0..stopped).map(|_| "a probe stopped without a verdict".to_owned()));
+    let ok = failed.is_empty();
+    // Among hundreds of lines those that say what is wrong are what is looked for.
+    let mut evidence = if ok { answered } else { failed };
+    evidence.sort();
+    if !ok {
+        let failed = evidence.len();
+        evidence.insert(0, format!("{failed} of {probed} probes had no answer"));
+    }
+    if probed < total {
+        evidence.insert(0, format!("probed {probed} of {total} paths"));
+    }
+    Verdict { ok, evidence }
+}
+
+fn next(waiting: &Mutex<std::vec::IntoIter<ProbeTarget>>) -> Option<ProbeTarget> {
+    waiting.lock().expect("no code panics while it holds the targets").next()
 }
 
 /// At most [`SAMPLE`] of the targets, from the whole of the list: neighbours in it are alike, and
@@ -74,8 +112,7 @@ fn sampled(targets: Vec<ProbeTarget>) -> Vec<ProbeTarget> {
 
 /// Probes one target until it answers or the deadline passes.
 fn one(target: &ProbeTarget, deadline: Instant) -> (bool, String) {
-    let ProbeTarget { service, site, vip, interface, .. } = target;
-    let name = format!("{service} at {site}: {vip} over {interface}");
+    let name = name_of(target);
     let took = match retry(deadline, |sequence| echo(target, sequence)) {
         Ok(took) => took,
         Err(error) => return (false, format!("{name}: no echo reply: {error}")),
@@ -86,6 +123,11 @@ fn one(target: &ProbeTarget, deadline: Instant) -> (bool, String) {
         Ok(took) => (true, format!("{echoed}, tcp {port} open in {} us", took.as_micros())),
         Err(error) => (false, format!("{echoed}, tcp {port}: {error}")),
     }
+}
+
+fn name_of(target: &ProbeTarget) -> String {
+    let ProbeTarget { service, site, vip, interface, .. } = target;
+    format!("{service} at {site}: {vip} over {interface}")
 }
 
 fn retry(
@@ -184,5 +226,44 @@ mod tests {
             assert!((SAMPLE / 4..=SAMPLE * 3 / 4).contains(&odd), "{count}: {odd}");
         }
         assert_eq!(sampled(targets(SAMPLE)), targets(SAMPLE));
+    }
+
+    fn yes(target: &ProbeTarget, _deadline: Instant) -> (bool, String) {
+        (true, name_of(target))
+    }
+
+    #[tokio::test]
+    async fn probes_without_a_thread_have_failed_and_say_why() {
+        let none = |_job| Err(io::Error::from_raw_os_error(11));
+        let verdict = run_on(none, yes, targets(3), Duration::from_secs(1)).await;
+        assert!(!verdict.ok);
+        assert_eq!(verdict.evidence[0], "3 of 3 probes had no answer");
+        let line = "bulk/prod/s0 at osl: 10.0.0.1 over wan0: not probed: cannot start a thread: ";
+        assert!(verdict.evidence[1].starts_with(line), "{verdict:?}");
+    }
+
+    #[tokio::test]
+    async fn one_thread_probes_what_sixteen_would_have() {
+        let mut left = 1;
+        let one = |job| {
+            if left == 0 {
+                return Err(io::Error::from_raw_os_error(11));
+            }
+            left -= 1;
+            std::thread::Builder::new().spawn(job).map(drop)
+        };
+        let verdict = run_on(one, yes, targets(40), Duration::from_secs(1)).await;
+        assert_eq!((verdict.ok, verdict.evidence.len()), (true, 40));
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_panics_has_failed() {
+        fn stumbles(target: &ProbeTarget, _deadline: Instant) -> (bool, String) {
+            panic!("at {}", target.site)
+        }
+        let thread = |job| std::thread::Builder::new().spawn(job).map(drop);
+        let verdict = run_on(thread, stumbles, targets(2), Duration::from_secs(1)).await;
+        let stopped = "a probe stopped without a verdict";
+        assert_eq!(verdict.evidence, ["2 of 2 probes had no answer", stopped, stopped]);
     }
 }

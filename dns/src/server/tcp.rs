@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::{DropReason, Outcome, Transport};
+use crate::own_runtime::OwnRuntime;
 
 use super::copy::Copies;
 use super::places::{Admission, Place, Places};
@@ -31,7 +32,7 @@ const READ_BUFFER: usize = 2048;
 
 /// Everything the thread owns.
 pub(super) struct Tcp {
-    runtime: tokio::runtime::Runtime,
+    runtime: OwnRuntime,
     listeners: Vec<(TcpListener, Door)>,
     shared: Shared,
 }
@@ -58,11 +59,7 @@ impl Tcp {
         listeners: Vec<(std::net::TcpListener, Door)>,
         (answerer, limits, stopped): (Answerer, Limits, watch::Receiver<bool>),
     ) -> Result<Self, ServerError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(ServerError::Thread)?;
+        let runtime = OwnRuntime::build().map_err(ServerError::Thread)?;
         let entered = runtime.enter();
         let listeners = listeners
             .into_iter()

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::access::Transfers;
 use super::stats::Count;
 use crate::message::HEADER_LEN;
+use crate::own_runtime::OwnRuntime;
 use crate::records::{Record, soa};
 use crate::serial::Serial;
 use crate::stats::Stats;
@@ -55,8 +56,7 @@ impl Notifier {
         stats: &Arc<Stats>,
     ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let runtime = OwnRuntime::build()?;
         let about = Arc::new(About {
             apex: zone.apex().name.wire().to_vec(),
             soa: soa(zone.apex(), zone.serial()),

@@ -41,7 +41,29 @@ pub struct DnsArguments {
     pub key_dir: Option<PathBuf>,
 }
 
+/// How large the stack of the agent's own thread is: as the first thread's commonly is.
+const STACK: usize = 8 << 20;
+
+/// Runs the agent on a thread that has all of its stack from the start. That of a process's first
+/// thread grows when it is needed: under a limit on memory the process would die there, without a
+/// word.
 pub fn run(path: &Path) -> ExitCode {
+    let ended = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("nett-agent".to_owned()).stack_size(STACK);
+        Ok(thread.spawn_scoped(scope, || run_here(path))?.join())
+    });
+    match ended {
+        Ok(Ok(status)) => status,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => {
+            let error: std::io::Error = error;
+            eprintln!("nett-agent: cannot start its thread: {error}; {LIMITS}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn run_here(path: &Path) -> ExitCode {
     let Some(runtime) = runtime() else { return ExitCode::from(EXIT_FAILED) };
     match runtime.block_on(app::run(path)) {
         Ok(()) => ExitCode::SUCCESS,

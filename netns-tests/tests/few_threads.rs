@@ -1,5 +1,6 @@
 //! The system refuses threads, as it does where a limit on memory or on processes is reached: an
-//! agent that begins says so and ends, and one that runs fails the probes it cannot make.
+//! agent that begins says so and ends, and one that runs fails the probes it cannot make. And it
+//! refuses memory.
 //!
 //! `strace` lets clone and clone3 fail with EAGAIN, which is what pthread_create(3) then says. It
 //! counts the calls of each thread for itself.
@@ -11,7 +12,7 @@ use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::observe::http;
 use nett_netns_tests::process::Spec;
-use nett_netns_tests::services::API;
+use nett_netns_tests::services::{API, VAULT};
 use nett_netns_tests::story::{Operator, TASK, tell};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -106,6 +107,27 @@ fn a_probe_that_gets_no_thread_fails_its_step() -> Result<()> {
         lab.take_process("refusing")?.stop(patience())?;
         lab.process(&agent_name(NODE))?.check_alive()?;
         Ok(())
+    })
+}
+
+#[test]
+fn an_agent_under_a_limit_that_is_too_low_goes_on_with_what_it_has() -> Result<()> {
+    tell("an_agent_under_a_limit_that_is_too_low_goes_on_with_what_it_has", |lab| {
+        let pid = lab.process(&agent_name(NODE))?.record().pid.to_string();
+        let ns = lab.ns(NODE)?;
+        // Far below what it has reserved, so that the system gives it nothing more; the colon
+        // leaves the hard limit alone.
+        ns.output("prlimit", &["--as=167772160:", "--pid", &pid])?;
+        let mira = Operator { lab, node: NODE, name: "mira" };
+        for target in ["osl", "svg"] {
+            let told = mira.order(&["failover", VAULT.id, "--to", target]);
+            show(&format!("under the limit: {:?}", told?.code));
+            mira.run(&["status"])?.must_be(0)?;
+        }
+        ns.output("prlimit", &["--as=unlimited:", "--pid", &pid])?;
+        lab.process(&agent_name(NODE))?.check_alive()?;
+        let mira = Operator { lab, node: NODE, name: "mira" };
+        mira.complete(&["failover", API.id, "--to", "svg"]).map(drop)
     })
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fleet::{Fleet, id};
-use nett_agent::api::types::{ApiRequest, CommandReply, TaskDoc};
+use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, TaskDoc};
 use nett_agent::bus::wire::{OutsideRequest, fact_subject, seal_fact};
 use nett_agent::controller::event::Event;
 use nett_policy::fabric::{Operator, OperatorRole};
@@ -148,6 +148,47 @@ fn a_step_waits_for_the_acknowledgement_and_nothing_moves_before() {
     let why = &doc.outcome_reason;
     assert!(why.contains("no acknowledgement in 20 s from fw outside"), "{why}");
     assert_eq!(doc.steps[4].state.as_str(), "done", "the old site is closed");
+}
+
+#[test]
+fn a_plan_says_who_is_asked_where_and_for_how_long() {
+    let mut fleet = fleet(&[party("lb", When::AfterActivate)], &[]);
+    let (verb, terms) = (failover(API), None);
+    let plan = ApiRequest::Plan { verb: (&verb).into(), overrides: [].into(), terms };
+    let Outcome::Ok(payload) = fleet.ask("osl-b1", plan) else { panic!("answered") };
+    let Payload::Plan(plan) = *payload else { panic!("{payload:?}") };
+    let step = plan.steps.iter().find(|step| step.kind == "external").expect("it is a step");
+    assert_eq!(step.number, 3);
+    let said = "asks lb outside (after-activate): without its acknowledgement in 20 s the task \
+                stops";
+    assert_eq!(step.remarks, [said]);
+    assert!(step.acknowledge.is_empty() && step.nodes.is_empty(), "{step:?}");
+}
+
+#[test]
+fn each_wave_of_an_evacuation_asks_for_its_own_services() {
+    let lb = party("lb", When::BeforeActivate);
+    let fw = party("fw", When::AfterWithdraw);
+    let mut fleet = fleet(&[lb.clone(), fw.clone()], &[lb, fw]);
+    let dead: BTreeSet<NodeId> = ["osl-b1", "osl-r1"].map(id).into();
+    fleet.silent = dead.clone();
+    fleet.pass(seconds(20));
+    let terms = Terms { asserted: dead, ..Terms::default() };
+    let verb = Verb::Evacuate { site: id("osl"), to: None };
+    let task = accepted(&fleet.command_with("odd", "svg", verb, &[], terms));
+    let mut asked_for = Vec::new();
+    for _ in 0..1000 {
+        fleet.pass(seconds(2));
+        for request in asked(&mut fleet) {
+            asked_for.extend(request.asked.services.keys().map(ToString::to_string));
+            answer(&mut fleet, &request, "1");
+        }
+    }
+    let doc = fleet.task("svg-b1", &task);
+    assert_eq!(doc.state.as_str(), "done", "{doc:#?}");
+    let waves: Vec<u8> = doc.steps.iter().map(|step| step.wave).collect();
+    assert!(waves.is_sorted(), "{waves:?}");
+    assert_eq!(asked_for, [API, API, PAY, PAY], "category C goes first");
 }
 
 #[test]

@@ -276,3 +276,70 @@ impl Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fact::Fact as Reported;
+
+    fn asked(act: Act) -> Asked {
+        Asked {
+            party: "lb".to_owned(),
+            act,
+            when: When::BeforeActivate,
+            undo: true,
+            services: BTreeMap::new(),
+            takes_back: None,
+        }
+    }
+
+    fn slot(task: &str, term: u32, index: u32) -> Slot {
+        Slot { task: format!("osl.{task:0>26}").parse().expect("valid"), term, index }
+    }
+
+    fn said(name: String, person: &str, value: i64) -> Facts {
+        let fact = Reported {
+            id: "osl.01jd3m5w7r8v3qyb2s9t4k6e1h".parse().expect("valid"),
+            value: Thousandths(value),
+            unit: String::new(),
+            measured_at: WallMs(10),
+            expires_at: WallMs(20),
+            person: person.to_owned(),
+        };
+        let mut facts = Facts::default();
+        assert!(facts.take((None, name), fact));
+        facts
+    }
+
+    #[test]
+    fn an_answer_is_of_one_task_term_start_party_and_verb() {
+        let (own, act) = (slot("1", 0, 3), asked(Act::Do));
+        let other = Asked { party: "fw".to_owned(), ..asked(Act::Do) };
+        let names = [
+            request_id(&own, &act),
+            request_id(&slot("2", 0, 3), &act),
+            request_id(&slot("1", 1, 3), &act),
+            request_id(&slot("1", 0, 4), &act),
+            request_id(&own, &asked(Act::Undo)),
+            request_id(&own, &other),
+        ];
+        for (place, name) in names.iter().enumerate() {
+            let answer = Answer::to(&act, &own, &said(name.clone(), "lb", 1000), WallMs(15));
+            assert_eq!(matches!(answer, Some(Answer::Done(_))), place == 0, "{place}: {answer:?}");
+            assert!(name.parse::<crate::id::SiteId>().is_ok(), "a word of a subject: {name}");
+        }
+    }
+
+    #[test]
+    fn only_the_one_who_was_asked_answers_by_yes_or_no_while_it_is_good() {
+        let (own, act) = (slot("1", 0, 3), asked(Act::Do));
+        let to = |person, value, now| {
+            Answer::to(&act, &own, &said(request_id(&own, &act), person, value), WallMs(now))
+        };
+        assert!(matches!(to("lb", 1000, 19), Some(Answer::Done(_))));
+        assert!(matches!(to("lb", 0, 19), Some(Answer::Refused(_))));
+        assert_eq!(to("lb", 1000, 20), None, "it is not good any more");
+        assert_eq!(to("fw", 1000, 19), None, "somebody else");
+        assert_eq!((to("lb", 2000, 19), to("lb", 1, 19), to("lb", -1000, 19)), (None, None, None));
+    }
+}

@@ -428,7 +428,7 @@ fn a_revert_of_a_revert_asks_for_the_first_again() {
     let mut fleet = fleet(&[party("lb", When::BeforeActivate)], &[]);
     let mut task = accepted(&fleet.command("mira", "osl", failover(API)));
     let mut acts = Vec::new();
-    for _ in 0..3 {
+    for is_last in [false, true, false] {
         for _ in 0..400 {
             fleet.pass(seconds(2));
             for request in asked(&mut fleet) {
@@ -436,7 +436,11 @@ fn a_revert_of_a_revert_asks_for_the_first_again() {
                 answer(&mut fleet, &request, "1");
             }
         }
-        assert_eq!(fleet.task_state("osl-b1", &task), "done");
+        let doc = fleet.task("osl-b1", &task);
+        assert_eq!(doc.state.as_str(), "done", "{doc:#?}");
+        let mut own = vec!["activate", "verify", "shift", "withdraw"];
+        own.insert(if is_last { own.len() } else { 0 }, "external");
+        assert_eq!(kinds(&doc), own, "what was done first is undone last");
         let revert = fleet.command("mira", "osl", Verb::Revert { task: id(&task) });
         task = accepted(&revert);
     }

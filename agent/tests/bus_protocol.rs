@@ -27,7 +27,7 @@ fn protocol() -> String {
 
 #[test]
 fn the_examples_in_the_document_are_the_golden_files() {
-    for name in ["bus_request", "bus_entry", "bus_report", "bus_fact"] {
+    for name in ["bus_request", "bus_entry", "bus_report", "bus_fact", "bus_external"] {
         let path = root().join(format!("agent/tests/golden/{name}.json"));
         let golden = std::fs::read_to_string(path).expect("a golden file");
         assert!(protocol().contains(&golden), "docs/PROTOCOL.md does not show {name}.json");
@@ -45,6 +45,7 @@ fn the_document_names_every_header_subject_and_limit() {
         place(subject::rpc_of(&osl, &node)),
         place(subject::report(&osl, &node)),
         place(subject::facts(&osl)),
+        place(subject::outside(&osl, "PARTY")),
         place(subject::command_stream(&osl)),
         place(subject::observation_stream(&osl)),
         place(subject::inbox(&osl)),

@@ -24,6 +24,9 @@ use crate::traffic::Spread;
 /// Built in: a service moves only through the gates that it names. Passed over, its steps wait for
 /// none of them.
 pub const GATE: &str = "gate";
+/// Built in: a service moves only with those outside who take part in it. Passed over, nobody
+/// outside is asked.
+pub const EXTERNAL: &str = "external";
 /// Built in: what a `[[freeze]]` says.
 pub const FREEZE: &str = "freeze";
 /// Built in: a service always keeps a site that may serve it.
@@ -44,7 +47,8 @@ pub const LAST_RISK_GROUP: &str = "last-risk-group";
 pub const SITE_CAPACITY: &str = "site-capacity";
 
 /// The built-in rules that an override can name.
-pub const BUILT_IN: [&str; 9] = [
+pub const BUILT_IN: [&str; 10] = [
+    EXTERNAL,
     FREEZE,
     GATE,
     LAST_BORDER,

@@ -2,6 +2,7 @@
 
 mod answers;
 mod class;
+mod party;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use answers::{FixedAnswers, SiteAddresses};
 pub(crate) use class::backends;
+pub use party::{Party, When};
 
 use crate::fabric::{Family, TtlBounds};
 use crate::id::{ClusterId, ServiceId, SiteId, Weight};
@@ -53,6 +55,8 @@ pub struct Service {
     pub drain: Option<Drain>,
     /// Gates named for `failover` and `failback`.
     pub gates: BTreeMap<String, Vec<String>>,
+    /// Who outside takes part in its moves.
+    pub external: Vec<Party>,
     /// How much of a site's capacity it takes where it is served alone; 0 is not known.
     pub load: u32,
     /// For how long it may be without service when it is moved.

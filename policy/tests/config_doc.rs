@@ -30,6 +30,7 @@ fn every_key_that_is_read_is_documented() {
         policy.join("src/document/fabric_file.rs"),
         policy.join("src/document/failover_file.rs"),
         policy.join("src/document/link_file.rs"),
+        policy.join("src/document/party_file.rs"),
         policy.join("src/document/safety_file.rs"),
         policy.join("src/document/service_file.rs"),
         policy.join("../agent/src/config/file.rs"),

@@ -66,6 +66,10 @@ pub trait Bus: Send + Sync {
     /// Puts a vote of the own site into its stream. Done within 6 s.
     fn publish_vote(&self, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>>;
 
+    /// Asks somebody outside for a step of a task; nothing is stored, and nobody may be there to
+    /// hear it. Done within 6 s.
+    fn ask_outside(&self, party: String, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>>;
+
     /// Asks the voter of a site and waits for its answer, 2 s at most.
     fn ask<'a>(
         &'a self,

@@ -98,6 +98,11 @@ pub fn fact(site: &SiteId, service: Option<&ServiceId>, name: &str) -> String {
     format!("nett.l.fact.{site}.{about}.{name}")
 }
 
+/// Where an operator who takes part in tasks from outside is asked at `site`.
+pub fn outside(site: &SiteId, party: &str) -> String {
+    format!("nett.l.ext.{site}.{party}")
+}
+
 /// Where an agent of `site` receives replies.
 pub fn inbox(site: &SiteId) -> String {
     format!("_INBOX.{site}")

@@ -442,6 +442,13 @@ impl Controller {
         TURN * u32::try_from(place).unwrap_or(u32::MAX)
     }
 
+    /// How long this agent leaves it to others to say what a task's last fact asks for, and when
+    /// that fact was read.
+    pub(super) fn turn_of(&self, task: &EntryId, now: Now) -> (Duration, Duration) {
+        let touched = self.deciding.touched.get(task);
+        (self.turn(touched), touched.map_or(now.mono, |touched| touched.fact_at))
+    }
+
     pub(super) fn ack_of(&self, node: &NodeId, slot: &Slot) -> Option<Ack> {
         if *node == self.setting.node.id {
             return self.doing.own_ack(slot);

@@ -37,7 +37,7 @@ pub(super) struct Doing {
     link_troubles: Vec<String>,
     links_up: LinksUp,
     links_seen: bool,
-    /// What the others hear of the links: bad news at once, good news when the kernel uses them.
+    /// What the others hear of the links: bad news at once, good when the kernel uses the link.
     links_told: LinksUp,
     /// The BFD sessions of this node's links.
     paths: Views,
@@ -321,7 +321,8 @@ impl Controller {
                 | StepKind::Shift
                 | StepKind::Withdraw
                 | StepKind::Drained
-                | StepKind::Reroute => Vec::new(),
+                | StepKind::Reroute
+                | StepKind::External => Vec::new(),
             };
             let probe = match step.kind {
                 StepKind::Drained => Probe::Counting,

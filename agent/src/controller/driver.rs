@@ -34,7 +34,7 @@ use super::{Controller, Setting, Snapshot};
 use crate::api::types::{ApiError, ApiRequest, ApiResponse, ErrorCode, Outcome, Payload};
 use crate::bus::intake::ledger::Ledger;
 use crate::bus::intake::turn::Turn;
-use crate::bus::wire::{Blame, Draft, Report, Sealed, seal_report};
+use crate::bus::wire::{Blame, Draft, OutsideRequest, Report, Sealed, seal_outside, seal_report};
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
 use crate::journal::audit::Filter;
@@ -462,6 +462,7 @@ impl<P: Probe> Driver<P> {
             Effect::ReadAgain => self.read_again = true,
             Effect::Rewind { site } => self.parts.bus.rewind(&site),
             Effect::Report(report) => drop(self.reports.send_replace(Some(*report))),
+            Effect::AskOutside(request) => self.ask_outside(*request),
             Effect::Reply { token, mut response } => {
                 self.fill_in(&mut response);
                 if let Some(asker) = self.waiting.remove(&token) {
@@ -527,6 +528,22 @@ impl<P: Probe> Driver<P> {
             metrics.emit(EntryAppended { kind, result });
             // The driver is gone when the agent stops.
             let _ = events.send(event).await;
+        });
+    }
+
+    /// What does not get out is asked again as what is not answered.
+    fn ask_outside(&self, request: OutsideRequest) {
+        let (bus, sealed) = (self.parts.bus.clone(), seal_outside(&request, &self.parts.key));
+        let party = request.asked.party;
+        tokio::spawn(async move {
+            match sealed {
+                Ok(bytes) => {
+                    if let Err(error) = bus.ask_outside(party.clone(), bytes).await {
+                        tracing::debug!(%error, party, "Somebody outside was not asked.");
+                    }
+                }
+                Err(error) => tracing::error!(%error, party, "A request cannot be signed."),
+            }
         });
     }
 

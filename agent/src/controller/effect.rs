@@ -13,7 +13,7 @@ use nett_policy::task::acks::ProbeTarget;
 use super::event::Token;
 pub use super::view::plan::Planning;
 use crate::api::types::ApiResponse;
-use crate::bus::wire::{Head, Report, Sealed};
+use crate::bus::wire::{Head, OutsideRequest, Report, Sealed};
 use crate::journal::{Saved, Stored};
 use crate::lease::LeaseEffect;
 
@@ -40,6 +40,8 @@ pub enum Effect {
         timeout: Duration,
     },
     Report(Box<Report>),
+    /// Ask somebody outside for a step of a task.
+    AskOutside(Box<OutsideRequest>),
     /// Store the own site's entries again that its stream lost, from this number on, behind this
     /// number of the stream.
     Refill {

@@ -68,6 +68,7 @@ impl Controller {
             let message = format!("there is no service for {}", name_of(&about));
             return Err(Refusal::usage("unknown-service", message));
         }
+        self.is_asked(&about, &fact.person)?;
         let facts = &mut self.sight.facts;
         if facts.len() >= MOST {
             facts.forget(now.wall);

@@ -30,6 +30,7 @@ mod draining;
 pub mod driver;
 pub mod effect;
 pub mod event;
+mod external;
 mod facts;
 mod filling;
 mod keeping;
@@ -81,6 +82,7 @@ use doing::Doing;
 use draining::Draining;
 use effect::{AuditEvent, Effect};
 use event::{Event, Now, Pulse, Token};
+use external::Asking;
 use local::Locals;
 pub use local::{LOCAL, UNHEARD_TARGET};
 use near::Near;
@@ -132,6 +134,7 @@ pub struct Controller {
     counts: Counted,
     draining: Draining,
     near: Near,
+    asking: Asking,
     locals: Locals,
     compacting: Compacting,
     prefaces: Prefaces,
@@ -200,6 +203,7 @@ impl Controller {
             counts: Counted::default(),
             draining: Draining::default(),
             near: Near::default(),
+            asking: Asking::default(),
             locals: Locals::default(),
             compacting: Compacting::default(),
             prefaces: Prefaces::default(),
@@ -289,6 +293,7 @@ impl Controller {
         if self.started {
             self.settle_locals(now);
             self.decide(now);
+            self.ask_outside(now);
             self.compact(now);
             self.condense(now);
             self.near(now);
@@ -302,7 +307,8 @@ impl Controller {
     pub fn deadline(&self) -> Option<Duration> {
         let (report, serve) = (self.doing.report_due(), self.doing.serve_due());
         let lease = self.lease_deadline();
-        let deadlines = [self.deciding.deadline, report, serve, self.watch_deadline(), lease];
+        let (watch, outside) = (self.watch_deadline(), self.asking.due());
+        let deadlines = [self.deciding.deadline, report, serve, watch, lease, outside];
         deadlines.into_iter().flatten().min()
     }
 

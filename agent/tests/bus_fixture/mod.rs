@@ -165,6 +165,7 @@ pub(crate) fn effect() -> Effect {
             delay: Duration::ZERO,
             timeout: Duration::from_secs(30),
             gates: BTreeSet::new(),
+            asked: None,
             required: BTreeSet::from([id("osl-b1"), id("svg-b1")]),
             owed: BTreeSet::new(),
         }],

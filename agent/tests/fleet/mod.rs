@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload};
-use nett_agent::bus::wire::{Draft, Report, Sealed, request_subject, seal_request};
+use nett_agent::bus::wire::{Draft, OutsideRequest, Report, Sealed, request_subject, seal_request};
 use nett_agent::controller::effect::{Append, Effect};
 use nett_agent::controller::event::{AppendFailure, Applied, Event, Now, Token};
 use nett_agent::controller::{Controller, Setting};
@@ -51,6 +51,8 @@ pub struct Fleet {
     pub torn: usize,
     /// The last report of each node.
     pub reports: BTreeMap<NodeId, Report>,
+    /// What was asked outside, and when.
+    pub asked: Vec<(Duration, OutsideRequest)>,
     /// What crosses between sites while they are cut from each other.
     cut: Option<VecDeque<(NodeId, Event)>>,
 }
@@ -121,6 +123,7 @@ impl Fleet {
             told: Vec::new(),
             probes_answer: true,
             torn: 0,
+            asked: Vec::new(),
             cut: None,
             reports: BTreeMap::new(),
             fabric: fabric.clone(),
@@ -279,6 +282,7 @@ impl Fleet {
                 self.inbox.push_back((node.clone(), Event::Probed { slot, ok, evidence }));
             }
             Effect::Report(report) => self.spread(node, &report),
+            Effect::AskOutside(request) => self.asked.push((self.now, *request)),
             Effect::Plan { token, mut response, planning } => {
                 planning.finish(&mut response);
                 self.answers.insert(token.0, response.outcome);

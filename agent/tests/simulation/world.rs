@@ -423,6 +423,8 @@ impl World {
                 self.reach(node, delay, event);
             }
             Effect::Report(report) => self.spread(node, *report),
+            // No service of these fabrics names anybody outside.
+            Effect::AskOutside(_) => {}
             Effect::Plan { .. } => {}
             Effect::Reply { token, response } => {
                 if let Outcome::Ok(payload) = response.outcome

@@ -105,6 +105,8 @@ codes! {
     TooFewVoters = "too-few-voters",
     IsolationConflict = "isolation-conflict",
     TooFewApprovers = "too-few-approvers",
+    /// Somebody outside takes part who is no operator with the role for it.
+    UnknownParty = "unknown-party",
     RampSteps = "ramp-steps",
     ShiftConflict = "shift-conflict",
     NotInThisRelease = "not-in-this-release",

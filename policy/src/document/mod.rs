@@ -20,6 +20,7 @@ mod json;
 mod link_check;
 mod link_file;
 mod nearest;
+mod party_file;
 mod read;
 mod safety_check;
 mod safety_file;

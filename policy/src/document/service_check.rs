@@ -7,6 +7,7 @@ use super::code::Code;
 use super::diagnostic::Span;
 use super::fabric_check::{Unique, has_site, unknown_site};
 use super::fabric_file::{FabricDoc, SiteDoc};
+use super::party_file;
 use super::read::{At, Reader};
 use super::service_file::{BackendDoc, IsolationWord, ServiceDoc, SitesDoc};
 use crate::fabric::{Family, OperatorRole, Role};
@@ -42,6 +43,7 @@ pub(super) fn check(r: &Reader<'_>, services: &[ServiceDoc], fabric: FabricPart<
         shift(r, service);
         if let Some((of, doc)) = fabric {
             in_fabric(r, service, doc);
+            party_file::known(r, service, doc);
             vip_places(r, service, of, doc, &nodes);
         }
     }

@@ -8,13 +8,14 @@ use super::code::Code;
 use super::diagnostic::Span;
 use super::fabric_check::Unique;
 use super::form;
+use super::party_file::parties;
 use super::read::{At, Reader, Section};
 use super::tree::Value;
 use crate::fabric::DEFAULT_STICKY;
 use crate::id::{ClusterId, ServiceId, SiteId, Weight};
 use crate::service::{
-    AllDown, Category, Drain, Handover, Health, Port, Prefer, Readmit, Resilient, Shift, Trigger,
-    Ttl,
+    AllDown, Category, Drain, Handover, Health, Party, Port, Prefer, Readmit, Resilient, Shift,
+    Trigger, Ttl,
 };
 
 #[derive(Debug)]
@@ -44,6 +45,7 @@ pub(super) struct ServiceDoc {
     pub(super) hold_down: Duration,
     pub(super) drain: Option<Drain>,
     pub(super) gates: BTreeMap<String, Vec<String>>,
+    pub(super) external: Vec<At<Party>>,
     pub(super) load: u32,
     pub(super) rto: Option<Duration>,
     pub(super) rpo: Option<Duration>,
@@ -176,6 +178,7 @@ fn service(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<ServiceDoc> {
         hold_down: time("hold_down", Duration::from_secs(600)),
         drain: drain.and_then(|v| r.section(v, "drain", |s| Some(drain_of(r, s)))),
         gates: gates(r, s),
+        external: parties(r, s),
         load: load.map_or(0, |l| l.value),
         rto: rto.map(|t| t.value),
         rpo: rpo.map(|t| t.value),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::request::Object;
 use crate::id::{EntryId, Epoch, NodeId, ServiceId, SiteId, Weight};
-use crate::service::Handover;
+use crate::service::{Handover, When};
 use crate::traffic::Traffic;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,10 +98,42 @@ pub struct Step {
     pub timeout: Duration,
     /// Facts from outside without which it does not start.
     pub gates: BTreeSet<String>,
+    /// Who is asked outside, and what; in steps of that kind and in no others.
+    pub asked: Option<Asked>,
     /// The nodes that must acknowledge.
     pub required: BTreeSet<NodeId>,
     /// The nodes that should, and that an operator says are off.
     pub owed: BTreeSet<NodeId>,
+}
+
+/// What somebody outside is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The operator whose key acknowledges.
+    pub party: String,
+    pub act: Act,
+    /// Where in the move that was to be made first; of an undo, where in the one it takes back.
+    pub when: When,
+    /// Whether it is asked to take this back when the move is taken back.
+    pub undo: bool,
+    /// The services, with the way of each in the move that was to be made first.
+    pub services: BTreeMap<ServiceId, Way>,
+    /// The request that is taken back, as [`crate::task::external::request_id`] names it.
+    pub takes_back: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Act {
+    Do,
+    /// Take back what was asked before.
+    Undo,
+}
+
+/// The sites that serve before a move and after it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way {
+    pub from: BTreeSet<SiteId>,
+    pub to: BTreeSet<SiteId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +153,8 @@ pub enum StepKind {
     Drained,
     /// Nodes choose other neighbours or links; no service moves.
     Reroute,
+    /// Somebody outside is asked, and acknowledges.
+    External,
 }
 
 // === impl Effect ===
@@ -160,6 +194,24 @@ impl Change {
     }
 }
 
+// === impl Act ===
+
+impl Act {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Do => "do",
+            Self::Undo => "undo",
+        }
+    }
+
+    pub fn flipped(self) -> Self {
+        match self {
+            Self::Do => Self::Undo,
+            Self::Undo => Self::Do,
+        }
+    }
+}
+
 // === impl StepKind ===
 
 impl StepKind {
@@ -172,6 +224,7 @@ impl StepKind {
             Self::Withdraw => "withdraw",
             Self::Drained => "drained",
             Self::Reroute => "reroute",
+            Self::External => "external",
         }
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use crate::fact::Measured;
 use crate::id::{EntryId, Epoch, Generation, NodeId, ServiceId, SiteId, WallMs};
 
-pub use super::effect::{Change, Directive, Effect, Move, Step, StepKind, Subject, Write};
+pub use super::effect::{
+    Act, Asked, Change, Directive, Effect, Move, Step, StepKind, Subject, Way, Write,
+};
 pub use super::request::{Ask, Object, Person, Ramp, Request, Terms, Verb, WishKind};
 
 /// A signed, immutable, self-describing record in the log of one site.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::id::{ServiceId, SiteId};
-use crate::log::effect::{Effect, Move, Step, StepKind};
+use crate::log::effect::{Act, Asked, Effect, Move, Step, StepKind};
 use crate::log::intent::World;
 use crate::service::Drain;
 use crate::task::steps::is_soft;
@@ -70,8 +70,24 @@ pub(super) fn of_step(world: World<'_>, effect: &Effect, step: &Step) -> Vec<Str
         | StepKind::Activate
         | StepKind::Verify
         | StepKind::Reroute => {}
+        StepKind::External => remarks.extend(step.asked.as_ref().map(|a| asked(a, step.timeout))),
     }
     remarks
+}
+
+/// Who is asked outside, and what follows.
+fn asked(asked: &Asked, timeout: Duration) -> String {
+    let Asked { party, act, when, .. } = asked;
+    let most = seconds(timeout);
+    match act {
+        Act::Do => format!(
+            "asks {party} outside ({when}): without its acknowledgement in {most} the task stops"
+        ),
+        Act::Undo => format!(
+            "asks {party} outside to take back what it was asked for ({when}): without its \
+             acknowledgement in {most} the task stops"
+        ),
+    }
 }
 
 /// The last shift of a move, from which on nothing stays that a task before it had left.

@@ -124,15 +124,16 @@ impl Course<'_> {
             let leased = self.leased(step);
             let mut nodes = match &leased {
                 _ if step.kind == StepKind::Drained => self.counting(step),
+                _ if step.kind == StepKind::External => BTreeSet::new(),
                 Some(nodes) => nodes.clone(),
                 None => differing(&before, &after),
             };
             if step.kind == StepKind::Reroute {
                 nodes.extend(self.near_drained());
             }
-            if self.opens_next(step) && leased.is_none() {
+            if let Some(next) = self.opens_next(step).filter(|_| leased.is_none()) {
                 // Whoever opens with the next step must have closed with this one.
-                nodes.extend(differing(&after, &self.states_at(step.number + 1)));
+                nodes.extend(differing(&after, &self.states_at(next)));
             }
             if step.kind == StepKind::Verify {
                 let observes = |node: &&Node| !self.probes(step, node).is_empty();
@@ -200,9 +201,11 @@ impl Course<'_> {
             let concerned = |site: &SiteId| match step.kind {
                 StepKind::Withdraw => Some(site) != target.as_ref(),
                 StepKind::Activate | StepKind::Shift => Some(site) == target.as_ref(),
-                StepKind::Verify | StepKind::LowerTtl | StepKind::Drained | StepKind::Reroute => {
-                    false
-                }
+                StepKind::Verify
+                | StepKind::LowerTtl
+                | StepKind::Drained
+                | StepKind::Reroute
+                | StepKind::External => false,
             };
             for site in service.sites().iter().filter(|site| concerned(site)) {
                 nodes.extend(fabric.serving_nodes(site).map(|n| n.id.clone()));
@@ -211,12 +214,14 @@ impl Course<'_> {
         Some(nodes)
     }
 
-    /// True for the break of a break-before-make, behind which the make follows.
-    fn opens_next(&self, step: &Step) -> bool {
-        let next = self.effect.steps.iter().find(|next| next.number == step.number + 1);
-        let same = |next: &Step| next.states.keys().any(|s| step.states.contains_key(s));
-        step.kind == StepKind::Withdraw
-            && next.is_some_and(|next| next.kind == StepKind::Activate && same(next))
+    /// Of the break of a break-before-make the number of the make that follows, whoever is asked
+    /// outside between the two.
+    fn opens_next(&self, step: &Step) -> Option<u32> {
+        let follows = |next: &&Step| next.number > step.number && next.kind != StepKind::External;
+        let next = self.effect.steps.iter().find(follows)?;
+        let same = next.states.keys().any(|s| step.states.contains_key(s));
+        let opens = step.kind == StepKind::Withdraw && next.kind == StepKind::Activate && same;
+        opens.then_some(next.number)
     }
 
     /// What a node probes in a `verify` step. Empty on nodes that do not observe.

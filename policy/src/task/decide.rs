@@ -20,8 +20,9 @@ use crate::log::intent::{Intent, World};
 use crate::safety::{self, Flows};
 use crate::service::{Handover, Service};
 use crate::task::acks::Course;
+use crate::task::external::ask_outside;
 use crate::task::hash::plan_hash;
-use crate::task::steps::{Manner, reroute, steps};
+use crate::task::steps::{Manner, Outside, reroute, steps};
 use crate::task::view::{first_effect, is_open, state};
 use crate::traffic::Spread;
 
@@ -193,7 +194,12 @@ pub fn propose(
     let (world, unhurried, ramp) = (present.world, is_planned(verb), terms.ramp.as_ref());
     let soft = terms.soft;
     let abandoned = abandoned(world.fabric, verb, |node| terms.asserted.contains(node));
-    let manner = Manner { world, in_waves, abandoned, gated, unhurried, ramp, soft };
+    let outside = match verb {
+        _ if overrides.contains(safety::EXTERNAL) => Outside::Nobody,
+        Verb::Revert { task } => Outside::AskedBy(task),
+        _ => Outside::Named,
+    };
+    let manner = Manner { world, in_waves, abandoned, gated, unhurried, ramp, soft, outside };
     let effect = effect(present, &planned(), writes, moves, manner, &terms.asserted);
     check_fabric(present, &effect)?;
     let plan_hash = plan_hash(present, verb, &effect, terms);
@@ -284,6 +290,7 @@ pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
         unhurried: false,
         ramp: None,
         soft: false,
+        outside: Outside::AskedBy(task),
     };
     let asserted = match &command.request.ask {
         Ask::Command { terms, .. } => terms.asserted.clone(),
@@ -303,7 +310,7 @@ fn effect(
 ) -> Effect {
     let Present { world, intent, home, .. } = present;
     let rank = world.fabric.rank(home);
-    let mut steps = steps(&moves, manner);
+    let mut steps = ask_outside(steps(&moves, manner), &moves, present.fold, manner);
     let ways = |w: &Write| matches!(&w.change, Change::Drained(object, _) if object.is_way());
     if writes.iter().any(ways) {
         // Behind the others: numbers are places.

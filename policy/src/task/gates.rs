@@ -89,8 +89,8 @@ fn compare(
 
 /// How far the data is behind when a service stops or starts somewhere.
 fn note_lag(present: Present<'_>, step: &Step, now: WallMs, opened: &mut Opened) {
-    let still = [StepKind::LowerTtl, StepKind::Reroute, StepKind::Verify, StepKind::Drained];
-    if still.contains(&step.kind) {
+    let moves = [StepKind::Activate, StepKind::Shift, StepKind::Withdraw];
+    if !moves.contains(&step.kind) {
         return;
     }
     let known: BTreeSet<EntryId> = opened.facts.iter().map(|fact| fact.id.clone()).collect();

@@ -59,9 +59,14 @@ pub(super) fn plan_hash(
             text.line(format_args!("  with connections at {kept:?}"));
         }
     }
-    for Step { number, wave, kind, states, delay, timeout, gates, required, owed } in steps {
+    for step in steps {
+        let Step { number, wave, kind, states, delay, timeout, gates, asked, required, owed } =
+            step;
         text.line(format_args!("step {number} {wave} {kind} after {delay:?} within {timeout:?}"));
         text.line(format_args!("  {gates:?} {required:?} {owed:?}"));
+        if let Some(asked) = asked {
+            text.line(format_args!("  {asked:?}"));
+        }
         let mut alike: BTreeMap<usize, Vec<&ServiceId>> = BTreeMap::new();
         for (service, traffic) in states {
             alike.entry(text.state(traffic)).or_default().push(service);

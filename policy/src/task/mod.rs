@@ -5,6 +5,7 @@ pub mod admit;
 pub mod aim;
 pub mod decide;
 pub mod drained;
+pub mod external;
 mod gates;
 mod hash;
 pub mod next;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::decide::{Present, abandoned, judge, propose_undo};
 use super::drained::{self, Counting, Silence};
+use super::external::Answer;
 use super::gates::{Opened, open_gates};
 pub use super::steps::STEP_TIMEOUT;
 use super::steps::{Step, StepKind, is_soft, leaves_only, old_answers_live};
@@ -19,8 +20,8 @@ use super::view::{
 };
 use crate::id::{EntryId, NodeId, ServiceId, WallMs};
 use crate::log::entry::{
-    Ask, Body, Command, Effect, EffectiveFact, EndFact, Move, Outcome, Slot, StepFact, StepState,
-    Turn, TurnFact, WishKind,
+    Ask, Asked, Body, Command, Effect, EffectiveFact, EndFact, Move, Outcome, Slot, StepFact,
+    StepState, Turn, TurnFact, WishKind,
 };
 use crate::log::intent::{Intent, World};
 use crate::service::{Isolation, Service};
@@ -339,6 +340,9 @@ impl At<'_> {
         if step.kind == StepKind::Drained {
             return self.open_drained(step, &started);
         }
+        if let Some(asked) = &step.asked {
+            return self.open_external(step, asked, &started);
+        }
         let (mut evidence, mut failures) = (Vec::new(), Vec::new());
         let mut missing: BTreeSet<&NodeId> = BTreeSet::new();
         for node in self.reading.required(step) {
@@ -428,6 +432,30 @@ impl At<'_> {
     }
 }
 
+/// The step that waits for somebody outside.
+impl At<'_> {
+    fn open_external(&self, step: &Step, asked: &Asked, started: &Slot) -> Next {
+        let now = self.seen.now;
+        let failed = |reason| self.step(step.number, StepState::Failed { reason });
+        match Answer::to(asked, started, &self.present.sight.facts, now) {
+            Some(Answer::Done(evidence)) => {
+                self.step(step.number, StepState::Done { evidence: vec![evidence] })
+            }
+            Some(Answer::Refused(reason)) => failed(reason),
+            None => match step.timeout.checked_sub(self.seen.since_last) {
+                Some(left) if !left.is_zero() => Next::Wait(Some(left)),
+                Some(_) | None => {
+                    let (party, seconds) = (&asked.party, step.timeout.as_secs());
+                    failed(format!(
+                        "no acknowledgement in {seconds} s from {party} outside, which may have \
+                         acted all the same"
+                    ))
+                }
+            },
+        }
+    }
+}
+
 /// Steps of leased services: the lease ends without a word from whoever held it.
 impl At<'_> {
     /// Whether all that the step moves is leased.
@@ -509,7 +537,8 @@ fn old_answers(world: World<'_>, effect: &Effect, step: &Step) -> Option<String>
         | StepKind::Verify
         | StepKind::Shift
         | StepKind::Drained
-        | StepKind::Reroute => return None,
+        | StepKind::Reroute
+        | StepKind::External => return None,
     };
     let most = format!("answers of before the move may be kept for {} ms", ms(lives));
     Some(match lives.checked_sub(step.delay).filter(|rest| !rest.is_zero()) {

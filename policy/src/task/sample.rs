@@ -122,6 +122,8 @@ fn only(effect: &Effect, ids: &BTreeSet<&ServiceId>) -> Effect {
             delay: step.delay,
             timeout: step.timeout,
             gates: step.gates.clone(),
+            // Nobody of it is a node.
+            asked: None,
             required: BTreeSet::new(),
             owed: BTreeSet::new(),
         }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::fabric::Role;
-use crate::id::{Epoch, SiteId, Weight};
+use crate::id::{EntryId, Epoch, SiteId, Weight};
 pub use crate::log::effect::{Effect, Step, StepKind};
 use crate::log::entry::{Move, Ramp};
 use crate::log::intent::{Progress, World};
@@ -52,6 +52,18 @@ pub struct Manner<'a> {
     pub ramp: Option<&'a Ramp>,
     /// Established connections stay at the old sites until they end (adr/0048).
     pub soft: bool,
+    pub outside: Outside<'a>,
+}
+
+/// Who outside takes part in the moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outside<'a> {
+    /// Nobody: somebody passed over it.
+    Nobody,
+    /// Those whom the services name.
+    Named,
+    /// Those whom this task had asked, to take it back.
+    AskedBy(&'a EntryId),
 }
 
 /// The steps for these moves, without the nodes that acknowledge them.
@@ -244,6 +256,7 @@ pub fn reroute(number: u32) -> Step {
         delay: Duration::ZERO,
         timeout: STEP_TIMEOUT,
         gates: BTreeSet::new(),
+        asked: None,
         required: BTreeSet::new(),
         owed: BTreeSet::new(),
     }
@@ -275,6 +288,7 @@ fn add(phases: &mut BTreeMap<(u8, u8, u8), Step>, at: (u8, u8), one: &Move, part
         delay: Duration::ZERO,
         timeout: STEP_TIMEOUT,
         gates: BTreeSet::new(),
+        asked: None,
         required: BTreeSet::new(),
         owed: BTreeSet::new(),
     });

@@ -126,7 +126,8 @@ impl<'a> Course<'a> {
                         StepKind::LowerTtl
                         | StepKind::Activate
                         | StepKind::Shift
-                        | StepKind::Reroute,
+                        | StepKind::Reroute
+                        | StepKind::External,
                     )
                     | None => {}
                 }
@@ -194,8 +195,11 @@ impl<'a> Course<'a> {
             match step.kind {
                 StepKind::Verify => verified = Some(done(step)?),
                 StepKind::Activate | StepKind::Shift => served = Some(done(step)?),
-                StepKind::LowerTtl | StepKind::Withdraw | StepKind::Drained | StepKind::Reroute => {
-                }
+                StepKind::LowerTtl
+                | StepKind::Withdraw
+                | StepKind::Drained
+                | StepKind::Reroute
+                | StepKind::External => {}
             }
         }
         Some(verified?.max(served?))

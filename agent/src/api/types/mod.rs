@@ -36,6 +36,6 @@ pub use status::{
     RevokedDoc, SiteDoc, StatusDoc,
 };
 pub use task::{
-    AckDoc, ApprovalDoc, CostDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine, TaskStateDoc, TimesDoc,
-    WishDoc,
+    AckDoc, ApprovalDoc, CostDoc, ExternalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine,
+    TaskStateDoc, TimesDoc, WishDoc,
 };

@@ -172,10 +172,28 @@ pub struct StepDoc {
     /// Facts from outside without which it does not start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<String>,
+    /// Who is asked outside, in a step of that kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalDoc>,
     pub evidence: Vec<String>,
     /// Why it failed; empty otherwise.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub failure: String,
+}
+
+/// What somebody outside is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalDoc {
+    /// The operator who acknowledges.
+    pub party: String,
+    /// `do` or `undo`.
+    pub verb: String,
+    /// `before-activate` and the like; of an undo, where in the move that it takes back.
+    pub when: String,
+    pub timeout_ms: u64,
+    /// The id of the request and the name of its answer, once the step has started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -283,6 +283,19 @@ impl Bus for NatsBus {
         })
     }
 
+    fn ask_outside(&self, party: String, bytes: Vec<u8>) -> BoxFuture<'_, Result<(), AppendError>> {
+        Box::pin(async move {
+            if !self.connected() {
+                return Err(AppendError::Unreachable);
+            }
+            let to = subject::outside(&self.site, &party);
+            match timeout(APPEND_DEADLINE, self.client.publish(to, bytes.into())).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(AppendError::Timeout),
+            }
+        })
+    }
+
     fn ask<'a>(
         &'a self,
         site: &'a SiteId,

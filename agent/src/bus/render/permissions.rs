@@ -53,6 +53,7 @@ pub(in crate::bus) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
         format!("nett.l.hb.{site}.{id}"),
         format!("nett.l.obs.{site}.{id}.>"),
         format!("nett.l.evt.{site}.>"),
+        subject::outside(site, "*"),
         Replicated::Log.subjects(site),
         subject::report(site, id),
         format!("$KV.{LOCAL_BUCKET}.>"),
@@ -85,8 +86,8 @@ pub(in crate::bus) fn agent(fabric: &Fabric, node: &Node) -> Permissions {
     }
 }
 
-/// An operator at this site: commands (not for viewers), facts (role gate), questions, and how the
-/// streams are.
+/// An operator at this site: commands (not for viewers), facts and what it is asked from outside
+/// (role gate), questions, and how the streams are.
 pub(in crate::bus) fn operator(operator: &Operator, site: &SiteId) -> Permissions {
     let may_ask = operator.roles.iter().any(|role| *role != OperatorRole::Viewer);
     let mut publish = Vec::new();
@@ -98,12 +99,14 @@ pub(in crate::bus) fn operator(operator: &Operator, site: &SiteId) -> Permission
     }
     publish.push(format!("nett.l.rpc.{site}.>"));
     publish.push("$JS.API.STREAM.INFO.*".to_owned());
-    Permissions {
-        publish,
-        subscribe: vec![format!("{}.>", subject::OPERATOR_INBOX), format!("nett.l.evt.{site}.>")],
-        subscribe_deny: Vec::new(),
-        responses: false,
+    let mut subscribe =
+        vec![format!("{}.>", subject::OPERATOR_INBOX), format!("nett.l.evt.{site}.>")];
+    // What this one is asked and nobody else; a name that is no word of a subject is never asked.
+    let word = operator.name.parse::<SiteId>().is_ok();
+    if operator.roles.contains(&OperatorRole::Gate) && word {
+        subscribe.push(subject::outside(site, &operator.name));
     }
+    Permissions { publish, subscribe, subscribe_deny: Vec::new(), responses: false }
 }
 
 /// Another site's leaf connection, as accepted here: may speak as any site but this one, because

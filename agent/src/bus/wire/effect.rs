@@ -14,6 +14,7 @@ use nett_policy::service::Handover;
 use nett_policy::traffic::{Spread, Traffic};
 use serde::{Deserialize, Serialize};
 
+use super::external::AskedDoc;
 use super::request::{ObjectDoc, read_weights, write_weights};
 use super::{OpenError, id};
 
@@ -87,6 +88,8 @@ struct StepDoc {
     timeout_ms: u64,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     gates: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked: Option<AskedDoc>,
     acknowledge: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     owed: BTreeSet<String>,
@@ -101,7 +104,7 @@ struct StateDoc {
     moves: Vec<usize>,
 }
 
-type NamesDoc = BTreeMap<String, Vec<String>>;
+pub(super) type NamesDoc = BTreeMap<String, Vec<String>>;
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -113,6 +116,7 @@ enum StepKindDoc {
     Withdraw,
     Drained,
     Reroute,
+    External,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
@@ -222,7 +226,7 @@ fn groups<'a>(
     groups
 }
 
-fn write_names<'a>(services: impl Iterator<Item = &'a ServiceId>) -> NamesDoc {
+pub(super) fn write_names<'a>(services: impl Iterator<Item = &'a ServiceId>) -> NamesDoc {
     let mut names = NamesDoc::new();
     for service in services {
         let text = service.as_str();
@@ -232,7 +236,7 @@ fn write_names<'a>(services: impl Iterator<Item = &'a ServiceId>) -> NamesDoc {
     names
 }
 
-fn read_names(names: NamesDoc) -> Result<Vec<ServiceId>, OpenError> {
+pub(super) fn read_names(names: NamesDoc) -> Result<Vec<ServiceId>, OpenError> {
     let mut services = Vec::new();
     for (stem, instances) in names {
         for instance in instances {
@@ -274,7 +278,19 @@ fn at(traffic: &[Traffic], place: usize) -> Result<Traffic, OpenError> {
 
 impl StepDoc {
     fn write(step: &Step, states: BTreeMap<usize, Vec<usize>>) -> Self {
-        let Step { number: _, wave, kind, states: _, delay, timeout, gates, required, owed } = step;
+        let Step {
+            // Its place in the list.
+            number: _,
+            wave,
+            kind,
+            states: _,
+            delay,
+            timeout,
+            gates,
+            asked,
+            required,
+            owed,
+        } = step;
         let states = states.into_iter().map(|(traffic, moves)| StateDoc { traffic, moves });
         let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let names = |nodes: &BTreeSet<NodeId>| nodes.iter().map(NodeId::to_string).collect();
@@ -287,19 +303,22 @@ impl StepDoc {
                 StepKind::Withdraw => StepKindDoc::Withdraw,
                 StepKind::Drained => StepKindDoc::Drained,
                 StepKind::Reroute => StepKindDoc::Reroute,
+                StepKind::External => StepKindDoc::External,
             },
             wave: *wave,
             states: states.collect(),
             delay_ms: ms(delay),
             timeout_ms: ms(timeout),
             gates: gates.clone(),
+            asked: asked.as_ref().map(AskedDoc::write),
             acknowledge: names(required),
             owed: names(owed),
         }
     }
 
     fn read(self, number: u32, traffic: &[Traffic], all: &[Vec<Move>]) -> Result<Step, OpenError> {
-        let Self { kind, wave, states, delay_ms, timeout_ms, gates, acknowledge, owed } = self;
+        let Self { kind, wave, states, delay_ms, timeout_ms, gates, asked, acknowledge, owed } =
+            self;
         let mut by_service: BTreeMap<ServiceId, Traffic> = BTreeMap::new();
         for StateDoc { traffic: place, moves } in states {
             let state = at(traffic, place)?;
@@ -327,11 +346,13 @@ impl StepDoc {
                 StepKindDoc::Withdraw => StepKind::Withdraw,
                 StepKindDoc::Drained => StepKind::Drained,
                 StepKindDoc::Reroute => StepKind::Reroute,
+                StepKindDoc::External => StepKind::External,
             },
             states: by_service,
             delay: Duration::from_millis(delay_ms),
             timeout: Duration::from_millis(timeout_ms),
             gates,
+            asked: asked.map(AskedDoc::read).transpose()?,
             required: nodes(acknowledge)?,
             owed: nodes(owed)?,
         })

@@ -11,6 +11,7 @@ mod body;
 mod effect;
 mod entry;
 mod epochs;
+mod external;
 mod fact;
 mod json;
 mod preface;
@@ -28,6 +29,7 @@ use nett_policy::log::entry::FabricRef;
 use nett_policy::roster::{Roster, Rosters};
 
 pub use entry::{Draft, Placed, Sealed, open_entry, open_stored_entry, placed, seal_entry};
+pub use external::{OutsideRequest, seal_outside};
 pub use fact::{fact_subject, open_fact, seal_fact};
 pub use json::{MAX_BYTES, MAX_ENTRY_BYTES};
 pub(crate) use preface::OrderDoc;

@@ -3,10 +3,11 @@
 use nett_policy::id::{EntryId, NodeId, SiteId, WallMs};
 use nett_policy::log::conflict::Conflict;
 use nett_policy::log::entry::{
-    Ask, Object, Request, Slot, Step, StepKind, StepState, Verb, WishKind,
+    Ask, Asked, Object, Request, Slot, Step, StepKind, StepState, Verb, WishKind,
 };
 use nett_policy::log::fold::{Fact, TaskRecord, Written};
 use nett_policy::task::decide::{Present, propose};
+use nett_policy::task::external::request_id;
 use nett_policy::task::next::standstill;
 use nett_policy::task::view::{
     Given, Reading, TaskState, approvals, first_effect, last_effect, read, start_slot, state_of,
@@ -16,8 +17,8 @@ use nett_policy::task::view::{
 use super::super::{Controller, SILENCE};
 use super::ms;
 use crate::api::types::{
-    AckDoc, ApiError, ApprovalDoc, Payload, Stamp, StepDoc, StepStateDoc, TaskDoc, TaskLine,
-    TaskStateDoc, WishDoc,
+    AckDoc, ApiError, ApprovalDoc, ExternalDoc, Payload, Stamp, StepDoc, StepStateDoc, TaskDoc,
+    TaskLine, TaskStateDoc, WishDoc,
 };
 
 /// How many services a task and each of its steps names: what is shown has to fit into a message.
@@ -228,6 +229,7 @@ impl Controller {
                 acknowledge: acks.collect(),
                 owed: self.owed_docs(reading, step, times.start.as_ref()),
                 gates: step.gates.iter().cloned().collect(),
+                external: step.asked.as_ref().map(|asked| external_doc(step, asked, slot.as_ref())),
                 evidence: times.evidence,
                 failure: times.failure,
             }
@@ -308,6 +310,16 @@ impl Controller {
             }
         }
         times
+    }
+}
+
+fn external_doc(step: &Step, asked: &Asked, started: Option<&Slot>) -> ExternalDoc {
+    ExternalDoc {
+        party: asked.party.clone(),
+        verb: asked.act.as_str().to_owned(),
+        when: asked.when.to_string(),
+        timeout_ms: ms(step.timeout),
+        request: started.map(|slot| request_id(slot, asked)),
     }
 }
 

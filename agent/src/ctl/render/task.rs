@@ -5,7 +5,8 @@ use nett_policy::log::entry::WishKind;
 use super::table::{Cell, Table, facts};
 use super::{Style, age_note, or_dash, short};
 use crate::api::types::{
-    ApprovalDoc, CommandReply, CostDoc, StepDoc, TaskDoc, TaskLine, TaskStateDoc,
+    ApprovalDoc, CommandReply, CostDoc, ExternalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine,
+    TaskStateDoc,
 };
 
 pub(super) fn list(tasks: &[TaskLine], style: Style) -> String {
@@ -123,21 +124,26 @@ fn steps_text(steps: &[StepDoc], style: Style) -> String {
     for step in steps {
         let time =
             |at: Option<crate::api::types::Stamp>| at.map_or("-".to_owned(), |t| t.to_string());
-        let acked = step.acknowledge.iter().filter(|ack| ack.acked).count();
+        let asked = step.external.iter().map(|_| step.state == StepStateDoc::Done);
+        let acked = step.acknowledge.iter().map(|ack| ack.acked).chain(asked);
+        let (all, acked) = (acked.clone().count(), acked.filter(|acked| *acked).count());
         table.row(vec![
             step.number.to_string().into(),
             step.kind.clone().into(),
             Cell::state(step.state.as_str()),
             time(step.started_at).into(),
             time(step.done_at).into(),
-            format!("{acked}/{}", step.acknowledge.len()).into(),
+            format!("{acked}/{all}").into(),
         ]);
         let number = step.number;
-        let started = !matches!(step.state, crate::api::types::StepStateDoc::Waiting);
+        let started = !matches!(step.state, StepStateDoc::Waiting);
         for ack in step.acknowledge.iter().filter(|ack| started && !ack.acked) {
             let note = age_note(ack.age_ms).map_or(String::new(), |note| format!(" {note}"));
             let told = ack.told.iter().map(|line| format!(": {line}")).collect::<String>();
             below += &format!("step {number} waits for {}{note}{told}\n", ack.node);
+        }
+        if let Some(external) = &step.external {
+            below += &format!("step {number} {}\n", external_text(external, step.state));
         }
         for node in &step.owed {
             let done = if node.acked { "read by" } else { "owed by" };
@@ -156,6 +162,18 @@ fn steps_text(steps: &[StepDoc], style: Style) -> String {
         out += &below;
     }
     out
+}
+
+/// Who is asked outside, and what.
+fn external_text(external: &ExternalDoc, state: StepStateDoc) -> String {
+    let ExternalDoc { party, verb, when, timeout_ms, request } = external;
+    let does = match state {
+        StepStateDoc::Waiting => "will ask",
+        StepStateDoc::Started => "waits for",
+        StepStateDoc::Done | StepStateDoc::Failed => "asked",
+    };
+    let request = request.as_ref().map_or(String::new(), |id| format!(", request {id}"));
+    format!("{does} {party} outside: {verb} ({when}), within {} s{request}", seconds(*timeout_ms))
 }
 
 /// What is said of those that are not listed.

@@ -18,7 +18,7 @@ use nett_policy::log::intent::{Progress, World};
 use nett_policy::lower;
 use nett_policy::place::{Placed, Reason};
 use nett_policy::service::{AllDown, Catalog, Handover, Service};
-use nett_policy::task::steps::{Manner, steps, traffic_at};
+use nett_policy::task::steps::{Manner, Outside, steps, traffic_at};
 use nett_policy::traffic::{Spread, Traffic};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -100,6 +100,7 @@ proptest! {
             unhurried: false,
             ramp: None,
             soft: false,
+            outside: Outside::Nobody,
         };
         let steps = steps(std::slice::from_ref(&a_move), manner);
         let told = |state: &Traffic, epoch: Epoch| {

@@ -9,11 +9,14 @@ use std::time::Duration;
 use fleet::{Fleet, id};
 use nett_agent::api::types::{ApiRequest, CommandReply, Outcome, Payload, TaskDoc};
 use nett_agent::bus::wire::{OutsideRequest, fact_subject, seal_fact};
+use nett_agent::controller::Controller;
+use nett_agent::controller::effect::Effect;
 use nett_agent::controller::event::Event;
 use nett_policy::fabric::{Operator, OperatorRole};
 use nett_policy::fact::{Fact, FactKey};
 use nett_policy::id::{NodeId, SiteId, WallMs};
-use nett_policy::log::entry::{Act, Terms, Verb, WishKind};
+use nett_policy::log::entry::{Act, Object, Terms, Verb, WishKind};
+use nett_policy::lower::LinksUp;
 use nett_policy::service::{Party, When};
 use nett_policy::task::external::request_id;
 
@@ -319,6 +322,73 @@ fn an_agent_that_is_started_again_asks_again_for_the_same() {
     fleet.restart("osl-r1");
     fleet.pass(HOUR);
     assert_eq!(fleet.task_state("osl-b1", &task), "done");
+}
+
+/// Where another task has moved a service since, that one's requests count.
+#[test]
+fn a_revert_takes_nothing_back_of_what_another_task_has_moved() {
+    let mut fleet = fleet(&[party("lb", When::BeforeActivate)], &[]);
+    let done = |fleet: &mut Fleet, verb: Verb| {
+        let task = accepted(&fleet.command("mira", "osl", verb));
+        fleet.pass(seconds(1));
+        let requests = asked(fleet);
+        for request in &requests {
+            answer(fleet, request, "1");
+        }
+        fleet.pass(HOUR);
+        assert_eq!(fleet.task_state("osl-b1", &task), "done");
+        (task, requests.len())
+    };
+    let (first, of_first) = done(&mut fleet, failover(API));
+    let drain = Verb::Drain { object: Object::ServiceAt(id(API), id("svg")) };
+    let (_, of_drain) = done(&mut fleet, drain);
+    assert_eq!((of_first, of_drain), (1, 1));
+    let (_, of_revert) = done(&mut fleet, Verb::Revert { task: id(&first) });
+    assert_eq!(of_revert, 0, "it is at osl, as lb was told by the drain");
+}
+
+/// What is open in a journal may be over: the others may have gone on, and nobody takes back what
+/// was asked for a task that has ended.
+#[test]
+fn who_has_not_read_all_of_the_log_asks_nobody() {
+    let mut fleet = fleet(&[party("lb", When::BeforeActivate)], &[]);
+    accepted(&fleet.command("mira", "osl", failover(API)));
+    fleet.pass(seconds(1));
+    let agent = &fleet.agents[&id::<NodeId>("osl-b1")];
+    let mut controller = Controller::new(agent.controller.setting().clone());
+    let up: LinksUp = fleet.fabric.links.iter().map(|l| l.id.clone()).collect();
+    let journal = agent.journal.iter().cloned();
+    let mut begin: Vec<Event> =
+        journal.map(|(sealed, stream_seq)| Event::Replayed { sealed, stream_seq }).collect();
+    begin.extend([Event::ReplayDone { trusted: true }, Event::Links { up }, Event::BusConnected]);
+    let mut asks = |event: Event| {
+        let effects = controller.handle(event, fleet.clock());
+        effects.iter().filter(|effect| matches!(effect, Effect::AskOutside(_))).count()
+    };
+    assert_eq!(begin.into_iter().map(&mut asks).sum::<usize>(), 0);
+    assert_eq!(asks(Event::CaughtUp { site: id("osl") }), 1, "it wrote the start of the step");
+}
+
+/// A word is waited for behind it, since it may be about what the party does.
+#[test]
+fn what_gates_compare_holds_before_anybody_is_asked() {
+    let mut fleet = Fleet::start_with(|fabric, services| {
+        fabric.operators.push(Operator {
+            name: "lb".to_owned(),
+            key: String::new(),
+            roles: vec![OperatorRole::Gate],
+            services: Vec::new(),
+        });
+        for service in services {
+            service.approvals = 0;
+            service.gates = [("failover".to_owned(), vec!["data-lag <= 5s".to_owned()])].into();
+            service.external = vec![party("lb", When::BeforeActivate)];
+        }
+    });
+    let task = accepted(&fleet.command("mira", "osl", failover(API)));
+    fleet.pass(seconds(60));
+    assert_eq!(fleet.asked.len(), 0);
+    assert_eq!(fleet.task_state("osl-b1", &task), "running");
 }
 
 #[test]

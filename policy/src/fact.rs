@@ -188,6 +188,13 @@ impl Facts {
         self.0.retain(|_, fact| now < fact.expires_at);
     }
 
+    /// Forgets what anybody else than this person said of one thing.
+    pub fn believe_only_of(&mut self, key: &FactKey, person: &str) {
+        if self.0.get(key).is_some_and(|fact| fact.person != person) {
+            self.0.remove(key);
+        }
+    }
+
     /// Forgets what was said by anybody else than these people.
     pub fn believe_only(&mut self, counts: impl Fn(&str) -> bool) {
         self.0.retain(|_, fact| counts(&fact.person));

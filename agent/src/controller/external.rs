@@ -60,8 +60,14 @@ impl Asking {
 // === impl Controller ===
 
 impl Controller {
-    /// Sends what is due.
+    /// Sends what is due. Who does not know all of the site's log asks for nothing: a step that is
+    /// open in what it has read may long be over.
     pub(super) fn ask_outside(&mut self, now: Now) {
+        let own = self.site();
+        if !self.reading.is_caught_up(own) || self.reading.cannot_follow(own).is_some() {
+            self.asking.due = None;
+            return;
+        }
         let steps: Vec<OpenStep> =
             self.open.iter().filter_map(|task| self.open_external(task)).collect();
         let before = std::mem::take(&mut self.asking);
@@ -83,6 +89,10 @@ impl Controller {
                 self.asking.due = Some(self.asking.due.map_or(due, |other| other.min(due)));
             }
             let (id, party) = (request_id(&slot, asked), asked.party.clone());
+            if !before.open.contains_key(&slot) {
+                // From before it was asked: nobody else's word may hide the answer.
+                self.sight.facts.believe_only_of(&(None, id.clone()), &party);
+            }
             self.asking.open.insert(slot, Open { id, party, sent });
         }
     }

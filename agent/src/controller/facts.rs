@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nett_policy::fact::{Fact, FactKey};
 use nett_policy::task::decide::{CLOCK_SKEW, Refusal};
+use nett_policy::task::external::PREFIX;
 
 use super::Controller;
 use super::effect::{AuditEvent, Effect};
@@ -94,6 +95,8 @@ impl Controller {
     /// What is good now, as numbers by service, site and name.
     pub(super) fn fact_values(&self, now: Now) -> BTreeMap<[String; 3], f64> {
         let good = self.sight.facts.iter().filter(|(_, fact)| now.wall < fact.expires_at);
+        // Each answer to a request has a name of its own, which nobody asks for again.
+        let good = good.filter(|((_, name), _)| !name.starts_with(PREFIX));
         let series = good.take(SERVICE_SERIES).map(|((service, name), fact)| {
             let service = service.as_ref().map(ToString::to_string).unwrap_or_default();
             ([service, self.site().to_string(), name.clone()], fact.value.as_f64())

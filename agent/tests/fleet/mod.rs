@@ -66,7 +66,7 @@ pub struct Agent {
     key: KeyPair,
     pub audit: usize,
     /// What it keeps over a restart.
-    journal: Vec<(Sealed, u64)>,
+    pub journal: Vec<(Sealed, u64)>,
 }
 
 pub fn id<T: std::str::FromStr>(text: &str) -> T

@@ -310,7 +310,7 @@ fn effect(
 ) -> Effect {
     let Present { world, intent, home, .. } = present;
     let rank = world.fabric.rank(home);
-    let mut steps = ask_outside(steps(&moves, manner), &moves, present.fold, manner);
+    let mut steps = ask_outside(steps(&moves, manner), &moves, present, manner);
     let ways = |w: &Write| matches!(&w.change, Change::Drained(object, _) if object.is_way());
     if writes.iter().any(ways) {
         // Behind the others: numbers are places.

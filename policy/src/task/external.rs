@@ -8,8 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::decide::Present;
 use super::steps::{Manner, Outside, Step, StepKind};
-use crate::fact::{Facts, Thousandths};
+use crate::fact::{Facts, Gate, Thousandths};
 use crate::id::{EntryId, ServiceId, WallMs, sha256_hex};
 use crate::log::entry::{Act, Asked, Effect, Move, Slot, StepState, Way};
 use crate::log::fold::{Fact, Fold, Written};
@@ -43,12 +44,12 @@ struct Placed {
     asked: Asked,
 }
 
-/// The name of a request and of its answer: of the start of a step, and so of one task, one term of
-/// it and one step. The same each time it is asked.
+/// The name of a request and of its answer: of the start of a step, and so of one task and one term
+/// of it, and of who is asked what at which place. The same each time it is asked.
 pub fn request_id(started: &Slot, asked: &Asked) -> String {
     let Slot { task, term, index } = started;
-    let Asked { party, act, .. } = asked;
-    let text = format!("{task} {term} {index} {party} {}", act.as_str());
+    let Asked { party, act, when, .. } = asked;
+    let text = format!("{task} {term} {index} {party} {} {}", act.as_str(), when.as_str());
     format!("{PREFIX}{}", &sha256_hex(text.as_bytes())[..40])
 }
 
@@ -56,18 +57,20 @@ pub fn request_id(started: &Slot, asked: &Asked) -> String {
 pub(super) fn ask_outside(
     steps: Vec<Step>,
     moves: &[Move],
-    fold: &Fold,
+    present: Present<'_>,
     manner: Manner<'_>,
 ) -> Vec<Step> {
     let placed = match manner.outside {
         Outside::Nobody => Vec::new(),
         Outside::Named => named(&steps, moves, manner),
-        Outside::AskedBy(task) => taken_back(&steps, fold, task),
+        Outside::AskedBy(task) => taken_back(&steps, present, task),
     };
     if placed.is_empty() {
         return steps;
     }
     let mut all: Vec<Step> = Vec::new();
+    let mut states: BTreeMap<ServiceId, Traffic> =
+        moves.iter().map(|one| (one.service.clone(), one.from.clone())).collect();
     let mut placed = placed.into_iter().peekable();
     let mut rest = steps.into_iter();
     for slot in 0.. {
@@ -75,10 +78,11 @@ pub(super) fn ask_outside(
         while let Some(one) = placed.next_if(|one| one.slot <= slot || next.is_none()) {
             let near = if one.is_after { all.last().or(next.as_ref()) } else { next.as_ref() };
             let wave = near.or(all.last()).map_or(0, |step| step.wave);
-            let step = step(one, wave, &all, moves);
-            all.push(step);
+            let gates = next.as_ref().map(comparisons).unwrap_or_default();
+            all.push(step(one, wave, gates, &states));
         }
         let Some(next) = next else { break };
+        states.extend(next.states.iter().map(|(id, state)| (id.clone(), state.clone())));
         all.push(next);
     }
     for (step, number) in all.iter_mut().zip(1u32..) {
@@ -87,15 +91,22 @@ pub(super) fn ask_outside(
     all
 }
 
-fn step(placed: Placed, wave: u8, before: &[Step], moves: &[Move]) -> Step {
+/// What a step compares before it starts must hold for who is asked right before it as well:
+/// somebody may promote a database. A word may be about what they do, and is waited for behind it.
+fn comparisons(next: &Step) -> BTreeSet<String> {
+    let compares = |text: &&String| matches!(text.parse(), Ok(Gate::Compare { .. }));
+    next.gates.iter().filter(compares).cloned().collect()
+}
+
+fn step(
+    placed: Placed,
+    wave: u8,
+    gates: BTreeSet<String>,
+    states: &BTreeMap<ServiceId, Traffic>,
+) -> Step {
     let Placed { slot: _, is_after: _, timeout, asked } = placed;
-    let state = |service: &ServiceId| {
-        let last = before.iter().rev().find_map(|step| step.states.get(service));
-        let own = || moves.iter().find(|one| one.service == *service).map(|one| &one.from);
-        last.or_else(own).cloned()
-    };
-    let states: BTreeMap<ServiceId, Traffic> =
-        asked.services.keys().filter_map(|id| Some((id.clone(), state(id)?))).collect();
+    let state = |id: &ServiceId| Some((id.clone(), states.get(id)?.clone()));
+    let states = asked.services.keys().filter_map(state).collect();
     Step {
         number: 0,
         wave,
@@ -103,7 +114,7 @@ fn step(placed: Placed, wave: u8, before: &[Step], moves: &[Move]) -> Step {
         states,
         delay: Duration::ZERO,
         timeout,
-        gates: BTreeSet::new(),
+        gates,
         asked: Some(asked),
         required: BTreeSet::new(),
         owed: BTreeSet::new(),
@@ -170,10 +181,17 @@ fn place(steps: &[Step], service: &ServiceId, when: When) -> Option<usize> {
 }
 
 /// Those whom a task has asked, the last one first, each at the mirrored place of the way back.
-fn taken_back(steps: &[Step], fold: &Fold, task: &EntryId) -> Vec<Placed> {
+/// Services that another task has moved since stay as that one wants them.
+fn taken_back(steps: &[Step], present: Present<'_>, task: &EntryId) -> Vec<Placed> {
+    let is_own =
+        |id: &ServiceId| present.intent.mover(id).is_none_or(|mover| mover.order.task == *task);
     let mut placed: Vec<Placed> = Vec::new();
-    for (request, step) in outstanding(fold, task).into_iter().rev() {
-        let Some(asked) = step.asked.as_ref().filter(|asked| asked.undo) else { continue };
+    for (request, step) in outstanding(present.fold, task).into_iter().rev() {
+        let Some(mut asked) = step.asked.clone().filter(|asked| asked.undo) else { continue };
+        asked.services.retain(|id, _| is_own(id));
+        if asked.services.is_empty() {
+            continue;
+        }
         // What takes back an undo is the first way again.
         let when = match asked.act {
             Act::Do => asked.when.mirrored(),
@@ -186,7 +204,7 @@ fn taken_back(steps: &[Step], fold: &Fold, task: &EntryId) -> Vec<Placed> {
             slot: slot.unwrap_or(steps.len()),
             is_after: when.is_after(),
             timeout: step.timeout,
-            asked: Asked { act: asked.act.flipped(), takes_back: Some(request), ..asked.clone() },
+            asked: Asked { act: asked.act.flipped(), takes_back: Some(request), ..asked },
         });
     }
     // Behind a step goes before whatever stands before the next one.
@@ -322,6 +340,7 @@ mod tests {
             request_id(&slot("1", 0, 4), &act),
             request_id(&own, &asked(Act::Undo)),
             request_id(&own, &other),
+            request_id(&own, &Asked { when: When::AfterWithdraw, ..asked(Act::Do) }),
         ];
         for (place, name) in names.iter().enumerate() {
             let answer = Answer::to(&act, &own, &said(name.clone(), "lb", 1000), WallMs(15));

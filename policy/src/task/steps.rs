@@ -233,7 +233,8 @@ fn ask_gates(parts: &mut [Part], gates: BTreeSet<String>) {
 pub fn traffic_at(steps: &[Step], a_move: &Move, progress: &Progress) -> (Traffic, Epoch) {
     let mut state = &a_move.from;
     let mut epoch = a_move.prev_epoch;
-    for step in progress.of(steps) {
+    // Whoever is asked outside changes no state.
+    for step in progress.of(steps).filter(|step| step.kind != StepKind::External) {
         let Some(next) = step.states.get(&a_move.service) else {
             continue;
         };

@@ -347,7 +347,8 @@ fn an_agent_that_dies_at_any_write_of_a_task_leaves_nothing_half_done() -> Resul
         let (few, many, took) = (chosen.len(), all.len(), begun.elapsed());
         show(&format!("{few} of {many} places in {took:?}: {fates:?}, {late} of them late"));
         let missed = fates.get(&Fate::NotReached).copied().unwrap_or(0);
-        ensure!(missed * 2 <= few, "only {} died", few - missed);
+        // Writes that come together are one at times: of three places two may be missed.
+        ensure!(missed * 2 <= few + 1, "only {} died", few - missed);
         Ok(())
     })
 }

@@ -31,8 +31,8 @@ pub struct World<'a> {
 pub struct Intent {
     registers: BTreeMap<Subject, Held>,
     movers: BTreeMap<ServiceId, Mover>,
-    /// Everything that was decided about a service that breaks before it makes, in no order; the
-    /// winner is one of them.
+    /// Everything that was decided about a service that breaks before it makes, the least first,
+    /// in whatever order it was read; the winner is one of them.
     decided: BTreeMap<ServiceId, Arc<Vec<Decided>>>,
     /// Per service the highest epoch that any task, winner or not, has brought into its answers.
     reached: BTreeMap<ServiceId, Epoch>,
@@ -143,7 +143,9 @@ impl PartialOrd for Order {
 
 impl Ord for Order {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        let low = |o: &Self| (o.rank, o.site.clone(), o.task.clone());
+        fn low(o: &Order) -> (u32, &SiteId, &EntryId) {
+            (o.rank, &o.site, &o.task)
+        }
         self.epoch.cmp(&other.epoch).then_with(|| low(other).cmp(&low(self)))
     }
 }
@@ -300,13 +302,14 @@ impl Intent {
 
     fn decide(&mut self, service: &ServiceId, new: Decided) {
         let decided = Arc::make_mut(self.decided.entry(service.clone()).or_default());
-        match decided.iter_mut().find(|old| old.lineage.order == new.lineage.order) {
-            Some(old) => {
+        match decided.binary_search_by(|old| old.lineage.order.cmp(&new.lineage.order)) {
+            Ok(at) => {
+                let old = &mut decided[at];
                 old.lineage.settles.extend(new.lineage.settles);
                 old.accept = new.accept.or_else(|| old.accept.take());
                 old.done |= new.done;
             }
-            None => decided.push(new),
+            Err(at) => decided.insert(at, new),
         }
     }
 

@@ -285,6 +285,26 @@ proptest! {
     }
 }
 
+/// A split decision, followed with either side's task first.
+#[test]
+fn who_was_read_first_changes_nothing() {
+    let ground = Ground::two_sites();
+    let order = |at| {
+        let order = Order::Failover { service: 0, to: 1 };
+        Act::Order { at, operator: 1, order, supersede: false }
+    };
+    let mut acts = vec![order(0), order(1)];
+    acts.extend([0, 1].map(|at| Act::Wish { at, operator: 0, task: 0, approve: true }));
+    acts.extend([0, 1].map(|at| Act::Advance { at, nodes: Nodes::Done }));
+    let fold = fold(&history(&ground, &acts));
+    let tasks: Vec<&EntryId> = fold.commands().map(|(task, ..)| task).collect();
+    assert!(tasks.iter().all(|task| fold.effects(task).next().is_some()), "{fold:#?}");
+    assert_eq!(tasks.len(), 2);
+    let mut backwards = Intent::default();
+    tasks.iter().rev().for_each(|task| backwards.update(&fold, task));
+    assert_eq!(backwards, Intent::read(&fold));
+}
+
 /// The generator is worth its laws only if its histories contain what the laws are about.
 #[test]
 fn histories_hold_conflicts_approvals_and_failures() {

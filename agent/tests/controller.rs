@@ -10,6 +10,7 @@ use nett_agent::api::types::{
     ApiRequest, CommandReply, NodeDoc, Outcome, Payload, TaskStateDoc, VerbDoc,
 };
 use nett_agent::controller::event::Event;
+use nett_policy::fabric::Family;
 use nett_policy::id::{NodeId, ServiceId, SiteId, Weight};
 use nett_policy::log::entry::{Ask, Object, Terms, Verb};
 use nett_policy::lower::LinksUp;
@@ -410,6 +411,28 @@ fn a_link_is_told_when_the_kernel_uses_it_and_its_loss_at_once() {
     assert!(!told(&fleet), "before the kernel was changed");
     fleet.run();
     assert!(told(&fleet));
+}
+
+/// Route nodes choose between borders for both families at once: of one whose link lacks a family
+/// they hear that the others are better.
+#[test]
+fn a_link_that_lacks_a_family_is_told_as_doubted() {
+    let mut fleet = Fleet::start();
+    let border: NodeId = id("osl-b1");
+    let mut up: LinksUp = fleet.fabric.links.iter().map(|l| l.id.clone()).collect();
+    let link = fleet.fabric.links_of(&border).map(|view| view.link.id.clone()).next();
+    let link = link.expect("the border has a link");
+    assert_eq!(fleet.reports[&border].doubted, BTreeSet::new());
+    up.doubt(link.clone(), Family::V6);
+    fleet.step(&border, Event::Links { up: up.clone() });
+    fleet.run();
+    let report = &fleet.reports[&border];
+    assert!(report.links[&link], "it carries IPv4");
+    assert_eq!(report.doubted, BTreeSet::from([link.clone()]));
+    up.insert(link, Family::V6);
+    fleet.step(&border, Event::Links { up });
+    fleet.run();
+    assert_eq!(fleet.reports[&border].doubted, BTreeSet::new());
 }
 
 #[test]

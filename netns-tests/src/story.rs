@@ -13,8 +13,9 @@ use serde_json::Value;
 
 use crate::bus::Server;
 use crate::eventually::{eventually, eventually_true};
+use crate::files::Node;
 use crate::lab::{Lab, Told};
-use crate::observe::drops;
+use crate::observe::{counters, drops};
 use crate::process::log_tail;
 use crate::services::Service;
 use crate::topology::Shape;
@@ -78,7 +79,7 @@ fn from_wires(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<(
     let ended = catch_unwind(AssertUnwindSafe(|| story(&mut lab)));
     let told = listening.and_then(|()| drops::heard());
     let told = told.unwrap_or_else(|e| format!("no trace of dropped packets: {e:#}\n"));
-    let what_was_seen = |lab: &Lab| logs(lab) + "--- drops\n" + &told;
+    let what_was_seen = |lab: &Lab| logs(lab) + "--- drops\n" + &told + &guards(lab);
     match ended {
         Ok(ended) => ended.map_err(|e| e.context(what_was_seen(&lab))),
         Err(panic) => {
@@ -86,6 +87,18 @@ fn from_wires(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<(
             resume_unwind(panic)
         }
     }
+}
+
+/// What the guards of the nodes refused, by counter, to be printed with a failure.
+fn guards(lab: &Lab) -> String {
+    let mut text = String::from("--- counters of the guards\n");
+    for Node { name: node, .. } in lab.nodes() {
+        let counters = lab.ns(&node).and_then(|ns| counters::named(&ns, "nett"));
+        let refused = counters.unwrap_or_default().into_iter().filter(|(_, count)| *count > 0);
+        let lines: Vec<String> = refused.map(|(name, count)| format!("{name} {count}")).collect();
+        text += &format!("{node}: {}\n", lines.join(", "));
+    }
+    text
 }
 
 /// The end of every log of the lab, to be printed with a failure.

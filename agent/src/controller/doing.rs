@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_policy::fabric::{Family, Role};
+use nett_policy::fabric::{Family, LinkView, Role};
 use nett_policy::id::{LinkId, SiteId};
 use nett_policy::log::entry::Slot;
 use nett_policy::lower::answers::{Answers, share};
@@ -441,8 +441,16 @@ impl Controller {
         }
         degraded.extend(self.lease_trouble());
         degraded.extend(self.reading.trouble().map(|(site, what)| format!("log {site}: {what}")));
-        let links = self.setting.fabric.links_of(&self.setting.node.id);
-        let link = |id: &LinkId| (id.clone(), self.doing.links_told.contains(id));
+        let own = || self.setting.fabric.links_of(&self.setting.node.id);
+        let told = &self.doing.links_told;
+        let link = |id: &LinkId| (id.clone(), told.contains(id));
+        // A link that one family waits for is not as good as one that carries both.
+        let waits = |view: &LinkView<'_>| {
+            let lacks = |family: &Family| {
+                view.gateway(*family).is_some() && !told.carries(&view.link.id, *family)
+            };
+            told.may_carry(&view.link.id) && Family::BOTH.iter().any(lacks)
+        };
         let report = Report {
             site: self.setting.node.site.clone(),
             node: self.setting.node.id.clone(),
@@ -451,8 +459,8 @@ impl Controller {
             heads: self.reading.heads(),
             acks: self.doing.parts.values().filter_map(|p| p.ack.clone()).collect(),
             measuring: self.draining.told(now.mono),
-            links: links.map(|view| link(&view.link.id)).collect(),
-            doubted: self.doing.links_told.doubted().cloned().collect(),
+            links: own().map(|view| link(&view.link.id)).collect(),
+            doubted: own().filter(waits).map(|view| view.link.id.clone()).collect(),
             rtts: self.near.own_told().clone(),
             dns_serial: self.doing.serial,
             drift: self.doing.drift(),

@@ -435,7 +435,8 @@ impl Controller {
         };
         let up = heard.report.links.iter().filter(|(_, up)| **up);
         let mut links: LinksUp = up.map(|(link, _)| link.clone()).collect();
-        for link in &heard.report.doubted {
+        let carries = |link: &_| heard.report.links.get(link) == Some(&true);
+        for link in heard.report.doubted.iter().filter(|link| !carries(link)) {
             Family::BOTH.iter().for_each(|family| links.doubt(link.clone(), *family));
         }
         links

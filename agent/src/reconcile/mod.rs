@@ -42,7 +42,7 @@ use crate::watchdog::Pulse;
 use ledger::Ledger;
 pub use ledger::{LEFT_ALONE, REPAIRS, WINDOW};
 pub use links::OwnLink;
-use links::Seen;
+use links::{Returns, Seen};
 use receipt::Receipt;
 use round::Round;
 
@@ -140,6 +140,7 @@ struct Memory {
     /// What was not in place at the last report on the present wish.
     left: Option<BTreeSet<Object>>,
     seen: Option<Seen>,
+    returns: Returns,
     foreign: BTreeSet<String>,
     /// Looks in a row that were not whole.
     torn: u32,
@@ -241,6 +242,13 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                         return Some(Look::Nothing);
                     }
                 }
+                () = sleep_until(memory.returns.next().unwrap_or(until)),
+                    if memory.returns.next().is_some() =>
+                {
+                    if self.has_other_links(memory) {
+                        return Some(Look::Nothing);
+                    }
+                }
                 () = sleep_until(until) => {
                     return Some(Look::Used { reason: elapsed, foreign: false });
                 }
@@ -295,7 +303,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     /// first, and works while the rest is read.
     async fn look_again(
         &mut self,
-        memory: &Memory,
+        memory: &mut Memory,
         mut actual: Readback,
         reason: Resync,
     ) -> Result<Readback, KernelError> {
@@ -304,7 +312,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         if reason == Resync::Interfaces {
             let first = Parts { interfaces: true, nexthops: true, ..Parts::default() };
             self.kernel.refresh(&mut actual, &first).await?;
-            let seen = self.see(&actual.interfaces);
+            let seen = self.see(&actual.interfaces, &mut memory.returns);
             if memory.seen.as_ref().is_none_or(|before| before.up != seen.up) {
                 let event = Event::Links { up: seen.up };
                 // Told again, and waited for, after the look.
@@ -316,9 +324,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         Ok(actual)
     }
 
-    fn see(&mut self, interfaces: &BTreeMap<String, Interface>) -> Seen {
+    fn see(&mut self, interfaces: &BTreeMap<String, Interface>, returns: &mut Returns) -> Seen {
         let paths = self.paths.borrow_and_update().clone();
-        let seen = links::see(&self.links, interfaces, &paths);
+        let seen = links::see(&self.links, interfaces, &paths, returns);
         self.presence.send_if_modified(|old| {
             let news = *old != seen.present;
             old.clone_from(&seen.present);
@@ -341,7 +349,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     /// to want something else because of it. False when it is gone.
     async fn tell_links(&mut self, memory: &mut Memory) -> bool {
         let Some(actual) = &memory.actual else { return true };
-        let seen = self.see(&actual.interfaces);
+        let seen = self.see(&actual.interfaces, &mut memory.returns);
         let changed = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
         let up = seen.up.clone();
         memory.seen = Some(seen);
@@ -358,7 +366,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     /// which is no reason to look at what is wanted.
     fn has_other_links(&mut self, memory: &mut Memory) -> bool {
         let Some(actual) = &memory.actual else { return true };
-        let seen = self.see(&actual.interfaces);
+        let seen = self.see(&actual.interfaces, &mut memory.returns);
         let other = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
         if !other {
             memory.seen = Some(seen);
@@ -453,7 +461,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     /// What the operations did, as the kernel says.
     async fn read_back(
         &mut self,
-        memory: &Memory,
+        memory: &mut Memory,
         mut actual: Readback,
         plan: &Plan,
         carried: round::Carried,

@@ -309,13 +309,39 @@ async fn a_link_is_usable_in_a_family_only_with_its_address() {
         kernel.set_tentative("wan0", net(NEAR6), true);
     });
     rig.tell(KernelEvent::Interfaces).await;
-    rig.applied().await;
+    rig.settled(&[Family::V4]).await;
     assert_eq!(rig.links.last().expect("told").1, [Family::V4], "until the detection ends");
     rig.kernel.with(|kernel| kernel.set_tentative("wan0", net(NEAR6), false));
     rig.tell(KernelEvent::Interfaces).await;
-    let applied = rig.applied().await;
-    assert_eq!(rig.links.last().expect("told").1, Family::BOTH);
+    let applied = rig.settled(&Family::BOTH).await;
     assert_eq!(applied.links, Vec::<String>::new());
+}
+
+/// The far end sees it at the same time, and has to put back the way of the answers.
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_is_doubted_for_a_moment_and_what_was_there_is_not() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    let told: Vec<_> = rig.links.drain(..).map(|(_, families)| families).collect();
+    assert_eq!(told, [Family::BOTH], "an agent that begins doubts nothing");
+    for again in 0..2 {
+        rig.kernel.with(|kernel| kernel.set_carrier("wan0", false));
+        rig.tell(KernelEvent::Interfaces).await;
+        rig.settled(&[]).await;
+        tokio::time::sleep(Duration::from_secs(again)).await;
+        rig.kernel.with(|kernel| kernel.set_carrier("wan0", true));
+        let back = Instant::now();
+        rig.tell(KernelEvent::Interfaces).await;
+        let applied = rig.in_place().await;
+        assert!(back.elapsed() < Duration::from_millis(100), "its own way is put back at once");
+        assert_eq!(rig.kernel.state(), full());
+        assert_eq!(applied.links, Vec::<String>::new(), "that is no trouble");
+        rig.settled(&Family::BOTH).await;
+        let (at, _) = rig.links.last().expect("told");
+        let took = at.duration_since(back);
+        assert!(took >= Duration::from_millis(100), "{took:?}");
+        assert!(took <= Duration::from_millis(200), "{took:?}");
+    }
 }
 
 // === other writers ===

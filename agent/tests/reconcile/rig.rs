@@ -190,6 +190,16 @@ impl Rig {
         }
     }
 
+    /// Reports until the link is told to carry just these families.
+    pub(crate) async fn settled(&mut self, families: &[Family]) -> Applied {
+        loop {
+            let applied = self.applied().await;
+            if self.links.last().is_some_and(|(_, told)| told == families) {
+                return applied;
+            }
+        }
+    }
+
     pub(crate) async fn reach(&mut self, state: &NodeState) {
         self.want(state);
         self.in_place().await;

@@ -47,9 +47,9 @@ impl LinksUp {
         self.worth(link, family) >= Worth::Doubted
     }
 
-    /// Links that carry nothing for certain, and may carry something.
-    pub fn doubted(&self) -> impl Iterator<Item = &LinkId> {
-        self.0.keys().filter(|link| !self.contains(link))
+    /// True when packets of at least one family can be sent, whatever becomes of them.
+    pub fn may_carry(&self, link: &LinkId) -> bool {
+        self.0.contains_key(link)
     }
 
     pub fn insert(&mut self, link: LinkId, family: Family) {

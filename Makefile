@@ -18,6 +18,8 @@ VIPS ?= 100000
 REV ?= HEAD
 # How long `make fuzz` and `make soak` last.
 MINUTES ?= 30
+# How many changes of others `make events` makes.
+EVENTS ?= 1000000
 # At how many places `make kill-sweep` kills an agent: all, or a number.
 KILLS ?= all
 # How long each flood of `make flood` lasts.
@@ -25,7 +27,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many evacuate classes idle releases model sim soak kill-sweep fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many evacuate classes idle releases model sim soak events kill-sweep fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -83,6 +85,10 @@ soak: build ## Random faults in the lab for MINUTES, or FAULTS of them, with pro
 	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) \
 	    $(if $(FAULTS),NETT_SOAK_FAULTS=$(FAULTS)) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-netns-tests --test soak -- --nocapture
+
+events: build ## An agent's memory over EVENTS changes of others
+	NETT_NETNS=required NETT_EVENTS=$(EVENTS) $(SETUP)/as-root.sh \
+	    $(CARGO) test -p nett-netns-tests --test many_events -- --nocapture
 
 kill-sweep: build ## SIGKILL at every write to disk and to the kernel of a failover, or at KILLS of them
 	NETT_NETNS=required NETT_KILLS=$(KILLS) $(SETUP)/as-root.sh \

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use nett_dns::{Cookies, Deadlines, Stats, Transfers};
 use nett_policy::document::Diagnostic;
-use nett_policy::fabric::{Fabric, Node};
+use nett_policy::fabric::{Fabric, Family, Node};
 use nett_policy::lower::object::NodeState;
 use nett_policy::roster::Rosters;
 use nkeys::KeyPair;
@@ -171,6 +171,7 @@ async fn run_loaded(
         interface: view.near.interface.clone(),
         peer: view.far_site.clone(),
         addresses: view.near.addresses.clone(),
+        gateways: Family::BOTH.into_iter().filter_map(|family| view.gateway(family)).collect(),
     });
     let views = watching.watcher.views();
     watching.watcher.watch(bfd::paths(&fabric, &node.id), bfd::memory::recall(&dir));
@@ -178,7 +179,7 @@ async fn run_loaded(
     tasks.spawn("the thread that watches the links", tell);
     tasks.spawn("the memory of the links", bfd::memory::keep(dir.clone(), views.clone()));
     let (presence, present) = watch::channel(Presence::default());
-    tasks.spawn("the way to the links", hand_on(present, watching.watcher.clone()));
+    tasks.spawn("the way to the links", hand_on(present.clone(), watching.watcher.clone()));
     let reconciler = Reconciler {
         kernel,
         changes: monitor,
@@ -197,7 +198,7 @@ async fn run_loaded(
     tasks.spawn("the writer of the kernel", reconciler.run());
     let measured = round_trips::links(&fabric, &node.id);
     if !measured.is_empty() {
-        tasks.spawn("the round trips", round_trips::measure(measured, own.clone()));
+        tasks.spawn("the round trips", round_trips::measure(measured, present, own.clone()));
     }
     let watched = watched(&fabric, &node);
     if !watched.is_empty() {

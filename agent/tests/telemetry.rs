@@ -2,7 +2,7 @@
 //! reconciler over a simulated kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -271,6 +271,10 @@ impl Kernel for Shared {
         elements: &BTreeSet<GuardElement>,
     ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
         self.with(|kernel| Self::now(kernel.watched(elements)))
+    }
+
+    async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {
+        self.with(|kernel| Self::now(kernel.knows(neighbour, interface)))
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

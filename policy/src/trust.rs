@@ -188,6 +188,10 @@ impl Trust {
         }
     }
 
+    pub fn is_present(&self) -> bool {
+        self.present
+    }
+
     /// The interface can send, or cannot.
     pub fn present(&mut self, present: bool, now: Duration) {
         if self.present == present {

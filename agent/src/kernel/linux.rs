@@ -6,6 +6,7 @@
 //! Delete is by key and protocol, and an absent object is success.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
@@ -23,7 +24,7 @@ use super::netlink::socket::{
     Connection, Failure, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, OwnPorts,
 };
 use super::netlink::wire::{KernelWires, Wires};
-use super::netlink::{link, nexthop, route, rule};
+use super::netlink::{link, neighbour, nexthop, route, rule};
 use super::nft::Nft;
 use super::{Count, Kernel, Parts, Readback};
 
@@ -389,6 +390,20 @@ impl Kernel for LinuxKernel {
         elements: &BTreeSet<GuardElement>,
     ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
         self.nft.watched(elements).await
+    }
+
+    async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {
+        let Ok(index) = nix::net::if_::if_nametoindex(interface) else { return Ok(false) };
+        let failed = |error| KernelError::of(format!("neighbour {neighbour}"), error);
+        let asked = self.route.get(neighbour::get(neighbour, index), neighbour::is_known);
+        let known = match asked.await {
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => false,
+            other => other.map_err(failed)?.unwrap_or(false),
+        };
+        if !known {
+            self.route.request(neighbour::seek(neighbour, index)).await.map_err(failed)?;
+        }
+        Ok(known)
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

@@ -35,6 +35,7 @@ mod writers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
@@ -92,6 +93,17 @@ pub trait Kernel: Send {
         &mut self,
         elements: &BTreeSet<GuardElement>,
     ) -> impl Future<Output = Result<BTreeMap<GuardElement, u64>, KernelError>> + Send;
+
+    /// Whether the kernel knows the link-layer address of a neighbour on an interface, so that
+    /// packets to it are sent at once; if not, the kernel is made to ask for it.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn knows(
+        &mut self,
+        neighbour: IpAddr,
+        interface: &str,
+    ) -> impl Future<Output = Result<bool, KernelError>> + Send;
 
     /// Carries one operation out; done before it returns, and no error when it was done already.
     ///

@@ -8,6 +8,7 @@
 //! sysctls, packets, rule evaluation.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
@@ -33,6 +34,8 @@ pub struct SimulatedKernel {
     watched: BTreeMap<GuardElement, u64>,
     failures: VecDeque<(Matcher, KernelError)>,
     lost_answers: VecDeque<(Matcher, KernelError)>,
+    /// Neighbours that do not say their addresses, by interface.
+    silent: BTreeSet<(String, IpAddr)>,
     incomplete: u32,
     applied: Vec<Op>,
 }
@@ -103,6 +106,16 @@ impl SimulatedKernel {
             } else {
                 there.tentative.remove(&address);
             }
+        }
+    }
+
+    /// A neighbour does not say its link-layer address, or does.
+    pub fn set_silent(&mut self, interface: &str, neighbour: IpAddr, silent: bool) {
+        let entry = (interface.to_owned(), neighbour);
+        if silent {
+            self.silent.insert(entry);
+        } else {
+            self.silent.remove(&entry);
         }
     }
 
@@ -398,6 +411,10 @@ impl Kernel for SimulatedKernel {
             (*element, self.watched.get(element).copied().unwrap_or_default())
         };
         Ok(elements.iter().map(counted).collect())
+    }
+
+    async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {
+        Ok(!self.silent.contains(&(interface.to_owned(), neighbour)))
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

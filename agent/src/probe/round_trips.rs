@@ -21,9 +21,10 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+use super::bfd::Presence;
 use super::echo::Echo;
 use crate::controller::event::Event;
 
@@ -68,15 +69,22 @@ pub fn links(fabric: &Fabric, node: &NodeId) -> Vec<Measured> {
     links.collect()
 }
 
-/// Measures until the controller is gone.
-pub async fn measure(links: Vec<Measured>, events: mpsc::Sender<Event>) {
+/// Measures until the controller is gone; nothing is sent over what is not `present`.
+pub async fn measure(
+    links: Vec<Measured>,
+    present: watch::Receiver<Presence>,
+    events: mpsc::Sender<Event>,
+) {
     let mut asked: Vec<Asked> = links.into_iter().map(Asked::new).collect();
     let since = Instant::now();
     loop {
         let mut changed = false;
         for one in &mut asked {
             changed |= one.hear(since.elapsed());
-            one.ask();
+            let path = (one.measured.link.clone(), Family::of(one.measured.far));
+            if present.borrow().contains_key(&path) {
+                one.ask();
+            }
         }
         if changed {
             let told =

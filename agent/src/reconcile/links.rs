@@ -3,17 +3,13 @@
 //! A nexthop object says nothing about that: the kernel keeps it when the address under it is
 //! removed, and drops it in silence when the carrier goes. So a link is usable in a family when its
 //! interface is up with carrier and has the address that the fabric names, and the address is not
-//! tentative. Where its ends watch each other, it must also be believed that packets arrive.
+//! tentative. Where its ends watch each other, it must also be believed that packets arrive. What
+//! comes back is doubted for a moment: [`Returns`].
 //!
-//! What comes back is doubted for [`SETTLE`]: both ends see it at once, and each needs a moment to
-//! put back the way that answers take. Whoever has another way keeps to it so long; who has none
-//! uses this one.
-//!
-//! Crash story: a function of the last readback and of the sessions; a process that begins finds
-//! everything there and waits for nothing.
+//! Crash story: a function of the last readback, of the sessions and of what has returned.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
@@ -21,9 +17,10 @@ use nett_policy::id::{LinkId, SiteId};
 use nett_policy::lower::LinksUp;
 use tokio::time::Instant;
 
+use super::returns::Returns;
 use crate::kernel::{Count, Interface};
 use crate::probe::bfd::packet::State;
-use crate::probe::bfd::{PathId, PathView, Presence, Views, family_name};
+use crate::probe::bfd::{PathView, Presence, Views, family_name};
 
 /// A link of this node by the interface that carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +31,8 @@ pub struct OwnLink {
     pub peer: SiteId,
     /// The addresses of this end, with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// The addresses of the far end to which packets go, one of a family.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// What was seen of the links.
@@ -46,42 +45,6 @@ pub(super) struct Seen {
     pub(super) troubles: BTreeSet<String>,
 }
 
-/// Which paths have come back a moment ago.
-#[derive(Debug, Default)]
-pub(super) struct Returns {
-    /// What was there at the last look, the first time everything.
-    before: Option<Presence>,
-    /// Until when what has come back is doubted.
-    until: BTreeMap<PathId, Instant>,
-}
-
-/// How long what has come back is doubted: some times what a border needs to see it, read its
-/// kernel and write its routes.
-const SETTLE: Duration = Duration::from_millis(100);
-
-// === impl Returns ===
-
-impl Returns {
-    /// When the next path is believed; none while nothing has come back.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.until.values().min().copied()
-    }
-
-    /// Whether the path over the interface of this number has come back a moment ago.
-    fn is_new(&mut self, path: &PathId, index: u32, now: Instant) -> bool {
-        if self.before.as_ref().is_some_and(|before| before.get(path) != Some(&index)) {
-            self.until.insert(path.clone(), now + SETTLE);
-        }
-        self.until.get(path).is_some_and(|until| now < *until)
-    }
-
-    /// Ends a look at which these could be sent over.
-    fn seen(&mut self, present: &Presence, now: Instant) {
-        self.until.retain(|path, until| now < *until && present.contains_key(path));
-        self.before = Some(present.clone());
-    }
-}
-
 pub(super) fn see(
     links: &[OwnLink],
     interfaces: &BTreeMap<String, Interface>,
@@ -90,7 +53,7 @@ pub(super) fn see(
 ) -> Seen {
     let now = Instant::now();
     let mut seen = Seen::default();
-    for OwnLink { link, interface, peer: _, addresses } in links {
+    for OwnLink { link, interface, peer: _, addresses, gateways: _ } in links {
         let mut trouble = |what: String| {
             seen.troubles.insert(format!("link {link}: {what}"));
         };
@@ -121,7 +84,7 @@ pub(super) fn see(
             }
         }
     }
-    returns.seen(&seen.present, now);
+    returns.seen(&seen.present);
     seen
 }
 

@@ -15,6 +15,7 @@ mod ledger;
 mod links;
 mod receipt;
 mod report;
+mod returns;
 mod round;
 mod value;
 
@@ -42,8 +43,9 @@ use crate::watchdog::Pulse;
 use ledger::Ledger;
 pub use ledger::{LEFT_ALONE, REPAIRS, WINDOW};
 pub use links::OwnLink;
-use links::{Returns, Seen};
+use links::Seen;
 use receipt::Receipt;
+use returns::Returns;
 use round::Round;
 
 /// A desired state with its number; `None` until the controller has one.
@@ -245,6 +247,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 () = sleep_until(memory.returns.next().unwrap_or(until)),
                     if memory.returns.next().is_some() =>
                 {
+                    self.settle(&mut memory.returns).await;
                     if self.has_other_links(memory) {
                         return Some(Look::Nothing);
                     }

@@ -9,6 +9,7 @@ mod counting;
 mod forks;
 mod gate;
 mod guarding;
+mod known;
 mod lost;
 mod many;
 mod marked;

@@ -344,6 +344,40 @@ async fn what_comes_back_is_doubted_for_a_moment_and_what_was_there_is_not() {
     }
 }
 
+/// The kernel asks once a second, and throws away what does not fit into the queue meanwhile.
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_is_doubted_while_its_neighbour_is_asked_for_and_not_for_ever() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    let far = FAR.map(|far| far.parse().expect("an address"));
+    for answered in [Some(Duration::from_millis(900)), None] {
+        rig.kernel.with(|kernel| {
+            kernel.set_carrier("wan0", false);
+            kernel.set_silent("wan0", far[1], true);
+        });
+        rig.tell(KernelEvent::Interfaces).await;
+        rig.settled(&[]).await;
+        rig.kernel.with(|kernel| kernel.set_carrier("wan0", true));
+        let back = Instant::now();
+        rig.tell(KernelEvent::Interfaces).await;
+        rig.settled(&[Family::V4]).await;
+        assert!(back.elapsed() <= Duration::from_millis(200), "the other family waits for nothing");
+        let expected = match answered {
+            Some(after) => {
+                tokio::time::sleep_until(back + after).await;
+                rig.kernel.with(|kernel| kernel.set_silent("wan0", far[1], false));
+                after
+            }
+            None => Duration::from_secs(4),
+        };
+        rig.settled(&Family::BOTH).await;
+        let (at, _) = rig.links.last().expect("told");
+        let took = at.duration_since(back);
+        assert!(took >= expected, "{took:?}");
+        assert!(took <= expected + Duration::from_millis(100), "{took:?}");
+    }
+}
+
 // === other writers ===
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! A reconciler over a simulated kernel, and what it is to bring about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -88,6 +89,10 @@ impl Kernel for Shared {
         self.with(|kernel| Self::now(kernel.watched(elements)))
     }
 
+    async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {
+        self.with(|kernel| Self::now(kernel.knows(neighbour, interface)))
+    }
+
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {
         self.with(|kernel| Self::now(kernel.apply(op)))
     }
@@ -141,6 +146,7 @@ impl Rig {
                 peer: "svg".parse().expect("an id"),
                 interface: "wan0".to_owned(),
                 addresses: vec![net(NEAR4), net(NEAR6)],
+                gateways: FAR.map(|far| far.parse().expect("an address")).to_vec(),
             }],
             paths: seen,
             presence: watch::channel(Presence::default()).0,
@@ -222,6 +228,7 @@ impl Rig {
 pub(crate) const OTHER: KernelEvent = KernelEvent::Objects(Origin::Other);
 pub(crate) const NEAR4: &str = "172.31.0.1/30";
 pub(crate) const NEAR6: &str = "fd00:f0::1/64";
+pub(crate) const FAR: [&str; 2] = ["172.31.0.2", "fd00:f0::2"];
 
 pub(crate) fn net(text: &str) -> IpNet {
     text.parse().expect("a prefix")

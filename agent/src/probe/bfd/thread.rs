@@ -331,7 +331,11 @@ impl Watched {
         // Without sockets nothing counts as sent, above all not the first packet.
         while self.sockets.is_some() {
             let Some(packet) = self.session.packet(now, jitter) else { break };
-            self.send(&packet, now);
+            // Without a carrier the kernel would ask for the neighbour in vain, and go on waiting
+            // for its answer when the carrier is back.
+            if self.trust.is_present() {
+                self.send(&packet, now);
+            }
         }
         if let Some((packet, _)) = self.dropped.take_if(|(_, at)| now >= *at) {
             self.send(&packet, now);

@@ -85,7 +85,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     async fn knows_far_end(&mut self, (link, family): &PathId) -> bool {
         let Some(own) = self.links.iter().find(|own| own.link == *link) else { return true };
         let gateway = own.gateways.iter().find(|gateway| Family::of(**gateway) == *family);
-        let Some(gateway) = gateway else { return true };
+        let Some(gateway) = gateway.filter(|_| !self.dry_run) else { return true };
         let known = self.kernel.knows(*gateway, &own.interface).await;
         known.unwrap_or_else(|error| {
             tracing::warn!(%error, "The kernel does not say whether it knows a neighbour.");

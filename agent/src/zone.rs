@@ -243,7 +243,7 @@ fn unix_time() -> u64 {
 }
 
 /// What must become of `before` to be `after`: the union of both, name by name.
-fn differences(before: &Answers, after: &Answers) -> Changes {
+fn differences<'a>(before: &'a Answers, after: &'a Answers) -> Changes<'a> {
     let mut changes = Vec::new();
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
     loop {
@@ -257,13 +257,9 @@ fn differences(before: &Answers, after: &Answers) -> Changes {
         let is = if order == Ordering::Less { None } else { new.next() };
         match (was, is) {
             // Shared answers are equal without a look at them.
-            (Some((_, a)), Some((_, b))) if Arc::ptr_eq(a, b) || a == b => {}
-            (_, Some((id, answers))) => {
-                changes.push((id.clone(), Some(Arc::clone(answers))));
-            }
-            (Some((id, _)), None) => {
-                changes.push((id.clone(), None));
-            }
+            (Some((_, a)), Some((_, b))) if a == b => {}
+            (_, Some((id, answers))) => changes.push((id, Some(answers))),
+            (Some((id, _)), None) => changes.push((id, None)),
             (None, None) => {}
         }
     }
@@ -271,8 +267,8 @@ fn differences(before: &Answers, after: &Answers) -> Changes {
 
 /// The hash of all answers, from the one before the changes: a sum over services, so that a change
 /// costs by its size. Releases and machines may differ in it; then the serial goes on by one.
-fn hash_after(before: u64, services: &Answers, changes: &Changes) -> u64 {
-    let of = |answers: &Arc<ServiceAnswers>| {
+fn hash_after(before: u64, services: &Answers, changes: &Changes<'_>) -> u64 {
+    let of = |answers: &ServiceAnswers| {
         let mut hasher = DefaultHasher::new();
         answers.hash(&mut hasher);
         hasher.finish()

@@ -270,7 +270,7 @@ fn a_step_without_its_acknowledgement_fails_by_name_and_can_be_reverted() {
     accepted(&fleet.command("mira", "osl", Verb::Revert { task: id(&task) }));
     fleet.pass(Duration::from_secs(600));
     let zone = &fleet.agents[&id::<NodeId>("svg-b1")].zone[&id::<ServiceId>(API)];
-    assert_eq!(zone.spread, Spread::one(id("osl")));
+    assert_eq!(zone.standing.spread, Spread::one(id("osl")));
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_verify_that_hears_nothing_stops_the_task_before_traffic_moves() {
     fleet.pass(Duration::from_secs(60));
     assert_eq!(fleet.task_state("osl-b1", &task), "failed");
     let zone = &fleet.agents[&id::<NodeId>("osl-b1")].zone[&id::<ServiceId>(API)];
-    assert_eq!(zone.spread, Spread::one(id("osl")), "answers stay where traffic is");
+    assert_eq!(zone.standing.spread, Spread::one(id("osl")), "answers stay where traffic is");
 }
 
 #[test]

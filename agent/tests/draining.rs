@@ -161,7 +161,7 @@ fn who_keeps_coming_is_told_of_and_the_move_stays() {
     assert!(because.starts_with("not drained: osl-b1 12/s to it"), "{because}");
     assert_eq!(shown.times.drained, None);
     let zone = &kernels.fleet.agents[&id::<NodeId>("osl-b1")].zone[&id::<ServiceId>(API)];
-    assert_eq!(zone.spread.percent(&id("svg")), 100);
+    assert_eq!(zone.standing.spread.percent(&id("svg")), 100);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn the_waiting_can_be_cancelled_and_the_move_reverted() {
     assert_eq!((step.kind.as_str(), step.acknowledge.len()), ("drained", 2), "svg is left now");
     assert!(step.acknowledge.iter().all(|ack| ack.node.starts_with("svg")), "{step:?}");
     let zone = &kernels.fleet.agents[&id::<NodeId>("svg-b1")].zone[&id::<ServiceId>(API)];
-    assert_eq!(zone.spread.percent(&id("osl")), 100);
+    assert_eq!(zone.standing.spread.percent(&id("osl")), 100);
 }
 
 fn softly(kernels: &mut Kernels) -> CommandReply {
@@ -265,7 +265,7 @@ fn a_soft_drain_measures_before_it_closes() {
     assert!(keeps(&kernels, "osl-r1").1.contains(&0x3000), "{:?}", keeps(&kernels, "osl-r1"));
     let zone = |kernels: &Kernels| {
         let zone = &kernels.fleet.agents[&id::<NodeId>("osl-b1")].zone[&id::<ServiceId>(API)];
-        zone.spread.percent(&id("svg"))
+        zone.standing.spread.percent(&id("svg"))
     };
     assert_eq!(zone(&kernels), 100, "new ones are told of svg");
     for _ in 0..100 {
@@ -371,7 +371,7 @@ fn a_cancelled_soft_drain_keeps_what_it_kept_and_can_be_reverted() {
     assert!(!keeps(&kernels, "osl-r1").0 && !keeps(&kernels, "svg-b1").0);
     let zone = &kernels.fleet.agents[&id::<NodeId>("svg-b1")].zone[&id::<ServiceId>(API)];
     assert_eq!(
-        zone.spread.percent(&id("osl")),
+        zone.standing.spread.percent(&id("osl")),
         100,
         "{}",
         kernels.fleet.task_state("osl-b1", &back)

@@ -29,7 +29,7 @@ fn accepted(reply: &CommandReply) -> String {
 }
 
 fn spread(fleet: &Fleet, node: &str, service: &str) -> Spread {
-    fleet.agents[&id::<NodeId>(node)].zone[&id::<ServiceId>(service)].spread.clone()
+    fleet.agents[&id::<NodeId>(node)].zone[&id::<ServiceId>(service)].standing.spread.clone()
 }
 
 fn kernels(fleet: &Fleet) -> BTreeMap<NodeId, NodeState> {

@@ -33,7 +33,7 @@ fn accepted(reply: &CommandReply) -> String {
 
 fn share(fleet: &Fleet, site: &str) -> u32 {
     let answers = &fleet.agents[&id::<NodeId>("osl-b1")].zone[&id::<ServiceId>(API)];
-    answers.spread.percent(&id(site))
+    answers.standing.spread.percent(&id(site))
 }
 
 fn asks(fleet: &mut Fleet) -> Vec<String> {

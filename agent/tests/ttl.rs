@@ -48,7 +48,7 @@ fn steer(service: &str, to: &str) -> Verb {
 fn answers(fleet: &Fleet, service: &str) -> (Spread, Duration) {
     let of = |node: &NodeId| {
         let answers = &fleet.agents[node].zone[&id::<ServiceId>(service)];
-        (answers.spread.clone(), answers.fixed.ttl.now(answers.lowered))
+        (answers.standing.spread.clone(), answers.fixed.ttl.now(answers.standing.lowered))
     };
     let mut all: Vec<_> = fleet.agents.keys().map(of).collect();
     all.dedup();

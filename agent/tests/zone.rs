@@ -72,10 +72,10 @@ fn answers_are_served_at_once_and_signed_behind() {
     assert!(signed > 50, "{signed}");
 
     let (_, moved) = services.iter_mut().find(|(_, a)| a.fixed.sites.len() > 1).expect("two sites");
-    let moved = Arc::make_mut(moved);
     let last = moved.fixed.sites.last().expect("two").site.clone();
     let weight = nett_policy::id::Weight::new(1).expect("a weight");
-    moved.spread = Spread::Weighted([(last, weight)].into_iter().collect());
+    Arc::make_mut(&mut moved.standing).spread =
+        Spread::Weighted([(last, weight)].into_iter().collect());
     moved.epoch = Epoch(9);
     let service = moved.fixed.service.clone();
     keeper.serve(services.clone()).expect("served");

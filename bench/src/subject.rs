@@ -4,6 +4,7 @@
 //! files of other servers are; taking it over, lowering, zone and swap are what is measured.
 #![expect(clippy::print_stderr, reason = "how long signing took is told beside the commands")]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -17,6 +18,7 @@ use nett_dns::{Changes, Limits, Serial, Server, Setup, Zone, ZoneSource, publish
 use nett_policy::id::ServiceId;
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower;
+use nett_policy::lower::answers::{Answers, Standings};
 use nett_policy::place::{Placement, place};
 use nett_policy::service::Service;
 use nett_policy::traffic::{Spread, Traffic};
@@ -31,7 +33,7 @@ pub(crate) fn name_server(
     let (fabric, catalog) = data::catalog(names)?;
     let world = World { fabric: &fabric, catalog: &catalog };
     let mut placement = place(world, &Intent::default());
-    let services = lower::answers(world, &placement);
+    let mut services = lower::answers(world, &placement);
     let started = Instant::now();
     let zone = Zone::build(ZoneSource {
         zone: &fabric.zone,
@@ -41,7 +43,6 @@ pub(crate) fn name_server(
         services: &services,
     })?;
     let built = started.elapsed();
-    drop(services);
     let zone = match keys {
         Some(keys) => signed(zone, keys)?,
         None => zone,
@@ -71,9 +72,7 @@ pub(crate) fn name_server(
                 moved = place_at(world, which == "all", 1)?;
                 String::new()
             }
-            Some(("apply", _)) => {
-                change(world, (&mut placement, std::mem::take(&mut moved)), &zone)?
-            }
+            Some(("apply", _)) => change((&mut placement, &mut moved), &mut services, &zone)?,
             _ => bail!("unknown command `{line}`"),
         };
         writeln!(stdout.lock(), "{done}")?;
@@ -102,7 +101,8 @@ fn signed(zone: Zone, keys: &Path) -> anyhow::Result<Zone> {
     Ok(zone)
 }
 
-/// The placement that is to come: name 0, or all names, at their site number `to`.
+/// The placement that is to come: name 0, or all names, at their site number `to`. As `place` does
+/// it, services in the same state share one copy.
 fn place_at(
     world: World<'_>,
     all: bool,
@@ -110,29 +110,34 @@ fn place_at(
 ) -> anyhow::Result<Vec<(ServiceId, Arc<Traffic>)>> {
     let one: ServiceId = "p0/e0/s0".parse()?;
     let moving = |service: &&Service| all || service.id == one;
+    let mut known = BTreeMap::new();
     let traffic = |service: &Service| {
         let site = service.sites().into_iter().nth(to).context("a second site")?;
-        Ok((service.id.clone(), Arc::new(Traffic::settled(Spread::one(site)))))
+        let settled = || Arc::new(Traffic::settled(Spread::one(site.clone())));
+        let traffic = known.entry(site.clone()).or_insert_with(settled);
+        Ok((service.id.clone(), Arc::clone(traffic)))
     };
     world.catalog.iter().filter(moving).map(traffic).collect()
 }
 
-/// Serves another placement; gives the microseconds it took, with the old snapshot gone.
+/// Serves another placement; gives the microseconds it took, with the old snapshot gone. What was
+/// before stands in `moved` behind it, so that the next change may be the way back.
 fn change(
-    world: World<'_>,
-    (placement, moved): (&mut Placement, Vec<(ServiceId, Arc<Traffic>)>),
+    (placement, moved): (&mut Placement, &mut [(ServiceId, Arc<Traffic>)]),
+    services: &mut Answers,
     zone: &ArcSwap<Zone>,
 ) -> anyhow::Result<String> {
     let started = Instant::now();
     // All are in the order of ids.
-    let mut moved = moved.into_iter().peekable();
-    let services = world.catalog.answers().zip(placement.services.values_mut());
-    let mut before = Vec::with_capacity(moved.len());
-    let changes: Changes = services
-        .filter_map(|(fixed, placed)| {
-            let (id, traffic) = moved.next_if(|(id, _)| *id == fixed.service)?;
-            before.push(std::mem::replace(&mut placed.traffic, traffic));
-            Some((id, Some(Arc::new(lower::answers_of(fixed, placed)))))
+    let mut moved = moved.iter_mut().peekable();
+    let mut standings = Standings::default();
+    let placed = placement.services.values_mut();
+    let changes: Changes<'_> = (services.iter_mut().zip(placed))
+        .filter_map(|((id, answers), placed)| {
+            let (_, traffic) = moved.next_if(|(moved, _)| *moved == *id)?;
+            std::mem::swap(&mut placed.traffic, traffic);
+            answers.take_place(placed, &mut standings);
+            Some((id, Some(&*answers)))
         })
         .collect();
     let current = zone.load();

@@ -326,13 +326,13 @@ fn tell_name(
         Found::Service(entry) => tell_service(zone, entry, kind, (client, isolated), writer),
         Found::Site(entry, at) => {
             let ttl = entry.ttls().lasting;
-            let site = entry.answers().site(at).into_iter();
+            let site = entry.site(at).into_iter();
             let any = tell_sites(entry, ttl, site, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
         Found::AllSites(entry) => {
             let eligible = |s: &SiteAnswers<'_>| s.state != SiteState::Drained;
-            let sites = entry.answers().sites().filter(eligible);
+            let sites = entry.sites().filter(eligible);
             let any = tell_sites(entry, entry.ttls().told, sites, kind, writer);
             (Told::code(ResponseCode::NoError), any)
         }
@@ -362,7 +362,7 @@ fn tell_service(
     match kind {
         RecordType::A | RecordType::AAAA => {}
         RecordType::TXT => {
-            let any = tell_lines(entry, entry.answers().sites(), isolated, writer);
+            let any = tell_lines(entry, entry.sites(), isolated, writer);
             return (Told::code(ResponseCode::NoError), any);
         }
         _ => return (Told::code(ResponseCode::NoError), false),
@@ -374,17 +374,17 @@ fn tell_service(
 
 /// Where the service sends this client.
 pub(crate) fn choose<'z>(zone: &'z Zone, entry: Entry<'z>, client: &Client) -> Chosen<'z> {
-    if zone.is_over(entry.answers()) {
+    if zone.is_over(entry.fixed()) {
         return Chosen { addresses: &[], told: Told::code(ResponseCode::NoError) };
     }
     let topology = zone.topology();
     let located = topology.locate(client);
     let choice = entry.plan().choose(topology, client, &located);
-    let answers = entry.answers();
+    let fixed = entry.fixed();
     let mut rcode = ResponseCode::NoError;
     let mut site = None;
-    let addresses: &[IpAddr] = match (choice.target, &answers.fixed.all_down) {
-        (Target::Site(position), _) => match answers.fixed.sites.get(position) {
+    let addresses: &[IpAddr] = match (choice.target, &fixed.all_down) {
+        (Target::Site(position), _) => match fixed.sites.get(position) {
             Some(chosen) => {
                 site = topology.index(&chosen.site);
                 &chosen.addresses
@@ -431,7 +431,7 @@ fn tell_lines<'a>(
     writer.text(entry.ttls().told, |text| {
         for answered in std::iter::once(first).chain(sites) {
             let SiteAnswers { site, addresses: _, state, weight, health } = answered;
-            let (state, health, epoch) = (state.as_str(), health.as_str(), entry.answers().epoch);
+            let (state, health, epoch) = (state.as_str(), health.as_str(), entry.epoch());
             text.string(format_args!(
                 "site={site} state={state} weight={weight} health={health} epoch={epoch}"
             ));

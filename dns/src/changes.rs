@@ -1,17 +1,16 @@
 //! What becomes of the answers of single services, on the way from one snapshot to the next.
 
-use std::sync::Arc;
-
 use nett_policy::id::ServiceId;
 use nett_policy::lower::answers::ServiceAnswers;
 
-/// New answers of services, each named once; `None` removes one.
+/// New answers of services, each named once; `None` removes one. They are borrowed: to count a copy
+/// of each of ten thousand costs more than to make the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes(Vec<Change>);
+pub struct Changes<'a>(Vec<Change<'a>>);
 
-type Change = (ServiceId, Option<Arc<ServiceAnswers>>);
+type Change<'a> = (&'a ServiceId, Option<&'a ServiceAnswers>);
 
-impl Changes {
+impl<'a> Changes<'a> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -23,26 +22,26 @@ impl Changes {
     /// In the order of ids.
     pub fn iter(
         &self,
-    ) -> impl ExactSizeIterator<Item = (&ServiceId, Option<&Arc<ServiceAnswers>>)> {
-        self.0.iter().map(|(id, answers)| (id, answers.as_ref()))
+    ) -> impl ExactSizeIterator<Item = (&'a ServiceId, Option<&'a ServiceAnswers>)> {
+        self.0.iter().copied()
     }
 }
 
-impl FromIterator<Change> for Changes {
+impl<'a> FromIterator<Change<'a>> for Changes<'a> {
     /// Of a service that is named twice the last change counts. Costs least in the order of ids.
-    fn from_iter<I: IntoIterator<Item = Change>>(changes: I) -> Self {
-        let mut changes: Vec<Change> = changes.into_iter().collect();
+    fn from_iter<I: IntoIterator<Item = Change<'a>>>(changes: I) -> Self {
+        let mut changes: Vec<Change<'a>> = changes.into_iter().collect();
         if !changes.is_sorted_by(|(a, _), (b, _)| a < b) {
             changes.reverse();
-            changes.sort_by(|(a, _), (b, _)| a.cmp(b));
+            changes.sort_by_key(|(id, _)| *id);
             changes.dedup_by(|(a, _), (b, _)| a == b);
         }
         Self(changes)
     }
 }
 
-impl<const N: usize> From<[Change; N]> for Changes {
-    fn from(changes: [Change; N]) -> Self {
+impl<'a, const N: usize> From<[Change<'a>; N]> for Changes<'a> {
+    fn from(changes: [Change<'a>; N]) -> Self {
         changes.into_iter().collect()
     }
 }
@@ -54,21 +53,18 @@ mod tests {
 
     #[test]
     fn the_last_change_of_a_service_counts_in_any_order() {
-        let change = |id: &str, epoch: Option<u64>| {
+        let change = |(id, epoch): (&str, Option<u64>)| {
             let answers = epoch.map(|epoch| {
                 let mut answers = answers(id, weighted(&[("osl", 1)]));
                 answers.epoch = nett_policy::id::Epoch(epoch);
-                Arc::new(answers)
+                answers
             });
             (id.parse::<ServiceId>().expect("an id"), answers)
         };
-        let changes = Changes::from([
-            change("p/e/b", Some(1)),
-            change("p/e/a", Some(2)),
-            change("p/e/b", None),
-            change("p/e/a", Some(3)),
-        ]);
-        let row = |(id, answers): (&ServiceId, Option<&Arc<ServiceAnswers>>)| {
+        let all = [("p/e/b", Some(1)), ("p/e/a", Some(2)), ("p/e/b", None), ("p/e/a", Some(3))];
+        let all = all.map(change);
+        let changes: Changes<'_> = all.iter().map(|(id, a)| (id, a.as_ref())).collect();
+        let row = |(id, answers): (&ServiceId, Option<&ServiceAnswers>)| {
             (id.to_string(), answers.map(|a| a.epoch.0))
         };
         let rows: Vec<_> = changes.iter().map(row).collect();

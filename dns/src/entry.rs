@@ -3,20 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use nett_policy::fabric::Family;
-use nett_policy::lower::answers::ServiceAnswers;
-use nett_policy::service::FixedAnswers;
+use nett_policy::id::{Epoch, SiteId};
+use nett_policy::lower::answers::{ServiceAnswers, SiteAnswers, Standing};
+use nett_policy::service::{AllDown, FixedAnswers, Prefer, Ttl};
 
 use crate::packed::{Packed, Records};
 use crate::steer::Plan;
 use crate::topology::{SiteIndex, Topology};
 
-/// A service in a table. What is not asked for is not touched: `details` lie elsewhere.
+/// A service in a table. What is not asked for is not touched: all but the bytes lies elsewhere.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry<'a> {
     packed: Packed<'a>,
     only: u8,
-    details: &'a Option<Details>,
+    fixed: &'a Option<Arc<FixedAnswers>>,
+    bearing: &'a Option<Bearing>,
 }
 
 /// The mark of a choice that depends on the client.
@@ -25,11 +28,44 @@ pub(crate) const DEPENDS: u8 = u8::MAX;
 /// What the bytes were made of: for the choice among sites, for the full path and for people.
 #[derive(Debug, Clone)]
 pub(crate) struct Details {
-    answers: Arc<ServiceAnswers>,
-    /// Those of `answers`, to be told apart without a look into it.
     fixed: Arc<FixedAnswers>,
+    bearing: Bearing,
+}
+
+/// Where a service is: all of it that a move changes.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearing {
+    pub(crate) epoch: Epoch,
+    pub(crate) steering: Arc<Steering>,
+}
+
+/// What becomes of questions about all services of one shape that stand alike. Most moves are of
+/// very many such services, so a table writes two words for each of them.
+#[derive(Debug)]
+pub(crate) struct Steering {
+    standing: Arc<Standing>,
     plan: Plan,
     ttls: Ttls,
+}
+
+/// All that a steering is made of beside a standing. Services that share a steering have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Shape {
+    sites: Vec<SiteId>,
+    prefer: Prefer,
+    all_down: AllDown,
+    ttl: Ttl,
+}
+
+/// The steerings made for one snapshot, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Steerings {
+    /// By the steering a service had before, and its new standing: its shape is not looked at. They
+    /// are told by their places in memory, which nobody else gets while the table and the
+    /// steering found here hold them.
+    moved: HashMap<(usize, usize), Arc<Steering>, foldhash::fast::RandomState>,
+    /// By shape and the place of the standing.
+    made: HashMap<(Shape, usize), Arc<Steering>, foldhash::fast::RandomState>,
 }
 
 /// How long the records of a service may be kept, in seconds.
@@ -43,22 +79,54 @@ pub(crate) struct Ttls {
     pub(crate) told: u32,
 }
 
-// === impl Details ===
+// === impl Steerings ===
 
-impl Details {
-    pub(crate) fn new(answers: &Arc<ServiceAnswers>, topology: &Topology) -> Self {
+impl Steerings {
+    /// Of a service that the table does not have, or as another one.
+    pub(crate) fn of(&mut self, answers: &ServiceAnswers, topology: &Topology) -> Arc<Steering> {
+        let key = (Shape::of(&answers.fixed), Arc::as_ptr(&answers.standing).addr());
+        let made = || Arc::new(Steering::new(answers, topology));
+        Arc::clone(self.made.entry(key).or_insert_with(made))
+    }
+
+    /// Of a service that had `before`, in the table, with the same fixed answers.
+    pub(crate) fn after(
+        &mut self,
+        before: &Arc<Steering>,
+        answers: &ServiceAnswers,
+        topology: &Topology,
+    ) -> &Arc<Steering> {
+        let key = (Arc::as_ptr(before).addr(), Arc::as_ptr(&answers.standing).addr());
+        if !self.moved.contains_key(&key) {
+            let steering = self.of(answers, topology);
+            self.moved.insert(key, steering);
+        }
+        &self.moved[&key]
+    }
+}
+
+impl Shape {
+    fn of(fixed: &FixedAnswers) -> Self {
+        let FixedAnswers { service: _, ttl, prefer, all_down, ports: _, sites } = fixed;
+        let sites = sites.iter().map(|s| s.site.clone()).collect();
+        Self { sites, prefer: *prefer, all_down: *all_down, ttl: *ttl }
+    }
+}
+
+// === impl Steering ===
+
+impl Steering {
+    fn new(answers: &ServiceAnswers, topology: &Topology) -> Self {
         let (plan, ttls) = (Plan::new(answers, topology), Ttls::of(answers));
-        Self { answers: Arc::clone(answers), fixed: Arc::clone(&answers.fixed), plan, ttls }
+        Self { standing: Arc::clone(&answers.standing), plan, ttls }
     }
 
-    /// True when both are of one service as the catalogue has it now.
-    pub(crate) fn is_of_the_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.fixed, &other.fixed)
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
-    /// True when the records of all sites are those of `other`: only which is chosen may differ.
-    pub(crate) fn has_records_of(&self, other: &Self) -> bool {
-        self.is_of_the_same(other) && self.ttls == other.ttls
+    pub(crate) fn ttls(&self) -> Ttls {
+        self.ttls
     }
 
     /// The column that all clients get, or [`DEPENDS`].
@@ -68,17 +136,34 @@ impl Details {
             Plan::Shares(_) | Plan::Nearest { .. } | Plan::Nowhere(_) => DEPENDS,
         }
     }
+}
 
-    pub(crate) fn answers(&self) -> &Arc<ServiceAnswers> {
-        &self.answers
+// === impl Details ===
+
+impl Details {
+    pub(crate) fn fixed(&self) -> &FixedAnswers {
+        &self.fixed
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.bearing.epoch
+    }
+
+    pub(crate) fn sites(&self) -> impl Iterator<Item = SiteAnswers<'_>> + Clone {
+        self.bearing.steering.standing.sites(&self.fixed)
+    }
+
+    /// The site at this place of the failover order.
+    pub(crate) fn site(&self, at: usize) -> Option<SiteAnswers<'_>> {
+        self.fixed.sites.get(at).map(|fixed| self.bearing.steering.standing.told(fixed))
     }
 
     pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
+        self.bearing.steering.plan()
     }
 
     pub(crate) fn ttls(&self) -> Ttls {
-        self.ttls
+        self.bearing.steering.ttls()
     }
 }
 
@@ -91,7 +176,7 @@ impl Ttls {
         let seconds = |ttl: Duration| u32::try_from(ttl.as_secs().min(MAX_TTL)).expect("31 bits");
         let ttl = answers.fixed.ttl;
         Self {
-            steered: seconds(ttl.now(answers.lowered)),
+            steered: seconds(ttl.now(answers.standing.lowered)),
             lasting: seconds(ttl.ceiling),
             told: seconds(ttl.floor),
         }
@@ -101,8 +186,13 @@ impl Ttls {
 // === impl Entry ===
 
 impl<'a> Entry<'a> {
-    pub(crate) fn new(packed: Packed<'a>, only: u8, details: &'a Option<Details>) -> Self {
-        Self { packed, only, details }
+    pub(crate) fn new(
+        packed: Packed<'a>,
+        only: u8,
+        fixed: &'a Option<Arc<FixedAnswers>>,
+        bearing: &'a Option<Bearing>,
+    ) -> Self {
+        Self { packed, only, fixed, bearing }
     }
 
     /// The labels of the service's name below the apex, in wire form without a root label.
@@ -110,26 +200,57 @@ impl<'a> Entry<'a> {
         self.packed.key()
     }
 
-    /// What it was made of; snapshots share it.
-    pub(crate) fn details(self) -> &'a Details {
-        self.details.as_ref().expect("a taken slot has details")
+    fn shared(self) -> &'a Arc<FixedAnswers> {
+        self.fixed.as_ref().expect("a taken slot has a service")
     }
 
-    pub(crate) fn answers(self) -> &'a ServiceAnswers {
-        &self.details().answers
+    fn bearing(self) -> &'a Bearing {
+        self.bearing.as_ref().expect("a taken slot has a bearing")
+    }
+
+    /// What it was made of, which snapshots share.
+    pub(crate) fn details(self) -> Details {
+        Details { fixed: Arc::clone(self.shared()), bearing: self.bearing().clone() }
+    }
+
+    pub(crate) fn answers(self) -> ServiceAnswers {
+        let Bearing { epoch, steering } = self.bearing();
+        let standing = Arc::clone(&steering.standing);
+        ServiceAnswers { fixed: Arc::clone(self.shared()), epoch: *epoch, standing }
+    }
+
+    pub(crate) fn fixed(self) -> &'a FixedAnswers {
+        self.shared()
+    }
+
+    pub(crate) fn standing(self) -> &'a Standing {
+        &self.bearing().steering.standing
+    }
+
+    pub(crate) fn epoch(self) -> Epoch {
+        self.bearing().epoch
+    }
+
+    pub(crate) fn sites(self) -> impl Iterator<Item = SiteAnswers<'a>> + Clone {
+        self.standing().sites(self.fixed())
+    }
+
+    /// The site at this place of the failover order.
+    pub(crate) fn site(self, at: usize) -> Option<SiteAnswers<'a>> {
+        self.fixed().sites.get(at).map(|fixed| self.standing().told(fixed))
     }
 
     pub(crate) fn plan(self) -> &'a Plan {
-        &self.details().plan
+        self.bearing().steering.plan()
     }
 
     pub(crate) fn ttls(self) -> Ttls {
-        self.details().ttls
+        self.bearing().steering.ttls()
     }
 
     /// The column of `AllDown::Fallback`, behind those of the sites.
     pub(crate) fn fallback(self) -> usize {
-        self.answers().fixed.sites.len()
+        self.fixed().sites.len()
     }
 
     /// The column that every client gets, if it is prepared and there is one.

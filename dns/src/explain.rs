@@ -146,7 +146,7 @@ impl Explanation {
             }
             Found::AllSites(entry) => {
                 self.service(entry, entry.ttls().told);
-                let eligible = entry.answers().sites().filter(|s| s.state != SiteState::Drained);
+                let eligible = entry.sites().filter(|s| s.state != SiteState::Drained);
                 for address in eligible.flat_map(|s| s.addresses) {
                     if !self.addresses.contains(address) {
                         self.addresses.push(*address);
@@ -169,13 +169,13 @@ impl Explanation {
     }
 
     fn service(&mut self, entry: Entry<'_>, ttl: u32) {
-        self.service = Some(entry.answers().fixed.service.clone());
-        self.spread = Some(entry.answers().spread.to_string());
+        self.service = Some(entry.fixed().service.clone());
+        self.spread = Some(entry.standing().spread.to_string());
         self.ttl = ttl;
     }
 
     fn site(&mut self, entry: Entry<'_>, at: usize) {
-        if let Some(site) = entry.answers().fixed.sites.get(at) {
+        if let Some(site) = entry.fixed().sites.get(at) {
             self.target = Some(site.site.clone());
             self.addresses = site.addresses.clone();
         }
@@ -227,7 +227,7 @@ fn why(topology: &Topology, entry: Entry<'_>, why: &Why, located: &Located) -> S
             }
         }
         Why::FirstInOrder => "first of the serving sites in failover order".to_owned(),
-        Why::AllDown => match entry.answers().fixed.all_down {
+        Why::AllDown => match entry.fixed().all_down {
             AllDown::LastOrder => "no site gets traffic: first in failover order".to_owned(),
             AllDown::Refuse => "no site gets traffic: REFUSED".to_owned(),
             AllDown::Fallback(_) => "no site gets traffic: the fallback address".to_owned(),

@@ -213,7 +213,7 @@ fn service<'z>(
         kind if is_ordinary(kind) => return Some(Body::without_records(ResponseCode::NoError)),
         _ => return None,
     };
-    if zone.is_over(entry.answers()) {
+    if zone.is_over(entry.fixed()) {
         return None;
     }
     let topology = zone.topology();

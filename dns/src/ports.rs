@@ -42,7 +42,7 @@ pub(crate) fn tell(
     };
     let service = skip_labels(query.name.wire(), labels);
     let target = &query.name.wire()[service..];
-    let (port, ttl) = (entry.answers().fixed.ports[at].port, entry.ttls().lasting);
+    let (port, ttl) = (entry.fixed().ports[at].port, entry.ttls().lasting);
     with_addresses(zone, client, (entry, service), writer, |writer| match form {
         PortName::Srv => writer.srv(ttl, port, target),
         PortName::Svcb => writer.svcb(RecordType::SVCB, ttl, target, Some(port)),
@@ -56,7 +56,7 @@ pub(crate) fn tell_https(
     entry: Entry<'_>,
     writer: &mut Writer<'_>,
 ) -> (Told, bool) {
-    let Some(port) = entry.answers().fixed.ports.iter().find(|p| p.name == "https") else {
+    let Some(port) = entry.fixed().ports.iter().find(|p| p.name == "https") else {
         return (Told::code(ResponseCode::NoError), false);
     };
     let port = (port.port != HTTPS_PORT).then_some(port.port);

@@ -78,7 +78,7 @@ pub(crate) fn of_service(
     let ttl = entry.ttls().steered;
     match target(entry.plan(), zone.topology(), site) {
         Target::Site(at) => {
-            let addresses = entry.answers().fixed.sites.get(at).map(|s| &s.addresses);
+            let addresses = entry.fixed().sites.get(at).map(|s| &s.addresses);
             let addresses = addresses.into_iter().flatten().copied();
             push_addresses(&mut records, key, ttl, addresses);
         }
@@ -96,12 +96,11 @@ pub(crate) fn apart_from_addresses(zone: &Zone, key: &[u8], entry: &Details) -> 
     let ttls = entry.ttls();
     push_sites(&mut records, key, entry, &|_| true, None);
     let below = below_sites(key);
-    for (at, site) in entry.answers().fixed.sites.iter().enumerate() {
+    for (at, site) in entry.fixed().sites.iter().enumerate() {
         let name = child(site.site.as_str().as_bytes(), &below);
         push_sites(&mut records, &name, entry, &|other| other == at, Some(ttls.lasting));
     }
-    let eligible =
-        |at: usize| entry.answers().site(at).is_some_and(|site| site.state != SiteState::Drained);
+    let eligible = |at: usize| entry.site(at).is_some_and(|site| site.state != SiteState::Drained);
     push_sites(&mut records, &child(b"all", &below), entry, &eligible, Some(ttls.told));
     push_ports(&mut records, zone, key, entry);
     records
@@ -139,7 +138,7 @@ fn push_sites(
     wanted: &dyn Fn(usize) -> bool,
     addresses_ttl: Option<u32>,
 ) {
-    let sites = || entry.answers().sites().enumerate().filter(|(at, _)| wanted(*at));
+    let sites = || entry.sites().enumerate().filter(|(at, _)| wanted(*at));
     let mut text = Vec::new();
     for (_, site) in sites() {
         let line = line(entry, &site);
@@ -157,7 +156,7 @@ fn push_sites(
 
 /// What names a service's ports: SRV, SVCB and HTTPS, in the form that `ports.rs` answers with.
 fn push_ports(records: &mut Vec<Record>, zone: &Zone, key: &[u8], entry: &Details) {
-    let (ports, ttl) = (&entry.answers().fixed.ports, entry.ttls().lasting);
+    let (ports, ttl) = (&entry.fixed().ports, entry.ttls().lasting);
     let target = [key, zone.apex().name.wire()].concat();
     for (at, port) in ports.iter().enumerate() {
         // Of two ports of one name the first is answered.
@@ -184,7 +183,7 @@ fn push_ports(records: &mut Vec<Record>, zone: &Zone, key: &[u8], entry: &Detail
 pub(crate) fn line(entry: &Details, site: &SiteAnswers<'_>) -> String {
     let SiteAnswers { site, addresses: _, state, weight, health } = site;
     let (state, health) = (state.as_str(), health.as_str());
-    let epoch = entry.answers().epoch;
+    let epoch = entry.epoch();
     format!("site={site} state={state} weight={weight} health={health} epoch={epoch}")
 }
 

@@ -78,7 +78,7 @@ impl Plan {
     pub(crate) fn new(answers: &ServiceAnswers, topology: &Topology) -> Self {
         let position = |id: &SiteId| answers.fixed.sites.iter().position(|s| s.site == *id);
         let nowhere = || Self::Nowhere(answers.fixed.all_down);
-        match &answers.spread {
+        match &answers.standing.spread {
             Spread::Nowhere => nowhere(),
             Spread::Weighted(weights) if weights.len() == 1 => {
                 let only = weights.sites().find_map(position);

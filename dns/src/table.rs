@@ -13,15 +13,14 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use nett_policy::lower::answers::ServiceAnswers;
+use nett_policy::service::FixedAnswers;
 
-use crate::entry::{DEPENDS, Details, Entry};
+use crate::entry::{Bearing, DEPENDS, Entry, Steerings};
 use crate::packed::{Packed, pack};
 use crate::topology::Topology;
 
 /// Parts in a group, and groups in a table.
 const WIDTH: usize = 32;
-/// See [`Change::order`].
-const PART_FROM: u32 = u32::BITS + 1;
 /// The fewest slots of a part; always a power of two, and at most 3/4 taken.
 const FEWEST: usize = 8;
 
@@ -42,8 +41,10 @@ struct Part {
     slots: Arc<[Slot]>,
     /// The bytes of all services of the part.
     bytes: Arc<[u8]>,
-    /// By slot.
-    details: Arc<[Option<Details>]>,
+    /// By slot, and shared with the part before as the bytes are.
+    fixed: Arc<[Option<Arc<FixedAnswers>>]>,
+    /// By slot. A move writes these and the slots, and nothing else.
+    bearings: Arc<[Option<Bearing>]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,19 +65,18 @@ pub(crate) struct Change {
     what: What,
 }
 
-/// In the order in which they are made.
 #[derive(Debug)]
 enum What {
-    /// The service in this slot is where the details say; its bytes stay.
-    Move { slot: usize, details: Option<Details> },
+    /// The service in this slot is where the bearing says; its bytes stay.
+    Move { slot: usize, bearing: Option<Bearing> },
     /// The bytes of all changes hold those of the service here.
-    Put { at: usize, details: Details },
+    Put { at: usize, fixed: Arc<FixedAnswers>, bearing: Bearing },
     /// The bytes of all changes hold the key here, behind its length.
     Remove { at: usize },
 }
 
 /// A hash, cut into what each level looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hash {
     group: u8,
     part: u8,
@@ -121,10 +121,10 @@ impl Table {
     }
 
     /// Reads what [`Table::put`] will read first of a name with this hash, and does nothing else.
-    pub(crate) fn peek(&self, hash: Hash) -> (u32, bool) {
+    pub(crate) fn peek(&self, hash: Hash) -> (u32, bool, bool) {
         let part = self.part(hash);
         let slot = start(hash.low, part.slots.len());
-        (part.slots[slot].low, part.details[slot].is_some())
+        (part.slots[slot].low, part.fixed[slot].is_some(), part.bearings[slot].is_some())
     }
 
     /// The services of one part, of [`Table::parts`]; `None` behind the last one.
@@ -144,26 +144,27 @@ impl Table {
     }
 
     /// The service with this key is to have these answers; appends what it needs to `bytes`, which
-    /// those of all changes are in. The services of the table are of the same fabric.
+    /// those of all changes are in. The services of the table are of the same fabric. Of a service
+    /// that only moves, what its answers are made of is not looked at.
     pub(crate) fn put(
         &self,
         (hash, key): (Hash, &[u8]),
-        answers: &Arc<ServiceAnswers>,
-        topology: &Topology,
+        answers: &ServiceAnswers,
+        (steerings, topology): (&mut Steerings, &Topology),
         bytes: &mut Vec<u8>,
     ) -> Change {
-        let details = Details::new(answers, topology);
-        let what = match self.part(hash).find_same(hash.low, &details) {
-            Some((slot, before)) if details.has_records_of(before) => {
-                What::Move { slot, details: Some(details) }
+        let (epoch, fixed) = (answers.epoch, &answers.fixed);
+        if let Some((slot, before)) = self.part(hash).find_same(hash.low, fixed) {
+            let steering = steerings.after(&before.steering, answers, topology);
+            if steering.ttls() == before.steering.ttls() {
+                let bearing = Some(Bearing { epoch, steering: Arc::clone(steering) });
+                return Change { hash, what: What::Move { slot, bearing } };
             }
-            _ => {
-                let at = bytes.len();
-                pack(bytes, key, (&answers.fixed, details.ttls().steered), topology);
-                What::Put { at, details }
-            }
-        };
-        Change { hash, what }
+        }
+        let (at, steering) = (bytes.len(), steerings.of(answers, topology));
+        pack(bytes, key, (fixed, steering.ttls().steered), topology);
+        let (fixed, bearing) = (Arc::clone(fixed), Bearing { epoch, steering });
+        Change { hash, what: What::Put { at, fixed, bearing } }
     }
 
     /// The name with this key is to go.
@@ -177,45 +178,45 @@ impl Table {
     /// Makes `changes`, whose bytes are in `bytes` and which were made for the table as it is. At
     /// most one may be of a name.
     pub(crate) fn apply(&mut self, changes: Vec<Change>, bytes: &[u8]) {
-        // Numbers are sorted, and each change is moved once: changes are large.
-        let number = |(at, change): (usize, &Change)| (change.order(), at);
-        let mut order: Vec<(u64, usize)> = changes.iter().enumerate().map(number).collect();
-        order.sort_unstable();
+        // Sorted by part, by counting: places are written, and each change is moved once.
+        let mut ends = [0; WIDTH * WIDTH];
+        for change in &changes {
+            ends[change.hash.part_of_all()] += 1;
+        }
+        let mut begin = 0;
+        for end in &mut ends {
+            begin += std::mem::replace(end, begin);
+        }
+        let mut order = vec![0; changes.len()];
+        for (at, change) in changes.iter().enumerate() {
+            let end = &mut ends[change.hash.part_of_all()];
+            order[*end] = at;
+            *end += 1;
+        }
         let mut changes: Vec<Option<Change>> = changes.into_iter().map(Some).collect();
-        let mut run = Vec::new();
-        for places in order.chunk_by(|(a, _), (b, _)| a >> PART_FROM == b >> PART_FROM) {
-            run.clear();
-            run.extend(places.iter().filter_map(|(_, at)| changes[*at].take()));
-            let Some(Change { hash: Hash { group, part, low: _ }, .. }) = run.first() else {
-                continue;
-            };
-            let (group, part) = (*group, *part);
-            let moves = run.partition_point(Change::is_move);
-            let (moves, others) = run.split_at_mut(moves);
-            // Snapshots share groups, so the first change to one in a new snapshot copies it.
-            let group = Arc::make_mut(&mut self.groups[usize::from(group)]);
-            let own = &mut group[usize::from(part)];
-            if !moves.is_empty() {
-                *own = own.moved(moves);
-            }
-            if others.is_empty() {
+        let (mut moves, mut others, mut parents) = (Vec::new(), Vec::new(), Vec::new());
+        let mut begin = 0;
+        for (group, ends) in self.groups.iter_mut().zip(ends.chunks(WIDTH)) {
+            if ends.last() == Some(&begin) {
                 continue;
             }
-            let mut parents = Vec::new();
-            for change in &*others {
-                let key = change.key(bytes);
-                let slot = find(&own.slots, &own.bytes, change.hash.low, key);
-                match (own.slots[slot].at(), &change.what) {
-                    (None, What::Put { .. }) => parents.push((key, 1)),
-                    (Some(_), What::Remove { .. }) => parents.push((key, -1)),
-                    _ => {}
+            // Snapshots share groups, so one that anything changes in is made anew.
+            let mut parts = Vec::with_capacity(WIDTH);
+            for (part, end) in group.iter().zip(ends) {
+                for change in order[begin..*end].iter().filter_map(|at| changes[*at].take()) {
+                    let list = if change.is_move() { &mut moves } else { &mut others };
+                    list.push(change);
                 }
+                begin = *end;
+                parts.push(part.after(&mut moves, &others, bytes, &mut parents));
+                moves.clear();
+                others.clear();
             }
-            *own = own.with(others, bytes);
-            for (key, change) in parents {
-                self.len = self.len.checked_add_signed(change as isize).expect("counted before");
-                self.count_parents(key, change);
-            }
+            *group = parts.into();
+        }
+        for (key, change) in parents {
+            self.len = self.len.checked_add_signed(change as isize).expect("counted before");
+            self.count_parents(key, change);
         }
     }
 
@@ -248,14 +249,16 @@ struct Moving<'a> {
     low: u32,
     only: u8,
     bytes: &'a [u8],
-    details: &'a Details,
+    fixed: &'a Arc<FixedAnswers>,
+    bearing: &'a Bearing,
 }
 
 impl Part {
     /// The service in this slot.
     fn entry(&self, slot: usize) -> Option<Entry<'_>> {
         let taken = self.slots[slot];
-        Some(Entry::new(Packed::at(&self.bytes[taken.at()?..]), taken.only(), &self.details[slot]))
+        let packed = Packed::at(&self.bytes[taken.at()?..]);
+        Some(Entry::new(packed, taken.only(), &self.fixed[slot], &self.bearings[slot]))
     }
 
     /// The services of `kept`, and behind them those of `new`; no name is in both or twice.
@@ -263,7 +266,7 @@ impl Part {
         let taken = kept.len() + new.len();
         let size = (taken * 4 / 3 + 1).next_power_of_two().max(FEWEST);
         let mut slots = vec![FREE; size];
-        let mut details = vec![None; size];
+        let (mut fixed, mut bearings) = (vec![None; size], vec![None; size]);
         let mut bytes = Vec::with_capacity(kept.iter().chain(new).map(|m| m.bytes.len()).sum());
         for moving in kept.iter().chain(new) {
             let mut slot = start(moving.low, size);
@@ -272,44 +275,72 @@ impl Part {
             }
             let at = bytes.len();
             slots[slot] = Slot::new(moving.low, at, moving.only);
-            details[slot] = Some(moving.details.clone());
+            fixed[slot] = Some(Arc::clone(moving.fixed));
+            bearings[slot] = Some(moving.bearing.clone());
             bytes.extend_from_slice(moving.bytes);
         }
-        Self { slots: slots.into(), bytes: bytes.into(), details: details.into() }
+        let (fixed, bearings) = (fixed.into(), bearings.into());
+        Self { slots: slots.into(), bytes: bytes.into(), fixed, bearings }
     }
 
-    /// The slot of the service that `details` are of, if the part knows it as they do. Looks at no
-    /// name.
-    fn find_same(&self, low: u32, details: &Details) -> Option<(usize, &Details)> {
+    /// The slot and bearing of the service that is known by the very same fixed answers. Looks at
+    /// no name.
+    fn find_same(&self, low: u32, fixed: &Arc<FixedAnswers>) -> Option<(usize, &Bearing)> {
         let mut slot = start(low, self.slots.len());
         while self.slots[slot].at().is_some() {
-            let same = |there: &&Details| there.is_of_the_same(details);
-            if self.slots[slot].low == low
-                && let Some(there) = self.details[slot].as_ref().filter(same)
-            {
-                return Some((slot, there));
+            let same = |there: &Arc<FixedAnswers>| Arc::ptr_eq(there, fixed);
+            if self.slots[slot].low == low && self.fixed[slot].as_ref().is_some_and(same) {
+                return Some((slot, self.bearings[slot].as_ref()?));
             }
             slot = (slot + 1) & (self.slots.len() - 1);
         }
         None
     }
 
-    /// The part after `moves`, in the order of their slots; their details are taken.
+    /// The part after these changes, and which names come and go; bearings of `moves` are taken.
+    fn after<'a>(
+        &self,
+        moves: &mut [Change],
+        others: &[Change],
+        bytes: &'a [u8],
+        parents: &mut Vec<(&'a [u8], i32)>,
+    ) -> Self {
+        let part = if moves.is_empty() { self.clone() } else { self.moved(moves) };
+        if others.is_empty() {
+            return part;
+        }
+        for change in others {
+            let key = change.key(bytes);
+            let slot = find(&part.slots, &part.bytes, change.hash.low, key);
+            match (part.slots[slot].at(), &change.what) {
+                (None, What::Put { .. }) => parents.push((key, 1)),
+                (Some(_), What::Remove { .. }) => parents.push((key, -1)),
+                _ => {}
+            }
+        }
+        part.with(others, bytes)
+    }
+
+    /// The part after `moves`, whose bearings are taken.
     fn moved(&self, moves: &mut [Change]) -> Self {
         let mut slots: Arc<[Slot]> = Arc::from(&*self.slots);
-        let own = Arc::get_mut(&mut slots).expect("nobody else has it yet");
-        let mut moves = moves.iter_mut().peekable();
-        let next = |(slot, before): (usize, &Option<Details>)| {
-            let Some(change) = moves.next_if(|c| c.slot() == Some(slot)) else {
-                return before.clone();
-            };
-            let details = change.take_details();
-            let only = details.as_ref().map_or(DEPENDS, Details::only);
-            own[slot] = own[slot].with_only(only);
-            details
-        };
-        let details = self.details.iter().enumerate().map(next).collect();
-        Self { slots, bytes: Arc::clone(&self.bytes), details }
+        let mut bearings: Arc<[Option<Bearing>]> = std::iter::repeat_n(None, slots.len()).collect();
+        let own = Arc::get_mut(&mut slots).zip(Arc::get_mut(&mut bearings));
+        let (own, new) = own.expect("nobody else has them yet");
+        for change in moves {
+            if let What::Move { slot, bearing } = &mut change.what {
+                let only = bearing.as_ref().map_or(DEPENDS, |b| b.steering.only());
+                own[*slot] = own[*slot].with_only(only);
+                new[*slot] = bearing.take();
+            }
+        }
+        for (new, before) in new.iter_mut().zip(&*self.bearings) {
+            if new.is_none() {
+                new.clone_from(before);
+            }
+        }
+        let (bytes, fixed) = (Arc::clone(&self.bytes), Arc::clone(&self.fixed));
+        Self { slots, bytes, fixed, bearings }
     }
 
     fn with(&self, changes: &[Change], bytes: &[u8]) -> Self {
@@ -319,20 +350,22 @@ impl Part {
             candidates.any(|c| c.key(bytes) == packed.key())
         };
         let mut kept = Vec::with_capacity(self.slots.len());
-        for (slot, details) in self.slots.iter().zip(self.details.iter()) {
-            let (Some(at), Some(details)) = (slot.at(), details) else { continue };
+        let services = self.fixed.iter().zip(&*self.bearings);
+        for (slot, service) in self.slots.iter().zip(services) {
+            let (Some(at), (Some(fixed), Some(bearing))) = (slot.at(), service) else { continue };
             let packed = Packed::at(&self.bytes[at..]);
             if !gone(slot, packed) {
                 let (low, only) = (slot.low, slot.only());
-                kept.push(Moving { low, only, bytes: packed.bytes(), details });
+                kept.push(Moving { low, only, bytes: packed.bytes(), fixed, bearing });
             }
         }
         let new: Vec<Moving<'_>> = changes
             .iter()
             .filter_map(|change| {
-                let What::Put { at, details } = &change.what else { return None };
+                let What::Put { at, fixed, bearing } = &change.what else { return None };
                 let bytes = Packed::at(&bytes[*at..]).bytes();
-                Some(Moving { low: change.hash.low, only: details.only(), bytes, details })
+                let (low, only) = (change.hash.low, bearing.steering.only());
+                Some(Moving { low, only, bytes, fixed, bearing })
             })
             .collect();
         Self::of(&kept, &new)
@@ -344,38 +377,19 @@ impl Change {
         matches!(self.what, What::Move { .. })
     }
 
-    /// The slot of a service that moves.
-    fn slot(&self) -> Option<usize> {
-        match self.what {
-            What::Move { slot, .. } => Some(slot),
-            What::Put { .. } | What::Remove { .. } => None,
-        }
-    }
-
-    /// Where it comes among others: by part from bit [`PART_FROM`] on, then moves by slot, then all
-    /// else by hash.
-    fn order(&self) -> u64 {
-        let Hash { group, part, low } = self.hash;
-        let within = match self.what {
-            What::Move { slot, .. } => u64::try_from(slot).expect("a part has few slots"),
-            What::Put { .. } | What::Remove { .. } => 1 << u32::BITS | u64::from(low),
-        };
-        (u64::from(group) << 8 | u64::from(part)) << PART_FROM | within
-    }
-
-    fn take_details(&mut self) -> Option<Details> {
-        match &mut self.what {
-            What::Move { details, .. } => details.take(),
-            What::Put { .. } | What::Remove { .. } => None,
-        }
-    }
-
     /// The key of a service that is put or removed.
     fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         match self.what {
             What::Put { at, .. } | What::Remove { at } => Packed::at(&bytes[at..]).key(),
             What::Move { .. } => &[],
         }
+    }
+}
+
+impl Hash {
+    /// The place of its part among those of all groups.
+    fn part_of_all(self) -> usize {
+        usize::from(self.group) * WIDTH + usize::from(self.part)
     }
 }
 

@@ -17,12 +17,13 @@ use nett_policy::fabric::{self, Fabric};
 use nett_policy::id::{ServiceId, SiteId};
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
 use nett_policy::nearness::RoundTrips;
+use nett_policy::service::FixedAnswers;
 
 use crate::changes::Changes;
 use crate::clock::unix_time;
 use crate::deadline::Deadlines;
 use crate::dnssec::{Keys, Signed};
-use crate::entry::Entry;
+use crate::entry::{Entry, Steerings};
 use crate::name::{LowerName, NameError, Relative, push_key};
 use crate::serial::Serial;
 use crate::table::Table;
@@ -193,7 +194,7 @@ impl Zone {
 
     /// The next snapshot: `changes` replace (or, as `None`, remove) the answers of single
     /// services. Takes time by the number of changes, not by the size of the zone.
-    pub fn with(&self, changes: &Changes, serial: Serial) -> Self {
+    pub fn with(&self, changes: &Changes<'_>, serial: Serial) -> Self {
         let mut next = self.clone();
         next.serial = serial;
         next.soa = next.apex.soa(serial);
@@ -249,7 +250,7 @@ impl Zone {
     }
 
     /// The answers of one service as this snapshot has them.
-    pub fn answers(&self, service: &ServiceId) -> Option<&ServiceAnswers> {
+    pub fn answers(&self, service: &ServiceId) -> Option<ServiceAnswers> {
         Some(self.services.get(&service_key(service))?.answers())
     }
 
@@ -266,8 +267,8 @@ impl Zone {
     }
 
     /// True when what is known about a service was for a time that is over.
-    pub(crate) fn is_over(&self, answers: &ServiceAnswers) -> bool {
-        self.deadlines.as_ref().is_some_and(|deadlines| deadlines.is_over(&answers.fixed.service))
+    pub(crate) fn is_over(&self, fixed: &FixedAnswers) -> bool {
+        self.deadlines.as_ref().is_some_and(|deadlines| deadlines.is_over(&fixed.service))
     }
 
     pub(crate) fn transfers(&self) -> Option<&Arc<Transfers>> {
@@ -351,32 +352,40 @@ impl Zone {
 
     fn set<'a>(
         &mut self,
-        services: impl ExactSizeIterator<Item = (&'a ServiceId, Option<&'a Arc<ServiceAnswers>>)>,
+        services: impl ExactSizeIterator<Item = (&'a ServiceId, Option<&'a ServiceAnswers>)>,
     ) {
         let mut changes = Vec::with_capacity(services.len());
         let mut services = services.peekable();
+        let mut steerings = Steerings::default();
         let (mut bytes, mut keys) = (Vec::new(), Vec::new());
-        let mut ahead = Vec::with_capacity(AHEAD);
+        let (mut named, mut ahead) = (Vec::with_capacity(AHEAD), Vec::with_capacity(AHEAD));
         while services.peek().is_some() {
             keys.clear();
             ahead.clear();
             // Each of these reads goes to a place in memory of its own. Without work between them
             // the processor waits for many at once.
-            for (service, answers) in services.by_ref().take(AHEAD) {
+            named.clear();
+            named.extend(services.by_ref().take(AHEAD));
+            for (service, _) in &named {
+                black_box(service.as_str().as_bytes().first());
+            }
+            for (service, answers) in named.drain(..) {
                 let from = keys.len();
                 push_key(service, &mut keys);
                 let hash = self.services.hash(&keys[from..]);
                 ahead.push((from..keys.len(), hash, answers));
             }
-            for (_, hash, answers) in &ahead {
+            for (_, hash, _) in &ahead {
                 black_box(self.services.peek(*hash));
-                black_box(answers.and_then(|a| a.fixed.sites.first()).map(|s| s.addresses.len()));
             }
             for (key, hash, answers) in ahead.drain(..) {
-                let named = (hash, &keys[key]);
+                let key = (hash, &keys[key]);
                 changes.push(match answers {
-                    Some(answers) => self.services.put(named, answers, &self.topology, &mut bytes),
-                    None => self.services.remove(named, &mut bytes),
+                    Some(answers) => {
+                        let steerings = (&mut steerings, &*self.topology);
+                        self.services.put(key, answers, steerings, &mut bytes)
+                    }
+                    None => self.services.remove(key, &mut bytes),
                 });
             }
         }
@@ -417,7 +426,7 @@ impl Zone {
                 let entry = self.services.get(name.parent()?.key())?;
                 match name.first() {
                     b"site" => Some(Found::Empty),
-                    b"_tcp" if !entry.answers().fixed.ports.is_empty() => Some(Found::Empty),
+                    b"_tcp" if !entry.fixed().ports.is_empty() => Some(Found::Empty),
                     label => Some(Found::Port(entry, port(entry, label)?, PortName::Svcb)),
                 }
             }
@@ -432,7 +441,7 @@ impl Zone {
                     return Some(Found::AllSites(entry));
                 }
                 let is_it = |s: &_| site_name(s) == name.first();
-                let at = entry.answers().fixed.sites.iter().position(is_it)?;
+                let at = entry.fixed().sites.iter().position(is_it)?;
                 Some(Found::Site(entry, at))
             }
             _ => None,
@@ -443,7 +452,7 @@ impl Zone {
 /// The port whose name the label is, with a `_` in front.
 fn port(entry: Entry<'_>, label: &[u8]) -> Option<usize> {
     let name = label.strip_prefix(b"_")?;
-    entry.answers().fixed.ports.iter().position(|p| p.name.as_bytes() == name)
+    entry.fixed().ports.iter().position(|p| p.name.as_bytes() == name)
 }
 
 fn site_name(answers: &nett_policy::service::SiteAddresses) -> &[u8] {

@@ -86,7 +86,7 @@ fn service(id: &'static str) -> impl Strategy<Value = ServiceAnswers> {
                 sample::fixed(&mut answers).ports =
                     vec![Port { name: "https".to_owned(), port: 443 }];
             }
-            answers.lowered = epoch % 3 == 0;
+            sample::standing(&mut answers).lowered = epoch % 3 == 0;
             answers.epoch = Epoch(epoch);
             let fixed = sample::fixed(&mut answers);
             fixed.all_down = all_down;
@@ -99,7 +99,7 @@ fn service(id: &'static str) -> impl Strategy<Value = ServiceAnswers> {
                 site.addresses = v6.chain(v4).collect();
             }
             let drained = fixed.sites.get(drained).map(|s| s.site.clone());
-            answers.drained.extend(drained);
+            sample::standing(&mut answers).drained.extend(drained);
             answers
         },
     )
@@ -226,9 +226,9 @@ proptest! {
         let transport = transports[transport];
         let built = zone(&first, serial);
         // The same again, reached by changes, with a service less.
-        let gone = ("shop/test/a".parse().expect("an id"), None);
-        let put = second.iter().map(|(id, a)| (id.clone(), Some(a.clone())));
-        let changes: nett_dns::Changes = put.chain([gone]).collect();
+        let gone = "shop/test/a".parse().expect("an id");
+        let put = second.iter().map(|(id, a)| (id, Some(a)));
+        let changes: nett_dns::Changes<'_> = put.chain([(&gone, None)]).collect();
         let changed = built.with(&changes, Serial(serial).next());
         for zone in [&built, &changed] {
             for packet in &messages {

@@ -169,7 +169,7 @@ fn copied_zone() -> Arc<Zone> {
     let transfers = Arc::new(Transfers::new(&transfer, Keyring::new([key]), true));
     let zone = ArcSwap::from_pointee(serve::zone(1).with_transfers(transfers));
     let moved = sample::answers("shop/prod/api", sample::weighted(&[("sto", 1)]));
-    let changes = nett_dns::Changes::from([(moved.fixed.service.clone(), Some(Arc::new(moved)))]);
+    let changes = nett_dns::Changes::from([(&moved.fixed.service, Some(&moved))]);
     let current = zone.load_full();
     let next = current.with(&changes, current.serial().next());
     publish(&zone, next).expect("newer");

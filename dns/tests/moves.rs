@@ -15,7 +15,7 @@ use nett_policy::fabric::Fabric;
 use nett_policy::id::{Epoch, SiteId, Weight};
 use nett_policy::log::entry::Move;
 use nett_policy::log::intent::{Progress, World};
-use nett_policy::lower;
+use nett_policy::lower::{self, answers::Standings};
 use nett_policy::place::{Placed, Reason};
 use nett_policy::service::{AllDown, Catalog, Handover, Service};
 use nett_policy::task::steps::{Manner, Outside, steps, traffic_at};
@@ -114,7 +114,8 @@ proptest! {
                 left: BTreeSet::new(),
                 kept: BTreeSet::new(),
             };
-            lower::answers_of(catalog.answers().next().expect("a service"), &placed)
+            let fixed = catalog.answers().next().expect("a service");
+            lower::answers_of(fixed, &placed, &mut Standings::default())
         };
         let services = sample::services([told(&from, Epoch(1))]);
         let mut zone = Zone::build(ZoneSource {
@@ -131,8 +132,8 @@ proptest! {
         let mut before = asked(&zone);
         for step in &steps {
             let (state, epoch) = traffic_at(&steps, &a_move, &Progress::begun(1..=step.number));
-            let changes: Changes =
-                [(service.id.clone(), Some(told(&state, epoch).into()))].into();
+            let answers = told(&state, epoch);
+            let changes = Changes::from([(&service.id, Some(&answers))]);
             zone = zone.with(&changes, zone.serial().next());
             let (fabric, service, spread) = (&fabric, &service, &state.answers);
             let at = State { fabric, home: None, service, spread, lowered: false, over: false };

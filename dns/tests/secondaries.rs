@@ -51,7 +51,7 @@ fn start(secondaries: &[(Option<SocketAddr>, Option<&str>)]) -> Running {
     let mut services = sample::usual();
     // BIND takes no more than a hundred records of one name and type.
     let wide = services.get_mut(&"shop/prod/wide".parse().expect("an id")).expect("usual");
-    sample::fixed(Arc::make_mut(wide)).sites[0].addresses.truncate(90);
+    sample::fixed(wide).sites[0].addresses.truncate(90);
     over(zone(&services, secondaries), Limits::default())
 }
 
@@ -67,8 +67,7 @@ fn move_to(server: &Running, service: &str, site: &str) {
 
 fn change(server: &Running, answers: ServiceAnswers) {
     let current = server.zone.load_full();
-    let changes =
-        nett_dns::Changes::from([(answers.fixed.service.clone(), Some(Arc::new(answers)))]);
+    let changes = nett_dns::Changes::from([(&answers.fixed.service, Some(&answers))]);
     let next = current.with(&changes, current.serial().next());
     publish(&server.zone, next).expect("newer");
 }

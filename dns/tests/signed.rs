@@ -78,7 +78,7 @@ fn now() -> u64 {
 fn services() -> Answers {
     let mut services = sample::usual();
     let wide = services.get_mut(&"shop/prod/wide".parse().expect("an id")).expect("usual");
-    sample::fixed(Arc::make_mut(wide)).sites[0].addresses.truncate(90);
+    sample::fixed(wide).sites[0].addresses.truncate(90);
     services
 }
 
@@ -123,8 +123,8 @@ fn start(made: Made, secondary: Option<SocketAddr>) -> Site {
 impl Site {
     fn change(&self, service: &str, answers: Option<ServiceAnswers>) {
         let current = self.server.zone.load_full();
-        let changes =
-            nett_dns::Changes::from([(service.parse().expect("an id"), answers.map(Arc::new))]);
+        let service = service.parse().expect("an id");
+        let changes = nett_dns::Changes::from([(&service, answers.as_ref())]);
         let next = current.with(&changes, current.serial().next());
         publish(&self.server.zone, next).expect("newer");
     }
@@ -364,7 +364,7 @@ fn checkers_find_nothing_in_a_copy_with_a_lowered_ttl() {
         let mut answers = sample::answers("shop/test/slow", sample::weighted(&[(place, 1)]));
         sample::fixed(&mut answers).ttl =
             Ttl { ceiling: Duration::from_secs(600), floor: Duration::from_secs(5) };
-        answers.lowered = lowered;
+        sample::standing(&mut answers).lowered = lowered;
         site.change("shop/test/slow", Some(answers));
     };
     let told = || {

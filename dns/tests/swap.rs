@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, RecordType};
-use nett_dns::{Limits, Serial, publish};
+use nett_dns::{Changes, Limits, Serial, Zone, publish};
 use nett_policy::id::Epoch;
 
 use serve::{Running, query};
@@ -26,9 +26,10 @@ fn snapshot(n: u32) -> nett_policy::lower::answers::ServiceAnswers {
     answers
 }
 
-fn changes(n: u32) -> nett_dns::Changes {
+/// The snapshot with these answers behind `current`.
+fn next(current: &Zone, n: u32, serial: Serial) -> Zone {
     let answers = snapshot(n);
-    nett_dns::Changes::from([(answers.fixed.service.clone(), Some(answers.into()))])
+    current.with(&Changes::from([(&answers.fixed.service, Some(&answers))]), serial)
 }
 
 /// Which snapshot an answer of addresses is from; panics when it is from several.
@@ -58,7 +59,7 @@ fn answers_never_mix_snapshots_and_serials_only_go_up() {
     let server = Running::with_limits(Limits { udp_threads: 2, ..Limits::default() });
     // Near the top, so that the serial wraps on the way.
     let first = u32::MAX - SNAPSHOTS / 2;
-    let start = server.zone.load_full().with(&changes(0), Serial(first));
+    let start = next(&server.zone.load_full(), 0, Serial(first));
     server.zone.store(start.into());
     let done = AtomicBool::new(false);
     let ask_all = |over_tcp: bool| {
@@ -96,7 +97,7 @@ fn answers_never_mix_snapshots_and_serials_only_go_up() {
         let readers = [false, false, true].map(|tcp| threads.spawn(move || ask_all(tcp)));
         for n in 1..=SNAPSHOTS {
             let serial = Serial(first.wrapping_add(n));
-            let next = server.zone.load().with(&changes(n), serial);
+            let next = next(&server.zone.load(), n, serial);
             publish(&server.zone, next).expect("newer");
             std::thread::yield_now();
         }
@@ -113,7 +114,7 @@ fn answers_never_mix_snapshots_and_serials_only_go_up() {
 fn a_change_is_visible_to_the_next_question() {
     let server = Running::usual();
     for n in 1..200 {
-        let next = server.zone.load().with(&changes(n), Serial(100 + n));
+        let next = next(&server.zone.load(), n, Serial(100 + n));
         publish(&server.zone, next).expect("newer");
         let answer = server.ask_udp(&query("api.prod.shop.steer.example", RecordType::A, None));
         assert_eq!(version(&Message::from_vec(&answer).expect("a message")), n);

@@ -2,21 +2,23 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::process::{ChildStdin, ChildStdout, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
 use crate::RunArguments;
-use crate::data::{Side, ZONE, name, v4, zone_file};
-use crate::load::{median, micros};
+use crate::data::{Mix, Side, ZONE, name, questions, v4, zone_file};
+use crate::load::{Load, median, micros};
 use crate::peer::{Peer, Running};
 use crate::probe::{Probe, Question, wire_name};
 
 use super::print_row;
 
 const NAMES: u32 = 10_000;
+/// As many as the largest fabric has.
+const VERY_MANY: u32 = 100_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What one change did to the questions asked meanwhile.
@@ -35,7 +37,49 @@ pub(crate) fn one_name(arguments: &RunArguments) -> anyhow::Result<()> {
 
 pub(crate) fn many_names(arguments: &RunArguments) -> anyhow::Result<()> {
     println!("Row 6: {NAMES} names changed, until a question sees the last, and the longest pause");
-    compare(arguments, &[Peer::Nett, Peer::Gdnsd, Peer::Knot], NAMES, arguments.rounds * 4)
+    compare(arguments, &[Peer::Nett, Peer::Gdnsd, Peer::Knot], NAMES, arguments.rounds * 4)?;
+    dip(arguments)
+}
+
+/// What a large change costs those who ask: as many questions as get answers, with all names
+/// changed every second and without.
+fn dip(arguments: &RunArguments) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("questions");
+    std::fs::write(&file, questions(VERY_MANY, Mix::Usual, 2 * VERY_MANY))?;
+    let server = Peer::Nett.start(directory.path(), VERY_MANY)?;
+    let mut changer = Changer::new(server);
+    changer.command("second all")?;
+    let load = Load { questions: &file, seconds: arguments.seconds, rate: None, signed: false };
+    let (mut calm, mut changed, mut took) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..arguments.rounds {
+        calm.push(load.on(&changer.server)?.per_second);
+        let Changer { server, line } = &mut changer;
+        let line = line.as_mut().context("no input")?;
+        let cost = std::thread::scope(|scope| {
+            let loaded = scope.spawn(|| load.on(server));
+            let mut due = Instant::now();
+            for _ in 1..arguments.seconds.max(2) {
+                due += Duration::from_secs(1);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                // Each is the way back of the one before, so nothing is prepared meanwhile.
+                took.push(line.carry_out("apply all")?.parse::<f64>()?);
+            }
+            loaded.join().expect("the load does not panic")
+        })?;
+        changed.push(cost.per_second);
+    }
+    let (calm, changed, took) = (median(&calm), median(&changed), median(&took) / 1e3);
+    // The load is one second longer than there are changes.
+    let (seconds, changes) =
+        (f64::from(arguments.seconds), f64::from(arguments.seconds.max(2) - 1));
+    let lost = (1.0 - changed / calm) * seconds / changes;
+    println!(
+        "  Nett, {VERY_MANY} names changed in {took:.0} ms under load, the median: {:.1} % fewer \
+         answers in that second ({calm:.0} in calm)",
+        lost * 100.0
+    );
+    Ok(())
 }
 
 fn compare(
@@ -49,7 +93,7 @@ fn compare(
     let mut rows = Vec::new();
     for peer in peers {
         let server = peer.start(directory.path(), NAMES)?;
-        rows.push((*peer, Changer::new(server)?, Vec::new()));
+        rows.push((*peer, Changer::new(server), Vec::new()));
     }
     for round in 0..changes {
         let side = if round % 2 == 0 { Side::Second } else { Side::First };
@@ -75,13 +119,30 @@ fn compare(
 /// A server and the means to change its names.
 struct Changer {
     server: Running,
-    replies: Option<BufReader<std::process::ChildStdout>>,
+    line: Option<Line>,
+}
+
+/// To Nett, which carries out one line after the other.
+struct Line {
+    commands: ChildStdin,
+    replies: BufReader<ChildStdout>,
+}
+
+impl Line {
+    /// Has a line carried out, and gives its reply.
+    fn carry_out(&mut self, command: &str) -> anyhow::Result<String> {
+        writeln!(self.commands, "{command}")?;
+        let mut reply = String::new();
+        self.replies.read_line(&mut reply)?;
+        Ok(reply.trim().to_owned())
+    }
 }
 
 impl Changer {
-    fn new(mut server: Running) -> anyhow::Result<Self> {
-        let replies = server.replies.take().map(BufReader::new);
-        Ok(Self { server, replies })
+    fn new(mut server: Running) -> Self {
+        let pipes = server.commands.take().zip(server.replies.take());
+        let line = pipes.map(|(commands, out)| Line { commands, replies: BufReader::new(out) });
+        Self { server, line }
     }
 
     /// Changes the first `count` names, while another thread asks for the last of them.
@@ -121,10 +182,7 @@ impl Changer {
 
     /// Has Nett carry out a line, and waits for its reply.
     fn command(&mut self, line: &str) -> anyhow::Result<()> {
-        let commands = self.server.commands.as_mut().context("no input")?;
-        writeln!(commands, "{line}")?;
-        let replies = self.replies.as_mut().context("no output")?;
-        replies.read_line(&mut String::new())?;
+        self.line.as_mut().context("no input")?.carry_out(line)?;
         Ok(())
     }
 

@@ -185,9 +185,9 @@ fn places_at(ttl: u32, key: &[u8], entry: &Details, sets: &mut Vec<Unsigned>) ->
             }))
         })
     };
-    let sites = entry.answers().fixed.sites.iter().map(|s| s.addresses.as_slice());
+    let sites = entry.fixed().sites.iter().map(|s| s.addresses.as_slice());
     let mut places: Vec<Place> = sites.map(&mut place).collect();
-    places.push(match entry.answers().fixed.all_down {
+    places.push(match entry.fixed().all_down {
         AllDown::Fallback(address) => place(&[address]),
         _ => [None; 2],
     });

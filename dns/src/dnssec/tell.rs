@@ -78,7 +78,7 @@ fn choose(zone: &Zone, service: &SignedService, client: &Client) -> (Target, Tol
     let located = topology.locate(client);
     let choice = service.entry().plan().choose(topology, client, &located);
     let site = match choice.target {
-        Target::Site(at) => service.entry().answers().fixed.sites.get(at),
+        Target::Site(at) => service.entry().fixed().sites.get(at),
         Target::Address(_) | Target::Refused => None,
     };
     let steered = Some(Steered {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::Name;
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-use nett_policy::id::Epoch;
+use nett_policy::id::{Epoch, ServiceId};
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
 use nett_policy::service::Ttl;
 use proptest::prelude::*;
@@ -94,7 +94,7 @@ fn answers(n: u8, step: Step, epoch: u64) -> Option<ServiceAnswers> {
         Step::Place(site) => at(site),
         Step::Drain => {
             let mut drained = at("sto");
-            drained.drained.insert(sample::site("osl"));
+            sample::standing(&mut drained).drained.insert(sample::site("osl"));
             drained
         }
         Step::OneFamily => {
@@ -123,14 +123,13 @@ proptest! {
                 zone = zone.caught_up(serial, 2, NOW);
                 continue;
             }
-            let id = name(n).parse().expect("an id");
-            let answers = answers(n, step, at).map(Arc::new);
-            match &answers {
-                Some(answers) => drop(services.insert(id, Arc::clone(answers))),
+            let id: ServiceId = name(n).parse().expect("an id");
+            let answers = answers(n, step, at);
+            zone = zone.with(&Changes::from([(&id, answers.as_ref())]), serial);
+            match answers {
+                Some(answers) => drop(services.insert(id, answers)),
                 None => drop(services.remove(&id)),
             }
-            let id = name(n).parse().expect("an id");
-            zone = zone.with(&Changes::from([(id, answers)]), serial);
         }
         let zone = zone.caught_up(zone.serial().next(), usize::MAX, NOW);
         let whole = build(&services, &keys).caught_up(Serial(2), usize::MAX, NOW);
@@ -149,8 +148,7 @@ fn a_move_signs_nothing_and_what_follows_only_what_changed() {
     for (n, site) in (0..8).zip(["sto", "fra", "osl"].into_iter().cycle()) {
         let mut moved = sample::answers("shop/prod/api", sample::weighted(&[(site, 1)]));
         moved.epoch = Epoch(100 + n);
-        let changes =
-            Changes::from([("shop/prod/api".parse().expect("an id"), Some(Arc::new(moved)))]);
+        let changes = Changes::from([(&moved.fixed.service, Some(&moved))]);
         zone = zone.with(&changes, zone.serial().next());
     }
     assert_eq!(stats.signatures(), all, "eight moves");
@@ -245,7 +243,7 @@ fn while_the_first_signatures_are_made_nothing_is_denied_and_all_else_is_answere
     assert!(zone.can_be_copied());
     // A service that comes later holds up nobody.
     let new = at_osl("d");
-    let changes = Changes::from([(new.fixed.service.clone(), Some(Arc::new(new)))]);
+    let changes = Changes::from([(&new.fixed.service, Some(&new))]);
     zone = zone.with(&changes, Serial(5));
     assert_eq!(ask(&zone, "nothing", true), (NXDomain, None, false));
 }
@@ -258,15 +256,14 @@ fn lowering_the_ttl_signs_nothing_and_neither_does_the_move_behind_it() {
         let mut answers = sample::answers("shop/prod/api", sample::weighted(&[(site, 1)]));
         sample::fixed(&mut answers).ttl =
             Ttl { ceiling: Duration::from_secs(300), floor: Duration::from_secs(5) };
-        (answers.lowered, answers.epoch) = (lowered, Epoch(epoch));
+        (sample::standing(&mut answers).lowered, answers.epoch) = (lowered, Epoch(epoch));
         answers
     };
     let mut zone = build(&sample::services([at("osl", false, 1)]), &keys);
     zone = zone.caught_up(Serial(2), usize::MAX, NOW);
     let all = stats.signatures();
-    let step = |zone: &Zone, answers| {
-        let id = "shop/prod/api".parse().expect("an id");
-        let changes = Changes::from([(id, Some(Arc::new(answers)))]);
+    let step = |zone: &Zone, answers: ServiceAnswers| {
+        let changes = Changes::from([(&answers.fixed.service, Some(&answers))]);
         zone.with(&changes, zone.serial().next())
     };
     let ttls = |zone: &Zone| -> BTreeSet<u32> {

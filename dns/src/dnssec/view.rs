@@ -95,7 +95,7 @@ impl Signed {
         for key in changed {
             let (entry, service) = (next.services().get(key), after.services.get(key));
             if let (Some(entry), Some(service)) = (entry, service)
-                && let Some(moved) = service.moved(key, entry.details())
+                && let Some(moved) = service.moved(key, &entry.details())
             {
                 after.services.insert_mut(key.clone(), Arc::new(moved));
             }
@@ -149,7 +149,7 @@ impl Signed {
             let entry = next.services().get(key)?.details();
             let old = self.services.get(key).map(|s| &**s);
             let with = (&*self.keys, now);
-            Some(Arc::new(SignedService::sign(next, key, entry, old, with)))
+            Some(Arc::new(SignedService::sign(next, key, &entry, old, with)))
         });
         let (mut gone, mut new) = (BTreeSet::new(), BTreeMap::new());
         for (key, service) in work.iter().zip(signed) {

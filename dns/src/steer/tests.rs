@@ -47,7 +47,7 @@ fn spreads_choose_sites() {
         let mut service = answers("shop/prod/api", spread);
         let fixed = crate::sample::fixed(&mut service);
         (fixed.prefer, fixed.all_down) = (prefer, all_down);
-        let what = format!("{} {prefer:?} {all_down:?} {client}", service.spread);
+        let what = format!("{} {prefer:?} {all_down:?} {client}", service.standing.spread);
         assert_eq!(choose(&service, &fabric(), client), expected, "{what}");
     }
 }

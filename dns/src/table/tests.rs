@@ -39,7 +39,7 @@ fn key(n: u32) -> Box<[u8]> {
 }
 
 fn view(table: &Table) -> Model {
-    table.entries().map(|e| (e.key().into(), (e.answers().epoch.0, e.only()))).collect()
+    table.entries().map(|e| (e.key().into(), (e.epoch().0, e.only()))).collect()
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -66,6 +66,7 @@ proptest! {
         for (epoch, step) in (0u64..).zip(&steps) {
             earlier.push((table.clone(), model.clone()));
             let (mut bytes, mut changes) = (Vec::new(), Vec::new());
+            let mut steerings = Steerings::default();
             for (n, step) in step {
                 let (key, slot) = (key(*n), fixed.entry(*n));
                 let (Step::Put(site) | Step::Anew(site)) = *step else {
@@ -79,15 +80,15 @@ proptest! {
                     _ => drop(slot.or_insert(answers.fixed)),
                 }
                 answers.fixed = Arc::clone(&fixed[n]);
-                let (named, answers) = ((table.hash(&key), &*key), Arc::new(answers));
-                changes.push(table.put(named, &answers, &topology, &mut bytes));
+                let (named, with) = ((table.hash(&key), &*key), (&mut steerings, &topology));
+                changes.push(table.put(named, &answers, with, &mut bytes));
                 model.insert(key, (epoch, Some(site)));
             }
             table.apply(changes, &bytes);
         }
         prop_assert_eq!(table.len(), model.len());
         for n in 0..60 {
-            let found = table.get(&key(n)).map(|e| (e.answers().epoch.0, e.only()));
+            let found = table.get(&key(n)).map(|e| (e.epoch().0, e.only()));
             prop_assert_eq!(found, model.get(&key(n)).copied());
         }
         for (old, old_model) in earlier {
@@ -102,19 +103,21 @@ proptest! {
 fn names_of_one_hash_are_told_apart() {
     let (mut bytes, topology) = (Vec::new(), topology());
     let put = |n: u32| {
-        let (begin, answers) = (bytes.len(), Arc::new(at(n, 0, 0)));
+        let (begin, answers) = (bytes.len(), at(n, 0, 0));
         let (table, key) = (Table::new(), key(n));
-        table.put((table.hash(&key), &key), &answers, &topology, &mut bytes);
-        (begin, Details::new(&answers, &topology))
+        let with = (&mut Steerings::default(), &topology);
+        let made = table.put((table.hash(&key), &key), &answers, with, &mut bytes);
+        let What::Put { at: _, fixed, bearing } = made.what else { panic!("a new name") };
+        (begin, fixed, bearing)
     };
-    let all: Vec<(usize, Details)> = (0..100).map(put).collect();
+    let all: Vec<(usize, Arc<FixedAnswers>, Bearing)> = (0..100).map(put).collect();
     for low in [0, 6, u32::MAX] {
         let change = |n: usize, put: bool| {
-            let (at, details) = &all[n];
+            let (at, fixed, bearing) = all[n].clone();
             let hash = Hash { group: 0, part: 0, low };
             let what = match put {
-                true => What::Put { at: *at, details: details.clone() },
-                false => What::Remove { at: *at },
+                true => What::Put { at, fixed, bearing },
+                false => What::Remove { at },
             };
             Change { hash, what }
         };
@@ -127,7 +130,7 @@ fn names_of_one_hash_are_told_apart() {
         }
         let gone: Vec<Change> = (0..100).step_by(3).map(|n| change(n, false)).collect();
         part = part.with(&gone, &bytes);
-        for (n, (at, _)) in all.iter().enumerate() {
+        for (n, (at, ..)) in all.iter().enumerate() {
             let key = Packed::at(&bytes[*at..]).key();
             let slot = find(&part.slots, &part.bytes, low, key);
             assert_eq!(part.slots[slot].at().is_some(), n % 3 != 0);

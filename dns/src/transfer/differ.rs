@@ -32,7 +32,7 @@ fn some(zone: &Zone, delta: &Delta, site: Option<SiteIndex>) -> Vec<Record> {
         None => {
             let entries = services.iter().filter_map(|key| zone.services().get(key));
             let details = entries.map(|e| (e.key(), e.details()));
-            records.extend(details.flat_map(|(key, d)| of_service(zone, key, d, site)));
+            records.extend(details.flat_map(|(key, d)| of_service(zone, key, &d, site)));
         }
         Some(signed) => {
             if *fixed {
@@ -100,7 +100,7 @@ impl Pieces {
                 };
                 let details = zone.services().entries_of(*at)?.map(|e| (e.key(), e.details()));
                 *at += 1;
-                records.extend(details.flat_map(|(key, d)| of_service(zone, key, d, site)));
+                records.extend(details.flat_map(|(key, d)| of_service(zone, key, &d, site)));
             }
             (State::Signed { begun, services, links }, Some(signed)) => {
                 if !*begun {

@@ -1,9 +1,15 @@
 //! Snapshots: what is found in them, and what two of them share.
 
+use std::time::Duration;
+
 use nett_policy::fabric::Family;
+use nett_policy::lower::answers::Standing;
+use nett_policy::service::{AllDown, Prefer, Ttl};
+use nett_policy::traffic::Spread;
+use proptest::prelude::*;
 
 use super::*;
-use crate::sample::{answers, fabric, services, usual, weighted};
+use crate::sample::{answers, fabric, nearest, services, usual, weighted};
 
 fn build(services: &Answers, serial: u32) -> Zone {
     let fabric = fabric();
@@ -23,18 +29,14 @@ fn kind(zone: &Zone, name: &str) -> String {
         Found::Apex(_) => "apex".to_owned(),
         Found::Host(addresses) => format!("host {}", addresses.len()),
         Found::Reflect => "reflect".to_owned(),
-        Found::Service(entry) => entry.answers().fixed.service.to_string(),
+        Found::Service(entry) => entry.fixed().service.to_string(),
         Found::Site(entry, at) => {
-            format!("{} {}", entry.answers().fixed.service, entry.answers().fixed.sites[at].site)
+            format!("{} {}", entry.fixed().service, entry.fixed().sites[at].site)
         }
-        Found::AllSites(entry) => format!("{} all", entry.answers().fixed.service),
+        Found::AllSites(entry) => format!("{} all", entry.fixed().service),
         Found::Port(entry, at, form) => {
             let form = if form == PortName::Srv { "srv" } else { "svcb" };
-            format!(
-                "{} {form} {}",
-                entry.answers().fixed.service,
-                entry.answers().fixed.ports[at].name
-            )
+            format!("{} {form} {}", entry.fixed().service, entry.fixed().ports[at].name)
         }
         Found::Empty => "empty".to_owned(),
         Found::Missing => "missing".to_owned(),
@@ -91,20 +93,18 @@ fn changes_make_a_new_snapshot_and_leave_the_old_one_alone() {
     let api: ServiceId = "shop/prod/api".parse().expect("an id");
     let new: ServiceId = "web/test/one".parse().expect("an id");
     let moved = answers("shop/prod/api", weighted(&[("sto", 1)]));
-    let changes = Changes::from([
-        (api.clone(), Some(Arc::new(moved.clone()))),
-        (new.clone(), Some(Arc::new(answers("web/test/one", weighted(&[("osl", 1)]))))),
-    ]);
+    let one = answers("web/test/one", weighted(&[("osl", 1)]));
+    let changes = Changes::from([(&api, Some(&moved)), (&new, Some(&one))]);
     let next = old.with(&changes, Serial(2));
     assert_eq!((old.serial(), next.serial()), (Serial(1), Serial(2)));
-    assert_eq!(next.answers(&api), Some(&moved));
-    assert_ne!(old.answers(&api), Some(&moved));
+    assert_eq!(next.answers(&api), Some(moved.clone()));
+    assert_ne!(old.answers(&api), Some(moved));
     assert_eq!((kind(&old, "web"), kind(&next, "web")), ("missing".into(), "empty".into()));
     assert_eq!((old.len(), next.len()), (10, 11));
     // Parts that nothing changed in are the very same.
     assert_eq!(old.services.shared_with(&next.services), old.services.parts() - 2);
 
-    let gone = Changes::from([(new.clone(), None), (api, None)]);
+    let gone = Changes::from([(&new, None), (&api, None)]);
     let last = next.with(&gone, Serial(3));
     assert_eq!(kind(&last, "test.web"), "missing");
     assert_eq!(kind(&last, "web"), "missing");
@@ -117,22 +117,100 @@ fn incremental_equals_full() {
     let api: ServiceId = "shop/prod/api".parse().expect("an id");
     let mut all = usual();
     let first = build(&services([]), 1);
-    let changes = all.iter().map(|(id, a)| (id.clone(), Some(a.clone())));
+    let changes = all.iter().map(|(id, a)| (id, Some(a)));
     let filled = first.with(&changes.collect(), Serial(2));
-    let without = filled.with(&Changes::from([(api.clone(), None)]), Serial(3));
+    let without = filled.with(&Changes::from([(&api, None)]), Serial(3));
     all.remove(&api);
     let full = build(&all, 3);
     assert_eq!(without.services.parents(), full.services.parents());
-    let view = |zone: &Zone| -> BTreeMap<Box<[u8]>, String> {
-        let row = |e: Entry<'_>| {
-            let (answers, plan) = (e.answers(), e.plan());
-            let columns: Vec<_> =
-                (0..4).flat_map(|at| Family::BOTH.map(|family| e.addresses(at, family))).collect();
-            (e.key().into(), format!("{answers:?} {plan:?} {columns:?}"))
-        };
-        zone.services.entries().map(row).collect()
-    };
     assert_eq!(view(&without), view(&full));
+}
+
+/// All that is answered about each service.
+fn view(zone: &Zone) -> BTreeMap<Box<[u8]>, String> {
+    let row = |e: Entry<'_>| {
+        let (answers, plan, ttls, only) = (e.answers(), e.plan(), e.ttls(), e.only());
+        let columns: Vec<_> =
+            (0..4).flat_map(|at| Family::BOTH.map(|family| e.addresses(at, family))).collect();
+        (e.key().into(), format!("{answers:?} {plan:?} {ttls:?} {only:?} {columns:?}"))
+    };
+    zone.services.entries().map(row).collect()
+}
+
+/// Service number N: no two of the first 36 are of one shape, and those behind them repeat them.
+fn of_shape(n: usize) -> ServiceAnswers {
+    let mut answers = answers(&format!("p/e/s{n}"), weighted(&[("osl", 1)]));
+    let fixed = crate::sample::fixed(&mut answers);
+    fixed.sites.rotate_left(n % 3);
+    fixed.prefer = [Prefer::Nearest, Prefer::Primary][n / 3 % 2];
+    let fallback = AllDown::Fallback(crate::sample::ip("203.0.113.9"));
+    fixed.all_down = [AllDown::LastOrder, AllDown::Refuse, fallback][n / 6 % 3];
+    let ceiling = Duration::from_secs([30, 300][n / 18 % 2]);
+    fixed.ttl = Ttl { ceiling, floor: Duration::from_secs(5) };
+    answers
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Services that stand alike share in memory what is chosen for them: never more than that.
+    #[test]
+    fn services_that_move_together_are_answered_as_if_each_were_alone(
+        steps in prop::collection::vec(
+            (prop::collection::btree_set(0usize..72, 1..72), 0usize..5, any::<bool>()),
+            1..6,
+        ),
+    ) {
+        let mut all: Vec<ServiceAnswers> = (0..72).map(of_shape).collect();
+        let mut zone = build(&services(all.iter().cloned()), 1);
+        for (services, spread, lowered) in steps {
+            let spreads = [
+                weighted(&[("osl", 1)]),
+                weighted(&[("sto", 1)]),
+                weighted(&[("sto", 2), ("fra", 1)]),
+                nearest(&["osl", "fra"]),
+                Spread::Nowhere,
+            ];
+            let standing = Standing {
+                lowered,
+                spread: spreads[spread].clone(),
+                drained: BTreeSet::new(),
+                health: BTreeMap::new(),
+            };
+            let standing = Arc::new(standing);
+            for n in &services {
+                all[*n].standing = Arc::clone(&standing);
+                all[*n].epoch.0 += 1;
+            }
+            let changed = services.iter().map(|n| (&all[*n].fixed.service, Some(&all[*n])));
+            zone = zone.with(&changed.collect(), zone.serial().next());
+        }
+        let told = view(&zone);
+        for alone in &all {
+            let mut alone = alone.clone();
+            alone.standing = Arc::new((*alone.standing).clone());
+            let key = service_key(&alone.fixed.service);
+            let expected = view(&build(&services([alone]), 1));
+            prop_assert_eq!(told.get(&key), expected.get(&key));
+        }
+    }
+}
+
+#[test]
+fn many_services_that_stand_alike_share_what_is_chosen() {
+    let mut all: Vec<ServiceAnswers> = (0..360).map(of_shape).collect();
+    let standing = Arc::clone(&all[0].standing);
+    all.iter_mut().for_each(|a| a.standing = Arc::clone(&standing));
+    let distinct = |zone: &Zone| {
+        let plans = zone.services.entries().map(|e| std::ptr::from_ref(e.plan()).addr());
+        plans.collect::<BTreeSet<usize>>().len()
+    };
+    let zone = build(&services(all.iter().cloned()), 1);
+    assert_eq!(distinct(&zone), 36);
+    let moved = Arc::new(Standing { spread: weighted(&[("fra", 1)]), ..(*standing).clone() });
+    all.iter_mut().for_each(|a| a.standing = Arc::clone(&moved));
+    let changes = all.iter().map(|a| (&a.fixed.service, Some(a))).collect();
+    assert_eq!(distinct(&zone.with(&changes, Serial(2))), 36);
 }
 
 #[test]

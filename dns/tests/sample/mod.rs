@@ -14,7 +14,7 @@ use nett_policy::fabric::{
     UnknownClient, Zone,
 };
 use nett_policy::id::{Epoch, Generation, SiteId, Weight};
-use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteHealth};
+use nett_policy::lower::answers::{Answers, ServiceAnswers, SiteHealth, Standing};
 use nett_policy::service::{AllDown, FixedAnswers, Port, Prefer, SiteAddresses, Ttl};
 use nett_policy::traffic::Spread;
 
@@ -160,14 +160,8 @@ pub(crate) fn answers(service: &str, spread: Spread) -> ServiceAnswers {
         ports: Vec::new(),
         sites,
     };
-    ServiceAnswers {
-        fixed: Arc::new(fixed),
-        lowered: false,
-        spread,
-        epoch: Epoch(7),
-        drained: BTreeSet::new(),
-        health,
-    }
+    let standing = Standing { lowered: false, spread, drained: BTreeSet::new(), health };
+    ServiceAnswers { fixed: Arc::new(fixed), epoch: Epoch(7), standing: Arc::new(standing) }
 }
 
 /// What no move changes of these answers, to change it.
@@ -175,8 +169,13 @@ pub(crate) fn fixed(answers: &mut ServiceAnswers) -> &mut FixedAnswers {
     Arc::make_mut(&mut answers.fixed)
 }
 
+/// What a move changes of these answers, to change it.
+pub(crate) fn standing(answers: &mut ServiceAnswers) -> &mut Standing {
+    Arc::make_mut(&mut answers.standing)
+}
+
 pub(crate) fn services(all: impl IntoIterator<Item = ServiceAnswers>) -> Answers {
-    all.into_iter().map(|a| (a.fixed.service.clone(), Arc::new(a))).collect()
+    all.into_iter().map(|a| (a.fixed.service.clone(), a)).collect()
 }
 
 /// One service of each kind of spread.
@@ -186,7 +185,7 @@ pub(crate) fn usual() -> Answers {
     let mut fallback = answers("shop/prod/fallback", Spread::Nowhere);
     fixed(&mut fallback).all_down = AllDown::Fallback(ip("203.0.113.9"));
     let mut drained = answers("shop/prod/drained", weighted(&[("sto", 1)]));
-    drained.drained.insert(site("osl"));
+    standing(&mut drained).drained.insert(site("osl"));
     let mut v4 = answers("shop/prod/v4", weighted(&[("osl", 1)]));
     fixed(&mut v4).sites[0].addresses = vec![ip("192.0.2.1"), ip("192.0.2.11"), ip("192.0.2.1")];
     let mut wide = answers("shop/prod/wide", weighted(&[("osl", 1)]));

@@ -5,26 +5,46 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::id::{Epoch, ServiceId, SiteId};
-use crate::service::{FixedAnswers, SiteAddresses};
+use crate::place::Placed;
+use crate::service::{FixedAnswers, SiteAddresses, shared};
 use crate::traffic::Spread;
 
-/// The answers of all services. A copy shares them.
-pub type Answers = BTreeMap<ServiceId, Arc<ServiceAnswers>>;
+/// The answers of all services.
+pub type Answers = BTreeMap<ServiceId, ServiceAnswers>;
 
 /// The answers for one service. Equal values give equal answers to every question but the serial.
+///
+/// It is three small values, so that a move of very many services writes little and allocates
+/// nothing: what stays is not looked at, and what changes is in memory once for all that move
+/// alike.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServiceAnswers {
     /// What stays when the service moves; copies share it.
     pub fixed: Arc<FixedAnswers>,
+    pub epoch: Epoch,
+    /// What a move changes; services in the same state share it.
+    pub standing: Arc<Standing>,
+}
+
+/// How a service stands among its sites.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Standing {
     /// Something may change soon: answers carry the floor of the TTL.
     pub lowered: bool,
     /// Who is answered: the `answers` part of the service's traffic state.
     pub spread: Spread,
-    pub epoch: Epoch,
     /// Sites that are drained, for the service or as a whole.
     pub drained: BTreeSet<SiteId>,
     /// Of sites whose health is known.
     pub health: BTreeMap<SiteId, SiteHealth>,
+}
+
+/// The standings of one lowering, each in memory once.
+#[derive(Debug, Default)]
+pub struct Standings {
+    /// Neighbours in a catalogue often stand alike.
+    last: Option<Arc<Standing>>,
+    known: BTreeSet<Arc<Standing>>,
 }
 
 /// What one site would answer, and its line of TXT.
@@ -45,7 +65,7 @@ pub enum SiteState {
     Drained,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SiteHealth {
     Up,
     Down,
@@ -54,17 +74,58 @@ pub enum SiteHealth {
 }
 
 impl ServiceAnswers {
+    /// The answers are those of `placed` from now on. The service is the one that `fixed` was made
+    /// of, which is looked at only while a task is under way.
+    pub fn take_place(&mut self, placed: &Placed, standings: &mut Standings) {
+        let lowered = placed.lowered && self.fixed.ttl.is_lowered_for_moves();
+        self.standing = standings.of(lowered, &placed.traffic.answers, &placed.drained);
+        self.epoch = placed.epoch;
+    }
+
     /// Every site of the service, in failover order.
     pub fn sites(&self) -> impl Iterator<Item = SiteAnswers<'_>> + Clone {
-        self.fixed.sites.iter().map(|fixed| self.told(fixed))
+        self.standing.sites(&self.fixed)
     }
 
     /// The site at this place of the failover order.
     pub fn site(&self, at: usize) -> Option<SiteAnswers<'_>> {
-        self.fixed.sites.get(at).map(|fixed| self.told(fixed))
+        self.fixed.sites.get(at).map(|fixed| self.standing.told(fixed))
+    }
+}
+
+impl Standings {
+    /// The one with these values; nothing is known of anybody's health.
+    pub fn of(
+        &mut self,
+        lowered: bool,
+        spread: &Spread,
+        drained: &BTreeSet<SiteId>,
+    ) -> Arc<Standing> {
+        let same = |s: &&Arc<Standing>| {
+            s.lowered == lowered && s.spread == *spread && s.drained == *drained
+        };
+        if let Some(last) = self.last.as_ref().filter(same) {
+            return Arc::clone(last);
+        }
+        let (spread, drained) = (spread.clone(), drained.clone());
+        let standing = Standing { lowered, spread, drained, health: BTreeMap::new() };
+        let standing = shared(&mut self.known, Arc::new(standing));
+        self.last = Some(Arc::clone(&standing));
+        standing
+    }
+}
+
+impl Standing {
+    /// Every site of a service that stands so, in failover order.
+    pub fn sites<'a>(
+        &'a self,
+        fixed: &'a FixedAnswers,
+    ) -> impl Iterator<Item = SiteAnswers<'a>> + Clone {
+        fixed.sites.iter().map(|fixed| self.told(fixed))
     }
 
-    fn told<'a>(&self, fixed: &'a SiteAddresses) -> SiteAnswers<'a> {
+    /// What is said of one of its sites.
+    pub fn told<'a>(&self, fixed: &'a SiteAddresses) -> SiteAnswers<'a> {
         let SiteAddresses { site, addresses } = fixed;
         SiteAnswers {
             state: match (self.spread.has(site), self.drained.contains(site)) {
@@ -81,13 +142,13 @@ impl ServiceAnswers {
 }
 
 /// Takes from `known` what is equal there, so that answers that did not change are in memory once
-/// and are told apart from changed ones by their place alone.
+/// and are told apart from changed ones without a look into them.
 pub fn share(answers: &mut Answers, known: &Answers) {
     let mut known = known.iter().peekable();
     for (id, answers) in answers {
         while known.next_if(|(other, _)| *other < id).is_some() {}
         if let Some((_, same)) = known.next_if(|(other, same)| *other == id && *same == answers) {
-            *answers = Arc::clone(same);
+            *answers = same.clone();
         }
     }
 }
@@ -131,15 +192,14 @@ mod tests {
                 ports: Vec::new(),
                 sites: Vec::new(),
             };
-            let answers = ServiceAnswers {
-                fixed: Arc::new(fixed),
+            let standing = Standing {
                 lowered: false,
                 spread: Spread::Nowhere,
-                epoch: Epoch(*epoch),
                 drained: BTreeSet::new(),
                 health: BTreeMap::new(),
             };
-            (service, Arc::new(answers))
+            let (fixed, standing) = (Arc::new(fixed), Arc::new(standing));
+            (service, ServiceAnswers { fixed, epoch: Epoch(*epoch), standing })
         };
         epochs.iter().map(one).collect()
     }
@@ -151,10 +211,37 @@ mod tests {
         let wanted = next.clone();
         share(&mut next, &known);
         assert_eq!(next, wanted);
-        let shared = |(id, a): (&ServiceId, &Arc<ServiceAnswers>)| {
-            known.get(id).is_some_and(|k| Arc::ptr_eq(k, a)).then(|| id.to_string())
+        let shared = |(id, a): (&ServiceId, &ServiceAnswers)| {
+            let same = |k: &ServiceAnswers| {
+                Arc::ptr_eq(&k.fixed, &a.fixed) && Arc::ptr_eq(&k.standing, &a.standing)
+            };
+            known.get(id).is_some_and(same).then(|| id.to_string())
         };
         let shared: Vec<String> = next.iter().filter_map(shared).collect();
         assert_eq!(shared, ["shop/prod/a", "shop/prod/e"]);
+    }
+
+    #[test]
+    fn standings_are_in_memory_once_in_any_order() {
+        let site = |id: &str| -> SiteId { id.parse().expect("an id") };
+        let drained = BTreeSet::from([site("svg")]);
+        let all = [
+            (false, Spread::one(site("osl")), BTreeSet::new()),
+            (true, Spread::one(site("osl")), BTreeSet::new()),
+            (false, Spread::one(site("svg")), BTreeSet::new()),
+            (false, Spread::one(site("osl")), drained),
+        ];
+        let mut standings = Standings::default();
+        let mut of = |n: usize| {
+            let (lowered, spread, drained) = all[n].clone();
+            let found = standings.of(lowered, &spread, &drained);
+            let told = (found.lowered, found.spread.clone(), found.drained.clone());
+            assert_eq!(told, (lowered, spread, drained));
+            found
+        };
+        let first: Vec<_> = (0..4).map(&mut of).collect();
+        for n in [3, 3, 0, 2, 1, 0, 0] {
+            assert!(Arc::ptr_eq(&of(n), &first[n]), "{n}");
+        }
     }
 }

@@ -19,14 +19,13 @@ mod routes;
 mod rules;
 mod ways;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::fabric::{Node, Role};
 use crate::log::intent::World;
 use crate::place::{Placed, Placement};
 use crate::service::FixedAnswers;
-use answers::{Answers, ServiceAnswers};
+use answers::{Answers, ServiceAnswers, Standings};
 use choice::Choice;
 pub use links::LinksUp;
 pub use neighbours::{Neighbour, Neighbours};
@@ -70,9 +69,10 @@ pub fn lower_kernel(place: Place<'_>, placement: &Placement) -> NodeState {
 
 /// What every name server of the fabric answers.
 pub fn answers(world: World<'_>, placement: &Placement) -> Answers {
+    let mut standings = Standings::default();
     let of = |fixed: &Arc<FixedAnswers>| {
         let placed = placement.services.get(&fixed.service)?;
-        Some((fixed.service.clone(), Arc::new(answers_of(fixed, placed))))
+        Some((fixed.service.clone(), answers_of(fixed, placed, &mut standings)))
     };
     world.catalog.answers().filter_map(of).collect()
 }
@@ -83,13 +83,12 @@ pub fn all_links(world: World<'_>) -> LinksUp {
 }
 
 /// What every name server answers for one service.
-pub fn answers_of(fixed: &Arc<FixedAnswers>, placed: &Placed) -> ServiceAnswers {
-    ServiceAnswers {
-        fixed: Arc::clone(fixed),
-        lowered: placed.lowered && fixed.ttl.is_lowered_for_moves(),
-        spread: placed.traffic.answers.clone(),
-        epoch: placed.epoch,
-        drained: placed.drained.clone(),
-        health: BTreeMap::new(),
-    }
+pub fn answers_of(
+    fixed: &Arc<FixedAnswers>,
+    placed: &Placed,
+    standings: &mut Standings,
+) -> ServiceAnswers {
+    let lowered = placed.lowered && fixed.ttl.is_lowered_for_moves();
+    let standing = standings.of(lowered, &placed.traffic.answers, &placed.drained);
+    ServiceAnswers { fixed: Arc::clone(fixed), epoch: placed.epoch, standing }
 }

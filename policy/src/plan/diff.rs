@@ -5,7 +5,6 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::{Op, Plan, guard};
 use crate::id::ServiceId;
@@ -294,7 +293,7 @@ fn drop_route(change: &Change<'_, RouteKey, RouteTarget>) -> Option<Op> {
 
 /// What becomes of the zone's answers: the last operations of a plan.
 pub(super) fn answer_ops(desired: &Answers, actual: &Answers) -> Vec<Op> {
-    let op = |(service, to, from): Change<'_, ServiceId, Arc<ServiceAnswers>>| Op::Answers {
+    let op = |(service, to, from): Change<'_, ServiceId, ServiceAnswers>| Op::Answers {
         service: service.clone(),
         from: from.cloned(),
         to: to.cloned(),

@@ -67,8 +67,8 @@ pub enum Op {
     /// The zone's answers for one service; all services of a plan change in one swap.
     Answers {
         service: ServiceId,
-        from: Option<Arc<ServiceAnswers>>,
-        to: Option<Arc<ServiceAnswers>>,
+        from: Option<ServiceAnswers>,
+        to: Option<ServiceAnswers>,
     },
 }
 
@@ -171,9 +171,7 @@ impl fmt::Display for Op {
             Self::DeleteGuard(_) => f.write_str("- nft table inet nett"),
             Self::Elements { add, delete } => elements(f, add, delete),
             Self::Classes { from, to } => classes(f, from, to),
-            Self::Answers { service, from, to } => {
-                answers(f, service, from.as_deref(), to.as_deref())
-            }
+            Self::Answers { service, from, to } => answers(f, service, from.as_ref(), to.as_ref()),
         }
     }
 }
@@ -233,13 +231,13 @@ fn answers(
 
 /// Who is answered with which addresses: those of every site that gets clients.
 fn said(answers: &ServiceAnswers) -> String {
-    let active = answers.spread.sites();
+    let active = answers.standing.spread.sites();
     let sites = answers.fixed.sites.iter().filter(|s| active.contains(&s.site));
     let addresses: Vec<String> =
         sites.flat_map(|s| &s.addresses).map(ToString::to_string).collect();
-    let ttl = match answers.lowered {
+    let ttl = match answers.standing.lowered {
         true => format!(" ttl {} s", answers.fixed.ttl.floor.as_secs()),
         false => String::new(),
     };
-    format!("{} [{}] epoch {}{ttl}", answers.spread, addresses.join(" "), answers.epoch)
+    format!("{} [{}] epoch {}{ttl}", answers.standing.spread, addresses.join(" "), answers.epoch)
 }

@@ -57,7 +57,10 @@ impl Trail {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("nett-audit".to_owned()).spawn(work)?;
+        let thread = std::thread::Builder::new().name("nett-audit".to_owned()).spawn(work);
+        let thread = thread.map_err(|error| {
+            std::io::Error::new(error.kind(), format!("no thread for its writer: {error}"))
+        })?;
         Ok(Self { path, jobs: Some(jobs), thread: Some(thread) })
     }
 

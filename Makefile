@@ -22,12 +22,14 @@ MINUTES ?= 30
 EVENTS ?= 1000000
 # At how many places `make kill-sweep` kills an agent: all, or a number.
 KILLS ?= all
+# How often `make detection` cuts a link, of each side and kind.
+CUTS ?= 20
 # How long each flood of `make flood` lasts.
 SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many evacuate classes idle releases model sim soak events kill-sweep fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many evacuate classes idle detection releases model sim soak events kill-sweep fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -45,10 +47,16 @@ check: deps ## Formatting and lints
 test: check build ## Every test; needs the right to make network namespaces
 	NETT_NETNS=required $(SETUP)/as-root.sh $(CARGO) test --workspace --no-fail-fast
 
+ifneq ($(filter 11 12,$(ROW)),)
+bench: detection
+else
 bench: ## Nett beside its peers, as ratios measured now; ROW=n for one row, ROUNDS=n
 	@bench/install-peers.sh
 	$(CARGO) build --release -p nett-bench
 	target/release/nett-bench run $(if $(ROW),--row $(ROW)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	@echo "Rows 11 and 12, links that fail beside BIRD: make detection. The kernel side, idle agents,"
+	@echo "very many services and floods: make classes, idle, many, evacuate, flood."
+endif
 
 many: ## An evacuation of SERVICES services with one approval: time and memory of each part
 	NETT_MANY=$(SERVICES) $(CARGO) test --release -p nett-policy --test many_services -- --nocapture
@@ -66,6 +74,11 @@ idle: deps ## Memory and processor time of agents with VIPS VIPs while nothing h
 	$(CARGO) build --release -p nett-agent -p nett-netns-tests
 	NETT_NETNS=required NETT_VIPS=$(VIPS) NETT_IDLE_SECONDS=30 NETT_PATIENCE=60 $(SETUP)/as-root.sh \
 	    $(CARGO) test --release -p nett-netns-tests --test idle -- --nocapture
+
+detection: deps ## Links that fail, in silence and by carrier, beside BIRD with the same timers; CUTS of each
+	$(CARGO) build --release -p nett-agent -p nett-netns-tests
+	NETT_NETNS=required NETT_CUTS=$(CUTS) NETT_PATIENCE=20 $(SETUP)/as-root.sh \
+	    $(CARGO) test --release -p nett-netns-tests --test detection -- --nocapture
 
 releases: build ## This release at one site and that of REV at the other, and each in the place of the other
 	rm -rf target/other/src && mkdir -p target/other/src

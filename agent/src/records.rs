@@ -1,6 +1,6 @@
 //! Keeps the audit trail: entries as they are first read, and what happened on this node alone.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nett_policy::fact::Measured;
 use nett_policy::id::{Epoch, NodeId, ServiceId, WallMs};
@@ -14,12 +14,12 @@ use crate::bus::wire::{OpenError, Sealed};
 use crate::controller::effect::AuditEvent;
 use crate::controller::event::Now;
 use crate::journal::audit::{self, Audit, AuditRecord, Belief, Filter};
+use crate::journal::trail::{Trail, Written};
 
 /// The trail of one node. A trail that cannot be written is said in the log; nothing waits for it.
 pub struct Records {
     node: NodeId,
-    audit: Audit,
-    path: PathBuf,
+    trail: Trail,
     clock: crate::clock::Clock,
 }
 
@@ -31,15 +31,14 @@ impl Records {
         node: NodeId,
         clock: crate::clock::Clock,
     ) -> std::io::Result<Self> {
-        let audit = Audit::open(state_dir)?;
-        let path = audit.path().to_owned();
-        Ok(Self { node, audit, path, clock })
+        let trail = Trail::spawn(Audit::open(state_dir)?)?;
+        Ok(Self { node, trail, clock })
     }
 
     /// An event of this node alone.
     pub fn note(&mut self, kind: &str, text: &str) {
         let at = self.clock.now().wall;
-        self.append(AuditRecord { text: text.to_owned(), ..self.blank(at, kind) });
+        self.trail.append(AuditRecord { text: text.to_owned(), ..self.blank(at, kind) });
     }
 
     pub fn write(&mut self, event: &AuditEvent, now: Now) {
@@ -69,18 +68,17 @@ impl Records {
                 ..self.blank(now.wall, "log-trouble")
             },
         };
-        self.append(record);
+        self.trail.append(record);
     }
 
     /// Where the trail stands, for whoever reads it beside this.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.trail.path()
     }
 
-    fn append(&mut self, record: AuditRecord) {
-        if let Err(error) = self.audit.append(record) {
-            tracing::error!(%error, "The audit trail cannot be written.");
-        }
+    /// For them: waits until all that was noted until now stands there.
+    pub fn written(&self) -> Written {
+        self.trail.written()
     }
 
     fn blank(&self, at: WallMs, kind: &str) -> AuditRecord {

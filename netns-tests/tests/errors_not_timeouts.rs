@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::Lab;
+use nett_netns_tests::observe::counters;
 use nett_netns_tests::services::{PORT, VAULT};
-use nett_netns_tests::story::tell;
+use nett_netns_tests::story::{Operator, tell};
 use nett_netns_tests::topology::OUTSIDE;
 use nett_netns_tests::traffic::tcp::{Attempt, Session, connect};
 use nett_netns_tests::traffic::{Running, Target};
@@ -125,9 +126,34 @@ fn every_connection_of_a_burst_is_reset_and_none_leaks() -> Result<()> {
                 show(&format!("{host} to {address}: {BURST} resets within {longest:?}"));
             }
         }
+        refusals_are_told(lab)?;
         assert_eq!(lab.leaks()?.since(&leaks).total(), 0, "{:?}", lab.leaks()?);
         Ok(())
     })
+}
+
+/// What the border refused is counted by nft, and told by the agents as nothing that must not be.
+fn refusals_are_told(lab: &Lab) -> Result<()> {
+    let border = lab.ns("osl-b1")?;
+    let counted = counters::named(&border, "nett")?["refused"];
+    // Two clients, two addresses.
+    ensure!(counted >= 4 * BURST as u64, "{counted} refused");
+    let mira = Operator { lab, node: "osl-r1", name: "mira" };
+    eventually(patience() * 3, "it is told", || {
+        let told = mira.run(&["-o", "json", "prove", "separation"])?.json()?;
+        let rows = told["ok"]["rows"].as_array().context("rows")?.clone();
+        let row = rows.iter().find(|row| row["class"] == "refused" && row["node"] == "osl-b1");
+        let row = row.context("a row of the border")?;
+        ensure!(row["packets"].as_u64() >= Some(counted), "{row}");
+        ensure!(row["expected_zero"] == false, "{row}");
+        ensure!(row["rule"].as_str().is_some_and(|r| r.starts_with("pre_drain: ")), "{row}");
+        Ok(())
+    })?;
+    let told = mira.run(&["prove", "separation"])?.out;
+    let line = told.lines().find(|l| l.contains("osl-b1") && l.contains(" refused "));
+    let line = line.with_context(|| told.clone())?;
+    ensure!(line.contains("pre_drain: "), "{line}");
+    Ok(())
 }
 
 /// A link that is down for a moment costs an established connection a moment, not its life.

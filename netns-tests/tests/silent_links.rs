@@ -10,6 +10,7 @@ use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::netns::Netns;
 use nett_netns_tests::observe::http::metric;
 use nett_netns_tests::observe::monitor::Monitor;
+use nett_netns_tests::process::Spec;
 use nett_netns_tests::services::VAULT;
 use nett_netns_tests::story::{TASK, Traffic, tell, tell_from_wires, tell_of};
 use nett_netns_tests::topology::{LINKS, Shape};
@@ -114,6 +115,38 @@ fn a_link_that_is_dead_in_one_direction_is_left_by_both_ends() -> Result<()> {
             assert!(carries(&borders[0], &traffic)?, "both links are used again");
         }
         assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
+        drop(traffic.finish());
+        Ok(())
+    })
+}
+
+/// A disk that holds every line of the audit trail up for seconds, as one that others keep busy
+/// does: the way around a dead link does not wait for it.
+#[test]
+fn a_slow_disk_holds_no_detour_up() -> Result<()> {
+    tell("a_slow_disk_holds_no_detour_up", |lab| {
+        watched(lab)?;
+        let border = lab.ns(ENDS[0])?;
+        let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 16)?;
+        assert!(carries(&border, &traffic)?, "both links are used");
+        let pid = lab.process(&agent_name(ENDS[0]))?.record().pid.to_string();
+        let trail = lab.layout().state(ENDS[0]).join("audit.jsonl").display().to_string();
+        let (name, log) = ("slow-disk".to_owned(), lab.layout().log("slow-disk"));
+        let trace = lab.layout().root.join("slow").display().to_string();
+        let slow = "inject=write:delay_enter=4000000";
+        let args = ["-f", "-o", &trace, "-P", &trail, "-e", "trace=write", "-e", slow, "-p", &pid];
+        let args = args.map(str::to_owned).to_vec();
+        let spec = Spec { name, program: "strace".into(), args, env: Vec::new(), log: log.clone() };
+        lab.start_process(ENDS[0], spec)?;
+        let attached = || Ok(std::fs::read_to_string(&log)?.contains("attached"));
+        eventually_true(patience(), "strace attaches", attached)?;
+        let cut = now();
+        lose(&border, "counter")?;
+        let settled = Duration::from_nanos(traffic.settles_on("svg")?.saturating_sub(cut));
+        assert!(settled < LEFT, "lost packets for {settled:?}");
+        let told = || Ok(std::fs::read_to_string(&trace)?.contains("DELAYED"));
+        eventually_true(TASK, "the trail is written, slowly", told)?;
+        mend(&border)?;
         drop(traffic.finish());
         Ok(())
     })

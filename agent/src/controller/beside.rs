@@ -36,9 +36,11 @@ impl<P: Probe> Driver<P> {
             return send(asker, answer);
         };
         let path = self.parts.records.path().to_owned();
+        let written = self.parts.records.written();
         let rosters = self.parts.rosters.clone();
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
+            written.wait();
             answer.outcome = match read(&path, &rosters) {
                 Ok(payload) => Outcome::from(payload),
                 Err(error) => Outcome::from(error),

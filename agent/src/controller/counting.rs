@@ -162,6 +162,7 @@ fn rule_of(class: &str) -> &'static str {
         "hairpin" => "fwd_guard: came from outside, must not go back (iifname @outer drop)",
         "leak" => "fwd_guard: own site leaves the site (daddr @site4 / @site6 reject)",
         "stray" => "fwd_guard: no reason to leave the site (reject)",
+        "refused" => "pre_drain: nobody serves it here (@drained, @shut_in, @shut_out reject)",
         _ => "of another release",
     }
 }

@@ -34,6 +34,7 @@ mod simulated;
 mod simulated_disk;
 #[cfg(test)]
 mod tests;
+pub mod trail;
 mod writer;
 
 pub use disk::{Directory, Disk};

@@ -266,7 +266,7 @@ fn counters_count_and_go_on_over_a_reload() {
         load(&mut kernel, &guard).await;
         let before = kernel.counters().await.expect("readable");
         let names: Vec<&str> = before.keys().map(String::as_str).collect();
-        let plain = ["hairpin", "leak", "local", "stray"];
+        let plain = ["hairpin", "leak", "local", "refused", "stray"];
         let of_wan0 = ["arrived.wan0", "intersite.wan0", "return.wan0", "steered.wan0"];
         for name in plain.iter().chain(&of_wan0) {
             assert!(names.contains(name), "{name} in {names:?}");
@@ -331,6 +331,9 @@ fn a_new_connection_to_nowhere_is_reset_at_once_and_others_are_not() {
     for other in ["198.51.100.8:80", "[fd99::8]:80"] {
         assert_ne!(connect(other), ErrorKind::ConnectionRefused, "{other}");
     }
+    // Each of the four once, and nothing else.
+    let counter = netns.nft("list counter inet nett refused").expect("nft");
+    assert!(counter.contains("packets 4 "), "{counter}");
 }
 
 /// A flow that came in over `wan1` is marked so that its replies can go back there, and bits of

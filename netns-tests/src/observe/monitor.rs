@@ -35,6 +35,11 @@ impl Monitor {
         Self::with(ns, log, &["-o", "-ts", "monitor", "route", "rule", "nexthop"])
     }
 
+    /// As [`Self::timed`], links as well.
+    pub fn timed_with_links(ns: &Netns, log: PathBuf) -> Result<Self> {
+        Self::with(ns, log, &["-o", "-ts", "monitor", "route", "rule", "nexthop", "link"])
+    }
+
     fn with(ns: &Netns, log: PathBuf, args: &[&str]) -> Result<Self> {
         let spec = Spec {
             name: format!("monitor-{}", ns.name()),

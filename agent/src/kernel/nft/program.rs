@@ -19,7 +19,7 @@ use super::{classes, failover, interval};
 
 pub(super) const TABLE: &str = "nett";
 /// Counted for the node as a whole.
-const PLAIN: [&str; 4] = ["local", "hairpin", "leak", "stray"];
+const PLAIN: [&str; 5] = ["local", "hairpin", "leak", "stray", "refused"];
 /// Counted for each outer interface, by a map of this name to the counters.
 const BY_INTERFACE: [(&str, &str); 4] = [
     ("arrived", "arrived_by"),
@@ -444,7 +444,7 @@ pub(super) fn refusing(set: GuardSet, found: Expressions) -> Expressions {
     };
     match set {
         // What is not TCP goes on to the other sets.
-        GuardSet::Drained => found.tcp().reject(Reject::TcpReset),
+        GuardSet::Drained => found.tcp().count("refused").reject(Reject::TcpReset),
         GuardSet::ShutIn => comes(found, false, Layout::MARK_SENT),
         _ => comes(found, true, Layout::MARK_CAME),
     }
@@ -452,8 +452,11 @@ pub(super) fn refusing(set: GuardSet, found: Expressions) -> Expressions {
 
 fn refuse() -> Vec<Rule> {
     vec![
-        rule("a new connection", Expressions::new().opens_connection().reject(Reject::TcpReset)),
-        rule("anything else", Expressions::new().reject(Reject::Unreachable)),
+        rule(
+            "a new connection",
+            Expressions::new().opens_connection().count("refused").reject(Reject::TcpReset),
+        ),
+        rule("anything else", Expressions::new().count("refused").reject(Reject::Unreachable)),
     ]
 }
 

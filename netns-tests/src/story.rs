@@ -89,13 +89,13 @@ fn from_wires(name: &str, shape: Shape, story: impl FnOnce(&mut Lab) -> Result<(
     }
 }
 
-/// What the guards of the nodes refused, by counter, to be printed with a failure.
+/// What the guards of the nodes counted, to be printed with a failure.
 fn guards(lab: &Lab) -> String {
     let mut text = String::from("--- counters of the guards\n");
     for Node { name: node, .. } in lab.nodes() {
         let counters = lab.ns(&node).and_then(|ns| counters::named(&ns, "nett"));
-        let refused = counters.unwrap_or_default().into_iter().filter(|(_, count)| *count > 0);
-        let lines: Vec<String> = refused.map(|(name, count)| format!("{name} {count}")).collect();
+        let counted = counters.unwrap_or_default().into_iter().filter(|(_, count)| *count > 0);
+        let lines: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
         text += &format!("{node}: {}\n", lines.join(", "));
     }
     text

@@ -417,10 +417,10 @@ fn bird_version() -> Result<String> {
     Ok(String::from_utf8(said.stderr)?.replace("version ", ""))
 }
 
-const STORY: &str = "a_failed_link_is_left_as_soon_as_bird_leaves_it";
+const STORY: &str = "a_failed_link_is_left_beside_bird";
 
 #[test]
-fn a_failed_link_is_left_as_soon_as_bird_leaves_it() -> Result<()> {
+fn a_failed_link_is_left_beside_bird() -> Result<()> {
     let cuts = number("NETT_CUTS", 1);
     let slow = Pace { interval: 50, multiplier: 3 };
     beside_bird(STORY, slow, |sides| {

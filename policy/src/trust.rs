@@ -188,6 +188,7 @@ impl Trust {
         }
     }
 
+    /// Whether the interface can send, as was last said.
     pub fn is_present(&self) -> bool {
         self.present
     }

@@ -7,7 +7,7 @@
 //!  reconciler ──┼── bounded mpsc ──> Driver ─────┼── zone keeper (one swap)
 //!  probes ──────┤        ▲  Controller::handle   ├── task: append (one in flight)
 //!  appends ─────┘        └── deadline            ├── watch ──> task: publish report
-//!                                                └── audit file, answers
+//!                                                └── audit thread (not awaited), answers
 //! ```
 //! Queues are bounded; what is only worth its newest value travels by `watch`.
 

@@ -5,9 +5,10 @@
 //! [`WAITING`] lines are under way; who reads the file first lets [`Written`] wait for what was
 //! given before.
 //!
-//! Crash story: a process that is killed loses the lines that were under way, which are seldom
-//! any; the chain of the file stays whole. Entries among them are in the journal and in the logs
-//! of the sites. One that ends writes them all.
+//! Crash story: a process that is killed loses the lines that were under way, at most [`WAITING`];
+//! the chain of the file goes on. Entries among them are in the journal until a checkpoint forgets
+//! them, and in the trails of other nodes; this node's trail never gets them. One that ends writes
+//! them all.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -39,6 +40,8 @@ pub struct Written(Receiver<()>);
 // === impl Trail ===
 
 impl Trail {
+    /// Starts the thread, which owns the trail from now on.
+    ///
     /// # Errors
     /// When the system has no thread left.
     pub fn spawn(mut audit: Audit) -> std::io::Result<Self> {
@@ -64,6 +67,7 @@ impl Trail {
         Ok(Self { path, jobs: Some(jobs), thread: Some(thread) })
     }
 
+    /// Hands a line on; waits only while the queue is full.
     pub fn append(&self, record: AuditRecord) {
         self.send(Job::Line(Box::new(record)));
     }
@@ -75,6 +79,7 @@ impl Trail {
         Written(answer)
     }
 
+    /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path
     }

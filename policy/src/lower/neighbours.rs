@@ -21,7 +21,7 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     /// The inter-site links that it says it can use; `None` when it never said.
     pub links: Option<BTreeSet<LinkId>>,
-    /// Other links of its own that it would use if it had no better one.
+    /// Links of its own, also of [`Self::links`], that it would use if it had no better one.
     pub doubted: BTreeSet<LinkId>,
 }
 

@@ -33,8 +33,8 @@ pub struct Report {
     pub measuring: BTreeMap<Slot, Vec<String>>,
     /// Up or down, as this end sees it.
     pub links: BTreeMap<LinkId, bool>,
-    /// Those of the links that are down over which packets can be sent all the same, and are where
-    /// there is no other way.
+    /// Links of which a family is missing or doubted and over which packets can be sent: used where
+    /// there is no better one. One that carries the other family is up in `links` as well.
     pub doubted: BTreeSet<LinkId>,
     /// Round-trip times over its links, as it tells them: see [`nett_policy::nearness`].
     pub rtts: BTreeMap<LinkId, Duration>,

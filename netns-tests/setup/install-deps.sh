@@ -30,6 +30,8 @@ tcpdump:tcpdump
 strace:strace
 bird:bird2
 keepalived:keepalived
+networkctl:systemd
+dbus-daemon:dbus-daemon
 python3:python3
 cc:gcc
 make:make

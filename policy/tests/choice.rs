@@ -185,6 +185,19 @@ fn a_border_whose_links_are_doubted_comes_before_one_without_links() {
 }
 
 #[test]
+fn a_border_whose_links_lack_a_family_comes_after_a_whole_one_and_before_a_drained_one() {
+    let mut scene = Scene::pairs();
+    let links = ["osl-svg-1", "osl-svg-3"].map(|id| id.parse().expect("an id"));
+    let b1 = scene.neighbours.entry(id("osl-b1"));
+    (b1.links, b1.doubted) = (Some(BTreeSet::from(links.clone())), BTreeSet::from(links));
+    assert_eq!(scene.remote("osl-r1"), set(&[B2]));
+    scene.drained.nodes.insert(id("osl-b2"));
+    assert_eq!(scene.remote("osl-r1"), set(&[B1]));
+    scene.neighbours.entry(id("osl-b1")).links = Some(BTreeSet::new());
+    assert_eq!(scene.remote("osl-r1"), set(&[B2]), "what carries nothing for certain is the last");
+}
+
+#[test]
 fn a_drained_border_is_left_at_both_sites_and_goes_on_itself() {
     let mut scene = Scene::pairs();
     scene.drained.nodes.insert(id("svg-b1"));

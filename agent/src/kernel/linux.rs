@@ -395,15 +395,25 @@ impl Kernel for LinuxKernel {
     async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {
         let Ok(index) = nix::net::if_::if_nametoindex(interface) else { return Ok(false) };
         let failed = |error| KernelError::of(format!("neighbour {neighbour}"), error);
-        let asked = self.route.get(neighbour::get(neighbour, index), neighbour::is_known);
-        let known = match asked.await {
-            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => false,
-            other => other.map_err(failed)?.unwrap_or(false),
-        };
-        if !known {
-            self.route.request(neighbour::seek(neighbour, index)).await.map_err(failed)?;
+        for is_sought in [false, true] {
+            let asked = self.route.get(neighbour::get(neighbour, index), neighbour::is_known);
+            match asked.await {
+                // Where it was looked for and has no entry, the interface leads to one end alone:
+                // the kernel keeps no entry per address there (arp_constructor).
+                Err(Failure::Refused { errno: Errno::ENOENT, .. }) if is_sought => return Ok(true),
+                Err(Failure::Refused { errno: Errno::ENOENT, .. }) => {}
+                other if is_sought => return Ok(other.map_err(failed)?.unwrap_or(false)),
+                other => {
+                    if other.map_err(failed)?.unwrap_or(false) {
+                        return Ok(true);
+                    }
+                }
+            }
+            if !is_sought {
+                self.route.request(neighbour::seek(neighbour, index)).await.map_err(failed)?;
+            }
         }
-        Ok(known)
+        Ok(false)
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

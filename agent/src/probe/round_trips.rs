@@ -80,11 +80,9 @@ pub async fn measure(
     loop {
         let mut changed = false;
         for one in &mut asked {
-            changed |= one.hear(since.elapsed());
             let path = (one.measured.link.clone(), Family::of(one.measured.far));
-            if present.borrow().contains_key(&path) {
-                one.ask();
-            }
+            let is_present = present.borrow().contains_key(&path);
+            changed |= one.turn(is_present, since.elapsed());
         }
         if changed {
             let told =
@@ -119,6 +117,16 @@ impl Asked {
             open: VecDeque::new(),
             gauge: Gauge::default(),
         }
+    }
+
+    /// Hears and asks. What cannot be asked is as good as unanswered: its time is forgotten.
+    fn turn(&mut self, is_present: bool, now: Duration) -> bool {
+        let heard = self.hear(now);
+        if is_present {
+            self.ask();
+            return heard;
+        }
+        self.gauge.take(None, now) || heard
     }
 
     /// Takes in what has come since the last question, and what will not come any more; true when
@@ -219,4 +227,29 @@ fn open(measured: &Measured) -> io::Result<Socket> {
     socket.bind(&SocketAddr::new(measured.near, 0).into())?;
     socket.connect(&SocketAddr::new(measured.far, 0).into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_away_is_forgotten_like_what_does_not_answer() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let link = "osl-svg-1".parse().expect("an id");
+        let interface = "wan0".to_owned();
+        let mut one = Asked::new(Measured { link, interface, near: address, far: address });
+        let mut now = Duration::ZERO;
+        while one.gauge.told().is_none() {
+            one.gauge.take(Some(Duration::from_millis(5)), now);
+            now += EVERY;
+        }
+        let last = now;
+        while !one.turn(false, now) {
+            now += EVERY;
+            assert!(now < last + Duration::from_secs(3600), "it is told for ever");
+        }
+        assert_eq!(one.gauge.told(), None);
+        assert!(now >= last + Duration::from_secs(60), "a short absence takes nothing away");
+    }
 }

@@ -194,6 +194,10 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             }
             unread = 0;
             let cost = looked.elapsed();
+            // Also where one event follows another and nothing is ever waited for.
+            if memory.returns.next().is_some_and(|at| at <= Instant::now()) {
+                self.settle(&mut memory.returns).await;
+            }
             if !self.tell_links(&mut memory).await {
                 return;
             }

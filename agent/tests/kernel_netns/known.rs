@@ -26,6 +26,14 @@ fn a_neighbour_is_asked_for_and_known_when_it_has_answered() {
         assert!(known());
         assert!(entry().contains("02:00:00:00:00:01"), "what is known stays as it is");
     }
+    // The kernel keeps no entry per IPv4 address where an interface leads to one end alone.
+    netns.ip("tuntap add dev tun7 mode tun");
+    netns.ip("addr add 10.9.0.1/30 dev tun7");
+    netns.ip("link set tun7 up");
+    let behind: IpAddr = "10.9.0.2".parse().expect("an address");
+    let known = async || open().knows(behind, "tun7").await.expect("the kernel answers");
+    assert!(netns.inside(known));
+
     let nowhere: IpAddr = "192.0.2.2".parse().expect("an address");
     let elsewhere = async || open().knows(nowhere, "wan7").await.expect("no question");
     assert!(!netns.inside(elsewhere), "an interface that is not there knows nobody");

@@ -37,22 +37,24 @@ impl<'a> Choice<'a> {
     }
 
     /// The borders over which this route node reaches a site: those that answer and have the best
-    /// links. Where no border has a link, all that answer; where none answers, all.
+    /// links. A link that lacks a family comes after one that has both, and before a drained one.
+    /// Where no border has a link, all that answer; where none answers, all.
     pub(super) fn borders(self, site: &SiteId, family: Family) -> Vec<&'a Node> {
         let neighbours = self.place.neighbours;
         let all = self.all(Role::Border);
         let answering: Vec<&Node> = awake(&all, neighbours);
         let ranked = answering.iter().filter_map(|border| {
+            let doubts = |view: &LinkView<'_>| neighbours.doubts(&border.id, &view.link.id);
             let doubted = |view: &LinkView<'_>| {
-                let link = &view.link.id;
-                let sends = neighbours.may_use(&border.id, link);
-                let doubts = neighbours.doubts(&border.id, link);
-                (sends || doubts).then_some(doubts)
+                let carries = neighbours.may_use(&border.id, &view.link.id);
+                (carries || doubts(view)).then_some(!carries)
+            };
+            let is_drained = self.drained.nodes.contains(&border.id);
+            let rank = |((doubted, drained, cost), view): (Rank, LinkView<'_>)| {
+                (doubted, drained || is_drained, doubts(&view), cost)
             };
             let ranks = self.ranked(border, site, family, &doubted);
-            let (doubted, drained, cost) = ranks.into_iter().map(|(rank, _)| rank).min()?;
-            let drained = drained || self.drained.nodes.contains(&border.id);
-            Some(((doubted, drained, cost), *border))
+            Some((ranks.into_iter().map(rank).min()?, *border))
         });
         match best(ranked.collect()) {
             none if none.is_empty() => answering,
@@ -115,7 +117,7 @@ fn awake<'a>(nodes: &[&'a Node], neighbours: &super::Neighbours) -> Vec<&'a Node
 }
 
 /// All with the lowest rank.
-fn best<T>(ranked: Vec<(Rank, T)>) -> Vec<T> {
+fn best<R: Ord + Copy, T>(ranked: Vec<(R, T)>) -> Vec<T> {
     let Some(least) = ranked.iter().map(|(rank, _)| *rank).min() else { return Vec::new() };
     ranked.into_iter().filter(|(rank, _)| *rank == least).map(|(_, one)| one).collect()
 }

@@ -332,7 +332,8 @@ impl Watched {
         while self.sockets.is_some() {
             let Some(packet) = self.session.packet(now, jitter) else { break };
             // Without a carrier the kernel would ask for the neighbour in vain, and go on waiting
-            // for its answer when the carrier is back.
+            // for its answer when the carrier is back. The session counts it as sent: the link
+            // would have lost it.
             if self.trust.is_present() {
                 self.send(&packet, now);
             }

@@ -90,7 +90,7 @@ impl<P: Probe> Driver<P> {
         Shelf {
             journal: self.parts.journal.clone(),
             rosters: self.parts.rosters.clone(),
-            // What is looked for there was forgotten a day ago at the soonest, and written long ago.
+            // What is looked for there was forgotten a day ago or earlier, and written long ago.
             trail: self.parts.records.path().to_owned(),
         }
     }

@@ -1,5 +1,5 @@
-//! Entries of the neighbour table: `struct ndmsg`. They are read, and the kernel is asked to look for
-//! one; none is ever written.
+//! Entries of the neighbour table: `struct ndmsg`. They are read, and the kernel is asked to look
+//! for one; none is ever written.
 
 use std::net::IpAddr;
 

@@ -1,10 +1,10 @@
 //! What has come back a moment ago, and is doubted until both ends are ready for it.
 //!
 //! Both ends of a link see its return at the same time, and each needs some milliseconds to put
-//! back the way that answers take. The kernel also has to find the neighbour's address anew: it asks
-//! once a second, may be in the middle of that, or asks while the far end cannot answer yet, and
-//! throws away what does not fit into the queue meanwhile. Whoever has another way keeps to it so
-//! long; who has none uses what there is.
+//! back the way that answers take. The kernel also has to find the neighbour's address anew: it
+//! asks once a second, may be in the middle of that, or asks while the far end cannot answer yet,
+//! and throws away what does not fit into the queue meanwhile. Whoever has another way keeps to it
+//! so long; who has none uses what there is.
 //!
 //! Crash story: a process that begins finds everything there and waits for nothing.
 

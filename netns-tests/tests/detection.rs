@@ -195,11 +195,12 @@ fn flows(lab: &Lab) -> Result<([Running; 2], usize)> {
 fn both_carry(lab: &Lab) -> Result<()> {
     let (near, client) = (lab.ns(NEAR)?, lab.ns(CLIENT)?);
     for vip in VAULT.vips() {
-        let probe = Running::start(&client, Target::new(vip.parse()?, RATE).with_flows(64))?;
+        let probe = Running::start(&client, Target::new(vip.parse()?, RATE).with_flows(256))?;
         eventually(TASK * 2, "both links carry", || {
             let counts = trial(&near, &probe)?;
-            // At the fastest pace 50 of them are BFD's own.
-            ensure!(counts.iter().all(|n| *n > TRIAL as u64 * 2 / 5), "{counts:?} packets");
+            // At the fastest pace 50 of them are BFD's own. Ports decide about the rest, and of so
+            // many flows never more than two thirds take one link.
+            ensure!(counts.iter().all(|n| *n > TRIAL as u64 * 3 / 10), "{counts:?} packets");
             let until = now() - 50_000_000;
             let seen = probe.report().between(until - 100_000_000, until);
             ensure!(seen.sent() > 0 && seen.lost() == 0, "{}", seen.summary());

@@ -90,6 +90,14 @@ impl LinuxKernel {
         self.route.round_trips() + self.nft.round_trips()
     }
 
+    /// Whether packets to a neighbour are sent at once; `None` when it has no entry.
+    async fn neighbour(&mut self, of: IpAddr, index: u32) -> Result<Option<bool>, KernelError> {
+        match self.route.get(neighbour::get(of, index), neighbour::is_known).await {
+            Err(Failure::Refused { errno: Errno::ENOENT, .. }) => Ok(None),
+            other => other.map_err(|e| KernelError::of(format!("neighbour {of}"), e)),
+        }
+    }
+
     async fn add_nexthop(&mut self, id: NexthopId, to: &Nexthop) -> Result<(), KernelError> {
         let object = || format!("nexthop id {id} {to}");
         let index = self.index_of(to, object).await?;
@@ -394,26 +402,14 @@ impl Kernel for LinuxKernel {
 
     async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {
         let Ok(index) = nix::net::if_::if_nametoindex(interface) else { return Ok(false) };
-        let failed = |error| KernelError::of(format!("neighbour {neighbour}"), error);
-        for is_sought in [false, true] {
-            let asked = self.route.get(neighbour::get(neighbour, index), neighbour::is_known);
-            match asked.await {
-                // Where it was looked for and has no entry, the interface leads to one end alone:
-                // the kernel keeps no entry per address there (arp_constructor).
-                Err(Failure::Refused { errno: Errno::ENOENT, .. }) if is_sought => return Ok(true),
-                Err(Failure::Refused { errno: Errno::ENOENT, .. }) => {}
-                other if is_sought => return Ok(other.map_err(failed)?.unwrap_or(false)),
-                other => {
-                    if other.map_err(failed)?.unwrap_or(false) {
-                        return Ok(true);
-                    }
-                }
-            }
-            if !is_sought {
-                self.route.request(neighbour::seek(neighbour, index)).await.map_err(failed)?;
-            }
+        if self.neighbour(neighbour, index).await? == Some(true) {
+            return Ok(true);
         }
-        Ok(false)
+        let asked = self.route.request(neighbour::seek(neighbour, index)).await;
+        asked.map_err(|e| KernelError::of(format!("neighbour {neighbour}"), e))?;
+        // Where it was looked for and has no entry, the interface leads to one end alone: the
+        // kernel keeps no entry per address there (arp_constructor).
+        Ok(self.neighbour(neighbour, index).await?.unwrap_or(true))
     }
 
     async fn apply(&mut self, op: &Op) -> Result<(), KernelError> {

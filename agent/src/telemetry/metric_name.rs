@@ -78,7 +78,7 @@ metrics! {
     NEIGHBOUR_UP = Gauge "nett_neighbour_up" ["node"]
         "0 when another node of the site has stopped answering.";
     LINK_UP = Gauge "nett_link_up" ["link"]
-        "1 when this node's end of the link can carry packets and no BFD session doubts it.";
+        "1 when this node's end of the link can carry packets and is not doubted.";
     LINK_RTT_SECONDS = Gauge "nett_link_rtt_seconds" ["link"]
         "Round-trip time over the link, as this node tells it; absent while not measured.";
     BFD_TRANSITIONS_TOTAL = Counter "nett_bfd_transitions_total" ["link", "to"]

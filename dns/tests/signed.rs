@@ -7,12 +7,12 @@ mod serve;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Record, RecordType};
 use nett_dns::dnssec::{Keys, SigningStats, ZoneKey};
-use nett_dns::{Keyring, Limits, Serial, Transfers, Zone, ZoneSource, publish};
+use nett_dns::{Changes, Deadlines, Keyring, Limits, Serial, Transfers, Zone, ZoneSource, publish};
 use nett_policy::fabric::{Secondary, Transfer};
 use nett_policy::id::Epoch;
 use nett_policy::lower::answers::{Answers, ServiceAnswers};
@@ -124,7 +124,7 @@ impl Site {
     fn change(&self, service: &str, answers: Option<ServiceAnswers>) {
         let current = self.server.zone.load_full();
         let service = service.parse().expect("an id");
-        let changes = nett_dns::Changes::from([(&service, answers.as_ref())]);
+        let changes = Changes::from([(&service, answers.as_ref())]);
         let next = current.with(&changes, current.serial().next());
         publish(&self.server.zone, next).expect("newer");
     }
@@ -302,6 +302,19 @@ fn delv_validates() {
         let text = delv(&format!("{name}.steer.example"), kind);
         assert!(text.contains("; negative response, fully validated"), "{name}: {text}");
     }
+    // Whose lease is over has no addresses, provably.
+    let deadlines = Arc::<Deadlines>::default();
+    let over = ["api", "fallback"].map(|n| format!("shop/prod/{n}").parse().expect("an id"));
+    deadlines.set(over.into_iter().map(|service| (service, Instant::now())).collect());
+    let current = site.server.zone.load_full();
+    let next = current.with(&Changes::from([]), current.serial().next());
+    publish(&site.server.zone, next.with_deadlines(deadlines)).expect("newer");
+    for (name, kind) in [("api", "A"), ("api", "AAAA"), ("fallback", "A"), ("fallback", "AAAA")] {
+        let text = delv(&format!("{name}.prod.shop.steer.example"), kind);
+        assert!(text.contains("; negative response, fully validated"), "{name} {kind}: {text}");
+    }
+    let text = delv("api.prod.shop.steer.example", "TXT");
+    assert!(text.contains("; fully validated"), "{text}");
     // `reflect` is a zone of its own, provably without signatures: so is what it does not have.
     for (name, kind) in [("reflect", "A"), ("reflect", "MX"), ("x.reflect", "A")] {
         let text = delv(&format!("{name}.steer.example"), kind);

@@ -125,8 +125,9 @@ impl SignedService {
         };
         let mut names: BTreeMap<_, _> =
             self.told.iter().map(|(name, sets)| (name.clone(), types(sets))).collect();
-        let mut own: Vec<Types> =
-            self.places.iter().map(|place| self.types_of_place(key, *place)).collect();
+        // Whose time is over is at no target, whatever else it would be answered with.
+        let places = self.places.iter().copied().chain([Place::default()]);
+        let mut own: Vec<Types> = places.map(|place| self.types_of_place(key, place)).collect();
         own.sort();
         own.dedup();
         own.retain(|types| !types.is_empty());

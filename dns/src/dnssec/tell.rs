@@ -74,6 +74,9 @@ pub(crate) fn signed_addresses<'z>(
 
 /// Who this client is sent to, and what is said beside the records.
 fn choose(zone: &Zone, service: &SignedService, client: &Client) -> (Target, Told) {
+    if zone.is_over(service.entry().fixed()) {
+        return (Target::Refused, Told::code(ResponseCode::NoError));
+    }
     let topology = zone.topology();
     let located = topology.locate(client);
     let choice = service.entry().plan().choose(topology, client, &located);

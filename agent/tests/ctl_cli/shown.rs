@@ -110,6 +110,29 @@ fn what_others_wrote_cannot_command_the_terminal() {
 }
 
 #[test]
+fn a_step_that_failed_waits_for_nobody() {
+    let world = World::new();
+    let mut task = canned("task");
+    let why = "not acknowledged within 30 s by svg-b1";
+    task["ok"]["steps"][1]["state"] = json!("failed");
+    task["ok"]["steps"][1]["failure"] = json!(why);
+    world.queue("task", vec![task]);
+    let ran = world.run(&["task", "show", TASK]);
+    ran.exits(0);
+    assert!(ran.out.contains(&format!("step 2 failed: {why}\n")), "{}", ran.out);
+    assert!(!ran.out.contains("waits for"), "{}", ran.out);
+    let line = ran.out.lines().find(|line| line.starts_with("2 ")).expect("a line of the step");
+    assert!(line.trim_end().ends_with(" -"), "{line}");
+    let mut task = canned("task");
+    task["ok"]["state"] = json!("cancelled");
+    task["ok"]["ended_at"] = json!("2026-11-21T09:40:00.000Z");
+    world.queue("task", vec![task]);
+    let ran = world.run(&["task", "show", TASK]);
+    ran.exits(0);
+    assert!(!ran.out.contains("waits for"), "{}", ran.out);
+}
+
+#[test]
 fn a_node_that_hears_nobody_is_shown_with_the_reason() {
     let world = World::new();
     let mut nodes = canned("nodes");

@@ -71,7 +71,7 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
     }
     if !task.steps.is_empty() {
         out.push('\n');
-        out += &steps_text(&task.steps, style);
+        out += &steps_text(&task.steps, task.ended_at.is_some(), style);
     }
     for (title, lines) in [("To continue:", &task.continue_with), ("To revert:", &task.revert_with)]
     {
@@ -117,7 +117,8 @@ fn approval_text(approval: &ApprovalDoc) -> String {
     format!("{what} by {person} at {at}: {reason}{void}")
 }
 
-fn steps_text(steps: &[StepDoc], style: Style) -> String {
+/// The steps of a task, which has ended or goes on.
+fn steps_text(steps: &[StepDoc], ended: bool, style: Style) -> String {
     let header = ["STEP", "KIND", "STATE", "STARTED", "DONE", "ACKNOWLEDGED"];
     let mut table = Table::new(&header);
     let mut below = String::new();
@@ -127,17 +128,24 @@ fn steps_text(steps: &[StepDoc], style: Style) -> String {
         let asked = step.external.iter().map(|_| step.state == StepStateDoc::Done);
         let acked = step.acknowledge.iter().map(|ack| ack.acked).chain(asked);
         let (all, acked) = (acked.clone().count(), acked.filter(|acked| *acked).count());
+        // Nodes acknowledge what is open: of a step that failed nothing new is heard, and its
+        // reason names who was missing.
+        let given_up = match step.state {
+            StepStateDoc::Waiting | StepStateDoc::Done => false,
+            StepStateDoc::Started => ended,
+            StepStateDoc::Failed => true,
+        };
         table.row(vec![
             step.number.to_string().into(),
             step.kind.clone().into(),
             Cell::state(step.state.as_str()),
             time(step.started_at).into(),
             time(step.done_at).into(),
-            format!("{acked}/{all}").into(),
+            if given_up { "-".into() } else { format!("{acked}/{all}").into() },
         ]);
         let number = step.number;
-        let started = !matches!(step.state, StepStateDoc::Waiting);
-        for ack in step.acknowledge.iter().filter(|ack| started && !ack.acked) {
+        let open = step.state == StepStateDoc::Started && !given_up;
+        for ack in step.acknowledge.iter().filter(|ack| open && !ack.acked) {
             let note = age_note(ack.age_ms).map_or(String::new(), |note| format!(" {note}"));
             let told = ack.told.iter().map(|line| format!(": {line}")).collect::<String>();
             below += &format!("step {number} waits for {}{note}{told}\n", ack.node);

@@ -484,6 +484,24 @@ async fn a_stream_that_was_made_anew_is_noticed_however_much_it_holds() {
     }
 }
 
+/// The site's agents fill a lost stream before they have read anything of it; lost again then, it
+/// is another one.
+#[tokio::test]
+async fn a_stream_that_is_lost_before_anything_was_read_of_it_is_noticed() {
+    let lab = lab().await;
+    let site: SiteId = id("osl");
+    let (_osl, mut at_osl) = agent(&lab, "osl-b1", OSL_B1, &[]).await;
+    next(&mut at_osl, "osl read", caught_up("osl")).await;
+    let at_home = jetstream::new(client(&lab, "osl", ADMIN, "_INBOX.admin").await);
+    at_home.delete_stream("NETT_LOG_OSL").await.expect("the stream is lost");
+    lab.init(&site).await;
+    let told = next(&mut at_osl, "the loss is noticed", |event| match event {
+        BusEvent::LogReplaced { site, read, found } => Some((site, read, found)),
+        _ => None,
+    });
+    assert_eq!(told.await, (site, 0, 0));
+}
+
 /// A server goes on with a mirror by number alone: of an origin that was rebuilt it keeps the old
 /// entries. Made anew, the mirror has what the origin has.
 #[tokio::test]

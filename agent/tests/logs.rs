@@ -64,6 +64,44 @@ fn a_lost_stream_is_filled_again_with_the_same_entries_before_anything_new_is_ad
     }
 }
 
+/// An answer about the stream before says nothing of the one that is there.
+#[test]
+fn a_stream_that_is_lost_again_while_it_is_filled_is_filled_once_more() {
+    let mut fleet = Fleet::start();
+    steer_away(&mut fleet);
+    let log: Vec<_> = fleet.log("osl").iter().cloned().zip(1u64..).collect();
+    let length = log.len() as u64;
+    let setting = fleet.agents[&id("osl-b1")].controller.setting().clone();
+    let mut controller = Controller::new(setting);
+    let now = Now { mono: Duration::from_secs(1), wall: WallMs(1_000_000) };
+    let site: SiteId = id("osl");
+    let fills = |effects: Vec<Effect>| {
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Refill { from, after_stream_seq } => Some((from, after_stream_seq)),
+            _ => None,
+        })
+    };
+    controller.handle(Event::ReplayDone { trusted: true }, now);
+    controller.handle(Event::BusConnected, now);
+    for known in fleet.fabric.sites.iter().map(|s| s.id.clone()) {
+        controller.handle(Event::CaughtUp { site: known }, now);
+    }
+    controller.handle(Event::Entries(log), now);
+    let lose = |controller: &mut Controller, read| {
+        let lost = Event::LogReplaced { site: site.clone(), read, found: 0 };
+        let none = fills(controller.handle(lost, now));
+        assert_eq!(none, None, "nobody has looked into the new one yet");
+        fills(controller.handle(Event::CaughtUp { site: site.clone() }, now))
+    };
+    assert_eq!(lose(&mut controller, length), Some((1, 0)));
+    assert_eq!(lose(&mut controller, 0), None, "one at a time");
+    let filled = Event::Refilled { through: length, stream_seq: length, why: None };
+    assert_eq!(fills(controller.handle(filled, now)), Some((1, 0)), "the second one is empty");
+    let filled = Event::Refilled { through: length, stream_seq: length, why: None };
+    assert_eq!(fills(controller.handle(filled, now)), None, "it holds all");
+    assert_eq!(controller.snapshot(now).conflicts, 0);
+}
+
 /// What piled up during a cut is kept and done in one go, and comes to the same.
 #[test]
 fn entries_that_come_together_are_done_once() {

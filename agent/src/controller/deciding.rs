@@ -481,8 +481,9 @@ impl Controller {
     }
 
     fn append(&mut self, body: Body, verbatim: Option<Vec<u8>>) {
-        let after = self.reading.head(self.site()).cloned();
-        let after_stream_seq = self.reading.seen(self.site());
+        let site = self.site().clone();
+        let after = self.reading.head(&site).cloned();
+        let after_stream_seq = self.reading.begin_append(&site);
         self.deciding.behind = after_stream_seq;
         let append = Append { body, verbatim, after, after_stream_seq };
         self.effects.push(Effect::Append(Box::new(append)));
@@ -491,7 +492,7 @@ impl Controller {
     pub(super) fn appended(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
         let in_flight = self.deciding.in_flight.take();
         self.deciding.failures = 0;
-        self.read(vec![(sealed, stream_seq)], now);
+        self.read_own(sealed, stream_seq, now);
         if let Some(InFlight::Request(Waiting { token, request, .. })) = in_flight
             && let Some(reply) = self.known(&request)
         {

@@ -10,7 +10,9 @@ use nett_policy::id::SiteId;
 
 use super::Controller;
 use super::effect::{AuditEvent, Effect};
+use super::event::Now;
 use super::reading::LOG_REPLACED;
+use crate::bus::wire::Sealed;
 
 // === impl Controller ===
 
@@ -24,6 +26,10 @@ impl Controller {
         }
         self.reading.begin_again(&site);
         self.prefaces.begin_again(&site);
+        if read == 0 && self.reading.head(&site).is_none() {
+            // Nothing is missing of what was empty.
+            return;
+        }
         let trouble = match found < read {
             true => format!("{LOG_REPLACED}: the stream has {found} entries, {read} were read"),
             false => format!(
@@ -58,7 +64,7 @@ impl Controller {
     pub(super) fn refill(&mut self) -> bool {
         let site = self.site().clone();
         let Some(from) = self.reading.lacks(&site) else { return false };
-        let after_stream_seq = self.reading.seen(&site);
+        let after_stream_seq = self.reading.begin_refill(&site);
         self.effects.push(Effect::Refill { from, after_stream_seq });
         true
     }
@@ -81,8 +87,21 @@ impl Controller {
     }
 
     /// How a refill went: so far, up to this number of the stream.
-    pub(super) fn refilled(&mut self, through: u64, stream_seq: u64, why: Option<String>) {
+    pub(super) fn refilled(
+        &mut self,
+        through: u64,
+        stream_seq: u64,
+        why: Option<String>,
+        now: Now,
+    ) {
         let site = self.site().clone();
+        if self.reading.has_lost_refill() {
+            // It is about a stream that is gone: the one in its place is filled at once.
+            self.deciding.refilling = None;
+            return;
+        }
+        self.deciding.refilling = why.is_some().then_some(now.mono);
+        self.deciding.cannot_refill = why.is_some();
         self.reading.see(&site, stream_seq);
         self.reading.holds(&site, through);
         if let Some(why) = why {
@@ -92,6 +111,17 @@ impl Controller {
             let text = format!("log_refilled: the stream holds entry {through} again");
             let event = AuditEvent::LogTrouble { site: site.to_string(), trouble: text };
             self.effects.push(Effect::Audit(event));
+        }
+    }
+
+    /// Takes in what this node appended. The number that it got means nothing where the stream was
+    /// lost while the answer was under way: the next append would go behind what is not there.
+    pub(super) fn read_own(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
+        let site = self.site().clone();
+        let seen = self.reading.has_lost_append().then(|| self.reading.seen(&site));
+        self.read(vec![(sealed, stream_seq)], now);
+        if let Some(seen) = seen {
+            self.reading.see_again(&site, seen);
         }
     }
 }

@@ -250,9 +250,7 @@ impl Controller {
             Event::LocalKept(Err(why)) => self.local_not_kept(&why, now),
             Event::Restored => self.effects.push(Effect::ReadAgain),
             Event::Refilled { through, stream_seq, why } => {
-                self.deciding.refilling = why.is_some().then_some(now.mono);
-                self.deciding.cannot_refill = why.is_some();
-                self.refilled(through, stream_seq, why);
+                self.refilled(through, stream_seq, why, now);
             }
             Event::Report(report) => self.heard(report, now),
             Event::BusConnected => {

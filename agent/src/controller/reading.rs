@@ -27,6 +27,11 @@ pub(super) struct Reading {
     caught_up: BTreeSet<SiteId>,
     /// Sites whose log cannot be followed, with the reason.
     trouble: BTreeMap<SiteId, String>,
+    /// How often a stream was lost, and how often when the append under way was made, and when the
+    /// own site's stream began to be filled.
+    losses: u64,
+    append_of: u64,
+    refill_of: u64,
 }
 
 /// The entries of one log that were read.
@@ -134,9 +139,37 @@ impl Reading {
 
     /// The stream was lost or rebuilt, and is read from its beginning.
     pub(super) fn begin_again(&mut self, site: &SiteId) {
+        self.losses += 1;
         self.caught_up.remove(site);
         self.seen.remove(site);
         self.stored.insert(site.clone(), 0);
+    }
+
+    /// Where an append goes behind, which is under way from now on.
+    pub(super) fn begin_append(&mut self, site: &SiteId) -> u64 {
+        self.append_of = self.losses;
+        self.seen(site)
+    }
+
+    /// True when the stream that the append went into may be gone.
+    pub(super) fn has_lost_append(&self) -> bool {
+        self.append_of != self.losses
+    }
+
+    /// Behind what a stream is filled, which is under way from now on.
+    pub(super) fn begin_refill(&mut self, site: &SiteId) -> u64 {
+        self.refill_of = self.losses;
+        self.seen(site)
+    }
+
+    /// True when the stream that was filled may be gone.
+    pub(super) fn has_lost_refill(&self) -> bool {
+        self.refill_of != self.losses
+    }
+
+    /// The number of the last message of a stream, whatever was thought before.
+    pub(super) fn see_again(&mut self, site: &SiteId, stream_seq: u64) {
+        self.seen.insert(site.clone(), stream_seq);
     }
 
     /// The first entry that a site's stream lacks, once all of it was read. One that somebody began

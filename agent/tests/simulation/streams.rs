@@ -218,7 +218,7 @@ impl World {
             Some(before) => before != stream,
             None => stream > 0 && held < read,
         };
-        if !other || read == 0 {
+        if !other {
             return;
         }
         self.begin_stream(node, origin);
@@ -327,6 +327,8 @@ impl World {
             through += 1;
         }
         let why = (!has_next).then(|| format!("its journal has not entry {from}"));
-        self.step(node, Event::Refilled { through, stream_seq, why });
+        // The stream may be lost again before its agent hears of it.
+        let delay = ms(self.rng.u64(1..50));
+        self.reach(node, delay, Event::Refilled { through, stream_seq, why });
     }
 }

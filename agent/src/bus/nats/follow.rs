@@ -176,10 +176,11 @@ impl Follower {
         let stream = stream.map_err(|error| Stop::Missing(describe(&error)))?;
         let (found, made) =
             (stream.cached_info().state.last_sequence, stream.cached_info().created);
-        // One that was lost may have been filled again with more than was read of it.
+        // One that was lost may have been filled again with more than was read of it; and one of
+        // which nothing was read yet may be one that this site's agents have filled.
         let other = place.made.replace(made).is_some_and(|known| known != made);
         let deliver_policy = match self.what {
-            What::Log { .. } | What::Vote if found < place.last || (other && place.last > 0) => {
+            What::Log { .. } | What::Vote if found < place.last || other => {
                 return Err(Stop::Replaced { found });
             }
             What::Log { .. } | What::Vote => {

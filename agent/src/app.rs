@@ -491,6 +491,7 @@ fn open_journal(
             }
         }
     }
+    records.complete(entries.iter().map(|(sealed, _)| sealed));
     let journal = JournalWriter::spawn(Box::new(journal))
         .map_err(|e| anyhow::anyhow!("cannot start the thread of the journal: {e}"))?;
     Ok(Opened { journal, saved, entries, whole })

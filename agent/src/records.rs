@@ -1,5 +1,6 @@
 //! Keeps the audit trail: entries as they are first read, and what happened on this node alone.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use nett_policy::fact::Measured;
@@ -14,13 +15,15 @@ use crate::bus::wire::{OpenError, Sealed};
 use crate::controller::effect::AuditEvent;
 use crate::controller::event::Now;
 use crate::journal::audit::{self, Audit, AuditRecord, Belief, Filter};
-use crate::journal::trail::{Trail, Written};
+use crate::journal::trail::{Trail, WAITING, Written};
 
 /// The trail of one node. A trail that cannot be written is said in the log; nothing waits for it.
 pub struct Records {
     node: NodeId,
     trail: Trail,
     clock: crate::clock::Clock,
+    /// The newest entries that the trail had when it was opened.
+    known: BTreeSet<String>,
 }
 
 // === impl Records ===
@@ -31,8 +34,27 @@ impl Records {
         node: NodeId,
         clock: crate::clock::Clock,
     ) -> std::io::Result<Self> {
-        let trail = Trail::spawn(Audit::open(state_dir)?)?;
-        Ok(Self { node, trail, clock })
+        let audit = Audit::open(state_dir)?;
+        let known = audit.recent()?;
+        let trail = Trail::spawn(audit)?;
+        Ok(Self { node, trail, clock, known })
+    }
+
+    /// Adds the entries of the journal, oldest first, whose lines were under way when the process
+    /// before was killed: of the last that may have been those which the trail lacks. They have
+    /// the time at which they were added.
+    pub fn complete<'a>(&mut self, journal: impl DoubleEndedIterator<Item = &'a Sealed>) {
+        let known = std::mem::take(&mut self.known);
+        // One line more than wait may be on its way to the file.
+        let last = journal.rev().take(WAITING + 1);
+        let lost: Vec<&Sealed> =
+            last.filter(|sealed| !known.contains(sealed.entry.id.to_string().as_str())).collect();
+        let at = self.clock.now().wall;
+        for sealed in lost.into_iter().rev() {
+            let record = self.entry(sealed, at);
+            let text = format!("{} (found in the journal at the start)", record.text);
+            self.trail.append(AuditRecord { text, ..record });
+        }
     }
 
     /// An event of this node alone.

@@ -223,12 +223,38 @@ impl<'a> Sweep<'a> {
         Ok(Fate::AskedAgain)
     }
 
+    /// Every entry that a node has in its journal stands in its audit trail, once.
+    fn all_of_it_is_audited(&self, node: &str) -> Result<()> {
+        let state = self.lab.layout().state(node);
+        let id = |entry: &Value| entry["id"].as_str().map(str::to_owned);
+        let journal = std::fs::read_to_string(state.join("journal"))?;
+        let entries = journal.lines().filter_map(|line| line.splitn(3, ' ').nth(2));
+        let kept: BTreeSet<String> =
+            entries.filter_map(|text| id(&serde_json::from_str(text).ok()?)).collect();
+        ensure!(!kept.is_empty(), "{node} has an empty journal");
+        eventually(patience(), &format!("the trail of {node} has its journal"), || {
+            let trail = std::fs::read_to_string(state.join("audit.jsonl"))?;
+            let lines = trail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut told = BTreeMap::<String, usize>::new();
+            for entry in lines.filter_map(|line| id(&line["entry"])) {
+                *told.entry(entry).or_default() += 1;
+            }
+            let lacks: Vec<_> = kept.iter().filter(|id| !told.contains_key(*id)).collect();
+            ensure!(lacks.is_empty(), "it lacks {lacks:?}");
+            let twice: Vec<_> = told.iter().filter(|(_, times)| **times > 1).collect();
+            ensure!(twice.is_empty(), "it has {twice:?}");
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     /// Every audit trail is whole, everybody knows the same tasks, the former ones among them, and
     /// all have ended.
     fn holds(&self, known: &BTreeMap<String, String>) -> Result<()> {
         let mut read = BTreeMap::new();
         for node in Node::all() {
             self.mira(&node.name).run(&["audit", "--verify"])?.must_be(0)?;
+            self.all_of_it_is_audited(&node.name)?;
             let (tasks, _) = eventually(TASK, "every task has ended", || {
                 let tasks = self.tasks(&node.name)?;
                 ensure!(tasks.values().all(|state| has_ended(state)), "{tasks:?}");

@@ -3,6 +3,7 @@
 //! ever decided from it. A torn last line is left where it is; the next line starts fresh and its
 //! chain goes on from the last whole one.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -39,10 +40,27 @@ pub struct AuditRecord {
     pub prev: String,
 }
 
+/// Lines with an entry whose ids are remembered when a trail is opened: twice what may have been
+/// under way when the process before was killed.
+const RECENT: usize = 2048;
+
 pub struct Audit {
     path: PathBuf,
     file: File,
     last: String,
+    /// Where the newest lines with an entry begin, at most [`RECENT`].
+    recent: VecDeque<u64>,
+}
+
+/// What is wanted of a line to know which entry it has.
+#[derive(Deserialize)]
+struct Named {
+    entry: Id,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    id: String,
 }
 
 /// What a reader of the trail wants.
@@ -61,6 +79,7 @@ impl Audit {
         let path = state_dir.join("audit.jsonl");
         let mut last = String::new();
         let mut ends_whole = true;
+        let (mut recent, mut at) = (VecDeque::new(), 0);
         if let Ok(file) = File::open(&path) {
             let mut reader = BufReader::new(file);
             let mut line = Vec::new();
@@ -68,7 +87,12 @@ impl Audit {
                 ends_whole = line.ends_with(b"\n");
                 if ends_whole {
                     last = sha256_hex(line.trim_ascii_end());
+                    if has_entry(&line) {
+                        recent.push_back(at);
+                        recent.drain(..recent.len().saturating_sub(RECENT));
+                    }
                 }
+                at += line.len() as u64;
                 line.clear();
             }
         }
@@ -76,7 +100,21 @@ impl Audit {
         if !ends_whole {
             file.write_all(b"\n")?;
         }
-        Ok(Self { path, file, last })
+        Ok(Self { path, file, last, recent })
+    }
+
+    /// The ids of the newest entries that the trail had when it was opened, at most 2048. Lines
+    /// that are damaged are passed over.
+    pub fn recent(&self) -> std::io::Result<BTreeSet<String>> {
+        let mut reader = BufReader::new(File::open(&self.path)?);
+        let (mut ids, mut line) = (BTreeSet::new(), Vec::new());
+        for from in &self.recent {
+            reader.seek(SeekFrom::Start(*from))?;
+            line.clear();
+            reader.read_until(b'\n', &mut line)?;
+            ids.extend(serde_json::from_slice::<Named>(&line).map(|named| named.entry.id));
+        }
+        Ok(ids)
     }
 
     /// Appends a record behind the last one; `prev` is set here.
@@ -93,9 +131,15 @@ impl Audit {
     }
 }
 
+/// True when a line has an entry. A text that says so has a backslash before each quotation mark.
+fn has_entry(line: &[u8]) -> bool {
+    const KEY: &[u8] = b"\"entry\":{";
+    line.windows(KEY.len()).any(|part| part == KEY)
+}
+
 /// The newest records that match, oldest first, and whether older ones were left out.
 pub fn read(path: &Path, filter: &Filter) -> std::io::Result<(Vec<AuditRecord>, bool)> {
-    let mut found: std::collections::VecDeque<AuditRecord> = std::collections::VecDeque::new();
+    let mut found: VecDeque<AuditRecord> = VecDeque::new();
     let mut left_out = false;
     for line in BufReader::new(File::open(path)?).lines() {
         let Ok(record) = serde_json::from_str::<AuditRecord>(&line?) else { continue };
@@ -264,5 +308,23 @@ mod tests {
         Audit::open(dir.path()).expect("opens").append(record("after")).expect("appends");
         let torn = verify(&path, good).expect("reads");
         assert_eq!((torn.breaks, torn.damaged), (vec![], vec![2]));
+    }
+
+    #[test]
+    fn a_trail_knows_its_newest_entries() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let with = |n: usize| AuditRecord {
+            entry: Some(serde_json::json!({ "id": format!("osl.{n}"), "body": {} })),
+            ..record("an entry")
+        };
+        let mut audit = Audit::open(dir.path()).expect("opens");
+        for n in 0..RECENT + 10 {
+            audit.append(with(n)).expect("appends");
+            audit.append(record(r#""entry":{"id":"osl.none"}"#)).expect("appends");
+        }
+        assert!(audit.recent().expect("reads").is_empty(), "only those before it was opened");
+        let audit = Audit::open(dir.path()).expect("opens");
+        let expected: BTreeSet<String> = (10..RECENT + 10).map(|n| format!("osl.{n}")).collect();
+        assert_eq!(audit.recent().expect("reads"), expected);
     }
 }

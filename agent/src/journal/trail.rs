@@ -6,9 +6,9 @@
 //! given before.
 //!
 //! Crash story: a process that is killed loses the lines that were under way, at most [`WAITING`];
-//! the chain of the file goes on. Entries among them are in the journal until a checkpoint forgets
-//! them, and in the trails of other nodes; this node's trail never gets them. One that ends writes
-//! them all.
+//! the chain of the file goes on. Entries among them are in the journal, and the next start adds
+//! them ([`Records::complete`](crate::records::Records::complete)); what else was among them is in
+//! no trail. A process that ends writes them all.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use super::audit::{Audit, AuditRecord};
 
 /// Lines that may be under way.
-const WAITING: usize = 1024;
+pub(crate) const WAITING: usize = 1024;
 
 enum Job {
     Line(Box<AuditRecord>),

@@ -16,7 +16,7 @@ SERVICES ?= 100000
 VIPS ?= 100000
 # The other release of `make releases`.
 REV ?= HEAD
-# How long `make fuzz` and `make soak` last.
+# How long `make fuzz` and `make soak` last, and agents are dead in `make dead`.
 MINUTES ?= 30
 # How many changes of others `make events` makes.
 EVENTS ?= 1000000
@@ -29,7 +29,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many evacuate classes idle detection releases model sim soak events kill-sweep fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many evacuate classes idle detection releases model sim soak events kill-sweep dead fuzz flood demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -106,6 +106,10 @@ events: build ## An agent's memory over EVENTS changes of others
 kill-sweep: build ## SIGKILL at every write to disk and to the kernel of a failover, or at KILLS of them
 	NETT_NETNS=required NETT_KILLS=$(KILLS) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-netns-tests --test kill_sweep -- --nocapture
+
+dead: build ## The agents of a site killed, and dead for MINUTES
+	NETT_NETNS=required NETT_DEAD_SECONDS=$$(( $(MINUTES) * 60 )) $(SETUP)/as-root.sh \
+	    $(CARGO) test -p nett-netns-tests --test dead_agents -- --nocapture
 
 # Each target is a test.
 FUZZ_TARGETS = $$(cat dns/tests/fuzz.rs agent/tests/fuzz.rs | grep -c '^\#\[test\]')

@@ -11,6 +11,7 @@
 pub mod bus;
 pub mod demo;
 pub mod eventually;
+pub mod faulty;
 pub mod files;
 pub mod keys;
 pub mod lab;

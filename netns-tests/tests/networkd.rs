@@ -99,9 +99,13 @@ fn networkd_removes_what_comes_back_and_with_our_settings_leaves_it() -> Result<
         ensure!(rules > 0 && floors > 0 && ways > 0, "the instrument is blind");
         ensure!(repaired <= REPAIR.max(patience() / 5), "{repaired:?}");
         away.settles_on("svg")?;
-        // Without rules and floors packets follow the main table for that long.
+        // Without rules and floors packets follow the main table for that long, and the guard stops
+        // those to VIPs.
         let leaks = lab.leaks()?;
-        show(&format!("meanwhile by the default route: {:?}", leaks.since(&before)));
+        let meanwhile = leaks.since(&before);
+        show(&format!("meanwhile by the default route: {meanwhile:?}"));
+        let vips = meanwhile.0.iter().filter(|(name, _)| name.starts_with("vip_"));
+        assert_eq!(vips.count(), 0, "{meanwhile:?}");
 
         let with = reconfigure(lab, &written(lab, "networkd-settings", Some(SHIPPED))?)?;
         let Removed { rules, floors, ways, repaired } = with;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use nett_policy::document::{SourceFile, compile};
-use nett_policy::fabric::{Fabric, Family};
+use nett_policy::fabric::{Fabric, Family, Role};
 use nett_policy::id::{LinkId, NodeId};
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower::object::{Layout, Mac, Nexthop, NodeState, RouteTarget, Table};
@@ -261,4 +261,28 @@ fn a_drained_cluster_is_used_where_nothing_else_is_left() {
     assert_eq!(delivered(&scene), set(&[&first, &second]), "it is a preference, and no wall");
     scene.drained.clusters.pop_first();
     assert_eq!(delivered(&scene), set(&[&first]));
+}
+
+/// The guard holds VIPs back from every other interface.
+#[test]
+fn every_way_of_a_node_is_one_by_which_its_guard_lets_vips_leave() {
+    let mut scene = Scene::pairs();
+    for nobody_delivers in [false, true] {
+        if nobody_delivers {
+            // Sites without route nodes: their borders deliver.
+            scene.fabric.nodes.retain(|node| node.role == Role::Border);
+        }
+        for node in &scene.fabric.nodes {
+            let state = scene.state(node.id.as_str());
+            let guard = state.guard.as_ref().expect("every node has one");
+            let by = state.nexthops.values().filter_map(|nexthop| match nexthop {
+                Nexthop::Single { interface, .. } => Some(interface.clone()),
+                Nexthop::Group { .. } | Nexthop::Blackhole { .. } => None,
+            });
+            let by: BTreeSet<String> = by.collect();
+            assert!(by.len() > 1, "{}: {by:?}", node.id);
+            assert!(by.is_subset(&guard.ways), "{}: {by:?} in {:?}", node.id, guard.ways);
+            assert!(guard.outer.is_subset(&guard.ways), "{}", node.id);
+        }
+    }
 }

@@ -160,7 +160,7 @@ fn rule_of(class: &str) -> &'static str {
         "return" => "fwd_guard: reply to the other site (mark 0x2000/0x3000 accept)",
         "marked" => "fwd_mark: failover traffic (@failover_to / @failover_from goto failover_mark)",
         "hairpin" => "fwd_guard: came from outside, must not go back (iifname @outer drop)",
-        "leak" => "fwd_guard: own site leaves the site (daddr @site4 / @site6 reject)",
+        "leak" => "fwd_guard: own site, or a service by no way of ours (@site4, no_way reject)",
         "stray" => "fwd_guard: no reason to leave the site (reject)",
         "refused" => "pre_drain: nobody serves it here (@drained, @shut_in, @shut_out reject)",
         _ => "of another release",

@@ -37,6 +37,7 @@ pub struct SimulatedKernel {
     /// Neighbours that do not say their addresses, by interface.
     silent: BTreeSet<(String, IpAddr)>,
     incomplete: u32,
+    refused_reads: u32,
     applied: Vec<Op>,
 }
 
@@ -122,6 +123,11 @@ impl SimulatedKernel {
     /// The next `times` readbacks lack every second route and say that they are not complete.
     pub fn interrupt_reads(&mut self, times: u32) {
         self.incomplete = times;
+    }
+
+    /// The next `times` readbacks are refused, as those of a process without CAP_NET_ADMIN.
+    pub fn refuse_reads(&mut self, times: u32) {
+        self.refused_reads = times;
     }
 
     /// Carrier comes or goes. What goes with it comes back only by being added again.
@@ -342,6 +348,11 @@ impl SimulatedKernel {
 
 impl Kernel for SimulatedKernel {
     async fn read(&mut self) -> Result<Readback, KernelError> {
+        if self.refused_reads > 0 {
+            self.refused_reads -= 1;
+            let object = "nft table inet nett".to_owned();
+            return Err(KernelError::Privilege { object, errno: Errno::EPERM, text: None });
+        }
         let mut state = self.state.clone();
         let complete = self.incomplete == 0;
         if !complete {

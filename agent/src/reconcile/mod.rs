@@ -146,6 +146,8 @@ struct Memory {
     foreign: BTreeSet<String>,
     /// Looks in a row that were not whole.
     torn: u32,
+    /// Why the last look gave nothing.
+    unread: Option<String>,
     news: Vec<News>,
 }
 
@@ -187,6 +189,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 looked = Instant::now();
             }
             if !self.look(&mut memory, look).await {
+                self.tell_unread(&memory).await;
                 tokio::time::sleep(ledger::pause(unread, &mut self.rng)).await;
                 unread = (unread + 1).min(UNREAD);
                 look = Look::Whole(Resync::Unreadable);
@@ -295,11 +298,13 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 if memory.wish.is_none() && readback.complete {
                     memory.receipt.adopt(&readback.state);
                 }
+                memory.unread = None;
                 memory.torn = if readback.complete { 0 } else { (memory.torn + 1).min(16) };
                 memory.actual = Some(readback);
                 true
             }
             Err(error) => {
+                memory.unread = Some(chain(&error));
                 tracing::error!(error = %chain(&error), "Cannot read the kernel.");
                 false
             }
@@ -485,6 +490,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         match self.kernel.refresh(&mut actual, &parts).await {
             Ok(()) => Some(actual),
             Err(error) => {
+                memory.unread = Some(chain(&error));
                 tracing::error!(error = %chain(&error), "Cannot read the kernel.");
                 None
             }

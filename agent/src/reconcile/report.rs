@@ -27,13 +27,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         desired: &Arc<NodeState>,
     ) {
         let Some(actual) = &memory.actual else {
-            let failures = vec!["the kernel could not be read".to_owned()];
-            let unread = true;
-            let applied =
-                Applied { generation, operations, failures, unread, ..Applied::default() };
-            // The controller may wait for a disk, and takes nothing meanwhile.
-            let _ = self.pulse.during(self.events.send(Event::Applied(applied))).await;
-            return;
+            return self.report_unread(memory, generation, operations).await;
         };
         let left = super::plan(desired, actual, &memory.receipt).ops;
         let objects: BTreeSet<Object> = left.iter().filter_map(Op::object).collect();
@@ -71,7 +65,6 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
         memory.left = Some(objects);
         memory.foreign.clone_from(&foreign);
-        let troubles = memory.seen.iter().flat_map(|seen| seen.troubles.iter().cloned());
         let applied = Applied {
             generation,
             operations,
@@ -80,12 +73,40 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             unread: !actual.complete && !refused,
             standing: bounded(standing),
             foreign: bounded(foreign.into_iter().collect()),
-            links: troubles.collect(),
+            links: link_troubles(memory),
             news: std::mem::take(&mut memory.news),
         };
         // The controller is gone when the agent stops; the next wait sees that.
         let _ = self.pulse.during(self.events.send(Event::Applied(applied))).await;
     }
+
+    /// That a look gave nothing, for the operator: the wish stands as it did.
+    pub(super) async fn tell_unread(&mut self, memory: &Memory) {
+        let generation = self.wanted.borrow().as_ref().map(|(generation, _)| *generation);
+        if let Some(generation) = generation {
+            self.report_unread(memory, generation, 0).await;
+        }
+    }
+
+    async fn report_unread(&mut self, memory: &Memory, generation: u64, operations: usize) {
+        let why = memory.unread.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        let applied = Applied {
+            generation,
+            operations,
+            failures: vec![format!("the kernel could not be read{why}")],
+            unread: true,
+            // As they were when it was read last.
+            foreign: bounded(memory.foreign.iter().cloned().collect()),
+            links: link_troubles(memory),
+            ..Applied::default()
+        };
+        // The controller may wait for a disk, and takes nothing meanwhile.
+        let _ = self.pulse.during(self.events.send(Event::Applied(applied))).await;
+    }
+}
+
+fn link_troubles(memory: &Memory) -> Vec<String> {
+    memory.seen.iter().flat_map(|seen| seen.troubles.iter().cloned()).collect()
 }
 
 /// Objects with all our marks that this agent never put there: left alone and told.

@@ -114,10 +114,10 @@ fn every_kind_of_damage_is_noticed_and_repaired() {
     let hairpin = || handle("fwd_guard", "hairpin");
     type Change<'a> = (&'a str, &'a dyn Fn() -> String);
     let changes: [Change; 12] = [
-        ("has 12 rules, not 13", &|| {
+        ("has 13 rules, not 14", &|| {
             format!("delete rule inet nett fwd_guard handle {}", hairpin())
         }),
-        ("has 14 rules, not 13", &|| "insert rule inet nett fwd_guard accept".to_owned()),
+        ("has 15 rules, not 14", &|| "insert rule inet nett fwd_guard accept".to_owned()),
         ("differs", &|| format!("replace rule inet nett fwd_guard handle {} accept", hairpin())),
         ("differs", &|| {
             format!(

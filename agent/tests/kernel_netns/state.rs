@@ -41,6 +41,7 @@ pub(crate) fn guard(kind: GuardKind) -> Guard {
         mark_mask: Layout::default().mark_mask,
         marks: BTreeSet::from([mark("wan0", 1), mark("wan1", 2)]),
         outer: BTreeSet::from(["wan0".to_owned(), "wan1".to_owned()]),
+        ways: BTreeSet::from(["core0", "wan0", "wan1"].map(str::to_owned)),
         site: nets(&["10.1.0.0/16", "10.1.7.0/24", "fd01::/32"]),
         remote: nets(&["10.2.0.0/16", "10.3.0.0/16", "fd02::/32"]),
         vips: nets(&["198.51.100.0/24", "fd99::/48"]),

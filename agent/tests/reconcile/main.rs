@@ -199,6 +199,27 @@ async fn nothing_is_deleted_because_of_a_read_that_is_not_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kernel_that_cannot_be_read_is_told_with_its_reason_until_it_can() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    rig.kernel.with(|kernel| kernel.refuse_reads(4));
+    rig.tell(OTHER).await;
+    let begun = Instant::now();
+    for _ in 0..4 {
+        let applied = rig.applied().await;
+        let [failure] = &applied.failures[..] else { panic!("{applied:?}") };
+        assert!(failure.starts_with("the kernel could not be read: "), "{failure}");
+        assert!(failure.contains("EPERM; run the agent with CAP_NET_ADMIN"), "{failure}");
+        assert!(applied.unread, "nothing is said of what was asked for");
+    }
+    rig.in_place().await;
+    // 100, 200, 400 and 800 ms, each less by up to a quarter.
+    let took = begun.elapsed();
+    assert!((1100..1700).contains(&took.as_millis()), "{took:?}");
+    assert!(rig.kernel.applied().is_empty(), "and nothing was done");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_found_at_the_start_is_taken_over_and_cleaned_up() {
     let mut left = full();
     left.routes.insert(key("10.99.0.9/32", 100), RouteTarget::Unreachable);

@@ -272,6 +272,7 @@ pub(crate) fn guard() -> Guard {
         mark_mask: 0x307f,
         marks: BTreeSet::new(),
         outer: BTreeSet::from(["wan0".to_owned()]),
+        ways: BTreeSet::from(["core".to_owned(), "wan0".to_owned()]),
         site: BTreeSet::new(),
         remote: BTreeSet::new(),
         vips: BTreeSet::from([net("10.99.0.0/16")]),

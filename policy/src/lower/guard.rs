@@ -15,6 +15,10 @@ pub(super) fn guard(place: Place<'_>, alike: &[Alike]) -> Guard {
     let fabric = place.world.fabric;
     let own = fabric.sites.iter().filter(|s| s.id == place.node.site);
     let remote = fabric.other_sites(&place.node.site);
+    let outer: BTreeSet<String> = fabric.outer_interfaces(place.node).into_iter().collect();
+    // All that `ways` knows: links and other nodes are behind these, backends behind the core.
+    let mut ways = outer.clone();
+    ways.insert(place.node.core.clone());
     Guard {
         kind: match place.node.role {
             Role::Border => GuardKind::Border,
@@ -22,7 +26,8 @@ pub(super) fn guard(place: Place<'_>, alike: &[Alike]) -> Guard {
         },
         mark_mask: place.layout.mark_mask,
         marks: marks(place),
-        outer: fabric.outer_interfaces(place.node).into_iter().collect(),
+        outer,
+        ways,
         site: own.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
         remote: remote.flat_map(|s| &s.prefixes).map(ipnet::IpNet::trunc).collect(),
         vips: fabric.vip_ranges.iter().map(ipnet::IpNet::trunc).collect(),

@@ -107,6 +107,8 @@ pub struct Guard {
     /// flows from there are marked with.
     pub marks: BTreeSet<GuardMark>,
     pub outer: BTreeSet<String>,
+    /// Interfaces by which packets to VIPs may leave: the outer ones, and the one into the site.
+    pub ways: BTreeSet<String>,
     pub site: BTreeSet<IpNet>,
     pub remote: BTreeSet<IpNet>,
     /// VIP ranges.

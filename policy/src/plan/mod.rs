@@ -30,6 +30,7 @@ pub struct Plan {
     pub ops: Vec<Op>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a plan has few that load the table, if any")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     AddNexthop(NexthopId, Nexthop),

@@ -225,6 +225,7 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
                 source: None,
             }]),
             outer: BTreeSet::from(["wan0".to_owned()]),
+            ways: BTreeSet::from(["core".to_owned(), "wan0".to_owned()]),
             site: BTreeSet::new(),
             remote: BTreeSet::new(),
             vips: BTreeSet::new(),

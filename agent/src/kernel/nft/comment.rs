@@ -4,7 +4,7 @@ use nett_policy::failover::FailoverMark;
 use nett_policy::lower::object::{GuardKind, GuardMark};
 
 /// Changes when the meaning of the program changes; a table of another version is loaded anew.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 
 /// The table's comment: the mark of ownership, and what no set holds.
 pub(super) fn table_comment(kind: GuardKind, mask: u32) -> String {

@@ -92,8 +92,9 @@ pub(super) struct Rule {
 }
 
 /// The sets' names and forms, in the order of [`Program::sets`].
-pub(super) const SETS: [(&str, Key, Form); 40] = [
+pub(super) const SETS: [(&str, Key, Form); 41] = [
     ("outer", Key::Interface, Form::Plain),
+    ("ways", Key::Interface, Form::Plain),
     ("site4", Key::V4, Form::Interval),
     ("site6", Key::V6, Form::Interval),
     ("remote4", Key::V4, Form::Interval),
@@ -156,6 +157,7 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
         chain("stay_here", None, stay_here(guard)),
         chain("refuse", None, refuse()),
         chain("apart", None, apart()),
+        chain("no_way", None, no_way()),
     ];
     chains.extend(guard.chains().into_iter().map(classes::chain));
     chains.extend([
@@ -184,11 +186,13 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
         let nets = nets.iter().copied();
         interval::elements(nets.filter(|n| n.addr().is_ipv6() == six))
     };
+    let interfaces = |names: &BTreeSet<String>| {
+        let key = |name: &String| plain(interface_key(name.as_bytes()).to_vec());
+        Some(names.iter().map(key).collect())
+    };
     match set.trim_end_matches(['4', '6']) {
-        "outer" => {
-            let key = |name: &String| plain(interface_key(name.as_bytes()).to_vec());
-            Some(guard.outer.iter().map(key).collect())
-        }
+        "outer" => interfaces(&guard.outer),
+        "ways" => interfaces(&guard.ways),
         "site" => of_family(&guard.site),
         "remote" => of_family(&guard.remote),
         "vip" => of_family(&guard.vips),
@@ -460,12 +464,29 @@ fn refuse() -> Vec<Rule> {
     ]
 }
 
-fn local_and_hairpin(mask: u32) -> [Rule; 5] {
+/// A packet to a VIP on a way that no route of ours takes: somebody took our rules away, and it
+/// followed the main table.
+fn no_way() -> Vec<Rule> {
+    let held = |six, set| {
+        Expressions::new().destination_in(six, set).count("leak").reject(Reject::Prohibited)
+    };
+    vec![rule("service v4", held(false, "vip4")), rule("service v6", held(true, "vip6"))]
+}
+
+fn local_and_hairpin(mask: u32) -> [Rule; 6] {
     let stays = || Expressions::new().interface_in(Meta::OutputName, "outer", true);
     [
         rule(
             "segments fit the way out",
             Expressions::new().interface_in(Meta::OutputName, "outer", false).clamp_segments(),
+        ),
+        // A reply to a flow that a VIP began goes where main says, with our rules too.
+        rule(
+            "a service goes by our ways only",
+            Expressions::new()
+                .interface_in(Meta::OutputName, "ways", true)
+                .meta_mark(Layout::MARK_CLASS, Compare::NotEqual, Layout::MARK_SENT)
+                .verdict(Verdict::Jump("no_way")),
         ),
         // A note of the way that it took once would send it there again in a soft drain. That it
         // was sent stays known: answers to what is under way come over links.

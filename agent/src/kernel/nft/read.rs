@@ -255,6 +255,7 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
         mark_mask: 0,
         marks: BTreeSet::new(),
         outer: BTreeSet::new(),
+        ways: BTreeSet::new(),
         site: BTreeSet::new(),
         remote: BTreeSet::new(),
         vips: BTreeSet::new(),
@@ -305,9 +306,14 @@ fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
             continue;
         }
         let elements = elements.clone();
+        let names = || elements.iter().map(|e| read_text(&e.key)).collect();
         let read = match name.trim_end_matches(['4', '6']) {
             "outer" => {
-                guard.outer = elements.iter().map(|e| read_text(&e.key)).collect();
+                guard.outer = names();
+                Some(())
+            }
+            "ways" => {
+                guard.ways = names();
                 Some(())
             }
             "site" => interval::prefixes(elements).map(|nets| guard.site.extend(nets)),

@@ -68,6 +68,8 @@ pub enum Reason {
     LeaseBetween,
     /// The claim for this site does not count here, or not yet.
     LeaseShut,
+    /// Nobody confirmed the task that moved it: it is served nowhere until somebody claims it.
+    LeaseStopped,
     /// Where its last task put it, although what is drained or directed by now wants something
     /// else: without steps it would be closed here and opened there by nodes that do not wait for
     /// each other.
@@ -94,7 +96,10 @@ pub fn place_one(world: World<'_>, intent: &Intent, service: &Service) -> Placed
     let left = mover.map(|m| m.left.clone()).unwrap_or_default();
     let kept = mover.map(|m| m.kept.clone()).unwrap_or_default();
     let counted_for = mover.filter(|m| !m.left.is_empty()).map(|m| m.order.task.clone());
+    let stops = service.is_leased() && intent.mover(&service.id).is_some_and(|m| m.stops);
     let (traffic, reason) = match mover {
+        // From its first word on: what only takes away waits for no step.
+        _ if stops => (Traffic::settled(Spread::Nowhere), Reason::LeaseStopped),
         Some(mover) => (under_way(intent, service, mover), Reason::UnderWay),
         None => {
             let (spread, reason) = settled(world, intent, service);
@@ -230,6 +235,7 @@ impl fmt::Display for Reason {
             Self::Leased => f.write_str("a majority of voters is for it"),
             Self::LeaseBetween => f.write_str("withdrawn; its task has not come to serving it"),
             Self::LeaseShut => f.write_str("the lease of this site does not count, or not yet"),
+            Self::LeaseStopped => f.write_str("stopped: nobody confirmed the task that moved it"),
             Self::Kept { wanted } => {
                 write!(f, "where its last task put it; {wanted} is wanted, and takes a task")
             }

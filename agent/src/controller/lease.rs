@@ -10,6 +10,7 @@ use std::time::Duration;
 use nett_policy::id::{EntryId, Epoch, ServiceId, SiteId};
 use nett_policy::lease::placings::lease_epoch;
 use nett_policy::log::entry::{Body, Effect as TaskEffect, Step, StepKind, Withdrawn};
+use nett_policy::traffic::Spread;
 
 use super::Controller;
 use super::effect::Effect;
@@ -129,7 +130,12 @@ impl Controller {
             let target = one.to.spread.has(here);
             match step.kind {
                 StepKind::Withdraw if !target && service.sites().contains(here) => {
-                    duty.withdrawn.insert(one.service.clone(), lease_epoch(one.epoch));
+                    // Of what is stopped the claim itself is withdrawn from, and none after it.
+                    let epoch = match one.to.spread {
+                        Spread::Nowhere => one.epoch,
+                        Spread::Weighted(_) | Spread::Nearest(_) => lease_epoch(one.epoch),
+                    };
+                    duty.withdrawn.insert(one.service.clone(), epoch);
                 }
                 StepKind::Activate | StepKind::Shift if target => {
                     duty.serving.insert(one.service.clone());

@@ -54,6 +54,8 @@ pub enum Standing {
     Between,
     /// No claim is known to have a majority.
     Unclaimed,
+    /// The claim's task was taken back: nobody serves it until there is another claim.
+    Stopped,
 }
 
 #[derive(Debug, Default)]
@@ -244,7 +246,10 @@ impl Lease {
             verdict: None,
         };
         if !placing.open {
-            stands.standing = Standing::Between;
+            stands.standing = match placing.stopped {
+                true => Standing::Stopped,
+                false => Standing::Between,
+            };
             return (stands, None);
         }
         if placing.target != self.me.site || !self.is_serving_node() {
@@ -372,6 +377,7 @@ impl Lease {
                     (Traffic::settled(Spread::one(site)), Reason::Leased)
                 }
                 (Standing::Between, _) => (nowhere(logged.answers), Reason::LeaseBetween),
+                (Standing::Stopped, _) => (nowhere(Spread::Nowhere), Reason::LeaseStopped),
                 (Standing::Unclaimed, _) if !logged.serves_at(here) => {
                     (logged, placed.reason.clone())
                 }
@@ -407,6 +413,7 @@ impl Standing {
             Self::Elsewhere => "elsewhere",
             Self::Between => "between",
             Self::Unclaimed => "unclaimed",
+            Self::Stopped => "stopped",
         }
     }
 }

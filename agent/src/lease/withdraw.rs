@@ -86,10 +86,11 @@ impl Lease {
     /// Two sites took the service at once, this one is among them, and the votes have not decided
     /// for another. A promise for that epoch would shut the own claim out for good, which may be
     /// the one that wins; without it the other claim waits, and loses nothing if it is the one.
-    /// What was promised before the own claim was read stays promised.
+    /// What was promised before the own claim was read stays promised. A claim that was stopped
+    /// wins nothing.
     fn has_claim_in(&self, service: &ServiceId, epoch: Epoch) -> bool {
         let own = |(_, placing): &(&EntryId, &Placing)| {
-            placing.target == self.me.site && placing.epoch == epoch
+            placing.target == self.me.site && placing.epoch == epoch && !placing.stopped
         };
         if !self.placings.of(service).any(|placed| own(&placed)) {
             return false;

@@ -478,7 +478,8 @@ impl World {
             if claims.len() > 1 {
                 return Err(format!("{}: claims {claims:?}", service.id));
             }
-            let open = standing.values().all(|s| *s != Standing::Between);
+            let shut = [Standing::Between, Standing::Stopped];
+            let open = standing.values().all(|s| !shut.contains(s));
             for (node, stand) in &standing {
                 let at_target = targets.contains(self.agents[node].site());
                 if open && at_target && *stand != Standing::Serving {

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use forged::{Forgery, Kind, Letters};
 use mutants::Mutant;
+use nett_agent::lease::Standing;
 use shape::{leased_shape, trap_shape};
 use traps::Trap;
 use world::World;
@@ -223,22 +224,42 @@ fn no_trap_breaks_a_lease() {
     }
 }
 
-/// A claim is taken back by another claim, which no clock may give: `--confirm-within` is refused,
-/// and says what to do instead.
+/// Lets time pass until it is so; false when that takes longer than all waits together.
+fn comes(world: &mut World, so: impl Fn(&mut World) -> bool) -> bool {
+    let most = world.now + PATIENCE;
+    while !so(world) && world.now < most {
+        world.pass(Duration::from_secs(1));
+    }
+    so(world)
+}
+
+/// What nobody confirms is served nowhere until it is claimed again, whoever starts anew meanwhile.
 #[test]
-fn what_is_leased_waits_for_no_confirmation() {
-    for seed in 0..3 {
+fn what_nobody_confirms_stops_until_it_is_claimed_again() {
+    let within = Duration::from_secs(10);
+    for seed in 0..4 {
         let mut world = serving(seed, None);
-        let lengths = world.lengths();
-        let replies = world.ask_for_confirmation();
-        assert!(!replies.is_empty(), "seed {seed}: nobody answers");
-        for reply in replies {
-            assert_eq!((reply.accepted, reply.refused_by.as_deref()), (false, Some("lease-undo")));
-            assert!(reply.message.contains("nettctl revert"), "{reply:?}");
+        let (service, to) = world.move_unless_undone(within);
+        let there = |world: &mut World| world.serving().get(&service) == Some(&[to.clone()].into());
+        let nowhere = |world: &mut World| !world.serving().contains_key(&service);
+        assert!(comes(&mut world, there), "seed {seed}: it does not come to {to}");
+        if seed % 2 == 0 {
+            // Those who would write that nobody confirmed it are not there when it is time.
+            world.pass(within - Duration::from_secs(2));
+            world.restart_all();
         }
-        let written: usize =
-            world.lengths().values().sum::<usize>() - lengths.values().sum::<usize>();
-        assert!(written <= 1, "seed {seed}: more than the refusal was written");
+        assert!(comes(&mut world, nowhere), "seed {seed}: {:?}", world.serving());
+        world.pass(LEASE_PATIENCE);
+        world.restart_all();
+        world.pass(LEASE_PATIENCE + LEASE_PATIENCE);
+        assert!(nowhere(&mut world), "seed {seed}: {:?}", world.serving());
+        assert_eq!(world.standings(&service), [Standing::Stopped].into(), "seed {seed}");
+        world.claim(&service, &to, None);
+        assert!(comes(&mut world, there), "seed {seed}: it is not served again");
+        if let Err(failed) = end(world, LEASE_PATIENCE) {
+            tell(seed, &failed.0, &failed.1);
+            panic!("seed {seed}: {}", failed.0);
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::executor::block_on;
-use nett_agent::api::types::CommandReply;
 use nett_agent::bus::wire::Sealed;
 use nett_agent::journal::Saved;
 use nett_agent::lease::Standing;
@@ -131,19 +130,41 @@ impl World {
         self.agents.values().filter(|agent| sites.contains(agent.site())).all(serves)
     }
 
-    /// Somebody takes the service to another site, and wants it undone unless that is confirmed.
-    /// What was said to that.
-    pub(crate) fn ask_for_confirmation(&mut self) -> Vec<CommandReply> {
+    /// Somebody takes the service to another site, and wants it undone unless that is confirmed
+    /// within this time.
+    pub(crate) fn move_unless_undone(&mut self, within: Duration) -> (ServiceId, SiteId) {
         let Roles { service, to, .. } = self.roles();
+        self.claim(&service, &to, Some(within));
+        (service, to)
+    }
+
+    /// Somebody at a site takes the service there.
+    pub(crate) fn claim(
+        &mut self,
+        service: &ServiceId,
+        to: &SiteId,
+        confirm_within: Option<Duration>,
+    ) {
         let services = service.to_string().parse().expect("an id is a selector");
         let verb = Verb::Failover { services, to: to.clone() };
-        let confirm_within = Some(Duration::from_secs(60));
         let terms = Terms { supersede: true, confirm_within, ..Terms::default() };
         let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
-        self.desk.replies.clear();
-        self.ask(OPERATORS[0], &to, ask);
-        self.pass(Duration::from_secs(6));
-        self.desk.replies.values().cloned().collect()
+        self.ask(OPERATORS[0], to, ask);
+    }
+
+    /// How every agent that lives stands to the service.
+    pub(crate) fn standings(&self, service: &ServiceId) -> BTreeSet<Standing> {
+        let lives = self.agents.values().filter(|agent| agent.alive);
+        let stands = lives.filter_map(|agent| agent.controller.lease()?.stands().get(service));
+        stands.map(|stands| stands.standing).collect()
+    }
+
+    /// All agents die at once, and start again.
+    pub(crate) fn restart_all(&mut self) {
+        for node in self.agents.keys().cloned().collect::<Vec<_>>() {
+            self.strike(Fault::KillNow(node.clone()));
+            self.at(ms(500), Happening::Fault(Fault::Restart(node)));
+        }
     }
 
     pub(crate) fn spring(&mut self, trap: Trap) {

@@ -6,7 +6,8 @@
 //! at most one gets a majority.
 //!
 //! Nothing here permits serving. A claim whose task has not come to the step that serves only
-//! forbids it. The log is all there is, so a crash leaves nothing.
+//! forbids it, and so does one whose task was taken back. The log is all there is, so a crash
+//! leaves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,8 +28,11 @@ pub struct Placing {
     pub target: SiteId,
     /// Nodes that an operator says are off: they count as withdrawn.
     pub asserted: BTreeSet<NodeId>,
-    /// The task has come to the step that serves.
+    /// The task has come to the step that serves, and was not taken back.
     pub open: bool,
+    /// The task was taken back because nobody confirmed it: nobody serves under it any more, and
+    /// what was served before it does not return. Only another claim serves.
+    pub stopped: bool,
     /// In the order in which claims were read.
     place: usize,
 }
@@ -78,7 +82,8 @@ impl Placings {
             let claims = placings.by_service.entry(service.id.clone()).or_default();
             if let Some((id, target)) = definition(service) {
                 let (epoch, asserted) = (lease_epoch(Epoch(0)), BTreeSet::new());
-                let placing = Placing { epoch, target, asserted, open: true, place: 0 };
+                let placing =
+                    Placing { epoch, target, asserted, open: true, stopped: false, place: 0 };
                 claims.insert(id, placing);
             }
         }
@@ -112,12 +117,13 @@ impl Placings {
                 let kind = matches!(step.kind, StepKind::Activate | StepKind::Shift);
                 kind && step.states.contains_key(&one.service) && step.number <= reading.started
             });
-            let open = serves || reading.end == Some(Outcome::Done);
+            let stopped = reading.is_taken_back();
+            let open = !stopped && (serves || reading.end == Some(Outcome::Done));
             let asserted = asserted.union(&reading.asserted).cloned().collect();
             let place = claims.get(task).map_or(self.read + 1, |known| known.place);
             self.read = self.read.max(place);
             let epoch = lease_epoch(one.epoch);
-            let placing = Placing { epoch, target, asserted, open, place };
+            let placing = Placing { epoch, target, asserted, open, stopped, place };
             let old = claims.insert(task.clone(), placing.clone());
             changed |= old.as_ref() != Some(&placing);
         }

@@ -18,7 +18,7 @@ use crate::id::{EntryId, Epoch, ServiceId, SiteId};
 use crate::place::Drained;
 use crate::service::{Catalog, Handover, Service};
 use crate::task::steps::{kept, traffic_at};
-use crate::traffic::Traffic;
+use crate::traffic::{Spread, Traffic};
 
 /// The two things every reading needs beside the log.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +66,8 @@ pub struct Mover {
     pub left: BTreeSet<SiteId>,
     /// The sites at which established connections stay, while new ones go where it is now.
     pub kept: BTreeSet<SiteId>,
+    /// It ends nowhere. Of what is leased only the undo of a task does.
+    pub stops: bool,
 }
 
 /// One effect on a service, for those that another effect wins over.
@@ -295,7 +297,17 @@ impl Intent {
             let counted = !doing.over && steps.iter().any(counts);
             let left = if counted { a_move.left() } else { BTreeSet::new() };
             let kept = kept(steps, a_move, &progress, doing.over);
-            let mover = Mover { order, progress, traffic, handover, touched, lowered, left, kept };
+            let mover = Mover {
+                order,
+                progress,
+                traffic,
+                handover,
+                touched,
+                lowered,
+                left,
+                kept,
+                stops: a_move.to.spread == Spread::Nowhere,
+            };
             self.movers.insert(a_move.service.clone(), mover);
         }
     }

@@ -13,7 +13,7 @@ use crate::log::entry::{Change, Directive, Effect, Move, Object, Subject, Verb, 
 use crate::log::intent::{Doing, Intent, Progress};
 use crate::place::{place_one, target};
 use crate::service::Service;
-use crate::traffic::Traffic;
+use crate::traffic::{Spread, Traffic};
 
 pub(super) struct Aim {
     pub(super) named: BTreeSet<ServiceId>,
@@ -35,7 +35,8 @@ pub(super) fn aim(present: Present<'_>, verb: &Verb) -> Result<Aim, Refusal> {
 }
 
 /// What takes a task back whose home site nobody told to keep it: the registers as they were, and
-/// the services where those want them.
+/// the services where those want them. What is leased goes nowhere instead: to go back it would
+/// have to be claimed again, which is for a person to do.
 pub(super) fn undo(present: Present<'_>, task: &EntryId) -> Option<(Vec<Write>, Vec<Move>)> {
     let effect = first_effect(present.fold, task)?;
     // Nothing gives a revoked key back.
@@ -49,12 +50,21 @@ pub(super) fn undo(present: Present<'_>, task: &EntryId) -> Option<(Vec<Write>, 
     let changes = undone.map(|w| w.before.clone()).collect();
     let writes = writes(present, &verb, changes);
     let after = after_writes(present, &writes);
-    let named = effect.moves.iter().map(|m| m.service.clone()).collect();
+    let named: BTreeSet<ServiceId> = effect.moves.iter().map(|m| m.service.clone()).collect();
     let own = |one: &Move| {
         let mover = present.intent.mover(&one.service);
         mover.is_none_or(|mover| mover.order.task == *task)
     };
-    let moves = moves(present, &after, &named).into_iter().filter(own).collect();
+    let stopped = |one: Move| {
+        let service = present.world.catalog.get(&one.service);
+        match service.is_some_and(Service::is_leased) {
+            true if !named.contains(&one.service) => None,
+            true => Some(Move { to: Traffic::settled(Spread::Nowhere), ..one }),
+            false => Some(one),
+        }
+    };
+    let moves = moves(present, &after, &named).into_iter().filter(own);
+    let moves = moves.filter_map(stopped).collect();
     Some((writes, moves))
 }
 
@@ -347,6 +357,11 @@ fn is_unsettled(intent: &Intent, service: &Service) -> bool {
     service.is_leased() && mover.is_some_and(|m| m.progress != Progress::Done)
 }
 
+/// What is leased and was sent nowhere stays there until somebody names it.
+fn is_stopped(intent: &Intent, service: &Service) -> bool {
+    service.is_leased() && intent.mover(&service.id).is_some_and(|mover| mover.stops)
+}
+
 /// A service moves when the command names it or its target changes by the writes, and it is not in
 /// that state already.
 fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> Vec<Move> {
@@ -354,7 +369,7 @@ fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> V
     let mut moves = Vec::new();
     for service in world.catalog.iter() {
         let (spread, _) = target(world, after, service);
-        let changed = || target(world, intent, service).0 != spread;
+        let changed = || !is_stopped(intent, service) && target(world, intent, service).0 != spread;
         if !named.contains(&service.id) && !changed() {
             continue;
         }

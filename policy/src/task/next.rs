@@ -25,6 +25,7 @@ use crate::log::entry::{
 };
 use crate::log::intent::{Intent, World};
 use crate::service::{Isolation, Service};
+use crate::traffic::Spread;
 
 /// How long a task may wait for its approvals.
 pub const APPROVAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -292,6 +293,8 @@ impl At<'_> {
                     .collect::<Vec<_>>()
                     .join("; "),
             };
+            let because = iter::once(because).chain(self.stopped(effect)).collect::<Vec<_>>();
+            let because = because.join("; ");
             return match failures.is_empty() {
                 true => self.end(Outcome::Reverted, because),
                 false => self.end(Outcome::Failed, format!("{because}; its undo: {failures}")),
@@ -360,7 +363,7 @@ impl At<'_> {
         if !failures.is_empty() && !self.goes_on_past(effect, step) {
             return self.step(step.number, StepState::Failed { reason: failures.join("; ") });
         }
-        if let Some(next) = self.without(step, &missing, &mut evidence) {
+        if let Some(next) = self.without(effect, step, &missing, &mut evidence) {
             return next;
         }
         missing.retain(|node| !self.is_excused(step, node));
@@ -465,10 +468,31 @@ impl At<'_> {
         leased && step.states.keys().all(|id| catalog.get(id).is_some_and(Service::is_leased))
     }
 
+    /// What the undo leaves nowhere, and what is to be done about it.
+    fn stopped(&self, effect: &Effect) -> Option<String> {
+        const NAMED: usize = 10;
+        let catalog = self.present.world.catalog;
+        let leased = |one: &&Move| catalog.get(&one.service).is_some_and(Service::is_leased);
+        let stops = |one: &&Move| one.to.spread == Spread::Nowhere;
+        let all = effect.moves.iter().filter(leased).filter(stops);
+        let names: Vec<&str> = all.map(|one| one.service.as_str()).collect();
+        let more = names.len().saturating_sub(NAMED);
+        let shown = names.get(..names.len().min(NAMED)).unwrap_or_default().join(", ");
+        let shown = if more > 0 { format!("{shown} and {more} more") } else { shown };
+        (!names.is_empty()).then(|| {
+            format!(
+                "stopped: {shown}; nobody serves what is leased until it is claimed again: \
+                 `nettctl failover ID --to SITE`"
+            )
+        })
+    }
+
     /// A withdrawal that some have not confirmed: after W whoever still had the lease has it no
-    /// more. That never suffices for an exclusive service.
+    /// more. That never suffices for an exclusive service, and is not so where a task is taken
+    /// back: without another claim the voters go on answering for this one.
     fn without(
         &self,
+        effect: &Effect,
         step: &Step,
         missing: &BTreeSet<&NodeId>,
         evidence: &mut Vec<String>,
@@ -479,6 +503,15 @@ impl At<'_> {
         }
         let names: Vec<&str> = missing.iter().map(|node| node.as_str()).collect();
         let names = names.join(", ");
+        let own = |one: &&Move| step.states.contains_key(&one.service);
+        if effect.moves.iter().filter(own).all(|one| one.to.spread == Spread::Nowhere) {
+            let seconds = step.timeout.as_secs();
+            let reason = format!(
+                "no word in {seconds} s from {names}: who reaches the voters and not the log \
+                 serves until it reads this"
+            );
+            return Some(self.step(step.number, StepState::Failed { reason }));
+        }
         let catalog = self.present.world.catalog;
         let exclusive =
             |id: &&ServiceId| catalog.get(id).is_some_and(|s| s.isolation == Isolation::Exclusive);

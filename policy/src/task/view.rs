@@ -130,6 +130,11 @@ impl Reading {
         self.effects > 0
     }
 
+    /// True once it undoes itself, or has. What it moved under a lease is stopped from then on.
+    pub fn is_taken_back(&self) -> bool {
+        self.effects > 1 || self.end == Some(Outcome::Reverted)
+    }
+
     /// `steps` is how many the last effect has, and `confirm` whether the command asked for it.
     pub fn state_of(&self, steps: usize, confirm: bool) -> TaskState {
         match self.end {

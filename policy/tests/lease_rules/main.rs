@@ -2,6 +2,8 @@
 //! them closes. `policy/tests/lease_model` shows that they suffice together.
 
 mod bench;
+mod desk;
 mod laws;
 mod node;
+mod stopped;
 mod voter;

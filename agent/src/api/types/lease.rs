@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// One leased service as the answering node sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseDoc {
-    /// `serving`, `shut`, `elsewhere`, `between` or `unclaimed`.
+    /// `serving`, `shut`, `elsewhere`, `between`, `unclaimed` or `stopped`.
     pub standing: String,
     /// In words, with what it waits for.
     pub why: String,

@@ -13,6 +13,9 @@ use super::{bad_request, ms};
 use crate::api::types::{ApiError, LeaseDoc, LeasesDoc, Payload, RejoinDoc, VoterDoc};
 use crate::lease::{Standing, Stands};
 
+/// How many services are named one by one of those that somebody has to do something about.
+const SHOWN: usize = 20;
+
 // === impl Controller ===
 
 impl Controller {
@@ -44,7 +47,7 @@ impl Controller {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Some(LeaseDoc {
             standing: standing.as_str().to_owned(),
-            why: why(stands, now.mono),
+            why: why(service, stands, now.mono),
             claim: claim.as_ref().filter(|id| Some(*id) != defined.as_ref()).map(|c| c.to_string()),
             epoch: epoch.0,
             target: target.as_ref().map(ToString::to_string),
@@ -52,6 +55,17 @@ impl Controller {
             needed: count(needed),
             left_ms: left(verdict, now.mono).map(ms),
         })
+    }
+
+    /// Services that are served nowhere because nobody confirmed the task that moved them.
+    pub(super) fn stopped(&self) -> Vec<String> {
+        let stands = self.lease.as_ref().map(|lease| lease.stands()).into_iter().flatten();
+        let stopped = stands.filter(|(_, stands)| stands.standing == Standing::Stopped);
+        let services: Vec<&ServiceId> = stopped.map(|(service, _)| service).collect();
+        let line = |service: &&ServiceId| format!("{service} is {}", stopped_because(service));
+        let more = services.len().saturating_sub(SHOWN);
+        let more = (more > 0).then(|| format!("{more} more services are stopped"));
+        services.iter().take(SHOWN).map(line).chain(more).collect()
     }
 
     /// How long this node may go on serving each service if nobody answers any more.
@@ -96,12 +110,20 @@ fn left(verdict: &Option<Verdict>, now: Duration) -> Option<Duration> {
     }
 }
 
-fn why(stands: &Stands, now: Duration) -> String {
+fn stopped_because(service: &ServiceId) -> String {
+    format!(
+        "stopped: nobody confirmed the task that moved it; nettctl failover {service} --to SITE \
+         --reason TEXT is a new claim"
+    )
+}
+
+fn why(service: &ServiceId, stands: &Stands, now: Duration) -> String {
     let backers = stands.backers;
     match (stands.standing, stands.verdict) {
         (Standing::Serving, _) => "a majority of voters counts".to_owned(),
         (Standing::Elsewhere, _) => "the claim is for another site".to_owned(),
         (Standing::Between, _) => "its task has not come to the step that serves".to_owned(),
+        (Standing::Stopped, _) => stopped_because(service),
         (Standing::Unclaimed, _) => "no claim is known to have a majority of votes".to_owned(),
         (Standing::Shut, Some(Verdict::Waits { from })) => {
             format!("waits {} s until older leases are over", from.saturating_sub(now).as_secs())

@@ -5,3 +5,4 @@ mod bench;
 mod laws;
 mod node;
 mod voter;
+mod voters;

@@ -7,3 +7,4 @@ mod laws;
 mod node;
 mod stopped;
 mod voter;
+mod voters;

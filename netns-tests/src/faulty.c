@@ -7,7 +7,8 @@
  *                 kernel itself refuses what needs it
  *   refuse=TYPE   a dump request of this type gets a header that the kernel, which checks
  *                 strictly, refuses in its own words
- *   torn=TYPE     of each datagram with objects of this type from a dump, one is garbled
+ *   torn=TYPE     of each datagram with objects of this type (RTM_NEWROUTE, RTM_NEWRULE or
+ *                 RTM_NEWNEXTHOP) from a dump, one is garbled
  *   cut=TYPE      each of them says that the dump was interrupted (NLM_F_DUMP_INTR)
  *
  * TYPE is a number of linux/rtnetlink.h. Notifications, which come without being asked for, and
@@ -18,6 +19,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/netlink.h>
+#include <linux/nexthop.h>
 #include <linux/rtnetlink.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,7 +62,8 @@ static int is_netlink(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_NETLINK;
 }
 
-/* Of the calling thread alone: the system call knows no process. */
+/* Of the calling thread alone: the system call knows no process. A fault that cannot be made ends
+ * the agent, since it must not look like one that copes with it. */
 static void net_admin(int has)
 {
     struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
@@ -75,6 +78,8 @@ static void net_admin(int has)
         abort();
 }
 
+/* send and recvfrom are all that the agent's netlink sockets call; with others the faults would do
+ * nothing, and the stories would wait in vain for their alarms. */
 ssize_t send(int fd, const void *bytes, size_t length, int flags)
 {
     static ssize_t (*next)(int, const void *, size_t, int);
@@ -122,7 +127,8 @@ ssize_t recvfrom(int fd, void *bytes, size_t size, int flags, struct sockaddr *f
             head->nlmsg_flags |= NLM_F_DUMP_INTR;
         if (head->nlmsg_type == now.torn && !torn) {
             /* The first attribute is longer than its message. */
-            int fixed = head->nlmsg_type == RTM_NEWNEXTHOP ? 8 : 12;
+            int fixed = head->nlmsg_type == RTM_NEWNEXTHOP ? (int)sizeof(struct nhmsg)
+                                                           : (int)sizeof(struct rtmsg);
             struct rtattr *first = (struct rtattr *)((char *)NLMSG_DATA(head) + fixed);
             if (head->nlmsg_len >= NLMSG_HDRLEN + fixed + sizeof *first) {
                 first->rta_len = 0xffff;

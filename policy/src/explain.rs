@@ -246,7 +246,8 @@ fn ways(state: &NodeState, id: NexthopId) -> Vec<Way> {
     }
 }
 
-/// The forward chain of the guard, for a packet of a flow that this site began or that came in.
+/// The forward chain of the guard, for a packet of a flow that this site began or that came in. Its
+/// rule about ways is left out: every nexthop of a [`NodeState`] is on one of them.
 fn judge(state: &NodeState, packet: &Packet, outside: bool, out: bool) -> Judged {
     let Some(guard) = &state.guard else { return Judged { counter: "none", passes: true } };
     let within =

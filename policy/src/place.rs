@@ -68,7 +68,7 @@ pub enum Reason {
     LeaseBetween,
     /// The claim for this site does not count here, or not yet.
     LeaseShut,
-    /// Nobody confirmed the task that moved it: it is served nowhere until somebody claims it.
+    /// The task that moved it took itself back: it is served nowhere until somebody claims it.
     LeaseStopped,
     /// Where its last task put it, although what is drained or directed by now wants something
     /// else: without steps it would be closed here and opened there by nodes that do not wait for
@@ -235,7 +235,7 @@ impl fmt::Display for Reason {
             Self::Leased => f.write_str("a majority of voters is for it"),
             Self::LeaseBetween => f.write_str("withdrawn; its task has not come to serving it"),
             Self::LeaseShut => f.write_str("the lease of this site does not count, or not yet"),
-            Self::LeaseStopped => f.write_str("stopped: nobody confirmed the task that moved it"),
+            Self::LeaseStopped => f.write_str("stopped: the task that moved it took itself back"),
             Self::Kept { wanted } => {
                 write!(f, "where its last task put it; {wanted} is wanted, and takes a task")
             }

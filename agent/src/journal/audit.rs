@@ -42,7 +42,7 @@ pub struct AuditRecord {
 
 /// Lines with an entry whose ids are remembered when a trail is opened: twice what may have been
 /// under way when the process before was killed.
-const RECENT: usize = 2048;
+const RECENT: usize = 2 * super::trail::WAITING;
 
 pub struct Audit {
     path: PathBuf,
@@ -103,7 +103,7 @@ impl Audit {
         Ok(Self { path, file, last, recent })
     }
 
-    /// The ids of the newest entries that the trail had when it was opened, at most 2048. Lines
+    /// The ids of the newest entries that the trail had when it was opened, at most [`RECENT`]. Lines
     /// that are damaged are passed over.
     pub fn recent(&self) -> std::io::Result<BTreeSet<String>> {
         let mut reader = BufReader::new(File::open(&self.path)?);

@@ -91,7 +91,9 @@ impl KernelError {
 
     fn refused(object: String, errno: Errno, text: Option<String>) -> Self {
         match errno {
-            Errno::EPERM | Errno::EACCES => Self::Privilege { object, errno, text },
+            // Capabilities are EPERM. EACCES says something of the object, such as "IPv6 is
+            // disabled on nexthop device".
+            Errno::EPERM => Self::Privilege { object, errno, text },
             // ENETDOWN: "Carrier for nexthop device is down", "Nexthop device is not up".
             Errno::ENETDOWN | Errno::ENODEV => Self::Interface {
                 object,

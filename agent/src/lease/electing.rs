@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::id::{Epoch, Generation, NodeId, ServiceId, SiteId};
+use nett_policy::lease::knowledge::Promises;
 use nett_policy::lease::voters::{NoRise, Voters, has_settled, may_rise};
 
 use super::Lease;
@@ -21,7 +22,8 @@ use super::store::LeaseRecord;
 /// The voters before and after.
 #[derive(Debug)]
 pub(super) struct Electing {
-    /// What the own voter runs, or what this node counts where it has none; on the disk.
+    /// What the own voter runs, or what this node counts where it has none; on the
+    /// disk, but for the first generation of a release that knew of none.
     pub(super) running: Voters,
     /// What the fabric file says.
     pub(super) file: Voters,
@@ -94,8 +96,9 @@ impl Lease {
         self.electing.file.nodes.keys().cloned().collect()
     }
 
-    /// A voter that lost its journal begins with what the file says.
-    pub(super) fn run_file(&mut self) -> LeaseRecord {
+    /// Goes on with what the file says, as after a lost journal. Gives the record of that, which
+    /// is to be on the disk before anybody hears of it.
+    pub(super) fn begin_with_file(&mut self) -> LeaseRecord {
         (self.electing.settled, self.electing.rising) = (false, None);
         self.electing.running = self.electing.file.clone();
         LeaseRecord::Voters(self.electing.running.clone())
@@ -183,11 +186,20 @@ impl Lease {
         };
         let Some(voting) = &self.voting else { return Err("this node does not vote".to_owned()) };
         let promises = others.iter().filter_map(|voter| self.knowledge.promises(voter));
-        let agreeing: Vec<_> = promises.filter(|all| voting.voter.agrees(all)).collect();
+        let promises: Vec<_> = promises.collect();
+        if promises.len() < needed {
+            return Err(format!(
+                "all votes of {needed} voters are to be read first, and those of {} have been: \
+                 the others have to answer",
+                promises.len()
+            ));
+        }
+        let agree = |all: &Promises<'_>| voting.voter.agrees(all);
+        let agreeing: Vec<_> = promises.into_iter().filter(agree).collect();
         if agreeing.len() < needed {
             return Err(format!(
-                "{needed} voters are needed whose votes this one has read and does not contradict, \
-                 and there are {}: it has to vote for a newer claim first",
+                "{needed} voters are needed whose votes this one does not contradict, and there \
+                 are {}: it has to vote for a newer claim first",
                 agreeing.len()
             ));
         }
@@ -233,7 +245,7 @@ impl Lease {
         }
         // Nobody waits for a voter that is none any more.
         self.voting = None;
-        let record = self.run_file();
+        let record = self.begin_with_file();
         self.keep(vec![record]);
     }
 
@@ -247,7 +259,8 @@ impl Lease {
         if self.electing.rising != Some(number) {
             return;
         }
-        self.run_file();
+        // The record is the one that has just been kept.
+        let _ = self.begin_with_file();
         let generation = self.electing.running.generation;
         if let Some(voting) = &mut self.voting {
             voting.voter.elect(generation);
@@ -272,10 +285,16 @@ impl Lease {
         may_rise(file.generation, next.generation, settled, false).map_err(|why| {
             let (file, next) = (file.generation, next.generation);
             let wait = self.rules.wait.as_secs();
-            format!(
-                "voters_gen = {next} cannot follow {file} yet: {why}; `nettctl status` shows which \
-                 one each voter runs: bring this file {wait} s after all of them run {file}"
-            )
+            let todo = match why {
+                NoRise::Unsettled(_) => format!(
+                    "`nettctl status` names voters that run another one: bring this file {wait} s \
+                     after all of them run {file}"
+                ),
+                NoRise::Skipped(_) => {
+                    format!("bring the file with voters_gen = {} first", file.0 + 1)
+                }
+            };
+            format!("voters_gen = {next} cannot follow {file} yet: {why}; {todo}")
         })
     }
 

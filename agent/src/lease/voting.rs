@@ -115,7 +115,7 @@ impl Lease {
     fn begin_anew(&mut self) {
         self.news = true;
         let incarnation = Incarnation(self.draw());
-        let voters = self.run_file();
+        let voters = self.begin_with_file();
         let electorate = self.electorate_of(self.electing.running.generation);
         let voter = Voter::lost(self.me.site.clone(), incarnation, &electorate);
         let pending: BTreeSet<SiteId> = voter.pending().into_iter().cloned().collect();

@@ -69,6 +69,13 @@ impl Ledger {
         self.troubles.get(object).map(|trouble| super::chain(&trouble.error))
     }
 
+    /// True when more than another look is needed for the object. What only was not as it had been
+    /// read says nothing where it had not been read whole.
+    pub(super) fn is_refused(&self, object: &Object) -> bool {
+        let refused = |trouble: &Trouble| !matches!(trouble.error, KernelError::Stale { .. });
+        self.contests.contains_key(object) || self.troubles.get(object).is_some_and(refused)
+    }
+
     /// Notes a failure and when to try again. One lost answer is nobody's trouble: what was asked
     /// for is read back, and tried again at once if it is not there.
     pub(super) fn failed(
@@ -202,6 +209,17 @@ mod tests {
         assert_eq!(ledger.next_due(), None);
         ledger.failed(OBJECT, error(), now, &mut rng);
         assert!(ledger.next_due().expect("failed") - now <= RETRY.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_as_it_had_been_read_is_told_and_not_refused() {
+        let (mut ledger, mut rng) = (Ledger::default(), Rng::seeded(1));
+        ledger.failed(OBJECT, error(), Instant::now(), &mut rng);
+        assert!(ledger.why(&OBJECT).is_some() && !ledger.is_refused(&OBJECT));
+        let (object, errno) = ("x".to_owned(), nix::errno::Errno::EINVAL);
+        let refused = KernelError::Refused { object, errno, text: None };
+        ledger.failed(OBJECT, refused, Instant::now(), &mut rng);
+        assert!(ledger.is_refused(&OBJECT));
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         for op in &left {
             let Some(object) = op.object() else { continue };
             let why = memory.ledger.why(&object);
-            let is_refused = why.is_some();
+            let is_refused = memory.ledger.is_refused(&object);
             let line = format!("{op}: {}", why.unwrap_or_else(|| "not in place".to_owned()));
             let before = memory.before.as_deref();
             let old = before.is_some_and(|b| Value::of(&object, b) == Value::of(&object, desired));

@@ -17,18 +17,18 @@ pub fn check(present: Present<'_>, change: Change<'_>) -> Result<(), Refusal> {
         present.world.catalog.get(&one.service).is_some_and(crate::service::Service::is_leased)
     };
     let moves: Vec<&Move> = change.moves.iter().filter(is_leased).collect();
-    if moves.is_empty() {
-        return Ok(());
-    }
+    let Some(first) = moves.first() else { return Ok(()) };
     if let Some(one) = moves.iter().find(|m| m.to.spread.sites().len() != 1) {
-        let message = format!("{} is served under a lease: by one site, always", one.service);
-        return Err(Refusal::rule("lease-one-site", message)
-            .hint("send it to a site; what is defined as lease or exclusive is never nowhere"));
+        let message =
+            format!("{} is served under a lease: a command sends it to one site", one.service);
+        return Err(Refusal::rule("lease-one-site", message).hint(
+            "send it to a site; no command takes what is lease or exclusive from all of them",
+        ));
     }
     let needed = quorum_of(present.world.fabric.voters().count());
     let heard = present.sight.voters_heard;
     if heard < needed {
-        let service = &moves[0].service;
+        let service = &first.service;
         let message =
             format!("{service} needs {needed} voters, and this site hears {heard} of them now");
         let hint = "give the command at a site that hears a majority: `nettctl status` says who";

@@ -203,8 +203,9 @@ impl Knowledge {
         highest
     }
 
-    /// Takes an answer. Its votes are read first, since votes may be read by any path. Errors: the
-    /// answer counts for nothing; nobody has to act unless it goes on.
+    /// Takes an answer. Its votes are read first, since votes may be read by any path. Errors: it
+    /// does not count now. One of another generation of voters is kept all the same, and counts
+    /// once this node counts those; any other leaves nothing but its votes.
     pub fn take(&mut self, answer: &Answer, now: Duration) -> Result<(), Unheard> {
         for vote in &answer.new {
             self.read_vote(vote, now);

@@ -30,7 +30,7 @@ pub struct Placing {
     pub asserted: BTreeSet<NodeId>,
     /// The task has come to the step that serves, and was not taken back.
     pub open: bool,
-    /// The task was taken back because nobody confirmed it: nobody serves under it any more, and
+    /// The task was taken back, since nobody confirmed it or a step failed: nobody serves under it any more, and
     /// what was served before it does not return. Only another claim serves.
     pub stopped: bool,
     /// In the order in which claims were read.

@@ -106,10 +106,10 @@ impl Voter {
 
     /// Whether its own newest votes contradict none of what another voter has promised.
     pub fn agrees(&self, promises: &Promises<'_>) -> bool {
-        let forgotten = promises.floor.iter().any(|(service, floor)| {
-            self.newest.get(service).is_some_and(|(_, epoch)| epoch < floor) //
-        });
-        !forgotten
+        let is_below = |(service, floor): (&ServiceId, &Epoch)| {
+            self.newest.get(service).is_some_and(|(_, epoch)| epoch < floor)
+        };
+        !promises.floor.iter().any(is_below)
             && promises.newest.iter().all(|(service, theirs)| {
                 let own = self.newest.get(service);
                 let own = own.map(|(claim, epoch)| Newest { claim: claim.clone(), epoch: *epoch });

@@ -56,7 +56,10 @@ pub enum BadVoters {
 pub enum NoRise {
     #[error("a majority of its voters has not run generation {0} for the wait yet")]
     Unsettled(Generation),
-    #[error("generations were left out after {0}, and no voter is known to run the next one")]
+    #[error(
+        "generations were left out after {0}, and no majority of the file's voters is known to \
+         run theirs"
+    )]
     Skipped(Generation),
 }
 

@@ -62,7 +62,7 @@ impl Controller {
         })
     }
 
-    /// Services that are served nowhere because nobody confirmed the task that moved them.
+    /// Services that are served nowhere because the task that moved them took itself back.
     pub(super) fn stopped(&self) -> Vec<String> {
         let stands = self.lease.as_ref().map(|lease| lease.stands()).into_iter().flatten();
         let stopped = stands.filter(|(_, stands)| stands.standing == Standing::Stopped);
@@ -117,7 +117,7 @@ fn left(verdict: &Option<Verdict>, now: Duration) -> Option<Duration> {
 
 fn stopped_because(service: &ServiceId) -> String {
     format!(
-        "stopped: nobody confirmed the task that moved it; nettctl failover {service} --to SITE \
+        "stopped: the task that moved it took itself back; nettctl failover {service} --to SITE \
          --reason TEXT is a new claim"
     )
 }

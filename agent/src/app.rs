@@ -148,7 +148,7 @@ async fn run_loaded(
     let (home, deadlines) = (node.site.clone(), Arc::new(Deadlines::default()));
     let (catalog, events) = (Arc::new(catalog), own.clone());
     let lease = tasks.among("the gate of leased services", |tasks| {
-        lease::open::open(&dir, (&fabric, &catalog, &node), &rosters, events, tasks)
+        lease::open::open(&dir, (&catalog, &node), &rosters, events, tasks)
     });
     let mut lease = lease.map_err(anyhow::Error::from)?;
     let zone = ZoneKeeper::open(&fabric, &home, &config.state_dir, clock.now().wall)
@@ -294,24 +294,16 @@ async fn run_loaded(
     drop(parting);
     let _ = all_gone.await;
     tasks.shutdown().await;
-    let next = match ended {
-        Ended::Stopped => return Ok(None),
+    Ok(match ended {
+        Ended::Stopped => None,
         Ended::Reload(next) => Some(*next),
-        Ended::ReadAgain => again(path),
-    };
-    let next = next.filter(|next| match driver.voters_follow(&next.fabric) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(error, "The agent goes on with the files that it had.");
-            false
-        }
-    });
-    Ok(Some(next.unwrap_or_else(|| Loaded {
-        config,
-        fabric: (*fabric_of).clone(),
-        catalog: (*catalog_of).clone(),
-        notes,
-    })))
+        Ended::ReadAgain => Some(again(path, || Loaded {
+            config,
+            fabric: (*fabric_of).clone(),
+            catalog: (*catalog_of).clone(),
+            notes,
+        })),
+    })
 }
 
 /// The zone with the keys that sign it, where it is signed and served here.

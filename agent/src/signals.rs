@@ -32,11 +32,14 @@ impl Signals {
     }
 }
 
-/// The files as they are now, unless they have mistakes: who reads the journal again was not asked
-/// to by anybody.
-pub(crate) fn again(path: &Path) -> Option<Loaded> {
+/// The files as they are now, or those of before where they have mistakes: who reads the journal
+/// again was not asked to by anybody.
+pub(crate) fn again(path: &Path, before: impl FnOnce() -> Loaded) -> Loaded {
     tracing::warn!("What was read does not count any more: reading the journal again.");
-    load(path).map_err(|refused| tell_mistakes(&refused)).ok()
+    load(path).unwrap_or_else(|refused| {
+        tell_mistakes(&refused);
+        before()
+    })
 }
 
 pub(crate) fn tell_mistakes(refused: &ConfigError) {

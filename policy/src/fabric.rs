@@ -25,9 +25,6 @@ pub struct Fabric {
     pub anchors: Vec<IpAddr>,
     pub unknown_client: UnknownClient,
     pub lease: Lease,
-    /// Of the set of voters: goes up by one when a voter is added or removed. From 1, which fabrics
-    /// have that say nothing of it. See [`crate::lease::voters`].
-    pub voters_gen: Generation,
     /// What failover traffic is marked with on links that say nothing of it.
     pub failover: Option<FailoverMark>,
     pub zone: Zone,

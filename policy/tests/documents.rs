@@ -332,40 +332,6 @@ voter = true
     (SourceFile::new("fabric.toml", text + witness), services)
 }
 
-/// One at a time is added or removed, so there may be four on the way from three to five.
-#[test]
-fn a_later_generation_of_voters_may_be_even() {
-    let (fabric, services) = with_voters();
-    let head = "unknown_client = \"primary\"";
-    let with = |generation: &str, text: &str| {
-        let text = text.replacen(head, &format!("voters_gen = {generation}\n{head}"), 1);
-        compile(&SourceFile::new("fabric.toml", text), &services)
-    };
-    let usual = compile(&fabric, &services).expect("valid").0;
-    assert_eq!(usual.voters_gen.0, 1);
-    assert_eq!(with("1", &fabric.text).expect("valid").0.hash, usual.hash);
-    let second = with("2", &fabric.text).expect("valid").0;
-    assert_eq!(second.voters_gen.0, 2);
-    assert_ne!(second.hash, usual.hash);
-    let four = r#"
-[[site]]
-id = "ham"
-region = "de"
-rank = 4
-[[node]]
-id = "ham-w1"
-site = "ham"
-role = "witness"
-key = "UDWUSKGGFDI4FRXK5EBTRECZSVQSSWJHHJOGH6JWG3AUMFFMQ435C2U4"
-voter = true
-"#;
-    let four = format!("{}{four}", fabric.text);
-    let refused = with("1", &four).expect_err("an even number from the first");
-    assert!(refused.iter().any(|d| d.to_string().contains("even-voters")), "{refused:?}");
-    assert_eq!(with("2", &four).expect("on the way").0.voters().count(), 4);
-    with("0", &fabric.text).expect_err("generations begin with 1");
-}
-
 #[test]
 fn a_lease_needs_three_voters_and_is_handed_over_one_at_a_time() {
     let (fabric, services) = with_voters();

@@ -16,9 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nett_dns::ServerError;
-use nett_policy::fabric::Fabric;
 use nett_policy::id::{EntryId, WallMs};
-use nett_policy::lease::voters::Voters;
 use nett_policy::log::entry::Slot;
 use nett_policy::roster::Rosters;
 use nett_policy::task::acks::ProbeTarget;
@@ -213,14 +211,6 @@ impl<P: Probe> Driver<P> {
                 return Finished::ReadAgain;
             }
         }
-    }
-
-    /// Whether the voters of another fabric file may follow those of this one.
-    ///
-    /// # Errors
-    /// Why not, and what to do, for the operator.
-    pub fn voters_follow(&self, fabric: &Fabric) -> Result<(), String> {
-        self.controller.lease().map_or(Ok(()), |lease| lease.voters_follow(&Voters::of(fabric)))
     }
 
     /// Starts the name server, if it has something to serve and does not run yet.

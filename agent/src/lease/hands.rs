@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nett_dns::Deadlines;
 use nett_policy::fabric::Fabric;
-use nett_policy::id::NodeId;
+use nett_policy::id::{NodeId, SiteId};
 use nett_policy::lease::vote::Ask;
 use nett_policy::lease::voter::Ballot;
 use nett_policy::log::entry::FabricRef;
@@ -114,7 +114,7 @@ impl Hands {
                 return None;
             }
             LeaseEffect::Ask(asks) => {
-                asks.iter().for_each(|(voter, ask)| self.ask(voter, ask));
+                asks.iter().for_each(|ask| self.ask(ask));
                 return None;
             }
             LeaseEffect::Deadlines(deadlines) => {
@@ -159,8 +159,12 @@ impl Hands {
         gate.try_send(job).map_err(|_| "the gate has too much to do".to_owned())
     }
 
-    fn ask(&self, voter: &NodeId, ask: &Ask) {
-        let (voter, Ok(bytes)) = (voter.clone(), seal_ask(ask)) else { return };
+    fn voter_of(&self, site: &SiteId) -> Option<NodeId> {
+        self.fabric.voters().find(|n| n.site == *site).map(|n| n.id.clone())
+    }
+
+    fn ask(&self, ask: &Ask) {
+        let (Some(voter), Ok(bytes)) = (self.voter_of(&ask.voter), seal_ask(ask)) else { return };
         let (bus, events, rosters) = (self.bus.clone(), self.events.clone(), self.rosters.clone());
         let site = ask.voter.clone();
         tokio::spawn(async move {

@@ -11,7 +11,6 @@
 //! promised is in the journal `lease` ([`store`]). Whoever lost that is a new voter that reads the
 //! others first, and a node that serves nothing until it has read its own confirmations in the log.
 
-pub mod electing;
 pub mod gate;
 pub mod hands;
 mod judge;
@@ -32,10 +31,9 @@ use nett_policy::id::{NodeId, ServiceId, SiteId};
 use nett_policy::lease::confirm::Withdrawals;
 use nett_policy::lease::knowledge::{Knowledge, Read};
 use nett_policy::lease::placings::Placings;
-use nett_policy::lease::rule::Rules;
-use nett_policy::lease::vote::{Ask, Incarnation};
+use nett_policy::lease::rule::{Rules, quorum_of};
+use nett_policy::lease::vote::{Ask, Electorate, Incarnation};
 use nett_policy::lease::voter::Ballot;
-use nett_policy::lease::voters::Voters;
 use nett_policy::log::entry::{Body, Entry};
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::World;
@@ -43,7 +41,6 @@ use nett_policy::service::Catalog;
 
 use crate::bus::wire::{BeaconAnswer, SealedVote};
 use crate::controller::event::Token;
-use electing::Electing;
 use gate::{GateShape, Slot};
 pub use judge::{Standing, Stands};
 use rounds::Rounds;
@@ -99,8 +96,7 @@ pub enum LeaseEffect {
         slot: Slot,
         lease: Duration,
     },
-    /// To these nodes.
-    Ask(Vec<(NodeId, Ask)>),
+    Ask(Vec<Ask>),
     Open {
         slot: Slot,
         groups: BTreeSet<u32>,
@@ -119,7 +115,6 @@ pub struct Lease {
     rules: Rules,
     placings: Placings,
     knowledge: Knowledge,
-    electing: Electing,
     withdrawals: Withdrawals,
     voting: Option<Voting>,
     withdrawing: Withdrawing,
@@ -163,15 +158,15 @@ impl Lease {
         if catalog.leased().len() == 0 {
             return None;
         }
-        let voters = Voters::of(&fabric);
-        let (lease, wait) = (fabric.lease.duration, fabric.lease.wait);
-        let rules = Rules { lease, wait, quorum: voters.quorum() };
+        let voters: BTreeSet<SiteId> = fabric.voters().map(|n| n.site.clone()).collect();
+        let quorum = quorum_of(voters.len());
+        let rules = Rules { lease: fabric.lease.duration, wait: fabric.lease.wait, quorum };
+        let electorate = Electorate { generation: fabric.generation, voters };
         let placings = Placings::new(World { fabric: &fabric, catalog: &catalog });
         Some(Self {
             rules,
             placings,
-            knowledge: Knowledge::lost(voters.electorate()),
-            electing: Electing::new(voters),
+            knowledge: Knowledge::lost(electorate),
             withdrawals: Withdrawals::default(),
             voting: None,
             withdrawing: Withdrawing::default(),
@@ -231,7 +226,6 @@ impl Lease {
         let asked = self.effects.len();
         self.keep_again(now);
         self.begin_round(now);
-        self.consider_voters(now);
         self.consider_votes(now);
         self.heard_all |= self.has_heard(now);
         let mut changed = self.judge(now);
@@ -284,14 +278,14 @@ impl Lease {
         self.news = true;
     }
 
-    /// The sites whose voters count here.
+    /// The sites that vote.
     pub fn voters(&self) -> &BTreeSet<SiteId> {
         &self.knowledge.electorate().voters
     }
 
     /// The node that votes for a site.
     pub fn voter_of(&self, site: &SiteId) -> Option<&NodeId> {
-        self.electing.node(site)
+        self.fabric.voters().find(|n| n.site == *site).map(|n| &n.id)
     }
 
     /// When the last ask that a voter answered was sent.
@@ -363,7 +357,6 @@ impl Lease {
                 if let Some(voting) = &mut self.voting {
                     voting.kept(number);
                 }
-                self.voters_kept(number);
             }
             Err(error) => {
                 tracing::error!(error, "The disk does not take what the lease has to remember.");
@@ -384,13 +377,11 @@ impl Lease {
     fn restore(&mut self, found: Restored, now: Duration) {
         let Restored { records, whole, boot, seed } = found;
         (self.seed, self.boot) = (seed, boot);
-        self.restore_voters(&records, whole);
         let electorate = self.knowledge.electorate().clone();
         let mut known = match whole {
             true => Knowledge::new(electorate),
             false => Knowledge::lost(electorate),
         };
-        known.await_voters(self.awaited());
         let here = |boot: &str, at: Duration| match boot == self.boot && !boot.is_empty() {
             true => at.min(now),
             false => now,
@@ -415,8 +406,6 @@ impl Lease {
                 LeaseRecord::Told if whole => known.fences_told(&BTreeMap::new()),
                 LeaseRecord::Told
                 | LeaseRecord::Begun { .. }
-                | LeaseRecord::Voters(_)
-                | LeaseRecord::Settled(_)
                 | LeaseRecord::Made(_)
                 | LeaseRecord::Floor { .. } => {}
             }

@@ -3,15 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nett_policy::fabric::{Fabric, Node, Role};
-use nett_policy::lease::voters::{BadVoters, Voters};
+use nett_policy::fabric::{Node, Role};
 use nett_policy::roster::Rosters;
 use nett_policy::service::Catalog;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::LeaseEvent;
-use super::electing::kept;
 use super::gate::{self, GateJob};
 use super::store::{Restored, boot_id, restored};
 use crate::controller::event::Event;
@@ -35,8 +33,6 @@ pub enum LeaseError {
     Kernel(#[from] KernelError),
     #[error("cannot start the thread of the lease's journal")]
     Thread(#[source] std::io::Error),
-    #[error(transparent)]
-    Voters(#[from] BadVoters),
 }
 
 /// Work that may wait for the gate.
@@ -45,11 +41,10 @@ const JOBS: usize = 64;
 /// `None` where nothing is leased. The gate runs among `tasks`.
 ///
 /// # Errors
-/// The journal cannot be read, the voters of the fabric cannot follow those in it, or the process
-/// may not open netlink sockets.
+/// The journal cannot be read, or the process may not open netlink sockets.
 pub fn open(
     state_dir: &Path,
-    (fabric, catalog, node): (&Fabric, &Catalog, &Node),
+    (catalog, node): (&Catalog, &Node),
     rosters: &Arc<Rosters>,
     events: mpsc::Sender<Event>,
     tasks: &mut JoinSet<()>,
@@ -60,9 +55,6 @@ pub fn open(
     let mut journal = FileJournal::open_named(state_dir, "lease")?;
     let loaded = journal.load()?;
     let restored = restored(&loaded, rosters, boot_id(), seed());
-    if let Some(kept) = kept(&restored.records).filter(|_| restored.whole) {
-        kept.check(&Voters::of(fabric))?;
-    }
     let store = JournalWriter::spawn(Box::new(journal)).map_err(LeaseError::Thread)?;
     let gate = match node.role {
         Role::Witness => None,

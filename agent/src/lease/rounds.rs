@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nett_policy::id::SiteId;
-use nett_policy::lease::knowledge::Unheard;
 use nett_policy::lease::vote::Nonce;
 
 use super::gate::Slot;
@@ -150,8 +149,9 @@ impl Lease {
 
     fn ask(&mut self, now: Duration) {
         self.rounds.armed = Some(now);
+        let voters = self.voters().clone();
         let mut asks = Vec::new();
-        for voter in self.all_voters() {
+        for voter in voters {
             let nonce = Nonce(self.draw());
             let ask = self.knowledge.ask(&self.rules, &voter, nonce, now);
             match &self.voting {
@@ -161,7 +161,7 @@ impl Lease {
                         self.answered(&said, now);
                     }
                 }
-                _ => asks.extend(self.voter_of(&voter).cloned().map(|node| (node, ask))),
+                _ => asks.push(ask),
             }
         }
         self.effects.push(LeaseEffect::Ask(asks));
@@ -179,7 +179,7 @@ impl Lease {
             return;
         }
         match self.knowledge.take(answer, now) {
-            Ok(()) | Err(Unheard::Generation) => {
+            Ok(()) => {
                 let (voter, incarnation) = (answer.voter.clone(), answer.incarnation);
                 if self.heard.insert((voter.clone(), incarnation)) {
                     let boot = self.boot.clone();

@@ -10,10 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nett_policy::id::{Epoch, Generation, IdError, ServiceId, SiteId};
+use nett_policy::id::{Epoch, IdError, ServiceId, SiteId};
 use nett_policy::lease::knowledge::Times;
 use nett_policy::lease::vote::Incarnation;
-use nett_policy::lease::voters::Voters;
 use nett_policy::roster::Rosters;
 use serde::{Deserialize, Serialize};
 
@@ -37,10 +36,6 @@ pub enum LeaseRecord {
     Fence(BTreeMap<ServiceId, Epoch>),
     /// The fences are known: somebody who knows has told them.
     Told,
-    /// The own voter runs these, or this node counts them where it has none.
-    Voters(Voters),
-    /// A majority of this generation's voters has run it for the wait.
-    Settled(Generation),
 }
 
 /// What a start finds.
@@ -78,8 +73,6 @@ enum RecordDoc {
     Heard { voter: String, incarnation: String, at_us: u64, boot: String },
     Fence { services: BTreeMap<String, u64> },
     Told {},
-    Voters { generation: u64, nodes: BTreeMap<String, String> },
-    Settled { generation: u64 },
 }
 
 /// What was loaded, as far as it can be read.
@@ -157,11 +150,6 @@ impl LeaseRecord {
             },
             Self::Fence(services) => RecordDoc::Fence { services: write_epochs(services) },
             Self::Told => RecordDoc::Told {},
-            Self::Voters(Voters { generation, nodes }) => {
-                let nodes = nodes.iter().map(|(site, node)| (site.to_string(), node.to_string()));
-                RecordDoc::Voters { generation: generation.0, nodes: nodes.collect() }
-            }
-            Self::Settled(generation) => RecordDoc::Settled { generation: generation.0 },
         };
         serde_json::to_vec(&doc).expect("keys are text")
     }
@@ -193,13 +181,6 @@ impl LeaseRecord {
             },
             RecordDoc::Fence { services } => Self::Fence(epochs(services)?),
             RecordDoc::Told {} => Self::Told,
-            RecordDoc::Voters { generation, nodes } => {
-                let nodes =
-                    nodes.into_iter().map(|(site, node)| Ok((site.parse()?, node.parse()?)));
-                let nodes = nodes.collect::<Result<_, IdError>>()?;
-                Self::Voters(Voters { generation: Generation(generation), nodes })
-            }
-            RecordDoc::Settled { generation } => Self::Settled(Generation(generation)),
         })
     }
 }

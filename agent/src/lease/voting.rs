@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nett_policy::id::{EntryId, Generation, ServiceId, SiteId};
-use nett_policy::lease::vote::{Answer, Ask, Claim, Electorate, Incarnation};
+use nett_policy::id::{EntryId, ServiceId, SiteId};
+use nett_policy::lease::vote::{Answer, Ask, Claim, Incarnation};
 use nett_policy::lease::voter::Voter;
 
 use super::store::LeaseRecord;
@@ -56,7 +56,7 @@ impl Voting {
     }
 
     /// Neither is on its way to the disk, and no other voter has to be read.
-    pub(super) fn is_in_office(&self) -> bool {
+    fn is_in_office(&self) -> bool {
         self.has_begun() && self.floor.is_none() && self.voter.pending().is_empty()
     }
 
@@ -69,6 +69,10 @@ impl Voting {
 // === impl Lease ===
 
 impl Lease {
+    fn is_voter(&self) -> bool {
+        self.voter_of(&self.me.site) == Some(&self.me.id)
+    }
+
     /// The voter as its journal has it; with anything missing, a new one.
     pub(super) fn restore_voter(&mut self, records: &[LeaseRecord], whole: bool) {
         if !self.is_voter() {
@@ -87,8 +91,8 @@ impl Lease {
         let Some(LeaseRecord::Begun { incarnation, pending }) = records.first() else {
             return None;
         };
-        let electorate = self.electorate_of(self.electing.running.generation);
-        let mut voter = Voter::lost(self.me.site.clone(), *incarnation, &electorate);
+        let electorate = self.knowledge.electorate();
+        let mut voter = Voter::lost(self.me.site.clone(), *incarnation, electorate);
         voter.restore_pending(pending);
         let mut voting = Voting::new(voter);
         for record in records {
@@ -107,22 +111,14 @@ impl Lease {
         Some(voting)
     }
 
-    /// All whom a voter has to read that comes back in this generation.
-    fn electorate_of(&self, generation: Generation) -> Electorate {
-        Electorate { generation, voters: self.all_voters() }
-    }
-
     fn begin_anew(&mut self) {
         self.news = true;
         let incarnation = Incarnation(self.draw());
-        let voters = self.begin_with_file();
-        let electorate = self.electorate_of(self.electing.running.generation);
-        let voter = Voter::lost(self.me.site.clone(), incarnation, &electorate);
+        let voter = Voter::lost(self.me.site.clone(), incarnation, self.knowledge.electorate());
         let pending: BTreeSet<SiteId> = voter.pending().into_iter().cloned().collect();
         tracing::warn!("This voter has no whole journal; it reads the others before it votes.");
         let mut voting = Voting::new(voter);
-        let begun = LeaseRecord::Begun { incarnation, pending };
-        voting.begun = Some(self.keep(vec![begun, voters]));
+        voting.begun = Some(self.keep(vec![LeaseRecord::Begun { incarnation, pending }]));
         self.voting = Some(voting);
     }
 
@@ -239,7 +235,7 @@ impl Lease {
             nonce: ask.nonce,
             incarnation: voting.voter.incarnation(),
             stated: 0,
-            voters: voting.voter.generation(),
+            voters: self.knowledge.electorate().generation,
             floor: voting.voter.floor().clone(),
             new: Vec::new(),
         };

@@ -268,7 +268,7 @@ impl World {
                 return None;
             }
             LeaseEffect::Ask(asks) => {
-                asks.into_iter().for_each(|(_, ask)| self.post_ask(node, ask));
+                asks.into_iter().for_each(|ask| self.post_ask(node, ask));
                 return None;
             }
             LeaseEffect::Deadlines(deadlines) => {

@@ -252,8 +252,6 @@ fn as_new(records: &[LeaseRecord], incarnation: Incarnation) -> Vec<LeaseRecord>
         LeaseRecord::Read { .. }
         | LeaseRecord::Heard { .. }
         | LeaseRecord::Fence(_)
-        | LeaseRecord::Voters(_)
-        | LeaseRecord::Settled(_)
         | LeaseRecord::Told => false,
     };
     let begun = LeaseRecord::Begun { incarnation, pending: BTreeSet::new() };

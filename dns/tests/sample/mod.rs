@@ -104,7 +104,6 @@ pub(crate) fn fabric() -> Fabric {
         vip_ranges: Vec::new(),
         anchors: Vec::new(),
         unknown_client: UnknownClient::Primary,
-        voters_gen: Generation(1),
         lease: nett_policy::fabric::Lease::default(),
         failover: None,
         zone: zone(),

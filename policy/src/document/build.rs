@@ -16,7 +16,6 @@ use crate::fabric::{
     ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, TtlBounds,
     UnknownClient, Zone,
 };
-use crate::id::Generation;
 use crate::service::{Backend, Isolation, Mode, Readmit, Service, Standby};
 
 const CHECKED: &str = "checked: a file with a missing or broken key is refused";
@@ -42,16 +41,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         freezes,
         whole: _,
     } = doc;
-    let Head {
-        name,
-        generation,
-        voters_gen: voters,
-        vip_ranges,
-        anchors,
-        unknown_client,
-        lease,
-        failover,
-    } = head;
+    let Head { name, generation, vip_ranges, anchors, unknown_client, lease, failover } = head;
     let client =
         |(prefix, site): (At<_>, At<_>)| ClientPrefix { prefix: prefix.value, site: site.value };
     let mut fabric = Fabric {
@@ -62,7 +52,6 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         anchors,
         unknown_client: unknown_client.unwrap_or(UnknownClient::Primary),
         lease: lease.unwrap_or_default(),
-        voters_gen: voters.unwrap_or(Generation(1)),
         failover,
         zone: zone.map(zone_of).expect(CHECKED),
         sites: sites.into_iter().map(site).collect(),

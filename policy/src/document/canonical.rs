@@ -22,7 +22,6 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         anchors,
         unknown_client,
         lease,
-        voters_gen,
         failover,
         zone: Zone { name: zone, hostmaster, ns, transfer, dnssec, ttl },
         sites,
@@ -47,15 +46,12 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
     // The usual lease has the form that it had before it could be given.
     let lease = (*lease != Lease::default())
         .then(|| json!(["lease", millis(lease.duration), millis(lease.wait)]));
-    // So have the first voters.
-    let voters = (voters_gen.0 != 1).then(|| json!(["voters", voters_gen.0]));
     // So have TTLs without bounds.
     let TtlBounds { floor, ceiling } = ttl;
     let ttl = (*ttl != TtlBounds::default())
         .then(|| json!(["zone-ttl", floor.as_secs(), ceiling.as_secs()]));
     let failover = failover.map(marked);
-    let later = later.iter().chain(&lease).chain(&voters).chain(&ttl).chain(&failover);
-    let later: Vec<&Value> = later.collect();
+    let later: Vec<&Value> = later.iter().chain(&lease).chain(&ttl).chain(&failover).collect();
     let whole = json!([
         "nett-fabric-1",
         name,

@@ -248,9 +248,7 @@ fn voters(r: &Reader<'_>, doc: &FabricDoc) {
             );
         }
     }
-    // One at a time is added or removed, so on the way from three to five there are four.
-    let first = doc.head.voters_gen.is_none_or(|generation| generation.0 == 1);
-    if let (0, Some(last), true) = (all.len() % 2, all.last(), first) {
+    if let (0, Some(last)) = (all.len() % 2, all.last()) {
         let message = format!("an even number of voters ({})", all.len());
         r.report(r.mistake(Code::EvenVoters, *last, message).hint(
             "take or add one, for instance a witness: an even number tolerates no more failures",

@@ -41,7 +41,6 @@ pub(super) struct FabricDoc {
 pub(super) struct Head {
     pub(super) name: String,
     pub(super) generation: Option<Generation>,
-    pub(super) voters_gen: Option<Generation>,
     pub(super) vip_ranges: Vec<At<IpNet>>,
     pub(super) anchors: Vec<IpAddr>,
     pub(super) unknown_client: Option<UnknownClient>,
@@ -165,10 +164,6 @@ fn head(r: &Reader<'_>, s: &Section<'_, '_>) -> Head {
             .unwrap_or_default(),
         generation: s
             .required("generation")
-            .and_then(|v| r.integer(v, 1..=u64::MAX >> 1))
-            .map(|g| Generation(g.value)),
-        voters_gen: s
-            .optional("voters_gen")
             .and_then(|v| r.integer(v, 1..=u64::MAX >> 1))
             .map(|g| Generation(g.value)),
         vip_ranges: s

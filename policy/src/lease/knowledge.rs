@@ -9,13 +9,12 @@
 //! the process. A node that lost its disk does not know what it confirmed, and serves nothing until
 //! somebody who knows says so ([`Knowledge::lost`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::rule::{Bid, Rules, Sight, Span, Verdict, best, counts, serves};
 use super::vote::{Answer, Ask, Asking, Electorate, Incarnation, Nonce, Vote};
-use super::voters;
-use crate::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
+use crate::id::{EntryId, Epoch, ServiceId, SiteId};
 
 /// How many votes of an incarnation may wait for one that is missing; more are dropped and have to
 /// be read again.
@@ -27,9 +26,6 @@ pub struct Knowledge {
     read: BTreeMap<SiteId, BTreeMap<Incarnation, Reading>>,
     asked: BTreeMap<Nonce, Asked>,
     got: BTreeMap<SiteId, Vec<Got>>,
-    /// Voters of the next generation, which are read and do not count.
-    awaited: BTreeSet<SiteId>,
-    runs: BTreeMap<SiteId, Runs>,
     fences: BTreeMap<ServiceId, Epoch>,
     /// False after the disk was lost: what was confirmed is not known.
     fences_known: bool,
@@ -68,26 +64,6 @@ struct Got {
     asked: Duration,
     incarnation: Incarnation,
     stated: u64,
-    /// Which voters it runs. Only answers of this node's generation count.
-    voters: Generation,
-}
-
-/// What a voter said last of itself, to this process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Runs {
-    incarnation: Incarnation,
-    stated: u64,
-    floor: BTreeMap<ServiceId, Epoch>,
-    /// When it was first heard in each generation up to the one it runs.
-    since: BTreeMap<Generation, Duration>,
-}
-
-/// What a voter has promised.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Promises<'a> {
-    pub newest: BTreeMap<ServiceId, voters::Newest<EntryId>>,
-    /// Up to which epochs it may have voted before.
-    pub floor: &'a BTreeMap<ServiceId, Epoch>,
 }
 
 /// When something of a voter was first known here, on the own clock.
@@ -133,8 +109,6 @@ impl Knowledge {
             read: BTreeMap::new(),
             asked: BTreeMap::new(),
             got: BTreeMap::new(),
-            awaited: BTreeSet::new(),
-            runs: BTreeMap::new(),
             fences: BTreeMap::new(),
             fences_known: true,
         }
@@ -151,7 +125,6 @@ impl Knowledge {
     pub fn restarted(mut self, same_boot: bool, now: Duration) -> Self {
         self.asked.clear();
         self.got.clear();
-        self.runs.clear();
         if !same_boot {
             for reading in self.read.values_mut().flat_map(BTreeMap::values_mut) {
                 reading.heard = now;
@@ -161,14 +134,13 @@ impl Knowledge {
         self
     }
 
-    /// Answers of another generation count no more, and those of this one do from now on.
+    /// Answers of another generation count no more.
     pub fn elect(&mut self, electorate: Electorate) {
-        self.electorate = electorate;
-    }
-
-    /// Voters of the next generation: what they say is read, and does not count yet.
-    pub fn await_voters(&mut self, voters: BTreeSet<SiteId>) {
-        self.awaited = voters;
+        if electorate != self.electorate {
+            self.asked.clear();
+            self.got.clear();
+            self.electorate = electorate;
+        }
     }
 
     pub fn electorate(&self) -> &Electorate {
@@ -203,9 +175,8 @@ impl Knowledge {
         highest
     }
 
-    /// Takes an answer. Its votes are read first, since votes may be read by any path. Errors: it
-    /// does not count now. One of another generation of voters is kept all the same, and counts
-    /// once this node counts those; any other leaves nothing but its votes.
+    /// Takes an answer. Its votes are read first, since votes may be read by any path. Errors: the
+    /// answer counts for nothing; nobody has to act unless it goes on.
     pub fn take(&mut self, answer: &Answer, now: Duration) -> Result<(), Unheard> {
         for vote in &answer.new {
             self.read_vote(vote, now);
@@ -214,27 +185,24 @@ impl Knowledge {
         if asked.voter != answer.voter {
             return Err(Unheard::Voter);
         }
-        let Answer { incarnation, stated, voters, .. } = *answer;
-        let new = Got { asked: asked.at, incarnation, stated, voters };
-        self.note_runs(answer, now);
+        if answer.voters != self.electorate.generation {
+            return Err(Unheard::Generation);
+        }
+        let new = Got { asked: asked.at, incarnation: answer.incarnation, stated: answer.stated };
         self.reading(&answer.voter, answer.incarnation, now);
         let got = self.got.entry(answer.voter.clone()).or_default();
         // Of two answers with one count only the later asked is of use.
-        let key = |g: &Got| (g.incarnation, g.stated, g.voters);
-        let same = |g: &&mut Got| key(g) == key(&new);
+        let same = |g: &&mut Got| (g.incarnation, g.stated) == (new.incarnation, new.stated);
         match got.iter_mut().find(same) {
             Some(old) => old.asked = old.asked.max(new.asked),
             None => got.push(new),
         }
-        match answer.voters == self.electorate.generation {
-            true => Ok(()),
-            false => Err(Unheard::Generation),
-        }
+        Ok(())
     }
 
     /// Transition R. A vote whose predecessor is missing waits for it.
     pub fn read_vote(&mut self, vote: &Vote, now: Duration) -> Read {
-        if !self.electorate.voters.contains(&vote.voter) && !self.awaited.contains(&vote.voter) {
+        if !self.electorate.voters.contains(&vote.voter) {
             return Read::Stranger;
         }
         let reading = self.reading(&vote.voter, vote.incarnation, now);
@@ -314,37 +282,7 @@ impl Knowledge {
 
     /// When the last ask that was answered was sent to this voter.
     pub fn answered(&self, voter: &SiteId) -> Option<Duration> {
-        self.counted(voter).map(|g| g.asked).max()
-    }
-
-    /// The generation that a voter runs, as it said last to this process.
-    pub fn runs(&self, voter: &SiteId) -> Option<Generation> {
-        self.runs.get(voter)?.since.keys().next_back().copied()
-    }
-
-    /// Since when a voter is known to run this generation or a later one.
-    pub fn runs_since(&self, voter: &SiteId, generation: Generation) -> Option<Duration> {
-        self.runs.get(voter)?.since.range(generation..).map(|(_, at)| *at).min()
-    }
-
-    /// Whether an answer of the last T, of exactly this generation, is there.
-    pub fn answers_in(&self, voter: &SiteId, generation: Generation) -> bool {
-        self.got.get(voter).into_iter().flatten().any(|got| got.voters == generation)
-    }
-
-    /// What a voter has promised, by the votes of the incarnation that it answered from last and by
-    /// what it said of those before; `None` when not all of them have been read.
-    pub fn promises(&self, voter: &SiteId) -> Option<Promises<'_>> {
-        let runs = self.runs.get(voter)?;
-        let reading = self.whole(voter, runs.incarnation)?;
-        let newest = |(service, n): (&ServiceId, &'_ Newest)| {
-            let newest = voters::Newest { claim: n.claim.clone(), epoch: n.epoch };
-            (service.clone(), newest)
-        };
-        (reading.known >= runs.stated).then(|| Promises {
-            newest: reading.newest.iter().map(newest).collect(),
-            floor: &runs.floor,
-        })
+        self.got.get(voter)?.iter().map(|g| g.asked).max()
     }
 
     /// When a vote was first read, as [`Self::restore`] takes it, and when its incarnation was
@@ -365,24 +303,6 @@ impl Knowledge {
     /// An incarnation that was first heard of then.
     pub fn heard_of(&mut self, voter: &SiteId, incarnation: Incarnation, at: Duration) {
         self.reading(voter, incarnation, at);
-    }
-
-    fn note_runs(&mut self, answer: &Answer, now: Duration) {
-        let Answer { incarnation, stated, voters, .. } = *answer;
-        let floor = answer.floor.clone();
-        let since = BTreeMap::new();
-        let new = Runs { incarnation, stated, floor: floor.clone(), since };
-        let runs = self.runs.entry(answer.voter.clone()).or_insert(new);
-        (runs.incarnation, runs.stated, runs.floor) = (incarnation, stated, floor);
-        // A voter never goes back: one that does has lost its journal, and begins again here, too.
-        runs.since.retain(|generation, _| *generation <= voters);
-        runs.since.entry(voters).or_insert(now);
-    }
-
-    /// The answers that count.
-    fn counted(&self, voter: &SiteId) -> impl Iterator<Item = &Got> {
-        let own = self.electorate.generation;
-        self.got.get(voter).into_iter().flatten().filter(move |got| got.voters == own)
     }
 
     fn latest(&self, voter: &SiteId) -> Option<&Reading> {
@@ -414,10 +334,9 @@ impl Knowledge {
             let readings = self.read.get(voter).into_iter().flatten();
             readings.filter(|(_, reading)| !reading.forked).map(move |(incarnation, reading)| {
                 let newest = reading.newest.get(service).map(|n| (&n.claim, n.since));
-                let voters = self.electorate.generation;
-                let (asked, incarnation) = (Duration::ZERO, *incarnation);
-                let none = Got { asked, incarnation, stated: u64::MAX, voters };
-                (voter, incarnation, reading.sight(&none, newest))
+                let none =
+                    Got { asked: Duration::ZERO, incarnation: *incarnation, stated: u64::MAX };
+                (voter, *incarnation, reading.sight(&none, newest))
             })
         };
         self.electorate.voters.iter().flat_map(of)
@@ -425,7 +344,8 @@ impl Knowledge {
 
     /// The answers of one incarnation, whatever the service.
     pub(super) fn answers(&self, voter: &SiteId, incarnation: Incarnation) -> Vec<Sight<()>> {
-        let got = self.counted(voter).filter(|g| g.incarnation == incarnation);
+        let got = self.got.get(voter).into_iter().flatten();
+        let got = got.filter(|g| g.incarnation == incarnation);
         got.filter_map(|g| Some(self.whole(voter, incarnation)?.sight(g, None))).collect()
     }
 
@@ -434,7 +354,8 @@ impl Knowledge {
         voter: &'a SiteId,
         service: &'a ServiceId,
     ) -> impl Iterator<Item = (Incarnation, Sight<&'a EntryId>)> {
-        self.counted(voter).filter_map(move |g| {
+        let got = self.got.get(voter).into_iter().flatten();
+        got.filter_map(move |g| {
             let reading = self.whole(voter, g.incarnation)?;
             let newest = reading.newest.get(service).map(|n| (&n.claim, n.since));
             Some((g.incarnation, reading.sight(g, newest)))

@@ -20,7 +20,6 @@
 //! * [`voter`]: what one voter has promised, and how it comes back without its journal.
 //! * [`confirm`]: withdrawals that stand in for the wait.
 //! * [`group`]: the predicate cut in two, as the kernel gate needs it.
-//! * [`voters`]: the set of voters, and how it changes.
 //!
 //! Nothing here has a clock, a disk or a signature: times are on the node's own monotonic clock and
 //! arguments, what must be on disk before something else happens is said at each function, and what
@@ -40,4 +39,3 @@ pub mod placings;
 pub mod rule;
 pub mod vote;
 pub mod voter;
-pub mod voters;

@@ -17,7 +17,7 @@ pub struct Incarnation(pub u128);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nonce(pub u128);
 
-/// The voters of one generation of their set; see [`super::voters`].
+/// The voters of one generation of the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Electorate {
     pub generation: Generation,
@@ -72,7 +72,6 @@ pub struct Answer {
     pub incarnation: Incarnation,
     /// How many votes the voter has made in this incarnation.
     pub stated: u64,
-    /// The generation of the voters that it runs.
     pub voters: Generation,
     /// Below or at which epochs the voter may have voted in an earlier incarnation. Another voter
     /// that comes back without its journal must learn them too.

@@ -11,10 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::knowledge::{Knowledge, Promises};
+use super::knowledge::Knowledge;
 use super::rule::{Bound, NoVote, Rules, may_vote};
 use super::vote::{Answer, Ask, Claim, Electorate, Incarnation, Vote};
-use super::voters::{self, Newest};
 use crate::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,27 +93,9 @@ impl Voter {
         &self.floor
     }
 
-    /// Of the set of voters that it runs.
-    pub fn generation(&self) -> Generation {
-        self.generation
-    }
-
-    /// Begins a generation, which is on disk by now. Generations only go up.
+    /// Generations only go up.
     pub fn elect(&mut self, generation: Generation) {
         self.generation = generation.max(self.generation);
-    }
-
-    /// Whether its own newest votes contradict none of what another voter has promised.
-    pub fn agrees(&self, promises: &Promises<'_>) -> bool {
-        let is_below = |(service, floor): (&ServiceId, &Epoch)| {
-            self.newest.get(service).is_some_and(|(_, epoch)| epoch < floor)
-        };
-        !promises.floor.iter().any(is_below)
-            && promises.newest.iter().all(|(service, theirs)| {
-                let own = self.newest.get(service);
-                let own = own.map(|(claim, epoch)| Newest { claim: claim.clone(), epoch: *epoch });
-                voters::agrees(own.as_ref(), theirs)
-            })
     }
 
     /// Whether it may vote for one service of a claim. `others` is how many other voters' newest
@@ -201,12 +182,6 @@ impl Voter {
     /// Notes what another voter said. Only for answers that [`Knowledge::take`] of this process
     /// took: those were made after the restart.
     pub fn heard(&mut self, answer: &Answer) {
-        // Of a later generation it learns nothing that it may use, and before the one it comes back
-        // to nobody may be further behind than the last.
-        let near = self.generation.0.saturating_sub(1)..=self.generation.0;
-        if !near.contains(&answer.voters.0) {
-            return;
-        }
         if let Some(goal) = self.pending.get_mut(&answer.voter) {
             *goal = Some((answer.incarnation, answer.stated));
             raise(&mut self.floor, &answer.floor);

@@ -26,9 +26,8 @@ struct Seen {
 }
 
 pub(crate) fn explore(run: &Run) -> Found {
-    let fingerprint = |s: &State| {
-        s.fingerprint((run.voters, run.sets), run.sites.len(), run.lives(), run.fixed())
-    };
+    let fingerprint =
+        |s: &State| s.fingerprint(run.voters, run.sites.len(), run.lives(), run.fixed());
     let first = start(run);
     let mut seen = Seen { slots: vec![0; 1 << 16], len: 0 };
     seen.insert(fingerprint(&first));

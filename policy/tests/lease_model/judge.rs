@@ -33,8 +33,6 @@ struct Question<'a> {
     run: &'a Run,
     state: &'a State,
     node: usize,
-    /// The generation of the voters that are counted.
-    generation: usize,
     claim: ClaimNo,
     rules: Rules,
     ground: Ground,
@@ -52,40 +50,25 @@ pub(crate) fn serving(run: &Run, state: &State, node: usize) -> [Option<u8>; CLA
             continue;
         }
         let no = u8::try_from(place + 1).expect("few claims");
-        // A node may count any generation, as long as it counts one alone.
-        for generation in 0..run.gens() {
-            let q = question_in(run, state, (node, generation), no);
-            if let Verdict::Serves { until } = verdict(&q) {
-                let left = u8::try_from((until - NOW).as_secs()).expect("at most T");
-                served[place] = served[place].max(Some(left));
-            }
+        if let Verdict::Serves { until } = verdict(&question(run, state, node, no)) {
+            let left = u8::try_from((until - NOW).as_secs()).expect("at most T");
+            served[place] = served[place].max(Some(left));
         }
     }
     served
 }
 
 fn question<'a>(run: &'a Run, state: &'a State, node: usize, claim: ClaimNo) -> Question<'a> {
-    question_in(run, state, (node, 0), claim)
-}
-
-/// By the answers of one generation of the voters.
-fn question_in<'a>(
-    run: &'a Run,
-    state: &'a State,
-    (node, generation): (usize, usize),
-    claim: ClaimNo,
-) -> Question<'a> {
     let rules = Rules {
         lease: Duration::from_secs(u64::from(run.lease)),
         wait: Duration::from_secs(u64::from(run.wait)),
         quorum: match run.mutant {
             Mutant::OneVoter => 1,
-            _ if run.sets.is_empty() => run.voters_of(node) / 2 + 1,
-            _ => run.size(generation) / 2 + 1,
+            _ => run.voters_of(node) / 2 + 1,
         },
     };
     let ground = if is_confirmed(run, state, claim) { Ground::Confirmed } else { Ground::Wait };
-    Question { run, state, node, generation, claim, rules, ground }
+    Question { run, state, node, claim, rules, ground }
 }
 
 fn is_confirmed(run: &Run, state: &State, claim: ClaimNo) -> bool {
@@ -109,9 +92,6 @@ fn bid(q: &Question<'_>) -> Bid {
 
 fn verdict(q: &Question<'_>) -> Verdict {
     let spans: [Option<Span>; VOTERS] = std::array::from_fn(|p| {
-        if !q.run.has(q.generation, p) {
-            return None;
-        }
         let sights = sights(q, p).map(|(_, sight)| sight);
         let wanted = match q.run.mutant {
             Mutant::BySite => q.run.claim(q.claim).target,
@@ -128,7 +108,7 @@ fn sights<'a>(q: &'a Question<'a>, p: usize) -> impl Iterator<Item = (usize, Sig
     let lives = 0..=usize::from(q.state.voters[p].life);
     lives.flat_map(move |life| {
         let view = &node.views[p][life];
-        let stated = (1..=CLAIMS).filter(move |n| view.young[q.generation][*n] < q.run.lease);
+        let stated = (1..=CLAIMS).filter(move |n| view.young[*n] < q.run.lease);
         stated.map(move |n| (life, sight(q, p, life, n)))
     })
 }
@@ -146,8 +126,8 @@ fn sight(q: &Question<'_>, p: usize, life: usize, stated: usize) -> Sight<u8> {
         _ => Some(newest).filter(|n| *n > 0),
     };
     let (age, stated) = match q.run.mutant {
-        Mutant::Unread => (view.young[0][1..].iter().copied().min().unwrap_or(u8::MAX), 0),
-        _ => (view.young[q.generation][stated], stated),
+        Mutant::Unread => (view.young[1..].iter().copied().min().unwrap_or(u8::MAX), 0),
+        _ => (view.young[stated], stated),
     };
     Sight {
         asked: ago(age),

@@ -86,9 +86,6 @@ searches! {
     voters_lose_their_journals_one_after_the_other "amnesia-later",
     two_voters_forget_and_nobody_rejoins "amnesia-mutex",
     confirmed_moves_beside_a_voter_that_forgot "confirm-mutex",
-    a_voter_is_exchanged_for_another "voters-swap",
-    a_voter_is_exchanged_in_a_contest "voters-swap-eq",
-    a_voter_is_removed_before_another_is_added "voters-two",
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is searched: bounds, and which rule is taken away.
 
 use crate::judge::Breach;
-use crate::state::{CLAIMS, ClaimNo, GENS, LIVES, View};
+use crate::state::{CLAIMS, ClaimNo, LIVES, View};
 use crate::steps::Step;
 
 /// The claim that gives the service to `target` in `epoch`.
@@ -51,10 +51,6 @@ pub(crate) enum Mutant {
     Revote,
     /// A rejoining voter is not told the floors of others.
     FloorUntold,
-    /// A voter begins the next generation at once.
-    Hasty,
-    /// And whatever it has voted for.
-    Unagreed,
 }
 
 /// Bounds and rules of one search.
@@ -62,8 +58,6 @@ pub(crate) enum Mutant {
 pub(crate) struct Run {
     pub(crate) name: &'static str,
     pub(crate) voters: usize,
-    /// The voters of each generation, as bits; all in one when empty.
-    pub(crate) sets: &'static [u8],
     /// The site of each serving node.
     pub(crate) sites: &'static [u8],
     pub(crate) claims: &'static [Claim],
@@ -112,7 +106,6 @@ const THIRD: &[Claim] = &[claim(1, 0), claim(2, 1), claim(3, 2)];
 const BASE: Run = Run {
     name: "base",
     voters: 3,
-    sets: &[],
     sites: &[0, 1],
     claims: TWO,
     lease: 1,
@@ -131,10 +124,6 @@ const BASE: Run = Run {
     mutant: Mutant::Whole,
     most_states: 150_000_000,
 };
-
-/// Of three voters one is exchanged: the new one is added, then the old one removed. A majority of
-/// the first set and one of the last need not share a voter.
-const SWAP: Run = Run { voters: 4, sets: &[0b0111, 0b1111, 0b1011], ..BASE };
 
 /// The site of the first node serves under the first claim, by two voters.
 const HELD_READ: &[Step] = &[
@@ -171,9 +160,6 @@ pub(crate) const SMALL: &[Run] = &[
         only_mutex: true,
         ..BASE
     },
-    Run { name: "voters-swap", ..SWAP },
-    Run { name: "voters-swap-eq", claims: EQUAL, ..SWAP },
-    Run { name: "voters-two", sets: &[0b0111, 0b0011, 0b1011], ..SWAP },
 ];
 
 /// The same in larger bounds: `make model`.
@@ -224,12 +210,6 @@ pub(crate) const LARGE: &[Run] = &[
     Run { name: "amnesia-third", claims: THIRD, sites: &[0, 1, 2], losses: 1, ..BASE },
     Run { name: "amnesia-five", voters: 5, losses: 1, ..BASE },
     Run { name: "confirm-back", claims: BACK, confirm: true, losses: 1, ..BASE },
-    Run { name: "voters-drift", wait: 2, lost_every: 2, ..SWAP },
-    Run { name: "voters-every", every_reading: true, ..SWAP },
-    Run { name: "voters-dead", deaths: 1, ..SWAP },
-    Run { name: "voters-back", claims: BACK, ..SWAP },
-    Run { name: "voters-grow", voters: 5, sets: &[0b00111, 0b01111, 0b11111], ..BASE },
-    Run { name: "voters-shrink", voters: 5, sets: &[0b11111, 0b01111, 0b00111], ..BASE },
 ];
 
 /// A search that must end in a breach.
@@ -293,9 +273,6 @@ pub(crate) const MUTANTS: &[Broken] = &[
         Run { confirm: true, losses: 1, no_rejoin: true, only_mutex: true, ..BASE },
     ),
     broken("m-two-sets", Mutant::TwoSets, TWO_SITES, Run { voters: 5, ..BASE }),
-    broken("m-voters-at-once", Mutant::Whole, TWO_SITES, Run { sets: &[0b0111, 0b1011], ..SWAP }),
-    broken("m-voters-hasty", Mutant::Hasty, TWO_SITES, SWAP),
-    broken("m-voters-unagreed", Mutant::Unagreed, Breach::OlderReturns, SWAP),
     broken("m-lower", Mutant::Lower, Breach::OlderReturns, BASE),
     broken("m-revote", Mutant::Revote, Breach::TwoOfOneEpoch, Run { claims: EQUAL, ..BASE }),
     broken(
@@ -349,25 +326,7 @@ impl Run {
         )
     }
 
-    pub(crate) fn gens(&self) -> usize {
-        self.sets.len().max(1)
-    }
-
-    /// Whether voter `p` is one of the generation's.
-    pub(crate) fn has(&self, generation: usize, p: usize) -> bool {
-        self.sets.get(generation).is_none_or(|set| set & (1 << p) != 0)
-    }
-
-    /// How many voters the generation has, where there are sets.
-    pub(crate) fn size(&self, generation: usize) -> usize {
-        (0..self.voters).filter(|p| self.has(generation, *p)).count()
-    }
-
-    pub(crate) fn never(&self) -> [[u8; CLAIMS + 1]; GENS] {
-        [[self.lease; CLAIMS + 1]; GENS]
-    }
-
     pub(crate) fn unknown(&self) -> View {
-        View { since: self.wait, young: self.never(), ..View::default() }
+        View { since: self.wait, young: [self.lease; CLAIMS + 1], ..View::default() }
     }
 }

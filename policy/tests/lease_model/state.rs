@@ -8,8 +8,6 @@ pub(crate) const NODES: usize = 3;
 /// Incarnations of one voter.
 pub(crate) const LIVES: usize = 3;
 pub(crate) const CLAIMS: usize = 3;
-/// Generations of the set of voters.
-pub(crate) const GENS: usize = 3;
 
 /// A claim's place in [`crate::runs::Run::claims`], plus one; 0 is none.
 pub(crate) type ClaimNo = u8;
@@ -33,12 +31,6 @@ pub(crate) struct Voter {
     pub(crate) floor: u8,
     /// Voters still to be read, as bits.
     pub(crate) pending: u8,
-    /// Place of the set of voters that it runs.
-    pub(crate) generation: u8,
-    /// For how many ticks it has.
-    pub(crate) ran: u8,
-    /// By generation: how many votes it had made when it began it.
-    pub(crate) risen: [u8; GENS],
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,8 +60,8 @@ pub(crate) struct View {
     /// Age of the first news of this life.
     pub(crate) heard: u8,
     pub(crate) known: bool,
-    /// By generation and number of votes stated: the age of the youngest ask so answered.
-    pub(crate) young: [[u8; CLAIMS + 1]; GENS],
+    /// By number of votes stated: the age of the youngest ask so answered.
+    pub(crate) young: [u8; CLAIMS + 1],
 }
 
 /// The one message that can be on its way between a node and a voter; it can arrive any number of
@@ -82,7 +74,6 @@ pub(crate) struct Slot {
     pub(crate) answered: bool,
     pub(crate) life: u8,
     pub(crate) stated: u8,
-    pub(crate) generation: u8,
 }
 
 // === impl Voter ===
@@ -126,7 +117,7 @@ impl State {
     /// only exchange voters have one fingerprint (unless `fixed`).
     pub(crate) fn fingerprint(
         &self,
-        (voters, sets): (usize, &[u8]),
+        voters: usize,
         nodes: usize,
         lives: usize,
         fixed: bool,
@@ -135,9 +126,7 @@ impl State {
         let columns: [Column; VOTERS] = std::array::from_fn(|p| {
             let mut column = Column { bytes: [0; 64], len: 0 };
             if p < voters {
-                // Voters of the same sets differ in nothing but their number.
-                sets.iter().for_each(|set| column.push(set >> p & 1));
-                self.column(&mut column, p, (nodes, sets.len().max(1)), lives);
+                self.column(&mut column, p, nodes, lives);
             }
             column
         });
@@ -161,12 +150,8 @@ impl State {
         hash.0
     }
 
-    fn column(&self, column: &mut Column, p: usize, (nodes, gens): (usize, usize), lives: usize) {
-        let Voter { life, votes, floor, pending: _, generation, ran, risen } = &self.voters[p];
-        if gens > 1 {
-            column.push(generation << 4 | ran);
-            risen[..gens].iter().for_each(|made| column.push(*made));
-        }
+    fn column(&self, column: &mut Column, p: usize, nodes: usize, lives: usize) {
+        let Voter { life, votes, floor, pending: _ } = &self.voters[p];
         column.push(*life);
         column.push(*floor);
         votes[..lives].iter().flatten().for_each(|v| column.push(*v));
@@ -175,14 +160,12 @@ impl State {
                 let View { read, newest, since, heard, known, young } = *view;
                 column.push(read << 4 | newest << 1 | u8::from(known));
                 column.push(since << 4 | heard);
-                for young in &young[..gens] {
-                    column.push(young[0] << 4 | young[1]);
-                    column.push(young[2] << 4 | young[3]);
-                }
+                column.push(young[0] << 4 | young[1]);
+                column.push(young[2] << 4 | young[3]);
             }
-            let Slot { used, age, answered, life, stated, generation } = node.slots[p];
+            let Slot { used, age, answered, life, stated } = node.slots[p];
             column.push(age << 4 | life << 2 | u8::from(used) << 1 | u8::from(answered));
-            column.push(generation << 4 | stated);
+            column.push(stated);
         }
     }
 }

@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
-use nett_policy::id::{Epoch, Generation};
+use nett_policy::id::Epoch;
 use nett_policy::lease::rule::{Bound, Rules, may_vote};
-use nett_policy::lease::voters::{Newest, agrees, has_settled, may_rise};
 
 use crate::judge::{judge, serving};
 use crate::runs::{Mutant, Run};
@@ -47,10 +46,6 @@ pub(crate) enum Step {
     LoseVote {
         p: u8,
     },
-    /// `p` begins the next generation of voters.
-    Rise {
-        p: u8,
-    },
     Send {
         i: u8,
         p: u8,
@@ -76,18 +71,6 @@ pub(crate) fn start(run: &Run) -> State {
     for node in &mut state.nodes {
         node.views = [[run.unknown(); LIVES]; crate::state::VOTERS];
         node.first = [run.wait; CLAIMS];
-    }
-    for p in 0..run.voters {
-        state.voters[p].ran = if run.gens() > 1 { run.wait } else { 0 };
-        // Who is added later begins with the first set that has it, as one that lost its journal.
-        let first = (0..run.gens()).find(|g| run.has(*g, p)).expect("each voter is in some set");
-        if first > 0 {
-            let others = (0..run.voters).filter(|q| *q != p && run.has(first, *q));
-            let voter = &mut state.voters[p];
-            voter.generation = small(first);
-            voter.pending = others.map(|q| 1u8 << q).sum();
-            voter.ran = 0;
-        }
     }
     settle(run, &mut state);
     for wanted in run.prefix {
@@ -147,22 +130,9 @@ fn voter_steps(run: &Run, state: &State, p: usize, go: &mut impl FnMut(Step, Sta
             go(Step::LoseVote { p: small(p) }, next);
         }
     }
-    if usize::from(voter.generation) + 1 < run.gens()
-        && voter.pending == 0
-        && let Some(floor) = rises(run, state, p)
-    {
-        let mut next = *state;
-        let risen = small(voter.made());
-        let here = &mut next.voters[p];
-        here.floor = voter.floor.max(floor);
-        (here.generation, here.ran) = (voter.generation + 1, 0);
-        here.risen[usize::from(here.generation)] = risen;
-        go(Step::Rise { p: small(p) }, next);
-    }
     for q in (0..run.voters).filter(|q| voter.pending & (1 << q) != 0) {
         let other = &state.voters[q];
-        let near = other.generation <= voter.generation && voter.generation <= other.generation + 1;
-        if other.pending == 0 && near {
+        if other.pending == 0 {
             let mut next = *state;
             let highest = other.votes[usize::from(other.life)].iter().filter(|v| **v > 0);
             let highest = highest.map(|v| run.claim(*v).epoch).max().unwrap_or(0);
@@ -171,68 +141,6 @@ fn voter_steps(run: &Run, state: &State, p: usize, go: &mut impl FnMut(Step, Sta
             next.voters[p].pending &= !(1 << q);
             go(Step::Rejoin { p: small(p), q: small(q) }, next);
         }
-    }
-}
-
-/// The floor with which `p` begins the next generation, if it may. It has read of each other voter
-/// no more than that had voted when it began the present one: an answer may be as old as that.
-fn rises(run: &Run, state: &State, p: usize) -> Option<u8> {
-    let voter = &state.voters[p];
-    let (g, to) = (usize::from(voter.generation), usize::from(voter.generation) + 1);
-    if !run.has(to, p) {
-        return None;
-    }
-    let runs = |q: &usize, g: usize| {
-        let other = &state.voters[*q];
-        usize::from(other.generation) >= g && other.pending == 0
-    };
-    let members = |g: usize| (0..run.voters).filter(move |q| run.has(g, *q));
-    let now = Duration::from_secs(u64::from(run.wait));
-    let since = |q: usize| {
-        let other = &state.voters[q];
-        let later = usize::from(other.generation) > g;
-        let ran = if later { run.wait } else { other.ran };
-        runs(&q, g).then(|| now - Duration::from_secs(u64::from(ran)))
-    };
-    let since: Vec<Option<Duration>> = members(g).map(since).collect();
-    let settled = run.mutant == Mutant::Hasty || has_settled(now, &since, now);
-    let ahead: Vec<usize> = members(to).filter(|q| runs(q, to)).collect();
-    let is_ahead = ahead.len() > run.size(to) / 2;
-    let generation = |g: usize| Generation(u64::try_from(g).expect("few"));
-    may_rise(generation(g), generation(to), settled, is_ahead).ok()?;
-    if run.mutant == Mutant::Unagreed {
-        return Some(0);
-    }
-    let newest = |claim: ClaimNo| {
-        (claim > 0).then(|| Newest { claim, epoch: Epoch(u64::from(run.claim(claim).epoch)) })
-    };
-    let heard = if is_ahead { to } else { g };
-    let theirs = |q: &usize| {
-        let other = &state.voters[*q];
-        let seen = if *q == p { other.made() } else { usize::from(other.risen[heard]) };
-        let votes = other.votes[usize::from(other.life)];
-        newest(if seen == 0 { 0 } else { votes[seen - 1] })
-    };
-    let own = newest(voter.newest());
-    let forgotten =
-        |q: &usize| own.as_ref().is_some_and(|own| own.epoch.0 < u64::from(state.voters[*q].floor));
-    let agree = |q: &usize| {
-        (*q == p || !forgotten(q)) && theirs(q).is_none_or(|theirs| agrees(own.as_ref(), &theirs))
-    };
-    // Those with the lowest votes bind it least.
-    let floor = |q: usize| {
-        let epoch = theirs(&q).map_or(0, |n| u8::try_from(n.epoch.0).expect("few"));
-        epoch.max(state.voters[q].floor)
-    };
-    let lowest = |all: &mut dyn Iterator<Item = usize>, needed: usize| {
-        let mut floors: Vec<u8> = all.filter(agree).map(floor).collect();
-        floors.sort_unstable();
-        floors.get(needed - 1).copied()
-    };
-    let quorum = |g: usize| run.size(g) / 2 + 1;
-    match is_ahead {
-        true => lowest(&mut ahead.into_iter(), quorum(to)),
-        false => lowest(&mut members(g).filter(|q| runs(q, g)), quorum(g)),
     }
 }
 
@@ -247,8 +155,7 @@ fn votes(run: &Run, state: &State, p: usize, claim: ClaimNo) -> bool {
         _ => {}
     }
     let zero = Duration::ZERO;
-    let least = (0..run.gens()).map(|g| run.size(g)).min().expect("one");
-    let rules = Rules { lease: zero, wait: zero, quorum: least / 2 + 1 };
+    let rules = Rules { lease: zero, wait: zero, quorum: run.voters / 2 + 1 };
     let bound = Bound {
         rejoining: voter.pending != 0,
         newest: Epoch(u64::from(epoch(newest))),
@@ -311,7 +218,7 @@ fn die(run: &Run, state: &mut State, i: usize) {
     node.gate = left.map(|ticks| ticks.unwrap_or(0));
     node.slots = Default::default();
     for view in node.views.iter_mut().flatten() {
-        view.young = run.never();
+        view.young = [run.lease; CLAIMS + 1];
         if !run.times_survive && view.known {
             (view.since, view.heard) = (0, 0);
         }
@@ -340,9 +247,7 @@ fn reading_steps(run: &Run, state: &State, i: usize, p: usize, go: &mut impl FnM
         next.nodes[i].slots[p] = if is_kept { kept } else { fresh };
         go(Step::Send { i: at.0, p: at.1 }, next);
     }
-    let (life, generation) = (voter.life, voter.generation);
-    let stated = small(voter.made());
-    let answer = Slot { answered: true, life, stated, generation, ..slot };
+    let answer = Slot { answered: true, life: voter.life, stated: small(voter.made()), ..slot };
     if slot.used && voter.pending == 0 && answer != slot {
         let mut next = *state;
         next.nodes[i].slots[p] = answer;
@@ -353,7 +258,7 @@ fn reading_steps(run: &Run, state: &State, i: usize, p: usize, go: &mut impl FnM
         let age = if run.mutant == Mutant::Receipt { 0 } else { slot.age };
         let view = &mut next.nodes[i].views[p][usize::from(slot.life)];
         hear(view);
-        let young = &mut view.young[usize::from(slot.generation)][usize::from(slot.stated)];
+        let young = &mut view.young[usize::from(slot.stated)];
         *young = age.min(*young);
         go(Step::Deliver { i: at.0, p: at.1 }, next);
     }
@@ -417,11 +322,6 @@ fn read(run: &Run, state: &mut State, i: usize, p: usize, life: usize) {
 
 fn tick(run: &Run, state: &State, lost: u8) -> State {
     let mut next = *state;
-    if run.gens() > 1 {
-        for voter in &mut next.voters[..run.voters] {
-            voter.ran = (voter.ran + 1).min(run.wait);
-        }
-    }
     for (i, node) in next.nodes[..run.sites.len()].iter_mut().enumerate() {
         if lost & (1 << i) != 0 {
             node.steady = run.lost_every - 1;
@@ -435,7 +335,7 @@ fn tick(run: &Run, state: &State, lost: u8) -> State {
         let frozen = node.dead && !run.times_survive;
         node.first = node.first.map(|age| older(age, run.wait));
         for view in node.views.iter_mut().flatten() {
-            view.young = view.young.map(|young| young.map(|age| older(age, run.lease)));
+            view.young = view.young.map(|age| older(age, run.lease));
             if view.known && !frozen {
                 view.since = older(view.since, run.wait);
                 view.heard = older(view.heard, run.wait);
@@ -463,7 +363,7 @@ fn settle(run: &Run, state: &mut State) {
                 hear(view);
                 let behind = run.mutant == Mutant::Replica;
                 let least = if behind { 0 } else { voter.made() };
-                view.young[usize::from(voter.generation)][least..=voter.made()].fill(0);
+                view.young[least..=voter.made()].fill(0);
             }
             if !run.keeps_ages() {
                 for life in 0..=life {
@@ -481,7 +381,7 @@ fn forget(run: &Run, view: &mut View, votes: &[ClaimNo; CLAIMS], site: u8) {
     let ours = |claim: ClaimNo| claim > 0 && run.claim(claim).target == site;
     for n in 0..=CLAIMS {
         if n == 0 || n < usize::from(view.read) || !ours(votes[n - 1]) {
-            view.young.iter_mut().for_each(|young| young[n] = run.lease);
+            view.young[n] = run.lease;
         }
     }
     if !ours(view.newest) {

@@ -7,4 +7,3 @@ mod laws;
 mod node;
 mod stopped;
 mod voter;
-mod voters;

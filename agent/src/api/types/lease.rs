@@ -31,15 +31,6 @@ pub struct LeasesDoc {
     pub duration_ms: u64,
     pub wait_ms: u64,
     pub voters: Vec<VoterDoc>,
-    /// The generation of the voters that count at this node; 0 from agents that know of none.
-    #[serde(default)]
-    pub voters_gen: u64,
-    /// The generation that this node is on its way to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_voters_gen: Option<u64>,
-    /// Why the voter of this node has not begun it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_voters_wait: Option<String>,
     /// False where this node lost its disk and has not read what it confirmed.
     pub fences_known: bool,
     /// The voters that this node, as a voter, still has to read before it votes.
@@ -58,7 +49,4 @@ pub struct VoterDoc {
     /// Since the last ask that was answered was sent; absent when none ever was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_ms: Option<u64>,
-    /// The generation of the voters that it runs, where it said so to this process.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub voters_gen: Option<u64>,
 }

@@ -62,8 +62,6 @@ struct VoteDoc {
     services: BTreeMap<String, u64>,
     target: String,
     voters: u64,
-    #[serde(default = "first", skip_serializing_if = "is_first")]
-    voters_gen: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,8 +100,6 @@ struct AnswerDoc {
     incarnation: String,
     stated: u64,
     voters: u64,
-    #[serde(default = "first", skip_serializing_if = "is_first")]
-    voters_gen: u64,
     rejoining: bool,
     floor: BTreeMap<String, u64>,
     votes: Vec<Map<String, Value>>,
@@ -113,17 +109,6 @@ struct AnswerDoc {
 #[serde(rename_all = "lowercase")]
 enum AnswerKind {
     Answer,
-}
-
-/// What `voters_gen` is where nobody says: releases that knew of none had the first voters. They
-/// compare `voters`, the generation of the fabric, and read no other key.
-fn first() -> u64 {
-    1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_first(generation: &u64) -> bool {
-    *generation == first()
 }
 
 fn write_number(number: u128) -> String {
@@ -175,8 +160,7 @@ impl SealedVote {
             claim: claim.to_string(),
             services: epochs::write(&services),
             target: target.to_string(),
-            voters: fabric.generation.0,
-            voters_gen: voters.0,
+            voters: voters.0,
         };
         let (bytes, hash) = sign::seal(json::object(&document)?, Signer::Agent, key)?;
         let vote =
@@ -204,8 +188,7 @@ impl SealedVote {
             claim,
             services,
             target,
-            voters: _,
-            voters_gen,
+            voters,
         } = json::read(Value::Object(signed.map))?;
         let voter: SiteId = id("site", &site)?;
         expect_subject(subjects::votes(&voter), subject)?;
@@ -220,7 +203,7 @@ impl SealedVote {
             claim,
             services,
             target: id("target", &target)?,
-            voters: Generation(voters_gen),
+            voters: Generation(voters),
         };
         Ok(Self { vote, node: id("node", &node)?, bytes: bytes.into() })
     }
@@ -287,8 +270,7 @@ pub fn seal_answer(
         nonce: write_number(nonce.0),
         incarnation: write_number(incarnation.0),
         stated: *stated,
-        voters: fabric.generation.0,
-        voters_gen: voters.0,
+        voters: voters.0,
         rejoining: *rejoining,
         floor: epochs::write(floor),
         votes: docs,
@@ -312,8 +294,7 @@ pub fn open_answer(bytes: &[u8], judge: &dyn Judge) -> Result<BeaconAnswer, Open
         nonce,
         incarnation,
         stated,
-        voters: _,
-        voters_gen,
+        voters,
         rejoining,
         floor,
         votes,
@@ -331,7 +312,7 @@ pub fn open_answer(bytes: &[u8], judge: &dyn Judge) -> Result<BeaconAnswer, Open
         nonce: Nonce(read_number("nonce", &nonce)?),
         incarnation: Incarnation(read_number("incarnation", &incarnation)?),
         stated,
-        voters: Generation(voters_gen),
+        voters: Generation(voters),
         floor: epochs::read("floor", floor)?,
         new: votes.iter().map(|v| v.vote.clone()).collect(),
         voter,

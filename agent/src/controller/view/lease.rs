@@ -25,18 +25,13 @@ impl Controller {
             site: site.to_string(),
             node: lease.voter_of(site).map(ToString::to_string).unwrap_or_default(),
             answered_ms: lease.last_answered(site).map(|at| ms(now.mono.saturating_sub(at))),
-            voters_gen: lease.runs(site).map(|generation| generation.0),
         };
         let pending = lease.pending().unwrap_or_default();
         let times = self.setting.fabric.lease;
-        let next = lease.next_voters();
         Some(LeasesDoc {
             duration_ms: ms(times.duration),
             wait_ms: ms(times.wait),
-            voters: lease.all_voters().iter().map(voter).collect(),
-            voters_gen: lease.voters_gen().0,
-            next_voters_gen: next.as_ref().map(|next| next.generation.0),
-            next_voters_wait: next.and_then(|next| next.waits),
+            voters: lease.voters().iter().map(voter).collect(),
             fences_known: lease.knows_fences(),
             pending: pending.into_iter().map(ToString::to_string).collect(),
             gate: lease.gate_trouble().map(str::to_owned),

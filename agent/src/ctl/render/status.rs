@@ -105,37 +105,15 @@ fn local_text(local: &[LocalDoc]) -> String {
 }
 
 fn leases_text(leases: &LeasesDoc, style: Style) -> String {
-    let LeasesDoc {
-        duration_ms,
-        wait_ms,
-        voters,
-        voters_gen,
-        next_voters_gen,
-        next_voters_wait,
-        fences_known,
-        pending,
-        gate,
-    } = leases;
+    let LeasesDoc { duration_ms, wait_ms, voters, fences_known, pending, gate } = leases;
     let mut table = Table::new(&["VOTER", "NODE", "ANSWERED"]);
-    let mut others = String::new();
-    for VoterDoc { site, node, answered_ms, voters_gen: theirs } in voters {
-        if let Some(theirs) = theirs.filter(|theirs| theirs != voters_gen) {
-            others +=
-                &format!("voter {site} runs voters generation {theirs}, this node {voters_gen}\n");
-        }
+    for VoterDoc { site, node, answered_ms } in voters {
         let age =
             answered_ms.map_or_else(|| "never".to_owned(), |ms| format!("{} s ago", ms / 1000));
         table.row(vec![site.clone().into(), node.clone().into(), age.into()]);
     }
     let mut out = format!("leases of {} s, wait {} s\n", duration_ms / 1000, wait_ms / 1000);
     out += &table.text(style);
-    out += &others;
-    if let Some(next) = next_voters_gen {
-        out += &format!("voters generation {voters_gen} counts here; the fabric file has {next}\n");
-    }
-    if let Some(why) = next_voters_wait {
-        out += &format!("the voter here does not begin it yet: {why}\n");
-    }
     if !pending.is_empty() {
         out += &format!("this voter reads {} before it votes\n", pending.join(", "));
     }

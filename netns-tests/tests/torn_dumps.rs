@@ -101,7 +101,8 @@ fn dumps_that_are_not_whole_raise_an_alarm_and_change_nothing() -> Result<()> {
 }
 
 /// The kernel's own interruptions: another program's nexthops come and go without a pause while
-/// the agent reads theirs and its own again and again.
+/// the agent reads theirs and its own again and again. Whether a dump is hit is chance; that one
+/// which is hit deletes nothing is shown by `Fault::Cut` above.
 #[test]
 fn dumps_under_which_others_change_the_kernel_delete_nothing() -> Result<()> {
     tell("dumps_under_which_others_change_the_kernel_delete_nothing", |lab| {

@@ -260,7 +260,10 @@ impl Controller {
         let Applied { generation, operations, failures, unread, standing, foreign, links, news } =
             applied;
         self.doing.foreign = foreign;
-        self.doing.standing = standing;
+        if !(unread && standing.is_empty()) {
+            // A look that gave nothing has mended nothing.
+            self.doing.standing = standing;
+        }
         self.doing.link_troubles = links;
         self.record(news);
         if generation != self.doing.wanted.generation {

@@ -95,7 +95,7 @@ impl Controller {
         now: Now,
     ) {
         let site = self.site().clone();
-        if self.reading.has_lost_refill() {
+        if self.reading.has_lost_refill(&site) {
             // It is about a stream that is gone: the one in its place is filled at once.
             self.deciding.refilling = None;
             return;
@@ -118,7 +118,7 @@ impl Controller {
     /// lost while the answer was under way: the next append would go behind what is not there.
     pub(super) fn read_own(&mut self, sealed: Sealed, stream_seq: u64, now: Now) {
         let site = self.site().clone();
-        let seen = self.reading.has_lost_append().then(|| self.reading.seen(&site));
+        let seen = self.reading.has_lost_append(&site).then(|| self.reading.seen(&site));
         self.read(vec![(sealed, stream_seq)], now);
         if let Some(seen) = seen {
             self.reading.see_again(&site, seen);

@@ -27,9 +27,9 @@ pub(super) struct Reading {
     caught_up: BTreeSet<SiteId>,
     /// Sites whose log cannot be followed, with the reason.
     trouble: BTreeMap<SiteId, String>,
-    /// How often a stream was lost, and how often when the append under way was made, and when the
-    /// own site's stream began to be filled.
-    losses: u64,
+    /// How often each stream was lost; and the own site's when the append under way was made, and
+    /// when it began to be filled.
+    losses: BTreeMap<SiteId, u64>,
     append_of: u64,
     refill_of: u64,
 }
@@ -139,7 +139,7 @@ impl Reading {
 
     /// The stream was lost or rebuilt, and is read from its beginning.
     pub(super) fn begin_again(&mut self, site: &SiteId) {
-        self.losses += 1;
+        *self.losses.entry(site.clone()).or_default() += 1;
         self.caught_up.remove(site);
         self.seen.remove(site);
         self.stored.insert(site.clone(), 0);
@@ -147,24 +147,28 @@ impl Reading {
 
     /// Where an append goes behind, which is under way from now on.
     pub(super) fn begin_append(&mut self, site: &SiteId) -> u64 {
-        self.append_of = self.losses;
+        self.append_of = self.losses_of(site);
         self.seen(site)
     }
 
     /// True when the stream that the append went into may be gone.
-    pub(super) fn has_lost_append(&self) -> bool {
-        self.append_of != self.losses
+    pub(super) fn has_lost_append(&self, site: &SiteId) -> bool {
+        self.append_of != self.losses_of(site)
     }
 
     /// Behind what a stream is filled, which is under way from now on.
     pub(super) fn begin_refill(&mut self, site: &SiteId) -> u64 {
-        self.refill_of = self.losses;
+        self.refill_of = self.losses_of(site);
         self.seen(site)
     }
 
     /// True when the stream that was filled may be gone.
-    pub(super) fn has_lost_refill(&self) -> bool {
-        self.refill_of != self.losses
+    pub(super) fn has_lost_refill(&self, site: &SiteId) -> bool {
+        self.refill_of != self.losses_of(site)
+    }
+
+    fn losses_of(&self, site: &SiteId) -> u64 {
+        self.losses.get(site).copied().unwrap_or(0)
     }
 
     /// The number of the last message of a stream, whatever was thought before.

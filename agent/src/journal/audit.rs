@@ -103,8 +103,8 @@ impl Audit {
         Ok(Self { path, file, last, recent })
     }
 
-    /// The ids of the newest entries that the trail had when it was opened, at most [`RECENT`]. Lines
-    /// that are damaged are passed over.
+    /// The ids of the newest entries that the trail had when it was opened, at most [`RECENT`].
+    /// Lines that are damaged are passed over.
     pub fn recent(&self) -> std::io::Result<BTreeSet<String>> {
         let mut reader = BufReader::new(File::open(&self.path)?);
         let (mut ids, mut line) = (BTreeSet::new(), Vec::new());

@@ -18,7 +18,8 @@ use crate::log::entry::{Ask, Outcome, StepKind};
 use crate::log::fold::Fold;
 use crate::log::intent::World;
 use crate::service::Service;
-use crate::task::view::{first_effect, read};
+use crate::task::view::{first_effect, last_effect, read};
+use crate::traffic::Spread;
 
 /// One service's part of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +31,8 @@ pub struct Placing {
     pub asserted: BTreeSet<NodeId>,
     /// The task has come to the step that serves, and was not taken back.
     pub open: bool,
-    /// The task was taken back, since nobody confirmed it or a step failed: nobody serves under it any more, and
-    /// what was served before it does not return. Only another claim serves.
+    /// The task was taken back, since nobody confirmed it or a step failed: nobody serves under it
+    /// any more, and what was served before it does not return. Only another claim serves.
     pub stopped: bool,
     /// In the order in which claims were read.
     place: usize,
@@ -110,15 +111,24 @@ impl Placings {
             Ask::Wish { .. } => BTreeSet::new(),
         };
         let mut changed = false;
+        let undo = last_effect(fold, task).filter(|_| reading.effects > 1);
         for one in &effect.moves {
             let Some(claims) = self.by_service.get_mut(&one.service) else { continue };
+            // Taken back while it was not leased yet, it went somewhere.
+            let back = undo.and_then(|u| u.moves.iter().find(|m| m.service == one.service));
+            let back = back.filter(|m| m.to.spread != Spread::Nowhere);
+            let (effect, one) = match (undo, back) {
+                (Some(undo), Some(back)) => (undo, back),
+                _ => (effect, one),
+            };
             let Some(target) = one.to.spread.sites().into_iter().next() else { continue };
             let serves = effect.steps.iter().any(|step| {
                 let kind = matches!(step.kind, StepKind::Activate | StepKind::Shift);
                 kind && step.states.contains_key(&one.service) && step.number <= reading.started
             });
-            let stopped = reading.is_taken_back();
-            let open = !stopped && (serves || reading.end == Some(Outcome::Done));
+            let ended = [Outcome::Done, Outcome::Reverted].map(Some).contains(&reading.end);
+            let stopped = reading.is_taken_back() && back.is_none();
+            let open = !stopped && (serves || ended);
             let asserted = asserted.union(&reading.asserted).cloned().collect();
             let place = claims.get(task).map_or(self.read + 1, |known| known.place);
             self.read = self.read.max(place);

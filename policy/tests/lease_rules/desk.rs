@@ -100,6 +100,15 @@ impl Desk {
         }
     }
 
+    /// Defines a service anew, with another isolation.
+    pub(crate) fn define(&mut self, service: &str, isolation: Isolation) {
+        let define = |one: &Service| {
+            let isolation = if one.id.as_str() == service { isolation } else { one.isolation };
+            Service { isolation, ..one.clone() }
+        };
+        self.catalog = Catalog::new(self.catalog.iter().map(define).collect::<Vec<_>>());
+    }
+
     pub(crate) fn world(&self) -> World<'_> {
         World { fabric: &self.fabric, catalog: &self.catalog }
     }

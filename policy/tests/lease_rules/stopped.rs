@@ -5,6 +5,7 @@ use nett_policy::lease::placings::Placings;
 use nett_policy::log::entry::{Object, Outcome, Terms, Verb, WishKind};
 use nett_policy::log::fold::Fold;
 use nett_policy::place::Reason;
+use nett_policy::service::Isolation;
 use nett_policy::task::view::{TaskState, state};
 use nett_policy::traffic::Spread;
 
@@ -71,6 +72,21 @@ fn what_nobody_confirms_goes_back_and_what_is_leased_stops() {
             "no older claim returns: {service}"
         );
     }
+}
+
+/// What was taken back before it had a lease went where it came from, and is claimed there.
+#[test]
+fn what_gets_a_lease_later_is_claimed_where_its_undo_left_it() {
+    let mut desk = Desk::new();
+    desk.define(PAY, Isolation::Static);
+    let task = confirming(&mut desk);
+    assert_eq!(desk.run(&task, |_| false).end, Some(Outcome::Reverted));
+    assert_eq!(at(&desk, PAY), Some(id("osl")));
+    desk.define(PAY, Isolation::Lease);
+    let placing = desk.placing(PAY, &task);
+    assert!(placing.open && !placing.stopped, "{placing:?}");
+    assert_eq!((placing.target, desk.newest(PAY)), (id::<SiteId>("osl"), vec![task.clone()]));
+    assert!(desk.placing(LEDGER, &task).stopped, "which had one all the time");
 }
 
 #[test]

@@ -142,7 +142,8 @@ fn a_site_whose_agents_are_dead_goes_on_and_its_leases_do_not() -> Result<()> {
 
 /// A change of what has a lease: its routes, and the groups that they are on.
 fn is_of_the_lease(line: &str) -> bool {
-    line.contains("NEXTHOP") || LEDGER.vips().iter().any(|vip| line.contains(vip))
+    let is_nexthop = line.trim_start_matches("Deleted ").starts_with("id ");
+    is_nexthop || LEDGER.vips().iter().any(|vip| line.contains(vip))
 }
 
 #[expect(clippy::print_stderr, reason = "a story tells what it measured")]

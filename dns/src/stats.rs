@@ -134,7 +134,11 @@ impl Stats {
     }
 
     pub(crate) fn count_drop(&self, reason: DropReason) {
-        add(&self.dropped[reason as usize]);
+        self.count_drops(reason, 1);
+    }
+
+    pub(crate) fn count_drops(&self, reason: DropReason, how_many: u64) {
+        self.dropped[reason as usize].fetch_add(how_many, Ordering::Relaxed);
     }
 
     /// Notes how long an answer over UDP took.

@@ -13,7 +13,7 @@ const BACKLOG: i32 = 1024;
 /// How often another free port is tried when one is free for UDP only.
 const PORT_TRIES: usize = 32;
 /// How long a reader may miss that it was stopped, should the wake-up be lost.
-const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+pub(super) const READ_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// All sockets of one address and port.
 pub(super) struct Bound {

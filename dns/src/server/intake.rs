@@ -9,7 +9,8 @@
 //! Passed over are, first, networks that were not here
 //! before the rush, and networks that ask for more than a share; a forged flood is the former, a
 //! real one the latter. A network is known once it was seen in eight different seconds, or by a
-//! good cookie.
+//! good cookie. Most of that the kernel does, by the filter of [`super::sieve`], which is laid
+//! anew as the rush grows and fades.
 //!
 //! Tables have a fixed size, hash with a secret, and belong to one thread. Nothing is kept: after a
 //! restart everybody is new until the first calm seconds have passed.
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::receive::Queue;
+use super::sieve::{ALL, Holes, Secret};
 use crate::client::Client;
 
 /// Places of the table, 12 bytes each.
@@ -34,9 +36,15 @@ const VERY_LATE: Duration = Duration::from_millis(3);
 const LONG: u32 = 1024;
 /// Taking a question that is there already is quicker than this, being woken for one is not.
 const WAITED: Duration = Duration::from_micros(6);
-/// Of so many questions of the unknown, [`Intake::admit`] are looked at.
-const ALL: u32 = 1024;
+/// The least of [`ALL`] questions of the unknown that is answered.
 const LEAST: u32 = 8;
+/// A network that asks for so many times its share has no way of its own through the filter.
+const HEAVY: u32 = 4;
+/// A filter stays at least so long, unless a tighter one is wanted: laying one takes about as long
+/// as ten answers.
+const STAYS: Duration = Duration::from_millis(25);
+/// And at most so long, for those who became known meanwhile.
+const RENEWED: Duration = Duration::from_millis(250);
 /// In so many different seconds a known network was seen.
 const KNOWN: u8 = 8;
 /// Seconds after which a network that does not ask any more is forgotten.
@@ -54,11 +62,27 @@ pub(super) struct Intake {
     window: Window,
     /// Questions the kernel had lost by the last look.
     lost: u32,
+    /// Those of them that nobody has counted yet.
+    uncounted: u32,
     /// Out of [`ALL`].
     admit: u32,
     share: u32,
     wants_look: bool,
     draw: u32,
+    secret: Secret,
+    filter: Filter,
+}
+
+/// What was laid before the queue.
+struct Filter {
+    /// How many of the unknown come through, out of [`ALL`].
+    share: u32,
+    laid: Instant,
+    /// A network became heavy since.
+    stale: bool,
+    /// A window has ended since the filter was thought of.
+    due: bool,
+    possible: bool,
 }
 
 struct Window {
@@ -80,6 +104,8 @@ struct Place {
     questions: u16,
     /// Different seconds in which it was seen.
     seen: u8,
+    /// It asked for far more than its share in this second or the one before.
+    heavy: bool,
 }
 
 // === impl Intake ===
@@ -87,12 +113,16 @@ struct Place {
 impl Intake {
     pub(super) fn new(start: Instant) -> Self {
         let places = usize::try_from(PLACES).expect("a small number");
+        let hasher = RandomState::new();
         Self {
             start,
-            hasher: RandomState::new(),
+            secret: Secret::new(hasher.hash_one("filter")),
+            filter: Filter { share: ALL, laid: start, stale: false, due: false, possible: true },
+            hasher,
             places: vec![Place::default(); places],
             window: Window { began: start, emptied: true, taken: 0, queue: None },
             lost: 0,
+            uncounted: 0,
             wants_look: false,
             admit: ALL,
             share: MOST_SHARE,
@@ -114,9 +144,68 @@ impl Intake {
             self.window.queue = queue;
             self.wants_look = false;
         }
+        self.end_window(now);
+    }
+
+    /// Notes that no question came for a while.
+    pub(super) fn nothing_came(&mut self, now: Instant) {
+        self.window.emptied = true;
+        self.end_window(now);
+    }
+
+    fn end_window(&mut self, now: Instant) {
         if now.saturating_duration_since(self.window.began) >= WINDOW {
             self.judge_load(now);
         }
+    }
+
+    /// Questions that the kernel passed over or lost, and that this was not yet asked for.
+    pub(super) fn take_uncounted(&mut self) -> u32 {
+        std::mem::take(&mut self.uncounted)
+    }
+
+    /// By what networks become bits of a filter.
+    pub(super) fn secret(&self) -> Secret {
+        self.secret
+    }
+
+    /// The filter that is to be laid now, if not the one that was.
+    pub(super) fn wanted_filter(&mut self, now: Instant) -> Option<Holes> {
+        if !std::mem::take(&mut self.filter.due) {
+            return None;
+        }
+        let Filter { share, laid, stale, possible, .. } = self.filter;
+        if self.admit == ALL || !possible {
+            return (share < ALL).then(|| Holes::new(ALL));
+        }
+        let wanted = (self.admit + self.admit / 4 + 2).min(ALL - 1);
+        if share == ALL {
+            return Some(self.holes(wanted, now));
+        }
+        let age = now.saturating_duration_since(laid);
+        let tighter = wanted * 5 / 4 < share;
+        let wrong = self.admit > share || stale || age >= RENEWED;
+        (tighter || (age >= STAYS && wrong)).then(|| self.holes(wanted, now))
+    }
+
+    fn holes(&self, share: u32, now: Instant) -> Holes {
+        let second = self.second(now);
+        let mut holes = Holes::new(share);
+        for place in self.places.iter().filter(|place| place.has_a_way(second)) {
+            holes.open(Secret::bit_of_tag(place.tag));
+        }
+        holes
+    }
+
+    /// Notes that a filter was laid.
+    pub(super) fn filtered(&mut self, holes: &Holes, now: Instant) {
+        let share = holes.share();
+        self.filter = Filter { share, laid: now, stale: false, due: false, possible: true };
+    }
+
+    /// Notes that there can be no filter here.
+    pub(super) fn without_filter(&mut self) {
+        self.filter.possible = false;
     }
 
     /// True for a question from `source` that is to be answered.
@@ -128,10 +217,21 @@ impl Intake {
         let (at, tag) = self.place_of(source);
         let second = self.second(now);
         let place = &mut self.places[at];
-        place.see(tag, second);
+        // Of a heavy network only a part comes through: it stands for all.
+        let stands_for = if place.heavy { ALL / self.filter.share.max(1) } else { 1 };
+        place.see(tag, second, stands_for, self.share);
         let known = place.tag == tag && place.seen >= KNOWN;
-        let within = u32::from(place.questions) <= self.share;
-        calm || (known && within) || self.drawn(self.admit)
+        let asks = u32::from(place.questions);
+        if known && !calm && !place.heavy && asks > HEAVY * self.share {
+            place.heavy = true;
+            self.filter.stale = true;
+        }
+        calm || (known && asks <= self.share) || self.drawn_of_unknown()
+    }
+
+    /// The filter has drawn already from most of those who come here.
+    fn drawn_of_unknown(&mut self) -> bool {
+        self.drawn(self.admit * ALL / self.filter.share.max(self.admit))
     }
 
     /// Makes a network known: its address is proven.
@@ -139,7 +239,7 @@ impl Intake {
         let (at, tag) = self.place_of(source);
         let second = self.second(now);
         let place = &mut self.places[at];
-        place.see(tag, second);
+        place.see(tag, second, 1, self.share);
         if place.tag == tag {
             place.seen = place.seen.max(KNOWN);
         }
@@ -154,7 +254,10 @@ impl Intake {
         let windows = u32::try_from(windows).unwrap_or(ALL).clamp(1, ALL);
         let Window { emptied, queue, .. } = self.window;
         self.window = Window { began: now, emptied: false, taken: 0, queue: None };
-        self.lost = queue.map_or(self.lost, |queue| queue.lost);
+        let lost = queue.map_or(self.lost, |queue| queue.lost);
+        self.uncounted = self.uncounted.saturating_add(lost.wrapping_sub(self.lost));
+        self.lost = lost;
+        self.filter.due = true;
         // In a rush also after a wait, which may only have been for the processor.
         self.wants_look = !emptied || self.admit < ALL;
         let quarters = if queue.is_some_and(|q| q.age >= VERY_LATE) { 1 } else { 3 };
@@ -191,8 +294,7 @@ impl Intake {
             IpAddr::V6(a) => self.hasher.hash_one(a.to_bits()),
         };
         let at = usize::try_from(hash % PLACES).expect("a small number");
-        // 0 is the tag of nobody.
-        (at, u32::try_from(hash >> 32).expect("32 bits are left") | 1)
+        (at, self.secret.tag(source, hash))
     }
 
     /// True for `part` in [`ALL`], by a shift register (Marsaglia's xorshift32).
@@ -207,32 +309,46 @@ impl Intake {
 // === impl Place ===
 
 impl Place {
-    /// Notes a question of the network, unless the place belongs to a known one.
-    fn see(&mut self, tag: u32, second: u32) {
+    /// Notes a question of the network that stands for some, unless the place belongs to a known
+    /// one.
+    fn see(&mut self, tag: u32, second: u32, stands_for: u32, share: u32) {
         let unseen = second.wrapping_sub(self.second);
+        let stands_for = u16::try_from(stands_for).unwrap_or(u16::MAX);
         if self.tag != tag || unseen > FORGOTTEN {
             if self.seen < KNOWN || unseen > FORGOTTEN {
-                *self = Self { tag, second, questions: 1, seen: 1 };
+                *self = Self { tag, second, questions: 1, seen: 1, heavy: false };
             }
             return;
         }
         if unseen > 0 {
             self.second = second;
+            self.heavy &= unseen == 1 && u32::from(self.questions) > HEAVY * share;
             self.questions = 0;
             self.seen = self.seen.saturating_add(1);
         }
-        self.questions = self.questions.saturating_add(1);
+        self.questions = self.questions.saturating_add(stands_for);
+    }
+
+    /// Whether a filter is to let the network through.
+    fn has_a_way(&self, second: u32) -> bool {
+        self.seen >= KNOWN && !self.heavy && second.wrapping_sub(self.second) <= FORGOTTEN
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const STEP: Duration = Duration::from_micros(10);
 
     fn ip(a: u8, b: u8) -> IpAddr {
         IpAddr::from([198, a, b, 1])
+    }
+
+    fn fifty(n: u32) -> IpAddr {
+        ip(1, u8::try_from(n % 50).expect("cut"))
     }
 
     struct Run {
@@ -245,6 +361,18 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             Self { intake: Intake::new(now), now, lost: 0 }
+        }
+
+        /// Fifty networks have places of their own, which is chance.
+        fn with_fifty() -> Self {
+            loop {
+                let run = Self::new();
+                let places: BTreeSet<_> =
+                    (0..50).map(|n| run.intake.place_of(fifty(n)).0).collect();
+                if places.len() == 50 {
+                    return run;
+                }
+            }
         }
 
         /// One question a step, from `source(n)`; counts those admitted. In calm the thread waits
@@ -303,21 +431,20 @@ mod tests {
 
     #[test]
     fn in_a_rush_the_known_are_admitted_and_few_of_the_unknown() {
-        let mut run = Run::new();
-        let known = |n: u32| ip(1, u8::try_from(n % 50).expect("cut"));
-        run.ask(1_000_000, true, known);
+        let mut run = Run::with_fifty();
+        run.ask(1_000_000, true, fifty);
         // One question in 100 is of a known network, the others are of any.
         let flood = |n: u32| IpAddr::from((n.wrapping_mul(0x9e37_79b9)).to_be_bytes());
         run.ask(100_000, false, flood);
         let (mut of_known, mut of_unknown) = (0, 0);
         for n in 0..100 {
             of_unknown += run.ask(990, false, |m| flood(1_000_000 + n * 990 + m));
-            of_known += run.ask(10, false, |m| known(n * 10 + m));
+            of_known += run.ask(10, false, |m| fifty(n * 10 + m));
         }
         assert_eq!(of_known, 1000, "of 1000");
         assert!(of_unknown < 99_000 / 50, "{of_unknown} of 99000");
         // And when it is over, everybody again.
-        run.ask(200_000, true, known);
+        run.ask(200_000, true, fifty);
         assert_eq!(run.ask(1000, true, flood), 1000);
     }
 
@@ -333,6 +460,50 @@ mod tests {
         assert!(admitted >= 10 * LEAST_SHARE, "{admitted}");
     }
 
+    /// A flood of one network that is known too, and what the filter does of it: the network has no
+    /// way of its own, others have, and those who asked become many again when it ends.
+    #[test]
+    fn the_filter_follows_the_rush() {
+        let mut run = Run::with_fifty();
+        run.ask(1_000_000, true, fifty);
+        assert!(run.intake.wanted_filter(run.now).is_none(), "it is calm");
+        let flood = |n: u32| if n.is_multiple_of(100) { fifty(n / 100) } else { ip(1, 7) };
+        for _ in 0..20 {
+            run.ask(10_000, false, flood);
+            if let Some(holes) = run.intake.wanted_filter(run.now) {
+                run.intake.filtered(&holes, run.now);
+            }
+        }
+        let share = run.intake.filter.share;
+        assert!((LEAST..ALL / 8).contains(&share), "{share}");
+        let second = run.intake.second(run.now);
+        let ways = run.intake.places.iter().filter(|place| place.has_a_way(second)).count();
+        assert_eq!(ways, 49);
+        let (at, _) = run.intake.place_of(ip(1, 7));
+        assert!(run.intake.places[at].heavy);
+        // What comes through is not drawn from a second time, as far as that is known.
+        let passed = run.ask(10_000, false, |n| IpAddr::from(n.wrapping_mul(7919).to_be_bytes()));
+        assert!(passed > 5_000, "{passed} of 10000");
+        // Nobody comes any more.
+        for _ in 0..200 {
+            run.now += WINDOW;
+            run.intake.nothing_came(run.now);
+            if let Some(holes) = run.intake.wanted_filter(run.now) {
+                run.intake.filtered(&holes, run.now);
+            }
+        }
+        assert_eq!(run.intake.filter.share, ALL);
+    }
+
+    #[test]
+    fn what_the_kernel_lost_is_counted_once() {
+        let mut run = Run::new();
+        run.ask(100_000, false, |n| IpAddr::from(n.to_be_bytes()));
+        let first = run.intake.take_uncounted();
+        assert!((90_000..=100_000).contains(&first), "{first}");
+        assert_eq!(run.intake.take_uncounted(), 0);
+    }
+
     #[test]
     fn a_proven_address_is_known_at_once() {
         let mut run = Run::new();
@@ -345,11 +516,11 @@ mod tests {
     fn a_known_network_keeps_its_place_until_it_is_forgotten() {
         let mut place = Place::default();
         for second in 0..8 {
-            place.see(7, second);
+            place.see(7, second, 1, MOST_SHARE);
         }
-        place.see(9, 10);
+        place.see(9, 10, 1, MOST_SHARE);
         assert_eq!((place.tag, place.seen), (7, KNOWN));
-        place.see(9, 8 + FORGOTTEN);
+        place.see(9, 8 + FORGOTTEN, 1, MOST_SHARE);
         assert_eq!((place.tag, place.seen), (9, 1));
     }
 }

@@ -27,6 +27,7 @@ mod intake;
 mod places;
 mod rate;
 mod receive;
+mod sieve;
 mod tcp;
 mod tls;
 mod udp;

@@ -17,6 +17,7 @@ use super::Answerer;
 use super::intake::Intake;
 use super::rate::{Rate, Verdict};
 use super::receive::{LONGEST_QUESTION, Received, Receiver};
+use super::sieve;
 
 /// The pause after an error of the socket, so that a lasting one does not take the processor.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -48,6 +49,9 @@ pub(super) fn run(
             Ok(received) => received,
             Err(error) => {
                 use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+                let now = Instant::now();
+                intake.nothing_came(now);
+                filter(socket, &mut intake, answerer, now);
                 if !matches!(error.kind(), Interrupted | TimedOut | WouldBlock) {
                     answerer.stats.receive_error();
                     std::thread::sleep(PAUSE);
@@ -57,6 +61,7 @@ pub(super) fn run(
         };
         let now = Instant::now();
         intake.waited(now.saturating_duration_since(waits_since), queue, now);
+        filter(socket, &mut intake, answerer, now);
         if !intake.admits(from.ip(), now) {
             answerer.stats.count_drop(DropReason::Rush);
             continue;
@@ -96,6 +101,25 @@ pub(super) fn run(
             answerer.stats.count_drop(DropReason::Send);
         }
         answered = Some(now);
+    }
+}
+
+/// Lets the kernel pass over what is not to be answered, where that has changed, and counts what
+/// it did.
+fn filter(socket: &UdpSocket, intake: &mut Intake, answerer: &Answerer, now: Instant) {
+    let uncounted = intake.take_uncounted();
+    if uncounted > 0 {
+        answerer.stats.count_drops(DropReason::Rush, uncounted.into());
+    }
+    let Some(holes) = intake.wanted_filter(now) else { return };
+    match holes.attach(socket, intake.secret()) {
+        Ok(()) => intake.filtered(&holes, now),
+        Err(error) if holes.share() < sieve::ALL => {
+            tracing::warn!(%error, "A name server socket takes no filter: floods cost more.");
+            intake.without_filter();
+        }
+        // Tried again in the next window.
+        Err(_) => {}
     }
 }
 

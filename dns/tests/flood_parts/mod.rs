@@ -84,6 +84,8 @@ pub(crate) fn pin(threads: &str, processor: usize) {
 /// Packets that one system call sends, of one source: the kernel cuts them from one buffer, and
 /// each costs its sender a part of a packet that is sent alone.
 const BURST: usize = 8;
+/// How much nicer than the clients the sender is, see nice(2).
+const BEHIND: i32 = 10;
 /// How often the sender looks whether more is due.
 const GAP: Duration = Duration::from_micros(100);
 
@@ -101,6 +103,8 @@ impl Flood {
         let (told, count) = (Arc::clone(&stop), Arc::clone(&sent));
         let started = Instant::now();
         let thread = std::thread::spawn(move || {
+            // It shares a processor with the clients, who are not to wait for it.
+            let _ = rustix::process::nice(BEHIND);
             let mut sender = Forger::new(to);
             let mut bursts = 0u64;
             while !told.load(Ordering::Relaxed) {

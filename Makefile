@@ -103,9 +103,9 @@ events: build ## An agent's memory over EVENTS changes of others
 	NETT_NETNS=required NETT_EVENTS=$(EVENTS) $(SETUP)/as-root.sh \
 	    $(CARGO) test -p nett-netns-tests --test many_events -- --nocapture
 
-kill-sweep: build ## SIGKILL at every write to disk and to the kernel of a failover, or at KILLS of them
+kill-sweep: build ## SIGKILL at every write to disk and to the kernel of a failover and of a cold start, or at KILLS
 	NETT_NETNS=required NETT_KILLS=$(KILLS) $(SETUP)/as-root.sh \
-	    $(CARGO) test -p nett-netns-tests --test kill_sweep -- --nocapture
+	    $(CARGO) test -p nett-netns-tests --test kill_sweep --test cold_start -- --nocapture
 
 dead: build ## The agents of a site killed, and dead for MINUTES
 	NETT_NETNS=required NETT_DEAD_SECONDS=$$(( $(MINUTES) * 60 )) $(SETUP)/as-root.sh \

@@ -142,6 +142,11 @@ impl Drop for Process {
 // === impl Record ===
 
 impl Record {
+    /// Of a process that somebody else started.
+    pub(crate) fn of(name: &str, pid: i32) -> Self {
+        Self { name: name.to_owned(), pid, started: start_time(pid).unwrap_or_default() }
+    }
+
     pub fn is_running(&self) -> bool {
         start_time(self.pid) == Some(self.started)
     }

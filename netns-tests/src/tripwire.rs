@@ -19,11 +19,14 @@ use nix::unistd::Pid;
 
 use crate::eventually::eventually_true;
 use crate::netns::Netns;
-use crate::process::{Process, Spec};
+use crate::process::{Process, Record, Spec};
 
 /// How long a call is held: many looks at the trace, and little of the second that an agent gives
 /// the kernel for an answer.
 const HELD: Duration = Duration::from_millis(60);
+/// The same for a process that begins with the wire, of which every send is held and not those
+/// over netlink alone. Who looks late kills it a few calls later.
+const HELD_AT_START: Duration = Duration::from_millis(2);
 /// Between two looks at the trace.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -51,7 +54,13 @@ pub struct Tripwire {
     pid: i32,
     trace: PathBuf,
     strace: Process,
+    /// Whom strace began, who would outlive a strace that is killed.
+    begun: Option<Begun>,
 }
+
+/// A process that ends with this value.
+#[derive(Debug)]
+struct Begun(Record);
 
 /// A [`Tripwire`] that somebody watches.
 #[derive(Debug)]
@@ -159,37 +168,54 @@ impl Tripwire {
         moment: Option<Moment>,
         trace: PathBuf,
     ) -> Result<Self> {
-        let log = trace.with_extension("strace");
-        for old in [&trace, &log] {
-            if old.exists() {
-                std::fs::remove_file(old)?;
-            }
-        }
-        let mut args: Vec<String> = ["-f", "-yy", "-o"].map(str::to_owned).to_vec();
-        args.push(trace.display().to_string());
+        let mut which = Vec::new();
         if calls == Calls::Kernel {
             let sockets = netlink_sockets(pid)?;
-            args.extend(sockets.into_iter().flat_map(|socket| ["-P".to_owned(), socket]));
+            which.extend(sockets.into_iter().flat_map(|socket| ["-P".to_owned(), socket]));
         }
-        let names = calls.names();
-        args.extend(["-e".to_owned(), format!("trace={names}")]);
-        if let Some(moment) = moment {
-            let delay = match moment {
-                Moment::Before => "delay_enter",
-                Moment::Behind => "delay_exit",
-            };
-            let inject = format!("inject={names}:{delay}={}", HELD.as_micros());
-            args.extend(["-e".to_owned(), inject]);
-        }
-        args.extend(["-p".to_owned(), pid.to_string()]);
-        let name = format!("tripwire-{pid}-{calls:?}");
-        let spec = Spec { name, program: "strace".into(), args, env: Vec::new(), log: log.clone() };
-        let mut strace = Process::start(ns, spec)?;
+        which.extend(["-p".to_owned(), pid.to_string()]);
+        let held = moment.map(|moment| (moment, HELD));
+        let strace = strace(ns, calls, held, &trace, which)?;
+        let mut wire = Self { calls, moment, pid, trace, strace, begun: None };
+        let log = wire.trace.with_extension("strace");
         eventually_true(Duration::from_secs(5), "strace attaches", || {
-            strace.check_alive()?;
+            wire.strace.check_alive()?;
             Ok(std::fs::read_to_string(&log)?.contains("attached"))
         })?;
-        Ok(Self { calls, moment, pid, trace, strace })
+        Ok(wire)
+    }
+
+    /// As [`Self::lay`], from the first call on of a process that begins now: `spec` says what it
+    /// would be without strace. It ends with the wire.
+    pub fn begin(
+        ns: &Netns,
+        spec: &Spec,
+        calls: Calls,
+        moment: Option<Moment>,
+        trace: PathBuf,
+    ) -> Result<Self> {
+        let program = spec.program.display().to_string();
+        let which = [program].into_iter().chain(spec.args.iter().cloned()).collect();
+        let held = moment.map(|moment| (moment, HELD_AT_START));
+        let strace = strace(ns, calls, held, &trace, which)?;
+        let tracer = strace.record().pid;
+        let mut wire = Self { calls, moment, pid: 0, trace, strace, begun: None };
+        let program = spec.program.canonicalize()?;
+        // strace has children of its own for a moment, to try things out.
+        eventually_true(Duration::from_secs(5), "strace begins the program", || {
+            wire.strace.check_alive()?;
+            let children = format!("/proc/{tracer}/task/{tracer}/children");
+            let children = std::fs::read_to_string(children)?;
+            for child in children.split_whitespace() {
+                let runs = std::fs::read_link(format!("/proc/{child}/exe"));
+                if runs.is_ok_and(|path| path == program) {
+                    wire.pid = child.parse()?;
+                }
+            }
+            Ok(wire.pid != 0 && wire.trace.exists())
+        })?;
+        wire.begun = Some(Begun(Record::of(&spec.name, wire.pid)));
+        Ok(wire)
     }
 
     /// Calls that have returned.
@@ -197,8 +223,10 @@ impl Tripwire {
         Ok(look(&self.trace, self.calls)?.returned)
     }
 
-    /// Lets the process go on without being counted.
+    /// Lets the process go on without being counted; one that began with the wire ends.
     pub fn end(self) -> Result<()> {
+        // A strace that began somebody hears no SIGTERM, and ends behind it.
+        drop(self.begun);
         self.strace.stop(Duration::from_secs(5))
     }
 
@@ -224,6 +252,13 @@ impl Tripwire {
             Ok(())
         });
         Ok(Armed { wire: self, at, stop, watcher })
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // Usually it is gone already.
+        let _ = self.0.kill();
     }
 }
 
@@ -256,6 +291,37 @@ impl Armed {
         };
         Ok(if in_time { Ended::AtItsCall } else { Ended::Later })
     }
+}
+
+/// Starts strace for what `which` says: the end of its arguments.
+fn strace(
+    ns: &Netns,
+    calls: Calls,
+    held: Option<(Moment, Duration)>,
+    trace: &Path,
+    which: Vec<String>,
+) -> Result<Process> {
+    let log = trace.with_extension("strace");
+    for old in [trace, &log] {
+        if old.exists() {
+            std::fs::remove_file(old)?;
+        }
+    }
+    let mut args: Vec<String> = ["-f", "-yy", "-o"].map(str::to_owned).to_vec();
+    let names = calls.names();
+    args.extend([trace.display().to_string(), "-e".to_owned(), format!("trace={names}")]);
+    if let Some((moment, time)) = held {
+        let delay = match moment {
+            Moment::Before => "delay_enter",
+            Moment::Behind => "delay_exit",
+        };
+        let inject = format!("inject={names}:{delay}={}", time.as_micros());
+        args.extend(["-e".to_owned(), inject]);
+    }
+    args.extend(which);
+    let name = format!("tripwire-{calls:?}");
+    let spec = Spec { name, program: "strace".into(), args, env: Vec::new(), log };
+    Process::start(ns, spec)
 }
 
 fn look(trace: &Path, calls: Calls) -> Result<Seen> {

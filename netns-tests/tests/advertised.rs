@@ -12,33 +12,48 @@ use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::observe::eyes::Eyes;
 use nett_netns_tests::process::Spec;
-use nett_netns_tests::services::{API, PORT, VAULT};
+use nett_netns_tests::services::{API, PORT, Service, VAULT};
 use nett_netns_tests::story::{Operator, Traffic, tell, tell_from_wires};
-use nett_netns_tests::topology::SITES;
+use nett_netns_tests::topology::{SITES, Site, UPLINK_BORDER, UPLINK_INET};
 use nett_netns_tests::traffic::tcp;
 use nix::sys::signal::Signal;
 
-/// A border's BIRD: learns table 250 and tells `inet` of it.
-fn speaker(own: [&str; 2], asn: u32) -> String {
-    let [own, peer] = own;
-    format!(
-        "router id {own};\nprotocol device {{ scan time 1; }}\n\
-         protocol kernel adv4 {{ kernel table 250; learn; ipv4 {{ import all; export none; }}; }}\n\
-         protocol bgp up {{ local {own} as {asn}; neighbor {peer} as 65000; direct;\n \
-         hold time 30; connect retry time 1; connect delay time 1; ipv4 {{ next hop self;\n \
-         import none; export where proto = \"adv4\"; }}; }}\n"
-    )
+/// A border's BIRD: learns table 250 and tells `inet` of it, as OPERATING.md has it.
+fn speaker(site: Site, asn: u32) -> String {
+    let own = site.uplink(1, UPLINK_BORDER);
+    let [id, _] = &own;
+    let mut text = format!("router id {id};\nprotocol device {{ scan time 1; }}\n");
+    for (family, (own, peer)) in own.iter().zip(site.uplink(1, UPLINK_INET)).enumerate() {
+        let n = [4, 6][family];
+        text += &format!(
+            "protocol kernel nett{n} {{ kernel table 250; learn;\n \
+             ipv{n} {{ import all; export none; }}; }}\n\
+             protocol bgp up{n} {{ local {own} as {asn}; neighbor {peer} as 65000; direct;\n \
+             hold time 30; connect retry time 1; connect delay time 1; ipv{n} {{ next hop self;\n \
+             import none; export where proto = \"nett{n}\"; }}; }}\n"
+        );
+    }
+    text
 }
 
-/// The provider's BIRD: forwards by what it hears.
-const PROVIDER: &str = "router id 198.18.0.1;
-protocol device { scan time 1; }
-protocol kernel { ipv4 { import none; export all; }; }
-protocol bgp osl { local 198.18.1.1 as 65000; neighbor 198.18.1.2 as 65001; direct; passive;
- hold time 30; ipv4 { import all; export none; }; }
-protocol bgp svg { local 198.18.2.1 as 65000; neighbor 198.18.2.2 as 65002; direct; passive;
- hold time 30; ipv4 { import all; export none; }; }
-";
+/// The provider's BIRD: forwards by what it hears from borders with these numbers.
+fn provider(borders: &[(Site, u32)], hold: u32) -> String {
+    let mut text = "router id 198.18.0.1;\nprotocol device { scan time 1; }\n".to_owned();
+    for n in [4, 6] {
+        text += &format!("protocol kernel {{ ipv{n} {{ import none; export all; }}; }}\n");
+    }
+    for (site, asn) in borders {
+        let ends = site.uplink(1, UPLINK_INET).into_iter().zip(site.uplink(1, UPLINK_BORDER));
+        for (n, (own, peer)) in [4, 6].into_iter().zip(ends) {
+            text += &format!(
+                "protocol bgp {}{n} {{ local {own} as 65000; neighbor {peer} as {asn}; direct;\n \
+                 passive; hold time {hold}; ipv{n} {{ import all; export none; }}; }}\n",
+                site.id
+            );
+        }
+    }
+    text
+}
 
 fn start_bird(lab: &mut Lab, host: &str, config: &str) -> Result<()> {
     let dir = lab.layout().host(host).join("speaker");
@@ -66,23 +81,34 @@ fn what_is_announced_follows_the_service_and_loses_nothing() -> Result<()> {
             writeln!(file, "\n[kernel]\nadvertise = true")?;
         }
         lab.start_nett()?;
-        let table = |lab: &Lab, node: &str| lab.ns(node)?.ip("route show table 250");
-        let vip = format!("unreachable {}", API.vips()[0]);
-        ensure!(table(lab, "osl-b1")?.contains(&vip), "{}", table(lab, "osl-b1")?);
-        ensure!(!table(lab, "svg-b1")?.contains(&vip), "{}", table(lab, "svg-b1")?);
+        let table = |lab: &Lab, node: &str| -> Result<String> {
+            let ns = lab.ns(node)?;
+            Ok(ns.ip("route show table 250")? + &ns.ip("-6 route show table 250")?)
+        };
+        let announced = |lab: &Lab, node: &str, service: Service| -> Result<usize> {
+            let table = table(lab, node)?;
+            let there = |vip: &&String| table.contains(&format!("unreachable {vip} "));
+            Ok(service.vips().iter().filter(there).count())
+        };
+        ensure!(announced(lab, "osl-b1", API)? == 2, "{}", table(lab, "osl-b1")?);
+        ensure!(announced(lab, "svg-b1", API)? == 0, "{}", table(lab, "svg-b1")?);
 
-        start_bird(lab, "inet", PROVIDER)?;
-        start_bird(lab, "osl-b1", &speaker(["198.18.1.2", "198.18.1.1"], 65001))?;
-        start_bird(lab, "svg-b1", &speaker(["198.18.2.2", "198.18.2.1"], 65002))?;
-        let provider = lab.ns("inet")?;
-        let way = |via: &str| {
-            let route = provider.ip(&format!("route show {}", API.vips()[0]))?;
-            ensure!(route.contains(&format!("via {via} ")), "the provider has: {route}");
+        let [osl, svg] = SITES;
+        start_bird(lab, "inet", &provider(&[(osl, 65001), (svg, 65002)], 30))?;
+        start_bird(lab, "osl-b1", &speaker(osl, 65001))?;
+        start_bird(lab, "svg-b1", &speaker(svg, 65002))?;
+        let inet = lab.ns("inet")?;
+        let way = |site: Site| {
+            for (vip, via) in API.vips().iter().zip(site.uplink(1, UPLINK_BORDER)) {
+                let family = if vip.contains(':') { "-6" } else { "-4" };
+                let route = inet.ip(&format!("{family} route show {vip}"))?;
+                ensure!(route.contains(&format!("via {via} ")), "the provider has: {route}");
+            }
             Ok(())
         };
-        eventually(patience() * 4, "the provider hears of osl", || way("198.18.1.2"))?;
+        eventually(patience() * 4, "the provider hears of osl", || way(osl))?;
 
-        let traffic = Traffic::start(lab, &["outside"], &API.vips()[..1], 1)?;
+        let traffic = Traffic::to_vips(lab, &["outside"], API)?;
         // The withdrawal reaches the provider only after the whole move: until then its packets
         // come to osl, which sends them on.
         let speaker = lab.process("speaker-osl-b1")?;
@@ -90,30 +116,27 @@ fn what_is_announced_follows_the_service_and_loses_nothing() -> Result<()> {
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
         mira.complete(&["failover", API.id, "--to", "svg"])?;
         traffic.settles_on("svg")?;
-        way("198.18.1.2").context("the provider has heard of nothing yet")?;
+        way(osl).context("the provider has heard of nothing yet")?;
         lab.process("speaker-osl-b1")?.signal(Signal::SIGCONT)?;
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
-        eventually(patience() * 2, "the provider hears of svg", || way("198.18.2.2"))?;
-        ensure!(!table(lab, "osl-b1")?.contains(&vip), "osl still announces");
+        eventually(patience() * 2, "the provider hears of svg", || way(svg))?;
+        ensure!(announced(lab, "osl-b1", API)? == 0, "osl still announces");
         traffic.settles_on("svg")?;
         mira.complete(&["failback", API.id])?;
-        eventually(patience() * 2, "the provider hears of osl again", || way("198.18.1.2"))?;
+        eventually(patience() * 2, "the provider hears of osl again", || way(osl))?;
         traffic.settles_on("osl")?;
         // So it is with a drain.
         mira.complete(&["drain", "service", API.id, "--at", "osl"])?;
-        eventually(patience() * 2, "the provider hears of svg", || way("198.18.2.2"))?;
+        eventually(patience() * 2, "the provider hears of svg", || way(svg))?;
         traffic.settles_on("svg")?;
         let report = traffic.finish();
         assert_eq!(report.lost(), 0, "{}", report.summary());
 
         // Drained at its only site, nobody announces it; the range of the provider's own is left.
-        let announced = |node: &str, service: &str| -> Result<bool> {
-            Ok(table(lab, node)?.contains(&format!("unreachable {service} ")))
-        };
-        let vault = &VAULT.vips()[0];
-        ensure!(announced("svg-b1", vault)?, "svg serves it");
+        ensure!(announced(lab, "svg-b1", VAULT)? == 2, "svg serves it");
         mira.complete(&["drain", "service", VAULT.id, "--at", "svg"])?;
-        ensure!(!announced("svg-b1", vault)? && announced("osl-b1", vault)?, "it follows a drain");
+        let both = [announced(lab, "svg-b1", VAULT)?, announced(lab, "osl-b1", VAULT)?];
+        ensure!(both == [0, 2], "it follows a drain: {both:?}");
 
         // Switched off, nothing is left, and nobody else's route is in the way of the start.
         lab.ns("osl-b1")?.ip("route add unreachable 203.0.113.0/24 table 250 proto static")?;
@@ -131,14 +154,6 @@ fn what_is_announced_follows_the_service_and_loses_nothing() -> Result<()> {
         Ok(())
     })
 }
-
-/// The provider's BIRD where osl alone speaks.
-const PROVIDER_OF_ONE: &str = "router id 198.18.0.1;
-protocol device { scan time 1; }
-protocol kernel { ipv4 { import none; export all; }; }
-protocol bgp osl { local 198.18.1.1 as 65000; neighbor 198.18.1.2 as 65001; direct; passive;
- hold time 6; ipv4 { import all; export none; }; }
-";
 
 const BGPD: &str = "router bgp 65001
  bgp router-id 198.18.1.2
@@ -177,6 +192,8 @@ fn start_frr(lab: &mut Lab, host: &str, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// IPv4 alone: zebra 8.4 imports no table of IPv6.
+///
 /// FRR installs what it has imported as `unreachable` in the main table, which no packet to a VIP
 /// comes to: Nett's rules are asked before.
 #[test]
@@ -187,7 +204,7 @@ fn frr_tells_of_table_250_and_its_own_copy_takes_no_packet() -> Result<()> {
         writeln!(file, "\n[kernel]\nadvertise = true")?;
         lab.start_nett()?;
         let frr = tempfile::tempdir()?;
-        start_bird(lab, "inet", PROVIDER_OF_ONE)?;
+        start_bird(lab, "inet", &provider(&[(SITES[0], 65001)], 6))?;
         start_frr(lab, "osl-b1", frr.path())?;
         let [provider, border] = [lab.ns("inet")?, lab.ns("osl-b1")?];
         let vip = &API.vips()[0];
@@ -225,14 +242,18 @@ fn segments_fit_a_narrower_link() -> Result<()> {
                 lab.ns(border)?.ip(&format!("link set dev {interface} mtu 1400"))?;
             }
         }
-        let opens = "tcp flags & (syn | ack) == syn tcp option maxseg size";
         // 1400 less the headers: 40 bytes of IPv4 and TCP, 60 of IPv6 and TCP.
-        let lines = [
-            ("narrow4", format!("ip version 4 {opens} 1360")),
-            ("narrow6", format!("ip6 version 6 {opens} 1340")),
-            ("wide", format!("{opens} > 1360")),
-        ];
-        let eyes = Eyes::open(&lab.ns("svg-r1")?, &lines, None)?;
+        let lines = |flags: &str| {
+            let has = format!("tcp flags & (syn | ack) == {flags} tcp option maxseg size");
+            [
+                ("narrow4", format!("ip version 4 {has} 1360")),
+                ("narrow6", format!("ip6 version 6 {has} 1340")),
+                ("wide", format!("{has} > 1360")),
+            ]
+        };
+        // Both ends tell each other how long segments may be, each on its own way.
+        let asked = Eyes::open(&lab.ns("svg-r1")?, &lines("syn"), None)?;
+        let answered = Eyes::open(&lab.ns("osl-r1")?, &lines("(syn | ack)"), None)?;
         let client = lab.ns("osl-c1")?;
         for vip in VAULT.vips() {
             let to = SocketAddr::new(vip.parse()?, PORT);
@@ -240,8 +261,10 @@ fn segments_fit_a_narrower_link() -> Result<()> {
             let server = attempt.server.map_err(|e| anyhow::anyhow!("{e:?}"));
             assert_eq!(server.context("it opens")?, "svg");
         }
-        let counts = [eyes.count("narrow4")?, eyes.count("narrow6")?, eyes.count("wide")?];
-        assert_eq!(counts, [1, 1, 0]);
+        for (what, eyes) in [("SYN", asked), ("SYN and ACK", answered)] {
+            let counts = [eyes.count("narrow4")?, eyes.count("narrow6")?, eyes.count("wide")?];
+            assert_eq!(counts, [1, 1, 0], "{what}");
+        }
         Ok(())
     })
 }

@@ -2,6 +2,7 @@
 //! they are from, and new ones go to the other site at once; then the drained site is closed.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use nett_netns_tests::story::{Operator, RATE, TASK, Traffic, tell_from_wires};
 use nett_netns_tests::traffic::tcp::{Session, connect};
 use serde_json::Value;
 
+/// From the end of a task to the error of everybody whose connection it ended.
+const RESET: Duration = Duration::from_secs(1);
 const DWELL: Duration = Duration::from_secs(1);
 /// One in the drained site, one behind the borders of the other.
 const CLIENTS: [&str; 2] = ["osl-c1", "svg-c1"];
@@ -32,6 +35,42 @@ fn vips() -> Result<Vec<SocketAddr>> {
     WEB.vips().iter().map(address).collect()
 }
 
+/// One connection of each family from each client.
+fn sessions(lab: &Lab) -> Result<Vec<Session>> {
+    let mut all = Vec::new();
+    for client in CLIENTS {
+        for vip in vips()? {
+            all.push(Session::open(&lab.ns(client)?, vip, patience())?);
+        }
+    }
+    Ok(all)
+}
+
+/// Whoever goes on talking is told at once that the connection is over.
+fn all_are_reset(sessions: Vec<Session>) -> Result<()> {
+    for mut session in sessions {
+        let begun = Instant::now();
+        let error = session.ping().err().map(|error| error.kind());
+        // The reset may have come before the next word.
+        let told = [Some(ErrorKind::ConnectionReset), Some(ErrorKind::BrokenPipe)].contains(&error);
+        ensure!(told && begun.elapsed() < RESET, "{error:?} after {:?}", begun.elapsed());
+    }
+    Ok(())
+}
+
+/// What becomes of new connections.
+fn new_ones(lab: &Lab, expected: Result<&str, ErrorKind>) -> Result<()> {
+    for client in CLIENTS {
+        for vip in vips()? {
+            let attempt = connect(&lab.ns(client)?, vip, patience())?;
+            let server = attempt.server.as_deref().map_err(|kind| *kind);
+            ensure!(server == expected, "{client} to {vip}: {attempt:?}");
+            ensure!(attempt.took < Duration::from_millis(500), "{attempt:?}");
+        }
+    }
+    Ok(())
+}
+
 /// The state of the task's step of a kind.
 fn state(shown: &Value, kind: &str) -> Result<String> {
     let steps = shown["ok"]["steps"].as_array().context("a task has steps")?;
@@ -46,12 +85,7 @@ fn established_connections_end_where_they_began() -> Result<()> {
         lab.start_nett()?;
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
         let traffic = Traffic::to_vips(lab, &CLIENTS, WEB)?;
-        let mut sessions = Vec::new();
-        for client in CLIENTS {
-            for vip in vips()? {
-                sessions.push(Session::open(&lab.ns(client)?, vip, patience())?);
-            }
-        }
+        let mut sessions = sessions(lab)?;
         ensure!(sessions.iter().all(|s| s.server() == "osl"), "they begin at osl: {sessions:?}");
 
         let drain = ["drain", "service", WEB.id, "--at", "osl", "--soft"];
@@ -63,14 +97,7 @@ fn established_connections_end_where_they_began() -> Result<()> {
             ensure!(is == "started", "{is}");
             Ok(())
         })?;
-        for client in CLIENTS {
-            for vip in vips()? {
-                let attempt = connect(&lab.ns(client)?, vip, patience())?;
-                let server = attempt.server.as_deref();
-                ensure!(server == Ok("svg"), "{client} to {vip}: {attempt:?}");
-                ensure!(attempt.took < Duration::from_millis(500), "{attempt:?}");
-            }
-        }
+        new_ones(lab, Ok("svg"))?;
         let path = mira.run(&["explain", "path", "10.1.20.9", &WEB.vips()[0]])?.out;
         ensure!(path.contains("established connections stay at osl"), "{path}");
         let begun = Instant::now();
@@ -100,6 +127,30 @@ fn established_connections_end_where_they_began() -> Result<()> {
         }
         let rules = lab.ns("osl-b1")?.output("ip", &["rule"])?;
         ensure!(!rules.contains("4422:"), "{rules}");
-        Ok(())
+        a_hard_one_resets(lab)
     })
+}
+
+/// By the site that does not know the connection; and where no site is left, by the nodes where
+/// packets enter.
+fn a_hard_one_resets(lab: &Lab) -> Result<()> {
+    let mira = Operator { lab, node: "osl-b1", name: "mira" };
+    let jon = Operator { name: "jon", ..mira };
+    let last = ["drain", "service", WEB.id, "--at", "svg", "--override", "last-eligible-site"];
+    let all = sessions(lab)?;
+    ensure!(all.iter().all(|s| s.server() == "svg"), "they begin at svg: {all:?}");
+    let task = mira.propose(&last)?;
+    jon.approve(&task)?;
+    mira.wait_for(&task, "done")?;
+    all_are_reset(all).context("nobody serves")?;
+    new_ones(lab, Err(ErrorKind::ConnectionRefused))?;
+
+    mira.complete(&["undrain", "service", WEB.id, "--at", "osl"])?;
+    mira.complete(&["undrain", "service", WEB.id, "--at", "svg"])?;
+    let all = sessions(lab)?;
+    ensure!(all.iter().all(|s| s.server() == "osl"), "they begin at osl: {all:?}");
+    mira.complete(&["drain", "service", WEB.id, "--at", "osl"])?;
+    all_are_reset(all).context("svg serves")?;
+    new_ones(lab, Ok("svg"))?;
+    Ok(())
 }

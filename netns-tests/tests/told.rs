@@ -10,6 +10,9 @@ use nett_netns_tests::story::{Operator, Traffic, tell, tell_of};
 use nett_netns_tests::topology::Shape;
 use serde_json::Value;
 
+/// The counters of what no packet may do.
+const ZEROS: [&str; 3] = ["hairpin", "leak", "stray"];
+
 fn explained(lab: &Lab, node: &str, from: &str, to: &str) -> Result<Value> {
     let line = ["-o", "json", "explain", "path", from, to, "--from", node];
     let told = lab.nettctl(node, "mira", &line)?.must_be(0)?;
@@ -81,24 +84,44 @@ fn separation_is_proved_and_disproved() -> Result<()> {
         })?;
         drop(traffic.finish());
 
-        // Somebody sends a part of the own site over the link.
-        let router = lab.ns("osl-r1")?;
+        // Somebody sends a part of the own site over the link, and something else that has no
+        // reason to leave it; and what came by one link out by the other.
+        let [router, other] = [lab.ns("osl-r1")?, lab.ns("svg-b1")?];
         router.ip("route add 10.1.77.0/24 via 10.1.1.2 dev up")?;
         border.ip("route add 10.1.77.0/24 via 172.31.0.2 dev wan0")?;
+        border.ip("route add 203.0.113.0/24 via 172.31.0.2 dev wan0")?;
+        border.ip("route add 10.2.77.0/24 via 172.31.0.6 dev wan1 table 4077")?;
+        border.ip("rule add pref 4300 iif wan0 to 10.2.77.0/24 lookup 4077")?;
+        other.ip("route add 10.2.77.0/24 via 172.31.0.1 dev wan0")?;
         let client = lab.ns("osl-c1")?;
-        client.try_output("ping", &["-c", "3", "-i", "0.2", "-W", "1", "10.1.77.7"])?;
-        let stopped = counters::named(&border, "nett")?["leak"];
-        ensure!(stopped > 0, "the guard saw nothing");
-        eventually(patience() * 3, "the leak is told", || {
+        let ways = [
+            ("leak", &client, "10.1.77.7"),
+            ("stray", &client, "203.0.113.7"),
+            ("hairpin", &other, "10.2.77.7"),
+        ];
+        for (class, from, to) in ways {
+            let before = counters::named(&border, "nett")?;
+            from.try_output("ping", &["-c", "3", "-i", "0.2", "-W", "1", to])?;
+            let mut counted = counters::named(&border, "nett")?;
+            counted
+                .retain(|class, count| ZEROS.contains(&class.as_str()) && *count > before[class]);
+            let grown: Vec<&str> = counted.keys().map(String::as_str).collect();
+            ensure!(grown == [class], "of packets to {to} {grown:?} grew");
+        }
+        eventually(patience() * 3, "all of it is told", || {
             let told = mira.run(&["prove", "separation"])?.must_be(1)?;
             ensure!(told.out.contains("NOT SEPARATED"), "{}", told.out);
             let shown = mira.run(&["node", "show", "osl-b1"])?.must_be(0)?;
-            ensure!(shown.out.contains("separation: the guard stopped"), "{}", shown.out);
+            for class in ZEROS {
+                let said = shown.out.contains("separation: the guard stopped");
+                ensure!(said && shown.out.contains(&format!("({class})")), "{}", shown.out);
+                let name = format!("nett_separation_alarms_total{{class=\"{class}\"}}");
+                let alarms = http::metric(&border, &name)?;
+                ensure!(alarms.is_some_and(|alarms| alarms >= 1.0), "{class}: {alarms:?}");
+            }
             Ok(())
         })?;
-        let alarms = http::metric(&border, "nett_separation_alarms_total{class=\"leak\"}")?;
-        ensure!(alarms.is_some_and(|alarms| alarms >= 1.0), "{alarms:?}");
-        border.ip("route del 10.1.77.0/24 via 172.31.0.2 dev wan0").map(drop)
+        Ok(())
     })
 }
 

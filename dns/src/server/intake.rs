@@ -25,8 +25,8 @@ use crate::client::Client;
 
 /// Places of the table, 12 bytes each.
 const PLACES: u64 = 1 << 16;
-/// How often the load is judged.
-const WINDOW: Duration = Duration::from_millis(5);
+/// How often the load is judged; the answers of a flood that begins again are as late.
+const WINDOW: Duration = Duration::from_millis(2);
 /// In a rush, a question that has lain in the queue for so long is late: longer than a hundred
 /// answers take.
 const LATE: Duration = Duration::from_micros(600);
@@ -34,7 +34,10 @@ const LATE: Duration = Duration::from_micros(600);
 const VERY_LATE: Duration = Duration::from_millis(3);
 /// A queue of so many questions begins a rush: more than clients amount to who wait for answers.
 const LONG: u32 = 1024;
-/// Taking a question that is there already is quicker than this, being woken for one is not.
+/// A rush may come again at once for so long after it: then a late question is sign enough.
+const WARY: Duration = Duration::from_secs(10);
+/// Taking a question that is there already is quicker than this, being woken for one is not. Nor is
+/// it when the processor was somebody else's, such as an interrupt's.
 const WAITED: Duration = Duration::from_micros(6);
 /// The least of [`ALL`] questions of the unknown that is answered.
 const LEAST: u32 = 8;
@@ -52,6 +55,9 @@ const FORGOTTEN: u32 = 600;
 /// Questions a second that a known network may ask in a rush.
 const MOST_SHARE: u32 = 4096;
 const LEAST_SHARE: u32 = 64;
+/// What a window in time gives back, of [`ALL`] and of [`MOST_SHARE`]: all of it within 0.7 s.
+const REGAIN: u32 = 3;
+const SHARE_REGAIN: u32 = 25;
 /// In calm, so many questions of [`ALL`] are remembered: learning may take its time.
 const REMEMBERED: u32 = ALL / 4;
 
@@ -68,6 +74,8 @@ pub(super) struct Intake {
     admit: u32,
     share: u32,
     wants_look: bool,
+    /// When the thread was behind last.
+    behind: Option<Instant>,
     draw: u32,
     secret: Secret,
     filter: Filter,
@@ -87,8 +95,8 @@ struct Filter {
 
 struct Window {
     began: Instant,
-    /// Whether the queue was empty at any time since.
-    emptied: bool,
+    /// How long the thread has waited for questions since.
+    waited: Duration,
     /// Questions that were taken from it since.
     taken: u32,
     /// The queue when it was looked at.
@@ -120,12 +128,13 @@ impl Intake {
             filter: Filter { share: ALL, laid: start, stale: false, due: false, possible: true },
             hasher,
             places: vec![Place::default(); places],
-            window: Window { began: start, emptied: true, taken: 0, queue: None },
+            window: Window { began: start, waited: WINDOW, taken: 0, queue: None },
             lost: 0,
             uncounted: 0,
             wants_look: false,
             admit: ALL,
             share: MOST_SHARE,
+            behind: None,
             draw: 1,
         }
     }
@@ -138,7 +147,9 @@ impl Intake {
     /// Notes how long the thread waited for the question that came at `now`, and how the queue was
     /// doing, if that was asked.
     pub(super) fn waited(&mut self, waited: Duration, queue: Option<Queue>, now: Instant) {
-        self.window.emptied |= waited >= WAITED;
+        if waited >= WAITED {
+            self.window.waited += waited;
+        }
         self.window.taken = self.window.taken.saturating_add(1);
         if queue.is_some() {
             self.window.queue = queue;
@@ -149,7 +160,7 @@ impl Intake {
 
     /// Notes that no question came for a while.
     pub(super) fn nothing_came(&mut self, now: Instant) {
-        self.window.emptied = true;
+        self.window.waited = WINDOW;
         self.end_window(now);
     }
 
@@ -252,28 +263,32 @@ impl Intake {
         let windows =
             now.saturating_duration_since(self.window.began).as_millis() / WINDOW.as_millis();
         let windows = u32::try_from(windows).unwrap_or(ALL).clamp(1, ALL);
-        let Window { emptied, queue, .. } = self.window;
-        self.window = Window { began: now, emptied: false, taken: 0, queue: None };
+        let Window { waited, queue, .. } = self.window;
+        self.window = Window { began: now, waited: Duration::ZERO, taken: 0, queue: None };
         let lost = queue.map_or(self.lost, |queue| queue.lost);
         self.uncounted = self.uncounted.saturating_add(lost.wrapping_sub(self.lost));
         self.lost = lost;
         self.filter.due = true;
-        // In a rush also after a wait, which may only have been for the processor.
-        self.wants_look = !emptied || self.admit < ALL;
+        // A thread that has no time to spare waits now and then, for its processor.
+        self.wants_look = waited < WINDOW / 2 || self.admit < ALL;
+        if behind {
+            self.behind = Some(now);
+        }
         let quarters = if queue.is_some_and(|q| q.age >= VERY_LATE) { 1 } else { 3 };
         if behind && self.admit > LEAST {
             self.admit = (self.admit * quarters / 4).max(LEAST);
         } else if behind {
             self.share = (self.share * 3 / 4).max(LEAST_SHARE);
         } else {
-            self.admit = (self.admit + ALL / 128 * windows).min(ALL);
-            self.share = (self.share + MOST_SHARE / 64 * windows).min(MOST_SHARE);
+            self.admit = (self.admit + REGAIN * windows).min(ALL);
+            self.share = (self.share + SHARE_REGAIN * windows).min(MOST_SHARE);
         }
     }
 
     fn is_behind(&self, now: Instant) -> bool {
         let Some(Queue { age, lost }) = self.window.queue else { return false };
-        if self.admit < ALL {
+        let wary = self.behind.is_some_and(|at| now.saturating_duration_since(at) < WARY);
+        if self.admit < ALL || wary {
             return age >= LATE;
         }
         // So many were taken in the time of the window; about as many a time lie in the queue.
@@ -429,6 +444,45 @@ mod tests {
         assert!(long < 100_000, "{long}");
     }
 
+    /// Interrupts make a thread wait that is behind all the same.
+    #[test]
+    fn a_thread_that_waits_for_its_processor_now_and_then_is_behind() {
+        let mut run = Run::new();
+        let mut admitted = 0;
+        for n in 0..200_000u32 {
+            run.now += STEP;
+            let waited = if n.is_multiple_of(50) { 2 * WAITED } else { Duration::ZERO };
+            let queue = Queue { age: 5 * LATE, lost: n };
+            let queue = run.intake.wants_look().then_some(queue);
+            run.intake.waited(waited, queue, run.now);
+            admitted += u32::from(run.intake.admits(IpAddr::from(n.to_be_bytes()), run.now));
+        }
+        assert!(admitted < 20_000, "{admitted}");
+    }
+
+    /// Few questions lie there and none is lost, but they are late, and a rush has just been.
+    #[test]
+    fn behind_a_rush_a_late_question_is_sign_enough() {
+        let mut run = Run::new();
+        let flood = |n: u32| IpAddr::from((n.wrapping_mul(0x9e37_79b9)).to_be_bytes());
+        run.ask(10_000, false, flood);
+        run.ask(100_000, true, flood);
+        assert_eq!(run.intake.admit, ALL, "it is over");
+        let late = |run: &mut Run| {
+            for n in 0..1000 {
+                run.now += STEP;
+                let queue = Queue { age: 2 * LATE, lost: run.lost };
+                let queue = run.intake.wants_look().then_some(queue);
+                run.intake.waited(Duration::ZERO, queue, run.now);
+                run.intake.admits(flood(n), run.now);
+            }
+            run.intake.admit < ALL
+        };
+        assert!(late(&mut run), "it begins again");
+        run.ask(1_500_000, true, flood);
+        assert!(!late(&mut run), "it was long ago");
+    }
+
     #[test]
     fn in_a_rush_the_known_are_admitted_and_few_of_the_unknown() {
         let mut run = Run::with_fifty();
@@ -485,7 +539,7 @@ mod tests {
         let passed = run.ask(10_000, false, |n| IpAddr::from(n.wrapping_mul(7919).to_be_bytes()));
         assert!(passed > 5_000, "{passed} of 10000");
         // Nobody comes any more.
-        for _ in 0..200 {
+        for _ in 0..400 {
             run.now += WINDOW;
             run.intake.nothing_came(run.now);
             if let Some(holes) = run.intake.wanted_filter(run.now) {

@@ -88,6 +88,8 @@ const BURST: usize = 8;
 const BEHIND: i32 = 10;
 /// How often the sender looks whether more is due.
 const GAP: Duration = Duration::from_micros(100);
+/// A sender that was without processor for longer than this sends less, not all at once.
+const MOST_LATE: Duration = Duration::from_millis(2);
 
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
@@ -106,14 +108,17 @@ impl Flood {
             // It shares a processor with the clients, who are not to wait for it.
             let _ = rustix::process::nice(BEHIND);
             let mut sender = Forger::new(to);
-            let mut bursts = 0u64;
+            let apart = per_second.map(|rate| Duration::from_secs_f64(BURST as f64 / rate));
+            let (mut bursts, mut due) = (0u64, started);
             while !told.load(Ordering::Relaxed) {
-                let n = bursts * BURST as u64;
-                let due = per_second.map(|rate| (started.elapsed().as_secs_f64() * rate) as u64);
-                if due.is_some_and(|due| n >= due) {
+                let now = Instant::now();
+                if apart.is_some() && due > now {
                     std::thread::sleep(GAP);
                     continue;
                 }
+                // What it was late with by much does not come at once.
+                due = due.max(now.checked_sub(MOST_LATE).unwrap_or(started));
+                due += apart.unwrap_or_default();
                 sender.send(bursts, kind);
                 bursts += 1;
                 count.store(bursts * BURST as u64, Ordering::Relaxed);

@@ -251,7 +251,7 @@ fn differences<'a>(before: &'a Answers, after: &'a Answers) -> Changes<'a> {
             (Some((a, _)), Some((b, _))) => a.cmp(b),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (None, None) => return changes.into_iter().collect(),
+            (None, None) => return Changes::in_order(changes),
         };
         let was = if order == Ordering::Greater { None } else { old.next() };
         let is = if order == Ordering::Less { None } else { new.next() };

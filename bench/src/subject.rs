@@ -132,14 +132,14 @@ fn change(
     let mut moved = moved.iter_mut().peekable();
     let mut standings = Standings::default();
     let placed = placement.services.values_mut();
-    let changes: Changes<'_> = (services.iter_mut().zip(placed))
-        .filter_map(|((id, answers), placed)| {
-            let (_, traffic) = moved.next_if(|(moved, _)| *moved == *id)?;
-            std::mem::swap(&mut placed.traffic, traffic);
-            answers.take_place(placed, &mut standings);
-            Some((id, Some(&*answers)))
-        })
-        .collect();
+    let mut changes = Vec::with_capacity(moved.len());
+    for ((id, answers), placed) in services.iter_mut().zip(placed) {
+        let Some((_, traffic)) = moved.next_if(|(moved, _)| *moved == *id) else { continue };
+        std::mem::swap(&mut placed.traffic, traffic);
+        answers.take_place(placed, &mut standings);
+        changes.push((id, Some(&*answers)));
+    }
+    let changes = Changes::in_order(changes);
     let current = zone.load();
     let next = current.with(&changes, current.serial().next());
     publish(zone, next)?;

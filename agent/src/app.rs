@@ -32,8 +32,8 @@ use crate::controller::own_log::OwnLog;
 use crate::controller::{Prefix, Setting, Snapshot, chosen_between, prefix};
 use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter, Saved, Stored, sort};
-use crate::kernel::preflight::{Finding, Interfaces, Severity, preflight};
-use crate::kernel::sysctl::apply_sysctls;
+use crate::kernel::preflight::{Finding, Interfaces, Severity, capabilities, preflight};
+use crate::kernel::sysctl::{self, apply_sysctls};
 use crate::kernel::{KernelError, LinuxKernel, Monitor, NeighbourTable};
 use crate::lease;
 use crate::lease::hands::{Hands, Waiting};
@@ -127,11 +127,6 @@ async fn run_loaded(
     let (inputs, input) = mpsc::channel(EVENTS);
     let (own, own_events) = mpsc::channel(EVENTS);
 
-    if config.kernel.manage_sysctl {
-        for finding in apply_sysctls(&interfaces(&fabric, &node)) {
-            tracing::info!(%finding, "Set what the fabric needs.");
-        }
-    }
     let (mut kernel, monitor) = open_kernel(&config, &fabric, &node).await?;
     let dir = make_dir(&config)?;
     let mut records = Records::open(&dir, node.id.clone(), clock)
@@ -410,20 +405,33 @@ async fn open_kernel(
     fabric: &Fabric,
     node: &Node,
 ) -> Result<(LinuxKernel, Monitor), AppError> {
+    not_refused(capabilities(&config.ports()))?;
     let layout = config.kernel.layout.clone();
     let kernel = LinuxKernel::open(layout.clone()).map_err(anyhow::Error::from)?;
     // Without owner flags: nft 1.0.6 prints JSON that no parser takes for a table that has one.
     let mut kernel = kernel.unprotected();
     // Subscribed before the first read, so that nothing falls between the two.
     let monitor = Monitor::open(&layout, &kernel.ports()).map_err(anyhow::Error::from)?;
-    let findings = preflight(&mut kernel, &interfaces(fabric, node)).await;
-    let findings = findings.map_err(|e| unread(e, "preflight"))?;
+    let interfaces = interfaces(fabric, node);
+    let findings = preflight(&mut kernel, &interfaces).await;
+    let mut findings = findings.map_err(|e| unread(e, "preflight"))?;
+    // A start that is refused sets nothing.
+    if config.kernel.manage_sysctl && !findings.iter().any(Finding::refuses) {
+        for finding in apply_sysctls(&interfaces) {
+            tracing::info!(%finding, "Set what the fabric needs.");
+        }
+    }
+    findings.extend(sysctl::check(&interfaces));
+    not_refused(findings)?;
+    Ok((kernel, monitor))
+}
+
+fn not_refused(findings: Vec<Finding>) -> Result<(), AppError> {
     for finding in findings.iter().filter(|f| f.severity == Severity::Warn) {
         tracing::warn!(%finding, "Preflight warns.");
     }
-    let refused: Vec<Finding> =
-        findings.into_iter().filter(|f| f.severity == Severity::Refuse).collect();
-    if refused.is_empty() { Ok((kernel, monitor)) } else { Err(AppError::Preflight(refused)) }
+    let refused: Vec<Finding> = findings.into_iter().filter(Finding::refuses).collect();
+    if refused.is_empty() { Ok(()) } else { Err(AppError::Preflight(refused)) }
 }
 
 /// Every question was asked several times by then.

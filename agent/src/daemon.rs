@@ -18,8 +18,8 @@ use nett_policy::place::place;
 
 use crate::app::{self, AppError};
 use crate::config::{EXIT_CONFIG, Loaded, load, read_zone_keys};
-use crate::kernel::LinuxKernel;
-use crate::kernel::preflight::Severity;
+use crate::kernel::preflight::{self, Finding};
+use crate::kernel::{LinuxKernel, sysctl};
 
 const EXIT_FAILED: u8 = 1;
 
@@ -91,18 +91,31 @@ pub fn check(path: &Path) -> ExitCode {
 }
 
 pub fn preflight(path: &Path) -> ExitCode {
-    with_kernel(path, async |loaded, kernel| {
+    let loaded = match loaded(path) {
+        Ok(loaded) => loaded,
+        Err(status) => return status,
+    };
+    let allowed = preflight::capabilities(&loaded.config.ports());
+    allowed.iter().for_each(|finding| println!("{finding}"));
+    let may = !allowed.iter().any(Finding::refuses);
+    // Whoever lacks one can hardly read the kernel; what can be read is told.
+    let looked = with_kernel(loaded, async |loaded, kernel| {
         let node = loaded.fabric.node(&loaded.config.node).expect("checked: the node exists");
         let interfaces = app::interfaces(&loaded.fabric, node);
-        let findings = crate::kernel::preflight::preflight(kernel, &interfaces).await?;
+        let mut findings = preflight::preflight(kernel, &interfaces).await?;
+        findings.extend(sysctl::check(&interfaces));
         findings.iter().for_each(|finding| println!("{finding}"));
-        let refused = findings.iter().any(|f| f.severity == Severity::Refuse);
-        Ok(if refused { EXIT_FAILED } else { 0 })
-    })
+        Ok(if findings.iter().any(Finding::refuses) { EXIT_FAILED } else { 0 })
+    });
+    if may { looked } else { ExitCode::from(EXIT_FAILED) }
 }
 
 pub fn purge(path: &Path) -> ExitCode {
-    with_kernel(path, async |_, kernel| {
+    let loaded = match loaded(path) {
+        Ok(loaded) => loaded,
+        Err(status) => return status,
+    };
+    with_kernel(loaded, async |_, kernel| {
         let purged = crate::kernel::purge::purge(kernel).await?;
         purged.removed.iter().for_each(|line| println!("- {line}"));
         for error in &purged.failed {
@@ -225,17 +238,18 @@ fn keep_signed(zone: &ArcSwap<Zone>) {
     }
 }
 
+/// The files, or the exit status after saying what is wrong with them.
+fn loaded(path: &Path) -> Result<Loaded, ExitCode> {
+    load(path).map_err(|refused| {
+        refused.diagnostics.iter().for_each(|d| eprintln!("{d}"));
+        ExitCode::from(EXIT_CONFIG)
+    })
+}
+
 fn with_kernel(
-    path: &Path,
+    loaded: Loaded,
     work: impl AsyncFnOnce(&Loaded, &mut LinuxKernel) -> anyhow::Result<u8>,
 ) -> ExitCode {
-    let loaded = match load(path) {
-        Ok(loaded) => loaded,
-        Err(refused) => {
-            refused.diagnostics.iter().for_each(|d| eprintln!("{d}"));
-            return ExitCode::from(EXIT_CONFIG);
-        }
-    };
     let Some(runtime) = runtime() else { return ExitCode::from(EXIT_FAILED) };
     let done = runtime.block_on(async {
         let mut kernel = LinuxKernel::open(loaded.config.kernel.layout.clone())?;

@@ -3,6 +3,7 @@
 //!
 //! Dead for half a minute in `make test`; `make dead MINUTES=10` for longer.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use anyhow::{Result, ensure};
 use nett_netns_tests::eventually::{eventually, patience};
 use nett_netns_tests::files::Node;
 use nett_netns_tests::lab::{Lab, agent_name};
+use nett_netns_tests::netns::Netns;
 use nett_netns_tests::observe::dig::dig;
 use nett_netns_tests::observe::kernel::Kernel;
 use nett_netns_tests::observe::monitor::Monitor;
@@ -85,7 +87,7 @@ fn a_site_whose_agents_are_dead_goes_on_and_its_leases_do_not() -> Result<()> {
         for node in &nodes {
             let ns = lab.ns(node)?;
             let log = lab.layout().log(&format!("changes-{node}"));
-            watched.push((node, Kernel::of(&ns)?, Monitor::start(&ns, log)?));
+            watched.push((node, Kernel::of(&ns)?, Nexthops::of(&ns)?, Monitor::start(&ns, log)?));
         }
 
         let killed = now();
@@ -102,7 +104,7 @@ fn a_site_whose_agents_are_dead_goes_on_and_its_leases_do_not() -> Result<()> {
         let kept: u64 = killed + LEASE.as_nanos() as u64;
         let late = so_far(&leased).since(kept);
         ensure!(late.sent() > 0 && late.received() == 0, "a lease lasts: {}", late.summary());
-        for (node, whole, _) in &watched {
+        for (node, whole, ..) in &watched {
             // The gate's slots end by themselves.
             let mut changes = whole.changes(&Kernel::of(&lab.ns(node)?)?);
             changes.retain(|line| !line.contains("nett_lease"));
@@ -117,13 +119,11 @@ fn a_site_whose_agents_are_dead_goes_on_and_its_leases_do_not() -> Result<()> {
         }
         serves(&leased)?;
         lists_it(lab)?;
-        for (node, whole, monitor) in watched {
+        for (node, whole, nexthops, monitor) in watched {
             let mut changes = whole.changes(&Kernel::of(&lab.ns(node)?)?);
             changes.retain(|line| !line.contains("nett_lease"));
             assert_eq!(changes, Vec::<String>::new(), "{node}");
-            // An agent that hears the voters late begins without the lease.
-            let mut events = monitor.finish()?;
-            events.retain(|line| !is_of_the_lease(line));
+            let events = nexthops.of_others(monitor.finish()?);
             assert_eq!(events, Vec::<String>::new(), "{node}");
         }
         for (what, probes) in [("at the site", home), ("at another one", away)] {
@@ -140,10 +140,68 @@ fn a_site_whose_agents_are_dead_goes_on_and_its_leases_do_not() -> Result<()> {
     })
 }
 
-/// A change of what has a lease: its routes, and the groups that they are on.
-fn is_of_the_lease(line: &str) -> bool {
-    let is_nexthop = line.trim_start_matches("Deleted ").starts_with("id ");
-    is_nexthop || LEDGER.vips().iter().any(|vip| line.contains(vip))
+/// The nexthops of a node that routes of ours are on, by what the routes are for.
+struct Nexthops {
+    /// What the routes to the leased service are on and no other route is.
+    leased: BTreeSet<String>,
+    /// What any other route is on.
+    others: BTreeSet<String>,
+}
+
+impl Nexthops {
+    fn of(ns: &Netns) -> Result<Self> {
+        let mut members = BTreeMap::new();
+        for line in ns.ip("nexthop show")?.lines() {
+            members.insert(word_after(line, "id").unwrap_or_default(), members_of(line));
+        }
+        let mut sets = [BTreeSet::new(), BTreeSet::new()];
+        let routes = ["-4 route show table all", "-6 route show table all"];
+        for line in routes.map(|look| ns.ip(look)).into_iter().collect::<Result<String>>()?.lines()
+        {
+            let Some(id) = word_after(line, "nhid") else { continue };
+            let set = &mut sets[usize::from(!is_to_the_leased(line))];
+            set.extend(members.get(&id).into_iter().flatten().cloned());
+            set.insert(id);
+        }
+        let [leased, others] = sets;
+        ensure!(!others.is_empty(), "routes are on nexthops");
+        Ok(Self { leased: leased.difference(&others).cloned().collect(), others })
+    }
+
+    /// The events of something else than the lease: an agent that hears the voters late begins
+    /// without it, so its routes and what they alone are on may change.
+    fn of_others(&self, events: Vec<String>) -> Vec<String> {
+        let mut leased = self.leased.clone();
+        for line in events.iter().filter(|line| is_to_the_leased(line)) {
+            leased.extend(word_after(line, "nhid"));
+        }
+        for line in &events {
+            if word_after(line, "id").is_some_and(|id| leased.contains(&id)) {
+                leased.extend(members_of(line));
+            }
+        }
+        leased.retain(|id| !self.others.contains(id));
+        let is_of_it = |line: &String| match word_after(line, "id") {
+            Some(id) => leased.contains(&id),
+            None => is_to_the_leased(line),
+        };
+        events.into_iter().filter(|line| !is_of_it(line)).collect()
+    }
+}
+
+fn is_to_the_leased(line: &str) -> bool {
+    line.split_whitespace().any(|word| LEDGER.vips().iter().any(|vip| word == vip))
+}
+
+fn word_after(line: &str, name: &str) -> Option<String> {
+    line.split_whitespace().skip_while(|word| *word != name).nth(1).map(str::to_owned)
+}
+
+/// The ids in `id 9 group 1,3/2`.
+fn members_of(line: &str) -> Vec<String> {
+    let members = word_after(line, "group").unwrap_or_default();
+    let id = |member: &str| member.split(',').next().unwrap_or_default().to_owned();
+    members.split('/').filter(|member| !member.is_empty()).map(id).collect()
 }
 
 #[expect(clippy::print_stderr, reason = "a story tells what it measured")]

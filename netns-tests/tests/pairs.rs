@@ -1,20 +1,29 @@
 //! Two borders and two route nodes at each site: what one of them takes along when it goes, whether
 //! both are used, and by which of them answers come back.
 
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nett_netns_tests::eventually::{eventually, eventually_true, patience};
 use nett_netns_tests::lab::Lab;
+use nett_netns_tests::netns::Netns;
+use nett_netns_tests::observe::dig::dig;
 use nett_netns_tests::observe::eyes::Eyes;
-use nett_netns_tests::services::{VAULT, WEB};
+use nett_netns_tests::observe::monitor::Monitor;
+use nett_netns_tests::services::{API, Service, VAULT, WEB};
 use nett_netns_tests::story::{Operator, Traffic, tell_of};
 use nett_netns_tests::topology::{SITES, Shape, VIP_RANGES};
 use nett_netns_tests::traffic::{Report, now};
 
-/// Nett notices after three unanswered questions, a tenth of a second apart. BIRD's BFD is given a
-/// second, so that a busy machine is no dead router.
+/// A dead route node is the matter of BIRD, whose BFD is given a second, so that a busy machine is
+/// no dead router.
 const DETECTED: Duration = Duration::from_millis(2500);
+
+/// A dead border is Nett's, which notices after three unanswered questions, a tenth of a second
+/// apart, and then changes groups: 350 ms. Three times that, for a busy machine.
+const NOTICED: Duration = Duration::from_millis(1000);
 
 /// The most until the route nodes have left a border that lost its links: it tells them over the
 /// bus. Usually a fifth of it; the number of lost packets is shown.
@@ -40,22 +49,28 @@ fn after(report: &Report, moment: u64, delay: Duration) -> Report {
 ///
 /// A connected IPv6 socket keeps its way when a gateway of its own host loses carrier (seen with
 /// Linux 6.18; IPv4 ones change), so old flows count for `families` only.
-fn a_dead_node_is_passed_by(lab: &mut Lab, node: &str, families: usize) -> Result<()> {
+fn a_dead_node_is_passed_by(
+    lab: &mut Lab,
+    node: &str,
+    families: usize,
+    noticed: Duration,
+) -> Result<()> {
     let hosts = ["osl-c1"];
     let traffic = Traffic::start(lab, &hosts, &VAULT.vips(), FLOWS)?;
     traffic.settles_on("svg")?;
     let going = now();
     lab.power_off(node)?;
     let died = now();
-    traffic.run_for(DETECTED.as_millis() as usize)?;
+    traffic.run_for(noticed.as_millis() as usize)?;
     let fresh = Traffic::start(lab, &hosts, &VAULT.vips(), FLOWS)?;
     fresh.run_for(1500)?;
     let (fresh, each) = (fresh.finish(), traffic.finish_each());
     let old = Report::joined(each.into_iter().take(families));
     let lost = old.between(going, now()).lost();
-    show(&format!("{node} off: {lost} lost of {FLOWS} flows until it was noticed"));
+    let last = Duration::from_nanos(old.last_lost().unwrap_or(died).saturating_sub(died));
+    show(&format!("{node} off: {lost} lost of {FLOWS} flows, the last one {last:?} afterwards"));
     assert_eq!(fresh.lost(), 0, "new flows: {}", fresh.summary());
-    let later = after(&old, died, DETECTED);
+    let later = after(&old, died, noticed);
     assert_eq!(later.lost(), 0, "old flows: {}", later.summary());
     ensure!(later.answers_of("svg") > 500, "the measurement saw nothing");
     Ok(())
@@ -64,25 +79,80 @@ fn a_dead_node_is_passed_by(lab: &mut Lab, node: &str, families: usize) -> Resul
 #[test]
 fn a_route_node_of_the_serving_site_dies() -> Result<()> {
     tell_of("a_route_node_of_the_serving_site_dies", Shape::PAIRS, |lab| {
-        a_dead_node_is_passed_by(lab, "svg-r1", 2)
+        a_dead_node_is_passed_by(lab, "svg-r1", 2, DETECTED)
     })
 }
 
 #[test]
 fn a_route_node_of_the_clients_site_dies() -> Result<()> {
     tell_of("a_route_node_of_the_clients_site_dies", Shape::PAIRS, |lab| {
-        a_dead_node_is_passed_by(lab, "osl-r1", 1)
+        a_dead_node_is_passed_by(lab, "osl-r1", 1, DETECTED)
     })
 }
 
+/// Sets it when it goes, also in a panic.
+struct Sets<'a>(&'a AtomicBool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks name servers of the other borders until `over`, each from a host of its site; how often.
+fn asked(servers: &[(Netns, IpAddr)], over: &AtomicBool) -> Result<usize> {
+    let mut count = 0;
+    while !over.load(Ordering::Relaxed) {
+        for (from, server) in servers {
+            let answer = dig(from, *server, &API.dns_name(), "A")?;
+            ensure!(answer.status == "NOERROR", "{server}: {answer:?}");
+            ensure!(answer.data == [API.answers(SITES[0])[0].clone()], "{server}: {answer:?}");
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// The others' name servers go on saying what they said: the site serves.
 #[test]
 fn a_border_dies() -> Result<()> {
     tell_of("a_border_dies", Shape::PAIRS, |lab| {
-        a_dead_node_is_passed_by(lab, "osl-b1", 2)?;
+        let [osl, svg] = SITES;
+        let mut servers = Vec::new();
+        for (site, border) in [(osl, 2), (svg, 1), (svg, 2)] {
+            servers.push((lab.ns(&site.client())?, site.border_core(border)[0].parse()?));
+        }
+        let over = AtomicBool::new(false);
+        let asked = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| asked(&servers, &over));
+            let ends = Sets(&over);
+            a_dead_node_is_passed_by(lab, "osl-b1", 2, NOTICED)?;
+            drop(ends);
+            asking.join().expect("no panic")
+        })?;
+        // A round before it and two after it, on a slow machine.
+        ensure!(asked >= 9, "name servers were asked {asked} times only");
         let shown = lab.nettctl("osl-r2", "mira", &["node", "show", "osl-r2"])?.must_be(0)?.out;
         assert!(shown.contains("neighbour osl-b1 does not answer"), "{shown}");
         Ok(())
     })
+}
+
+/// What the other site's name server says of the sites of a service.
+fn states_of(lab: &Lab, service: Service) -> Result<String> {
+    let server = SITES[1].border_core(1)[0].parse()?;
+    Ok(dig(&lab.ns("svg-c1")?, server, &service.dns_name(), "TXT")?.data.join(" "))
+}
+
+/// At a border of the other site the route that hosts' packets take is changed twice for each VIP:
+/// there is no way any more, and, by the command, the way into the own site.
+fn withdrawn_once(events: &[(u64, String)]) {
+    for vip in WEB.vips() {
+        let of = |line: &&String| line.contains(&format!("{vip} ")) && line.contains("table 7000 ");
+        let seen: Vec<&String> = events.iter().map(|(_, line)| line).filter(of).collect();
+        let away: Vec<bool> = seen.iter().map(|line| line.starts_with("blackhole ")).collect();
+        assert_eq!(away, [true, false], "{vip}: {seen:#?}");
+    }
 }
 
 /// The site is alive inside: it goes on for itself, sends nothing astray, and the other one takes
@@ -95,6 +165,8 @@ fn a_site_without_borders_serves_itself_and_the_other_takes_over() -> Result<()>
         let outside = Traffic::start(lab, &["svg-c1"], &WEB.vips(), 8)?;
         inside.settles_on("osl")?;
         outside.settles_on("osl")?;
+        let log = lab.layout().log("withdrawals");
+        let seen = Monitor::timed(&lab.ns("svg-b1")?, log)?;
         for border in ["osl-b1", "osl-b2"] {
             lab.power_off(border)?;
         }
@@ -102,6 +174,7 @@ fn a_site_without_borders_serves_itself_and_the_other_takes_over() -> Result<()>
         let astray = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 8)?;
         astray.run_for(500)?;
         assert_eq!(astray.finish().received(), 0, "there is no way to svg");
+        ensure!(!states_of(lab, WEB)?.contains("site=svg state=active"), "nobody moved it");
         let mira = Operator { lab, node: "svg-b1", name: "mira" };
         // Nobody is taken to be off because of a second of silence: the operator names them.
         let command = ["failover", WEB.id, "--to", "svg", "--fencing", "asserted"];
@@ -110,6 +183,10 @@ fn a_site_without_borders_serves_itself_and_the_other_takes_over() -> Result<()>
         let off = ["--off", "osl-b1", "--off", "osl-b2", "--off", "osl-r1", "--off", "osl-r2"];
         mira.complete(&[&command[..], &off[..]].concat())?;
         outside.settles_on("svg")?;
+        withdrawn_once(&seen.finish_timed()?);
+        let text = states_of(lab, WEB)?;
+        ensure!(text.contains("site=svg state=active"), "{text}");
+        ensure!(!text.contains("site=osl state=active"), "{text}");
         inside.run_for(300)?;
         let inside = inside.finish().since(died);
         assert_eq!((inside.lost(), inside.answers_of("svg")), (0, 0), "{}", inside.summary());

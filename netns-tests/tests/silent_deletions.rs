@@ -4,11 +4,11 @@
 //! Times are those of `ip -ts monitor`: from the moment before the fault to the last change of the
 //! repair. The nft table is looked for every 10 ms.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nett_netns_tests::eventually::{eventually, eventually_true, patience};
-use nett_netns_tests::lab::Lab;
+use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::netns::Netns;
 use nett_netns_tests::observe::changes::PROTOCOL;
 use nett_netns_tests::observe::kernel::Kernel;
@@ -17,17 +17,28 @@ use nett_netns_tests::services::{VAULT, WEB};
 use nett_netns_tests::story::{Traffic, tell};
 use nett_netns_tests::topology::LINKS;
 use nett_netns_tests::traffic::now;
+use nix::sys::signal::Signal;
 
-/// The same on a machine that does something else too.
+/// The most that any of them may take, on a machine that does something else too.
 const SLOW: Duration = Duration::from_secs(1);
+/// The same where a link returns: it is used when its far end's Ethernet address is known, and a
+/// question for that which is lost is asked again after a second (`retrans_time_ms`).
+const SLOW_RETURN: Duration = Duration::from_secs(2);
 
 /// From an event to the last change of its repair.
 const REPAIR: Duration = Duration::from_millis(200);
 /// From the return of a carrier or address to the same.
 const RETURN: Duration = Duration::from_millis(300);
-/// How often each fault is done; the median is asserted, so that one pause of a busy machine
-/// decides nothing.
+/// How often each fault is done; of these the second best has to be within the bound, and the worst
+/// within [`SLOW`] or [`SLOW_RETURN`].
 const TIMES: usize = 5;
+
+/// The most changes that the return of a link takes: a nexthop, a default route and two groups of
+/// each family, and as many again where one family comes later.
+const WRITES: usize = 16;
+/// The most packets that a flap may cost, of a thousand a second over the link: what was on its
+/// way, and what the kernel sent there until it knew. Usually one.
+const LOST: usize = 20;
 
 /// The end of the first link at osl's border.
 const WAN: &str = "wan0";
@@ -66,13 +77,18 @@ const FAULTS: [Fault; 5] = [
 ];
 
 #[expect(clippy::print_stderr, reason = "the numbers of the story, shown by --nocapture")]
+fn show(line: &str) {
+    eprintln!("{line}");
+}
+
 fn check(name: &str, bound: Duration, mut times: Vec<Duration>) {
+    let worst = if bound == RETURN { SLOW_RETURN } else { SLOW };
     times.sort();
-    eprintln!("{name:24} {times:?}");
+    show(&format!("{name:24} {times:?}"));
     // What the agent needs is seen where the machine does nothing else meanwhile.
-    let (quick, median) = (times[1], times[times.len() / 2]);
+    let (quick, slowest) = (times[1], times[times.len() - 1]);
     assert!(quick < bound, "{name}: {times:?}, of which two should be below {bound:?}");
-    assert!(median < SLOW, "{name}: {times:?}, of which half should be below {SLOW:?}");
+    assert!(slowest < worst, "{name}: {times:?}, which should be below {worst:?}");
 }
 
 /// Does something to a border and measures the last change that follows in the kernel, once the
@@ -87,16 +103,21 @@ fn repaired(
     let monitor = Monitor::timed(border, log)?;
     let begun = now();
     disturb()?;
-    eventually(patience(), "the kernel is as it was", || {
-        // What `lo` has of its own comes back with `lo`.
-        let mut changes = whole.changes(&Kernel::of(border)?);
-        changes.retain(|line| line.contains("nft") || line.contains(PROTOCOL));
-        if changes.is_empty() { Ok(()) } else { bail!("{changes:#?}") }
-    })?;
+    whole_again(border, whole)?;
     let ours = |line: &str| format!("{line} ").contains(&format!("proto {PROTOCOL} "));
     let events = monitor.finish_timed()?;
     let last = events.iter().filter(|(at, line)| *at >= begun && ours(line)).map(|(at, _)| *at);
     Ok(Duration::from_nanos(last.max().unwrap_or(begun) - begun))
+}
+
+fn whole_again(border: &Netns, whole: &Kernel) -> Result<()> {
+    let looked = eventually(patience(), "the kernel is as it was", || {
+        // What `lo` has of its own comes back with `lo`.
+        let mut changes = whole.changes(&Kernel::of(border)?);
+        changes.retain(|line| line.contains("nft") || line.contains(PROTOCOL));
+        if changes.is_empty() { Ok(()) } else { bail!("{changes:#?}") }
+    });
+    looked.map(drop)
 }
 
 /// All of `commands`, which may complain about what they find half done by others.
@@ -151,12 +172,104 @@ fn what_is_taken_away_comes_back_in_time_and_leaks_nothing() -> Result<()> {
         }
         check("carrier returns", RETURN, times);
         check("nft flush", REPAIR, flushed(&border)?);
+        for (name, command) in singles(&border)? {
+            let deletions = [command.as_str(), command.as_str()];
+            let one = |command| repaired(lab, &border, &whole, || border.ip(command).map(drop));
+            let times = deletions.map(one).into_iter().collect::<Result<Vec<Duration>>>()?;
+            check(name, SLOW, times);
+        }
         assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
+        in_order(lab, &border, &whole)?;
+        // Without rules the bus took the main table; no packet to a VIP did.
+        let mut leaked = lab.leaks()?.since(&leaks);
+        leaked.0.retain(|name, _| name.starts_with("vip_"));
+        assert_eq!(leaked.total(), 0, "{leaked:?}");
         far.settles_on("svg")?;
         near.settles_on("osl")?;
         drop([far.finish(), near.finish()]);
         Ok(())
     })
+}
+
+/// One object of each kind, and the command that deletes it alone. Routes go with their group in
+/// the kernel, and a group with its last nexthop.
+fn singles(border: &Netns) -> Result<[(&'static str, String); 4]> {
+    let route = format!("table 7000 {}", VAULT.vips()[0]);
+    let shown = border.ip(&format!("route show {route}"))?;
+    let after = |line: &str, name: &str| -> Result<String> {
+        let word = line.split_whitespace().skip_while(|word| *word != name).nth(1);
+        Ok(word.with_context(|| format!("no {name} in {line}"))?.to_owned())
+    };
+    let group = after(&shown, "nhid")?;
+    let members = after(&border.ip(&format!("nexthop show id {group}"))?, "group")?;
+    let nexthop = members.split(['/', ',']).next().unwrap_or_default();
+    Ok([
+        ("one rule", "rule del pref 4431".to_owned()),
+        ("one nexthop", format!("nexthop del id {nexthop}")),
+        ("one group", format!("nexthop del id {group}")),
+        ("one route", format!("route del {route}")),
+    ])
+}
+
+/// Everything of ours in the routing is away while the agent looks elsewhere: what it then makes is
+/// there before what points at it, and the rules, which send packets to the tables, come last.
+fn in_order(lab: &mut Lab, border: &Netns, whole: &Kernel) -> Result<()> {
+    let agent = agent_name("osl-b1");
+    lab.process(&agent)?.signal(Signal::SIGSTOP)?;
+    let ours = |objects: &str| format!("{objects} proto {PROTOCOL}");
+    for objects in ["-4 rule flush", "-6 rule flush", "nexthop flush"] {
+        border.ip(&ours(objects))?;
+    }
+    // Some have gone with their nexthops: a table that is not there any more is a complaint. Where
+    // a floor is the last IPv6 route of its table, a flush leaves it.
+    for table in (7000..=7004).chain(7101..=7102) {
+        let commands = [
+            ours(&format!("-4 route flush table {table}")),
+            ours(&format!("-6 route flush table {table}")),
+            format!("-6 route del unreachable default table {table} metric 4294967295"),
+        ];
+        each(border, &commands.each_ref().map(String::as_str))?;
+    }
+    for look in ["-4 rule show", "-6 rule show", "nexthop show", "-6 route show table all"] {
+        let left = border.ip(look)?;
+        ensure!(!left.contains(&ours("")), "ip {look}: {left}");
+    }
+    let monitor = Monitor::timed(border, lab.layout().log("order-monitor"))?;
+    lab.process(&agent)?.signal(Signal::SIGCONT)?;
+    whole_again(border, whole)?;
+    let events = monitor.finish_timed()?;
+    let made = events.iter().map(|(_, line)| line).filter(|l| l.contains(&ours("")));
+    let places: Vec<Place> = made.map(|line| Place::of(line)).collect();
+    for place in [Place::Nexthop, Place::Group, Place::Floor, Place::Route, Place::Rule] {
+        assert!(places.contains(&place), "no {place:?} in {events:#?}");
+    }
+    assert!(places.is_sorted(), "{events:#?}");
+    Ok(())
+}
+
+/// What a line of `ip monitor` is about, in the order in which the agent makes things.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Nexthop,
+    Group,
+    /// What a table ends with, for packets that none of its routes takes.
+    Floor,
+    Route,
+    Rule,
+}
+
+impl Place {
+    fn of(line: &str) -> Self {
+        let has = |word: &str| line.split_whitespace().any(|w| w == word);
+        let first = line.split_whitespace().next().unwrap_or_default();
+        match first {
+            "id" if has("group") => Self::Group,
+            "id" => Self::Nexthop,
+            rule if rule.ends_with(':') => Self::Rule,
+            "unreachable" if has("4294967295") => Self::Floor,
+            _ => Self::Route,
+        }
+    }
 }
 
 /// How long the table is away after `nft flush ruleset`, [`TIMES`] times.
@@ -183,6 +296,7 @@ fn a_link_made_anew_is_used_again_and_ipv6_waits_for_its_address() -> Result<()>
         let leaks = lab.leaks()?;
         let index = |text: &str| text.split(':').next().map(str::to_owned);
         let before = index(&here.ip(&format!("-o link show {WAN}"))?);
+        let whole = Kernel::of(&here)?;
         here.ip(&format!("link del {WAN}"))?;
         given_up(&here)?;
         here.ip(&format!(
@@ -193,6 +307,7 @@ fn a_link_made_anew_is_used_again_and_ipv6_waits_for_its_address() -> Result<()>
         // This end looks for duplicates, as interfaces do unless told otherwise.
         here.sysctl(&[("ipv6/conf/wan0/accept_dad", "1")])?;
         let [(_, osl), (_, svg)] = LINKS[0].ends;
+        let made = Instant::now();
         for (ns, addresses, nodad) in [(&there, svg, " nodad"), (&here, osl, "")] {
             ns.ip(&format!("address add {} dev {WAN}", addresses[0]))?;
             ns.ip(&format!("address add {} dev {WAN}{nodad}", addresses[1]))?;
@@ -201,18 +316,71 @@ fn a_link_made_anew_is_used_again_and_ipv6_waits_for_its_address() -> Result<()>
         let has =
             |gateway: &str| -> Result<bool> { Ok(here.ip("nexthop show")?.contains(gateway)) };
         eventually_true(patience(), "IPv4 uses the link", || has("via 172.31.0.2 dev wan0 "))?;
+        let took = made.elapsed();
+        show(&format!("IPv4 uses a link made anew after {took:?}"));
+        assert!(took < SLOW_RETURN, "IPv4 uses the link after {took:?}");
         let tentative = || -> Result<bool> {
             Ok(!here.ip("-6 address show dev wan0 to fd00:f0::/64 tentative")?.trim().is_empty())
         };
+        let mut settled = None;
         eventually_true(patience(), "IPv6 uses the link", || {
             let (waits, used) = (tentative()?, has("via fd00:f0::2 dev wan0 ")?);
+            if !waits {
+                settled.get_or_insert_with(Instant::now);
+            }
             // Read in this order: whatever is used was not tentative any more.
             if waits && used {
                 assert!(!tentative()?, "a tentative address is in use");
             }
             Ok(used)
         })?;
+        let took = settled.map(|at| at.elapsed()).unwrap_or_default();
+        show(&format!("IPv6 uses it {took:?} after its address is known to be the only one"));
+        assert!(took < SLOW, "IPv6 uses the link after {took:?}");
+        // By the old names and numbers: what was of the old interface is gone.
+        whole_again(&here, &whole)?;
         far.settles_on("svg")?;
+        assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
+        drop(far.finish());
+        Ok(())
+    })
+}
+
+/// Row 16 of the faults: the carrier of one of two links goes for a second, and twenty times for a
+/// tenth of one.
+#[test]
+fn a_carrier_that_flaps_costs_little_and_ends_in_the_right_state() -> Result<()> {
+    tell("a_carrier_that_flaps_costs_little_and_ends_in_the_right_state", |lab| {
+        let border = lab.ns("osl-b1")?;
+        let whole = Kernel::of(&border)?;
+        let leaks = lab.leaks()?;
+        let far = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 16)?;
+        far.settles_on("svg")?;
+        for (times, away) in [(1, 1000), (20, 100)] {
+            let monitor = Monitor::timed(&border, lab.layout().log(&format!("flaps-{times}")))?;
+            let begun = now();
+            let mut back = begun;
+            for flap in 0..times {
+                if flap > 0 {
+                    far.run_for(away)?;
+                }
+                lab.cut(LINKS[0].id)?;
+                far.run_for(away)?;
+                back = now();
+                lab.restore(LINKS[0].id)?;
+            }
+            whole_again(&border, &whole)?;
+            let events = monitor.finish_timed()?;
+            let last = events.iter().map(|(at, _)| *at).max().context("it was mended")?;
+            let took = Duration::from_nanos(last.saturating_sub(back));
+            let settled = far.settles_on("svg")?;
+            let (sent, count) = (far.so_far().between(begun, settled), events.len());
+            let what = format!("{times} flaps of {away} ms");
+            show(&format!("{what}: {count} changes, the last after {took:?}, {}", sent.summary()));
+            assert!(took < SLOW_RETURN, "{what}: as it was after {took:?}");
+            assert!(count <= times * WRITES, "{what}: {count} changes: {events:#?}");
+            assert!(sent.lost() <= times * LOST, "{what}: {}", sent.summary());
+        }
         assert_eq!(lab.leaks()?.since(&leaks).total(), 0);
         drop(far.finish());
         Ok(())

@@ -61,6 +61,15 @@ pub struct Config {
     pub journal: Pace,
 }
 
+impl Config {
+    /// The ports that the agent listens at, of its name server and of HTTP.
+    pub fn ports(&self) -> Vec<u16> {
+        let encrypted = self.dns.encrypted.iter().flat_map(|e| e.tls.iter().chain(&e.https));
+        let all = self.dns.listen.iter().chain(encrypted).chain(&self.http_listen);
+        all.map(SocketAddr::port).collect()
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Nats {
     /// Instead of the site's URLs in the fabric file; those when empty.

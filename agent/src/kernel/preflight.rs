@@ -35,7 +35,8 @@ pub struct Finding {
     pub fix: String,
 }
 
-/// Looks at everything; changes nothing. `interfaces` are those of the fabric on this node.
+/// Looks at interfaces and at objects in our place; changes nothing. `interfaces` are those of the
+/// fabric on this node. What may be set before it is looked at is in [`super::sysctl::check`].
 ///
 /// # Errors
 /// When the kernel cannot be read at all.
@@ -43,10 +44,8 @@ pub async fn preflight(
     kernel: &mut LinuxKernel,
     interfaces: &Interfaces,
 ) -> Result<Vec<Finding>, KernelError> {
-    let mut findings = capabilities();
     let readback = kernel.read().await?;
-    findings.extend(present(interfaces, &readback));
-    findings.extend(sysctl::check(interfaces));
+    let mut findings = present(interfaces, &readback);
     findings.extend(readback.foreign.iter().map(collision));
     findings.extend(elsewhere(kernel).await?);
     if let Some(damage) = &readback.guard_damage {
@@ -60,21 +59,30 @@ pub async fn preflight(
     Ok(findings)
 }
 
-fn capabilities() -> Vec<Finding> {
-    let needed = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
-    let check = |capability: Capability| {
-        let place = "the process".to_owned();
-        match caps::has_cap(None, CapSet::Effective, capability) {
-            Ok(true) => Finding::ok(format!("has {capability}"), place),
-            Ok(false) | Err(_) => Finding {
-                severity: Severity::Refuse,
-                what: format!("has no effective {capability}"),
-                where_: place,
-                fix: format!("AmbientCapabilities={capability} in the unit, or run as root"),
-            },
-        }
-    };
-    needed.into_iter().map(check).collect()
+/// Looks at what the process may do, first of all: without CAP_NET_ADMIN the kernel cannot even be
+/// read. `ports` are those that the agent listens at.
+pub fn capabilities(ports: &[u16]) -> Vec<Finding> {
+    let first = sysctl::first_unprivileged_port();
+    let mut needed =
+        vec![(Capability::CAP_NET_ADMIN, String::new()), (Capability::CAP_NET_RAW, String::new())];
+    if let Some(port) = ports.iter().filter(|port| **port != 0 && **port < first).min() {
+        let why = format!(", which listening at port {port} takes (below {first})");
+        needed.push((Capability::CAP_NET_BIND_SERVICE, why));
+    }
+    needed.into_iter().map(|(capability, why)| allowed(capability, &why)).collect()
+}
+
+fn allowed(capability: Capability, why: &str) -> Finding {
+    let place = "the process".to_owned();
+    match caps::has_cap(None, CapSet::Effective, capability) {
+        Ok(true) => Finding::ok(format!("has {capability}"), place),
+        Ok(false) | Err(_) => Finding {
+            severity: Severity::Refuse,
+            what: format!("has no effective {capability}{why}"),
+            where_: place,
+            fix: format!("AmbientCapabilities={capability} in the unit, or run as root"),
+        },
+    }
 }
 
 fn present(interfaces: &Interfaces, readback: &Readback) -> Vec<Finding> {
@@ -146,6 +154,11 @@ async fn elsewhere(kernel: &mut LinuxKernel) -> Result<Vec<Finding>, KernelError
 // === impl Finding ===
 
 impl Finding {
+    /// Whether the agent must not start because of it.
+    pub fn refuses(&self) -> bool {
+        self.severity == Severity::Refuse
+    }
+
     pub(super) fn ok(what: String, where_: String) -> Self {
         Self { severity: Severity::Ok, what, where_, fix: String::new() }
     }

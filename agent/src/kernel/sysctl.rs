@@ -80,6 +80,13 @@ fn number(name: &str) -> Option<u64> {
     read(name).ok()?.parse().ok()
 }
 
+/// Ports below this one take CAP_NET_BIND_SERVICE.
+pub(super) fn first_unprivileged_port() -> u16 {
+    let set = number("ipv4/ip_unprivileged_port_start").and_then(|n| u16::try_from(n).ok());
+    // The kernel's own (PROT_SOCK of net/sock.h).
+    set.unwrap_or(1024)
+}
+
 /// One finding per setting; nothing is changed.
 pub fn check(interfaces: &Interfaces) -> Vec<Finding> {
     let mut findings: Vec<Finding> = wanted(interfaces).iter().map(judge).collect();

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use nett_agent::kernel::preflight::{Interfaces, Severity, preflight};
+use nett_agent::kernel::preflight::{Interfaces, Severity, capabilities, preflight};
 use nett_agent::kernel::purge::purge;
-use nett_agent::kernel::sysctl::apply_sysctls;
+use nett_agent::kernel::sysctl::{self, apply_sysctls};
 use nett_agent::kernel::{Kernel, KernelEvent, Monitor, Origin};
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::plan::plan;
@@ -158,7 +158,8 @@ fn preflight_names_what_is_wrong_and_sysctls_can_be_set() {
     }
     netns.inside(async || {
         let mut kernel = open();
-        let findings = preflight(&mut kernel, &interfaces()).await.expect("readable");
+        let mut findings = preflight(&mut kernel, &interfaces()).await.expect("readable");
+        findings.extend(sysctl::check(&interfaces()));
         let refused = |text: &str| {
             let of = |f: &&_| -> bool {
                 let f: &nett_agent::kernel::preflight::Finding = f;
@@ -172,7 +173,8 @@ fn preflight_names_what_is_wrong_and_sysctls_can_be_set() {
         let set = apply_sysctls(&interfaces());
         assert!(set.iter().all(|f| f.severity == Severity::Ok), "{set:#?}");
         assert!(!set.is_empty());
-        let findings = preflight(&mut kernel, &interfaces()).await.expect("readable");
+        let mut findings = preflight(&mut kernel, &interfaces()).await.expect("readable");
+        findings.extend(sysctl::check(&interfaces()));
         let bad: Vec<_> = findings.iter().filter(|f| f.severity != Severity::Ok).collect();
         assert!(bad.is_empty(), "{bad:#?}");
         // All is well: nothing more to set.
@@ -207,11 +209,16 @@ fn preflight_refuses_collisions_and_missing_interfaces() {
             "refused: nft table inet nett without Nett's comment",
             "refused: interface wan1: does not exist",
             "warning: interface core0: is down or has no carrier",
-            "ok: the process: has CAP_NET_ADMIN",
         ] {
             let found = lines.iter().any(|line| line.starts_with(expected));
             assert!(found, "no \"{expected}\" in {lines:#?}");
         }
+        let allowed = |ports: &[u16]| -> Vec<String> {
+            capabilities(ports).iter().map(ToString::to_string).collect()
+        };
+        let both = ["ok: the process: has CAP_NET_ADMIN", "ok: the process: has CAP_NET_RAW"];
+        assert_eq!(allowed(&[1024, 0]), both);
+        assert_eq!(allowed(&[9642, 53])[2], "ok: the process: has CAP_NET_BIND_SERVICE");
         let unplanned = plan(&NodeState::default(), &open().read().await.expect("ok").state);
         assert!(unplanned.is_empty(), "nothing of others is ever planned away");
     });

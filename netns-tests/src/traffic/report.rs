@@ -109,6 +109,12 @@ impl Report {
         self.packets.iter().filter(|p| p.discarded && p.answer.is_none()).count()
     }
 
+    /// When the last one that counts as lost was sent.
+    pub fn last_lost(&self) -> Option<u64> {
+        let is_lost = |p: &&Sent| p.answer.is_none() && !p.discarded;
+        self.packets.iter().rev().find(is_lost).map(|p| p.at)
+    }
+
     pub fn duplicates(&self) -> u32 {
         self.packets.iter().map(|p| p.duplicates).sum()
     }

@@ -418,7 +418,10 @@ async fn open_kernel(
     // A start that is refused sets nothing.
     if config.kernel.manage_sysctl && !findings.iter().any(Finding::refuses) {
         for finding in apply_sysctls(&interfaces) {
-            tracing::info!(%finding, "Set what the fabric needs.");
+            match finding.severity {
+                Severity::Ok => tracing::info!(%finding, "Set what the fabric needs."),
+                _ => tracing::warn!(%finding, "Cannot set what the fabric needs."),
+            }
         }
     }
     findings.extend(sysctl::check(&interfaces));

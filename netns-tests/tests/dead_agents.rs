@@ -1,7 +1,7 @@
 //! Both agents of a site are killed and stay dead: its kernels go on as they are, its leases end in
 //! them, the others' name servers go on listing it; and a start finds nothing to do.
 //!
-//! Dead for half a minute in `make test`; `make dead MINUTES=10` for longer.
+//! Dead for a quarter of a minute in `make test`; `make dead MINUTES=10` for longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ const LEASE: Duration = Duration::from_secs(6 + 1);
 
 fn dead_for() -> Duration {
     let seconds = std::env::var("NETT_DEAD_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(30))
+    Duration::from_secs(seconds.unwrap_or(15))
 }
 
 /// One flow per family from each host.

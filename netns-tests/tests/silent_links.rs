@@ -47,7 +47,11 @@ fn up(ns: &Netns, link: &str) -> Result<bool> {
 
 /// Sessions of the link that came to a state, so far.
 fn came_to(ns: &Netns, state: &str) -> Result<f64> {
-    let name = format!("nett_bfd_transitions_total{{link=\"{LINK}\",to=\"{state}\"}} ");
+    link_came_to(ns, LINK, state)
+}
+
+fn link_came_to(ns: &Netns, link: &str, state: &str) -> Result<f64> {
+    let name = format!("nett_bfd_transitions_total{{link=\"{link}\",to=\"{state}\"}} ");
     Ok(metric(ns, &name)?.unwrap_or(0.0))
 }
 
@@ -192,36 +196,16 @@ fn a_link_without_its_address_is_left_until_it_is_back() -> Result<()> {
     })
 }
 
-/// The far agent dies, which looks the same from here: its links work, and nothing is lost.
+/// An agent that is asked to stop says so: nobody doubts a link, and no route changes. One that
+/// dies looks like a dead link from here: its links work, and nothing is lost.
 #[test]
-fn a_dead_agent_takes_no_working_link_away() -> Result<()> {
-    tell("a_dead_agent_takes_no_working_link_away", |lab| {
+fn a_stopped_agent_is_not_missed_and_a_dead_one_takes_no_working_link_away() -> Result<()> {
+    tell("a_stopped_agent_is_not_missed_and_a_dead_one_takes_no_working_link_away", |lab| {
         watched(lab)?;
         let near = lab.ns(ENDS[0])?;
         let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 16)?;
         traffic.settles_on("svg")?;
         let begun = now();
-        lab.take_process(&agent_name(ENDS[1]))?.kill();
-        eventually_true(patience(), "it is missed", || Ok(!up(&near, LINK)?))?;
-        traffic.run_for(2000)?;
-        assert!(carries(&near, &traffic)?, "the links are all there is, and are used");
-        lab.start_agent(ENDS[1])?;
-        lab.wait_for_agent(ENDS[1])?;
-        eventually_true(TASK * 2, "it is believed again", || up(&near, LINK))?;
-        watched(lab)?;
-        let report = traffic.finish().since(begun);
-        assert_eq!(report.lost(), 0, "{}", report.summary());
-        Ok(())
-    })
-}
-
-/// An agent that is asked to stop says so: nobody doubts a link, and no route changes.
-#[test]
-fn a_stopped_agent_is_not_even_missed() -> Result<()> {
-    tell("a_stopped_agent_is_not_even_missed", |lab| {
-        watched(lab)?;
-        let near = lab.ns(ENDS[0])?;
-        let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 16)?;
         let monitor = Monitor::start(&near, lab.layout().log("near-changes"))?;
         lab.take_process(&agent_name(ENDS[1]))?.stop(TASK)?;
         traffic.run_for(2000)?;
@@ -232,7 +216,16 @@ fn a_stopped_agent_is_not_even_missed() -> Result<()> {
         let changes = monitor.finish()?;
         let ours: Vec<&String> = changes.iter().filter(|l| l.contains("proto 217")).collect();
         assert!(ours.is_empty(), "{ours:#?}");
-        let report = traffic.finish();
+
+        lab.take_process(&agent_name(ENDS[1]))?.kill();
+        eventually_true(patience(), "it is missed", || Ok(!up(&near, LINK)?))?;
+        traffic.run_for(2000)?;
+        assert!(carries(&near, &traffic)?, "the links are all there is, and are used");
+        lab.start_agent(ENDS[1])?;
+        lab.wait_for_agent(ENDS[1])?;
+        eventually_true(TASK * 2, "it is believed again", || up(&near, LINK))?;
+        watched(lab)?;
+        let report = traffic.finish().since(begun);
         assert_eq!(report.lost(), 0, "{}", report.summary());
         Ok(())
     })
@@ -365,45 +358,44 @@ fn loss_makes_a_link_unusable_only_if_it_is_much() -> Result<()> {
     })
 }
 
-/// A narrow place at the way out with this queue in it, and more traffic than it can take.
-fn full_link(story: &str, shaper: &str, queue: Option<&str>) -> Result<()> {
-    tell(story, |lab| {
+/// Row 22: a narrow place at the way out, and more traffic than it can take. On the first link what
+/// waits, waits behind BFD; on the second nobody looks at the class of packets, and one that the
+/// queue dropped is sent again.
+#[test]
+fn full_links_are_not_down_with_priorities_or_without() -> Result<()> {
+    tell("full_links_are_not_down_with_priorities_or_without", |lab| {
         watched(lab)?;
-        let (near, far) = (lab.ns(ENDS[0])?, lab.ns(ENDS[1])?);
-        let downs = || Ok::<f64, anyhow::Error>(came_to(&near, "down")? + came_to(&far, "down")?);
+        let ends = [lab.ns(ENDS[0])?, lab.ns(ENDS[1])?];
+        let downs = || -> Result<f64> {
+            let each = LINKS.iter().flat_map(|link| ends.each_ref().map(|end| (end, link.id)));
+            each.map(|(end, link)| link_came_to(end, link, "down")).sum()
+        };
         let before = downs()?;
+        let near = &ends[0];
         let tc = |line: String| near.output("tc", &line.split_whitespace().collect::<Vec<_>>());
-        tc(format!("qdisc add dev {WAN} root handle 1: {shaper}"))?;
-        if let Some(queue) = queue {
-            tc(format!("qdisc replace dev {WAN} parent 1:1 handle 10: {queue}"))?;
+        for (link, latency) in LINKS.iter().zip(["400ms", "60ms"]) {
+            let dev = link.interface;
+            let shaper = format!("tbf rate 200kbit burst 4kb latency {latency}");
+            tc(format!("qdisc add dev {dev} root handle 1: {shaper}"))?;
         }
+        tc(format!("qdisc replace dev {WAN} parent 1:1 handle 10: pfifo_fast"))?;
         let traffic = Traffic::start(lab, &["osl-c1"], &VAULT.vips(), 16)?;
         // Longer than neighbours are believed without being asked.
         traffic.run_for(20_000)?;
-        let text = near.output("tc", &["-s", "-j", "qdisc", "show", "dev", WAN])?;
-        let all: serde_json::Value = serde_json::from_str(&text)?;
-        let dropped = all.as_array().context("a list")?.iter().map(|q| q["drops"].as_u64());
-        let dropped: u64 = dropped.flatten().sum();
-        ensure!(dropped > 1000, "the link was not full: {text}");
-        ensure!(downs()? == before, "a full link is taken for a dead one: {text}");
-        assert!(up(&near, LINK)? && up(&far, LINK)?);
+        for link in LINKS {
+            let text = near.output("tc", &["-s", "-j", "qdisc", "show", "dev", link.interface])?;
+            let all: serde_json::Value = serde_json::from_str(&text)?;
+            let dropped = all.as_array().context("a list")?.iter().map(|q| q["drops"].as_u64());
+            let dropped: u64 = dropped.flatten().sum();
+            ensure!(dropped > 1000, "{} was not full: {text}", link.id);
+            for end in &ends {
+                ensure!(up(end, link.id)?, "{} is taken for a dead one: {text}", link.id);
+            }
+        }
+        ensure!(downs()? == before, "a full link is taken for a dead one");
         drop(traffic.finish());
         Ok(())
     })
-}
-
-/// Row 22: what waits, waits behind BFD.
-#[test]
-fn a_full_link_with_priorities_is_not_down() -> Result<()> {
-    let shaper = "tbf rate 200kbit burst 4kb latency 400ms";
-    full_link("a_full_link_with_priorities_is_not_down", shaper, Some("pfifo_fast"))
-}
-
-/// Row 22, where nobody looks at the class of packets: one that the queue dropped is sent again.
-#[test]
-fn a_full_link_without_priorities_is_not_down() -> Result<()> {
-    let shaper = "tbf rate 200kbit burst 4kb latency 60ms";
-    full_link("a_full_link_without_priorities_is_not_down", shaper, None)
 }
 
 /// An end that speaks BFD and is not Nett.

@@ -16,6 +16,9 @@ use super::{Kernel, Readback, read, sysctl};
 
 pub use super::sysctl::Interfaces;
 
+/// How often the kernel is read until it is read whole.
+const LOOKS: usize = 3;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     Ok,
@@ -44,7 +47,7 @@ pub async fn preflight(
     kernel: &mut LinuxKernel,
     interfaces: &Interfaces,
 ) -> Result<Vec<Finding>, KernelError> {
-    let readback = kernel.read().await?;
+    let readback = whole(kernel).await?;
     let mut findings = present(interfaces, &readback);
     findings.extend(readback.foreign.iter().map(collision));
     findings.extend(elsewhere(kernel).await?);
@@ -56,7 +59,29 @@ pub async fn preflight(
             fix: "nothing; the agent loads it anew".to_owned(),
         });
     }
+    if !readback.complete {
+        findings.push(Finding {
+            severity: Severity::Warn,
+            what: format!("could not be read whole, {LOOKS} times: objects may be missing above"),
+            where_: "the kernel".to_owned(),
+            fix: "look for a program that changes routes, nexthops or the ruleset all the time; \
+                  until it is read whole the agent deletes nothing"
+                .to_owned(),
+        });
+    }
     Ok(findings)
+}
+
+/// The kernel, looked at again where others changed it meanwhile.
+async fn whole(kernel: &mut LinuxKernel) -> Result<Readback, KernelError> {
+    let mut readback = kernel.read().await?;
+    for _ in 1..LOOKS {
+        if readback.complete {
+            break;
+        }
+        readback = kernel.read().await?;
+    }
+    Ok(readback)
 }
 
 /// Looks at what the process may do, first of all: without CAP_NET_ADMIN the kernel cannot even be

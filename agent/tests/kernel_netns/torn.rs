@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
+use nett_agent::kernel::preflight::{Interfaces, preflight};
 use nett_agent::kernel::{Kernel, KernelError, KernelWires, LinuxKernel, Wire, Wires};
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{GuardElement, GuardSet, Layout, NodeState, Subject};
@@ -148,5 +149,36 @@ fn what_was_read_in_part_is_not_what_was_counted() {
         reach(&mut open(), &NodeState::default()).await;
         let gone = watched(&mut kernel).await;
         assert!(matches!(gone, Err(KernelError::Stale { .. })), "{gone:?}");
+    });
+}
+
+#[test]
+fn preflight_says_that_the_kernel_was_not_read_whole() {
+    let netns = Netns::border();
+    let sets: Vec<_> = GuardSet::COUNTED.map(|set| (set, None)).into();
+    let desired = state_of(&sets);
+    netns.inside(async || {
+        reach(&mut open(), &desired).await;
+        let meddling = Meddling::default();
+        let wires = Arc::new(meddling.clone());
+        let mut kernel =
+            LinuxKernel::over(wires, Layout::default()).expect("sockets").unprotected();
+        let said = async |kernel: &mut LinuxKernel| {
+            let findings = preflight(kernel, &Interfaces::default()).await.expect("readable");
+            let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+            lines.into_iter().filter(|l| l.contains("could not be read whole")).count()
+        };
+        meddling.with(INTERRUPT, u32::MAX);
+        assert_eq!(said(&mut kernel).await, 1);
+        // Nothing has changed since, but what is said of a torn dump is not kept.
+        meddling.with(NOTHING, 0);
+        assert_eq!(said(&mut kernel).await, 0);
+        // One that is torn once is read again.
+        let wires = Arc::new(meddling.clone());
+        let mut kernel =
+            LinuxKernel::over(wires, Layout::default()).expect("sockets").unprotected();
+        meddling.with(INTERRUPT, 1);
+        assert_eq!(said(&mut kernel).await, 0);
+        assert_eq!(meddling.left.load(Ordering::Relaxed), 0, "it was torn");
     });
 }

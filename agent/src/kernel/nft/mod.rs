@@ -114,7 +114,8 @@ impl Nft {
                 continue;
             }
             if self.generation().await? == before && self.connection.port() == port {
-                self.cache = Some((before, port, read.clone()));
+                // A dump that was not whole is read anew, whether or not the ruleset changes.
+                self.cache = read.complete.then(|| (before, port, read.clone()));
                 return Ok(read);
             }
             last = Some(read);

@@ -365,6 +365,30 @@ async fn what_comes_back_is_doubted_for_a_moment_and_what_was_there_is_not() {
     }
 }
 
+/// Nobody saw it go: only its number says that it is another one.
+#[tokio::test(start_paused = true)]
+async fn an_interface_that_was_made_anew_between_two_looks_has_come_back() {
+    let mut rig = Rig::start(|kernel| {
+        // The last one: its number is never given again all the same.
+        kernel.delete_interface("wan0");
+        kernel.add_interface("wan0");
+        [NEAR4, NEAR6].iter().for_each(|a| kernel.add_address("wan0", net(a)));
+    });
+    rig.reach(&full()).await;
+    rig.kernel.with(|kernel| {
+        kernel.delete_interface("wan0");
+        kernel.add_interface("wan0");
+        [NEAR4, NEAR6].iter().for_each(|a| kernel.add_address("wan0", net(a)));
+    });
+    let back = Instant::now();
+    rig.tell(KernelEvent::Interfaces).await;
+    rig.settled(&[]).await;
+    rig.settled(&Family::BOTH).await;
+    let (at, _) = rig.links.last().expect("told");
+    assert!(at.duration_since(back) >= Duration::from_millis(100));
+    assert_eq!(rig.kernel.state(), full(), "with all that went with it");
+}
+
 /// The kernel asks once a second, and throws away what does not fit into the queue meanwhile.
 #[tokio::test(start_paused = true)]
 async fn what_comes_back_is_doubted_while_its_neighbour_is_asked_for_and_not_for_ever() {

@@ -134,6 +134,8 @@ const LINES: usize = 20;
 struct Memory {
     actual: Option<Readback>,
     receipt: Receipt,
+    /// Once the kernel was read whole: what was there is taken over.
+    adopted: bool,
     ledger: Ledger,
     /// The present wish, once it was seen.
     wish: Option<(u64, Arc<NodeState>)>,
@@ -209,7 +211,8 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             let backstop = Instant::now() + BACKSTOP.max(cost * BACKSTOP_SHARE);
             let retry = self.retry(&memory);
             look = match self.wait(&mut memory, backstop, retry, &mut ticks).await {
-                Some(look) if memory.actual.is_none() => whole(look),
+                // What was not read at the start may be in tables that nothing else names.
+                Some(look) if memory.actual.is_none() || !memory.adopted => whole(look),
                 Some(look) => look,
                 None => return,
             };
@@ -295,8 +298,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         };
         match result {
             Ok(readback) => {
-                if memory.wish.is_none() && readback.complete {
+                if readback.complete && (memory.wish.is_none() || !memory.adopted) {
                     memory.receipt.adopt(&readback.state);
+                    memory.adopted = true;
                 }
                 memory.unread = None;
                 memory.torn = if readback.complete { 0 } else { (memory.torn + 1).min(16) };

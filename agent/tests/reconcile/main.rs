@@ -229,6 +229,18 @@ async fn what_is_found_at_the_start_is_taken_over_and_cleaned_up() {
     rig.reach(&full()).await;
 }
 
+/// What a former life has left would else be left for ever.
+#[tokio::test(start_paused = true)]
+async fn what_is_found_is_taken_over_also_when_the_first_look_was_not_whole() {
+    let mut left = full();
+    left.routes.insert(key("10.99.0.9/32", 100), RouteTarget::Unreachable);
+    let mut rig = Rig::start(|kernel| {
+        kernel.meddle(|state| *state = left);
+        kernel.interrupt_reads(2);
+    });
+    rig.reach(&full()).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_appears_later_with_our_marks_is_told_and_left_alone() {
     let mut rig = Rig::start(|_| {});

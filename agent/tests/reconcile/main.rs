@@ -242,6 +242,25 @@ async fn what_is_found_is_taken_over_also_when_the_first_look_was_not_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_a_look_was_not_whole_is_told_before_whatever_else_failed() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    let mut next = full();
+    let many = (1..100).map(|n| (key(&format!("10.99.1.{n}/32"), 100), RouteTarget::Unreachable));
+    next.routes.extend(many);
+    let op = Op::AddRoute(vip(), RouteTarget::Unreachable);
+    rig.kernel.with(|kernel| {
+        kernel.fail_times(200, |op| matches!(op, Op::AddRoute(..)), refused(&op));
+        kernel.interrupt_reads(9);
+    });
+    rig.want(&next);
+    rig.tell(KernelEvent::Overrun).await;
+    let applied = rig.applied().await;
+    assert!(applied.failures.len() > 20, "{applied:?}");
+    assert_eq!(applied.failures[0], "the kernel could not be read whole");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_appears_later_with_our_marks_is_told_and_left_alone() {
     let mut rig = Rig::start(|_| {});
     rig.reach(&full()).await;

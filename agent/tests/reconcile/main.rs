@@ -86,6 +86,31 @@ async fn no_rule_looks_into_a_table_without_its_floor_or_without_the_guard() {
     }
 }
 
+/// A lost answer takes a second: what is wanted by then counts.
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_answer_what_is_wanted_by_then_is_carried_out() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    let mut old = full();
+    old.nexthops.insert(CLASS, group(&[ONE]));
+    old.routes.remove(&other_vip());
+    let (wanted, newest) = (rig.wanted.clone(), Arc::new(full()));
+    let decides = move |op: &Op| {
+        let meets = is(Object::Nexthop(CLASS))(op);
+        if meets {
+            wanted.send_replace(Some((3, newest.clone())));
+        }
+        meets
+    };
+    let object = "x".to_owned();
+    rig.kernel.with(|k| k.fail_next(decides, KernelError::Unanswered { object }));
+    rig.want(&old);
+    rig.generation += 1;
+    rig.in_place().await;
+    assert_eq!(rig.kernel.applied(), [], "what is wanted again never went");
+    assert_eq!(rig.kernel.state(), full());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unanswered_operation_is_read_back_before_anything_else_is_done() {
     let mut rig = Rig::start(|_| {});

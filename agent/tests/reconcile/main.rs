@@ -15,7 +15,7 @@ use nett_agent::reconcile::{LEFT_ALONE, REPAIRS};
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{
     ClassNumber, GuardElement, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteKey,
-    RouteTarget, Subject,
+    RouteTarget, Rule, RuleAction, Subject,
 };
 use nett_policy::plan::{Object, Op};
 use nett_policy::trust::Belief;
@@ -84,6 +84,24 @@ async fn no_rule_looks_into_a_table_without_its_floor_or_without_the_guard() {
         rig.in_place().await;
         assert_eq!(rig.kernel.state(), full());
     }
+}
+
+/// Without it, what comes from another site would find the routes for what goes there.
+#[tokio::test(start_paused = true)]
+async fn no_rule_is_looked_up_behind_one_that_ends_and_is_missing() {
+    let mut rig = Rig::start(|_| {});
+    let iif = Some("wan0".to_owned());
+    let end = Rule { priority: 4419, iif, action: RuleAction::Unreachable, ..lookup() };
+    let before = Rule { priority: 4410, ..lookup() };
+    let mut state = full();
+    state.rules.extend([before.clone(), end.clone()]);
+    let op = Op::AddRule(end.clone());
+    rig.kernel.with(|k| k.fail_times(2, is(Object::Rule(end)), refused(&op)));
+    rig.want(&state);
+    rig.applied().await;
+    assert_eq!(rig.kernel.state().rules, [before].into(), "those before it wait for nothing");
+    rig.in_place().await;
+    assert_eq!(rig.kernel.state(), state);
 }
 
 /// A lost answer takes a second: what is wanted by then counts.

@@ -1,7 +1,8 @@
 //! One plan, carried out as far as it can be: an object that fails holds up only what needs it.
 //!
 //! What needs what: a group its members, a route its nexthop, a rule the floors under the table it
-//! looks into, the nft table and the rules that end the search before it; the other way round, a nexthop goes only when nothing uses it, a
+//! looks into, the nft table and the rules that end the search before it; the other way round, a
+//! nexthop goes only when nothing uses it, a
 //! table's routes only when no rule that is to go looks into it any more. So a class whose new
 //! group is refused stays on its last good one, and a round that stops anywhere leaves nothing that
 //! falls through to the main table.

@@ -90,9 +90,10 @@ releases: build ## This release at one site and that of REV at the other, and ea
 model: ## The model check of the quorum lease in larger bounds; takes minutes and gigabytes
 	NETT_MODEL=large $(CARGO) test -p nett-policy --test lease_model -- --nocapture --test-threads 1
 
-sim: ## Simulate SEEDS runs of many agents under faults, a sixth of them with leased services
+sim: ## Simulate SEEDS runs of many agents under faults, a sixth of them with leased services, and SEEDS of the kernel's writer
 	NETT_SEEDS=$$(( $(SEEDS) - $(SEEDS) / 6 )) NETT_LEASED_SEEDS=$$(( $(SEEDS) / 6 )) $(CARGO) test --release -p nett-agent --test simulation no_seed \
 	    -- --nocapture
+	NETT_RECONCILE_SEEDS=$(SEEDS) $(CARGO) test --release -p nett-agent --test reconcile_seeds no_seed -- --nocapture
 
 soak: build ## Random faults in the lab for MINUTES, or FAULTS of them, with probes; NETT_SEED=n repeats a run
 	NETT_NETNS=required NETT_SOAK_SECONDS=$$(( $(MINUTES) * 60 )) \

@@ -29,6 +29,8 @@ type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
 pub struct SimulatedKernel {
     state: NodeState,
     interfaces: BTreeMap<String, Interface>,
+    /// The number of the interface that was made last: none is given twice.
+    last_index: u32,
     foreign: Vec<Foreign>,
     counters: BTreeMap<String, Count>,
     watched: BTreeMap<GuardElement, u64>,
@@ -47,9 +49,8 @@ impl SimulatedKernel {
     /// With these interfaces, all up.
     pub fn new(interfaces: &[&str]) -> Self {
         let mut kernel = Self::default();
-        for (name, index) in interfaces.iter().zip(1..) {
-            let interface = Interface { index, up: true, ..Interface::default() };
-            kernel.interfaces.insert((*name).to_owned(), interface);
+        for name in interfaces {
+            kernel.add_interface(name);
         }
         kernel
     }
@@ -147,8 +148,8 @@ impl SimulatedKernel {
     }
 
     pub fn add_interface(&mut self, name: &str) {
-        let last = self.interfaces.values().map(|i| i.index).max();
-        let index = last.unwrap_or(0) + 1;
+        self.last_index += 1;
+        let index = self.last_index;
         let interface = Interface { index, up: true, ..Interface::default() };
         self.interfaces.insert(name.to_owned(), interface);
     }

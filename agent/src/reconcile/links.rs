@@ -10,17 +10,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
 use nett_policy::id::{LinkId, SiteId};
 use nett_policy::lower::LinksUp;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::returns::Returns;
-use crate::kernel::{Count, Interface};
+use super::{Changes, Memory, Reconciler};
+use crate::controller::event::Event;
+use crate::kernel::{Count, Interface, Kernel};
 use crate::probe::bfd::packet::State;
 use crate::probe::bfd::{PathView, Presence, Views, family_name};
+
+/// How long the controller gets to want something else after a link changed, before the old wish
+/// is repaired.
+const LINK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A link of this node by the interface that carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,4 +144,37 @@ fn unusable<'a>(there: &Interface, mut own: impl Iterator<Item = &'a IpNet>) -> 
             None
         }
     })
+}
+
+// === impl Reconciler ===
+
+impl<K: Kernel, C: Changes> Reconciler<K, C> {
+    /// Tells the controller which links can carry packets, if that changed, and gives it a moment
+    /// to want something else because of it. False when it is gone.
+    pub(super) async fn tell_links(&mut self, memory: &mut Memory) -> bool {
+        let Some(actual) = &memory.actual else { return true };
+        let seen = self.see(&actual.interfaces, &mut memory.returns);
+        let changed = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
+        let up = seen.up.clone();
+        memory.seen = Some(seen);
+        if !changed {
+            return true;
+        }
+        if self.pulse.during(self.events.send(Event::Links { up })).await.is_err() {
+            return false;
+        }
+        !matches!(timeout(LINK_PAUSE, self.wanted.changed()).await, Ok(Err(_)))
+    }
+
+    /// Whether sessions say something else of what can carry packets. They say much beside that,
+    /// which is no reason to look at what is wanted.
+    pub(super) fn has_other_links(&mut self, memory: &mut Memory) -> bool {
+        let Some(actual) = &memory.actual else { return true };
+        let seen = self.see(&actual.interfaces, &mut memory.returns);
+        let other = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
+        if !other {
+            memory.seen = Some(seen);
+        }
+        other
+    }
 }

@@ -29,7 +29,7 @@ use nett_policy::fabric::Family;
 use nett_policy::lower::object::{Layout, NodeState, Table};
 use nett_policy::plan::{Object, Op, Plan, plan_kernel};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::controller::event::{Event, News};
 use crate::kernel::{
@@ -114,9 +114,6 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Or so many times what reading it takes, if that is more: with very many elements it would keep
 /// the kernel's only writer busy.
 const WATCH_SHARE: u32 = 9;
-/// How long the controller gets to want something else after a link changed, before the old wish
-/// is repaired.
-const LINK_PAUSE: Duration = Duration::from_millis(50);
 /// How often one wish is planned again at once because the readback still differs.
 const ROUNDS: usize = 3;
 /// How often the pause between two looks doubles while the kernel cannot be read: to 1.6 s. What
@@ -134,6 +131,8 @@ const LINES: usize = 20;
 struct Memory {
     actual: Option<Readback>,
     receipt: Receipt,
+    /// Once the kernel was read whole: what was there is taken over.
+    adopted: bool,
     ledger: Ledger,
     /// The present wish, once it was seen.
     wish: Option<(u64, Arc<NodeState>)>,
@@ -209,7 +208,8 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             let backstop = Instant::now() + BACKSTOP.max(cost * BACKSTOP_SHARE);
             let retry = self.retry(&memory);
             look = match self.wait(&mut memory, backstop, retry, &mut ticks).await {
-                Some(look) if memory.actual.is_none() => whole(look),
+                // What was not read at the start may be in tables that nothing else names.
+                Some(look) if memory.actual.is_none() || !memory.adopted => whole(look),
                 Some(look) => look,
                 None => return,
             };
@@ -295,8 +295,9 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         };
         match result {
             Ok(readback) => {
-                if memory.wish.is_none() && readback.complete {
+                if readback.complete && (memory.wish.is_none() || !memory.adopted) {
                     memory.receipt.adopt(&readback.state);
+                    memory.adopted = true;
                 }
                 memory.unread = None;
                 memory.torn = if readback.complete { 0 } else { (memory.torn + 1).min(16) };
@@ -357,35 +358,6 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         tables
     }
 
-    /// Tells the controller which links can carry packets, if that changed, and gives it a moment
-    /// to want something else because of it. False when it is gone.
-    async fn tell_links(&mut self, memory: &mut Memory) -> bool {
-        let Some(actual) = &memory.actual else { return true };
-        let seen = self.see(&actual.interfaces, &mut memory.returns);
-        let changed = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
-        let up = seen.up.clone();
-        memory.seen = Some(seen);
-        if !changed {
-            return true;
-        }
-        if self.pulse.during(self.events.send(Event::Links { up })).await.is_err() {
-            return false;
-        }
-        !matches!(timeout(LINK_PAUSE, self.wanted.changed()).await, Ok(Err(_)))
-    }
-
-    /// Whether sessions say something else of what can carry packets. They say much beside that,
-    /// which is no reason to look at what is wanted.
-    fn has_other_links(&mut self, memory: &mut Memory) -> bool {
-        let Some(actual) = &memory.actual else { return true };
-        let seen = self.see(&actual.interfaces, &mut memory.returns);
-        let other = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
-        if !other {
-            memory.seen = Some(seen);
-        }
-        other
-    }
-
     /// What failed because of something that may be different now is tried at once.
     fn wake(&self, memory: &mut Memory, look: Look) {
         let now = Instant::now();
@@ -427,6 +399,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         memory.receipt.want(&desired);
         let mut operations = 0;
         let mut still = true;
+        let mut outdated = false;
         for _ in 0..ROUNDS {
             let Some(actual) = memory.actual.as_mut() else { break };
             let plan = self::plan(&desired, actual, &memory.receipt);
@@ -457,13 +430,21 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 still = false;
                 break;
             }
+            let lost = carried.unknown;
             memory.actual = self.read_back(memory, actual, &plan, carried).await;
             self.metrics.emit(KernelRound { took: begun.elapsed() });
+            // That took a second: what is wanted by now counts, and is taken up at once.
+            outdated = lost && self.wanted.has_changed().unwrap_or(false);
+            if outdated {
+                break;
+            }
         }
-        if still {
-            self.not_in_place(memory, &desired);
+        if !outdated {
+            if still {
+                self.not_in_place(memory, &desired);
+            }
+            self.report(memory, generation, operations, &desired).await;
         }
-        self.report(memory, generation, operations, &desired).await;
         memory.ledger.tidy(Instant::now());
         if foreign {
             self.changes.forget_writers();

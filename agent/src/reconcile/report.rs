@@ -49,7 +49,8 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             standing.clear();
         }
         if !actual.complete {
-            failures.push("the kernel could not be read whole".to_owned());
+            // First, since only so many lines are told.
+            failures.insert(0, "the kernel could not be read whole".to_owned());
         }
         let unclaimed = unclaimed(desired, actual, memory);
         let foreign: BTreeSet<String> =

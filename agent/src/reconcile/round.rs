@@ -1,7 +1,8 @@
 //! One plan, carried out as far as it can be: an object that fails holds up only what needs it.
 //!
 //! What needs what: a group its members, a route its nexthop, a rule the floors under the table it
-//! looks into and the nft table; the other way round, a nexthop goes only when nothing uses it, a
+//! looks into, the nft table and the rules that end the search before it; the other way round, a
+//! nexthop goes only when nothing uses it, a
 //! table's routes only when no rule that is to go looks into it any more. So a class whose new
 //! group is refused stays on its last good one, and a round that stops anywhere leaves nothing that
 //! falls through to the main table.
@@ -58,6 +59,8 @@ pub(super) struct Carried {
 #[derive(Debug, Default)]
 struct Missing {
     floors: BTreeSet<(Family, Table)>,
+    /// Rules that end the search, by priority.
+    ends: BTreeSet<(Family, u32)>,
     rule_added: bool,
     rule_deleted: bool,
 }
@@ -183,12 +186,17 @@ impl<K: Kernel> Round<'_, K> {
         }
     }
 
-    /// A rule brings traffic to a table: first the floor beneath, and the table that guards.
+    /// A rule brings traffic to a table: first the floor beneath, the table that guards, and what
+    /// ends the search before it for packets that are not to come so far.
     fn rule_waits(&self, rule: &Rule, missing: &Missing) -> bool {
         let unguarded = self.desired.guard.is_some() && self.model.guard.is_none();
         unguarded
             || match rule.action {
-                RuleAction::Lookup { table, .. } => missing.floors.contains(&(rule.family, table)),
+                RuleAction::Lookup { table, .. } => {
+                    let before = (rule.family, 0)..(rule.family, rule.priority);
+                    missing.floors.contains(&(rule.family, table))
+                        || missing.ends.range(before).next().is_some()
+                }
                 RuleAction::Unreachable => false,
             }
     }
@@ -216,7 +224,12 @@ impl Missing {
             {
                 self.floors.insert((Family::of_net(key.destination), key.table));
             }
-            Op::AddRule(_) => self.rule_added = true,
+            Op::AddRule(rule) => {
+                self.rule_added = true;
+                if rule.action == RuleAction::Unreachable {
+                    self.ends.insert((rule.family, rule.priority));
+                }
+            }
             Op::DeleteRule(_) => self.rule_deleted = true,
             _ => {}
         }

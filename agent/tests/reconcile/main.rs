@@ -15,7 +15,7 @@ use nett_agent::reconcile::{LEFT_ALONE, REPAIRS};
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{
     ClassNumber, GuardElement, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteKey,
-    RouteTarget, Subject,
+    RouteTarget, Rule, RuleAction, Subject,
 };
 use nett_policy::plan::{Object, Op};
 use nett_policy::trust::Belief;
@@ -84,6 +84,49 @@ async fn no_rule_looks_into_a_table_without_its_floor_or_without_the_guard() {
         rig.in_place().await;
         assert_eq!(rig.kernel.state(), full());
     }
+}
+
+/// Without it, what comes from another site would find the routes for what goes there.
+#[tokio::test(start_paused = true)]
+async fn no_rule_is_looked_up_behind_one_that_ends_and_is_missing() {
+    let mut rig = Rig::start(|_| {});
+    let iif = Some("wan0".to_owned());
+    let end = Rule { priority: 4419, iif, action: RuleAction::Unreachable, ..lookup() };
+    let before = Rule { priority: 4410, ..lookup() };
+    let mut state = full();
+    state.rules.extend([before.clone(), end.clone()]);
+    let op = Op::AddRule(end.clone());
+    rig.kernel.with(|k| k.fail_times(2, is(Object::Rule(end)), refused(&op)));
+    rig.want(&state);
+    rig.applied().await;
+    assert_eq!(rig.kernel.state().rules, [before].into(), "those before it wait for nothing");
+    rig.in_place().await;
+    assert_eq!(rig.kernel.state(), state);
+}
+
+/// A lost answer takes a second: what is wanted by then counts.
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_answer_what_is_wanted_by_then_is_carried_out() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    let mut old = full();
+    old.nexthops.insert(CLASS, group(&[ONE]));
+    old.routes.remove(&other_vip());
+    let (wanted, newest) = (rig.wanted.clone(), Arc::new(full()));
+    let decides = move |op: &Op| {
+        let meets = is(Object::Nexthop(CLASS))(op);
+        if meets {
+            wanted.send_replace(Some((3, newest.clone())));
+        }
+        meets
+    };
+    let object = "x".to_owned();
+    rig.kernel.with(|k| k.fail_next(decides, KernelError::Unanswered { object }));
+    rig.want(&old);
+    rig.generation += 1;
+    rig.in_place().await;
+    assert_eq!(rig.kernel.applied(), [], "what is wanted again never went");
+    assert_eq!(rig.kernel.state(), full());
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,6 +272,37 @@ async fn what_is_found_at_the_start_is_taken_over_and_cleaned_up() {
     rig.reach(&full()).await;
 }
 
+/// What a former life has left would else be left for ever.
+#[tokio::test(start_paused = true)]
+async fn what_is_found_is_taken_over_also_when_the_first_look_was_not_whole() {
+    let mut left = full();
+    left.routes.insert(key("10.99.0.9/32", 100), RouteTarget::Unreachable);
+    let mut rig = Rig::start(|kernel| {
+        kernel.meddle(|state| *state = left);
+        kernel.interrupt_reads(2);
+    });
+    rig.reach(&full()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_look_was_not_whole_is_told_before_whatever_else_failed() {
+    let mut rig = Rig::start(|_| {});
+    rig.reach(&full()).await;
+    let mut next = full();
+    let many = (1..100).map(|n| (key(&format!("10.99.1.{n}/32"), 100), RouteTarget::Unreachable));
+    next.routes.extend(many);
+    let op = Op::AddRoute(vip(), RouteTarget::Unreachable);
+    rig.kernel.with(|kernel| {
+        kernel.fail_times(200, |op| matches!(op, Op::AddRoute(..)), refused(&op));
+        kernel.interrupt_reads(9);
+    });
+    rig.want(&next);
+    rig.tell(KernelEvent::Overrun).await;
+    let applied = rig.applied().await;
+    assert!(applied.failures.len() > 20, "{applied:?}");
+    assert_eq!(applied.failures[0], "the kernel could not be read whole");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_appears_later_with_our_marks_is_told_and_left_alone() {
     let mut rig = Rig::start(|_| {});
@@ -363,6 +437,30 @@ async fn what_comes_back_is_doubted_for_a_moment_and_what_was_there_is_not() {
         assert!(took >= Duration::from_millis(100), "{took:?}");
         assert!(took <= Duration::from_millis(200), "{took:?}");
     }
+}
+
+/// Nobody saw it go: only its number says that it is another one.
+#[tokio::test(start_paused = true)]
+async fn an_interface_that_was_made_anew_between_two_looks_has_come_back() {
+    let mut rig = Rig::start(|kernel| {
+        // The last one: its number is never given again all the same.
+        kernel.delete_interface("wan0");
+        kernel.add_interface("wan0");
+        [NEAR4, NEAR6].iter().for_each(|a| kernel.add_address("wan0", net(a)));
+    });
+    rig.reach(&full()).await;
+    rig.kernel.with(|kernel| {
+        kernel.delete_interface("wan0");
+        kernel.add_interface("wan0");
+        [NEAR4, NEAR6].iter().for_each(|a| kernel.add_address("wan0", net(a)));
+    });
+    let back = Instant::now();
+    rig.tell(KernelEvent::Interfaces).await;
+    rig.settled(&[]).await;
+    rig.settled(&Family::BOTH).await;
+    let (at, _) = rig.links.last().expect("told");
+    assert!(at.duration_since(back) >= Duration::from_millis(100));
+    assert_eq!(rig.kernel.state(), full(), "with all that went with it");
 }
 
 /// The kernel asks once a second, and throws away what does not fit into the queue meanwhile.

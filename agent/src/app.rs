@@ -416,7 +416,8 @@ async fn open_kernel(
     let findings = preflight(&mut kernel, &interfaces).await;
     let mut findings = findings.map_err(|e| unread(e, "preflight"))?;
     // A start that is refused sets nothing.
-    if config.kernel.manage_sysctl && !findings.iter().any(Finding::refuses) {
+    let refused = findings.iter().any(Finding::refuses);
+    if config.kernel.manage_sysctl && !refused {
         for finding in apply_sysctls(&interfaces) {
             match finding.severity {
                 Severity::Ok => tracing::info!(%finding, "Set what the fabric needs."),
@@ -424,7 +425,9 @@ async fn open_kernel(
             }
         }
     }
-    findings.extend(sysctl::check(&interfaces));
+    if !(config.kernel.manage_sysctl && refused) {
+        findings.extend(sysctl::check(&interfaces));
+    }
     not_refused(findings)?;
     Ok((kernel, monitor))
 }

@@ -208,13 +208,13 @@ impl Tripwire {
             let children = std::fs::read_to_string(children)?;
             for child in children.split_whitespace() {
                 let runs = std::fs::read_link(format!("/proc/{child}/exe"));
-                if runs.is_ok_and(|path| path == program) {
+                if wire.pid == 0 && runs.is_ok_and(|path| path == program) {
                     wire.pid = child.parse()?;
+                    wire.begun = Some(Begun(Record::of(&spec.name, wire.pid)));
                 }
             }
             Ok(wire.pid != 0 && wire.trace.exists())
         })?;
-        wire.begun = Some(Begun(Record::of(&spec.name, wire.pid)));
         Ok(wire)
     }
 

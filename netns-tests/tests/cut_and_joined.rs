@@ -19,7 +19,7 @@ use nett_netns_tests::story::{Operator, reading, tell, tell_with};
 use nett_netns_tests::topology::{SITES, Site};
 use serde_json::Value;
 
-/// From the first word of the other site to the same reading everywhere (FAULTS, I6).
+/// From the first word of the other site to the same reading everywhere.
 const CONVERGED_WITHIN: Duration = Duration::from_secs(5);
 /// Servers dial again at longer and longer intervals.
 const CONTACT_WITHIN: Duration = Duration::from_secs(60);

@@ -72,7 +72,7 @@ fn goes_home(lab: &Lab) -> Result<()> {
         Ok(())
     })?;
     moves_at_once(lab, "svg", "osl")?;
-    announced_by(lab, "osl")
+    eventually(TASK, "osl alone announces it", || announced_by(lab, "osl")).map(drop)
 }
 
 /// The families in which a border announces the service: by table 250, which is imported by a
@@ -234,7 +234,7 @@ fn the_first_site_cut_off_stops_serving_and_another_takes_over(lab: &mut Lab) ->
         |node: &str| Monitor::timed(&lab.ns(node)?, lab.layout().log(&format!("announced-{node}")));
     let [old, new] = [watch("osl-b1")?, watch("svg-b1")?];
     let traffic = taken_over(lab, TAKEN_OVER + JOINED, |lab| lab.isolate(osl(lab)))?;
-    announced_by(lab, "svg")?;
+    eventually(TASK, "svg alone announces it", || announced_by(lab, "svg"))?;
     let [old, new] = [old.finish_timed()?, new.finish_timed()?];
     for (ceased, began) in moments(&old, false)?.into_iter().zip(moments(&new, true)?) {
         let apart = Duration::from_nanos(began.saturating_sub(ceased));

@@ -208,8 +208,11 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             let backstop = Instant::now() + BACKSTOP.max(cost * BACKSTOP_SHARE);
             let retry = self.retry(&memory);
             look = match self.wait(&mut memory, backstop, retry, &mut ticks).await {
+                Some(look) if memory.actual.is_none() => whole(look),
                 // What was not read at the start may be in tables that nothing else names.
-                Some(look) if memory.actual.is_none() || !memory.adopted => whole(look),
+                Some(Look::Used {
+                    reason: reason @ (Resync::Retry | Resync::Backstop), ..
+                }) if !memory.adopted => Look::Whole(reason),
                 Some(look) => look,
                 None => return,
             };
@@ -278,6 +281,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
 
     /// Reads what is asked for; false when the kernel cannot be read.
     async fn look(&mut self, memory: &mut Memory, look: Look) -> bool {
+        let is_whole = memory.actual.is_none() || matches!(look, Look::Whole(_));
         let result = match (look, memory.actual.take()) {
             (Look::Nothing, Some(actual)) => Ok(actual),
             (Look::Used { reason, foreign: _ }, Some(actual)) => {
@@ -294,13 +298,20 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             }
         };
         match result {
-            Ok(readback) => {
+            Ok(mut readback) => {
+                // Until everything was read once, what is in use is not the whole.
+                readback.complete &= memory.adopted || is_whole;
                 if readback.complete && (memory.wish.is_none() || !memory.adopted) {
                     memory.receipt.adopt(&readback.state);
                     memory.adopted = true;
                 }
                 memory.unread = None;
-                memory.torn = if readback.complete { 0 } else { (memory.torn + 1).min(16) };
+                memory.torn = match (readback.complete, look) {
+                    (true, _) => 0,
+                    // Nothing was read.
+                    (false, Look::Nothing) => memory.torn,
+                    (false, _) => (memory.torn + 1).min(16),
+                };
                 memory.actual = Some(readback);
                 true
             }

@@ -1,8 +1,8 @@
 //! One plan, carried out as far as it can be: an object that fails holds up only what needs it.
 //!
 //! What needs what: a group its members, a route its nexthop, a rule the floors under the table it
-//! looks into, the nft table and the rules that end the search before it; the other way round, a
-//! nexthop goes only when nothing uses it, a
+//! looks into, the nft table and the rules that end the search before it (but for those of the
+//! kept, which are planned first); the other way round, a nexthop goes only when nothing uses it, a
 //! table's routes only when no rule that is to go looks into it any more. So a class whose new
 //! group is refused stays on its last good one, and a round that stops anywhere leaves nothing that
 //! falls through to the main table.
@@ -59,8 +59,8 @@ pub(super) struct Carried {
 #[derive(Debug, Default)]
 struct Missing {
     floors: BTreeSet<(Family, Table)>,
-    /// Rules that end the search, by priority.
-    ends: BTreeSet<(Family, u32)>,
+    /// Rules that end the search.
+    ends: Vec<Rule>,
     rule_added: bool,
     rule_deleted: bool,
 }
@@ -193,9 +193,8 @@ impl<K: Kernel> Round<'_, K> {
         unguarded
             || match rule.action {
                 RuleAction::Lookup { table, .. } => {
-                    let before = (rule.family, 0)..(rule.family, rule.priority);
                     missing.floors.contains(&(rule.family, table))
-                        || missing.ends.range(before).next().is_some()
+                        || missing.ends.iter().any(|end| is_behind(rule, end))
                 }
                 RuleAction::Unreachable => false,
             }
@@ -227,13 +226,19 @@ impl Missing {
             Op::AddRule(rule) => {
                 self.rule_added = true;
                 if rule.action == RuleAction::Unreachable {
-                    self.ends.insert((rule.family, rule.priority));
+                    self.ends.push(rule.clone());
                 }
             }
             Op::DeleteRule(_) => self.rule_deleted = true,
             _ => {}
         }
     }
+}
+
+/// Whether packets that are to end at a rule would come to another one without it.
+fn is_behind(rule: &Rule, end: &Rule) -> bool {
+    let apart = rule.iif.as_ref().zip(end.iif.as_ref()).is_some_and(|(one, other)| one != other);
+    rule.family == end.family && end.priority < rule.priority && !apart
 }
 
 impl Parts {

@@ -176,6 +176,7 @@ fn rule_added(stage: &Stage, rule: &Rule, plan: &NodeState) -> Result<(), String
             && is_wall(wall)
             && wall.priority < rule.priority
             && wall.family == rule.family
+            && meet(rule, wall)
             && !state.rules.contains(*wall)
             && seen(&Object::Rule((*wall).clone()))
     });
@@ -189,6 +190,14 @@ fn rule_added(stage: &Stage, rule: &Rule, plan: &NodeState) -> Result<(), String
             && seen(&Object::Route(**key))
     });
     floor.map_or(Ok(()), |key| Err(format!("comes before its floor {key}")))
+}
+
+/// Whether a packet can match both, by where it came in.
+fn meet(one: &Rule, other: &Rule) -> bool {
+    match (&one.iif, &other.iif) {
+        (Some(one), Some(other)) => one == other,
+        (None, _) | (_, None) => true,
+    }
 }
 
 fn looks_into(rule: &Rule, key: &RouteKey) -> bool {

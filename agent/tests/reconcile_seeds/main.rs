@@ -46,7 +46,7 @@ const REGRESSIONS: [u64; 4] = [8, 16, 39, 21];
 const MUTANT_SEEDS: u64 = 100;
 /// How long things go wrong.
 const ROUGH: Duration = Duration::from_secs(40);
-/// The longest time until the kernel is as it should be (FAULTS, I6).
+/// The longest time until the kernel is as it should be.
 const WITHIN: Duration = Duration::from_secs(3);
 /// And where writes failed: the longest pause before a try.
 const RETRY: Duration = Duration::from_secs(11);

@@ -40,7 +40,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long things go wrong.
 const ROUGH: Duration = Duration::from_secs(30);
-/// The longest time until every agent has read everything (FAULTS, I6).
+/// The longest time until every agent has read everything.
 const READ_WITHIN: Duration = Duration::from_secs(3);
 /// The longest time until no task runs any more: steps that nobody can finish time out.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -34,7 +34,8 @@ const LATE: Duration = Duration::from_micros(600);
 const VERY_LATE: Duration = Duration::from_millis(3);
 /// A queue of so many questions begins a rush: more than clients amount to who wait for answers.
 const LONG: u32 = 1024;
-/// A rush may come again at once for so long after it: then a late question is sign enough.
+/// So long after questions were lost, or lay there in great number, a late one is sign enough: a
+/// rush may come again at once. A kernel that refused a filter is asked again as late.
 const WARY: Duration = Duration::from_secs(10);
 /// Taking a question that is there already is quicker than this, being woken for one is not. Nor is
 /// it when the processor was somebody else's, such as an interrupt's.
@@ -74,7 +75,9 @@ pub(super) struct Intake {
     admit: u32,
     share: u32,
     wants_look: bool,
-    /// When the thread was behind last.
+    /// The window before had a look at the queue.
+    looked: bool,
+    /// When questions were lost last, or lay there in great number.
     behind: Option<Instant>,
     draw: u32,
     secret: Secret,
@@ -83,14 +86,14 @@ pub(super) struct Intake {
 
 /// What was laid before the queue.
 struct Filter {
-    /// How many of the unknown come through, out of [`ALL`].
-    share: u32,
+    holes: Holes,
     laid: Instant,
     /// A network became heavy since.
     stale: bool,
     /// A window has ended since the filter was thought of.
     due: bool,
-    possible: bool,
+    /// When the kernel refused one last.
+    refused: Option<Instant>,
 }
 
 struct Window {
@@ -125,13 +128,20 @@ impl Intake {
         Self {
             start,
             secret: Secret::new(hasher.hash_one("filter")),
-            filter: Filter { share: ALL, laid: start, stale: false, due: false, possible: true },
+            filter: Filter {
+                holes: Holes::new(ALL),
+                laid: start,
+                stale: false,
+                due: false,
+                refused: None,
+            },
             hasher,
             places: vec![Place::default(); places],
             window: Window { began: start, waited: WINDOW, taken: 0, queue: None },
             lost: 0,
             uncounted: 0,
             wants_look: false,
+            looked: false,
             admit: ALL,
             share: MOST_SHARE,
             behind: None,
@@ -185,15 +195,17 @@ impl Intake {
         if !std::mem::take(&mut self.filter.due) {
             return None;
         }
-        let Filter { share, laid, stale, possible, .. } = self.filter;
-        if self.admit == ALL || !possible {
+        let Filter { laid, stale, refused, .. } = self.filter;
+        let share = self.filter.holes.share();
+        let since = |at: Instant| now.saturating_duration_since(at);
+        if self.admit == ALL || refused.is_some_and(|at| since(at) < WARY) {
             return (share < ALL).then(|| Holes::new(ALL));
         }
         let wanted = (self.admit + self.admit / 4 + 2).min(ALL - 1);
         if share == ALL {
             return Some(self.holes(wanted, now));
         }
-        let age = now.saturating_duration_since(laid);
+        let age = since(laid);
         let tighter = wanted * 5 / 4 < share;
         let wrong = self.admit > share || stale || age >= RENEWED;
         (tighter || (age >= STAYS && wrong)).then(|| self.holes(wanted, now))
@@ -209,14 +221,14 @@ impl Intake {
     }
 
     /// Notes that a filter was laid.
-    pub(super) fn filtered(&mut self, holes: &Holes, now: Instant) {
-        let share = holes.share();
-        self.filter = Filter { share, laid: now, stale: false, due: false, possible: true };
+    pub(super) fn filtered(&mut self, holes: Holes, now: Instant) {
+        let refused = self.filter.refused;
+        self.filter = Filter { holes, laid: now, stale: false, due: false, refused };
     }
 
-    /// Notes that there can be no filter here.
-    pub(super) fn without_filter(&mut self) {
-        self.filter.possible = false;
+    /// Notes that the kernel takes no filter now; true for the first time.
+    pub(super) fn without_filter(&mut self, now: Instant) -> bool {
+        self.filter.refused.replace(now).is_none()
     }
 
     /// True for a question from `source` that is to be answered.
@@ -229,7 +241,7 @@ impl Intake {
         let second = self.second(now);
         let place = &mut self.places[at];
         // Of a heavy network only a part comes through: it stands for all.
-        let stands_for = if place.heavy { ALL / self.filter.share.max(1) } else { 1 };
+        let stands_for = if place.heavy { ALL / self.filter.holes.share().max(1) } else { 1 };
         place.see(tag, second, stands_for, self.share);
         let known = place.tag == tag && place.seen >= KNOWN;
         let asks = u32::from(place.questions);
@@ -237,12 +249,17 @@ impl Intake {
             place.heavy = true;
             self.filter.stale = true;
         }
-        calm || (known && asks <= self.share) || self.drawn_of_unknown()
+        calm || (known && asks <= self.share) || self.drawn_of_unknown(tag)
     }
 
-    /// The filter has drawn already from most of those who come here.
-    fn drawn_of_unknown(&mut self) -> bool {
-        self.drawn(self.admit * ALL / self.filter.share.max(self.admit))
+    /// The filter has drawn already, but not from those who share a bit with a known network.
+    fn drawn_of_unknown(&mut self, tag: u32) -> bool {
+        let holes = &self.filter.holes;
+        let before = match holes.is_open(Secret::bit_of_tag(tag)) {
+            true => ALL,
+            false => holes.share().max(self.admit),
+        };
+        self.drawn(self.admit * ALL / before)
     }
 
     /// Makes a network known: its address is proven.
@@ -258,7 +275,11 @@ impl Intake {
 
     /// Lets in less of the unknown while the thread is behind, and more again when it is not.
     fn judge_load(&mut self, now: Instant) {
-        let behind = self.is_behind(now);
+        let overrun = self.is_overrun(now);
+        let behind = self.is_behind(overrun, now);
+        if behind && overrun {
+            self.behind = Some(now);
+        }
         // Clients that were passed over may be silent meanwhile: what counts is time.
         let windows =
             now.saturating_duration_since(self.window.began).as_millis() / WINDOW.as_millis();
@@ -268,12 +289,10 @@ impl Intake {
         let lost = queue.map_or(self.lost, |queue| queue.lost);
         self.uncounted = self.uncounted.saturating_add(lost.wrapping_sub(self.lost));
         self.lost = lost;
+        self.looked = queue.is_some();
         self.filter.due = true;
         // A thread that has no time to spare waits now and then, for its processor.
         self.wants_look = waited < WINDOW / 2 || self.admit < ALL;
-        if behind {
-            self.behind = Some(now);
-        }
         let quarters = if queue.is_some_and(|q| q.age >= VERY_LATE) { 1 } else { 3 };
         if behind && self.admit > LEAST {
             self.admit = (self.admit * quarters / 4).max(LEAST);
@@ -285,17 +304,22 @@ impl Intake {
         }
     }
 
-    fn is_behind(&self, now: Instant) -> bool {
-        let Some(Queue { age, lost }) = self.window.queue else { return false };
+    fn is_behind(&self, overrun: bool, now: Instant) -> bool {
         let wary = self.behind.is_some_and(|at| now.saturating_duration_since(at) < WARY);
-        if self.admit < ALL || wary {
-            return age >= LATE;
-        }
+        let late = self.window.queue.is_some_and(|queue| queue.age >= LATE);
+        late && (overrun || wary || self.admit < ALL)
+    }
+
+    /// Whether questions were lost, or very many lie there.
+    fn is_overrun(&self, now: Instant) -> bool {
+        let Some(Queue { age, lost }) = self.window.queue else { return false };
         // So many were taken in the time of the window; about as many a time lie in the queue.
         let window = now.saturating_duration_since(self.window.began).max(WINDOW);
         let long = age.as_secs_f64() * f64::from(self.window.taken)
             >= f64::from(LONG) * window.as_secs_f64();
-        age >= LATE && (long || lost != self.lost)
+        // What a filter passes over counts as lost, and so does what was lost long ago.
+        let filtered = self.filter.holes.share() < ALL;
+        long || (self.looked && !filtered && lost != self.lost)
     }
 
     fn second(&self, now: Instant) -> u32 {
@@ -351,230 +375,4 @@ impl Place {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    const STEP: Duration = Duration::from_micros(10);
-
-    fn ip(a: u8, b: u8) -> IpAddr {
-        IpAddr::from([198, a, b, 1])
-    }
-
-    fn fifty(n: u32) -> IpAddr {
-        ip(1, u8::try_from(n % 50).expect("cut"))
-    }
-
-    struct Run {
-        intake: Intake,
-        now: Instant,
-        lost: u32,
-    }
-
-    impl Run {
-        fn new() -> Self {
-            let now = Instant::now();
-            Self { intake: Intake::new(now), now, lost: 0 }
-        }
-
-        /// Fifty networks have places of their own, which is chance.
-        fn with_fifty() -> Self {
-            loop {
-                let run = Self::new();
-                let places: BTreeSet<_> =
-                    (0..50).map(|n| run.intake.place_of(fifty(n)).0).collect();
-                if places.len() == 50 {
-                    return run;
-                }
-            }
-        }
-
-        /// One question a step, from `source(n)`; counts those admitted. In calm the thread waits
-        /// all of the time, behind it never does and questions are lost.
-        fn ask(&mut self, steps: u32, calm: bool, source: impl Fn(u32) -> IpAddr) -> u32 {
-            let mut admitted = 0;
-            for n in 0..steps {
-                self.now += STEP;
-                self.lost += u32::from(!calm);
-                let queue = Queue { age: 5 * LATE, lost: self.lost };
-                let (waited, queue) = match calm {
-                    true => (STEP, None),
-                    false => (Duration::ZERO, self.intake.wants_look().then_some(queue)),
-                };
-                self.intake.waited(waited, queue, self.now);
-                admitted += u32::from(self.intake.admits(source(n), self.now));
-            }
-            admitted
-        }
-    }
-
-    #[test]
-    fn in_calm_everybody_is_admitted() {
-        let mut run = Run::new();
-        let everybody = |n: u32| ip(u8::try_from(n % 256).expect("cut"), 0);
-        assert_eq!(run.ask(500_000, true, everybody), 500_000);
-    }
-
-    /// How many of many questions are admitted while the thread never waits, and the queue is so.
-    fn admitted_with(queue: impl Fn(u32) -> Queue) -> usize {
-        let mut run = Run::new();
-        let mut one = |n: u32| {
-            run.now += STEP;
-            let looked = run.intake.wants_look().then(|| queue(n));
-            run.intake.waited(Duration::ZERO, looked, run.now);
-            run.intake.admits(IpAddr::from(n.to_be_bytes()), run.now)
-        };
-        (0..500_000).filter(|n| one(*n)).count()
-    }
-
-    #[test]
-    fn a_thread_that_is_busy_and_not_late_admits_everybody() {
-        assert_eq!(admitted_with(|_| Queue { age: LATE / 2, lost: 0 }), 500_000);
-    }
-
-    /// The processor was somebody else's: a few questions are old, and none is lost.
-    #[test]
-    fn a_short_queue_of_old_questions_is_no_rush() {
-        let clients = STEP * 500;
-        assert_eq!(admitted_with(|_| Queue { age: clients, lost: 0 }), 500_000);
-        let rush = admitted_with(|n| Queue { age: clients, lost: n });
-        assert!(rush < 100_000, "{rush}");
-        let long = admitted_with(|_| Queue { age: STEP * 2048, lost: 0 });
-        assert!(long < 100_000, "{long}");
-    }
-
-    /// Interrupts make a thread wait that is behind all the same.
-    #[test]
-    fn a_thread_that_waits_for_its_processor_now_and_then_is_behind() {
-        let mut run = Run::new();
-        let mut admitted = 0;
-        for n in 0..200_000u32 {
-            run.now += STEP;
-            let waited = if n.is_multiple_of(50) { 2 * WAITED } else { Duration::ZERO };
-            let queue = Queue { age: 5 * LATE, lost: n };
-            let queue = run.intake.wants_look().then_some(queue);
-            run.intake.waited(waited, queue, run.now);
-            admitted += u32::from(run.intake.admits(IpAddr::from(n.to_be_bytes()), run.now));
-        }
-        assert!(admitted < 20_000, "{admitted}");
-    }
-
-    /// Few questions lie there and none is lost, but they are late, and a rush has just been.
-    #[test]
-    fn behind_a_rush_a_late_question_is_sign_enough() {
-        let mut run = Run::new();
-        let flood = |n: u32| IpAddr::from((n.wrapping_mul(0x9e37_79b9)).to_be_bytes());
-        run.ask(10_000, false, flood);
-        run.ask(100_000, true, flood);
-        assert_eq!(run.intake.admit, ALL, "it is over");
-        let late = |run: &mut Run| {
-            for n in 0..1000 {
-                run.now += STEP;
-                let queue = Queue { age: 2 * LATE, lost: run.lost };
-                let queue = run.intake.wants_look().then_some(queue);
-                run.intake.waited(Duration::ZERO, queue, run.now);
-                run.intake.admits(flood(n), run.now);
-            }
-            run.intake.admit < ALL
-        };
-        assert!(late(&mut run), "it begins again");
-        run.ask(1_500_000, true, flood);
-        assert!(!late(&mut run), "it was long ago");
-    }
-
-    #[test]
-    fn in_a_rush_the_known_are_admitted_and_few_of_the_unknown() {
-        let mut run = Run::with_fifty();
-        run.ask(1_000_000, true, fifty);
-        // One question in 100 is of a known network, the others are of any.
-        let flood = |n: u32| IpAddr::from((n.wrapping_mul(0x9e37_79b9)).to_be_bytes());
-        run.ask(100_000, false, flood);
-        let (mut of_known, mut of_unknown) = (0, 0);
-        for n in 0..100 {
-            of_unknown += run.ask(990, false, |m| flood(1_000_000 + n * 990 + m));
-            of_known += run.ask(10, false, |m| fifty(n * 10 + m));
-        }
-        assert_eq!(of_known, 1000, "of 1000");
-        assert!(of_unknown < 99_000 / 50, "{of_unknown} of 99000");
-        // And when it is over, everybody again.
-        run.ask(200_000, true, fifty);
-        assert_eq!(run.ask(1000, true, flood), 1000);
-    }
-
-    #[test]
-    fn one_network_has_a_share_however_well_known() {
-        let mut run = Run::new();
-        let one = |_| ip(1, 1);
-        run.ask(1_000_000, true, one);
-        run.ask(100_000, false, one);
-        // 10 seconds of 100000 questions each.
-        let admitted = run.ask(1_000_000, false, one);
-        assert!(admitted < 10 * MOST_SHARE, "{admitted}");
-        assert!(admitted >= 10 * LEAST_SHARE, "{admitted}");
-    }
-
-    /// A flood of one network that is known too, and what the filter does of it: the network has no
-    /// way of its own, others have, and those who asked become many again when it ends.
-    #[test]
-    fn the_filter_follows_the_rush() {
-        let mut run = Run::with_fifty();
-        run.ask(1_000_000, true, fifty);
-        assert!(run.intake.wanted_filter(run.now).is_none(), "it is calm");
-        let flood = |n: u32| if n.is_multiple_of(100) { fifty(n / 100) } else { ip(1, 7) };
-        for _ in 0..20 {
-            run.ask(10_000, false, flood);
-            if let Some(holes) = run.intake.wanted_filter(run.now) {
-                run.intake.filtered(&holes, run.now);
-            }
-        }
-        let share = run.intake.filter.share;
-        assert!((LEAST..ALL / 8).contains(&share), "{share}");
-        let second = run.intake.second(run.now);
-        let ways = run.intake.places.iter().filter(|place| place.has_a_way(second)).count();
-        assert_eq!(ways, 49);
-        let (at, _) = run.intake.place_of(ip(1, 7));
-        assert!(run.intake.places[at].heavy);
-        // What comes through is not drawn from a second time, as far as that is known.
-        let passed = run.ask(10_000, false, |n| IpAddr::from(n.wrapping_mul(7919).to_be_bytes()));
-        assert!(passed > 5_000, "{passed} of 10000");
-        // Nobody comes any more.
-        for _ in 0..400 {
-            run.now += WINDOW;
-            run.intake.nothing_came(run.now);
-            if let Some(holes) = run.intake.wanted_filter(run.now) {
-                run.intake.filtered(&holes, run.now);
-            }
-        }
-        assert_eq!(run.intake.filter.share, ALL);
-    }
-
-    #[test]
-    fn what_the_kernel_lost_is_counted_once() {
-        let mut run = Run::new();
-        run.ask(100_000, false, |n| IpAddr::from(n.to_be_bytes()));
-        let first = run.intake.take_uncounted();
-        assert!((90_000..=100_000).contains(&first), "{first}");
-        assert_eq!(run.intake.take_uncounted(), 0);
-    }
-
-    #[test]
-    fn a_proven_address_is_known_at_once() {
-        let mut run = Run::new();
-        run.ask(100_000, false, |n| ip(2, u8::try_from(n % 200).expect("cut")));
-        run.intake.vouch(ip(3, 3), run.now);
-        assert_eq!(run.ask(50, false, |_| ip(3, 3)), 50);
-    }
-
-    #[test]
-    fn a_known_network_keeps_its_place_until_it_is_forgotten() {
-        let mut place = Place::default();
-        for second in 0..8 {
-            place.see(7, second, 1, MOST_SHARE);
-        }
-        place.see(9, 10, 1, MOST_SHARE);
-        assert_eq!((place.tag, place.seen), (7, KNOWN));
-        place.see(9, 8 + FORGOTTEN, 1, MOST_SHARE);
-        assert_eq!((place.tag, place.seen), (9, 1));
-    }
-}
+mod tests;

@@ -95,6 +95,11 @@ impl Holes {
         self.words[bit as usize / 32 % WORDS] |= 1 << (bit % 32);
     }
 
+    /// Whether every network of this bit comes through.
+    pub(super) fn is_open(&self, bit: u32) -> bool {
+        self.words[bit as usize / 32 % WORDS] & (1 << (bit % 32)) != 0
+    }
+
     /// Out of [`ALL`].
     pub(super) fn share(&self) -> u32 {
         self.share
@@ -107,8 +112,8 @@ impl Holes {
             return detach(socket);
         }
         let six = socket.local_addr()?.is_ipv6();
-        socket.set_read_timeout(Some(PATIENCE))?;
-        SockRef::from(socket).attach_filter(&self.program(secret, six))
+        SockRef::from(socket).attach_filter(&self.program(secret, six))?;
+        socket.set_read_timeout(Some(PATIENCE))
     }
 
     fn program(&self, secret: Secret, six: bool) -> Vec<SockFilter> {

@@ -113,10 +113,11 @@ fn filter(socket: &UdpSocket, intake: &mut Intake, answerer: &Answerer, now: Ins
     }
     let Some(holes) = intake.wanted_filter(now) else { return };
     match holes.attach(socket, intake.secret()) {
-        Ok(()) => intake.filtered(&holes, now),
+        Ok(()) => intake.filtered(holes, now),
         Err(error) if holes.share() < sieve::ALL => {
-            tracing::warn!(%error, "A name server socket takes no filter: floods cost more.");
-            intake.without_filter();
+            if intake.without_filter(now) {
+                tracing::warn!(%error, "A name server socket takes no filter: floods cost more.");
+            }
         }
         // Tried again in the next window.
         Err(_) => {}

@@ -460,7 +460,7 @@ fn two_ends_find_each_other_and_agree_on_the_timers() {
     assert_eq!(world.ends[1].pace(), Pace { interval: ms(100), detection: ms(300) });
 }
 
-/// FAULTS: what one end sends is lost, and both know it within their detection time.
+/// What one end sends is lost, and both know it within their detection time.
 #[test]
 fn both_ends_of_a_one_way_link_know_it() {
     for deaf in [0, 1] {

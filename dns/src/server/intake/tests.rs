@@ -237,7 +237,7 @@ fn a_filter_that_was_refused_is_tried_again_later_and_told_once() {
 #[test]
 fn what_was_lost_long_ago_begins_no_rush() {
     let mut run = Run::new();
-    run.ask(10_000, true, |n| fifty(n));
+    run.ask(10_000, true, fifty);
     run.now += STEP * 200;
     let queue = Queue { age: 2 * LATE, lost: 700 };
     run.intake.waited(Duration::ZERO, Some(queue), run.now);

@@ -75,8 +75,8 @@ pub(super) struct Intake {
     admit: u32,
     share: u32,
     wants_look: bool,
-    /// The window before had a look at the queue.
-    looked: bool,
+    /// The queue in the window before, if it was looked at.
+    before: Option<Queue>,
     /// When questions were lost last, or lay there in great number.
     behind: Option<Instant>,
     draw: u32,
@@ -141,7 +141,7 @@ impl Intake {
             lost: 0,
             uncounted: 0,
             wants_look: false,
-            looked: false,
+            before: None,
             admit: ALL,
             share: MOST_SHARE,
             behind: None,
@@ -289,7 +289,7 @@ impl Intake {
         let lost = queue.map_or(self.lost, |queue| queue.lost);
         self.uncounted = self.uncounted.saturating_add(lost.wrapping_sub(self.lost));
         self.lost = lost;
-        self.looked = queue.is_some();
+        self.before = queue;
         self.filter.due = true;
         // A thread that has no time to spare waits now and then, for its processor.
         self.wants_look = waited < WINDOW / 2 || self.admit < ALL;
@@ -306,8 +306,10 @@ impl Intake {
 
     fn is_behind(&self, overrun: bool, now: Instant) -> bool {
         let wary = self.behind.is_some_and(|at| now.saturating_duration_since(at) < WARY);
-        let late = self.window.queue.is_some_and(|queue| queue.age >= LATE);
-        late && (overrun || wary || self.admit < ALL)
+        let late = |queue: Option<Queue>| queue.is_some_and(|queue| queue.age >= LATE);
+        // Behind a pause of its processor a thread has old questions for one window at most.
+        let lasts = late(self.before);
+        late(self.window.queue) && (self.admit < ALL || lasts && (overrun || wary))
     }
 
     /// Whether questions were lost, or very many lie there.
@@ -319,7 +321,7 @@ impl Intake {
             >= f64::from(LONG) * window.as_secs_f64();
         // What a filter passes over counts as lost, and so does what was lost long ago.
         let filtered = self.filter.holes.share() < ALL;
-        long || (self.looked && !filtered && lost != self.lost)
+        long || (self.before.is_some() && !filtered && lost != self.lost)
     }
 
     fn second(&self, now: Instant) -> u32 {

@@ -233,6 +233,21 @@ fn a_filter_that_was_refused_is_tried_again_later_and_told_once() {
     assert!(!run.intake.without_filter(run.now));
 }
 
+/// A pause of 9 ms, and 64 clients that wait for their answers: those that lie there are old, and
+/// about as many are taken in a window as of a queue that is long.
+#[test]
+fn a_pause_of_the_processor_is_no_rush() {
+    let mut run = Run::new();
+    let step = Duration::from_micros(7);
+    for n in 0..200_000u32 {
+        run.now += if n.is_multiple_of(20_000) { LATE * 15 } else { step };
+        let age = if n % 20_000 < 64 { LATE * 15 } else { step * 64 };
+        let queue = run.intake.wants_look().then_some(Queue { age, lost: 0 });
+        run.intake.waited(Duration::ZERO, queue, run.now);
+        assert_eq!(run.intake.admit, ALL, "after {n}");
+    }
+}
+
 /// Nobody looked for hours: what was lost meanwhile is counted, and is no sign of a rush.
 #[test]
 fn what_was_lost_long_ago_begins_no_rush() {

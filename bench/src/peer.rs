@@ -99,7 +99,7 @@ impl Peer {
         command.args(["-c", "0"]);
         if self == Self::Nett {
             // As packaging/systemd/nett-agent.service has it.
-            command.env("MIMALLOC_PURGE_DELAY", "1000");
+            command.env("MIMALLOC_PURGE_DELAY", "10000");
         }
         self.configure(&directory, address, names, &mut command)?;
         if let (Self::Nett, Some(keys)) = (self, keys) {

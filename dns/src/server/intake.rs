@@ -3,8 +3,8 @@
 //! Once the kernel's queue is full, each question waits its whole length, and whose questions are
 //! lost is chance. So a thread watches whether it ever has to wait for the next question, which
 //! means that the queue is empty. While it does not, it asks how the queue is doing. A rush begins
-//! when questions are lost, or a great many lie there; that they lie there long is no sign of one,
-//! since a thread that was without processor for a while finds them so. Then it passes over
+//! when questions are lost; that they lie there long is no sign of one, since a thread that was
+//! without processor for a while finds them so. Then it passes over
 //! questions before reading them, which is much cheaper than answering, until the queue is short.
 //! Passed over are, first, networks that were not here
 //! before the rush, and networks that ask for more than a share; a forged flood is the former, a
@@ -32,10 +32,8 @@ const WINDOW: Duration = Duration::from_millis(2);
 const LATE: Duration = Duration::from_micros(600);
 /// So late it is time for haste.
 const VERY_LATE: Duration = Duration::from_millis(3);
-/// A queue of so many questions begins a rush: more than clients amount to who wait for answers.
-const LONG: u32 = 1024;
-/// So long after questions were lost, or lay there in great number, a late one is sign enough: a
-/// rush may come again at once. A kernel that refused a filter is asked again as late.
+/// So long after questions were lost a late one is sign enough: a rush may come again at once. A
+/// kernel that refused a filter is asked again as late.
 const WARY: Duration = Duration::from_secs(10);
 /// Taking a question that is there already is quicker than this, being woken for one is not. Nor is
 /// it when the processor was somebody else's, such as an interrupt's.
@@ -77,7 +75,7 @@ pub(super) struct Intake {
     wants_look: bool,
     /// The queue in the window before, if it was looked at.
     before: Option<Queue>,
-    /// When questions were lost last, or lay there in great number.
+    /// When questions were lost last.
     behind: Option<Instant>,
     draw: u32,
     secret: Secret,
@@ -100,8 +98,6 @@ struct Window {
     began: Instant,
     /// How long the thread has waited for questions since.
     waited: Duration,
-    /// Questions that were taken from it since.
-    taken: u32,
     /// The queue when it was looked at.
     queue: Option<Queue>,
 }
@@ -137,7 +133,7 @@ impl Intake {
             },
             hasher,
             places: vec![Place::default(); places],
-            window: Window { began: start, waited: WINDOW, taken: 0, queue: None },
+            window: Window { began: start, waited: WINDOW, queue: None },
             lost: 0,
             uncounted: 0,
             wants_look: false,
@@ -160,7 +156,6 @@ impl Intake {
         if waited >= WAITED {
             self.window.waited += waited;
         }
-        self.window.taken = self.window.taken.saturating_add(1);
         if queue.is_some() {
             self.window.queue = queue;
             self.wants_look = false;
@@ -275,7 +270,7 @@ impl Intake {
 
     /// Lets in less of the unknown while the thread is behind, and more again when it is not.
     fn judge_load(&mut self, now: Instant) {
-        let overrun = self.is_overrun(now);
+        let overrun = self.is_overrun();
         let behind = self.is_behind(overrun, now);
         if behind && overrun {
             self.behind = Some(now);
@@ -285,7 +280,7 @@ impl Intake {
             now.saturating_duration_since(self.window.began).as_millis() / WINDOW.as_millis();
         let windows = u32::try_from(windows).unwrap_or(ALL).clamp(1, ALL);
         let Window { waited, queue, .. } = self.window;
-        self.window = Window { began: now, waited: Duration::ZERO, taken: 0, queue: None };
+        self.window = Window { began: now, waited: Duration::ZERO, queue: None };
         let lost = queue.map_or(self.lost, |queue| queue.lost);
         self.uncounted = self.uncounted.saturating_add(lost.wrapping_sub(self.lost));
         self.lost = lost;
@@ -312,16 +307,12 @@ impl Intake {
         late(self.window.queue) && (self.admit < ALL || lasts && (overrun || wary))
     }
 
-    /// Whether questions were lost, or very many lie there.
-    fn is_overrun(&self, now: Instant) -> bool {
-        let Some(Queue { age, lost }) = self.window.queue else { return false };
-        // So many were taken in the time of the window; about as many a time lie in the queue.
-        let window = now.saturating_duration_since(self.window.began).max(WINDOW);
-        let long = age.as_secs_f64() * f64::from(self.window.taken)
-            >= f64::from(LONG) * window.as_secs_f64();
+    /// Whether questions were lost because the queue was full.
+    fn is_overrun(&self) -> bool {
         // What a filter passes over counts as lost, and so does what was lost long ago.
         let filtered = self.filter.holes.share() < ALL;
-        long || (self.before.is_some() && !filtered && lost != self.lost)
+        let lost = self.window.queue.is_some_and(|queue| queue.lost != self.lost);
+        lost && self.before.is_some() && !filtered
     }
 
     fn second(&self, now: Instant) -> u32 {

@@ -87,8 +87,6 @@ fn a_short_queue_of_old_questions_is_no_rush() {
     assert_eq!(admitted_with(|_| Queue { age: clients, lost: 0 }), 500_000);
     let rush = admitted_with(|n| Queue { age: clients, lost: n });
     assert!(rush < 100_000, "{rush}");
-    let long = admitted_with(|_| Queue { age: STEP * 2048, lost: 0 });
-    assert!(long < 100_000, "{long}");
 }
 
 /// Interrupts make a thread wait that is behind all the same.
@@ -233,15 +231,15 @@ fn a_filter_that_was_refused_is_tried_again_later_and_told_once() {
     assert!(!run.intake.without_filter(run.now));
 }
 
-/// A pause of 9 ms, and 64 clients that wait for their answers: those that lie there are old, and
-/// about as many are taken in a window as of a queue that is long.
+/// Pauses of 9 ms, again and again, and 64 clients that wait for their answers: those that lie there
+/// are old in one window after the other, and about as many are taken as of a queue that is long.
 #[test]
-fn a_pause_of_the_processor_is_no_rush() {
+fn pauses_of_the_processor_are_no_rush() {
     let mut run = Run::new();
     let step = Duration::from_micros(7);
     for n in 0..200_000u32 {
-        run.now += if n.is_multiple_of(20_000) { LATE * 15 } else { step };
-        let age = if n % 20_000 < 64 { LATE * 15 } else { step * 64 };
+        run.now += if n.is_multiple_of(300) { LATE * 15 } else { step };
+        let age = if n % 300 < 64 { LATE * 15 } else { step * 64 };
         let queue = run.intake.wants_look().then_some(Queue { age, lost: 0 });
         run.intake.waited(Duration::ZERO, queue, run.now);
         assert_eq!(run.intake.admit, ALL, "after {n}");

@@ -231,8 +231,8 @@ fn a_filter_that_was_refused_is_tried_again_later_and_told_once() {
     assert!(!run.intake.without_filter(run.now));
 }
 
-/// Pauses of 9 ms, again and again, and 64 clients that wait for their answers: those that lie there
-/// are old in one window after the other, and about as many are taken as of a queue that is long.
+/// Pauses of 9 ms, again and again, and 64 clients that wait for answers: those that lie there are
+/// old in one window after the other, and about as many are taken as of a queue that is long.
 #[test]
 fn pauses_of_the_processor_are_no_rush() {
     let mut run = Run::new();

@@ -1,13 +1,12 @@
 //! Which questions are looked at when more come than can be answered.
 //!
 //! Once the kernel's queue is full, each question waits its whole length, and whose questions are
-//! lost is chance. So a thread watches whether it ever has to wait for the next question, which
-//! means that the queue is empty. While it does not, it asks how the queue is doing. A rush begins
-//! when questions are lost; that they lie there long is no sign of one, since a thread that was
-//! without processor for a while finds them so. Then it passes over
-//! questions before reading them, which is much cheaper than answering, until the queue is short.
-//! Passed over are, first, networks that were not here
-//! before the rush, and networks that ask for more than a share; a forged flood is the former, a
+//! lost is chance. So a thread watches how long it waits for questions: one that hardly does asks
+//! how the queue is doing. A rush begins when questions are lost; that they lie there long is no
+//! sign of one, since a thread that was without processor for a while finds them so. Then it passes
+//! over questions before reading them, which is much cheaper than answering, until the queue is
+//! short. Passed over are, first, networks that were not here before the rush, and networks that
+//! ask for more than a share; a forged flood is the former, a
 //! real one the latter. A network is known once it was seen in eight different seconds, or by a
 //! good cookie. Most of that the kernel does, by the filter of [`super::sieve`], which is laid
 //! anew as the rush grows and fades.

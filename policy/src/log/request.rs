@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::conflict::Contested;
+use crate::fabric::Fabric;
 use crate::id::{ClusterId, EntryId, LinkId, NodeId, Selector, ServiceId, SiteId, WallMs, Weight};
 
 /// Who asked, as proven by the signature on the request.
@@ -52,6 +53,9 @@ pub struct Terms {
     pub supersede: bool,
     /// Nodes that the operator says are off: nobody waits for them, and what they owe is shown.
     pub asserted: BTreeSet<NodeId>,
+    /// Sites that the operator says are off, so that a failover of what is leased needs no majority
+    /// of the voters: all the others are enough (adr/0061). Empty for every other command.
+    pub without: BTreeSet<SiteId>,
     /// The task undoes itself unless somebody confirms it within this time of its last step.
     pub confirm_within: Option<Duration>,
     /// By which shares a steer goes to where it is sent, instead of those of the service.
@@ -166,6 +170,16 @@ pub enum WishKind {
         /// Nodes that the operator says are off.
         asserted: BTreeSet<NodeId>,
     },
+}
+
+// === impl Terms ===
+
+impl Terms {
+    /// The nodes that are said to be off, alone or with all of their site.
+    pub fn off(&self, fabric: &Fabric) -> BTreeSet<NodeId> {
+        let of_site = fabric.nodes.iter().filter(|node| self.without.contains(&node.site));
+        self.asserted.iter().chain(of_site.map(|node| &node.id)).cloned().collect()
+    }
 }
 
 // === impl Ask ===

@@ -523,6 +523,14 @@ impl At<'_> {
             );
             return Some(self.step(step.number, StepState::Failed { reason }));
         }
+        let Ask::Command { terms, .. } = &self.command.request.ask else { return None };
+        if !terms.without.is_empty() {
+            let reason = format!(
+                "without a majority nobody serves before {names} confirmed: who is off has to be \
+                 named, a site by --without, a node by --fencing asserted --off NODE"
+            );
+            return Some(self.step(step.number, StepState::Failed { reason }));
+        }
         let waited = step.timeout.as_secs();
         let evidence = std::mem::take(evidence).into_iter();
         let line = format!("fenced after {waited} s without a word from {names}: no lease is left");

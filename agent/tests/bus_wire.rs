@@ -79,6 +79,7 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
                 terms: Terms {
                     supersede: true,
                     asserted: BTreeSet::from([id("osl-b1")]),
+                    without: BTreeSet::new(),
                     confirm_within: Some(std::time::Duration::from_secs(300)),
                     ramp: Some(Ramp {
                         steps: vec![10, 100],
@@ -122,6 +123,44 @@ fn every_request_survives_the_way_and_names_its_subject() {
         let crossing = format!("nett.x.cmd.osl.svg.{tail}");
         let bytes = seal_request(&request, &crossing, &key(MIRA)).expect("signs");
         assert!(open_request(&bytes, &crossing, &fabric()).is_ok());
+    }
+}
+
+fn alone() -> Request {
+    let terms = Terms { without: BTreeSet::from([id("svg")]), ..Terms::default() };
+    let verb = Verb::Failover { services: id("shop/prod/api"), to: id("osl") };
+    let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
+    Request { ask, ..request("osl", 1) }
+}
+
+/// A reader that passed over these sites would vote or serve against the claim: it must stop there.
+#[test]
+fn a_failover_without_a_quorum_is_for_newer_readers_and_nothing_else_is() {
+    let versions = |bytes: &[u8]| {
+        let value: Value = serde_json::from_slice(bytes).expect("JSON");
+        (value["v"].as_u64(), value["min_reader"].as_u64())
+    };
+    let entry = |body: Body, verbatim: Vec<u8>| {
+        let draft = draft("osl", "osl-b1", 4, body, Some(verbatim));
+        seal_entry(draft, &key(OSL_B1)).expect("signs").0
+    };
+    let request = alone();
+    let bytes = sealed_request(&request);
+    assert_eq!(versions(&bytes), (Some(2), Some(2)));
+    let opened = open_request(&bytes, &request_subject(&request), &fabric()).expect("opens");
+    assert_eq!(opened, request);
+    let refused = |request: &Request| {
+        let (refused_by, message) = ("without-quorum".into(), "not so".into());
+        Body::Refused(Refused { request: request.clone(), refused_by, message })
+    };
+    let stored = entry(refused(&request), bytes);
+    assert_eq!(versions(&stored), (Some(2), Some(2)));
+    Sealed::open_stored(&stored, &fabric()).expect("opens");
+    for (ask, _) in ask_variants() {
+        let request = Request { ask, ..request.clone() };
+        let bytes = sealed_request(&request);
+        assert_eq!(versions(&bytes), (Some(1), Some(1)));
+        assert_eq!(versions(&entry(refused(&request), bytes)), (Some(1), Some(1)));
     }
 }
 

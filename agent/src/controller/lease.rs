@@ -47,7 +47,9 @@ impl Controller {
         self.renew_duties();
         let settled = self.doing.is_settled();
         let known = settled && self.doing.has_wish();
+        let trusted = self.trusted;
         let Some(lease) = &mut self.lease else { return };
+        lease.log_is_whole(trusted);
         if known {
             lease.settled();
         }

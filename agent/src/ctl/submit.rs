@@ -136,7 +136,9 @@ async fn unnamed(session: &mut Session) -> Result<CtlError, CtlError> {
     let missed: Vec<String> = missed.map(|v| format!("--without {}", v.site)).collect();
     let hint = match missed.is_empty() {
         true => "every voter answers: it is not needed".to_owned(),
-        false => format!("the voters that do not answer: {}, if these sites are off", missed.join(" ")),
+        false => {
+            format!("the voters that do not answer: {}, if these sites are off", missed.join(" "))
+        }
     };
     Ok(CtlError::usage("--without-quorum names no site that is off", hint))
 }

@@ -203,10 +203,11 @@ impl Lease {
             stands.insert(service.id.clone(), stand);
         }
         self.shape(&stands, &groups);
-        let standing = |all: &BTreeMap<ServiceId, Stands>| -> Vec<(Standing, Option<SiteId>, bool)> {
-            let one = |s: &Stands| (s.standing, s.target.clone(), s.unprotected.is_empty());
-            all.values().map(one).collect()
-        };
+        let standing =
+            |all: &BTreeMap<ServiceId, Stands>| -> Vec<(Standing, Option<SiteId>, bool)> {
+                let one = |s: &Stands| (s.standing, s.target.clone(), s.unprotected.is_empty());
+                all.values().map(one).collect()
+            };
         let changed = standing(&stands) != standing(&self.judged.stands);
         for (service, stand) in &stands {
             let vips = self.catalog.get(service).map(|s| &s.vips).into_iter().flatten();
@@ -240,7 +241,10 @@ impl Lease {
             return (Stands { claim: Some(claim), backers, ..Stands::none() }, None);
         };
         let one = (id, &claim, placing);
-        let bounds = self.knowledge.bounds(&self.rules, &self.placings, one, now);
+        let mut bounds = self.knowledge.bounds(&self.rules, &self.placings, one, now);
+        if !self.log_whole {
+            bounds.above = Epoch(u64::MAX);
+        }
         let unprotected = self.knowledge.unprotected(&self.rules, one, &bounds, now);
         next.extend(unprotected.next);
         let mut stands = Stands {
@@ -273,8 +277,7 @@ impl Lease {
         let alone = match placing.without.is_empty() {
             true => Ground::Nothing,
             false => {
-                let nodes =
-                    candidates(&self.fabric, service, &placing.asserted, &placing.without);
+                let nodes = candidates(&self.fabric, service, &placing.asserted, &placing.without);
                 self.withdrawals.ground_alone(Needs { nodes: &nodes, ..needs })
             }
         };
@@ -402,12 +405,8 @@ impl Lease {
             };
             let target = stand.and_then(|s| s.target.clone());
             let (traffic, reason) = match (standing, target) {
-                (Standing::Serving, _) => {
-                    (Traffic::settled(Spread::one(here.clone())), leased)
-                }
-                (Standing::Elsewhere, Some(site)) => {
-                    (Traffic::settled(Spread::one(site)), leased)
-                }
+                (Standing::Serving, _) => (Traffic::settled(Spread::one(here.clone())), leased),
+                (Standing::Elsewhere, Some(site)) => (Traffic::settled(Spread::one(site)), leased),
                 (Standing::Between, _) => (nowhere(logged.answers), Reason::LeaseBetween),
                 (Standing::Stopped, _) => (nowhere(Spread::Nowhere), Reason::LeaseStopped),
                 (Standing::Unclaimed, _) if !logged.serves_at(here) => {

@@ -19,15 +19,15 @@ pub const WITHOUT_QUORUM: &str = "without-quorum";
 
 /// Refuses what cannot become a claim. None of these rules can be passed over.
 pub fn check(present: Present<'_>, change: Change<'_>) -> Result<(), Refusal> {
-    let is_leased = |one: &&Move| {
-        present.world.catalog.get(&one.service).is_some_and(Service::is_leased)
-    };
+    let is_leased =
+        |one: &&Move| present.world.catalog.get(&one.service).is_some_and(Service::is_leased);
     let moves: Vec<&Move> = change.moves.iter().filter(is_leased).collect();
     let alone = !change.terms.without.is_empty();
     if let Some(one) = change.moves.iter().find(|m| alone && !is_leased(m)) {
         let message = format!("{} has no lease: it needs no majority", one.service);
-        return Err(Refusal::rule(WITHOUT_QUORUM, message)
-            .hint("name the services under a lease alone; the others go by a command of their own"));
+        return Err(Refusal::rule(WITHOUT_QUORUM, message).hint(
+            "name the services under a lease alone; the others go by a command of their own",
+        ));
     }
     let Some(first) = moves.first() else { return Ok(()) };
     if let Some(one) = moves.iter().find(|m| m.to.spread.sites().len() != 1) {
@@ -82,8 +82,9 @@ fn without_quorum(
     let Terms { without, asserted, .. } = change.terms;
     let refuse = |message: String| Refusal::rule(WITHOUT_QUORUM, message);
     if is_needless {
-        return Err(refuse("a majority of the voters is heard: it is not needed".to_owned())
-            .hint("give the command without it; of nodes that are off say so by --fencing asserted"));
+        return Err(refuse("a majority of the voters is heard: it is not needed".to_owned()).hint(
+            "give the command without it; of nodes that are off say so by --fencing asserted",
+        ));
     }
     if without.contains(present.home) {
         return Err(refuse(format!("this is {}, and not off", present.home))

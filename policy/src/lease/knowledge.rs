@@ -281,6 +281,40 @@ impl Knowledge {
         Some((&newest.claim, newest.epoch))
     }
 
+    /// The highest epoch in which any incarnation of a voter was last read to have voted for a
+    /// service; 0 when in none.
+    pub fn highest(&self, voter: &SiteId, service: &ServiceId) -> Epoch {
+        let readings = self.read.get(voter).into_iter().flat_map(BTreeMap::values);
+        readings.filter_map(|r| Some(r.newest.get(service)?.epoch)).max().unwrap_or_default()
+    }
+
+    /// Whether a voter's newest vote for a service is above an epoch, and from when on that has been
+    /// known for W: no answer of before is of use to anybody any more. `None` when it is not.
+    pub fn passed(
+        &self,
+        rules: &Rules,
+        voter: &SiteId,
+        service: &ServiceId,
+        epoch: Epoch,
+    ) -> Option<Duration> {
+        let newest = self.latest(voter)?.newest.get(service)?;
+        (newest.epoch > epoch).then(|| newest.since + rules.wait)
+    }
+
+    /// The voters whose newest vote is for a claim, each with when that has been known for W.
+    pub fn settled<'a>(
+        &'a self,
+        rules: &Rules,
+        service: &'a ServiceId,
+        claim: &'a EntryId,
+    ) -> impl Iterator<Item = (&'a SiteId, Duration)> + use<'a> {
+        let wait = rules.wait;
+        self.electorate.voters.iter().filter_map(move |voter| {
+            let newest = self.latest(voter)?.newest.get(service)?;
+            (newest.claim == *claim).then(|| (voter, newest.since + wait))
+        })
+    }
+
     /// How many voters' newest vote for a service is for each claim.
     pub fn backers(&self, service: &ServiceId) -> BTreeMap<&EntryId, usize> {
         let mut backers = BTreeMap::new();

@@ -214,10 +214,13 @@ pub fn propose(
         Verb::Revoke { .. } => 1,
         _ => approvals.map(|s| s.approvals).max().unwrap_or(0),
     };
-    if !overrides.is_empty() || !terms.without.is_empty() {
+    if !overrides.is_empty() {
         approvals_needed = approvals_needed.max(1);
     }
     approvals_needed = (approvals_needed + extra).min(2);
+    if !terms.without.is_empty() {
+        approvals_needed = approvals_needed.max(1);
+    }
     let bad_since = bad_since(present, &effect.moves);
     let effect = Arc::new(effect);
     Ok(Proposal { effect, plan_hash, approvals_needed, services, supersedes, bad_since })

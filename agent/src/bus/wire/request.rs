@@ -336,8 +336,7 @@ fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
     match ask {
         Ask::Command { verb, plan_hash, overrides, terms } => {
             let mut body = json::object(&VerbDoc::write(verb))?;
-            let Terms { supersede, asserted, without, confirm_within, ramp, until, soft } =
-                terms;
+            let Terms { supersede, asserted, without, confirm_within, ramp, until, soft } = terms;
             let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
             let confirm_within_ms = confirm_within.map(ms);
             let ramp = ramp.as_ref().map(|Ramp { steps, dwell, only_while }| RampDoc {

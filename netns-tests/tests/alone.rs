@@ -1,6 +1,6 @@
 //! Two of three sites are dead, agents and servers: a service under a lease comes back at the third
-//! only by `--without-quorum` and two people, is marked everywhere until the others are back, and no
-//! packet of it is served by two sites.
+//! only by `--without-quorum` and two people, is marked everywhere until the others are back, and
+//! no packet of it is served by two sites.
 
 use std::time::Duration;
 

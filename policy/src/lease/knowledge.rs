@@ -288,8 +288,8 @@ impl Knowledge {
         readings.filter_map(|r| Some(r.newest.get(service)?.epoch)).max().unwrap_or_default()
     }
 
-    /// Whether a voter's newest vote for a service is above an epoch, and from when on that has been
-    /// known for W: no answer of before is of use to anybody any more. `None` when it is not.
+    /// From when on it has been known for W that a voter's newest vote for a service is above an
+    /// epoch: no answer of before is of use to anybody any more. `None` when it is not.
     pub fn passed(
         &self,
         rules: &Rules,

@@ -199,6 +199,11 @@ impl Ask {
         }
     }
 
+    /// True for a command whose author says that sites are off with their voters.
+    pub fn is_without_quorum(&self) -> bool {
+        matches!(self, Self::Command { terms, .. } if !terms.without.is_empty())
+    }
+
     /// The verb or wish in one word, as in subjects and messages.
     pub fn verb_name(&self) -> &'static str {
         match self {

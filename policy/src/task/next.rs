@@ -523,12 +523,8 @@ impl At<'_> {
             );
             return Some(self.step(step.number, StepState::Failed { reason }));
         }
-        let Ask::Command { terms, .. } = &self.command.request.ask else { return None };
-        if !terms.without.is_empty() {
-            let reason = format!(
-                "without a majority nobody serves before {names} confirmed: who is off has to be \
-                 named, a site by --without, a node by --fencing asserted --off NODE"
-            );
+        if self.command.request.ask.is_without_quorum() {
+            let reason = format!("without a majority nobody serves before {names} confirmed");
             return Some(self.step(step.number, StepState::Failed { reason }));
         }
         let waited = step.timeout.as_secs();

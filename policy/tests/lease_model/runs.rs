@@ -174,7 +174,8 @@ const ALONE_FIVE: Run = Run {
     prefix: FIVE_HELD,
     ..BASE
 };
-/// The last site serves under the first claim, by the voters that will be off.
+/// The last site serves under the first claim, by the voters that will be off; then both that are
+/// left have voted for the other one, and its node has read that.
 const FIVE_HELD: &[Step] = &[
     Step::Vote { p: 0, claim: 1 },
     Step::Vote { p: 1, claim: 1 },
@@ -183,6 +184,29 @@ const FIVE_HELD: &[Step] = &[
     Step::Read { i: 1, p: 1, life: 0 },
     Step::Read { i: 1, p: 2, life: 0 },
     Step::Tick(0),
+    Step::Assert,
+    Step::Learn { i: 0 },
+    Step::Vote { p: 3, claim: 2 },
+    Step::Vote { p: 4, claim: 2 },
+    Step::Read { i: 0, p: 3, life: 0 },
+    Step::Read { i: 0, p: 4, life: 0 },
+];
+/// One of the two that are left votes for a claim without a majority, the other one, with those
+/// that have come back, for a newer claim.
+const FIVE_SPLIT: &[Step] = &[
+    Step::Assert,
+    Step::Learn { i: 0 },
+    Step::Learn { i: 1 },
+    Step::Vote { p: 3, claim: 2 },
+    Step::Read { i: 0, p: 3, life: 0 },
+    Step::Return { p: 0 },
+    Step::Return { p: 1 },
+    Step::Vote { p: 0, claim: 1 },
+    Step::Vote { p: 1, claim: 1 },
+    Step::Vote { p: 4, claim: 1 },
+    Step::Read { i: 1, p: 0, life: 0 },
+    Step::Read { i: 1, p: 1, life: 0 },
+    Step::Read { i: 1, p: 4, life: 0 },
 ];
 
 /// The rules as specified, in searches that are small enough for every `make test`.
@@ -358,7 +382,7 @@ pub(crate) const MUTANTS: &[Broken] = &[
         "m-alone-one-left",
         Mutant::OneOfLeft,
         TWO_SITES,
-        Run { claims: &[claim(3, 4), claim(2, 3)], prefix: &[], ..ALONE_FIVE },
+        Run { claims: &[claim(3, 4), claim(2, 3)], prefix: FIVE_SPLIT, ..ALONE_FIVE },
     ),
 ];
 

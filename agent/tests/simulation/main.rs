@@ -284,12 +284,12 @@ fn two_sites_are_dark_and_the_third_serves_by_the_word_of_two_people() {
         // A majority was heard a moment ago.
         world.claim_alone(&service, &to, &dark);
         world.pass(SILENT);
-        assert!(!world.approve(&to), "seed {seed}: it is not needed while they are heard");
+        assert!(!world.approve_at(&to), "seed {seed}: it is not needed while they are heard");
         world.claim(&service, &to, None);
         world.pass(LEASE_PATIENCE);
         assert!(!there(&mut world), "seed {seed}: served without a majority");
         let mut asked = 0;
-        while !world.approve(&to) {
+        while !world.approve_at(&to) {
             assert!(asked < 20, "seed {seed}: it is refused");
             world.claim_alone(&service, &to, &dark);
             world.pass(Duration::from_secs(1));

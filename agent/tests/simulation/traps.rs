@@ -156,7 +156,8 @@ impl World {
     /// that is left, and the two.
     pub(crate) fn two_go_dark(&mut self) -> (ServiceId, SiteId, [SiteId; 2]) {
         let Roles { service, holder, to, helper } = self.roles();
-        for node in [&holder, &helper].into_iter().flat_map(|site| self.nodes_of(site)) {
+        let nodes = self.nodes_of(&holder).into_iter().chain(self.nodes_of(&helper));
+        for node in nodes.collect::<Vec<_>>() {
             self.strike(Fault::KillNow(node));
         }
         (service, to, [holder, helper])
@@ -173,7 +174,7 @@ impl World {
     }
 
     /// Somebody else approves whatever waits for that at a site; false while nothing does.
-    pub(crate) fn approve(&mut self, at: &SiteId) -> bool {
+    pub(crate) fn approve_at(&mut self, at: &SiteId) -> bool {
         let replies = self.desk.replies.values();
         let waiting = replies.filter(|r| r.state.as_deref() == Some("waiting-approval")).last();
         let Some((task, plan_hash)) = waiting.and_then(|r| r.task.clone().zip(r.plan_hash.clone()))

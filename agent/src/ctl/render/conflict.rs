@@ -35,12 +35,12 @@ fn claim(claim: &ClaimDoc) -> String {
         at,
         lost_because: _,
     } = claim;
-    let unprotected = match without.is_empty() {
+    let off = match without.is_empty() {
         true => String::new(),
         false => format!(" UNPROTECTED ({} said to be off)", without.join(", ")),
     };
     format!(
-        "{verb} {wanted}{unprotected} by {person} at {site}, epoch {epoch}, {at}: {reason}\n         \
+        "{verb} {wanted}{off} by {person} at {site}, epoch {epoch}, {at}: {reason}\n         \
          task {task}, accepted by entry {accepted}, effective by entry {effective}"
     )
 }

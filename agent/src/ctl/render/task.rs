@@ -56,7 +56,7 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
         ("home site", task.home.clone()),
         ("plan", task.plan_hash.clone()),
         ("services", services(&task.services, task.more_services)),
-        ("without quorum", without),
+        ("sites off", without),
         ("approvals", approvals),
         ("opened", task.opened_at.to_string()),
         ("effective", time(task.effective_at)),

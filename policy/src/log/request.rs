@@ -32,6 +32,7 @@ pub struct Request {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there are as many as people gave commands")]
 pub enum Ask {
     /// Opens a task.
     Command {

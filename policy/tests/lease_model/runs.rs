@@ -294,7 +294,6 @@ pub(crate) const LARGE: &[Run] = &[
     Run { name: "alone-death", deaths: 1, ..ALONE },
     Run { name: "alone-drift", wait: 2, lost_every: 2, ..ALONE },
     Run { name: "alone-loss", losses: 1, ..ALONE },
-    Run { name: "alone-five", ..ALONE_FIVE },
 ];
 
 /// A search that must end in a breach.

@@ -17,7 +17,7 @@ use nett_policy::task::steps::StepKind;
 use nett_policy::task::view::{last_effect, read, start_slot};
 
 use super::effect::{AuditEvent, Effect};
-use super::event::{Applied, News, Now};
+use super::event::{Applied, HeldDown, News, Now};
 use super::lease::Duty;
 use super::{Controller, REPORT_INTERVAL, Wanted};
 use crate::bus::wire::Report;
@@ -35,6 +35,9 @@ pub(super) struct Doing {
     /// What is wrong in the kernel apart from the present wish.
     standing: Vec<String>,
     link_troubles: Vec<String>,
+    /// Links whose interfaces come and go, and when that was told.
+    held: BTreeMap<LinkId, HeldDown>,
+    held_at: Duration,
     links_up: LinksUp,
     links_seen: bool,
     /// What the others hear of the links: bad news at once, good when the kernel uses the link.
@@ -98,6 +101,13 @@ impl Doing {
 
     pub(super) fn paths(&self) -> &Views {
         &self.paths
+    }
+
+    /// Why a link is held down, with what is left of it now.
+    pub(super) fn held(&self, link: &LinkId, now: Now) -> Option<HeldDown> {
+        let held = *self.held.get(link)?;
+        let since = now.mono.saturating_sub(self.held_at);
+        Some(HeldDown { left: held.left.map(|left| left.saturating_sub(since)), ..held })
     }
 
     pub(super) fn serial(&self) -> Option<u32> {
@@ -256,10 +266,20 @@ impl Controller {
         self.effects.extend(news.into_iter().map(audited));
     }
 
-    pub(super) fn applied(&mut self, applied: Applied, _now: Now) {
-        let Applied { generation, operations, failures, unread, standing, foreign, links, news } =
-            applied;
+    pub(super) fn applied(&mut self, applied: Applied, now: Now) {
+        let Applied {
+            generation,
+            operations,
+            failures,
+            unread,
+            standing,
+            foreign,
+            links,
+            held,
+            news,
+        } = applied;
         self.doing.foreign = foreign;
+        (self.doing.held, self.doing.held_at) = (held, now.mono);
         if !(unread && standing.is_empty()) {
             // A look that gave nothing has mended nothing.
             self.doing.standing = standing;

@@ -237,14 +237,27 @@ pub struct Applied {
     pub foreign: Vec<String>,
     /// Why links are not usable, one line each.
     pub links: Vec<String>,
+    /// Those of them whose interfaces come and go.
+    pub held: BTreeMap<LinkId, HeldDown>,
     /// What happened to the kernel, for the audit trail.
     pub news: Vec<News>,
+}
+
+/// A link that has come and gone too often, and is used only where there is no other way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldDown {
+    /// How often its interface was lost.
+    pub losses: u32,
+    /// How long it has to stay up.
+    pub time: Duration,
+    /// What is left of that; none while it is away.
+    pub left: Option<Duration>,
 }
 
 /// Something about this node that goes on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
-    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`, `bfd`.
+    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`, `bfd`, `flaps`.
     pub kind: &'static str,
     pub text: String,
 }

@@ -168,6 +168,8 @@ pub struct Interface {
     pub index: u32,
     /// Administratively up, and with carrier.
     pub up: bool,
+    /// Administratively down: somebody wants it so.
+    pub shut: bool,
     /// Own addresses with their prefix length; the tentative ones too.
     pub addresses: BTreeSet<IpNet>,
     /// Those whose duplicate address detection has not ended well (yet).

@@ -96,7 +96,8 @@ async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), K
     let addresses = whole(addresses.await, "the addresses", to)?;
     let names: BTreeMap<u32, &str> = links.iter().map(|l| (l.index, l.name.as_str())).collect();
     for row in &links {
-        let interface = Interface { index: row.index, up: row.up, ..Interface::default() };
+        let link::LinkRow { index, name: _, up, shut } = *row;
+        let interface = Interface { index, up, shut, ..Interface::default() };
         to.interfaces.insert(row.name.clone(), interface);
     }
     for row in addresses {

@@ -141,6 +141,14 @@ impl SimulatedKernel {
         }
     }
 
+    /// Somebody sets the interface down, or up; the carrier goes and comes with that.
+    pub fn set_shut(&mut self, interface: &str, shut: bool) {
+        self.set_carrier(interface, !shut);
+        if let Some(there) = self.interfaces.get_mut(interface) {
+            there.shut = shut;
+        }
+    }
+
     /// The device and all that hangs on it; made anew it has another number.
     pub fn delete_interface(&mut self, name: &str) {
         self.set_carrier(name, false);

@@ -11,6 +11,7 @@
 //! Crash story: nothing is kept. The next start reads the kernel and plans from there.
 
 mod counting;
+mod flaps;
 mod ledger;
 mod links;
 mod receipt;
@@ -32,9 +33,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::controller::event::{Event, News};
-use crate::kernel::{
-    Interface, Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback,
-};
+use crate::kernel::{Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback};
 use crate::probe::bfd::{Presence, Views};
 use crate::rng::Rng;
 use crate::telemetry::Metrics;
@@ -336,7 +335,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         if reason == Resync::Interfaces {
             let first = Parts { interfaces: true, nexthops: true, ..Parts::default() };
             self.kernel.refresh(&mut actual, &first).await?;
-            let seen = self.see(&actual.interfaces, &mut memory.returns);
+            let seen = self.see(&actual, &mut memory.returns);
             if memory.seen.as_ref().is_none_or(|before| before.up != seen.up) {
                 let event = Event::Links { up: seen.up };
                 // Told again, and waited for, after the look.
@@ -346,17 +345,6 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
         self.kernel.refresh(&mut actual, &parts).await?;
         Ok(actual)
-    }
-
-    fn see(&mut self, interfaces: &BTreeMap<String, Interface>, returns: &mut Returns) -> Seen {
-        let paths = self.paths.borrow_and_update().clone();
-        let seen = links::see(&self.links, interfaces, &paths, returns);
-        self.presence.send_if_modified(|old| {
-            let news = *old != seen.present;
-            old.clone_from(&seen.present);
-            news
-        });
-        seen
     }
 
     /// The tables that have routes of ours, or are to have, or are looked into.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nett_policy::id::{LinkId, NodeId, SiteId};
 use nett_policy::log::entry::Body;
 use nett_policy::plan::{Op, Plan};
+use nett_policy::trust::flaps::Held;
 
 use super::metrics::Metrics;
 use super::ready::Duty;
@@ -212,6 +213,39 @@ impl Emit for LinkDoubted<'_> {
             tracing::error!(%link, family, "Packets over a link seem to be lost.");
         } else {
             tracing::warn!(%link, family, "Packets over a link arrive again.");
+        }
+    }
+}
+
+/// The interface of a link was lost: no carrier, deleted, or another under the same name.
+#[derive(Debug)]
+pub struct LinkLost<'a> {
+    pub link: &'a LinkId,
+}
+
+impl Emit for LinkLost<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { link } = self;
+        tracing::warn!(%link, "The interface of a link is lost.");
+        metrics.link_losses.with_label_values(&[link.as_str()]).inc();
+    }
+}
+
+/// A link that comes and goes is held down, or no more.
+#[derive(Debug)]
+pub struct LinkHeld<'a> {
+    pub link: &'a LinkId,
+    pub held: Option<Held>,
+}
+
+impl Emit for LinkHeld<'_> {
+    fn emit(self, _metrics: &Metrics) {
+        let Self { link, held } = self;
+        match held {
+            Some(Held { losses, time, until: _ }) => tracing::error!(
+                %link, losses, ?time, "A link comes and goes, and is held down for a while."
+            ),
+            None => tracing::warn!(%link, "A link that came and went is used again."),
         }
     }
 }

@@ -79,6 +79,10 @@ metrics! {
         "0 when another node of the site has stopped answering.";
     LINK_UP = Gauge "nett_link_up" ["link"]
         "1 when this node's end of the link can carry packets and is not doubted.";
+    LINK_LOSSES_TOTAL = Counter "nett_link_losses_total" ["link"]
+        "Times that the interface of this node's end was lost, and nobody had set it down.";
+    LINK_HELD = Gauge "nett_link_held" ["link"]
+        "1 while the link is held down because its interface comes and goes.";
     LINK_RTT_SECONDS = Gauge "nett_link_rtt_seconds" ["link"]
         "Round-trip time over the link, as this node tells it; absent while not measured.";
     BFD_TRANSITIONS_TOTAL = Counter "nett_bfd_transitions_total" ["link", "to"]

@@ -32,7 +32,7 @@ pub use response::{
 pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
 pub use stamp::{Stamp, StampError};
 pub use status::{
-    BfdDoc, FloodDoc, HeadDoc, LinkDoc, LinkEndDoc, LinkState, LocalDoc, NodeDoc, RateLimitedDoc,
+    BfdDoc, FloodDoc, HeadDoc, HeldDoc, LinkDoc, LinkEndDoc, LinkState, LocalDoc, NodeDoc, RateLimitedDoc,
     RevokedDoc, SiteDoc, StatusDoc,
 };
 pub use task::{

@@ -6,11 +6,11 @@ use nett_policy::fabric::{Family, Link, LinkEnd, Node, Role, Site};
 use nett_policy::id::SiteId;
 use nett_policy::log::entry::{Ask, Object};
 
-use super::super::event::Now;
+use super::super::event::{HeldDown, Now};
 use super::super::{Controller, SILENCE};
 use super::ms;
 use crate::api::types::{
-    ApiError, BfdDoc, HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, Payload, SiteDoc, Stamp,
+    ApiError, BfdDoc, HeadDoc, HeldDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, Payload, SiteDoc, Stamp,
     StatusDoc,
 };
 use crate::bus::wire::Report;
@@ -174,6 +174,7 @@ impl Controller {
             },
             age_ms: if own { Some(0) } else { heard.map(|h| ms(now.mono.saturating_sub(h.at))) },
             rtt_us: report.and_then(|r| r.rtts.get(&link.id)).map(micros),
+            held: self.doing.held(&link.id, now).filter(|_| own).map(held_doc),
             bfd: if own { self.bfd_docs(link) } else { Vec::new() },
         }
     }
@@ -182,6 +183,11 @@ impl Controller {
         let paths = self.doing.paths().iter().filter(|((of, _), _)| *of == link.id);
         paths.map(|((_, family), view)| bfd_doc(*family, view)).collect()
     }
+}
+
+fn held_doc(held: HeldDown) -> HeldDoc {
+    let HeldDown { losses, time, left } = held;
+    HeldDoc { losses, time_ms: ms(time), left_ms: left.map(ms) }
 }
 
 fn bfd_doc(family: Family, view: &PathView) -> BfdDoc {

@@ -3,7 +3,7 @@
 use super::table::{Cell, Table, Tone, facts};
 use super::{FRESH_MS, Style, age_note, or_dash, short, task};
 use crate::api::types::{
-    ApiResponse, BfdDoc, FloodDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc,
+    ApiResponse, BfdDoc, FloodDoc, HeldDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc,
     RateLimitedDoc, RevokedDoc, SiteDoc, StatusDoc, VoterDoc,
 };
 
@@ -239,9 +239,25 @@ pub(super) fn links_text(links: &[LinkDoc], style: Style) -> String {
             (Some(a), Some(b)) => Some(a.max(b)),
             _ => None,
         };
-        table.noted(cells, age_note(oldest));
+        let why = |end: &LinkEndDoc| Some(format!("({}: {})", end_name(end), end_note(end)?));
+        let notes = [age_note(oldest), why(&link.a), why(&link.b)];
+        let notes: Vec<String> = notes.into_iter().flatten().collect();
+        table.noted(cells, Some(notes.join(" ")).filter(|text| !text.is_empty()));
     }
     table.text(style)
+}
+
+/// What an end has to say beside its state.
+fn end_note(end: &LinkEndDoc) -> Option<String> {
+    let held = end.held.as_ref().map(|HeldDoc { losses, time_ms, left_ms }| {
+        let seconds = |ms: &u64| ms.div_ceil(1000);
+        let left = match left_ms {
+            Some(left) => format!("{} s left", seconds(left)),
+            None => format!("{} s from its return on", seconds(time_ms)),
+        };
+        format!("held down, flapped {losses} times, {left}")
+    });
+    held
 }
 
 /// Everything about one node.
@@ -280,7 +296,9 @@ pub(super) fn link_text(link: &LinkDoc) -> String {
     let end = |end: &LinkEndDoc| {
         let note = age_note(end.age_ms).map_or(String::new(), |note| format!(" {note}"));
         let rtt = end.rtt_us.map_or(String::new(), |us| format!(", round trip {}", rtt(Some(us))));
-        format!("{} {} at {}: {}{rtt}{note}", end.node, end.interface, end.site, end.state.as_str())
+        let why = end_note(end).map_or(String::new(), |why| format!(", {why}"));
+        let LinkEndDoc { node, interface, site, state, .. } = end;
+        format!("{node} {interface} at {site}: {}{why}{rtt}{note}", state.as_str())
     };
     let mut lines = vec![
         ("link", link.id.clone()),

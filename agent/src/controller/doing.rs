@@ -257,11 +257,13 @@ impl Controller {
     }
 
     pub(super) fn paths(&mut self, views: Views, news: Vec<News>) {
+        let full = self.doubted_when_full(&views);
         self.doing.paths = views;
         self.record(news);
+        self.record(full);
     }
 
-    fn record(&mut self, news: Vec<News>) {
+    pub(super) fn record(&mut self, news: Vec<News>) {
         let audited = |News { kind, text }| Effect::Audit(AuditEvent::Kernel { kind, text });
         self.effects.extend(news.into_iter().map(audited));
     }
@@ -446,6 +448,7 @@ impl Controller {
         let wrong = self.doing.failures.iter().chain(&self.doing.standing);
         degraded.extend(wrong.take(LINES_SHOWN).map(|line| format!("kernel: {line}")));
         degraded.extend(self.doing.link_troubles.iter().cloned());
+        degraded.extend(self.saturation_troubles());
         degraded.extend(self.silent_neighbours());
         degraded.extend(self.separation_troubles());
         if let Some((why, _)) = &self.doing.zone_trouble {

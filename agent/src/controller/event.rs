@@ -8,6 +8,7 @@ use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::Slot;
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{GuardElement, Mac};
+use nett_policy::saturation::Saturated;
 
 use crate::api::types::ApiRequest;
 use crate::bus::AppendError;
@@ -147,6 +148,10 @@ pub enum Event {
     RoundTrips {
         told: BTreeMap<LinkId, Duration>,
     },
+    /// These links of this node are full now; no others.
+    Saturation {
+        links: BTreeMap<LinkId, Saturated>,
+    },
     /// The zone was asked to know the last [`super::effect::Effect::Near`]; its serial.
     Ordered {
         result: Result<u32, String>,
@@ -257,7 +262,8 @@ pub struct HeldDown {
 /// Something about this node that goes on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
-    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`, `bfd`, `flaps`.
+    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`, `bfd`, `flaps`,
+    /// `saturation`.
     pub kind: &'static str,
     pub text: String,
 }

@@ -47,6 +47,7 @@ mod reading;
 mod refusals;
 mod rescuing;
 mod revoked;
+mod saturation;
 pub mod shelf;
 mod view;
 
@@ -56,7 +57,7 @@ use std::time::Duration;
 
 use nett_policy::fabric::{Fabric, Family, Limit, Node, SafetyRule};
 use nett_policy::fact::Facts;
-use nett_policy::id::{EntryId, NodeId, ServiceId, SiteId, WallMs};
+use nett_policy::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::log::checkpoint::Checkpoint;
 use nett_policy::log::conflict::{Claims, Conflict};
 use nett_policy::log::entry::FabricRef;
@@ -66,6 +67,7 @@ use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::place::Placement;
 use nett_policy::safety::Flows;
+use nett_policy::saturation::Saturated;
 use nett_policy::service::Catalog;
 use nett_policy::task::decide::{Present, Sight};
 use nett_policy::task::times::Cost;
@@ -134,6 +136,8 @@ pub struct Controller {
     counts: Counted,
     draining: Draining,
     near: Near,
+    /// Links of this node that are full.
+    saturated: BTreeMap<LinkId, Saturated>,
     asking: Asking,
     locals: Locals,
     compacting: Compacting,
@@ -203,6 +207,7 @@ impl Controller {
             counts: Counted::default(),
             draining: Draining::default(),
             near: Near::default(),
+            saturated: BTreeMap::new(),
             asking: Asking::default(),
             locals: Locals::default(),
             compacting: Compacting::default(),
@@ -276,6 +281,7 @@ impl Controller {
             Event::Links { up } => self.links(up, now),
             Event::Paths { views, news } => self.paths(views, news),
             Event::RoundTrips { told } => self.near.own(told),
+            Event::Saturation { links } => self.saturation(links),
             Event::Ordered { result } => self.ordered(result),
             Event::Neighbours { pulses } => self.pulses(pulses, now),
             Event::Counted { packets, bytes } => self.counted(packets, bytes, now),

@@ -83,6 +83,8 @@ metrics! {
         "Times that the interface of this node's end was lost, and nobody had set it down.";
     LINK_HELD = Gauge "nett_link_held" ["link"]
         "1 while the link is held down because its interface comes and goes.";
+    LINK_SATURATED = Gauge "nett_link_saturated" ["link"]
+        "1 while the link is full: ordinary packets wait long, or are lost, and it is up.";
     LINK_RTT_SECONDS = Gauge "nett_link_rtt_seconds" ["link"]
         "Round-trip time over the link, as this node tells it; absent while not measured.";
     BFD_TRANSITIONS_TOTAL = Counter "nett_bfd_transitions_total" ["link", "to"]

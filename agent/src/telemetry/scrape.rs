@@ -155,6 +155,7 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         peer_lag,
         links,
         held,
+        saturated,
         rtts,
         tasks,
         services,
@@ -186,6 +187,7 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     gauges(fresh, &name::PEER_LAG_SECONDS, lag);
     gauges(fresh, &name::LINK_UP, flags(links));
     gauges(fresh, &name::LINK_HELD, flags(held));
+    gauges(fresh, &name::LINK_SATURATED, flags(saturated));
     let rtts = rtts.iter().map(|(link, rtt)| (vec![link.to_string()], rtt.as_secs_f64()));
     gauges(fresh, &name::LINK_RTT_SECONDS, rtts);
     gauges(fresh, &name::TASKS, tasks);

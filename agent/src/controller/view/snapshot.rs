@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub links: BTreeMap<LinkId, bool>,
     /// Of the same: those that are held down because their interfaces come and go.
     pub held: BTreeMap<LinkId, bool>,
+    /// Of the same: those that are full.
+    pub saturated: BTreeMap<LinkId, bool>,
     /// Round-trip times over links of this node, as it tells them.
     pub rtts: BTreeMap<LinkId, Duration>,
     /// Every state, also those that no task is in.
@@ -86,6 +88,7 @@ impl Controller {
             peer_lag,
             links: self.own_links(|link| self.doing.links_up().contains(link)),
             held: self.own_links(|link| self.doing.held(link, now).is_some()),
+            saturated: self.own_links(|link| self.saturated.contains_key(link)),
             rtts: self.near.own_told().clone(),
             tasks,
             services: self.service_snapshots(),

@@ -274,7 +274,6 @@ async fn run_loaded(
         driver.take(opened.event()).await;
     }
     driver.replay(saved, entries, whole || !adopted).await;
-    driver.start_name_server().map_err(anyhow::Error::from)?;
     tracing::info!(node = %config.node, "The agent is ready.");
     watchdog::tell(State::Ready);
     if let Some(within) = watchdog::wanted_within() {

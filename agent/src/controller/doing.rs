@@ -50,6 +50,8 @@ pub(super) struct Doing {
     /// Why the zone did not take the last answers, and when they are handed in again.
     zone_trouble: Option<(String, Duration)>,
     serial: Option<u32>,
+    /// Why the name server does not listen.
+    dns_trouble: Option<String>,
     /// Steps that ask something of this node, by the slot of their start.
     parts: BTreeMap<Slot, Part>,
     reported: Option<Report>,
@@ -227,6 +229,12 @@ impl Controller {
         if self.doing.is_settled() {
             self.settle_parts(Ok(0));
         }
+    }
+
+    pub(super) fn name_server(&mut self, trouble: Option<String>) {
+        let text = trouble.clone().unwrap_or_else(|| "the name server listens".to_owned());
+        self.record(vec![News { kind: "dns", text }]);
+        self.doing.dns_trouble = trouble;
     }
 
     pub(super) fn serve_again(&mut self, now: Now) {
@@ -453,6 +461,9 @@ impl Controller {
         degraded.extend(self.separation_troubles());
         if let Some((why, _)) = &self.doing.zone_trouble {
             degraded.push(format!("zone: {why}"));
+        }
+        if let Some(why) = &self.doing.dns_trouble {
+            degraded.push(format!("dns: no name is answered here: {why}"));
         }
         if let Some(why) = self.deciding.journal_trouble.as_ref() {
             degraded.push(format!("durability: {why}"));

@@ -176,6 +176,10 @@ pub enum Event {
     Served {
         result: Result<u32, String>,
     },
+    /// The name server listens again, or why it does not.
+    NameServer {
+        trouble: Option<String>,
+    },
     /// The journal takes records again, or why it does not.
     Journal {
         trouble: Option<String>,
@@ -263,7 +267,7 @@ pub struct HeldDown {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
     /// One word: `repair`, `contested`, `foreign`, `foreign-gone`, `bfd`, `flaps`,
-    /// `saturation`.
+    /// `saturation`, `dns`.
     pub kind: &'static str,
     pub text: String,
 }

@@ -48,6 +48,7 @@ mod refusals;
 mod rescuing;
 mod revoked;
 mod saturation;
+mod serving;
 pub mod shelf;
 mod view;
 
@@ -288,6 +289,7 @@ impl Controller {
             Event::Watched { packets } => self.watched(packets, now),
             Event::Applied(applied) => self.applied(applied, now),
             Event::Served { result } => self.served(result, now),
+            Event::NameServer { trouble } => self.name_server(trouble),
             Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
             Event::Probed { slot, ok, evidence } => self.probed(&slot, ok, evidence),
             Event::Timer => self.serve_again(now),

@@ -10,7 +10,6 @@ use nett_policy::plan::{Op, Plan};
 use nett_policy::trust::flaps::Held;
 
 use super::metrics::Metrics;
-use super::ready::Duty;
 use crate::bus::wire::OpenError;
 use crate::controller::event::AppendFailure;
 use crate::journal::JournalError;
@@ -464,12 +463,9 @@ pub struct ZoneServed<'a> {
 }
 
 impl Emit for ZoneServed<'_> {
-    fn emit(self, metrics: &Metrics) {
+    fn emit(self, _metrics: &Metrics) {
         match self.result {
-            Ok(serial) => {
-                tracing::info!(serial, "Serving a new snapshot of the zone.");
-                metrics.fulfil(Duty::Zone);
-            }
+            Ok(serial) => tracing::info!(serial, "Serving a new snapshot of the zone."),
             Err(error) => tracing::error!(%error, "The zone stays as it was."),
         }
     }

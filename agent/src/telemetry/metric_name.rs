@@ -139,6 +139,8 @@ metrics! {
         "Services whose newest records are not signed yet; absent in an unsigned zone.";
     DNS_SIGNATURE_EXPIRES_SECONDS = Gauge "nett_dns_signature_expires_seconds" []
         "When the first signature of the zone runs out, since 1970; absent in an unsigned zone.";
+    DNS_LISTENING = Gauge "nett_dns_listening" []
+        "1 while the name server has all its addresses; absent where it has none in its file.";
     DNS_SERIAL = Gauge "nett_dns_serial" []
         "Number of the zone snapshot that is served; absent before the first.";
     JOURNAL_FSYNC_SECONDS = Histogram "nett_journal_fsync_seconds" []

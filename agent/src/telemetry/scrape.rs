@@ -160,6 +160,7 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         tasks,
         services,
         dns_serial,
+        dns_listening,
         conflicts,
         leases,
         facts,
@@ -206,6 +207,9 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     };
     gauges(fresh, &name::TASK_RTO_SECONDS, seconds(|cost| cost.rto));
     gauges(fresh, &name::TASK_RPO_SECONDS, seconds(|cost| cost.rpo));
+    if let Some(listening) = dns_listening {
+        single(fresh, &name::DNS_LISTENING, *listening);
+    }
     if let Some(serial) = dns_serial {
         single(fresh, &name::DNS_SERIAL, *serial);
     }

@@ -35,6 +35,9 @@ pub struct Snapshot {
     /// Empty when there are more than [`SERVICE_SERIES`].
     pub services: BTreeMap<ServiceId, ServiceSnapshot>,
     pub dns_serial: Option<u32>,
+    /// Whether the name server listens; none where it has no address, and nobody but the driver
+    /// knows.
+    pub dns_listening: Option<bool>,
     /// Split decisions, and sites whose log says two things.
     pub conflicts: u32,
     /// How long this node may go on serving, where it does.
@@ -93,6 +96,7 @@ impl Controller {
             tasks,
             services: self.service_snapshots(),
             dns_serial: self.doing.serial(),
+            dns_listening: None,
             leases: self.leases_left(now).into_iter().collect(),
             conflicts: small(self.reading.conflicts() + self.conflicts.len()),
             facts: self.fact_values(now),

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nett_dns::Zone;
-use nett_dns::{
-    Cookies, Encrypted, Limits, Profile, Secret, Server, ServerHandle, Setup, Stats,
-};
+use nett_dns::{Cookies, Encrypted, Limits, Profile, Secret, Server, ServerHandle, Setup, Stats};
 use nett_policy::id::{NodeId, WallMs};
 use tokio::time::Instant;
 

@@ -145,9 +145,8 @@ fn a_session_that_breaks_while_its_link_is_full_is_told_apart() {
         let links = if is_full { BTreeMap::from([(id(LINK), full())]) } else { BTreeMap::new() };
         happens(&mut fleet, Event::Saturation { links });
         let told = happens(&mut fleet, view(Belief::Doubted));
-        let line = format!(
-            "saturation: link {LINK}, IPv6: the session broke while it was saturated"
-        );
+        let line =
+            format!("saturation: link {LINK}, IPv6: the session broke while it was saturated");
         assert_eq!(told, if is_full { vec![line] } else { vec![] });
         let told = happens(&mut fleet, view(Belief::Probation));
         assert_eq!(told, Vec::<String>::new(), "once");

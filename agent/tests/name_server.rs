@@ -20,13 +20,8 @@ fn zone() -> Arc<ArcSwap<Zone>> {
     let (fabric, _) = compile(&file("fabric.toml", FABRIC), &file("services.toml", SERVICES))
         .expect("the fixture is valid");
     let (serial, services) = (Serial::of_snapshot(1), Answers::default());
-    let source = ZoneSource {
-        zone: &fabric.zone,
-        fabric: &fabric,
-        home: None,
-        serial,
-        services: &services,
-    };
+    let source =
+        ZoneSource { zone: &fabric.zone, fabric: &fabric, home: None, serial, services: &services };
     Arc::new(ArcSwap::from_pointee(Zone::build(source).expect("a zone")))
 }
 

@@ -71,6 +71,9 @@ const MANY: usize = 12;
 const FEW: usize = 4;
 /// So many at most go wrong of those that go ahead.
 const ODD: usize = 1;
+/// One of so many questions of either kind has to be answered: a link that dies under load has
+/// many bad ones soon, and none that are good.
+const RECENT: usize = 4;
 /// A packet is late that takes twice as long as usual, and so much longer at least.
 const LATE: Duration = Duration::from_millis(10);
 /// What is usual is the least time of so many minutes.
@@ -160,13 +163,14 @@ impl Judge {
     }
 
     fn is_full(&self) -> bool {
-        if !self.in_turn.is_whole() || !(self.in_turn.is_heard() || self.ahead.is_heard()) {
+        let (bad, share, odd, recent) = match self.told {
+            None => (MANY, NEAR, ODD, RECENT),
+            Some(_) => (FEW + 1, FAR, FEW, WINDOW),
+        };
+        let is_heard = [&self.in_turn, &self.ahead].iter().any(|answers| answers.has_come(recent));
+        if !self.in_turn.is_whole() || !is_heard {
             return false;
         }
-        let (bad, share, odd) = match self.told {
-            None => (MANY, NEAR, ODD),
-            Some(_) => (FEW + 1, FAR, FEW),
-        };
         let passed = self.ahead.is_whole() && self.ahead.bad() <= odd;
         self.in_turn.bad() >= bad && (passed || self.moves(share))
     }
@@ -217,9 +221,9 @@ impl Answers {
         self.window.len() == WINDOW
     }
 
-    /// Something came back.
-    fn is_heard(&self) -> bool {
-        self.window.iter().any(Option::is_some)
+    /// One of the newest questions was answered.
+    fn has_come(&self, newest: usize) -> bool {
+        self.window.iter().rev().take(newest).any(Option::is_some)
     }
 
     fn usual(&self) -> Option<Duration> {

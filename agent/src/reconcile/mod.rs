@@ -142,8 +142,9 @@ struct Memory {
     seen: Option<Seen>,
     returns: Returns,
     foreign: BTreeSet<String>,
-    /// Looks in a row that were not whole.
+    /// Looks in a row that were not whole, and when the next one is due.
     torn: u32,
+    again: Option<Instant>,
     /// Why the last look gave nothing.
     unread: Option<String>,
     news: Vec<News>,
@@ -205,7 +206,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             let foreign = matches!(look, Look::Used { foreign: true, .. });
             self.converge(&mut memory, foreign).await;
             let backstop = Instant::now() + BACKSTOP.max(cost * BACKSTOP_SHARE);
-            let retry = self.retry(&memory);
+            let retry = self.retry(&mut memory);
             look = match self.wait(&mut memory, backstop, retry, &mut ticks).await {
                 Some(look) if memory.actual.is_none() => whole(look),
                 // What was not read at the start may be in tables that nothing else names.
@@ -309,7 +310,10 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                     (true, _) => 0,
                     // Nothing was read.
                     (false, Look::Nothing) => memory.torn,
-                    (false, _) => (memory.torn + 1).min(16),
+                    (false, _) => {
+                        memory.again = None;
+                        (memory.torn + 1).min(16)
+                    }
                 };
                 memory.actual = Some(readback);
                 true
@@ -376,10 +380,15 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
     }
 
-    fn retry(&mut self, memory: &Memory) -> Option<Instant> {
-        let Some(actual) = &memory.actual else { return Some(Instant::now()) };
+    fn retry(&mut self, memory: &mut Memory) -> Option<Instant> {
         let now = Instant::now();
-        let torn = (!actual.complete).then(|| now + ledger::pause(memory.torn, &mut self.rng));
+        let Some(actual) = &memory.actual else { return Some(now) };
+        // Whatever happens meanwhile puts that off no further.
+        let again = now + ledger::pause(memory.torn, &mut self.rng);
+        let torn = match actual.complete {
+            true => None,
+            false => Some(*memory.again.get_or_insert(again)),
+        };
         [memory.ledger.next_due(), torn].into_iter().flatten().min()
     }
 

@@ -3,8 +3,8 @@
 //! session's interface and from its far end are taken.
 //!
 //! They leave before everything else that waits for the same interface ([`go_ahead`]), and where a
-//! full queue dropped one all the same it is told and tried again: a link that is full is not down. Bound to interface and address,
-//! they share port 3784 with other daemons that do the same.
+//! full queue dropped one all the same it is told and tried again: a link that is full is not down.
+//! Bound to interface and address, they share port 3784 with other daemons that do the same.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};

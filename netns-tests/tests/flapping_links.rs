@@ -111,8 +111,8 @@ fn a_link_that_flaps_is_held_down_and_used_again_when_it_has_stayed_up() -> Resu
         let is_group = |(at, line): &&(u64, String)| {
             *at > begun && line.contains(" group ") && line.contains(PROTOCOL)
         };
-        let groups: Vec<_> = events.iter().filter(is_group).collect();
-        let (early, late) = groups.iter().partition::<Vec<_>, _>(|(at, _)| *at < held);
+        let groups = events.iter().filter(is_group);
+        let (early, late): (Vec<&(u64, String)>, Vec<_>) = groups.partition(|(at, _)| *at < held);
         let again = late.first().context("it was never used again")?.0.saturating_sub(back);
         let again = Duration::from_nanos(again);
         let settled = far.settles_on("svg")?;

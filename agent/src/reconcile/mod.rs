@@ -386,7 +386,10 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         // Whatever happens meanwhile puts that off no further.
         let again = now + ledger::pause(memory.torn, &mut self.rng);
         let torn = match actual.complete {
-            true => None,
+            true => {
+                memory.again = None;
+                None
+            }
             false => Some(*memory.again.get_or_insert(again)),
         };
         [memory.ledger.next_due(), torn].into_iter().flatten().min()

@@ -130,7 +130,7 @@ fn a_drained_cluster_keeps_its_place_without_buckets_until_it_is_left() {
     let counts = before.each_ref().map(|way| way.buckets.expect("flows stay").count);
     for (way, count) in before.iter().zip(counts) {
         let meant: Vec<u32> = way.parts.values().copied().collect();
-        assert_eq!(meant.iter().sum::<u32>(), count.into());
+        assert_eq!(meant.iter().sum::<u32>(), u32::from(count));
         assert!(meant.len() == 2 && meant[0].abs_diff(meant[1]) <= 1, "{way:?}");
     }
     assert_ne!(before[0].id, before[1].id);

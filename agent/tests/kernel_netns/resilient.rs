@@ -171,12 +171,14 @@ fn a_service_goes_over_to_a_resilient_group_and_back() {
 
 /// A packet for each of so many flows of each family that every bucket is used.
 fn use_all_buckets() {
-    for (own, vip) in [("192.0.2.1", "198.51.100.77"), ("fd00::1", "fd99::77")] {
-        let [own, vip] = [own, vip].map(|text| text.parse::<IpAddr>().expect("an address"));
-        let socket = UdpSocket::bind((own, 0)).expect("the border has the address");
-        for port in 20_000..22_000 {
+    let sockets = [("192.0.2.1", "198.51.100.77"), ("fd00::1", "fd99::77")].map(|pair| {
+        let [own, vip] = [pair.0, pair.1].map(|text| text.parse::<IpAddr>().expect("an address"));
+        (UdpSocket::bind((own, 0)).expect("the border has the address"), vip)
+    });
+    for port in 20_000..21_000 {
+        for (socket, vip) in &sockets {
             // Nobody is there, and the kernel says so sooner or later.
-            let _ = socket.send_to(b"flow", (vip, port));
+            let _ = socket.send_to(b"flow", (*vip, port));
         }
     }
 }
@@ -203,7 +205,7 @@ fn buckets_in_use_are_told_of_until_they_are_idle() {
         let mut real = open();
         let mut simulated = SimulatedKernel::new(&["wan0", "wan1", "core0"]);
         let groups: BTreeSet<NexthopId> = Family::BOTH.map(id).into();
-        let buckets = Some(Buckets { count: COUNT, idle: 300, unbalanced: 0 });
+        let buckets = Some(Buckets { count: COUNT, idle: 800, unbalanced: 0 });
         let look = async |real: &mut LinuxKernel, simulated: &mut SimulatedKernel| {
             let real = real.buckets(&groups).await.expect("readable");
             (real, simulated.buckets(&groups).await.expect("readable"))
@@ -230,7 +232,7 @@ fn buckets_in_use_are_told_of_until_they_are_idle() {
         for family in Family::BOTH {
             simulated.use_buckets(NexthopId::link(1, family), false);
         }
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         let (left, simulated) = loop {
             let (real, simulated) = look(&mut real, &mut simulated).await;
             let leads = |family| real[&id(family)].contains_key(&NexthopId::link(1, family));

@@ -1,8 +1,8 @@
 //! Whether buckets of resilient groups still lead to backends of drained clusters: this node's part
 //! of the steps `drained` that are about clusters (adr/0052).
 //!
-//! The kernel moves a bucket when no packet has used it for the service's `idle`, and no bucket ever
-//! comes back to a member that none is meant for. So the first look that finds none is the
+//! The kernel moves a bucket when no packet has used it for the service's `idle`, and no bucket
+//! ever comes back to a member that none is meant for. So the first look that finds none is the
 //! acknowledgement; nothing else ends such a step, but that this node has no such member.
 //!
 //! Crash story: nothing is kept. After a restart the next look says all there is to say.

@@ -407,7 +407,7 @@ impl Kernel for LinuxKernel {
             let members = all.entry(*group).or_default();
             let dump = nexthop::dump_buckets(*group);
             let dump = match self.route.dump(dump, nexthop::decode_bucket).await {
-                // Gone, or made into another group by somebody: it is made good, and then looked at.
+                // Gone, or made into another group by somebody: it is made good, and looked at.
                 Err(Failure::Refused { errno: Errno::ENOENT | Errno::EINVAL, .. }) => continue,
                 other => other.map_err(|e| KernelError::of(object(), e))?,
             };

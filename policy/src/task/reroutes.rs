@@ -90,8 +90,9 @@ fn longest_idle(world: World<'_>, clusters: &BTreeSet<&ClusterId>) -> Option<Dur
 }
 
 /// Whether these steps leave flows at the backends of a cluster, or do not send any there yet:
-/// until the last of several reroutes has begun. A drain that is over before it has come to that leaves
-/// them there, since a task that is stopped moves nobody; the end of a drain is then the end.
+/// until the last of several reroutes has begun. A drain that is over before it has come to that
+/// leaves them there, since a task that is stopped moves nobody; the end of a drain is then the
+/// end.
 pub(crate) fn is_easing(steps: &[Step], change: &Change, progress: &Progress, over: bool) -> bool {
     let Change::Drained(Object::Cluster(_), drained) = change else { return false };
     let Some(last) = last_reroute(steps) else { return false };

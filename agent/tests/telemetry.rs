@@ -10,7 +10,7 @@ use nett_agent::bus::wire::OpenError;
 use nett_agent::controller::event::{AppendFailure, Event};
 use nett_agent::controller::{ServiceSnapshot, Snapshot};
 use nett_agent::kernel::{
-    Count, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
+    Count, Filled, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
 };
 use nett_agent::probe::bfd::{Presence, Views};
 use nett_agent::reconcile::{Changes, Reconciler, Wanted};
@@ -279,6 +279,10 @@ impl Kernel for Shared {
         elements: &BTreeSet<GuardElement>,
     ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
         self.with(|kernel| Self::now(kernel.watched(elements)))
+    }
+
+    async fn buckets(&mut self, groups: &BTreeSet<NexthopId>) -> Result<Filled, KernelError> {
+        self.with(|kernel| Self::now(kernel.buckets(groups)))
     }
 
     async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {

@@ -466,6 +466,13 @@ impl Fabric {
         self.nodes.iter().filter(move |n| n.site == *site && n.role != Role::Witness)
     }
 
+    /// The nodes of a site that hand packets to its backends: the route nodes, or the borders where
+    /// there are none.
+    pub fn handing_nodes<'a>(&'a self, site: &'a SiteId) -> impl Iterator<Item = &'a Node> {
+        let routed = self.nodes_of(site, Role::Route).next().is_some();
+        self.nodes_of(site, if routed { Role::Route } else { Role::Border })
+    }
+
     /// The interfaces on which traffic from outside the node's part of the site arrives: link ends
     /// on a border, the border-facing interface on a route node. Sorted, without repeats.
     pub fn outer_interfaces(&self, node: &Node) -> Vec<String> {

@@ -27,6 +27,9 @@ pub struct Drained {
     pub nodes: BTreeSet<NodeId>,
     pub links: BTreeSet<LinkId>,
     pub clusters: BTreeSet<ClusterId>,
+    /// Clusters on their way out of service or back into it: groups whose flows stay have their
+    /// backends as members that no bucket is meant for. Others go by `clusters` alone.
+    pub easing: BTreeSet<ClusterId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use crate::bus::AppendError;
 use crate::bus::intake::ledger::Record;
 use crate::bus::wire::{Preface, Report, Sealed};
 use crate::journal::Saved;
+use crate::kernel::Filled;
 use crate::lease::LeaseEvent;
 use crate::probe::bfd::Views;
 
@@ -168,6 +169,11 @@ pub enum Event {
     /// What the counting sets of the nft table hold: packets since each element is there.
     Watched {
         packets: BTreeMap<GuardElement, u64>,
+    },
+    /// How many buckets of resilient groups lead to which member, of the groups with backends that
+    /// none is meant for.
+    Buckets {
+        filled: Filled,
     },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),

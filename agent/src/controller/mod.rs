@@ -35,6 +35,7 @@ mod facts;
 mod filling;
 mod keeping;
 mod lease;
+mod leaving;
 mod local;
 mod lost;
 mod near;
@@ -287,6 +288,7 @@ impl Controller {
             Event::Neighbours { pulses } => self.pulses(pulses, now),
             Event::Counted { packets, bytes } => self.counted(packets, bytes, now),
             Event::Watched { packets } => self.watched(packets, now),
+            Event::Buckets { filled } => self.buckets(&filled),
             Event::Applied(applied) => self.applied(applied, now),
             Event::Served { result } => self.served(result, now),
             Event::NameServer { trouble } => self.name_server(trouble),

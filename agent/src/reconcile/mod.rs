@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{Layout, NodeState, Table};
+use nett_policy::lower::object::{Layout, NexthopId, NodeState, Table};
+use nett_policy::lower::resilient::left_over;
 use nett_policy::plan::{Object, Op, Plan, plan_kernel};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -135,6 +136,8 @@ struct Memory {
     ledger: Ledger,
     /// The present wish, once it was seen.
     wish: Option<(u64, Arc<NodeState>)>,
+    /// Its groups with backends that no bucket is meant for.
+    left_over: BTreeSet<NexthopId>,
     /// The last wish that was in place, apart from what stood wrong before it.
     before: Option<Arc<NodeState>>,
     /// What was not in place at the last report on the present wish.
@@ -404,6 +407,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         if memory.wish.as_ref().is_none_or(|(old, _)| *old != generation) {
             let before = memory.wish.as_ref().map(|(_, state)| &**state);
             memory.ledger.wish(before, &desired, Instant::now());
+            memory.left_over = left_over(&desired).into_keys().collect();
             memory.wish = Some((generation, desired.clone()));
             memory.left = None;
         }

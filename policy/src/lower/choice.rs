@@ -99,7 +99,7 @@ impl<'a> Choice<'a> {
         let possible = views.filter(|v| v.far_site == site && v.gateway(family).is_some());
         let rank = |view: LinkView<'a>| {
             let doubted = doubted(&view)?;
-            let Drained { nodes, links, clusters: _ } = self.drained;
+            let Drained { nodes, links, clusters: _, easing: _ } = self.drained;
             let drained = links.contains(&view.link.id) || nodes.contains(&view.far.node);
             Some(((doubted, drained, view.link.cost), view))
         };

@@ -6,6 +6,7 @@
 //! group a route becomes `unreachable`. So is what it knows of the other nodes of its site.
 
 pub mod answers;
+mod between;
 mod choice;
 mod classes;
 mod failover;
@@ -54,7 +55,7 @@ pub fn lower_kernel(place: Place<'_>, placement: &Placement) -> NodeState {
     let mut state = NodeState::default();
     if place.node.role != Role::Witness {
         let choice = Choice { place, drained: &placement.drained };
-        routes::inter_site(choice, &mut state);
+        between::inter_site(choice, &mut state);
         let alike = routes::services(choice, placement, &mut state);
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);

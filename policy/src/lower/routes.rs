@@ -1,5 +1,4 @@
-//! Routes and groups: VIPs in `nett-svc`, `nett-in` and `nett-core`, remote prefixes in `nett-xs`,
-//! own aggregates in `nett-guard`, returns in `nett-ret-N`, and the floors under all of them.
+//! Routes and groups of VIPs, in `nett-svc`, `nett-in` and `nett-core`, and the floors under them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -309,7 +308,14 @@ impl Ground<'_> {
                 self.with_rest(traffic, entry, family, (main, state))
             }
             Entry::In if traffic.accept.contains(&self.choice.place.node.site) => {
-                self.local(family, state)
+                let main = self.local(family, state);
+                match self.inside(family) {
+                    Some(buckets) => {
+                        let rest = self.easing(family, state);
+                        resilient::with_rest(main, rest, buckets.count)
+                    }
+                    None => main,
+                }
             }
             Entry::In => Members::new(),
             Entry::Core => {
@@ -327,15 +333,24 @@ impl Ground<'_> {
         entry: Entry,
         family: Family,
     ) -> Option<(NexthopId, Option<Buckets>)> {
-        let settings = self.service.resilient().filter(|_| entry != Entry::In)?;
-        let slot = numbers.keeping.get(class.name)?;
-        let id = NexthopId::resilient(*slot, entry == Entry::Core, family);
+        let settings = self.service.resilient()?;
+        let slot = *numbers.keeping.get(class.name)?;
+        if entry == Entry::In {
+            return Some((NexthopId::resilient_in(slot, family), Some(self.inside(family)?)));
+        }
+        let id = NexthopId::resilient(slot, entry == Entry::Core, family);
         let buckets = Buckets::of(self.choice.place, self.service, family, settings);
         Some((id, Some(buckets)))
     }
 
-    /// With the sites that accept and get nothing new, for a service whose flows stay where they
-    /// are.
+    /// Of a service whose flows stay, what is used where all goes to backends of the own site;
+    /// `None` where none of them is ever left.
+    fn inside(self, family: Family) -> Option<Buckets> {
+        Buckets::inside(self.choice.place, self.service, family, self.service.resilient()?)
+    }
+
+    /// With the sites that accept and get nothing new, and the own backends of which that is so,
+    /// for a service whose flows stay where they are.
     fn with_rest(
         self,
         traffic: &Traffic,
@@ -358,6 +373,9 @@ impl Ground<'_> {
             } else if !from_core {
                 rest.extend(self.local(family, state));
             }
+        }
+        if !from_core && traffic.accept.union(&with_share).any(|site| *site == node.site) {
+            rest.extend(self.easing(family, state));
         }
         if main.is_empty() {
             return rest;
@@ -414,6 +432,10 @@ impl Ground<'_> {
         ways::local(self.choice, self.service, self.backends, family, state)
     }
 
+    fn easing(self, family: Family, state: &mut NodeState) -> Members {
+        ways::easing(self.choice, self.service, self.backends, family, state)
+    }
+
     /// Where traffic of the class goes that enters at this node.
     fn deliver(self, traffic: &Traffic, family: Family, state: &mut NodeState) -> Members {
         let place = self.choice.place;
@@ -467,75 +489,6 @@ impl Ground<'_> {
     }
 }
 
-/// Remote-site prefixes, own aggregates, the links' networks and the way back over each link.
-pub(super) fn inter_site(choice: Choice<'_>, state: &mut NodeState) {
-    let place = choice.place;
-    let fabric = place.world.fabric;
-    let layout = place.layout;
-    for (index, site) in (0u32..).zip(&fabric.sites) {
-        for family in Family::BOTH {
-            let prefixes: Vec<IpNet> =
-                site.prefixes.iter().copied().filter(|p| Family::of_net(*p) == family).collect();
-            if prefixes.is_empty() {
-                continue;
-            }
-            if site.id == place.node.site {
-                floor(layout.table_guard, &prefixes, state);
-                continue;
-            }
-            let members = ways::remote(choice, &site.id, family, state);
-            if !members.is_empty() {
-                let target = group(Some(NexthopId::site(index, family)), family, members, state);
-                routes(layout.table_xs, &prefixes, target, state);
-            }
-            floor(layout.table_xs, &prefixes, state);
-        }
-    }
-    link_networks(place, state);
-    returns(choice, state);
-}
-
-/// What a border says to the far end of a link, an error for instance, never takes the default
-/// route: not even while the link has lost its address and the main table knows no other way.
-fn link_networks(place: Place<'_>, state: &mut NodeState) {
-    if place.node.role == Role::Border {
-        for view in place.world.fabric.links_of(&place.node.id) {
-            floor(place.layout.table_guard, &view.near.addresses, state);
-        }
-    }
-}
-
-/// `nett-ret-N`: over link N on a border, also while it is doubted: what came over it goes back
-/// over it or not at all. On a route node over the border at place N on a route node, or another
-/// one while that is silent.
-fn returns(choice: Choice<'_>, state: &mut NodeState) {
-    let place = choice.place;
-    let fabric = place.world.fabric;
-    for family in Family::BOTH {
-        let default = [family.default_route()];
-        if place.node.role == Role::Border {
-            for view in fabric.links_of(&place.node.id) {
-                let table = place.layout.table_return(view.index);
-                floor(table, &default, state);
-                if view.gateway(family).is_some() && place.links_up.sends(&view.link.id, family) {
-                    let id = ways::link(&view, family, state);
-                    routes(table, &default, RouteTarget::Nexthop(id), state);
-                }
-            }
-            continue;
-        }
-        for border in fabric.nodes_of(&place.node.site, Role::Border) {
-            let index = fabric.place_of(&border.id).expect("a node of the fabric has a place");
-            let table = place.layout.table_return(index);
-            floor(table, &default, state);
-            let through = choice.instead_of(border);
-            if let Some(id) = ways::neighbour(place, through, family, state) {
-                routes(table, &default, RouteTarget::Nexthop(id), state);
-            }
-        }
-    }
-}
-
 /// One `unreachable` per VIP range under the tables that hold VIPs.
 pub(super) fn floors(place: Place<'_>, state: &mut NodeState) {
     let ranges = &place.world.fabric.vip_ranges;
@@ -545,7 +498,7 @@ pub(super) fn floors(place: Place<'_>, state: &mut NodeState) {
 
 /// A group for the members, or `unreachable` when there are none. Without an id for a group the
 /// member with the greatest weight stands for all.
-fn group(
+pub(super) fn group(
     id: Option<NexthopId>,
     family: Family,
     members: Members,
@@ -564,7 +517,7 @@ fn refuses(members: &Members, family: Family) -> bool {
     members.is_empty() || members.contains_key(&NexthopId::blackhole(family))
 }
 
-fn routes(table: Table, to: &[IpNet], target: RouteTarget, state: &mut NodeState) {
+pub(super) fn routes(table: Table, to: &[IpNet], target: RouteTarget, state: &mut NodeState) {
     state.routes.extend(active(table, to, target));
 }
 
@@ -579,7 +532,7 @@ fn active(
     })
 }
 
-fn floor(table: Table, to: &[IpNet], state: &mut NodeState) {
+pub(super) fn floor(table: Table, to: &[IpNet], state: &mut NodeState) {
     for destination in to {
         let destination = destination.trunc();
         let key = RouteKey { table, destination, metric: Layout::METRIC_FLOOR };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::{Fabric, Node};
-use nett_policy::id::{LinkId, NodeId, SiteId};
+use nett_policy::id::{ClusterId, LinkId, NodeId, SiteId};
 use nett_policy::log::intent::{Intent, World};
 use nett_policy::lower::object::{Layout, NodeState};
 use nett_policy::lower::{LinksUp, Neighbours, Place, lower};
@@ -35,14 +35,37 @@ impl Ground {
         })
     }
 
+    /// The clusters in which one service has its backends at the first site, each of both families.
+    pub(crate) fn cluster(pick: usize) -> ClusterId {
+        ["osl/k2", "osl/k3"][pick % 2].parse().expect("an id")
+    }
+
     fn of(change: impl FnOnce(&str) -> String) -> Self {
-        let file = |name: &str| {
+        let file = |name: &str, change: &dyn Fn(String) -> String| {
             let text = nett_fixtures::fabric_file("two-sites", name).expect("a fixture");
-            SourceFile::new(text.name, text.text)
+            SourceFile::new(text.name, change(text.text))
         };
-        let text = nett_fixtures::fabric_file("two-sites", "services.toml").expect("a fixture");
-        let services = SourceFile::new(text.name, change(&text.text));
-        let compiled = compile(&file("fabric.toml"), &services);
+        let clusters = [0, 1].map(Self::cluster);
+        let fabric = file("fabric.toml", &|text| {
+            let tables = clusters
+                .each_ref()
+                .map(|cluster| format!("\n[[cluster]]\nid = \"{cluster}\"\nsite = \"osl\"\n"));
+            text + &tables.concat()
+        });
+        let services = file("services.toml", &|text| {
+            let backends = "backends.osl = [\"10.1.20.2\", \"fd00:a:20::2\"]\n";
+            assert!(text.contains(backends), "the fixture has it");
+            let more = [("10.1.20.2", "fd00:a:20::2"), ("10.1.20.62", "fd00:a:20::62")];
+            let more = more.into_iter().zip(&clusters).map(|((v4, v6), cluster)| {
+                let of =
+                    |address| format!("{{ address = \"{address}\", cluster = \"{cluster}\" }}");
+                format!("{}, {}", of(v4), of(v6))
+            });
+            let more = more.collect::<Vec<_>>().join(", ");
+            text.replace(backends, &format!("backends.osl = [{more}]\n"))
+        });
+        let services = SourceFile::new(services.name.clone(), change(&services.text));
+        let compiled = compile(&fabric, &services);
         let (fabric, catalog) = compiled.expect("the fixture is valid");
         Self { fabric, catalog, layout: Layout::default() }
     }

@@ -256,6 +256,7 @@ fn every_order() -> Vec<Order> {
     }
     for site in 0..2 {
         all.extend([true, false].map(|on| Order::DrainSite { site, on }));
+        all.extend([true, false].map(|on| Order::DrainCluster { cluster: site, on }));
     }
     all
 }

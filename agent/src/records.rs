@@ -5,7 +5,8 @@ use std::path::Path;
 
 use nett_policy::fact::Measured;
 use nett_policy::id::{Epoch, NodeId, ServiceId, WallMs};
-use nett_policy::log::entry::{Body, Effect, Entry, StepState, Turn};
+use nett_policy::lease::admission::WITHOUT_QUORUM;
+use nett_policy::log::entry::{Ask, Body, Effect, Entry, StepState, Turn};
 use nett_policy::roster::Rosters;
 
 use crate::api::types::{
@@ -229,16 +230,19 @@ fn text(body: &Body) -> String {
     match body {
         Body::Command(command) => {
             let verb = command.request.ask.verb_name();
+            let passed = passed_over(&command.request.ask);
             match &command.effect {
-                Some(effect) => format!("{verb} accepted: {}", moves(effect)),
+                Some(effect) => format!("{verb} accepted{passed}: {}", moves(effect)),
                 None => {
-                    format!("{verb} accepted, waits for {} approval(s)", command.approvals_needed)
+                    let needed = command.approvals_needed;
+                    format!("{verb} accepted{passed}, waits for {needed} approval(s)")
                 }
             }
         }
         Body::Refused(refused) => {
             let verb = refused.request.ask.verb_name();
-            format!("{verb} refused by {}: {}", refused.refused_by, refused.message)
+            let passed = passed_over(&refused.request.ask);
+            format!("{verb}{passed} refused by {}: {}", refused.refused_by, refused.message)
         }
         Body::Wish(wish) => format!("{} given", wish.request.ask.verb_name()),
         Body::Effective(fact) => format!("effective: {}", moves(&fact.effect)),
@@ -269,6 +273,17 @@ fn text(body: &Body) -> String {
         }
         Body::End(fact) if fact.reason.is_empty() => format!("ended {}", fact.outcome.as_str()),
         Body::End(fact) => format!("ended {}: {}", fact.outcome.as_str(), fact.reason),
+    }
+}
+
+/// The override by which a command asks for no majority of the voters, by name.
+fn passed_over(ask: &Ask) -> String {
+    match ask {
+        Ask::Command { terms, .. } if !terms.without.is_empty() => {
+            let sites: Vec<&str> = terms.without.iter().map(|site| site.as_str()).collect();
+            format!(" (override {WITHOUT_QUORUM}: {} said to be off)", sites.join(", "))
+        }
+        Ask::Command { .. } | Ask::Wish { .. } => String::new(),
     }
 }
 

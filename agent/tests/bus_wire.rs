@@ -79,6 +79,7 @@ fn ask_variants() -> Vec<(Ask, &'static str)> {
                 terms: Terms {
                     supersede: true,
                     asserted: BTreeSet::from([id("osl-b1")]),
+                    without: BTreeSet::new(),
                     confirm_within: Some(std::time::Duration::from_secs(300)),
                     ramp: Some(Ramp {
                         steps: vec![10, 100],
@@ -122,6 +123,32 @@ fn every_request_survives_the_way_and_names_its_subject() {
         let crossing = format!("nett.x.cmd.osl.svg.{tail}");
         let bytes = seal_request(&request, &crossing, &key(MIRA)).expect("signs");
         assert!(open_request(&bytes, &crossing, &fabric()).is_ok());
+    }
+}
+
+/// A reader that passed over these sites would vote or serve against the claim: it must stop there.
+#[test]
+fn a_failover_without_a_quorum_is_for_newer_readers_and_nothing_else_is() {
+    let versions = |bytes: &[u8]| {
+        let value: Value = serde_json::from_slice(bytes).expect("JSON");
+        [&value["v"], &value["min_reader"]].map(|number| number.as_u64().expect("a number"))
+    };
+    let terms = Terms { without: BTreeSet::from([id("svg")]), ..Terms::default() };
+    let verb = Verb::Failover { services: id("shop/prod/api"), to: id("osl") };
+    let alone = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
+    let others = ask_variants().into_iter().map(|(ask, _)| (ask, [1, 1]));
+    for (ask, wanted) in others.chain([(alone, [2, 2])]) {
+        let request = Request { ask, ..request("osl", 1) };
+        let bytes = sealed_request(&request);
+        assert_eq!(versions(&bytes), wanted, "{request:?}");
+        let opened = open_request(&bytes, &request_subject(&request), &fabric());
+        assert_eq!(opened.expect("opens"), request);
+        let (refused_by, message) = ("a rule".into(), "not so".into());
+        let body = Body::Refused(Refused { request, refused_by, message });
+        let draft = draft("osl", "osl-b1", 4, body, Some(bytes));
+        let (stored, _) = seal_entry(draft, &key(OSL_B1)).expect("signs");
+        assert_eq!(versions(&stored), wanted);
+        Sealed::open_stored(&stored, &fabric()).expect("opens");
     }
 }
 
@@ -449,7 +476,7 @@ fn a_signed_request_must_agree_with_itself() {
     assert!(matches!(verb, Err(OpenError::Subject { .. })));
     let time = open_changed(|v| v["expires_at"] = json!("2026-11-21T10:30:00.000+01:00"));
     assert!(matches!(time, Err(OpenError::Value { field: "expires_at", .. })));
-    let newer = open_changed(|v| (v["v"], v["min_reader"]) = (json!(2), json!(2)));
+    let newer = open_changed(|v| (v["v"], v["min_reader"]) = (json!(3), json!(3)));
     assert!(matches!(newer, Err(OpenError::NeedsUpgrade { .. })));
     assert_eq!(newer.expect_err("refused").blame(), Blame::Upgrade);
     for change in [
@@ -526,7 +553,7 @@ fn a_forged_entry_is_refused() {
     assert!(matches!(unit, Err(OpenError::Value { .. })));
     // Unknown fields of a newer version do not hide that an upgrade is needed.
     let newer = open_changed_entry(OSL_B1, |v| {
-        (v["v"], v["min_reader"], v["new"]) = (json!(2), json!(2), json!(true));
+        (v["v"], v["min_reader"], v["new"]) = (json!(3), json!(3), json!(true));
     });
     assert!(matches!(newer, Err(OpenError::NeedsUpgrade { .. })));
     let sealed = sealed_command("osl", 4);

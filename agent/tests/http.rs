@@ -73,6 +73,7 @@ fn line() -> ServiceLine {
         category: "A".to_owned(),
         mode: "active-passive".to_owned(),
         primary: None,
+        unprotected: false,
         spread: "osl".to_owned(),
         epoch: 7,
         health: [("osl".to_owned(), "unknown".to_owned())].into(),

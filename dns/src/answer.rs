@@ -28,6 +28,7 @@ use crate::fast::answer_from_prepared;
 use crate::message::{Query, Unreadable};
 use crate::ports;
 use crate::profile::Profile;
+use crate::records::mark;
 use crate::steer::Target;
 use crate::topology::SiteIndex;
 use crate::write::{Finish, NetworkText, Section, Writer, refusal};
@@ -432,8 +433,9 @@ fn tell_lines<'a>(
         for answered in std::iter::once(first).chain(sites) {
             let SiteAnswers { site, addresses: _, state, weight, health } = answered;
             let (state, health, epoch) = (state.as_str(), health.as_str(), entry.epoch());
+            let mark = mark(entry.standing());
             text.string(format_args!(
-                "site={site} state={state} weight={weight} health={health} epoch={epoch}"
+                "site={site} state={state} weight={weight} health={health} epoch={epoch}{mark}"
             ));
         }
         if let Some(age) = isolated {

@@ -149,6 +149,10 @@ impl Details {
         self.bearing.epoch
     }
 
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.bearing.steering.standing
+    }
+
     pub(crate) fn sites(&self) -> impl Iterator<Item = SiteAnswers<'_>> + Clone {
         self.bearing.steering.standing.sites(&self.fixed)
     }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::RecordType;
 use nett_policy::fabric::Family;
-use nett_policy::lower::answers::{SiteAnswers, SiteState};
+use nett_policy::lower::answers::{SiteAnswers, SiteState, Standing};
 
 use crate::client::Client;
 use crate::entry::Details;
@@ -183,8 +183,13 @@ fn push_ports(records: &mut Vec<Record>, zone: &Zone, key: &[u8], entry: &Detail
 pub(crate) fn line(entry: &Details, site: &SiteAnswers<'_>) -> String {
     let SiteAnswers { site, addresses: _, state, weight, health } = site;
     let (state, health) = (state.as_str(), health.as_str());
-    let epoch = entry.epoch();
-    format!("site={site} state={state} weight={weight} health={health} epoch={epoch}")
+    let (epoch, mark) = (entry.epoch(), mark(entry.standing()));
+    format!("site={site} state={state} weight={weight} health={health} epoch={epoch}{mark}")
+}
+
+/// What is behind each site's line where a lease was taken without a majority of the voters.
+pub(crate) fn mark(standing: &Standing) -> &'static str {
+    if standing.unprotected { " lease=unprotected" } else { "" }
 }
 
 /// Each address once: a set has no repeats (RFC 2181 section 5).

@@ -67,6 +67,8 @@ pub enum Reason {
     UnderWay,
     /// A majority of voters is for the claim that brought it there.
     Leased,
+    /// A claim that was made without a majority brought it there, and has none yet.
+    LeaseUnprotected,
     /// A claim has a majority, and its task has not come to the step that serves.
     LeaseBetween,
     /// The claim for this site does not count here, or not yet.
@@ -236,6 +238,9 @@ impl fmt::Display for Reason {
             ),
             Self::UnderWay => f.write_str("a task is under way"),
             Self::Leased => f.write_str("a majority of voters is for it"),
+            Self::LeaseUnprotected => {
+                f.write_str("unprotected: taken without a majority of voters, which it has not yet")
+            }
             Self::LeaseBetween => f.write_str("withdrawn; its task has not come to serving it"),
             Self::LeaseShut => f.write_str("the lease of this site does not count, or not yet"),
             Self::LeaseStopped => f.write_str("stopped: the task that moved it took itself back"),

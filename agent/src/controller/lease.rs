@@ -47,7 +47,9 @@ impl Controller {
         self.renew_duties();
         let settled = self.doing.is_settled();
         let known = settled && self.doing.has_wish();
+        let trusted = self.trusted;
         let Some(lease) = &mut self.lease else { return };
+        lease.log_is_whole(trusted);
         if known {
             lease.settled();
         }
@@ -87,9 +89,15 @@ impl Controller {
         gate.into_iter().chain(fences).chain(pending).collect()
     }
 
-    /// How many voters this node hears.
-    pub(super) fn voters_heard(&self, now: Duration) -> usize {
-        self.lease.as_ref().map_or(0, |lease| lease.heard_within(AUDIBLE, now).len())
+    /// The voters that this node hears.
+    pub(super) fn voters_heard(&self, now: Duration) -> BTreeSet<SiteId> {
+        let heard = self.lease.as_ref().map(|lease| lease.heard_within(AUDIBLE, now));
+        heard.into_iter().flatten().cloned().collect()
+    }
+
+    /// Services that were taken without a majority, and whose voters count for what comes next.
+    pub(super) fn bound(&self, now: Duration) -> BTreeMap<ServiceId, Vec<BTreeSet<SiteId>>> {
+        self.lease.as_ref().map(|lease| lease.bound(now)).unwrap_or_default()
     }
 
     /// A node that lost its disk has read what it confirmed once its site's log was read as far as

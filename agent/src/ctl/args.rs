@@ -1,10 +1,11 @@
 //! The command line as clap reads it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser};
-use nett_policy::id::{NodeId, WallMs};
+use nett_policy::id::{NodeId, SiteId, WallMs};
 use nett_policy::log::entry::Ramp;
 
 use super::cmd::Command;
@@ -124,6 +125,8 @@ pub(super) struct More {
     pub(super) ramp: Option<Ramp>,
     pub(super) until: Option<WallMs>,
     pub(super) soft: bool,
+    /// The sites that are said to be off, where no majority is asked for.
+    pub(super) without: Option<BTreeSet<SiteId>>,
 }
 
 /// Whom a task waits for.

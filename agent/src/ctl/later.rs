@@ -1,4 +1,4 @@
-//! Commands and options that are named in the interface and do nothing yet.
+//! Commands that are named in the interface and do nothing yet.
 //!
 //! They are known to the parser, so that a script gets a clear answer and exit status 2 instead of
 //! a guess at a spelling mistake.
@@ -11,9 +11,6 @@ const COMMANDS: [&str; 9] =
 
 /// Commands below one that exists.
 const NESTED: [(&str, &[&str]); 1] = [("service", &["apply", "retire"])];
-
-/// Options of commands that exist.
-const OPTIONS: [(&str, &[&str]); 1] = [("failover", &["without-quorum"])];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {
@@ -28,14 +25,6 @@ pub(super) fn add(mut command: Command) -> Command {
             parent
         });
     }
-    for (parent, names) in OPTIONS {
-        command = command.mut_subcommand(parent, |mut parent| {
-            for name in names {
-                parent = parent.arg(option(name));
-            }
-            parent
-        });
-    }
     command
 }
 
@@ -45,22 +34,9 @@ pub(super) fn asked_for(matches: &ArgMatches) -> Option<String> {
     if COMMANDS.contains(&name) {
         return Some(name.to_owned());
     }
-    let nested = NESTED.iter().find(|(parent, _)| *parent == name);
-    if let (Some((_, names)), Some(child)) = (nested, below.subcommand_name())
-        && names.contains(&child)
-    {
-        return Some(format!("{name} {child}"));
-    }
-    let (_, options) = OPTIONS.iter().find(|(parent, _)| *parent == name)?;
-    let given = |option: &&&str| given(below, option);
-    let found = options.iter().find(given)?;
-    Some(format!("{name} --{found}"))
-}
-
-/// True where the option stands on the line, at the command or at one below it.
-fn given(matches: &ArgMatches, option: &str) -> bool {
-    let here = matches.try_contains_id(option).is_ok_and(|present| present);
-    here || matches.subcommand().is_some_and(|(_, below)| given(below, option))
+    let (_, names) = NESTED.iter().find(|(parent, _)| *parent == name)?;
+    let child = below.subcommand_name().filter(|child| names.contains(child))?;
+    Some(format!("{name} {child}"))
 }
 
 fn stub(name: &'static str) -> Command {
@@ -69,8 +45,4 @@ fn stub(name: &'static str) -> Command {
         .disable_help_flag(true)
         .about("Not in this release")
         .arg(Arg::new("anything").num_args(0..).allow_hyphen_values(true).trailing_var_arg(true))
-}
-
-fn option(name: &'static str) -> Arg {
-    Arg::new(name).long(name).hide(true).global(true).num_args(0..=1).value_name("VALUE")
 }

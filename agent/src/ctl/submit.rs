@@ -109,8 +109,38 @@ pub(super) async fn terms(
         session.out.note(&format!("you say that these are off: {}", names.join(", ")))?;
     }
     let (supersede, confirm_within) = (change.supersede, change.confirm_within);
-    let More { ramp, until, soft } = change.more.clone();
-    Ok(Terms { supersede, asserted, confirm_within, ramp, until, soft })
+    let More { ramp, until, soft, without } = change.more.clone();
+    let without = match without {
+        None => BTreeSet::new(),
+        Some(sites) if sites.is_empty() => return Err(unnamed(session).await?),
+        Some(sites) => sites,
+    };
+    if !without.is_empty() {
+        let names: Vec<&str> = without.iter().map(SiteId::as_str).collect();
+        session.out.note(&format!(
+            "you say that these sites are off, and serve nothing before they have read the log: \
+             {}; two sites may serve at once where that is not so",
+            names.join(", ")
+        ))?;
+    }
+    Ok(Terms { supersede, asserted, without, confirm_within, ramp, until, soft })
+}
+
+/// Whoever wants to go without a majority has to say who is off: this is whom the agent misses.
+async fn unnamed(session: &mut Session) -> Result<CtlError, CtlError> {
+    let Payload::Status(status) = session.payload(&ApiRequest::Status {}).await? else {
+        return Err(ClientError::WrongAnswer.into());
+    };
+    let voters = status.leases.map(|leases| leases.voters).unwrap_or_default();
+    let missed = voters.iter().filter(|v| v.answered_ms.is_none_or(|ms| ms > SILENT_MS));
+    let missed: Vec<String> = missed.map(|v| format!("--without {}", v.site)).collect();
+    let hint = match missed.is_empty() {
+        true => "every voter answers: it is not needed".to_owned(),
+        false => {
+            format!("the voters that do not answer: {}, if these sites are off", missed.join(" "))
+        }
+    };
+    Ok(CtlError::usage("--without-quorum names no site that is off", hint))
 }
 
 /// The nodes that have not been heard for longer than an answer keeps fresh.

@@ -17,7 +17,7 @@ use nett_policy::id::{EntryId, Epoch, ServiceId, SiteId};
 use nett_policy::lease::confirm::Needs;
 use nett_policy::lease::group::Group;
 use nett_policy::lease::placings::candidates;
-use nett_policy::lease::rule::Verdict;
+use nett_policy::lease::rule::{Ground, Verdict};
 use nett_policy::lease::vote::Asking;
 use nett_policy::place::{Placement, Reason};
 use nett_policy::service::{Isolation, Service};
@@ -39,6 +39,8 @@ pub struct Stands {
     pub backers: usize,
     /// Of a claim for the own site.
     pub verdict: Option<Verdict>,
+    /// The sites whose voters it was made without, as long as it has no majority.
+    pub unprotected: BTreeSet<SiteId>,
 }
 
 /// What this node does with a service.
@@ -201,9 +203,11 @@ impl Lease {
             stands.insert(service.id.clone(), stand);
         }
         self.shape(&stands, &groups);
-        let standing = |all: &BTreeMap<ServiceId, Stands>| -> Vec<(Standing, Option<SiteId>)> {
-            all.values().map(|s| (s.standing, s.target.clone())).collect()
-        };
+        let standing =
+            |all: &BTreeMap<ServiceId, Stands>| -> Vec<(Standing, Option<SiteId>, bool)> {
+                let one = |s: &Stands| (s.standing, s.target.clone(), s.unprotected.is_empty());
+                all.values().map(one).collect()
+            };
         let changed = standing(&stands) != standing(&self.judged.stands);
         for (service, stand) in &stands {
             let vips = self.catalog.get(service).map(|s| &s.vips).into_iter().flatten();
@@ -227,16 +231,22 @@ impl Lease {
         now: Duration,
         next: &mut Vec<Duration>,
     ) -> (Stands, Option<Group>) {
-        let backers = self.knowledge.backers(&service.id);
-        let named = backers.into_iter().find(|(_, count)| *count >= self.rules.quorum);
-        let named = named.map(|(claim, count)| (claim.clone(), count));
-        let Some((claim, backers)) = named else {
+        let id = &service.id;
+        let named = self.knowledge.chosen(&self.rules, &self.placings, id);
+        let Some((claim, backers)) = named.map(|(claim, count)| (claim.clone(), count)) else {
             return (Stands::none(), None);
         };
-        let Some(placing) = self.placings.get(&service.id, &claim) else {
+        let Some(placing) = self.placings.get(id, &claim) else {
             // Votes may be ahead of the log that has their claim.
             return (Stands { claim: Some(claim), backers, ..Stands::none() }, None);
         };
+        let one = (id, &claim, placing);
+        let mut bounds = self.knowledge.bounds(&self.rules, &self.placings, one, now);
+        if !self.log_whole {
+            bounds.above = Epoch(u64::MAX);
+        }
+        let unprotected = self.knowledge.unprotected(&self.rules, one, &bounds, now);
+        next.extend(unprotected.next);
         let mut stands = Stands {
             standing: Standing::Elsewhere,
             claim: Some(claim.clone()),
@@ -244,6 +254,10 @@ impl Lease {
             target: Some(placing.target.clone()),
             backers,
             verdict: None,
+            unprotected: match unprotected.is {
+                true => placing.without.clone(),
+                false => BTreeSet::new(),
+            },
         };
         if !placing.open {
             stands.standing = match placing.stopped {
@@ -255,13 +269,20 @@ impl Lease {
         if placing.target != self.me.site || !self.is_serving_node() {
             return (stands, None);
         }
-        let nodes = candidates(&self.fabric, service, &placing.asserted);
-        let (id, epoch, target) = (&service.id, placing.epoch, &placing.target);
+        let (epoch, target, here) = (placing.epoch, &placing.target, &self.me.site);
+        let nodes = candidates(&self.fabric, service, &placing.asserted, &BTreeSet::new());
         let needs = Needs { service: id, epoch, target, nodes: &nodes };
         let exclusive = service.isolation == Isolation::Exclusive;
         let ground = self.withdrawals.ground(needs, exclusive);
-        let here = &self.me.site;
-        let asking = Asking { claim: &claim, service: id, epoch, target, ground, here };
+        let alone = match placing.without.is_empty() {
+            true => Ground::Nothing,
+            false => {
+                let nodes = candidates(&self.fabric, service, &placing.asserted, &placing.without);
+                self.withdrawals.ground_alone(Needs { nodes: &nodes, ..needs })
+            }
+        };
+        let (claim, bounds) = (&claim, &bounds);
+        let asking = Asking { claim, service: id, epoch, target, ground, here, bounds, alone };
         let verdict = self.knowledge.serves(&self.rules, asking, now);
         let grouping = self.knowledge.group(&self.rules, asking, now);
         next.extend(verdict.deadline());
@@ -272,6 +293,16 @@ impl Lease {
             false => Standing::Shut,
         };
         (stands, Some(grouping.group).filter(|group| !group.is_empty()))
+    }
+
+    /// Of services that were taken without a majority the sets of voters of each of which one has
+    /// to vote for whatever comes next.
+    pub fn bound(&self, now: Duration) -> BTreeMap<ServiceId, Vec<BTreeSet<SiteId>>> {
+        let bound = |service: &ServiceId| {
+            let sets = self.knowledge.bound_to(&self.rules, &self.placings, service, now);
+            (!sets.is_empty()).then(|| (service.clone(), sets))
+        };
+        self.placings.with_alone().filter_map(bound).collect()
     }
 
     /// Brings the gate to what is judged, and opens what this round's answers allow.
@@ -368,14 +399,14 @@ impl Lease {
             let standing = stand.map_or(Standing::Unclaimed, |s| s.standing);
             let here = &self.me.site;
             let logged = (*placed.traffic).clone();
+            let leased = match stand.is_none_or(|s| s.unprotected.is_empty()) {
+                true => Reason::Leased,
+                false => Reason::LeaseUnprotected,
+            };
             let target = stand.and_then(|s| s.target.clone());
             let (traffic, reason) = match (standing, target) {
-                (Standing::Serving, _) => {
-                    (Traffic::settled(Spread::one(here.clone())), Reason::Leased)
-                }
-                (Standing::Elsewhere, Some(site)) => {
-                    (Traffic::settled(Spread::one(site)), Reason::Leased)
-                }
+                (Standing::Serving, _) => (Traffic::settled(Spread::one(here.clone())), leased),
+                (Standing::Elsewhere, Some(site)) => (Traffic::settled(Spread::one(site)), leased),
                 (Standing::Between, _) => (nowhere(logged.answers), Reason::LeaseBetween),
                 (Standing::Stopped, _) => (nowhere(Spread::Nowhere), Reason::LeaseStopped),
                 (Standing::Unclaimed, _) if !logged.serves_at(here) => {
@@ -429,6 +460,7 @@ impl Stands {
             target: None,
             backers: 0,
             verdict: None,
+            unprotected: BTreeSet::new(),
         }
     }
 }

@@ -129,6 +129,8 @@ pub struct Lease {
     drawn: u128,
     keeping: Keeping,
     restored: bool,
+    /// The log was read as far as this node had read it before it started.
+    log_whole: bool,
     /// A start has had its answers, or its time for them.
     heard_all: bool,
     /// And its gate has its first shape.
@@ -179,6 +181,7 @@ impl Lease {
             drawn: 0,
             keeping: Keeping::default(),
             restored: false,
+            log_whole: false,
             heard_all: false,
             ready: false,
             news: true,
@@ -264,6 +267,13 @@ impl Lease {
                 }
             }
         }
+    }
+
+    /// False while entries that this node has read before may be missing: one of them may say that
+    /// a claim is served without a majority, beside which no other is (adr/0061).
+    pub fn log_is_whole(&mut self, whole: bool) {
+        self.news |= self.log_whole != whole;
+        self.log_whole = whole;
     }
 
     /// Takes in how far a task has come.

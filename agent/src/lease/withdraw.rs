@@ -136,8 +136,7 @@ impl Lease {
             if !service.sites().contains(&self.me.site) {
                 continue;
             }
-            let chosen = self.knowledge.backers(&service.id);
-            let chosen = chosen.into_iter().find(|(_, count)| *count >= self.rules.quorum);
+            let chosen = self.knowledge.chosen(&self.rules, &self.placings, &service.id);
             let placing = chosen.and_then(|(claim, _)| self.placings.get(&service.id, claim));
             if let Some(placing) = placing.filter(|placing| placing.target != self.me.site) {
                 services.insert(service.id.clone(), placing.epoch);

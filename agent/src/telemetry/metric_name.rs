@@ -119,6 +119,8 @@ metrics! {
         "How much of the newest data the last task may have lost; absent if unknown.";
     LEASE_REMAINING_SECONDS = Gauge "nett_lease_remaining_seconds" ["service"]
         "How long this node may serve the service if no voter answers any more; where it serves.";
+    LEASE_UNPROTECTED = Gauge "nett_lease_unprotected" ["service"]
+        "1 while a lease that was taken without a majority of the voters has none; else absent.";
     DNS_QUERIES_TOTAL = Counter "nett_dns_queries_total" ["rcode", "transport"]
         "Questions answered, by response code.";
     DNS_ANSWERS_TOTAL = Counter "nett_dns_answers_total" ["client_site", "target_site"]

@@ -163,6 +163,7 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         dns_listening,
         conflicts,
         leases,
+        unprotected,
         facts,
         costs,
     } = snapshot;
@@ -197,6 +198,8 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     single(fresh, &name::CONFLICTS, *conflicts);
     let left = leases.iter().map(|(service, left)| (vec![service.to_string()], left.as_secs_f64()));
     gauges(fresh, &name::LEASE_REMAINING_SECONDS, left);
+    let unprotected = unprotected.iter().map(|service| (vec![service.to_string()], 1.0));
+    gauges(fresh, &name::LEASE_UNPROTECTED, unprotected);
     let fact = |(labels, value): (&[String; 3], &f64)| (labels.to_vec(), *value);
     gauges(fresh, &name::FACT_VALUE, facts.iter().map(fact));
     let seconds = |of: fn(&Cost) -> Option<Duration>| {

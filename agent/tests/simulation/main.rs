@@ -263,6 +263,71 @@ fn what_nobody_confirms_stops_until_it_is_claimed_again() {
     }
 }
 
+/// How long until sites that say nothing count as silent, and a bit.
+const SILENT: Duration = Duration::from_secs(12);
+
+/// The override brings a service back while two of three sites are dark; when they come back, and
+/// are cut off from the one that served just then, nobody serves twice and it is served in the end.
+#[test]
+fn two_sites_are_dark_and_the_third_serves_by_the_word_of_two_people() {
+    for seed in 0..TRAP_SEEDS {
+        let mut world = serving(seed, None);
+        let (service, to, dark) = world.two_go_dark();
+        let there = |world: &mut World| world.serving().get(&service) == Some(&[to.clone()].into());
+        let unprotected = |world: &World| {
+            let stands = |agent: &agent::Agent| {
+                let lease = agent.controller.lease()?;
+                Some(!lease.stands().get(&service)?.unprotected.is_empty())
+            };
+            world.agents.values().filter(|a| a.alive).filter_map(stands).any(|is| is)
+        };
+        // A majority was heard a moment ago.
+        world.claim_alone(&service, &to, &dark);
+        world.pass(SILENT);
+        assert!(!world.approve_at(&to), "seed {seed}: it is not needed while they are heard");
+        world.claim(&service, &to, None);
+        world.pass(LEASE_PATIENCE);
+        assert!(!there(&mut world), "seed {seed}: served without a majority");
+        let mut asked = 0;
+        while !world.approve_at(&to) {
+            assert!(asked < 20, "seed {seed}: it is refused");
+            world.claim_alone(&service, &to, &dark);
+            world.pass(Duration::from_secs(1));
+            asked += 1;
+        }
+        assert!(comes(&mut world, there), "seed {seed}: it does not come back");
+        assert!(unprotected(&world), "seed {seed}: nobody is told");
+        world.pass(LEASE_PATIENCE);
+        assert!(there(&mut world), "seed {seed}: it stays");
+        world.come_back(&dark, Duration::from_secs(5));
+        match seed % 3 {
+            0 => {}
+            // They have read the log, and take the service on while they hear nobody else.
+            1 => {
+                world.pass(Duration::from_secs(6 + seed / 3));
+                world.cut_off_for(&to, LEASED_ROUGH);
+                world.claim(&service, &dark[0], None);
+                world.pass(LEASED_ROUGH);
+            }
+            // As they come back.
+            _ => {
+                world.pass(Duration::from_millis(5000 + 300 * seed));
+                world.cut_off_for(&to, LEASE_PATIENCE);
+                world.pass(SILENT);
+                world.claim(&service, &dark[1], None);
+                world.pass(LEASE_PATIENCE);
+            }
+        }
+        match end(world, LEASE_PATIENCE) {
+            Ok(world) => assert!(!unprotected(&world), "seed {seed}: the mark stays"),
+            Err(failed) => {
+                tell(seed, &failed.0, &failed.1);
+                panic!("seed {seed}: {}", failed.0);
+            }
+        }
+    }
+}
+
 #[test]
 fn seeds_that_failed_once_do_not_fail_again() {
     for seed in REGRESSIONS {

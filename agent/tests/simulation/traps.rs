@@ -16,7 +16,7 @@ use nett_agent::lease::Standing;
 use nett_agent::lease::gate::{Gate, Slot};
 use nett_agent::lease::store::LeaseRecord;
 use nett_policy::id::{NodeId, ServiceId, SiteId};
-use nett_policy::log::entry::{Ask, Terms, Verb};
+use nett_policy::log::entry::{Ask, Terms, Verb, WishKind};
 
 use crate::agent::Agent;
 use crate::faults::Fault;
@@ -150,6 +150,55 @@ impl World {
         let terms = Terms { supersede: true, confirm_within, ..Terms::default() };
         let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
         self.ask(OPERATORS[0], to, ask);
+    }
+
+    /// The agents of the site that serves die, and those of another; gives the service, the site
+    /// that is left, and the two.
+    pub(crate) fn two_go_dark(&mut self) -> (ServiceId, SiteId, [SiteId; 2]) {
+        let Roles { service, holder, to, helper } = self.roles();
+        let nodes = self.nodes_of(&holder).into_iter().chain(self.nodes_of(&helper));
+        for node in nodes.collect::<Vec<_>>() {
+            self.strike(Fault::KillNow(node));
+        }
+        (service, to, [holder, helper])
+    }
+
+    /// Somebody says that these sites are off, and takes the service to the one that is left.
+    pub(crate) fn claim_alone(&mut self, service: &ServiceId, to: &SiteId, off: &[SiteId]) {
+        let services = service.to_string().parse().expect("an id is a selector");
+        let verb = Verb::Failover { services, to: to.clone() };
+        let without = off.iter().cloned().collect();
+        let terms = Terms { supersede: true, without, ..Terms::default() };
+        let ask = Ask::Command { verb, plan_hash: None, overrides: BTreeSet::new(), terms };
+        self.ask(OPERATORS[0], to, ask);
+    }
+
+    /// Somebody else approves whatever waits for that at a site; false while nothing does.
+    pub(crate) fn approve_at(&mut self, at: &SiteId) -> bool {
+        let replies = self.desk.replies.values();
+        let waiting = replies.filter(|r| r.state.as_deref() == Some("waiting-approval")).last();
+        let Some((task, plan_hash)) = waiting.and_then(|r| r.task.clone().zip(r.plan_hash.clone()))
+        else {
+            return false;
+        };
+        let task = task.parse().expect("an id");
+        self.ask(OPERATORS[1], at, Ask::Wish { task, kind: WishKind::Approve { plan_hash } });
+        true
+    }
+
+    /// Agents of these sites start, each at a time of its own.
+    pub(crate) fn come_back(&mut self, sites: &[SiteId], within: Duration) {
+        let most = u64::try_from(within.as_millis()).expect("a short time");
+        for node in sites.iter().flat_map(|site| self.nodes_of(site)).collect::<Vec<_>>() {
+            let delay = ms(self.rng.u64(1..most));
+            self.at(delay, Happening::Fault(Fault::Restart(node)));
+        }
+    }
+
+    /// A site is cut off from all others for a while.
+    pub(crate) fn cut_off_for(&mut self, site: &SiteId, time: Duration) {
+        let most = u64::try_from(time.as_millis()).expect("a short time");
+        self.cut_off(site, (0, most));
     }
 
     /// How every agent that lives stands to the service.

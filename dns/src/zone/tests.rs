@@ -173,6 +173,7 @@ proptest! {
             ];
             let standing = Standing {
                 lowered,
+                unprotected: false,
                 spread: spreads[spread].clone(),
                 drained: BTreeSet::new(),
                 health: BTreeMap::new(),

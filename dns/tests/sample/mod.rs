@@ -160,7 +160,8 @@ pub(crate) fn answers(service: &str, spread: Spread) -> ServiceAnswers {
         ports: Vec::new(),
         sites,
     };
-    let standing = Standing { lowered: false, spread, drained: BTreeSet::new(), health };
+    let standing =
+        Standing { lowered: false, unprotected: false, spread, drained: BTreeSet::new(), health };
     ServiceAnswers { fixed: Arc::new(fixed), epoch: Epoch(7), standing: Arc::new(standing) }
 }
 

@@ -53,6 +53,16 @@ impl Withdrawals {
         others.filter(|n| !all_withdrawn(epoch, [said(n)])).collect()
     }
 
+    /// The same for a claim that was made without a majority, whatever its service: every candidate
+    /// node that nobody says is off must have confirmed, since what the others have read protects
+    /// the claim; and the wait is kept, since the gates of who is off end by themselves only.
+    pub fn ground_alone(&self, needs: Needs<'_>) -> Ground {
+        match self.confirmed(needs) {
+            true => Ground::Wait,
+            false => Ground::Nothing,
+        }
+    }
+
     /// What condition (4) may rest on. For an `exclusive` service the wait alone is nothing.
     pub fn ground(&self, needs: Needs<'_>, exclusive: bool) -> Ground {
         match (self.confirmed(needs), exclusive) {

@@ -12,8 +12,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::rule::{Bid, Rules, Sight, Span, Verdict, best, counts, serves};
-use super::vote::{Answer, Ask, Asking, Electorate, Incarnation, Nonce, Vote};
+use super::rule::{Bid, Needed, Rules, Sight, Span, Verdict, Voters, best, counts, serves};
+use super::vote::{Answer, Ask, Asking, Bounds, Electorate, Incarnation, Nonce, Vote};
 use crate::id::{EntryId, Epoch, ServiceId, SiteId};
 
 /// How many votes of an incarnation may wait for one that is missing; more are dropped and have to
@@ -259,9 +259,19 @@ impl Knowledge {
 
     /// Transition S: whether this node serves the service under the claim, and until when.
     pub fn serves(&self, rules: &Rules, asking: Asking<'_>, now: Duration) -> Verdict {
-        let voters: Vec<Option<Span>> =
-            self.electorate.voters.iter().map(|v| self.counts(rules, v, asking, now)).collect();
-        serves(rules, self.bid(asking), &voters, now)
+        let by = |needed: Needed<'_>, asking: Asking<'_>| {
+            let voters = self.electorate.voters.iter();
+            let spans: Vec<_> = voters.map(|v| self.counts(rules, v, asking, now)).collect();
+            serves(rules, needed, self.bid(asking), &spans, now)
+        };
+        let Bounds { with, alone, .. } = asking.bounds;
+        let with: Vec<Voters> = with.iter().map(|s| self.electorate.places(s)).collect();
+        let protected = by(Needed::Majority { with: &with }, asking);
+        if alone.is_empty() {
+            return protected;
+        }
+        let all = Needed::All(self.electorate.places(alone));
+        by(all, Asking { ground: asking.alone, ..asking }).or(protected)
     }
 
     /// What a voter's newest vote for a service is for, in the incarnation that was heard of last.
@@ -269,6 +279,40 @@ impl Knowledge {
     pub fn named(&self, voter: &SiteId, service: &ServiceId) -> Option<(&EntryId, Epoch)> {
         let newest = self.latest(voter)?.newest.get(service)?;
         Some((&newest.claim, newest.epoch))
+    }
+
+    /// The highest epoch in which any incarnation of a voter was last read to have voted for a
+    /// service; 0 when in none.
+    pub fn highest(&self, voter: &SiteId, service: &ServiceId) -> Epoch {
+        let readings = self.read.get(voter).into_iter().flat_map(BTreeMap::values);
+        readings.filter_map(|r| Some(r.newest.get(service)?.epoch)).max().unwrap_or_default()
+    }
+
+    /// From when on it has been known for W that a voter's newest vote for a service is above an
+    /// epoch: no answer of before is of use to anybody any more. `None` when it is not.
+    pub fn passed(
+        &self,
+        rules: &Rules,
+        voter: &SiteId,
+        service: &ServiceId,
+        epoch: Epoch,
+    ) -> Option<Duration> {
+        let newest = self.latest(voter)?.newest.get(service)?;
+        (newest.epoch > epoch).then(|| newest.since + rules.wait)
+    }
+
+    /// The voters whose newest vote is for a claim, each with when that has been known for W.
+    pub fn settled<'a>(
+        &'a self,
+        rules: &Rules,
+        service: &'a ServiceId,
+        claim: &'a EntryId,
+    ) -> impl Iterator<Item = (&'a SiteId, Duration)> + use<'a> {
+        let wait = rules.wait;
+        self.electorate.voters.iter().filter_map(move |voter| {
+            let newest = self.latest(voter)?.newest.get(service)?;
+            (newest.claim == *claim).then(|| (voter, newest.since + wait))
+        })
     }
 
     /// How many voters' newest vote for a service is for each claim.
@@ -316,12 +360,13 @@ impl Knowledge {
 
     fn bid(&self, asking: Asking<'_>) -> Bid {
         let here = asking.here == asking.target;
-        Bid { here, epoch: asking.epoch, fence: self.fence_of(asking.service) }
+        let (fence, above) = (self.fence_of(asking.service), asking.bounds.above);
+        Bid { here, epoch: asking.epoch, fence, above }
     }
 
     pub(super) fn may_bid(&self, asking: Asking<'_>) -> bool {
-        let Bid { here, epoch, fence } = self.bid(asking);
-        here && fence.is_some_and(|f| epoch > f)
+        let Bid { here, epoch, fence, above } = self.bid(asking);
+        here && fence.is_some_and(|f| epoch > f.max(above))
     }
 
     /// The votes that were read of every incarnation of every voter, as what they mean for a

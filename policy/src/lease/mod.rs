@@ -20,11 +20,12 @@
 //! * [`voter`]: what one voter has promised, and how it comes back without its journal.
 //! * [`confirm`]: withdrawals that stand in for the wait.
 //! * [`group`]: the predicate cut in two, as the kernel gate needs it.
+//! * [`alone`]: claims made without a majority, by an operator's word that sites are off.
 //!
 //! Nothing here has a clock, a disk or a signature: times are on the node's own monotonic clock and
 //! arguments, what must be on disk before something else happens is said at each function, and what
 //! arrives has been verified. No rule of this module ever makes a node serve because it does *not*
-//! know something.
+//! know something; one makes it serve because two people say something ([`alone`]).
 //!
 //! After a crash a voter is what its journal says, or a new incarnation ([`voter::Voter::lost`]); a
 //! node keeps what it has read and holds no answer ([`knowledge::Knowledge::restarted`]).
@@ -32,6 +33,7 @@
 //! [`placings`] says which claims there are, [`admission`] which commands may become one.
 
 pub mod admission;
+pub mod alone;
 pub mod confirm;
 pub mod group;
 pub mod knowledge;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::vote::Claim;
 use crate::fabric::Fabric;
 use crate::id::{EntryId, Epoch, NodeId, ServiceId, SiteId, sha256_hex};
-use crate::log::entry::{Ask, Outcome, StepKind};
+use crate::log::entry::{Ask, Outcome, StepKind, Verb};
 use crate::log::fold::Fold;
 use crate::log::intent::World;
 use crate::service::Service;
@@ -29,6 +29,9 @@ pub struct Placing {
     pub target: SiteId,
     /// Nodes that an operator says are off: they count as withdrawn.
     pub asserted: BTreeSet<NodeId>,
+    /// Sites that an operator says are off with their voters, so that the others are enough; empty
+    /// for every claim that needs a majority.
+    pub without: BTreeSet<SiteId>,
     /// The task has come to the step that serves, and was not taken back.
     pub open: bool,
     /// The task was taken back, since nobody confirmed it or a step failed: nobody serves under it
@@ -42,6 +45,8 @@ pub struct Placing {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placings {
     by_service: BTreeMap<ServiceId, BTreeMap<EntryId, Placing>>,
+    /// The services that have claims which were made without a majority.
+    alone: BTreeSet<ServiceId>,
     read: usize,
 }
 
@@ -59,14 +64,17 @@ pub fn definition(service: &Service) -> Option<(EntryId, SiteId)> {
     Some((id.parse().expect("a site and 26 digits are an id"), primary.clone()))
 }
 
-/// Every serving node of every candidate site but those that are said to be off.
+/// Every serving node of every candidate site but those that are said to be off, alone or with all
+/// of their site.
 pub fn candidates(
     fabric: &Fabric,
     service: &Service,
     asserted: &BTreeSet<NodeId>,
+    without: &BTreeSet<SiteId>,
 ) -> BTreeMap<SiteId, BTreeSet<NodeId>> {
     let of = |site: SiteId| {
-        let nodes = fabric.serving_nodes(&site).map(|n| n.id.clone());
+        let nodes = fabric.serving_nodes(&site).filter(|n| !without.contains(&n.site));
+        let nodes = nodes.map(|n| n.id.clone());
         let nodes = nodes.filter(|n| !asserted.contains(n)).collect();
         (site, nodes)
     };
@@ -82,9 +90,15 @@ impl Placings {
         for service in world.catalog.leased() {
             let claims = placings.by_service.entry(service.id.clone()).or_default();
             if let Some((id, target)) = definition(service) {
-                let (epoch, asserted) = (lease_epoch(Epoch(0)), BTreeSet::new());
-                let placing =
-                    Placing { epoch, target, asserted, open: true, stopped: false, place: 0 };
+                let placing = Placing {
+                    epoch: lease_epoch(Epoch(0)),
+                    target,
+                    asserted: BTreeSet::new(),
+                    without: BTreeSet::new(),
+                    open: true,
+                    stopped: false,
+                    place: 0,
+                };
                 claims.insert(id, placing);
             }
         }
@@ -106,14 +120,18 @@ impl Placings {
             return false;
         };
         let reading = read(fold, task);
-        let asserted = match &command.request.ask {
-            Ask::Command { terms, .. } => terms.asserted.clone(),
-            Ask::Wish { .. } => BTreeSet::new(),
+        let (asserted, without) = match &command.request.ask {
+            Ask::Command { verb: Verb::Failover { .. }, terms, .. } => {
+                (terms.asserted.clone(), terms.without.clone())
+            }
+            Ask::Command { terms, .. } => (terms.asserted.clone(), BTreeSet::new()),
+            Ask::Wish { .. } => (BTreeSet::new(), BTreeSet::new()),
         };
         let mut changed = false;
         let undo = last_effect(fold, task).filter(|_| reading.effects > 1);
         for one in &effect.moves {
             let Some(claims) = self.by_service.get_mut(&one.service) else { continue };
+            let id = one.service.clone();
             // Taken back while it was not leased yet, it went somewhere.
             let back = undo.and_then(|u| u.moves.iter().find(|m| m.service == one.service));
             let back = back.filter(|m| m.to.spread != Spread::Nowhere);
@@ -133,9 +151,15 @@ impl Placings {
             let place = claims.get(task).map_or(self.read + 1, |known| known.place);
             self.read = self.read.max(place);
             let epoch = lease_epoch(one.epoch);
-            let placing = Placing { epoch, target, asserted, open, stopped, place };
+            // What somebody said was about where the task was to bring it, not about its undo.
+            let without = if back.is_none() { without.clone() } else { BTreeSet::new() };
+            let placing = Placing { epoch, target, asserted, without, open, stopped, place };
             let old = claims.insert(task.clone(), placing.clone());
             changed |= old.as_ref() != Some(&placing);
+            match claims.values().any(|claim| !claim.without.is_empty()) {
+                true => drop(self.alone.insert(id)),
+                false => drop(self.alone.remove(&id)),
+            }
         }
         changed
     }
@@ -151,6 +175,17 @@ impl Placings {
 
     pub fn of(&self, service: &ServiceId) -> impl Iterator<Item = (&EntryId, &Placing)> {
         self.by_service.get(service).into_iter().flatten()
+    }
+
+    /// Those of a service's claims that were made without a majority.
+    pub fn alone(&self, service: &ServiceId) -> impl Iterator<Item = (&EntryId, &Placing)> {
+        let claims = self.alone.get(service).into_iter().flat_map(|service| self.of(service));
+        claims.filter(|(_, placing)| !placing.without.is_empty())
+    }
+
+    /// The services that have such claims.
+    pub fn with_alone(&self) -> impl Iterator<Item = &ServiceId> {
+        self.alone.iter()
     }
 
     /// What a voter may vote for: of each service the claims of its highest epoch, those that were

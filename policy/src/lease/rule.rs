@@ -74,6 +74,24 @@ pub struct Bid {
     pub epoch: Epoch,
     /// No claim up to this epoch is served; `None` when the node lost what it had promised.
     pub fence: Option<Epoch>,
+    /// No *other* claim up to this epoch is served, because of what the node has read since: see
+    /// [`super::alone`]. 0 when there is nothing.
+    pub above: Epoch,
+}
+
+/// Some of the voters, each by its place among all of them in the order of their names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Voters(u128);
+
+/// Which voters have to count for a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed<'a> {
+    /// A majority of all, and of each of these sets one voter at least: what an older claim that
+    /// was made without a majority may be served by.
+    Majority { with: &'a [Voters] },
+    /// Every one of these, of which there is one at least: what is left to a claim that was made
+    /// without a majority (adr/0061).
+    All(Voters),
 }
 
 /// Whether a node serves, and until when that holds if nothing else is heard.
@@ -100,6 +118,9 @@ pub enum Why {
     Fenced,
     /// The node lost its journal and does not know what it confirmed.
     FenceUnknown,
+    /// Another claim of this epoch or a newer one is known, of which this node cannot know whether
+    /// the voters it has heard decide.
+    Overruled,
     /// Fewer voters than a majority stand behind the claim.
     NoMajority { behind: usize },
     /// A majority did, but too few of its answers are young enough.
@@ -213,33 +234,55 @@ pub fn best(spans: impl IntoIterator<Item = Span>, now: Duration) -> Option<Span
     spans.into_iter().max_by_key(key)
 }
 
-/// The verdict from one span for each voter that has one ([`best`]). The end is what the majority
-/// allows: the quorum-th of the ends, from the last.
-pub fn serves(rules: &Rules, bid: Bid, voters: &[Option<Span>], now: Duration) -> Verdict {
+/// Whether these voters are enough.
+pub fn suffices(rules: &Rules, needed: Needed<'_>, counting: Voters) -> bool {
+    match needed {
+        Needed::Majority { with } => {
+            counting.len() >= rules.quorum && with.iter().all(|one| counting.meets(*one))
+        }
+        Needed::All(voters) => !voters.is_empty() && counting.has(voters),
+    }
+}
+
+/// The verdict from one span for each voter that has one ([`best`]), in the order of their places.
+/// The end is what those that are needed allow: with a majority the quorum-th of the ends, from the
+/// last.
+pub fn serves(
+    rules: &Rules,
+    needed: Needed<'_>,
+    bid: Bid,
+    voters: &[Option<Span>],
+    now: Duration,
+) -> Verdict {
     if !bid.here {
         return Verdict::Shut(Why::Elsewhere);
     }
     match bid.fence {
         None => return Verdict::Shut(Why::FenceUnknown),
         Some(fence) if bid.epoch <= fence => return Verdict::Shut(Why::Fenced),
+        Some(_) if bid.epoch <= bid.above => return Verdict::Shut(Why::Overruled),
         Some(_) => {}
     }
-    let behind = voters.iter().flatten().count();
-    let counting = voters.iter().flatten().filter(|s| s.holds(now)).count();
-    if counting >= rules.quorum {
-        let mut ends: Vec<Duration> =
-            voters.iter().flatten().filter(|s| s.holds(now)).map(|s| s.until).collect();
-        ends.sort_unstable();
-        return Verdict::Serves { until: ends[counting - rules.quorum] };
+    let places = |is: &dyn Fn(Span) -> bool| {
+        let all = (0..).zip(voters);
+        Voters::of(all.filter_map(|(place, span)| span.filter(|s| is(*s)).map(|_| place)))
+    };
+    let spans = || voters.iter().flatten();
+    let enough = |is: &dyn Fn(Span) -> bool| suffices(rules, needed, places(is));
+    if enough(&|s| s.holds(now)) {
+        let ends = spans().filter(|s| s.holds(now)).map(|s| s.until);
+        let until = ends.filter(|end| enough(&|s| s.holds(now) && s.until >= *end)).max();
+        return Verdict::Serves { until: until.expect("the earliest of them is one") };
     }
-    if behind < rules.quorum {
-        return Verdict::Shut(Why::NoMajority { behind });
+    let behind = places(&|_| true);
+    if !suffices(rules, needed, behind) {
+        return Verdict::Shut(Why::NoMajority { behind: behind.len() });
     }
-    let mut starts: Vec<Duration> = voters.iter().flatten().map(|s| s.from).collect();
-    starts.sort_unstable();
-    match starts[rules.quorum - 1] {
+    let starts = spans().map(|s| s.from);
+    let from = starts.filter(|start| enough(&|s| s.from <= *start)).min();
+    match from.expect("the last of them is one") {
         from if from > now => Verdict::Waits { from },
-        _ => Verdict::Shut(Why::Expired { counting }),
+        _ => Verdict::Shut(Why::Expired { counting: places(&|s| s.holds(now)).len() }),
     }
 }
 
@@ -263,11 +306,55 @@ pub fn all_withdrawn(epoch: Epoch, nodes: impl IntoIterator<Item = Option<Epoch>
     nodes.into_iter().all(|withdrawn| withdrawn.is_some_and(|e| e >= epoch))
 }
 
+// === impl Voters ===
+
+impl Voters {
+    /// From places, each below 128: no fabric has that many sites with a voter.
+    pub fn of(places: impl IntoIterator<Item = u32>) -> Self {
+        let bit = |place: u32| 1u128.checked_shl(place).expect("fewer than 128 voters");
+        Self(places.into_iter().map(bit).fold(0, |all, one| all | one))
+    }
+
+    pub fn len(self) -> usize {
+        usize::try_from(self.0.count_ones()).expect("at most 128")
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// True when all of `others` are among these.
+    pub fn has(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
+    }
+
+    /// True when one of `others` at least is among these.
+    pub fn meets(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+}
+
 // === impl Verdict ===
 
 impl Verdict {
     pub fn is_serving(self) -> bool {
         matches!(self, Self::Serves { .. })
+    }
+
+    /// Of two ways to serve under one claim the better one: what serves longer, what begins sooner.
+    pub fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Serves { until }, Self::Serves { until: later }) => {
+                Self::Serves { until: until.max(later) }
+            }
+            (Self::Serves { .. }, _) => self,
+            (_, Self::Serves { .. }) => other,
+            (Self::Waits { from }, Self::Waits { from: other }) => {
+                Self::Waits { from: from.min(other) }
+            }
+            (_, Self::Waits { .. }) => other,
+            (Self::Waits { .. } | Self::Shut(_), Self::Shut(_)) => self,
+        }
     }
 
     /// When the verdict has to be asked for again although nothing was heard.

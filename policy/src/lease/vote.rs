@@ -4,8 +4,9 @@
 //! arrive late, twice, or in any order, and nothing here is ever changed after it was made.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::rule::{Ground, quorum_of};
+use super::rule::{Ground, Voters, quorum_of};
 use crate::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
 
 /// A voter's life with one journal: random, kept over a restart only if the journal is provably
@@ -91,10 +92,39 @@ pub struct Asking<'a> {
     pub ground: Ground,
     /// The site of the node that asks itself.
     pub here: &'a SiteId,
+    /// What older and newer claims leave of it.
+    pub bounds: &'a Bounds,
+    /// What condition (4) may rest on where the claim has no majority.
+    pub alone: Ground,
+}
+
+/// What this node's reading of all claims and votes of a service means for one claim, see
+/// [`super::alone`]. The default is that of a service that never had a claim without a majority.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// No claim up to this epoch is served, unless it is the one that says so.
+    pub above: Epoch,
+    /// Beside the majority one voter of each of these has to count.
+    pub with: Vec<BTreeSet<SiteId>>,
+    /// Without a majority all of these have to count; empty for a claim that needs one.
+    pub alone: BTreeSet<SiteId>,
+    /// When one of `with` may be gone although nothing is heard.
+    pub next: Option<Duration>,
 }
 
 impl Electorate {
     pub fn quorum(&self) -> usize {
         quorum_of(self.voters.len())
+    }
+
+    /// These sites by their places; those without a voter have none.
+    pub fn places(&self, sites: &BTreeSet<SiteId>) -> Voters {
+        let places = (0..).zip(&self.voters).filter(|(_, voter)| sites.contains(*voter));
+        Voters::of(places.map(|(place, _)| place))
+    }
+
+    /// The voters of all other sites.
+    pub fn without(&self, sites: &BTreeSet<SiteId>) -> BTreeSet<SiteId> {
+        self.voters.difference(sites).cloned().collect()
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::conflict::Contested;
+use crate::fabric::Fabric;
 use crate::id::{ClusterId, EntryId, LinkId, NodeId, Selector, ServiceId, SiteId, WallMs, Weight};
 
 /// Who asked, as proven by the signature on the request.
@@ -31,6 +32,7 @@ pub struct Request {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there are as many as people gave commands")]
 pub enum Ask {
     /// Opens a task.
     Command {
@@ -52,6 +54,9 @@ pub struct Terms {
     pub supersede: bool,
     /// Nodes that the operator says are off: nobody waits for them, and what they owe is shown.
     pub asserted: BTreeSet<NodeId>,
+    /// Sites that the operator says are off, so that a failover of what is leased needs no majority
+    /// of the voters: all the others are enough (adr/0061). Empty for every other command.
+    pub without: BTreeSet<SiteId>,
     /// The task undoes itself unless somebody confirms it within this time of its last step.
     pub confirm_within: Option<Duration>,
     /// By which shares a steer goes to where it is sent, instead of those of the service.
@@ -168,6 +173,16 @@ pub enum WishKind {
     },
 }
 
+// === impl Terms ===
+
+impl Terms {
+    /// The nodes that are said to be off, alone or with all of their site.
+    pub fn off(&self, fabric: &Fabric) -> BTreeSet<NodeId> {
+        let of_site = fabric.nodes.iter().filter(|node| self.without.contains(&node.site));
+        self.asserted.iter().chain(of_site.map(|node| &node.id)).cloned().collect()
+    }
+}
+
 // === impl Ask ===
 
 impl Ask {
@@ -183,6 +198,11 @@ impl Ask {
             Self::Command { terms, .. } => terms.confirm_within,
             Self::Wish { .. } => None,
         }
+    }
+
+    /// True for a command whose author says that sites are off with their voters.
+    pub fn is_without_quorum(&self) -> bool {
+        matches!(self, Self::Command { terms, .. } if !terms.without.is_empty())
     }
 
     /// The verb or wish in one word, as in subjects and messages.

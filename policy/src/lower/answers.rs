@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::id::{Epoch, ServiceId, SiteId};
-use crate::place::Placed;
+use crate::place::{Placed, Reason};
 use crate::service::{FixedAnswers, SiteAddresses, shared};
 use crate::traffic::Spread;
 
@@ -31,6 +31,8 @@ pub struct ServiceAnswers {
 pub struct Standing {
     /// Something may change soon: answers carry the floor of the TTL.
     pub lowered: bool,
+    /// Served under a lease that was taken without a majority of the voters, and has none yet.
+    pub unprotected: bool,
     /// Who is answered: the `answers` part of the service's traffic state.
     pub spread: Spread,
     /// Sites that are drained, for the service or as a whole.
@@ -77,8 +79,7 @@ impl ServiceAnswers {
     /// The answers are those of `placed` from now on. The service is the one that `fixed` was made
     /// of, which is looked at only while a task is under way.
     pub fn take_place(&mut self, placed: &Placed, standings: &mut Standings) {
-        let lowered = placed.lowered && self.fixed.ttl.is_lowered_for_moves();
-        self.standing = standings.of(lowered, &placed.traffic.answers, &placed.drained);
+        self.standing = standings.of_placed(&self.fixed, placed);
         self.epoch = placed.epoch;
     }
 
@@ -94,21 +95,30 @@ impl ServiceAnswers {
 }
 
 impl Standings {
-    /// The one with these values; nothing is known of anybody's health.
-    pub fn of(
+    /// How a service stands that is placed so; nothing is known of anybody's health.
+    pub fn of_placed(&mut self, fixed: &FixedAnswers, placed: &Placed) -> Arc<Standing> {
+        let lowered = placed.lowered && fixed.ttl.is_lowered_for_moves();
+        let unprotected = placed.reason == Reason::LeaseUnprotected;
+        self.of((lowered, unprotected), &placed.traffic.answers, &placed.drained)
+    }
+
+    fn of(
         &mut self,
-        lowered: bool,
+        (lowered, unprotected): (bool, bool),
         spread: &Spread,
         drained: &BTreeSet<SiteId>,
     ) -> Arc<Standing> {
         let same = |s: &&Arc<Standing>| {
-            s.lowered == lowered && s.spread == *spread && s.drained == *drained
+            (s.lowered, s.unprotected) == (lowered, unprotected)
+                && s.spread == *spread
+                && s.drained == *drained
         };
         if let Some(last) = self.last.as_ref().filter(same) {
             return Arc::clone(last);
         }
         let (spread, drained) = (spread.clone(), drained.clone());
-        let standing = Standing { lowered, spread, drained, health: BTreeMap::new() };
+        let health = BTreeMap::new();
+        let standing = Standing { lowered, unprotected, spread, drained, health };
         let standing = shared(&mut self.known, Arc::new(standing));
         self.last = Some(Arc::clone(&standing));
         standing
@@ -194,6 +204,7 @@ mod tests {
             };
             let standing = Standing {
                 lowered: false,
+                unprotected: false,
                 spread: Spread::Nowhere,
                 drained: BTreeSet::new(),
                 health: BTreeMap::new(),
@@ -226,21 +237,23 @@ mod tests {
         let site = |id: &str| -> SiteId { id.parse().expect("an id") };
         let drained = BTreeSet::from([site("svg")]);
         let all = [
-            (false, Spread::one(site("osl")), BTreeSet::new()),
-            (true, Spread::one(site("osl")), BTreeSet::new()),
-            (false, Spread::one(site("svg")), BTreeSet::new()),
-            (false, Spread::one(site("osl")), drained),
+            ((false, false), Spread::one(site("osl")), BTreeSet::new()),
+            ((false, true), Spread::one(site("osl")), BTreeSet::new()),
+            ((true, false), Spread::one(site("osl")), BTreeSet::new()),
+            ((false, false), Spread::one(site("svg")), BTreeSet::new()),
+            ((false, false), Spread::one(site("osl")), drained),
         ];
         let mut standings = Standings::default();
         let mut of = |n: usize| {
-            let (lowered, spread, drained) = all[n].clone();
-            let found = standings.of(lowered, &spread, &drained);
-            let told = (found.lowered, found.spread.clone(), found.drained.clone());
-            assert_eq!(told, (lowered, spread, drained));
+            let (said, spread, drained) = all[n].clone();
+            let found = standings.of(said, &spread, &drained);
+            let marks = (found.lowered, found.unprotected);
+            let told = (marks, found.spread.clone(), found.drained.clone());
+            assert_eq!(told, (said, spread, drained));
             found
         };
-        let first: Vec<_> = (0..4).map(&mut of).collect();
-        for n in [3, 3, 0, 2, 1, 0, 0] {
+        let first: Vec<_> = (0..all.len()).map(&mut of).collect();
+        for n in [4, 3, 3, 0, 2, 1, 0, 0] {
             assert!(Arc::ptr_eq(&of(n), &first[n]), "{n}");
         }
     }

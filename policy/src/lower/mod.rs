@@ -89,7 +89,6 @@ pub fn answers_of(
     placed: &Placed,
     standings: &mut Standings,
 ) -> ServiceAnswers {
-    let lowered = placed.lowered && fixed.ttl.is_lowered_for_moves();
-    let standing = standings.of(lowered, &placed.traffic.answers, &placed.drained);
+    let standing = standings.of_placed(fixed, placed);
     ServiceAnswers { fixed: Arc::clone(fixed), epoch: placed.epoch, standing }
 }

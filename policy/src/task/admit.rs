@@ -178,6 +178,15 @@ pub(super) fn fitting_terms(
         return Err(Refusal::usage("confirm-within", "a revocation is not taken back")
             .hint("without --confirm-within"));
     }
+    if !terms.without.is_empty() && !matches!(verb, Verb::Failover { .. }) {
+        let message = "only a failover of what is leased goes without a majority of the voters";
+        return Err(Refusal::usage("without-quorum", message)
+            .hint("`nettctl failover ID --to SITE --without-quorum --without SITE`"));
+    }
+    if let Some(site) = terms.without.iter().find(|s| present.world.fabric.site(s).is_none()) {
+        let message = format!("there is no site `{site}` to be said to be off");
+        return Err(Refusal::usage("unknown-site", message));
+    }
     let at_site = matches!(verb, Verb::Drain { object: Object::Site(_) | Object::ServiceAt(..) });
     if terms.soft && !at_site {
         let message = "only the drain of a site, or of a service at a site, can be soft";

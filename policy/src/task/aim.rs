@@ -22,14 +22,16 @@ pub(super) struct Aim {
     pub(super) moves: Vec<Move>,
 }
 
-pub(super) fn aim(present: Present<'_>, verb: &Verb) -> Result<Aim, Refusal> {
+/// With `anew` what is leased and named is claimed anew where it is, too: its claim has lost its
+/// voters.
+pub(super) fn aim(present: Present<'_>, verb: &Verb, anew: bool) -> Result<Aim, Refusal> {
     let changes = changes(present, verb)?;
     let named = named_services(present, verb, &changes);
     let writes = writes(present, verb, changes);
     let after = after_writes(present, &writes);
     let moves = match verb {
         Verb::Hold { .. } | Verb::Release { .. } | Verb::Revoke { .. } => Vec::new(),
-        _ => moves(present, &after, &named),
+        _ => moves(present, &after, &named, anew),
     };
     Ok(Aim { named, writes, after, moves })
 }
@@ -63,7 +65,7 @@ pub(super) fn undo(present: Present<'_>, task: &EntryId) -> Option<(Vec<Write>, 
             false => Some(one),
         }
     };
-    let moves = moves(present, &after, &named).into_iter().filter(own);
+    let moves = moves(present, &after, &named, false).into_iter().filter(own);
     let moves = moves.filter_map(stopped).collect();
     Some((writes, moves))
 }
@@ -351,10 +353,12 @@ pub fn planned() -> EntryId {
     "plan.00000000000000000000000000".parse().expect("a valid id")
 }
 
-/// A claim that was not brought to its end may never serve: the same again is a new claim.
-fn is_unsettled(intent: &Intent, service: &Service) -> bool {
-    let mover = intent.mover(&service.id);
-    service.is_leased() && mover.is_some_and(|m| m.progress != Progress::Done)
+/// A claim that was not brought to its end may never serve, and one that was made without a
+/// majority asks more of those behind it: the same again is a new claim.
+fn is_unsettled(present: Present<'_>, service: &Service) -> bool {
+    let mover = present.intent.mover(&service.id);
+    let unsettled = mover.is_some_and(|m| m.progress != Progress::Done);
+    service.is_leased() && (unsettled || present.sight.bound.contains_key(&service.id))
 }
 
 /// What is leased and was sent nowhere stays there until somebody names it.
@@ -364,7 +368,12 @@ fn is_stopped(intent: &Intent, service: &Service) -> bool {
 
 /// A service moves when the command names it or its target changes by the writes, and it is not in
 /// that state already.
-fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> Vec<Move> {
+fn moves(
+    present: Present<'_>,
+    after: &Intent,
+    named: &BTreeSet<ServiceId>,
+    anew: bool,
+) -> Vec<Move> {
     let Present { world, intent, .. } = present;
     let mut moves = Vec::new();
     for service in world.catalog.iter() {
@@ -376,7 +385,8 @@ fn moves(present: Present<'_>, after: &Intent, named: &BTreeSet<ServiceId>) -> V
         let placed = place_one(world, intent, service);
         let to = Traffic::settled(spread);
         let kept = placed.kept.clone();
-        if *placed.traffic != to || is_unsettled(intent, service) && named.contains(&service.id) {
+        let again = anew && service.is_leased() || is_unsettled(present, service);
+        if *placed.traffic != to || again && named.contains(&service.id) {
             moves.push(Move {
                 service: service.id.clone(),
                 epoch: next_epoch(present, &service.id),

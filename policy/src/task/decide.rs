@@ -89,8 +89,11 @@ pub struct Sight {
     pub silent: BTreeSet<SiteId>,
     /// When each of them was heard last, where it ever was.
     pub last_heard: BTreeMap<SiteId, WallMs>,
-    /// How many voters answered this node a moment ago.
-    pub voters_heard: usize,
+    /// The voters that answered this node a moment ago.
+    pub voters: BTreeSet<SiteId>,
+    /// Services that were taken without a majority, with the sets of voters of each of which one
+    /// has to vote for whatever comes next.
+    pub bound: BTreeMap<ServiceId, Vec<BTreeSet<SiteId>>>,
     /// Nodes of which nothing was heard for too long.
     pub away: BTreeSet<NodeId>,
     /// Links that one of their ends says it cannot use.
@@ -161,7 +164,8 @@ pub fn propose(
     known_rules(present, overrides)?;
     super::admit::known_nodes(present, &terms.asserted)?;
     super::admit::fitting_terms(present, verb, terms)?;
-    let Aim { named, writes, after, moves } = aim(present, verb)?;
+    let anew = !terms.without.is_empty();
+    let Aim { named, writes, after, moves } = aim(present, verb, anew)?;
     safety::directed(present, verb, &after)?;
     if terms.soft {
         moves.iter().try_for_each(|one| may_be_soft(present, one))?;
@@ -204,7 +208,7 @@ pub fn propose(
         _ => Outside::Named,
     };
     let manner = Manner { world, in_waves, abandoned, gated, unhurried, ramp, soft, outside };
-    let effect = effect(present, &planned(), writes, moves, manner, &terms.asserted);
+    let effect = effect(present, &planned(), writes, moves, manner, &terms.off(world.fabric));
     check_fabric(present, &effect)?;
     let plan_hash = plan_hash(present, verb, &effect, terms);
     let approvals = services.iter().filter_map(|s| present.world.catalog.get(s));
@@ -218,6 +222,9 @@ pub fn propose(
         approvals_needed = approvals_needed.max(1);
     }
     approvals_needed = (approvals_needed + extra).min(2);
+    if !terms.without.is_empty() {
+        approvals_needed = approvals_needed.max(1);
+    }
     let bad_since = bad_since(present, &effect.moves);
     let effect = Arc::new(effect);
     Ok(Proposal { effect, plan_hash, approvals_needed, services, supersedes, bad_since })
@@ -296,11 +303,11 @@ pub fn propose_undo(present: Present<'_>, command: &Command) -> Option<Effect> {
         soft: false,
         outside: Outside::AskedBy(task),
     };
-    let asserted = match &command.request.ask {
-        Ask::Command { terms, .. } => terms.asserted.clone(),
+    let off = match &command.request.ask {
+        Ask::Command { terms, .. } => terms.off(world.fabric),
         Ask::Wish { .. } => BTreeSet::new(),
     };
-    Some(effect(present, task, writes, moves, manner, &asserted))
+    Some(effect(present, task, writes, moves, manner, &off))
 }
 
 /// The whole effect, with its steps and the nodes that acknowledge them.
@@ -395,8 +402,8 @@ fn touched(present: Present<'_>, task: &EntryId, command: &Command) -> Touched {
         };
     }
     let nothing = || Touched { subjects: BTreeSet::new(), services: BTreeSet::new() };
-    let Ask::Command { verb, .. } = &command.request.ask else { return nothing() };
-    match aim(present, verb) {
+    let Ask::Command { verb, terms, .. } = &command.request.ask else { return nothing() };
+    match aim(present, verb, !terms.without.is_empty()) {
         Ok(Aim { named, writes, after: _, moves }) => Touched {
             subjects: writes.iter().map(|w| w.change.subject()).collect(),
             services: moves.into_iter().map(|m| m.service).chain(named).collect(),

@@ -76,13 +76,16 @@ pub(super) fn plan_hash(
             services.into_iter().for_each(|service| text.line(format_args!("  {service}")));
         }
     }
-    let Terms { supersede: _, asserted: _, confirm_within, ramp, until, soft } = terms;
+    let Terms { supersede: _, asserted: _, without, confirm_within, ramp, until, soft } = terms;
     text.line(format_args!("confirmed within {confirm_within:?}"));
     if ramp.is_some() || until.is_some() {
         text.line(format_args!("by {ramp:?} until {until:?}"));
     }
     if *soft {
         text.line(format_args!("softly"));
+    }
+    if !without.is_empty() {
+        text.line(format_args!("without the voters of {without:?}"));
     }
     sha256_hex(text.text.as_bytes())
 }

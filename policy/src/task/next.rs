@@ -484,6 +484,10 @@ impl At<'_> {
             );
             return Some(self.step(step.number, StepState::Failed { reason }));
         }
+        if self.command.request.ask.is_without_quorum() {
+            let reason = format!("without a majority nobody serves before {names} confirmed");
+            return Some(self.step(step.number, StepState::Failed { reason }));
+        }
         let waited = step.timeout.as_secs();
         let evidence = std::mem::take(evidence).into_iter();
         let line = format!("fenced after {waited} s without a word from {names}: no lease is left");

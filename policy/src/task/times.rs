@@ -168,7 +168,7 @@ impl<'a> Course<'a> {
             return Out::At(bad);
         }
         let asserted = match &self.command.request.ask {
-            Ask::Command { terms, .. } => !terms.asserted.is_empty(),
+            Ask::Command { terms, .. } => !terms.asserted.is_empty() || !terms.without.is_empty(),
             Ask::Wish { .. } => false,
         };
         // Somebody is off, and nobody knows since when.

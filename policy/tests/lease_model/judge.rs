@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use nett_policy::id::Epoch;
 use nett_policy::lease::rule::{
-    Bid, Ground, Rules, Sight, Span, Verdict, all_read, all_withdrawn, best, counts, serves, stands,
+    Bid, Ground, Needed, Rules, Sight, Span, Verdict, Voters, all_read, all_withdrawn, best,
+    counts, serves, stands, suffices,
 };
 
-use crate::runs::{Mutant, Run};
+use crate::runs::{Alone, Mutant, Run};
 use crate::state::{CLAIMS, ClaimNo, Node, State, VOTERS};
 
 /// Every node's clock, at every instant: ages are what differs.
@@ -36,6 +37,12 @@ struct Question<'a> {
     claim: ClaimNo,
     rules: Rules,
     ground: Ground,
+    /// Beside the majority one of these has to count.
+    with: Vec<Voters>,
+    /// All that is left to a claim that was made without a majority.
+    alone: Option<Voters>,
+    /// No claim up to this epoch is served.
+    above: Epoch,
 }
 
 /// The claims a node serves, as bits by place, and for how many ticks more.
@@ -68,7 +75,46 @@ fn question<'a>(run: &'a Run, state: &'a State, node: usize, claim: ClaimNo) -> 
         },
     };
     let ground = if is_confirmed(run, state, claim) { Ground::Confirmed } else { Ground::Wait };
-    Question { run, state, node, claim, rules, ground }
+    let (with, alone, above) = (Vec::new(), None, Epoch(0));
+    let mut question = Question { run, state, node, claim, rules, ground, with, alone, above };
+    if let Some(alone) = run.alone {
+        bounds(&mut question, alone);
+    }
+    question
+}
+
+/// As [`nett_policy::lease::alone`] has it, for the one claim that was made without a majority.
+fn bounds(q: &mut Question<'_>, alone: Alone) {
+    let Question { run, node, claim, .. } = *q;
+    let (here, theirs) = (&q.state.nodes[node], run.claim(alone.claim).epoch);
+    let (left, epoch) = (run.left(alone), run.claim(claim).epoch);
+    let voters = |bits: u8| Voters::of((0..8).filter(|p| bits & (1 << p) != 0));
+    let last = |p: usize| here.views[p].iter().rfind(|view| view.known).copied();
+    let newest = |p: usize| last(p).map_or(0, |view| view.newest);
+    if claim == alone.claim {
+        let higher = |p: usize| {
+            let of = here.views[p].iter().filter(|view| view.newest > 0);
+            of.map(|view| run.claim(view.newest).epoch).max().is_some_and(|e| e > theirs)
+        };
+        let all = (0..run.voters).filter(|p| left & (1 << p) != 0);
+        let others = run.nodes().filter(|i| run.sites[*i] != run.claim(claim).target);
+        let mut others = others.filter(|i| alone.without & (1 << run.sites[*i]) == 0);
+        let is_known = others.all(|i| q.state.nodes[i].knows) || run.mutant == Mutant::OthersUnread;
+        q.alone = (here.knows && is_known && !all.into_iter().any(higher)).then(|| voters(left));
+        return;
+    }
+    if here.knows && run.mutant != Mutant::OlderGoOn {
+        q.above = Epoch(u64::from(theirs));
+    } else if (0..run.voters).any(|p| newest(p) == alone.claim) {
+        q.above = Epoch(u64::from(theirs) - 1);
+    }
+    let is_over = (0..run.voters).filter(|p| left & (1 << p) != 0).any(|p| {
+        let view = last(p).filter(|view| view.newest > 0 && view.since >= run.wait);
+        view.is_some_and(|view| run.claim(view.newest).epoch > theirs)
+    });
+    if here.knows && epoch > theirs && !is_over && run.mutant != Mutant::NoneOfLeft {
+        q.with.push(voters(left));
+    }
 }
 
 fn is_confirmed(run: &Run, state: &State, claim: ClaimNo) -> bool {
@@ -87,7 +133,7 @@ fn bid(q: &Question<'_>) -> Bid {
     let claim = q.run.claim(q.claim);
     let fence = Epoch(u64::from(q.state.nodes[q.node].fence));
     let here = q.run.sites[q.node] == claim.target;
-    Bid { here, epoch: Epoch(u64::from(claim.epoch)), fence: Some(fence) }
+    Bid { here, epoch: Epoch(u64::from(claim.epoch)), fence: Some(fence), above: q.above }
 }
 
 fn verdict(q: &Question<'_>) -> Verdict {
@@ -99,7 +145,17 @@ fn verdict(q: &Question<'_>) -> Verdict {
         };
         best(sights.filter_map(|s| counts(&q.rules, &s, &wanted, q.ground)), NOW)
     });
-    serves(&q.rules, bid(q), &spans[..q.run.voters_of(q.node)], NOW)
+    let spans = &spans[..q.run.voters_of(q.node)];
+    let by = |needed| serves(&q.rules, needed, bid(q), spans, NOW);
+    let protected = by(Needed::Majority { with: &q.with });
+    match q.alone {
+        None => protected,
+        Some(left) if q.run.mutant == Mutant::OneOfLeft => {
+            let each = (0..8).map(|p| Voters::of([p])).filter(|one| left.has(*one));
+            each.map(|one| by(Needed::All(one))).fold(protected, Verdict::or)
+        }
+        Some(left) => by(Needed::All(left)).or(protected),
+    }
 }
 
 /// Every answer of a voter that a node holds, with its life.
@@ -183,7 +239,11 @@ pub(crate) fn judge(run: &Run, state: &State) -> (u8, Option<Breach>) {
     for p in places(now) {
         for q in places(ever).filter(|q| *q != p) {
             let (mine, other) = (run.claims[p], run.claims[q]);
-            if mine.epoch == other.epoch {
+            // What somebody says with an approval may be older by number than what the dead had.
+            if run.is_alone(claim_no(p)) {
+                continue;
+            }
+            if mine.epoch == other.epoch && !run.is_alone(claim_no(q)) {
                 return (now, Some(Breach::TwoOfOneEpoch));
             }
             if other.epoch > mine.epoch && other.target != mine.target {
@@ -192,6 +252,10 @@ pub(crate) fn judge(run: &Run, state: &State) -> (u8, Option<Breach>) {
         }
     }
     (now, None)
+}
+
+fn claim_no(place: usize) -> ClaimNo {
+    ClaimNo::try_from(place + 1).expect("few claims")
 }
 
 /// The gate opens a group when enough of its voters answered in one round. With a round for every
@@ -203,7 +267,7 @@ fn grouping_agrees(run: &Run, state: &State, node: usize) -> bool {
     (1u8..).zip(run.claims).all(|(no, _)| {
         let q = question(run, state, node, no);
         let bid = bid(&q);
-        let may = bid.here && bid.fence.is_some_and(|f| bid.epoch > f);
+        let may = bid.here && bid.fence.is_some_and(|f| bid.epoch > f.max(bid.above));
         let slot_open = |armed: Duration| {
             let voters = (0..run.voters_of(node)).filter(|p| {
                 let open = |s: &Sight<u8>| {
@@ -212,7 +276,9 @@ fn grouping_agrees(run: &Run, state: &State, node: usize) -> bool {
                 };
                 sights(&q, *p).any(|(_, s)| open(&s))
             });
-            voters.count() >= q.rules.quorum
+            let voters = Voters::of(voters.map(|p| u32::try_from(p).expect("few voters")));
+            suffices(&q.rules, Needed::Majority { with: &q.with }, voters)
+                || q.alone.is_some_and(|left| suffices(&q.rules, Needed::All(left), voters))
         };
         let grouped = may && (0..run.lease).any(|age| slot_open(ago(age)));
         grouped == verdict(&q).is_serving()

@@ -86,6 +86,9 @@ searches! {
     voters_lose_their_journals_one_after_the_other "amnesia-later",
     two_voters_forget_and_nobody_rejoins "amnesia-mutex",
     confirmed_moves_beside_a_voter_that_forgot "confirm-mutex",
+    without_a_majority_while_the_others_are_off "alone",
+    without_a_majority_in_an_epoch_that_they_had "alone-equal",
+    without_a_majority_below_what_they_had "alone-higher",
 }
 
 #[test]

@@ -51,6 +51,26 @@ pub(crate) enum Mutant {
     Revote,
     /// A rejoining voter is not told the floors of others.
     FloorUntold,
+    /// The sites that were said to be off are not.
+    NotOff,
+    /// Nodes come back without having read the log.
+    BackUnread,
+    /// The others need not have read that somebody goes without a majority.
+    OthersUnread,
+    /// Whoever has read it goes on serving older claims.
+    OlderGoOn,
+    /// A newer claim needs none of the voters that it had left.
+    NoneOfLeft,
+    /// One of the voters that are left is enough.
+    OneOfLeft,
+}
+
+/// A claim that is made without a majority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alone {
+    pub(crate) claim: ClaimNo,
+    /// The sites that are said to be off, as bits; the voter of a site has the site's number.
+    pub(crate) without: u8,
 }
 
 /// Bounds and rules of one search.
@@ -85,6 +105,7 @@ pub(crate) struct Run {
     pub(crate) grouped: bool,
     /// Readings that only help are not put off, readings that only hurt are left out, unless this.
     pub(crate) every_reading: bool,
+    pub(crate) alone: Option<Alone>,
     /// The search begins after these steps.
     pub(crate) prefix: &'static [Step],
     pub(crate) mutant: Mutant,
@@ -120,6 +141,7 @@ const BASE: Run = Run {
     only_mutex: false,
     grouped: false,
     every_reading: false,
+    alone: None,
     prefix: &[],
     mutant: Mutant::Whole,
     most_states: 150_000_000,
@@ -133,6 +155,60 @@ const HELD_READ: &[Step] = &[
     Step::Read { i: 0, p: 1, life: 0 },
     Step::Tick(0),
 ];
+/// The third site takes the service while the first two are off; it may go back.
+const ALONE: Run = Run {
+    claims: &[claim(1, 0), claim(2, 2)],
+    sites: &[0, 2],
+    alone: Some(Alone { claim: 2, without: 0b011 }),
+    every_reading: true,
+    ..BASE
+};
+const ALONE_BACK: Run = Run { claims: &[claim(1, 0), claim(2, 2), claim(3, 0)], ..ALONE };
+/// Two of five sites are left, each with a node, and the claim before was that of the other.
+const ALONE_FIVE: Run = Run {
+    voters: 5,
+    claims: &[claim(1, 4), claim(2, 3)],
+    sites: &[3, 4],
+    alone: Some(Alone { claim: 2, without: 0b00111 }),
+    every_reading: true,
+    prefix: FIVE_HELD,
+    ..BASE
+};
+/// The last site serves under the first claim, by the voters that will be off; then both that are
+/// left have voted for the other one, and its node has read that.
+const FIVE_HELD: &[Step] = &[
+    Step::Vote { p: 0, claim: 1 },
+    Step::Vote { p: 1, claim: 1 },
+    Step::Vote { p: 2, claim: 1 },
+    Step::Read { i: 1, p: 0, life: 0 },
+    Step::Read { i: 1, p: 1, life: 0 },
+    Step::Read { i: 1, p: 2, life: 0 },
+    Step::Tick(0),
+    Step::Assert,
+    Step::Learn { i: 0 },
+    Step::Vote { p: 3, claim: 2 },
+    Step::Vote { p: 4, claim: 2 },
+    Step::Read { i: 0, p: 3, life: 0 },
+    Step::Read { i: 0, p: 4, life: 0 },
+];
+/// One of the two that are left votes for a claim without a majority, the other one, with those
+/// that have come back, for a newer claim.
+const FIVE_SPLIT: &[Step] = &[
+    Step::Assert,
+    Step::Learn { i: 0 },
+    Step::Learn { i: 1 },
+    Step::Vote { p: 3, claim: 2 },
+    Step::Read { i: 0, p: 3, life: 0 },
+    Step::Return { p: 0 },
+    Step::Return { p: 1 },
+    Step::Vote { p: 0, claim: 1 },
+    Step::Vote { p: 1, claim: 1 },
+    Step::Vote { p: 4, claim: 1 },
+    Step::Read { i: 1, p: 0, life: 0 },
+    Step::Read { i: 1, p: 1, life: 0 },
+    Step::Read { i: 1, p: 4, life: 0 },
+];
+
 /// The rules as specified, in searches that are small enough for every `make test`.
 pub(crate) const SMALL: &[Run] = &[
     Run { name: "witness", lease: 2, wait: 3, lost_every: 3, grouped: true, ..BASE },
@@ -160,6 +236,9 @@ pub(crate) const SMALL: &[Run] = &[
         only_mutex: true,
         ..BASE
     },
+    Run { name: "alone", grouped: true, ..ALONE },
+    Run { name: "alone-equal", claims: &[claim(2, 0), claim(2, 2)], grouped: true, ..ALONE },
+    Run { name: "alone-higher", claims: &[claim(3, 0), claim(2, 2)], grouped: true, ..ALONE },
 ];
 
 /// The same in larger bounds: `make model`.
@@ -210,6 +289,11 @@ pub(crate) const LARGE: &[Run] = &[
     Run { name: "amnesia-third", claims: THIRD, sites: &[0, 1, 2], losses: 1, ..BASE },
     Run { name: "amnesia-five", voters: 5, losses: 1, ..BASE },
     Run { name: "confirm-back", claims: BACK, confirm: true, losses: 1, ..BASE },
+    Run { name: "alone-back", grouped: true, ..ALONE_BACK },
+    Run { name: "alone-keep", times_survive: true, ..ALONE_BACK },
+    Run { name: "alone-death", deaths: 1, ..ALONE },
+    Run { name: "alone-drift", wait: 2, lost_every: 2, ..ALONE },
+    Run { name: "alone-loss", losses: 1, ..ALONE },
 ];
 
 /// A search that must end in a breach.
@@ -282,6 +366,23 @@ pub(crate) const MUTANTS: &[Broken] = &[
         Run { losses: 1, no_rejoin: true, ..BASE },
     ),
     broken("m-floor-untold", Mutant::FloorUntold, Breach::OlderReturns, Run { losses: 2, ..BASE }),
+    broken("m-alone-not-off", Mutant::NotOff, TWO_SITES, ALONE),
+    broken("m-alone-unread", Mutant::BackUnread, TWO_SITES, Run { times_survive: true, ..ALONE }),
+    broken("m-alone-no-wait", Mutant::Whole, TWO_SITES, Run { wait: 0, ..ALONE }),
+    broken("m-alone-older", Mutant::OlderGoOn, TWO_SITES, Run { times_survive: true, ..ALONE }),
+    broken(
+        "m-alone-none-left",
+        Mutant::NoneOfLeft,
+        TWO_SITES,
+        Run { claims: &[claim(3, 0), claim(2, 2)], ..ALONE },
+    ),
+    broken("m-alone-others", Mutant::OthersUnread, TWO_SITES, ALONE_FIVE),
+    broken(
+        "m-alone-one-left",
+        Mutant::OneOfLeft,
+        TWO_SITES,
+        Run { claims: &[claim(3, 4), claim(2, 3)], prefix: FIVE_SPLIT, ..ALONE_FIVE },
+    ),
 ];
 
 // === impl Run ===
@@ -310,7 +411,17 @@ impl Run {
 
     /// True when voters differ in more than their number.
     pub(crate) fn fixed(&self) -> bool {
-        self.mutant == Mutant::TwoSets
+        self.mutant == Mutant::TwoSets || self.alone.is_some()
+    }
+
+    /// True for the claim that is made without a majority.
+    pub(crate) fn is_alone(&self, claim: ClaimNo) -> bool {
+        self.alone.is_some_and(|alone| alone.claim == claim)
+    }
+
+    /// The voters that it has left, as bits.
+    pub(crate) fn left(&self, alone: Alone) -> u8 {
+        ((1 << self.voters) - 1) & !alone.without
     }
 
     /// True when the mutant looks at ages that the rules do not look at.

@@ -20,6 +20,10 @@ pub(crate) struct State {
     pub(crate) served: u8,
     pub(crate) deaths: u8,
     pub(crate) losses: u8,
+    /// Somebody has said that sites are off: the claim without a majority exists.
+    pub(crate) asserted: bool,
+    /// The voters that are off, as bits.
+    pub(crate) off: u8,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(crate) struct Voter {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) dead: bool,
+    /// It has read the claim that was made without a majority.
+    pub(crate) knows: bool,
     /// Ticks that this clock must not lose before it may lose one again.
     pub(crate) steady: u8,
     pub(crate) fence: u8,
@@ -142,11 +148,12 @@ impl State {
             hash.word(pending.map(|q| 1u64 << place(&q)).sum());
         }
         for node in &self.nodes[..nodes] {
-            let Node { dead, steady, fence, said, gate, first, views: _, slots: _ } = node;
-            hash.eight(&[u8::from(*dead), *steady, *fence, *said, 0, 0, 0, 0]);
+            let Node { dead, knows, steady, fence, said, gate, first, views: _, slots: _ } = node;
+            hash.eight(&[u8::from(*dead), *steady, *fence, *said, u8::from(*knows), 0, 0, 0]);
             hash.eight(&[gate[0], gate[1], gate[2], first[0], first[1], first[2], 0, 0]);
         }
-        hash.eight(&[self.served, self.deaths, self.losses, 0, 0, 0, 0, 0]);
+        let asserted = u8::from(self.asserted);
+        hash.eight(&[self.served, self.deaths, self.losses, asserted, self.off, 0, 0, 0]);
         hash.0
     }
 

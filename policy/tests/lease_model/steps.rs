@@ -9,7 +9,7 @@ use nett_policy::id::Epoch;
 use nett_policy::lease::rule::{Bound, Rules, may_vote};
 
 use crate::judge::{judge, serving};
-use crate::runs::{Mutant, Run};
+use crate::runs::{Alone, Mutant, Run};
 use crate::state::{CLAIMS, ClaimNo, LIVES, Slot, State, View};
 
 /// Places of voters (`p`, `q`) and nodes (`i`), and claims by place plus one.
@@ -60,6 +60,16 @@ pub(crate) enum Step {
     },
     /// A tick of all clocks but those of these nodes, as bits.
     Tick(u8),
+    /// Somebody says that sites are off, which they are from now on.
+    Assert,
+    /// A node reads the claim that was made by that.
+    Learn {
+        i: u8,
+    },
+    /// A voter that was off has read it, too.
+    Return {
+        p: u8,
+    },
 }
 
 fn small(n: usize) -> u8 {
@@ -94,6 +104,9 @@ pub(crate) fn successors(run: &Run, state: &State, mut visit: impl FnMut(Step, S
     for p in 0..run.voters {
         voter_steps(run, state, p, &mut go);
     }
+    if let Some(alone) = run.alone {
+        alone_steps(run, state, alone, &mut go);
+    }
     for i in run.nodes() {
         node_steps(run, state, i, &mut go);
         if !state.nodes[i].dead {
@@ -108,11 +121,51 @@ pub(crate) fn successors(run: &Run, state: &State, mut visit: impl FnMut(Step, S
     }
 }
 
+/// What was said is true: nodes end there as agents die, with the gate open for as long as it would
+/// have been, and come back when they have read the log.
+fn alone_steps(run: &Run, state: &State, alone: Alone, go: &mut impl FnMut(Step, State)) {
+    if !state.asserted {
+        let mut next = *state;
+        next.asserted = true;
+        if run.mutant != Mutant::NotOff {
+            next.off = alone.without;
+            for i in run.nodes().filter(|i| alone.without & (1 << run.sites[*i]) != 0) {
+                if !next.nodes[i].dead {
+                    die(run, &mut next, i);
+                }
+            }
+        }
+        go(Step::Assert, next);
+        return;
+    }
+    for i in run.nodes().filter(|i| !state.nodes[*i].dead && !state.nodes[*i].knows) {
+        let mut next = *state;
+        next.nodes[i].knows = true;
+        go(Step::Learn { i: small(i) }, next);
+    }
+    for p in (0..run.voters).filter(|p| state.off & (1 << p) != 0) {
+        let mut next = *state;
+        next.off &= !(1 << p);
+        go(Step::Return { p: small(p) }, next);
+    }
+}
+
+/// Whether a voter may know of a claim, and votes at all: whoever has read the one that was made
+/// without a majority votes for nothing older.
+fn is_voting(run: &Run, state: &State, p: usize, claim: ClaimNo) -> bool {
+    let Some(alone) = run.alone else { return true };
+    if state.off & (1 << p) != 0 || run.is_alone(claim) && !state.asserted {
+        return false;
+    }
+    let is_back = state.asserted && alone.without & (1 << p) != 0 && run.mutant != Mutant::NotOff;
+    !is_back || run.claim(claim).epoch >= run.claim(alone.claim).epoch
+}
+
 fn voter_steps(run: &Run, state: &State, p: usize, go: &mut impl FnMut(Step, State)) {
     let voter = &state.voters[p];
     let life = usize::from(voter.life);
     for claim in 1..=small(run.claims.len()) {
-        if voter.made() < CLAIMS && votes(run, state, p, claim) {
+        if voter.made() < CLAIMS && is_voting(run, state, p, claim) && votes(run, state, p, claim) {
             let mut next = *state;
             next.voters[p].votes[life][voter.made()] = claim;
             go(Step::Vote { p: small(p), claim }, next);
@@ -132,7 +185,7 @@ fn voter_steps(run: &Run, state: &State, p: usize, go: &mut impl FnMut(Step, Sta
     }
     for q in (0..run.voters).filter(|q| voter.pending & (1 << q) != 0) {
         let other = &state.voters[q];
-        if other.pending == 0 {
+        if other.pending == 0 && (state.off & (1 << q) == 0 && state.off & (1 << p) == 0) {
             let mut next = *state;
             let highest = other.votes[usize::from(other.life)].iter().filter(|v| **v > 0);
             let highest = highest.map(|v| run.claim(*v).epoch).max().unwrap_or(0);
@@ -183,6 +236,9 @@ fn node_steps(run: &Run, state: &State, i: usize, go: &mut impl FnMut(Step, Stat
     if node.dead {
         let mut next = *state;
         next.nodes[i].dead = false;
+        let was_off =
+            run.alone.is_some_and(|a| state.asserted && a.without & (1 << run.sites[i]) != 0);
+        next.nodes[i].knows |= was_off && run.mutant != Mutant::BackUnread;
         if run.mutant == Mutant::ConfirmForget {
             next.nodes[i].fence = 0;
         }
@@ -358,7 +414,8 @@ fn settle(run: &Run, state: &mut State) {
         for p in 0..run.voters {
             let voter = &state.voters[p];
             let life = usize::from(voter.life);
-            if !node.dead && !run.has_messages(i) && voter.pending == 0 {
+            let is_off = state.off & (1 << p) != 0;
+            if !node.dead && !run.has_messages(i) && voter.pending == 0 && !is_off {
                 let view = &mut node.views[p][life];
                 hear(view);
                 let behind = run.mutant == Mutant::Replica;
@@ -384,7 +441,7 @@ fn forget(run: &Run, view: &mut View, votes: &[ClaimNo; CLAIMS], site: u8) {
             view.young[n] = run.lease;
         }
     }
-    if !ours(view.newest) {
+    if !ours(view.newest) && run.alone.is_none() {
         view.since = run.wait;
     }
     if !run.confirm && view.known {

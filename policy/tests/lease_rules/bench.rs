@@ -1,12 +1,14 @@
 //! Three voters, one service and a node, to write rules down in few words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
 use nett_policy::lease::knowledge::{Knowledge, Unheard};
 use nett_policy::lease::rule::{Ground, RateError, Rules, Verdict};
-use nett_policy::lease::vote::{Answer, Ask, Asking, Claim, Electorate, Incarnation, Nonce, Vote};
+use nett_policy::lease::vote::{
+    Answer, Ask, Asking, Bounds, Claim, Electorate, Incarnation, Nonce, Vote,
+};
 use nett_policy::lease::voter::{Ballot, Voter};
 
 pub(crate) const NAMES: [&str; 3] = ["osl", "svg", "trd"];
@@ -131,6 +133,10 @@ impl Bench {
     }
 }
 
+/// Of a service that never had a claim without a majority.
+pub(crate) static UNBOUND: Bounds =
+    Bounds { above: Epoch(0), with: Vec::new(), alone: BTreeSet::new(), next: None };
+
 /// The question of a node of the claim's own site.
 pub(crate) fn asking<'a>(claim: &'a Claim, service: &'a ServiceId, ground: Ground) -> Asking<'a> {
     Asking {
@@ -140,5 +146,7 @@ pub(crate) fn asking<'a>(claim: &'a Claim, service: &'a ServiceId, ground: Groun
         target: &claim.target,
         ground,
         here: &claim.target,
+        bounds: &UNBOUND,
+        alone: Ground::Nothing,
     }
 }

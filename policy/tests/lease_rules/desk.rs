@@ -89,9 +89,10 @@ impl Desk {
         let (mut fabric, catalog) =
             compile(&file("fabric.toml"), &file("services.toml")).expect("the fixture is valid");
         third_site(&mut fabric);
+        let voters = fabric.voters().map(|node| node.site.clone()).collect();
         Self {
             catalog: Catalog::new(services(&catalog)),
-            sight: Sight { now: NOW, voters_heard: 3, ..Sight::default() },
+            sight: Sight { now: NOW, voters, ..Sight::default() },
             fabric,
             log: Vec::new(),
             fold: Fold::default(),

@@ -26,6 +26,9 @@ pub struct ClaimDoc {
     pub site: String,
     pub epoch: u64,
     pub reason: String,
+    /// Sites that its author said are off, where it was made without a majority of the voters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
     /// What it wanted of the subject, in words.
     pub wanted: String,
     /// The log entry that accepted it, with the envelope its author signed.

@@ -23,6 +23,10 @@ pub struct LeaseDoc {
     /// How long this node may serve if nobody answers any more; only where it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_ms: Option<u64>,
+    /// Sites that are said to be off, as long as the claim that was made without their voters has
+    /// no majority.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unprotected: Vec<String>,
 }
 
 /// Those who vote, as the answering node hears them.

@@ -202,6 +202,9 @@ pub struct TermsDoc {
     /// Nodes that are said to be off.
     #[serde(default)]
     pub asserted: BTreeSet<String>,
+    /// Sites that are said to be off, so that their voters are not needed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub without: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_within_ms: Option<u64>,
     /// By which shares a steer goes.
@@ -216,7 +219,7 @@ pub struct TermsDoc {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
-fn is_false(value: &bool) -> bool {
+pub(super) fn is_false(value: &bool) -> bool {
     !*value
 }
 
@@ -320,11 +323,12 @@ impl TryFrom<&VerbDoc> for Verb {
 
 impl From<&Terms> for TermsDoc {
     fn from(terms: &Terms) -> Self {
-        let Terms { supersede, asserted, confirm_within, ramp, until, soft } = terms;
+        let Terms { supersede, asserted, without, confirm_within, ramp, until, soft } = terms;
         let ms = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             supersede: *supersede,
             asserted: asserted.iter().map(ToString::to_string).collect(),
+            without: without.iter().map(ToString::to_string).collect(),
             confirm_within_ms: confirm_within.as_ref().map(ms),
             ramp: ramp.as_ref().map(|Ramp { steps, dwell, only_while }| RampDoc {
                 steps: steps.clone(),
@@ -341,7 +345,7 @@ impl TryFrom<&TermsDoc> for Terms {
     type Error = IdError;
 
     fn try_from(doc: &TermsDoc) -> Result<Self, IdError> {
-        let TermsDoc { supersede, asserted, confirm_within_ms, ramp, until, soft } = doc;
+        let TermsDoc { supersede, asserted, without, confirm_within_ms, ramp, until, soft } = doc;
         let ramp = ramp.as_ref().map(|RampDoc { steps, dwell_ms, only_while }| Ramp {
             steps: steps.clone(),
             dwell: Duration::from_millis(*dwell_ms),
@@ -350,6 +354,7 @@ impl TryFrom<&TermsDoc> for Terms {
         Ok(Self {
             supersede: *supersede,
             asserted: asserted.iter().map(|node| node.parse()).collect::<Result<_, _>>()?,
+            without: without.iter().map(|site| site.parse()).collect::<Result<_, _>>()?,
             confirm_within: confirm_within_ms.map(Duration::from_millis),
             ramp,
             until: until.map(|at| WallMs(at.ms())),

@@ -20,6 +20,9 @@ pub struct ServiceLine {
     pub primary: Option<String>,
     /// Where traffic that enters goes, in words.
     pub spread: String,
+    /// Its lease was taken without a majority of the voters, and has none yet.
+    #[serde(default, skip_serializing_if = "super::request::is_false")]
+    pub unprotected: bool,
     pub epoch: u64,
     /// Health by site: `up`, `down`, `unready` or `unknown`.
     pub health: BTreeMap<String, String>,

@@ -18,8 +18,8 @@ pub struct StatusDoc {
     /// Split decisions that nobody has resolved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<ConflictDoc>,
-    /// What people are asked to do: drains that were to be over by now, and leased services that
-    /// are stopped until somebody claims them.
+    /// What people are asked to do: drains that were to be over by now, leased services that are
+    /// stopped until somebody claims them, and those that are unprotected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub asks: Vec<String>,
     /// Requests refused since this agent started.

@@ -59,6 +59,12 @@ pub struct TaskDoc {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub costs: Vec<CostDoc>,
     pub steps: Vec<StepDoc>,
+    /// Sites that were said to be off with their voters, where it was made without a majority.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
+    /// How many services still have no majority of voters since.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unprotected: u64,
     /// Why it ended; empty before.
     pub outcome_reason: String,
     /// What it waits for beside time and acknowledgements: closed gates, held services.

@@ -77,9 +77,13 @@ pub(super) struct FabricDoc {
 pub fn seal_entry(draft: Draft, key: &KeyPair) -> Result<(Vec<u8>, Entry), WireError> {
     let Draft { id, site, node, fabric, at, boot, seq, prev_hash, body, request_verbatim } = draft;
     let request = verbatim(&body, request_verbatim.as_deref())?;
+    let (v, min_reader) = match embedded(&body) {
+        Some(request) => request::versions(&request.ask),
+        None => (VERSION, VERSION),
+    };
     let document = EntryDoc {
-        v: VERSION,
-        min_reader: VERSION,
+        v,
+        min_reader,
         id: id.to_string(),
         kind: subjects::entry_kind(&body).to_owned(),
         subject: subjects::entry(&site, &body),

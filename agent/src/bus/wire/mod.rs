@@ -38,10 +38,11 @@ pub use report::{Ack, Head, Report, open_report, seal_report};
 pub use request::{open_request, request_subject, seal_request};
 pub use vote::{BeaconAnswer, SealedVote, open_answer, open_ask, seal_answer, seal_ask};
 
-/// The envelope version this build writes.
+/// The envelope version this build writes, but for what an older reader must not pass over.
 pub const VERSION: u32 = 1;
-/// The highest `min_reader` this build understands.
-pub const READER: u32 = 1;
+/// The highest `min_reader` this build understands. 2 is a failover without a majority of the
+/// voters, and the entry that has it.
+pub const READER: u32 = 2;
 
 /// Knows who may sign what, in the present fabric and in those before it.
 pub trait Judge {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::sign::{self, Signed, Signer};
-use super::{Judge, OpenError, VERSION, WireError, check_versions, id, json};
+use super::{Judge, OpenError, READER, VERSION, WireError, check_versions, id, json};
 use crate::bus::subject as subjects;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +59,8 @@ struct TermsDoc {
     supersede: bool,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     asserted: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    without: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     confirm_within_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -177,11 +179,12 @@ enum WishDoc {
 }
 
 /// The members of a command's body that belong to [`TermsDoc`].
-const TERMS: [&str; 8] = [
+const TERMS: [&str; 9] = [
     "plan_hash",
     "overrides",
     "supersede",
     "asserted",
+    "without",
     "confirm_within_ms",
     "ramp",
     "until",
@@ -203,9 +206,10 @@ pub fn seal_request(request: &Request, subject: &str, key: &KeyPair) -> Result<V
         return Err(WireError::WrongKey { expected, actual });
     }
     let (kind, body) = write_ask(ask)?;
+    let (v, min_reader) = versions(ask);
     let document = RequestDoc {
-        v: VERSION,
-        min_reader: VERSION,
+        v,
+        min_reader,
         id: id.to_string(),
         kind,
         subject: subject.to_owned(),
@@ -216,6 +220,15 @@ pub fn seal_request(request: &Request, subject: &str, key: &KeyPair) -> Result<V
         body,
     };
     Ok(sign::seal(json::object(&document)?, Signer::Operator, key)?.0)
+}
+
+/// `v` and `min_reader` of a request, and of an entry that has it: a reader that passed over the
+/// sites without which a claim was made would serve or vote against it.
+pub(super) fn versions(ask: &Ask) -> (u32, u32) {
+    match ask {
+        Ask::Command { terms, .. } if !terms.without.is_empty() => (READER, READER),
+        Ask::Command { .. } | Ask::Wish { .. } => (VERSION, VERSION),
+    }
 }
 
 /// Opens a request that came on `subject` (over the control socket: [`request_subject`]).
@@ -323,7 +336,7 @@ fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
     match ask {
         Ask::Command { verb, plan_hash, overrides, terms } => {
             let mut body = json::object(&VerbDoc::write(verb))?;
-            let Terms { supersede, asserted, confirm_within, ramp, until, soft } = terms;
+            let Terms { supersede, asserted, without, confirm_within, ramp, until, soft } = terms;
             let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
             let confirm_within_ms = confirm_within.map(ms);
             let ramp = ramp.as_ref().map(|Ramp { steps, dwell, only_while }| RampDoc {
@@ -336,6 +349,7 @@ fn write_ask(ask: &Ask) -> Result<(KindDoc, Map<String, Value>), WireError> {
                 overrides: overrides.clone(),
                 supersede: *supersede,
                 asserted: write_nodes(asserted),
+                without: without.iter().map(ToString::to_string).collect(),
                 confirm_within_ms,
                 ramp,
                 until: until.map(|at| json::write_time("until", at)).transpose()?,
@@ -386,6 +400,7 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
         overrides,
         supersede,
         asserted,
+        without,
         confirm_within_ms,
         ramp,
         until,
@@ -400,6 +415,7 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
         });
     }
     let asserted = read_nodes(&asserted)?;
+    let without = without.iter().map(|site| id("without", site)).collect::<Result<_, _>>()?;
     let confirm_within = confirm_within_ms.map(Duration::from_millis);
     let until = until.map(|at| json::read_time("until", &at)).transpose()?;
     let ramp = ramp.map(|RampDoc { steps, dwell_ms, only_while }| Ramp {
@@ -407,7 +423,7 @@ fn read_command(mut body: Map<String, Value>) -> Result<Ask, OpenError> {
         dwell: Duration::from_millis(dwell_ms),
         only_while,
     });
-    let terms = Terms { supersede, asserted, confirm_within, ramp, until, soft };
+    let terms = Terms { supersede, asserted, without, confirm_within, ramp, until, soft };
     Ok(Ask::Command { verb: verb.read()?, plan_hash, overrides, terms })
 }
 

@@ -1,8 +1,9 @@
 //! Leases in documents: who votes, what their votes say of a service, and how long that holds.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nett_policy::id::{ServiceId, SiteId};
+use nett_policy::id::{EntryId, ServiceId, SiteId};
 use nett_policy::lease::placings::definition;
 use nett_policy::lease::rule::{Verdict, Why};
 
@@ -42,7 +43,7 @@ impl Controller {
         let lease = self.lease.as_ref()?;
         let stands = lease.stands().get(service)?;
         let defined = self.setting.catalog.get(service).and_then(definition).map(|(id, _)| id);
-        let Stands { standing, claim, epoch, target, backers, verdict } = stands;
+        let Stands { standing, claim, epoch, target, backers, verdict, unprotected } = stands;
         let needed = lease.voters().len() / 2 + 1;
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Some(LeaseDoc {
@@ -54,7 +55,46 @@ impl Controller {
             voters: count(*backers),
             needed: count(needed),
             left_ms: left(verdict, now.mono).map(ms),
+            unprotected: unprotected.iter().map(ToString::to_string).collect(),
         })
+    }
+
+    /// Services that were taken without a majority of the voters and have none yet.
+    fn unprotected(&self) -> impl Iterator<Item = (&ServiceId, &Stands)> {
+        let stands = self.lease.as_ref().map(|lease| lease.stands()).into_iter().flatten();
+        stands.filter(|(_, stands)| !stands.unprotected.is_empty())
+    }
+
+    pub(super) fn is_unprotected(&self, service: &ServiceId) -> bool {
+        let stands = self.lease.as_ref().and_then(|lease| lease.stands().get(service));
+        stands.is_some_and(|stands| !stands.unprotected.is_empty())
+    }
+
+    pub(super) fn unprotected_services(&self, most: usize) -> BTreeSet<ServiceId> {
+        self.unprotected().take(most).map(|(service, _)| service.clone()).collect()
+    }
+
+    /// How many of them a task has taken.
+    pub(super) fn unprotected_by(&self, task: &EntryId) -> u64 {
+        let own = self.unprotected().filter(|(_, stands)| stands.claim.as_ref() == Some(task));
+        u64::try_from(own.count()).unwrap_or(u64::MAX)
+    }
+
+    /// The same, for whoever looks at the status.
+    pub(super) fn unprotected_lines(&self) -> Vec<String> {
+        let all: Vec<_> = self.unprotected().collect();
+        let line = |(service, stands): &(&ServiceId, &Stands)| {
+            let to = stands.target.as_ref().map(ToString::to_string).unwrap_or_default();
+            let off: Vec<&str> = stands.unprotected.iter().map(SiteId::as_str).collect();
+            let off = off.join(", ");
+            format!(
+                "{service} is UNPROTECTED at {to}: it was taken while {off} were said to be off; \
+                 bring them back one by one, each able to read the log of {to}"
+            )
+        };
+        let more = all.len().saturating_sub(SHOWN);
+        let more = (more > 0).then(|| format!("{more} more services are unprotected"));
+        all.iter().take(SHOWN).map(line).chain(more).collect()
     }
 
     /// Services that are served nowhere because the task that moved them took itself back.
@@ -120,6 +160,10 @@ fn stopped_because(service: &ServiceId) -> String {
 fn why(service: &ServiceId, stands: &Stands, now: Duration) -> String {
     let backers = stands.backers;
     match (stands.standing, stands.verdict) {
+        (Standing::Serving, _) if !stands.unprotected.is_empty() => {
+            let off: Vec<&str> = stands.unprotected.iter().map(SiteId::as_str).collect();
+            format!("UNPROTECTED: all voters count but those of {}", off.join(", "))
+        }
         (Standing::Serving, _) => "a majority of voters counts".to_owned(),
         (Standing::Elsewhere, _) => "the claim is for another site".to_owned(),
         (Standing::Between, _) => "its task has not come to the step that serves".to_owned(),
@@ -131,6 +175,11 @@ fn why(service: &ServiceId, stands: &Stands, now: Duration) -> String {
         (Standing::Shut, Some(Verdict::Shut(why))) => match why {
             Why::Elsewhere => "the claim is for another site".to_owned(),
             Why::Fenced => "this node has confirmed that it withdrew".to_owned(),
+            Why::Overruled => {
+                "another claim is known that this one cannot be served beside, or a vote for one \
+                 that this node has not read"
+                    .to_owned()
+            }
             Why::FenceUnknown => {
                 "this node lost its disk and has not read what it confirmed".to_owned()
             }

@@ -37,6 +37,7 @@ impl Controller {
             mode: DefinitionDoc::from(service).mode,
             primary: service.primary().map(ToString::to_string),
             spread: placed.traffic.spread.to_string(),
+            unprotected: self.is_unprotected(&service.id),
             epoch: placed.epoch.0,
             health,
             task: self.open_task(&service.id).map(|t| t.to_string()),

@@ -29,7 +29,10 @@ impl Controller {
             services: u64::try_from(self.setting.catalog.len()).unwrap_or(u64::MAX),
             open_tasks: self.open.iter().map(|id| self.task_line(id)).collect(),
             conflicts: self.conflict_docs(),
-            asks: self.overdue(now).into_iter().chain(self.stopped()).collect(),
+            asks: {
+                let asks = self.overdue(now).into_iter().chain(self.stopped());
+                asks.chain(self.unprotected_lines()).collect()
+            },
             refused: self.deciding.refused,
             // The driver knows these.
             rate_limited: Vec::new(),

@@ -1,6 +1,6 @@
 //! The controller's view in numbers, for the page of metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::id::{Epoch, LinkId, ServiceId, SiteId};
@@ -42,6 +42,9 @@ pub struct Snapshot {
     pub conflicts: u32,
     /// How long this node may go on serving, where it does.
     pub leases: BTreeMap<ServiceId, Duration>,
+    /// Services whose lease was taken without a majority of the voters, and has none yet; at most
+    /// [`SERVICE_SERIES`].
+    pub unprotected: BTreeSet<ServiceId>,
     /// What is reported and good, by service (empty for none), site and name.
     pub facts: BTreeMap<[String; 3], f64>,
     /// What the last task has cost each service that it moved; at most [`SERVICE_SERIES`].
@@ -98,6 +101,7 @@ impl Controller {
             dns_serial: self.doing.serial(),
             dns_listening: None,
             leases: self.leases_left(now).into_iter().collect(),
+            unprotected: self.unprotected_services(SERVICE_SERIES),
             conflicts: small(self.reading.conflicts() + self.conflicts.len()),
             facts: self.fact_values(now),
             costs: self.costs.clone(),

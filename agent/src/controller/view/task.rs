@@ -115,6 +115,8 @@ impl Controller {
             times: self.times_doc(id),
             costs: self.cost_docs(id),
             steps,
+            without: without_of(&command.request.ask),
+            unprotected: self.unprotected_by(id),
             outcome_reason: reading.end_reason.clone(),
             stands_still: standstill(self.present(), id, self.sight.now),
             supersedes: command.supersedes.iter().map(ToString::to_string).collect(),
@@ -345,7 +347,13 @@ pub(super) fn subject(ask: &Ask) -> String {
         Object::Cluster(cluster) => format!("cluster {cluster}"),
     };
     match verb {
-        Verb::Failover { services, to } => format!("{services} -> {to}"),
+        Verb::Failover { services, to } if terms.without.is_empty() => {
+            format!("{services} -> {to}")
+        }
+        Verb::Failover { services, to } => {
+            let sites: Vec<&str> = terms.without.iter().map(SiteId::as_str).collect();
+            format!("{services} -> {to}, without quorum ({} off)", sites.join(", "))
+        }
         Verb::Failback { services } => services.to_string(),
         Verb::Steer { services, to } => {
             let shares: Vec<String> = to.iter().map(|(s, w)| format!("{s}={w}")).collect();
@@ -360,6 +368,14 @@ pub(super) fn subject(ask: &Ask) -> String {
         Verb::Resolve { subject, to: Some(to) } => format!("{subject} -> {to}"),
         Verb::Resolve { subject, to: None } => subject.to_string(),
         Verb::Revoke { person } => format!("the key of {person}"),
+    }
+}
+
+/// The sites that the author of a command says are off with their voters.
+pub(super) fn without_of(ask: &Ask) -> Vec<String> {
+    match ask {
+        Ask::Command { terms, .. } => terms.without.iter().map(ToString::to_string).collect(),
+        Ask::Wish { .. } => Vec::new(),
     }
 }
 

@@ -78,7 +78,7 @@ impl Sub {
         | Self::Service { lasting, .. }) = self;
         let until = lasting.until.map(|at| WallMs(at.ms()));
         let soft = lasting.soft;
-        Change { more: More { ramp: None, until, soft }, ..lasting.change.clone() }
+        Change { more: More { until, soft, ..More::default() }, ..lasting.change.clone() }
     }
 
     pub(super) fn verb(&self) -> Verb {

@@ -39,7 +39,7 @@ pub(in crate::ctl) enum Sub {
 
 pub(super) async fn run(sub: Sub, session: &mut Session) -> Result<Exit, CtlError> {
     let (verb, change) = match &sub {
-        Sub::Failover(args) => (args.verb(), args.change.clone()),
+        Sub::Failover(args) => (args.verb(), args.change()),
         Sub::Failback(args) => (args.verb(), args.change.clone()),
         Sub::Steer(args) => (args.verb(), args.change()),
         Sub::Drain(sub) => (sub.verb(), sub.change()),

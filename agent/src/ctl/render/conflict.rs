@@ -28,14 +28,19 @@ fn claim(claim: &ClaimDoc) -> String {
         site,
         epoch,
         reason,
+        without,
         wanted,
         accepted,
         effective,
         at,
         lost_because: _,
     } = claim;
+    let off = match without.is_empty() {
+        true => String::new(),
+        false => format!(" UNPROTECTED ({} said to be off)", without.join(", ")),
+    };
     format!(
-        "{verb} {wanted} by {person} at {site}, epoch {epoch}, {at}: {reason}\n         \
+        "{verb} {wanted}{off} by {person} at {site}, epoch {epoch}, {at}: {reason}\n         \
          task {task}, accepted by entry {accepted}, effective by entry {effective}"
     )
 }

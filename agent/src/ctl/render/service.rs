@@ -16,7 +16,11 @@ pub(super) fn list(services: &[ServiceLine], style: Style) -> String {
         let mut cells: Vec<Cell> = vec![
             service.id.clone().into(),
             service.category.clone().into(),
-            service.spread.clone().into(),
+            if service.unprotected {
+                format!("{} UNPROTECTED", service.spread).into()
+            } else {
+                service.spread.clone().into()
+            },
             service.epoch.to_string().into(),
             or_dash(&health.join(" ")).into(),
             or_dash(service.task.as_deref().unwrap_or_default()).into(),
@@ -74,13 +78,19 @@ pub(super) fn show(service: &ServiceDoc, style: Style) -> String {
 }
 
 fn lease_text(lease: &LeaseDoc) -> String {
-    let LeaseDoc { standing, why, claim, epoch, target, voters, needed, left_ms } = lease;
+    let LeaseDoc { standing, why, claim, epoch, target, voters, needed, left_ms, unprotected } =
+        lease;
     let claim = claim.clone().unwrap_or_else(|| "the definition".to_owned());
     let target = target.as_deref().map_or_else(String::new, |site| format!(" for {site}"));
+    let off = match unprotected.is_empty() {
+        true => String::new(),
+        false => format!("{} are said to be off", unprotected.join(", ")),
+    };
     facts(&[
         ("lease here", format!("{standing}: {why}")),
         ("claim", format!("{claim}{target}, epoch {epoch}")),
         ("votes", format!("{voters}, {needed} needed")),
+        ("unprotected", off),
         ("time left", left_ms.map(|ms| format!("{} s", ms / 1000)).unwrap_or_default()),
     ])
 }

@@ -39,6 +39,13 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
         0 => "none needed".to_owned(),
         needed => format!("{} of {needed}", given.count()),
     };
+    let without = match (task.without.is_empty(), task.unprotected) {
+        (true, _) => String::new(),
+        (false, 0) => format!("{} were said to be off", task.without.join(", ")),
+        (false, count) => {
+            format!("{} are said to be off; {count} services UNPROTECTED", task.without.join(", "))
+        }
+    };
     let mut out = facts(&[
         ("task", task.id.clone()),
         ("what", format!("{} {}", task.verb, task.subject)),
@@ -49,6 +56,7 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
         ("home site", task.home.clone()),
         ("plan", task.plan_hash.clone()),
         ("services", services(&task.services, task.more_services)),
+        ("sites off", without),
         ("approvals", approvals),
         ("opened", task.opened_at.to_string()),
         ("effective", time(task.effective_at)),

@@ -1,4 +1,4 @@
-//! The two-site fabric, and what its nodes should have.
+//! The fabrics of the laws, and what their nodes should have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +14,9 @@ use nett_policy::service::Catalog;
 /// A whole fabric's nodes, each with what it should have.
 pub(crate) type States = BTreeMap<NodeId, NodeState>;
 
+/// A site, and the two others whose traffic it lets through.
+pub(crate) type Pass = (&'static str, [&'static str; 2]);
+
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) fabric: Fabric,
@@ -23,26 +26,39 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) fn two_sites() -> Self {
-        Self::of(str::to_owned)
+        Self::of("two-sites", str::to_owned, str::to_owned)
     }
 
     /// The same with a service whose flows stay where they are.
     pub(crate) fn resilient() -> Self {
-        Self::of(|services| {
+        Self::of("two-sites", str::to_owned, |services| {
             let id = "id = \"shop/prod/api\"\n";
             assert!(services.contains(id), "the fixture has it");
             services.replace(id, &format!("{id}shift = \"resilient\"\n"))
         })
     }
 
-    fn of(change: impl FnOnce(&str) -> String) -> Self {
-        let file = |name: &str| {
-            let text = nett_fixtures::fabric_file("two-sites", name).expect("a fixture");
-            SourceFile::new(text.name, text.text)
+    /// Three sites, with a link between each two, that let each other's traffic through.
+    pub(crate) fn three_sites(transits: &[Pass]) -> Self {
+        let with = |fabric: &str| {
+            let line = |(via, [a, b]): &Pass| {
+                format!("\n[[transit]]\nvia = \"{via}\"\nbetween = [\"{a}\", \"{b}\"]\n")
+            };
+            transits.iter().map(line).fold(fabric.to_owned(), |all, line| all + &line)
         };
-        let text = nett_fixtures::fabric_file("two-sites", "services.toml").expect("a fixture");
-        let services = SourceFile::new(text.name, change(&text.text));
-        let compiled = compile(&file("fabric.toml"), &services);
+        Self::of("three-sites", with, str::to_owned)
+    }
+
+    fn of(
+        name: &str,
+        change_fabric: impl FnOnce(&str) -> String,
+        change_services: impl FnOnce(&str) -> String,
+    ) -> Self {
+        let text = |file| nett_fixtures::fabric_file(name, file).expect("a fixture");
+        let (fabric, services) = (text("fabric.toml"), text("services.toml"));
+        let fabric = SourceFile::new(fabric.name, change_fabric(&fabric.text));
+        let services = SourceFile::new(services.name, change_services(&services.text));
+        let compiled = compile(&fabric, &services);
         let (fabric, catalog) = compiled.expect("the fixture is valid");
         Self { fabric, catalog, layout: Layout::default() }
     }
@@ -61,11 +77,20 @@ impl Ground {
 
     /// What every node should have; `up` says which links a node can use.
     pub(crate) fn lower(&self, intent: &Intent, up: &dyn Fn(&NodeId) -> LinksUp) -> States {
+        self.lower_seeing(intent, up, &Neighbours::default())
+    }
+
+    /// As [`Self::lower`]; `neighbours` is what all nodes know of each other.
+    pub(crate) fn lower_seeing(
+        &self,
+        intent: &Intent,
+        up: &dyn Fn(&NodeId) -> LinksUp,
+        neighbours: &Neighbours,
+    ) -> States {
         let placement = place(self.world(), intent);
         let state = |node: &Node| {
             let links_up = &up(&node.id);
             let (world, layout) = (self.world(), &self.layout);
-            let neighbours = &Neighbours::default();
             let at = Place { world, layout, node, links_up, neighbours };
             (node.id.clone(), lower(at, &placement))
         };

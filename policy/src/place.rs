@@ -215,8 +215,13 @@ pub fn eligible(world: World<'_>, intent: &Intent, service: &Service) -> Vec<Sit
 
 /// True when the service's residency lets it be placed at the site.
 pub fn resides(world: World<'_>, service: &Service, site: &SiteId) -> bool {
+    in_residency(world, &service.residency, site)
+}
+
+/// True when the site lies in one of the regions, or there are none.
+pub fn in_residency(world: World<'_>, residency: &[String], site: &SiteId) -> bool {
     let region = world.fabric.site(site).and_then(|s| s.region.as_ref());
-    service.residency.is_empty() || region.is_some_and(|r| service.residency.contains(r))
+    residency.is_empty() || region.is_some_and(|r| residency.contains(r))
 }
 
 fn drained_sites(intent: &Intent, service: &Service) -> BTreeSet<SiteId> {

@@ -65,8 +65,8 @@ use nett_policy::log::conflict::{Claims, Conflict};
 use nett_policy::log::entry::FabricRef;
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::{Intent, World};
-use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{Layout, NodeState};
+use nett_policy::lower::{LinksUp, beyond};
 use nett_policy::place::Placement;
 use nett_policy::safety::Flows;
 use nett_policy::saturation::Saturated;
@@ -420,7 +420,9 @@ impl Controller {
         };
         let at = now.mono.saturating_sub(age);
         self.links_changed |= known.is_none_or(|known| known.links != report.links);
-        let near = report.site == self.setting.node.site;
+        let Setting { fabric, node, .. } = &self.setting;
+        let near = report.site == node.site
+            || beyond(fabric, &node.site).any(|border| border.id == report.node);
         let moved = near
             && known
                 .is_none_or(|known| known.links != report.links || known.doubted != report.doubted);

@@ -13,6 +13,7 @@ use super::object::{
     ClassNumber, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table,
 };
 use super::resilient::{self, Buckets};
+use super::transit;
 use super::ways::{self, Backends, Members};
 use crate::fabric::{Family, Role};
 use crate::id::{EntryId, SiteId, Weight};
@@ -45,9 +46,10 @@ pub(super) fn services(
     }
     let catalog = place.world.catalog;
     let backends = classes::backend_ids(catalog, &place.node.site);
-    let all = classes::classes(catalog, placement);
+    let all = classes::classes(place.world, placement);
     let grounds = all.iter().filter_map(|class| {
         let service = class.services.first().copied()?;
+        let choice = Choice { residency: &service.residency, ..choice };
         Some((class, Ground { choice, service, backends: &backends }))
     });
     let grounds: Vec<_> = grounds.collect();
@@ -58,8 +60,8 @@ pub(super) fn services(
             Way::OfClass | Way::Local | Way::Site(_) | Way::Nowhere => None,
         })
     });
-    let names = all.iter().map(|class| class.name.to_owned()).collect();
-    let keeping = all.iter().filter(|class| class.keeps_flows()).map(|class| class.name);
+    let names = all.iter().map(|class| class.name.clone().into_owned()).collect();
+    let keeping = all.iter().filter(|class| class.keeps_flows()).map(|class| &*class.name);
     let slots = classes::slots(keeping.clone().map(str::as_bytes), NexthopId::MOST_RESILIENT);
     let keeping = keeping.zip(slots).filter_map(|(name, slot)| Some((name, slot?)));
     let keeping: BTreeMap<&str, u32> = keeping.collect();
@@ -77,7 +79,7 @@ pub(super) fn services(
             }
             let nets: Vec<IpNet> = vips.iter().copied().map(IpNet::from).collect();
             let refused = at.routes(class, &numbers, family, &nets, (state, &mut built));
-            let slot = numbers.of(class.name);
+            let slot = numbers.of(&class.name);
             let number = slot.map(|slot| ClassNumber::new(slot, family));
             let base = class.is_base();
             let all = Alike { class: number, base, alone: false, refused, vips };
@@ -167,7 +169,7 @@ impl Ground<'_> {
         vips: &[IpNet],
         (state, built): (&mut NodeState, &mut Built),
     ) -> BTreeSet<GuardSet> {
-        let slot = numbers.of(class.name);
+        let slot = numbers.of(&class.name);
         let local = slot.map(|slot| NexthopId::class_local(slot, family));
         // The way into the site is always there, for services that depart to it.
         if self.service.sites().contains(&self.choice.place.node.site) {
@@ -210,6 +212,10 @@ impl Ground<'_> {
             built.extend(active(table, vips, target));
         }
         self.advertised(class, vips, built);
+        for on in transit::onwards(self.choice, self.service, class.traffic, family) {
+            refused.extend(on.carried);
+            built.extend(active(on.table, vips, RouteTarget::Nexthop(on.over)));
+        }
         refused
     }
 
@@ -334,7 +340,7 @@ impl Ground<'_> {
         family: Family,
     ) -> Option<(NexthopId, Option<Buckets>)> {
         let settings = self.service.resilient()?;
-        let slot = *numbers.keeping.get(class.name)?;
+        let slot = *numbers.keeping.get(&*class.name)?;
         if entry == Entry::In {
             return Some((NexthopId::resilient_in(slot, family), Some(self.inside(family)?)));
         }
@@ -420,6 +426,9 @@ impl Ground<'_> {
                 Way::Named(format!("shares {} with {local}", shares(&weights)))
             }
             (Entry::Out, Deliver::Local) => Way::Local,
+            (Entry::Out, Deliver::Remote(site)) if transit::is_barred(self.choice, &site) => {
+                Way::Named(format!("directly to {site}"))
+            }
             (Entry::Out, Deliver::Remote(site)) => {
                 let index = (0u32..).zip(&world.fabric.sites).find(|(_, s)| s.id == site);
                 index.map_or(Way::Nowhere, |(index, _)| Way::Site(index))

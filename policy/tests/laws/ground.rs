@@ -1,4 +1,4 @@
-//! The two-site fabric, and what its nodes should have.
+//! The fabrics of the laws, and what their nodes should have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +14,9 @@ use nett_policy::service::Catalog;
 /// A whole fabric's nodes, each with what it should have.
 pub(crate) type States = BTreeMap<NodeId, NodeState>;
 
+/// A site, and the two others whose traffic it lets through.
+pub(crate) type Pass = (&'static str, [&'static str; 2]);
+
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) fabric: Fabric,
@@ -23,15 +26,15 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) fn two_sites() -> Self {
-        Self::of(str::to_owned)
+        Self::of("two-sites", with_clusters, with_backends)
     }
 
     /// The same with a service whose flows stay where they are.
     pub(crate) fn resilient() -> Self {
-        Self::of(|services| {
+        Self::of("two-sites", with_clusters, |services| {
             let id = "id = \"shop/prod/api\"\n";
             assert!(services.contains(id), "the fixture has it");
-            services.replace(id, &format!("{id}shift = \"resilient\"\n"))
+            with_backends(services).replace(id, &format!("{id}shift = \"resilient\"\n"))
         })
     }
 
@@ -40,31 +43,26 @@ impl Ground {
         ["osl/k2", "osl/k3"][pick % 2].parse().expect("an id")
     }
 
-    fn of(change: impl FnOnce(&str) -> String) -> Self {
-        let file = |name: &str, change: &dyn Fn(String) -> String| {
-            let text = nett_fixtures::fabric_file("two-sites", name).expect("a fixture");
-            SourceFile::new(text.name, change(text.text))
+    /// Three sites, with a link between each two, that let each other's traffic through.
+    pub(crate) fn three_sites(transits: &[Pass]) -> Self {
+        let with = |fabric: &str| {
+            let line = |(via, [a, b]): &Pass| {
+                format!("\n[[transit]]\nvia = \"{via}\"\nbetween = [\"{a}\", \"{b}\"]\n")
+            };
+            transits.iter().map(line).fold(fabric.to_owned(), |all, line| all + &line)
         };
-        let clusters = [0, 1].map(Self::cluster);
-        let fabric = file("fabric.toml", &|text| {
-            let tables = clusters
-                .each_ref()
-                .map(|cluster| format!("\n[[cluster]]\nid = \"{cluster}\"\nsite = \"osl\"\n"));
-            text + &tables.concat()
-        });
-        let services = file("services.toml", &|text| {
-            let backends = "backends.osl = [\"10.1.20.2\", \"fd00:a:20::2\"]\n";
-            assert!(text.contains(backends), "the fixture has it");
-            let more = [("10.1.20.2", "fd00:a:20::2"), ("10.1.20.62", "fd00:a:20::62")];
-            let more = more.into_iter().zip(&clusters).map(|((v4, v6), cluster)| {
-                let of =
-                    |address| format!("{{ address = \"{address}\", cluster = \"{cluster}\" }}");
-                format!("{}, {}", of(v4), of(v6))
-            });
-            let more = more.collect::<Vec<_>>().join(", ");
-            text.replace(backends, &format!("backends.osl = [{more}]\n"))
-        });
-        let services = SourceFile::new(services.name.clone(), change(&services.text));
+        Self::of("three-sites", with, str::to_owned)
+    }
+
+    fn of(
+        name: &str,
+        change_fabric: impl FnOnce(&str) -> String,
+        change_services: impl FnOnce(&str) -> String,
+    ) -> Self {
+        let text = |file| nett_fixtures::fabric_file(name, file).expect("a fixture");
+        let (fabric, services) = (text("fabric.toml"), text("services.toml"));
+        let fabric = SourceFile::new(fabric.name, change_fabric(&fabric.text));
+        let services = SourceFile::new(services.name, change_services(&services.text));
         let compiled = compile(&fabric, &services);
         let (fabric, catalog) = compiled.expect("the fixture is valid");
         Self { fabric, catalog, layout: Layout::default() }
@@ -84,14 +82,43 @@ impl Ground {
 
     /// What every node should have; `up` says which links a node can use.
     pub(crate) fn lower(&self, intent: &Intent, up: &dyn Fn(&NodeId) -> LinksUp) -> States {
+        self.lower_seeing(intent, up, &Neighbours::default())
+    }
+
+    /// As [`Self::lower`]; `neighbours` is what all nodes know of each other.
+    pub(crate) fn lower_seeing(
+        &self,
+        intent: &Intent,
+        up: &dyn Fn(&NodeId) -> LinksUp,
+        neighbours: &Neighbours,
+    ) -> States {
         let placement = place(self.world(), intent);
         let state = |node: &Node| {
             let links_up = &up(&node.id);
             let (world, layout) = (self.world(), &self.layout);
-            let neighbours = &Neighbours::default();
             let at = Place { world, layout, node, links_up, neighbours };
             (node.id.clone(), lower(at, &placement))
         };
         self.fabric.nodes.iter().map(state).collect()
     }
+}
+
+/// With the clusters of [`Ground::cluster`].
+fn with_clusters(fabric: &str) -> String {
+    let table =
+        |pick| format!("\n[[cluster]]\nid = \"{}\"\nsite = \"osl\"\n", Ground::cluster(pick));
+    fabric.to_owned() + &[0, 1].map(table).concat()
+}
+
+/// With backends of one service in each of these clusters.
+fn with_backends(services: &str) -> String {
+    let backends = "backends.osl = [\"10.1.20.2\", \"fd00:a:20::2\"]\n";
+    assert!(services.contains(backends), "the fixture has it");
+    let more = [("10.1.20.2", "fd00:a:20::2"), ("10.1.20.62", "fd00:a:20::62")];
+    let more = more.into_iter().zip([0, 1].map(Ground::cluster)).map(|((v4, v6), cluster)| {
+        let of = |address| format!("{{ address = \"{address}\", cluster = \"{cluster}\" }}");
+        format!("{}, {}", of(v4), of(v6))
+    });
+    let more = more.collect::<Vec<_>>().join(", ");
+    services.replace(backends, &format!("backends.osl = [{more}]\n"))
 }

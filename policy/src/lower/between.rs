@@ -7,7 +7,7 @@ use super::Place;
 use super::choice::Choice;
 use super::object::{NexthopId, NodeState, RouteTarget};
 use super::routes::{floor, group, routes};
-use super::ways;
+use super::{transit, ways};
 use crate::fabric::{Family, Role};
 
 /// Remote-site prefixes, own aggregates, the links' networks and the way back over each link.
@@ -33,6 +33,9 @@ pub(super) fn inter_site(choice: Choice<'_>, state: &mut NodeState) {
             }
             floor(layout.table_xs, &prefixes, state);
         }
+    }
+    for (table, prefixes, target) in transit::prefixes(choice, state) {
+        routes(table, &prefixes, target, state);
     }
     link_networks(place, state);
     returns(choice, state);

@@ -282,6 +282,7 @@ pub(crate) fn guard() -> Guard {
         vips: BTreeSet::from([net("10.99.0.0/16")]),
         classes: Classes::default(),
         failover: BTreeMap::new(),
+        transit: BTreeSet::new(),
         refused: BTreeSet::new(),
     }
 }

@@ -72,6 +72,7 @@ fn snapshot() -> Snapshot {
             "shop/prod/api".parse().expect("a service"),
             Duration::from_millis(42_500),
         )]),
+        unprotected: ["shop/prod/api".parse().expect("a service")].into(),
         facts: BTreeMap::from([(["shop/prod/api", "osl", "data-lag"].map(str::to_owned), 0.25)]),
         costs: BTreeMap::from([(
             "shop/prod/api".parse().expect("a service"),

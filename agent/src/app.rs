@@ -34,7 +34,7 @@ use crate::http::{HttpServer, Inside, Limits as HttpLimits};
 use crate::journal::{FileJournal, Journal, JournalWriter, Saved, Stored, sort};
 use crate::kernel::preflight::{Finding, Interfaces, Severity, capabilities, preflight};
 use crate::kernel::sysctl::{self, apply_sysctls};
-use crate::kernel::{KernelError, LinuxKernel, Monitor, NeighbourTable};
+use crate::kernel::{InterfaceCounters, KernelError, LinuxKernel, Monitor, NeighbourTable};
 use crate::lease;
 use crate::lease::hands::{Hands, Waiting};
 use crate::name_server::{self, NameServer};
@@ -193,7 +193,9 @@ async fn run_loaded(
     tasks.spawn("the writer of the kernel", reconciler.run());
     let measured = round_trips::links(&fabric, &node.id);
     if !measured.is_empty() {
-        tasks.spawn("the round trips", round_trips::measure(measured, present, own.clone()));
+        let counters = InterfaceCounters::open().map_err(anyhow::Error::from)?;
+        let measure = round_trips::measure(measured, counters, present, own.clone());
+        tasks.spawn("the round trips", measure);
     }
     let watched = watched(&fabric, &node);
     if !watched.is_empty() {
@@ -272,7 +274,6 @@ async fn run_loaded(
         driver.take(opened.event()).await;
     }
     driver.replay(saved, entries, whole || !adopted).await;
-    driver.start_name_server().map_err(anyhow::Error::from)?;
     tracing::info!(node = %config.node, "The agent is ready.");
     watchdog::tell(State::Ready);
     if let Some(within) = watchdog::wanted_within() {

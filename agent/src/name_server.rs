@@ -1,6 +1,7 @@
 //! The name server over the zone. It starts with the first snapshot that is served: an agent that
 //! does not know its answers yet must be silent, since an empty zone would say that names do not
-//! exist, and resolvers remember that.
+//! exist, and resolvers remember that. Where an address cannot be had, nothing is served until all
+//! of them can, and that is tried again and again: the rest of the agent does not depend on it.
 //!
 //! Secrets of cookies live as long as the process, over any reload, unless they come from a file.
 //! After a crash they are new, and clients get new cookies with their next answer.
@@ -11,10 +12,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nett_dns::Zone;
-use nett_dns::{
-    Cookies, Encrypted, Limits, Profile, Secret, Server, ServerError, ServerHandle, Setup, Stats,
-};
+use nett_dns::{Cookies, Encrypted, Limits, Profile, Secret, Server, ServerHandle, Setup, Stats};
 use nett_policy::id::{NodeId, WallMs};
+use tokio::time::Instant;
 
 use crate::api::types::RateLimitedDoc;
 use crate::config::{
@@ -26,6 +26,10 @@ use crate::config::{
 /// which is longer than a cookie lives (RFC 9018 section 5).
 const ROTATION: Duration = Duration::from_secs(24 * 3600);
 
+/// From one try to listen to the next: at first, doubled each time, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
 /// Not yet started, or running until it is dropped.
 pub struct NameServer {
     listen: Vec<SocketAddr>,
@@ -34,6 +38,11 @@ pub struct NameServer {
     profile: Arc<Profile>,
     stats: Arc<Stats>,
     handle: Option<ServerHandle>,
+    /// Why it does not listen.
+    trouble: Option<String>,
+    /// How often it has not, in a row, and when it is tried again.
+    tries: u32,
+    again: Option<Instant>,
 }
 
 /// Why the profile of the name server cannot be made.
@@ -66,7 +75,17 @@ impl NameServer {
             }),
             None => None,
         };
-        Ok(Self { listen, encrypted, limits, profile, stats, handle: None })
+        Ok(Self {
+            listen,
+            encrypted,
+            limits,
+            profile,
+            stats,
+            handle: None,
+            trouble: None,
+            tries: 0,
+            again: None,
+        })
     }
 
     /// While the site is cut off, its answers say so, in text and to who asks with EDNS.
@@ -86,20 +105,67 @@ impl NameServer {
         self.stats.limited().into_iter().map(doc).collect()
     }
 
-    /// Starts serving the zone, unless it does so already.
-    pub fn start(&mut self, zone: &Arc<ArcSwap<Zone>>) -> Result<(), ServerError> {
-        if self.handle.is_none() && !self.listen.is_empty() {
-            self.handle = Some(Server::start(Setup {
-                listen: self.listen.clone(),
-                encrypted: self.encrypted.clone(),
-                zone: zone.clone(),
-                limits: self.limits.clone(),
-                profile: self.profile.clone(),
-                stats: self.stats.clone(),
-            })?);
+    /// Starts serving the zone, unless it does so already, or could not a moment ago. Gives why it
+    /// does not listen, where that is news; and, once it does after that, that nothing is wrong.
+    pub fn start(&mut self, zone: &Arc<ArcSwap<Zone>>) -> Option<Option<String>> {
+        let waits = self.again.is_some_and(|at| Instant::now() < at);
+        if self.handle.is_some() || self.listen.is_empty() || waits {
+            return None;
         }
-        Ok(())
+        let started = Server::start(Setup {
+            listen: self.listen.clone(),
+            encrypted: self.encrypted.clone(),
+            zone: zone.clone(),
+            limits: self.limits.clone(),
+            profile: self.profile.clone(),
+            stats: self.stats.clone(),
+        });
+        let before = self.trouble.take();
+        match started {
+            Ok(handle) => {
+                self.handle = Some(handle);
+                (self.tries, self.again) = (0, None);
+                before.map(|_| {
+                    tracing::info!("The name server listens.");
+                    None
+                })
+            }
+            Err(error) => {
+                self.again = Some(Instant::now() + pause(self.tries));
+                self.tries = self.tries.saturating_add(1);
+                self.trouble = Some(error.to_string());
+                (self.trouble != before).then(|| {
+                    tracing::error!(%error, "The name server does not listen; tried again.");
+                    self.trouble.clone()
+                })
+            }
+        }
     }
+
+    /// When it is to be started again, while it cannot listen.
+    pub fn again(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Whether it has all its addresses; none where it is not to have any.
+    pub fn is_listening(&self) -> Option<bool> {
+        (!self.listen.is_empty()).then_some(self.handle.is_some())
+    }
+
+    /// It listens, or is not to.
+    pub fn is_well(&self) -> bool {
+        self.is_listening() != Some(false)
+    }
+
+    /// The addresses that it serves over UDP and TCP, with the ports really bound.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.handle.as_ref().map(ServerHandle::addresses).unwrap_or_default()
+    }
+}
+
+/// How long after so many tries the next one is made.
+fn pause(tries: u32) -> Duration {
+    (FIRST_PAUSE * (1 << tries.min(8))).min(LONGEST_PAUSE)
 }
 
 fn limits(dns: &Dns) -> Limits {

@@ -10,14 +10,14 @@ use nett_agent::bus::wire::OpenError;
 use nett_agent::controller::event::{AppendFailure, Event};
 use nett_agent::controller::{ServiceSnapshot, Snapshot};
 use nett_agent::kernel::{
-    Count, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
+    Count, Filled, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
 };
 use nett_agent::probe::bfd::{Presence, Views};
 use nett_agent::reconcile::{Changes, Reconciler, Wanted};
 use nett_agent::rng::Rng;
 use nett_agent::telemetry::event::{
     EntryAppended, EntryRefused, EntryTaken, Journalled, KernelDrift, KernelOp, KernelRound,
-    LinkDoubted, NeighbourChanged, Outcome, Resync, SeparationBroken, SessionChanged,
+    LinkDoubted, LinkLost, NeighbourChanged, Outcome, Resync, SeparationBroken, SessionChanged,
 };
 use nett_agent::telemetry::metric_name::{ALL, Kind};
 use nett_agent::telemetry::{Answer, Duty, Metrics, Scrape};
@@ -57,6 +57,8 @@ fn snapshot() -> Snapshot {
         sites_connected: 1,
         peer_lag: BTreeMap::from([("svg".parse().expect("a site"), Duration::from_millis(1500))]),
         links: BTreeMap::from([("osl-svg-1".parse().expect("a link"), true)]),
+        held: BTreeMap::from([("osl-svg-1".parse().expect("a link"), true)]),
+        saturated: BTreeMap::from([("osl-svg-1".parse().expect("a link"), false)]),
         rtts: BTreeMap::from([(
             "osl-svg-1".parse().expect("a link"),
             Duration::from_micros(1_204),
@@ -64,6 +66,7 @@ fn snapshot() -> Snapshot {
         tasks: BTreeMap::from([(nett_agent::api::types::TaskStateDoc::Running, 2)]),
         services: BTreeMap::from([("shop/prod/api".parse().expect("a service"), service)]),
         dns_serial: Some(41),
+        dns_listening: Some(false),
         conflicts: 0,
         leases: BTreeMap::from([(
             "shop/prod/api".parse().expect("a service"),
@@ -137,6 +140,7 @@ fn emit_everything(metrics: &Metrics) {
     let unsaid = Some(0);
     metrics.emit(SessionChanged { unsaid, link: &link, family, from, to, reason, remote });
     metrics.emit(LinkDoubted { link: &link, family, doubted: true });
+    metrics.emit(LinkLost { link: &link });
     metrics.traffic(&BTreeMap::from([("leak".to_owned(), Count { packets: 3, bytes: 180 })]));
     let slot =
         Slot { task: "osl.01jd3m5w7r8v3qyb2s9t4k6e1h".parse().expect("an id"), term: 0, index: 1 };
@@ -196,6 +200,10 @@ fn the_page_has_every_metric_with_its_kind_and_labels_and_no_other() {
         ("nett_dns_answer_seconds_bucket{le=\"+Inf\"}", 1.0),
         ("nett_dns_answer_seconds_count", 1.0),
         ("nett_dns_serial", 41.0),
+        ("nett_dns_listening", 0.0),
+        ("nett_link_losses_total{link=\"osl-svg-1\"}", 1.0),
+        ("nett_link_held{link=\"osl-svg-1\"}", 1.0),
+        ("nett_link_saturated{link=\"osl-svg-1\"}", 0.0),
         ("nett_conflicts", 0.0),
         ("nett_event_loop_lag_seconds", 0.003),
         ("nett_ready{duty=\"kernel\"}", 0.0),
@@ -272,6 +280,10 @@ impl Kernel for Shared {
         elements: &BTreeSet<GuardElement>,
     ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
         self.with(|kernel| Self::now(kernel.watched(elements)))
+    }
+
+    async fn buckets(&mut self, groups: &BTreeSet<NexthopId>) -> Result<Filled, KernelError> {
+        self.with(|kernel| Self::now(kernel.buckets(groups)))
     }
 
     async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {

@@ -9,6 +9,7 @@
 //! any kind of death.
 
 pub mod bus;
+pub mod clusters;
 pub mod demo;
 pub mod eventually;
 pub mod faulty;

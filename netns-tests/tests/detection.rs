@@ -333,9 +333,13 @@ impl Side<'_> {
             [NEAR, FAR].iter().try_for_each(|e| lab.ns(e)?.nft("delete table netdev silent"))
         };
         self.cut(cut, mend)?;
+        self.forget()
+    }
+
+    /// A link that breaks again soon has to prove itself for twice as long each time, as far as
+    /// its agents remember, and one whose carrier comes and goes has to stay up for longer.
+    fn forget(&mut self) -> Result<()> {
         if self.nett {
-            // A link that breaks again soon has to prove itself for twice as long each time, as
-            // far as its agents remember.
             for end in [NEAR, FAR] {
                 self.lab.take_process(&agent_name(end))?.stop(TASK)?;
                 self.lab.start_agent(end)?;
@@ -349,7 +353,8 @@ impl Side<'_> {
 
     fn cut_carrier(&mut self) -> Result<()> {
         let cut = |lab: &Lab, link: usize| lab.cut(LINKS[link].id).map(|()| None);
-        self.cut(cut, |lab, link| lab.restore(LINKS[link].id))
+        self.cut(cut, |lab, link| lab.restore(LINKS[link].id))?;
+        self.forget()
     }
 }
 

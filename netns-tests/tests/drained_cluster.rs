@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use nett_netns_tests::clusters;
 use nett_netns_tests::eventually::{eventually, patience};
 use nett_netns_tests::lab::Lab;
 use nett_netns_tests::observe::kernel::Kernel;
 use nett_netns_tests::services::API;
 use nett_netns_tests::story::{Operator, Traffic, tell_from_wires};
-use nett_netns_tests::topology::{NET_SERVICE, SITES};
 use serde_json::Value;
 
 /// The node that delivers at osl.
@@ -42,9 +42,10 @@ fn gateways(lab: &Lab, vip: &str) -> Result<BTreeSet<String>> {
 fn a_drained_cluster_leaves_its_share_to_the_other_and_the_last_one_stays() -> Result<()> {
     let name = "a_drained_cluster_leaves_its_share_to_the_other_and_the_last_one_stays";
     tell_from_wires(name, |lab| {
-        let [osl, _] = SITES;
-        let [first, second] = [2, 3].map(|host| osl.addresses(NET_SERVICE, host));
-        two_clusters(lab, &first, &second)?;
+        let [first, second] = clusters::addresses();
+        let (host, interface) = clusters::interface(lab)?;
+        clusters::second_on(&host, &interface)?;
+        clusters::two(lab)?;
         lab.start_nett()?;
         let lab = &*lab;
         let mira = Operator { lab, node: "osl-b1", name: "mira" };
@@ -74,44 +75,4 @@ fn a_drained_cluster_leaves_its_share_to_the_other_and_the_last_one_stays() -> R
         ensure!((report.lost(), report.answers_of("svg")) == (0, 0), "{}", report.summary());
         Ok(())
     })
-}
-
-/// Gives osl's service host a second pair of addresses, and each pair a cluster of its own.
-fn two_clusters(lab: &Lab, first: &[String; 2], second: &[String; 2]) -> Result<()> {
-    let [osl, _] = SITES;
-    let host = lab.ns(&osl.service_host())?;
-    let links: Value = serde_json::from_str(&host.output("ip", &["-j", "addr"])?)?;
-    let has = |link: &&Value| {
-        let all = link["addr_info"].as_array().into_iter().flatten();
-        all.into_iter().any(|one| one["local"] == first[0].as_str())
-    };
-    let link = links.as_array().into_iter().flatten().find(has).context("its link")?;
-    let device = link["ifname"].as_str().context("a name")?;
-    for (address, length) in second.iter().zip([24, 64]) {
-        let address = format!("{address}/{length}");
-        let mut words = vec!["addr", "add", &address, "dev", device];
-        if length == 64 {
-            words.push("nodad");
-        }
-        host.output("ip", &words)?;
-    }
-    let path = lab.layout().services();
-    let text = std::fs::read_to_string(&path)?;
-    let plain = format!("backends.osl = {first:?}\n");
-    ensure!(text.contains(&plain), "{text}");
-    let backend = |address: &String, cluster: &str| {
-        format!("{{ address = \"{address}\", cluster = \"osl/{cluster}\" }}")
-    };
-    let all: Vec<String> = first
-        .iter()
-        .map(|address| backend(address, "k1"))
-        .chain(second.iter().map(|address| backend(address, "k2")))
-        .collect();
-    std::fs::write(&path, text.replace(&plain, &format!("backends.osl = [{}]\n", all.join(", "))))?;
-    let path = lab.layout().fabric();
-    let mut text = std::fs::read_to_string(&path)?;
-    for cluster in ["k1", "k2"] {
-        text += &format!("\n[[cluster]]\nid = \"osl/{cluster}\"\nsite = \"osl\"\n");
-    }
-    Ok(std::fs::write(&path, text)?)
 }

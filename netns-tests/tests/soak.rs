@@ -57,6 +57,9 @@ enum Length {
     Faults(usize),
 }
 
+/// The longest time for which a link is held down that has flapped.
+const HELD_DOWN: Duration = Duration::from_secs(120);
+
 /// Resident memory in KiB and open files of every agent.
 type Sizes = BTreeMap<&'static str, (u64, usize)>;
 
@@ -157,7 +160,7 @@ impl<'a> Soak<'a> {
         for (node, whole) in &self.whole {
             let ns = self.lab.ns(node)?;
             let what = format!("{node} has all of its forwarding state {when}");
-            eventually(patience() * 3, &what, || {
+            eventually(patience() * 3 + HELD_DOWN, &what, || {
                 let left = whole.changes(&Kernel::of(&ns)?);
                 if left.is_empty() { Ok(()) } else { bail!("{}", left.join("\n")) }
             })?;

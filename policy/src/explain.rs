@@ -28,6 +28,8 @@ pub struct Packet {
     pub mark: u32,
     /// The node that sent it here.
     pub sender: Option<NodeId>,
+    /// It went through a site between two others, and has too few hops left for another one.
+    pub went_through: bool,
 }
 
 /// What one node does with it.
@@ -98,10 +100,11 @@ pub fn path(
             Fate::Node(next) => Some((next.clone(), hop.ways.first().cloned())),
             Fate::Delivered | Fate::Main | Fate::Unreachable | Fate::Stopped => None,
         };
+        let went_through = packet.went_through || hop.guard.counter == "transit";
         hops.push(hop);
         let Some((next, Some(way))) = next else { break };
         let arrival = fabric.node(&next).and_then(|node| arrival(fabric, node, way.gateway));
-        packet = Packet { interface: arrival, mark: 0, sender: Some(at), ..packet };
+        packet = Packet { interface: arrival, mark: 0, sender: Some(at), went_through, ..packet };
         at = next;
     }
     hops
@@ -131,9 +134,10 @@ fn hop(fabric: &Fabric, node: &Node, state: &NodeState, packet: Packet) -> Hop {
         Some((_, RouteTarget::Nexthop(id))) => ways(state, id),
         Some((_, RouteTarget::Unreachable)) | None => Vec::new(),
     };
-    let out = ways.first().is_some_and(|way| outer.contains(&way.interface));
+    let out = ways.first().map(|way| &way.interface).filter(|out| outer.contains(out));
     let reached = !ways.is_empty();
     let guard = judge(state, &marked, outside, out);
+    let out = out.is_some();
     let leaves = ways.first().filter(|_| out && guard.passes).zip(state.guard.as_ref());
     let ends = [marked.from, marked.to];
     let failover = leaves.and_then(|(way, guard)| guard.failover_mark(ends, &way.interface));
@@ -248,12 +252,18 @@ fn ways(state: &NodeState, id: NexthopId) -> Vec<Way> {
 
 /// The forward chain of the guard, for a packet of a flow that this site began or that came in. Its
 /// rule about ways is left out: every nexthop of a [`NodeState`] is on one of them.
-fn judge(state: &NodeState, packet: &Packet, outside: bool, out: bool) -> Judged {
+fn judge(state: &NodeState, packet: &Packet, outside: bool, out: Option<&String>) -> Judged {
     let Some(guard) = &state.guard else { return Judged { counter: "none", passes: true } };
     let within =
         |nets: &std::collections::BTreeSet<IpNet>| nets.iter().any(|n| n.contains(&packet.to));
     let judged = |counter, passes| Judged { counter, passes };
-    match (outside, out) {
+    let through = packet.interface.as_ref().zip(out).is_some_and(|(came, leaves)| {
+        guard.transit.contains(&[came.clone(), leaves.clone()])
+            && (within(&guard.remote) || within(&guard.vips))
+    });
+    match (outside, out.is_some()) {
+        (true, true) if through && packet.went_through => judged("spent", false),
+        (true, true) if through => judged("transit", true),
         (true, false) => judged("arrived", true),
         (false, false) => judged("local", true),
         (true, true) => judged("hairpin", false),

@@ -36,6 +36,8 @@ pub struct Fabric {
     pub clients: Vec<ClientPrefix>,
     /// In file order, at most 127. A link's *index* is its index here plus one.
     pub links: Vec<Link>,
+    /// A pair of sites is in at most one of them.
+    pub transits: Vec<Transit>,
     pub operators: Vec<Operator>,
     pub bus: BusKeys,
     pub safety: Vec<SafetyRule>,
@@ -230,6 +232,15 @@ pub struct LinkEnd {
     pub gateway: Vec<IpAddr>,
 }
 
+/// A site lets the traffic of two others through, while no link of their own carries it. Without
+/// one no site does. A border of `via` has links to both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transit {
+    pub via: SiteId,
+    /// In the order of ids; neither is `via`.
+    pub between: [SiteId; 2],
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     pub name: String,
@@ -389,6 +400,23 @@ impl fmt::Display for Part {
     }
 }
 
+// === impl Transit ===
+
+impl Transit {
+    /// How many sites may go through one.
+    pub const MOST: u8 = 16;
+
+    /// The other one of the pair.
+    pub fn other_end(&self, site: &SiteId) -> Option<&SiteId> {
+        let [one, other] = &self.between;
+        match (one == site, other == site) {
+            (true, _) => Some(other),
+            (_, true) => Some(one),
+            (false, false) => None,
+        }
+    }
+}
+
 // === impl Lease ===
 
 impl Lease {
@@ -456,6 +484,11 @@ impl Fabric {
         })
     }
 
+    /// What may go through a third site between two.
+    pub fn transit_between(&self, one: &SiteId, other: &SiteId) -> Option<&Transit> {
+        self.transits.iter().find(|transit| transit.other_end(one) == Some(other))
+    }
+
     /// The nodes that vote, at most one for each site.
     pub fn voters(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|n| n.voter)
@@ -464,6 +497,13 @@ impl Fabric {
     /// The nodes of a site that deliver or answer.
     pub fn serving_nodes<'a>(&'a self, site: &'a SiteId) -> impl Iterator<Item = &'a Node> {
         self.nodes.iter().filter(move |n| n.site == *site && n.role != Role::Witness)
+    }
+
+    /// The nodes of a site that hand packets to its backends: the route nodes, or the borders where
+    /// there are none.
+    pub fn handing_nodes<'a>(&'a self, site: &'a SiteId) -> impl Iterator<Item = &'a Node> {
+        let routed = self.nodes_of(site, Role::Route).next().is_some();
+        self.nodes_of(site, if routed { Role::Route } else { Role::Border })
     }
 
     /// The interfaces on which traffic from outside the node's part of the site arrives: link ends

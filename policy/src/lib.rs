@@ -28,6 +28,7 @@ pub mod place;
 pub mod plan;
 pub mod roster;
 pub mod safety;
+pub mod saturation;
 pub mod service;
 pub mod simulate;
 pub mod task;

@@ -27,6 +27,9 @@ pub struct Drained {
     pub nodes: BTreeSet<NodeId>,
     pub links: BTreeSet<LinkId>,
     pub clusters: BTreeSet<ClusterId>,
+    /// Clusters on their way out of service or back into it: groups whose flows stay have their
+    /// backends as members that no bucket is meant for. Others go by `clusters` alone.
+    pub easing: BTreeSet<ClusterId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,8 +215,13 @@ pub fn eligible(world: World<'_>, intent: &Intent, service: &Service) -> Vec<Sit
 
 /// True when the service's residency lets it be placed at the site.
 pub fn resides(world: World<'_>, service: &Service, site: &SiteId) -> bool {
+    in_residency(world, &service.residency, site)
+}
+
+/// True when the site lies in one of the regions, or there are none.
+pub fn in_residency(world: World<'_>, residency: &[String], site: &SiteId) -> bool {
     let region = world.fabric.site(site).and_then(|s| s.region.as_ref());
-    service.residency.is_empty() || region.is_some_and(|r| service.residency.contains(r))
+    residency.is_empty() || region.is_some_and(|r| residency.contains(r))
 }
 
 fn drained_sites(intent: &Intent, service: &Service) -> BTreeSet<SiteId> {

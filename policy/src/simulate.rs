@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use crate::fabric::{Fabric, Link, Node, Role};
+use crate::fabric::{Fabric, Link, Node, Role, Transit};
 use crate::id::{LinkId, NodeId, ServiceId, SiteId};
 use crate::log::intent::{Intent, World};
 use crate::lower::object::{Layout, NodeState};
-use crate::lower::{LinksUp, Neighbours, Place, lower};
-use crate::place::{Placement, place};
+use crate::lower::{LinksUp, Neighbours, Place, beyond, lower};
+use crate::place::{Placement, place, resides};
 use crate::plan::plan_kernel;
 use crate::traffic::Deliver;
 
@@ -137,8 +137,8 @@ pub fn simulate(
     let repairs = after.iter().filter_map(repaired).collect();
     let pairs = pairs(fabric, up, &left);
     let dead = dead_sites(fabric, &nodes);
-    let services = services(world, intent, &placement, &dead, &pairs);
-    let findings = findings(fabric, &nodes, &pairs, &services);
+    let services = services(world, intent, &placement, &dead, [up, &left]);
+    let findings = findings(fabric, (&nodes, &left), &pairs, &services);
     Ok(Outcome { nodes_lost: nodes, links_lost: links, pairs, services, repairs, findings })
 }
 
@@ -187,6 +187,11 @@ fn state(
         let links = fabric.links_of(&other.id).map(|view| view.link.id.clone());
         entry.links = Some(links.filter(|link| up.contains(link)).collect());
     }
+    for other in beyond(fabric, &node.site) {
+        let links = fabric.links_of(&other.id).map(|view| view.link.id.clone());
+        let links = links.filter(|link| up.contains(link)).collect();
+        neighbours.entry(other.id.clone()).links = Some(links);
+    }
     let (links_up, neighbours) = (&links_up, &neighbours);
     lower(Place { world, layout, node, links_up, neighbours }, placement)
 }
@@ -218,12 +223,36 @@ fn pairs(fabric: &Fabric, before: &BTreeSet<LinkId>, after: &BTreeSet<LinkId>) -
     pairs.into_iter().map(|(sites, (before, after))| Pair { sites, before, after }).collect()
 }
 
+fn has_link(fabric: &Fabric, up: &BTreeSet<LinkId>, sites: [&SiteId; 2]) -> bool {
+    let joins = |link: &&Link| {
+        let joined = fabric.joined_by(link);
+        sites.iter().all(|site| joined.contains(site))
+    };
+    fabric.links.iter().filter(joins).any(|link| up.contains(&link.id))
+}
+
+/// The site that lets the traffic of two others through, where a border of it has links to both.
+fn reach<'a>(
+    fabric: &'a Fabric,
+    up: &BTreeSet<LinkId>,
+    sites: [&SiteId; 2],
+) -> Option<&'a Transit> {
+    let transit = fabric.transit_between(sites[0], sites[1])?;
+    let joins = |border: &Node| {
+        sites.iter().all(|site| {
+            let mut links = fabric.links_of(&border.id).filter(|view| view.far_site == *site);
+            links.any(|view| up.contains(&view.link.id))
+        })
+    };
+    fabric.nodes_of(&transit.via, Role::Border).any(joins).then_some(transit)
+}
+
 fn services(
     world: World<'_>,
     intent: &Intent,
     placement: &Placement,
     dead: &BTreeSet<SiteId>,
-    pairs: &[Pair],
+    [before, after]: [&BTreeSet<LinkId>; 2],
 ) -> Vec<ServiceLoss> {
     let mut found = Vec::new();
     for service in world.catalog.iter() {
@@ -234,14 +263,13 @@ fn services(
         let eligible = crate::place::eligible(world, intent, service);
         let next = eligible.into_iter().find(|site| !dead.contains(site));
         let next = next.filter(|_| !stops_at.is_empty() && stays_at.is_empty());
-        let joined = |a: &SiteId, b: &SiteId| {
-            let mut pairs = pairs.iter().filter(|p| p.sites.contains(a) && p.sites.contains(b));
-            pairs.any(|pair| pair.after.links > 0)
+        let joins = |up: &BTreeSet<LinkId>, a: &SiteId, b: &SiteId| {
+            let through = || reach(world.fabric, up, [a, b]).map(|t| &t.via);
+            has_link(world.fabric, up, [a, b])
+                || through().is_some_and(|via| resides(world, service, via))
         };
-        let was_joined = |a: &SiteId, b: &SiteId| {
-            let mut pairs = pairs.iter().filter(|p| p.sites.contains(a) && p.sites.contains(b));
-            pairs.any(|pair| pair.before.links > 0)
-        };
+        let joined = |a: &SiteId, b: &SiteId| joins(after, a, b);
+        let was_joined = |a: &SiteId, b: &SiteId| joins(before, a, b);
         let cut_off = |site: &&SiteId| {
             let away: Vec<SiteId> = match placed.traffic.deliver(site, world.fabric) {
                 Deliver::Remote(there) => vec![there],
@@ -265,7 +293,7 @@ fn services(
 
 fn findings(
     fabric: &Fabric,
-    lost: &BTreeSet<NodeId>,
+    (lost, left): (&BTreeSet<NodeId>, &BTreeSet<LinkId>),
     pairs: &[Pair],
     services: &[ServiceLoss],
 ) -> Vec<String> {
@@ -273,7 +301,10 @@ fn findings(
     for Pair { sites: [a, b], before, after } in pairs {
         match (before.links, after.links) {
             (0, _) => {}
-            (_, 0) => all.push(format!("{a} and {b} would have no link left")),
+            (_, 0) => all.push(match reach(fabric, left, [a, b]) {
+                Some(t) => format!("{a} and {b} would have no link left, and go through {}", t.via),
+                None => format!("{a} and {b} would have no link left"),
+            }),
             (was, 1) if was > 1 => {
                 all.push(format!("{a} and {b} would have one link left: the next loss cuts them"));
             }

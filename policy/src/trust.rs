@@ -7,9 +7,16 @@
 //! a break the session has to stay up for a while, longer each time, so that a link that comes and
 //! goes does not take traffic along.
 //!
+//! Interfaces that come and go have a rule of the same kind in [`flaps`].
+//!
 //! Crash story: made anew with the process; [`Trust::recalled`] begins with what was known.
 
+pub mod flaps;
+mod setbacks;
+
 use std::time::Duration;
+
+use setbacks::Setbacks;
 
 /// Why a session went down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +47,7 @@ pub struct Trust {
     was_up: bool,
     /// When the interface last came back.
     returned: Option<Duration>,
-    /// Breaks in a row, each soon after the one before.
-    breaks: u32,
-    last_break: Option<Duration>,
+    breaks: Setbacks,
     hold: Duration,
 }
 
@@ -88,10 +93,8 @@ const HEARD: Duration = Duration::from_secs(5);
 const RETURN: Duration = Duration::from_secs(10);
 /// Packets that must have come in a row, after the first break.
 const RISE: u32 = 20;
-/// The least and the most time on probation.
-const HOLD: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
-/// Breaks further apart than this are not in a row.
-const CALM: Duration = Duration::from_secs(300);
+/// The least time on probation.
+const LEAST: Duration = Duration::from_secs(1);
 
 // === impl Belief ===
 
@@ -119,9 +122,8 @@ impl Default for Trust {
             present: true,
             was_up: false,
             returned: None,
-            breaks: 0,
-            last_break: None,
-            hold: HOLD.0,
+            breaks: Setbacks::default(),
+            hold: LEAST,
         }
     }
 }
@@ -129,7 +131,7 @@ impl Default for Trust {
 impl Trust {
     /// Doubted by a process before this one.
     pub fn recalled(pace: Pace) -> Self {
-        let hold = hold(pace, 1);
+        let hold = first_hold(pace).min(setbacks::MOST);
         Self { state: State::Doubted { since: None, up: None }, hold, ..Self::default() }
     }
 
@@ -209,7 +211,7 @@ impl Trust {
         match &mut self.state {
             // The silence was heard of before its cause.
             State::Doubted { since: Some(since), .. } if now.saturating_sub(*since) <= GRACE => {
-                self.breaks = self.breaks.saturating_sub(1);
+                self.breaks.take_back();
                 self.state = State::Unproven { due: Due::OnReturn };
             }
             State::Unproven { due: due @ Due::At(_) } => *due = Due::OnReturn,
@@ -248,19 +250,14 @@ impl Trust {
     }
 
     fn doubt(&mut self, pace: Pace, now: Duration) {
-        let in_a_row = self.last_break.is_some_and(|last| now.saturating_sub(last) <= CALM);
-        self.breaks = if in_a_row { self.breaks.saturating_add(1) } else { 1 };
-        self.last_break = Some(now);
-        self.hold = hold(pace, self.breaks);
+        self.hold = self.breaks.another(first_hold(pace), now);
         self.state = State::Doubted { since: Some(now), up: None };
     }
 }
 
-/// How long it has to stay up after so many breaks in a row, at least one.
-fn hold(pace: Pace, breaks: u32) -> Duration {
-    let (least, most) = HOLD;
-    let first = (pace.interval * RISE).max(least);
-    first.saturating_mul(1_u32 << breaks.saturating_sub(1).min(16)).min(most)
+/// How long it has to stay up after a break that has none before it.
+fn first_hold(pace: Pace) -> Duration {
+    (pace.interval * RISE).max(LEAST)
 }
 
 #[cfg(test)]

@@ -309,7 +309,8 @@ fn one_that_departs_from_its_class_is_marked_alone_and_the_way_of_a_packet_says_
         let [from, to] = [from, to].map(|a| a.parse().expect("an address"));
         let node = fabric.nodes.iter().find(|n| n.id.as_str() == node).expect("a node");
         let interface = Some(node.core.clone());
-        let packet = Packet { from, to, interface, mark: 0, sender: None };
+        let (sender, went_through) = (None, false);
+        let packet = Packet { from, to, interface, mark: 0, sender, went_through };
         let hops = path(fabric, &states, &node.id, packet);
         let told = hops.iter().map(|hop| {
             let mark = hop.failover.map_or("-".to_owned(), |mark| mark.to_string());

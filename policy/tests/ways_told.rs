@@ -13,12 +13,20 @@ use nett_policy::service::Catalog;
 use nett_policy::simulate::{Lost, Outcome, Ways, simulate};
 
 fn ground(name: &str) -> (Fabric, Catalog) {
+    with(name, "")
+}
+
+/// The fixture with more lines in its fabric file.
+fn with(name: &str, lines: &str) -> (Fabric, Catalog) {
     let file = |file: &str| {
         let text = nett_fixtures::fabric_file(name, file).expect("a fixture");
-        SourceFile::new(text.name, text.text)
+        let more = if file == "fabric.toml" { lines } else { "" };
+        SourceFile::new(text.name, text.text + more)
     };
     compile(&file("fabric.toml"), &file("services.toml")).expect("the fixture is valid")
 }
+
+const THROUGH_SVG: &str = "\n[[transit]]\nvia = \"svg\"\nbetween = [\"osl\", \"trd\"]\n";
 
 fn states(
     (fabric, catalog): &(Fabric, Catalog),
@@ -38,7 +46,14 @@ fn walk(ground: &(Fabric, Catalog), from: &str, to: &str, up: &LinksUp) -> Vec<H
     let fabric = &ground.0;
     let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
     let start = entry(fabric, from).expect("a node");
-    let packet = Packet { from, to, interface: Some(start.core.clone()), mark: 0, sender: None };
+    let packet = Packet {
+        from,
+        to,
+        interface: Some(start.core.clone()),
+        mark: 0,
+        sender: None,
+        went_through: false,
+    };
     path(fabric, &states(ground, up), &start.id, packet)
 }
 
@@ -93,9 +108,66 @@ fn what_is_no_part_of_the_fabric_is_for_the_main_table() {
     assert_eq!((nodes(&hops), &hops[0].fate), (vec!["osl-r1"], &Fate::Delivered));
 }
 
+/// pay is at trd, whose link to osl is gone.
+#[test]
+fn a_way_through_another_site_is_told_hop_by_hop() {
+    let without = |ground: &(Fabric, Catalog)| -> LinksUp {
+        let links = ground.0.links.iter().map(|l| l.id.clone());
+        links.filter(|link| link.as_str() != "osl-trd-1").collect()
+    };
+    let allowed = with("three-sites", THROUGH_SVG);
+    for to in ["10.99.0.20", "fd00:99::20", "10.3.40.2", "fd00:c:40::2"] {
+        let from = if to.contains(':') { "fd00:a:40::2" } else { "10.1.40.2" };
+        let hops = walk(&allowed, from, to, &without(&allowed));
+        let way = ["osl-r1", "osl-b1", "svg-b1", "trd-b1", "trd-r1"];
+        let counted: Vec<&str> = hops.iter().map(|hop| hop.guard.counter).collect();
+        // A host is behind the route node of its site by the site's own routing.
+        let through = &way[..counted.len()];
+        assert_eq!(
+            (nodes(&hops).as_slice(), counted[2]),
+            (through, "transit"),
+            "{to}: {counted:?}"
+        );
+        assert_eq!(hops.last().map(|hop| &hop.fate), Some(&Fate::Delivered), "{to}");
+    }
+    let refused = ground("three-sites");
+    let hops = walk(&refused, "10.1.40.2", "10.99.0.20", &without(&refused));
+    assert_eq!(
+        (nodes(&hops).as_slice(), &hops[1].fate),
+        (&["osl-r1", "osl-b1"][..], &Fate::Unreachable)
+    );
+    let stays = walk(&allowed, "10.1.40.2", "10.99.0.40", &without(&allowed));
+    assert_eq!(stays.last().map(|hop| &hop.fate), Some(&Fate::Unreachable), "by its residency");
+}
+
+#[test]
+fn a_cut_that_others_make_good_is_foretold() {
+    let cut_off = |lines: &str, what: &str| {
+        let ground = with("three-sites", lines);
+        let outcome = lose_of(&ground, what);
+        let cut = outcome.services.iter().filter(|s| !s.cut_off.is_empty());
+        let cut: Vec<String> = cut.map(|s| s.service.to_string()).collect();
+        (cut, outcome.findings.join("\n"))
+    };
+    let (cut, said) = cut_off("", "link:osl-trd-1");
+    assert_eq!(cut, ["shop/prod/api", "shop/prod/pay", "tax/prod/register"]);
+    assert!(
+        said.contains("osl and trd would have no link left") && !said.contains("svg"),
+        "{said}"
+    );
+    let (cut, said) = cut_off(THROUGH_SVG, "link:osl-trd-1");
+    assert_eq!(cut, ["tax/prod/register"], "which may not leave its country");
+    assert!(said.contains("osl and trd would have no link left, and go through svg"), "{said}");
+    let (cut, _) = cut_off(THROUGH_SVG, "node:svg-b1");
+    assert_eq!(cut, [""; 0], "the direct link is there");
+}
+
 fn lose(name: &str, what: &str) -> Outcome {
-    let (fabric, catalog) = ground(name);
-    let world = World { fabric: &fabric, catalog: &catalog };
+    lose_of(&ground(name), what)
+}
+
+fn lose_of((fabric, catalog): &(Fabric, Catalog), what: &str) -> Outcome {
+    let world = World { fabric, catalog };
     let up: BTreeSet<_> = fabric.links.iter().map(|l| l.id.clone()).collect();
     let lost: Lost = what.parse().expect("a loss");
     simulate(world, &Intent::default(), &up, &Layout::default(), &lost).expect("it is there")

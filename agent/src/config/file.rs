@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nett_policy::document::form::{self, Flaw};
 use nett_policy::document::{At, Code, Reader, Section, Span, Value};
+use nett_policy::fabric::Transit;
 use nett_policy::id::NodeId;
 use nett_policy::lower::object::{Layout, Table};
 
@@ -263,7 +264,8 @@ fn tables_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Layout {
         let others = taken.iter().chain([&kernels, &advertised]);
         if let Some((_, other, _)) = others.into_iter().find(|o| clash(o)) {
             let message = format!("the table {value} for `{key}` is also used by `{other}`");
-            let hint = "`return` uses the 127 tables above its number; all others use one";
+            let hint = "`return` uses the 127 tables above its number, `via` the 16 above its own; \
+                        all others use one";
             r.report(r.mistake(Code::TableOverlap, span, message).hint(hint));
         }
         taken.push((ours, key, span));
@@ -276,6 +278,7 @@ fn tables_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Layout {
         table_xs: Table(table("xs", defaults.table_xs.0, 1)),
         table_core: Table(table("core", defaults.table_core.0, 1)),
         table_return_base: table("return", defaults.table_return_base, MOST_LINKS.into()),
+        table_via_base: table("via", defaults.table_via_base, Transit::MOST.into()),
         ..defaults
     }
 }

@@ -159,6 +159,8 @@ fn rule_of(class: &str) -> &'static str {
         "intersite" => "fwd_guard: other site (daddr @remote4 / @remote6 goto out_mark)",
         "return" => "fwd_guard: reply to the other site (mark 0x2000/0x3000 accept)",
         "marked" => "fwd_mark: failover traffic (@failover_to / @failover_from goto failover_mark)",
+        "transit" => "fwd_guard: between two other sites (iifname . oifname @through jump transit)",
+        "spent" => "carry: too few hops left (ip ttl, ip6 hoplimit <= 32 reject)",
         "hairpin" => "fwd_guard: came from outside, must not go back (iifname @outer drop)",
         "leak" => "fwd_guard: own site, or a service by no way of ours (@site4, no_way reject)",
         "stray" => "fwd_guard: no reason to leave the site (reject)",
@@ -193,7 +195,8 @@ impl Controller {
             for peer in self.setting.fabric.other_sites(site).map(|s| &s.id) {
                 let of = |class: &str| sum(&format!("{class}.{peer}")).unwrap_or(0);
                 let (steered, replies) = (of("steered"), of("return"));
-                let flow = Flow { steered, replies, other: of("intersite") };
+                let other = of("intersite").saturating_add(of("transit"));
+                let flow = Flow { steered, replies, other };
                 flows.insert((site.clone(), peer.clone()), flow);
             }
         }
@@ -268,22 +271,33 @@ impl Controller {
             }
             // What others send there is counted where it leaves them.
             let name = format!("steered.{}", site.id);
+            let through = format!("transit.{}", site.id);
+            let mut ends = self.setting.fabric.transits.iter().flat_map(|t| &t.between);
+            let may_come_through = ends.any(|end| *end == site.id);
             let others = self.routers().filter(|n| n.site != site.id);
             let borders = others.filter(|n| n.role == Role::Border);
-            let rates = borders.map(|n| self.counts_of(&n.id)?.rate(|c| c == name));
+            let rates = borders.map(|n| self.counts_of(&n.id)?.rate(|c| c == name || c == through));
             let rates: Option<Vec<Rate>> = rates.collect();
             let rate = rates.map(|all| all.into_iter().fold(Rate::default(), Rate::and));
-            let measured = format!("{name} on the borders of the other sites");
+            let measured = match may_come_through {
+                true => format!("{name} and {through} on the borders of the other sites"),
+                false => format!("{name} on the borders of the other sites"),
+            };
             rows.push(drained_row(format!("site {}", site.id), rate, measured));
         }
         let drained = self.intent.drained_ways();
         for node in self.routers().filter(|n| drained.nodes.contains(&n.id)) {
             let counts = |name: &str| {
                 let class = name.split('.').next().unwrap_or(name);
-                ["arrived", "steered", "intersite", "return"].contains(&class)
+                ["arrived", "steered", "intersite", "return", "transit"].contains(&class)
             };
             let rate = self.counts_of(&node.id).and_then(|c| c.rate(counts));
-            let measured = "arrived, steered, intersite and return on the node".to_owned();
+            let through = !self.setting.fabric.transits.is_empty();
+            let measured = match through {
+                true => "arrived, steered, intersite, return and transit on the node",
+                false => "arrived, steered, intersite and return on the node",
+            };
+            let measured = measured.to_owned();
             rows.push(drained_row(format!("node {}", node.id), rate, measured));
         }
         rows.extend(self.kept_rows());

@@ -17,7 +17,7 @@ use nett_policy::task::steps::StepKind;
 use nett_policy::task::view::{last_effect, read, start_slot};
 
 use super::effect::{AuditEvent, Effect};
-use super::event::{Applied, News, Now};
+use super::event::{Applied, HeldDown, News, Now};
 use super::lease::Duty;
 use super::{Controller, REPORT_INTERVAL, Wanted};
 use crate::bus::wire::Report;
@@ -35,6 +35,9 @@ pub(super) struct Doing {
     /// What is wrong in the kernel apart from the present wish.
     standing: Vec<String>,
     link_troubles: Vec<String>,
+    /// Links whose interfaces come and go, and when that was told.
+    held: BTreeMap<LinkId, HeldDown>,
+    held_at: Duration,
     links_up: LinksUp,
     links_seen: bool,
     /// What the others hear of the links: bad news at once, good when the kernel uses the link.
@@ -47,6 +50,8 @@ pub(super) struct Doing {
     /// Why the zone did not take the last answers, and when they are handed in again.
     zone_trouble: Option<(String, Duration)>,
     serial: Option<u32>,
+    /// Why the name server does not listen.
+    dns_trouble: Option<String>,
     /// Steps that ask something of this node, by the slot of their start.
     parts: BTreeMap<Slot, Part>,
     reported: Option<Report>,
@@ -98,6 +103,13 @@ impl Doing {
 
     pub(super) fn paths(&self) -> &Views {
         &self.paths
+    }
+
+    /// Why a link is held down, with what is left of it now.
+    pub(super) fn held(&self, link: &LinkId, now: Now) -> Option<HeldDown> {
+        let held = *self.held.get(link)?;
+        let since = now.mono.saturating_sub(self.held_at);
+        Some(HeldDown { left: held.left.map(|left| left.saturating_sub(since)), ..held })
     }
 
     pub(super) fn serial(&self) -> Option<u32> {
@@ -219,6 +231,12 @@ impl Controller {
         }
     }
 
+    pub(super) fn name_server(&mut self, trouble: Option<String>) {
+        let text = trouble.clone().unwrap_or_else(|| "the name server listens".to_owned());
+        self.record(vec![News { kind: "dns", text }]);
+        self.doing.dns_trouble = trouble;
+    }
+
     pub(super) fn serve_again(&mut self, now: Now) {
         if self.doing.serve_due().is_some_and(|at| now.mono >= at) {
             self.doing.zone_trouble = None;
@@ -247,19 +265,31 @@ impl Controller {
     }
 
     pub(super) fn paths(&mut self, views: Views, news: Vec<News>) {
+        let full = self.doubted_when_full(&views);
         self.doing.paths = views;
         self.record(news);
+        self.record(full);
     }
 
-    fn record(&mut self, news: Vec<News>) {
+    pub(super) fn record(&mut self, news: Vec<News>) {
         let audited = |News { kind, text }| Effect::Audit(AuditEvent::Kernel { kind, text });
         self.effects.extend(news.into_iter().map(audited));
     }
 
-    pub(super) fn applied(&mut self, applied: Applied, _now: Now) {
-        let Applied { generation, operations, failures, unread, standing, foreign, links, news } =
-            applied;
+    pub(super) fn applied(&mut self, applied: Applied, now: Now) {
+        let Applied {
+            generation,
+            operations,
+            failures,
+            unread,
+            standing,
+            foreign,
+            links,
+            held,
+            news,
+        } = applied;
         self.doing.foreign = foreign;
+        (self.doing.held, self.doing.held_at) = (held, now.mono);
         if !(unread && standing.is_empty()) {
             // A look that gave nothing has mended nothing.
             self.doing.standing = standing;
@@ -426,10 +456,14 @@ impl Controller {
         let wrong = self.doing.failures.iter().chain(&self.doing.standing);
         degraded.extend(wrong.take(LINES_SHOWN).map(|line| format!("kernel: {line}")));
         degraded.extend(self.doing.link_troubles.iter().cloned());
+        degraded.extend(self.saturation_troubles());
         degraded.extend(self.silent_neighbours());
         degraded.extend(self.separation_troubles());
         if let Some((why, _)) = &self.doing.zone_trouble {
             degraded.push(format!("zone: {why}"));
+        }
+        if let Some(why) = &self.doing.dns_trouble {
+            degraded.push(format!("dns: no name is answered here: {why}"));
         }
         if let Some(why) = self.deciding.journal_trouble.as_ref() {
             degraded.push(format!("durability: {why}"));

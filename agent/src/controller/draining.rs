@@ -3,7 +3,8 @@
 //!
 //! The kernel counts by VIP, or by class where whole classes move (adr/0043). Here two looks become
 //! a rate, and a time of rates below the limit the acknowledgement. Nothing else ends such a step:
-//! it never acknowledges because time has passed, and never without having looked.
+//! it never acknowledges because time has passed, and never without having looked. What drained
+//! clusters are left with is in `leaving`.
 //!
 //! Crash story: nothing is kept. After a restart the first look is the baseline and the quiet time
 //! begins anew; what the kernel had counted by then still shows that its counters move.
@@ -17,11 +18,13 @@ use nett_policy::log::entry::Slot;
 use nett_policy::lower::object::{Guard, GuardElement, GuardSet, Subject};
 use nett_policy::service::Drain;
 use nett_policy::task::drained::{MEASURED, UNMEASURED, rates, told};
+use nett_policy::task::reroutes::is_of_clusters;
 use nett_policy::task::steps::{Step, StepKind};
 use nett_policy::task::view::{last_effect, read, start_slot};
 
 use super::Controller;
 use super::event::Now;
+use super::leaving::Leaving;
 use crate::api::types::DrainedRow;
 
 /// From how many seconds on it is told that the last look was so long ago.
@@ -35,6 +38,8 @@ pub(super) struct Draining {
     /// What was counted since each element is there, over counters that began again.
     sums: BTreeMap<GuardElement, u64>,
     open: BTreeMap<Slot, Measuring>,
+    /// Steps that wait for buckets instead.
+    pub(super) leaving: BTreeMap<Slot, Leaving>,
 }
 
 /// One step that waits for quiet.
@@ -87,7 +92,9 @@ impl Draining {
             let late = if age == 0 { String::new() } else { format!(", {age} s ago or more") };
             Some((slot.clone(), vec![format!("{}{late}", one.told())]))
         });
-        looked.collect()
+        let leaving = self.leaving.iter();
+        let leaving = leaving.filter_map(|(slot, one)| Some((slot.clone(), vec![one.told()?])));
+        looked.chain(leaving).collect()
     }
 
     fn take(&mut self, packets: BTreeMap<GuardElement, u64>) {
@@ -188,7 +195,7 @@ impl Controller {
         self.draining.take(packets);
         let (generation, state) = self.doing.wanted();
         let Some(guard) = &state.guard else { return };
-        let Draining { sums, open, last: _ } = &mut self.draining;
+        let Draining { sums, open, last: _, leaving: _ } = &mut self.draining;
         let mut quiet = Vec::new();
         for (slot, one) in open.iter_mut() {
             let counted = one.counted((generation, guard), sums);
@@ -204,18 +211,28 @@ impl Controller {
     pub(super) fn measure_parts(&mut self) {
         let slots: BTreeSet<Slot> = self.doing.counting().cloned().collect();
         self.draining.open.retain(|slot, _| slots.contains(slot));
+        self.draining.leaving.retain(|slot, _| slots.contains(slot));
         for slot in slots {
-            if self.draining.open.contains_key(&slot) {
+            let Draining { open, leaving, .. } = &self.draining;
+            if open.contains_key(&slot) || leaving.contains_key(&slot) {
                 continue;
             }
             let number = read(&self.fold, &slot.task).open_step();
-            let effect = last_effect(&self.fold, &slot.task);
-            let mut steps = effect.into_iter().flat_map(|effect| &effect.steps);
-            let step = steps.find(|step| Some(step.number) == number);
-            if let Some(measuring) = step.map(|step| self.measuring(step)) {
-                self.draining.open.insert(slot, measuring);
+            let Some(effect) = last_effect(&self.fold, &slot.task) else { continue };
+            let step = effect.steps.iter().find(|step| Some(step.number) == number);
+            match step {
+                Some(step) if is_of_clusters(step) => {
+                    let leaving = self.leaving(effect);
+                    self.draining.leaving.insert(slot, leaving);
+                }
+                Some(step) => {
+                    let measuring = self.measuring(step);
+                    self.draining.open.insert(slot, measuring);
+                }
+                None => {}
             }
         }
+        self.leave_what_is_not_there();
     }
 
     /// Of several services the strictest limit counts, for all of them together.

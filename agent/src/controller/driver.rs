@@ -15,7 +15,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nett_dns::ServerError;
 use nett_policy::id::{EntryId, WallMs};
 use nett_policy::log::entry::Slot;
 use nett_policy::roster::Rosters;
@@ -177,6 +176,7 @@ impl<P: Probe> Driver<P> {
         tokio::pin!(stop);
         loop {
             let deadline = self.controller.deadline().map(|at| self.parts.clock.instant(at));
+            let deadline = deadline.into_iter().chain(self.parts.name_server.again()).min();
             let far = Instant::now() + Duration::from_secs(3600);
             let event = tokio::select! {
                 biased;
@@ -211,14 +211,6 @@ impl<P: Probe> Driver<P> {
                 return Finished::ReadAgain;
             }
         }
-    }
-
-    /// Starts the name server, if it has something to serve and does not run yet.
-    pub fn start_name_server(&mut self) -> Result<(), ServerError> {
-        if !self.parts.zone.has_begun() {
-            return Ok(());
-        }
-        self.parts.name_server.start(self.parts.zone.zone())
     }
 
     /// Handles one event before [`Self::run`].
@@ -263,6 +255,7 @@ impl<P: Probe> Driver<P> {
             let ms = |silent: Duration| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
             let since = silent.map(|silent| WallMs(now.wall.0.saturating_sub(ms(silent))));
             self.parts.name_server.set_isolated(since);
+            events.extend(self.start_name_server());
             let Parts { records, pulse, .. } = &mut self.parts;
             events.extend(pulse.during(self.keeper.keep_again(records, now)).await);
         }
@@ -276,7 +269,7 @@ impl<P: Probe> Driver<P> {
             Input::Api { request, reply } => self.api_event(request, Asker::Api(reply)),
             Input::Measure(reply) => {
                 // Whoever scrapes may have gone away.
-                let _ = reply.send(self.controller.snapshot(self.parts.clock.now()));
+                let _ = reply.send(self.measured(self.parts.clock.now()));
                 None
             }
         }
@@ -438,11 +431,6 @@ impl<P: Probe> Driver<P> {
                 let Parts { zone, pulse, .. } = &mut self.parts;
                 let served = pulse.excused(|| zone.serve(answers)).map(|()| zone.serial());
                 self.parts.metrics.emit(ZoneServed { result: served.as_ref().copied() });
-                if served.is_ok()
-                    && let Err(error) = self.start_name_server()
-                {
-                    tracing::error!(%error, "The name server does not start.");
-                }
                 let result = served.map_err(|error| error.to_string());
                 return Some(Event::Served { result });
             }

@@ -8,12 +8,14 @@ use nett_policy::id::{LinkId, NodeId, SiteId, WallMs};
 use nett_policy::log::entry::Slot;
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{GuardElement, Mac};
+use nett_policy::saturation::Saturated;
 
 use crate::api::types::ApiRequest;
 use crate::bus::AppendError;
 use crate::bus::intake::ledger::Record;
 use crate::bus::wire::{Preface, Report, Sealed};
 use crate::journal::Saved;
+use crate::kernel::Filled;
 use crate::lease::LeaseEvent;
 use crate::probe::bfd::Views;
 
@@ -147,6 +149,10 @@ pub enum Event {
     RoundTrips {
         told: BTreeMap<LinkId, Duration>,
     },
+    /// These links of this node are full now; no others.
+    Saturation {
+        links: BTreeMap<LinkId, Saturated>,
+    },
     /// The zone was asked to know the last [`super::effect::Effect::Near`]; its serial.
     Ordered {
         result: Result<u32, String>,
@@ -164,12 +170,21 @@ pub enum Event {
     Watched {
         packets: BTreeMap<GuardElement, u64>,
     },
+    /// How many buckets of resilient groups lead to which member, of the groups with backends that
+    /// none is meant for.
+    Buckets {
+        filled: Filled,
+    },
     /// The kernel was brought to a desired state, or could not be.
     Applied(Applied),
     /// The zone answers with the last [`super::effect::Effect::Zone`] under this serial, or still
     /// with what was before.
     Served {
         result: Result<u32, String>,
+    },
+    /// The name server listens again, or why it does not.
+    NameServer {
+        trouble: Option<String>,
     },
     /// The journal takes records again, or why it does not.
     Journal {
@@ -237,14 +252,28 @@ pub struct Applied {
     pub foreign: Vec<String>,
     /// Why links are not usable, one line each.
     pub links: Vec<String>,
+    /// Those of them whose interfaces come and go.
+    pub held: BTreeMap<LinkId, HeldDown>,
     /// What happened to the kernel, for the audit trail.
     pub news: Vec<News>,
+}
+
+/// A link that has come and gone too often, and is used only where there is no other way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldDown {
+    /// How often its interface was lost.
+    pub losses: u32,
+    /// How long it has to stay up.
+    pub time: Duration,
+    /// What is left of that; none while it is away.
+    pub left: Option<Duration>,
 }
 
 /// Something about this node that goes on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
-    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`, `bfd`.
+    /// One word: `repair`, `contested`, `foreign`, `foreign-gone`, `bfd`, `flaps`,
+    /// `saturation`, `dns`.
     pub kind: &'static str,
     pub text: String,
 }

@@ -35,6 +35,7 @@ mod facts;
 mod filling;
 mod keeping;
 mod lease;
+mod leaving;
 mod local;
 mod lost;
 mod near;
@@ -47,6 +48,8 @@ mod reading;
 mod refusals;
 mod rescuing;
 mod revoked;
+mod saturation;
+mod serving;
 pub mod shelf;
 mod view;
 
@@ -56,16 +59,17 @@ use std::time::Duration;
 
 use nett_policy::fabric::{Fabric, Family, Limit, Node, SafetyRule};
 use nett_policy::fact::Facts;
-use nett_policy::id::{EntryId, NodeId, ServiceId, SiteId, WallMs};
+use nett_policy::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use nett_policy::log::checkpoint::Checkpoint;
 use nett_policy::log::conflict::{Claims, Conflict};
 use nett_policy::log::entry::FabricRef;
 use nett_policy::log::fold::Fold;
 use nett_policy::log::intent::{Intent, World};
-use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{Layout, NodeState};
+use nett_policy::lower::{LinksUp, beyond};
 use nett_policy::place::Placement;
 use nett_policy::safety::Flows;
+use nett_policy::saturation::Saturated;
 use nett_policy::service::Catalog;
 use nett_policy::task::decide::{Present, Sight};
 use nett_policy::task::times::Cost;
@@ -134,6 +138,8 @@ pub struct Controller {
     counts: Counted,
     draining: Draining,
     near: Near,
+    /// Links of this node that are full.
+    saturated: BTreeMap<LinkId, Saturated>,
     asking: Asking,
     locals: Locals,
     compacting: Compacting,
@@ -203,6 +209,7 @@ impl Controller {
             counts: Counted::default(),
             draining: Draining::default(),
             near: Near::default(),
+            saturated: BTreeMap::new(),
             asking: Asking::default(),
             locals: Locals::default(),
             compacting: Compacting::default(),
@@ -276,12 +283,15 @@ impl Controller {
             Event::Links { up } => self.links(up, now),
             Event::Paths { views, news } => self.paths(views, news),
             Event::RoundTrips { told } => self.near.own(told),
+            Event::Saturation { links } => self.saturation(links),
             Event::Ordered { result } => self.ordered(result),
             Event::Neighbours { pulses } => self.pulses(pulses, now),
             Event::Counted { packets, bytes } => self.counted(packets, bytes, now),
             Event::Watched { packets } => self.watched(packets, now),
+            Event::Buckets { filled } => self.buckets(&filled),
             Event::Applied(applied) => self.applied(applied, now),
             Event::Served { result } => self.served(result, now),
+            Event::NameServer { trouble } => self.name_server(trouble),
             Event::Journal { trouble } => self.deciding.journal_trouble = trouble,
             Event::Probed { slot, ok, evidence } => self.probed(&slot, ok, evidence),
             Event::Timer => self.serve_again(now),
@@ -410,7 +420,9 @@ impl Controller {
         };
         let at = now.mono.saturating_sub(age);
         self.links_changed |= known.is_none_or(|known| known.links != report.links);
-        let near = report.site == self.setting.node.site;
+        let Setting { fabric, node, .. } = &self.setting;
+        let near = report.site == node.site
+            || beyond(fabric, &node.site).any(|border| border.id == report.node);
         let moved = near
             && known
                 .is_none_or(|known| known.links != report.links || known.doubted != report.doubted);

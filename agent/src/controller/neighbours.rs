@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::fabric::{Fabric, Link, Node, Role};
 use nett_policy::id::{LinkId, NodeId};
-use nett_policy::lower::Neighbours;
+use nett_policy::lower::{Neighbours, beyond};
 
 use super::event::{Now, Pulse};
 use super::{Controller, SILENCE};
@@ -40,7 +40,8 @@ impl Controller {
         pulses.is_some() || chosen_between(&setting.fabric, &setting.node).is_empty()
     }
 
-    /// What a node knows of the others of its site: of another one than this, only what all know.
+    /// What a node knows of the others of its site, and of borders that let its site's traffic
+    /// through: of another one than this, only what all know.
     pub(super) fn neighbours_of(&self, node: &Node) -> Neighbours {
         let mut neighbours = Neighbours::default();
         for other in chosen_between(&self.setting.fabric, node) {
@@ -54,6 +55,9 @@ impl Controller {
                 let Pulse { silent, mac } = pulse.cloned().unwrap_or_default();
                 (entry.silent, entry.mac) = (silent, mac);
             }
+        }
+        for other in beyond(&self.setting.fabric, &node.site) {
+            neighbours.entry(other.id.clone()).links = self.reported_links(&other.id);
         }
         neighbours
     }

@@ -26,7 +26,7 @@ use super::netlink::socket::{
 use super::netlink::wire::{KernelWires, Wires};
 use super::netlink::{link, neighbour, nexthop, route, rule};
 use super::nft::Nft;
-use super::{Count, Kernel, Parts, Readback};
+use super::{Count, Filled, Kernel, Parts, Readback};
 
 /// The kernel of the network namespace in which this was opened.
 pub struct LinuxKernel {
@@ -398,6 +398,28 @@ impl Kernel for LinuxKernel {
         elements: &BTreeSet<GuardElement>,
     ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
         self.nft.watched(elements).await
+    }
+
+    async fn buckets(&mut self, groups: &BTreeSet<NexthopId>) -> Result<Filled, KernelError> {
+        let mut all = Filled::new();
+        for group in groups {
+            let object = || format!("the buckets of nexthop id {group}");
+            let members = all.entry(*group).or_default();
+            let dump = nexthop::dump_buckets(*group);
+            let dump = match self.route.dump(dump, nexthop::decode_bucket).await {
+                // Gone, or made into another group by somebody: it is made good, and looked at.
+                Err(Failure::Refused { errno: Errno::ENOENT | Errno::EINVAL, .. }) => continue,
+                other => other.map_err(|e| KernelError::of(object(), e))?,
+            };
+            if !dump.complete {
+                let reason = "it changed while it was read".to_owned();
+                return Err(KernelError::Stale { object: object(), reason });
+            }
+            for member in dump.items {
+                *members.entry(member).or_default() += 1;
+            }
+        }
+        Ok(all)
     }
 
     async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {

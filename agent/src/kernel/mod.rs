@@ -23,6 +23,7 @@ mod foreign;
 mod linux;
 mod lookup;
 mod monitor;
+mod moved;
 mod neighbours;
 mod netlink;
 mod nft;
@@ -39,7 +40,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{GuardElement, NodeState, Table};
+use nett_policy::lower::object::{GuardElement, NexthopId, NodeState, Table};
 use nett_policy::plan::Op;
 
 pub use error::KernelError;
@@ -47,12 +48,16 @@ pub use foreign::Foreign;
 pub use linux::LinuxKernel;
 pub use lookup::{Asked, Found, Lookup};
 pub use monitor::{KernelEvent, Monitor, Origin};
+pub use moved::{InterfaceCounters, Moved};
 pub use neighbours::NeighbourTable;
 pub use netlink::socket::OwnPorts;
 pub use netlink::wire::{KernelWires, Wire, Wires};
 pub use nft::NftGate;
 pub use simulated::SimulatedKernel;
 pub use writers::Writers;
+
+/// Of resilient groups, how many buckets lead to each member.
+pub type Filled = BTreeMap<NexthopId, BTreeMap<NexthopId, u32>>;
 
 /// The kernel of one node, real or simulated.
 pub trait Kernel: Send {
@@ -93,6 +98,17 @@ pub trait Kernel: Send {
         &mut self,
         elements: &BTreeSet<GuardElement>,
     ) -> impl Future<Output = Result<BTreeMap<GuardElement, u64>, KernelError>> + Send;
+
+    /// How many buckets of each of these resilient groups lead to which of its members: those that
+    /// are in use stay with a member that none is meant for. A group that is not there, or is of
+    /// another type, has none.
+    ///
+    /// # Errors
+    /// When a dump is refused or unanswered, or was not whole.
+    fn buckets(
+        &mut self,
+        groups: &BTreeSet<NexthopId>,
+    ) -> impl Future<Output = Result<Filled, KernelError>> + Send;
 
     /// Whether the kernel knows the link-layer address of a neighbour on an interface, so that
     /// packets to it are sent at once; if not, the kernel is made to ask for it.
@@ -168,6 +184,8 @@ pub struct Interface {
     pub index: u32,
     /// Administratively up, and with carrier.
     pub up: bool,
+    /// Administratively down: somebody wants it so.
+    pub shut: bool,
     /// Own addresses with their prefix length; the tentative ones too.
     pub addresses: BTreeSet<IpNet>,
     /// Those whose duplicate address detection has not ended well (yet).

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nett_policy::fabric::Family;
+use nett_policy::fabric::{Family, Transit};
 use nett_policy::lower::object::{Layout, Nexthop, NexthopId, RouteKey, RouteTarget, Rule, Table};
 use nix::errno::Errno;
 
@@ -96,7 +96,8 @@ async fn interfaces(kernel: &mut LinuxKernel, to: &mut Readback) -> Result<(), K
     let addresses = whole(addresses.await, "the addresses", to)?;
     let names: BTreeMap<u32, &str> = links.iter().map(|l| (l.index, l.name.as_str())).collect();
     for row in &links {
-        let interface = Interface { index: row.index, up: row.up, ..Interface::default() };
+        let link::LinkRow { index, name: _, up, shut } = *row;
+        let interface = Interface { index, up, shut, ..Interface::default() };
         to.interfaces.insert(row.name.clone(), interface);
     }
     for row in addresses {
@@ -195,13 +196,15 @@ pub(super) fn tables(layout: &Layout) -> Vec<Table> {
         table_adv,
         advertise: _,
         table_return_base: _,
+        table_via_base: _,
         rule_base: _,
         mark_mask: _,
         strict_return: _,
     } = *layout;
     let fixed = [table_svc, table_in, table_guard, table_xs, table_core, table_adv];
     let returns = (1..=127).map(|index| layout.table_return(index));
-    fixed.into_iter().chain(returns).collect()
+    let through = (1..=Transit::MOST).map(|number| layout.table_via(number));
+    fixed.into_iter().chain(returns).chain(through).collect()
 }
 
 async fn routes(

@@ -4,8 +4,11 @@
 //! Modelled: carrier loss and admin down take all nexthops of the device, shrink the groups,
 //! delete the emptied ones and the routes on them; a nexthop cannot be added without carrier;
 //! groups and routes need their members; deleting a nexthop takes its routes; removing an address
-//! leaves nexthops and routes as they are; `lo` takes the IPv6 floors with it. Not modelled:
-//! sysctls, packets, rule evaluation.
+//! leaves nexthops and routes as they are; `lo` takes the IPv6 floors with it; buckets of resilient
+//! groups that are in use stay where they are, others follow the weights. Not modelled: sysctls,
+//! packets, rule evaluation.
+
+mod buckets;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -20,7 +23,8 @@ use nix::errno::Errno;
 
 use super::error::KernelError;
 use super::read::forget;
-use super::{Count, Foreign, Interface, Kernel, Parts, Readback};
+use super::{Count, Filled, Foreign, Interface, Kernel, Parts, Readback};
+use buckets::Buckets;
 
 /// Which operation an injected failure meets.
 type Matcher = Box<dyn Fn(&Op) -> bool + Send>;
@@ -34,6 +38,7 @@ pub struct SimulatedKernel {
     foreign: Vec<Foreign>,
     counters: BTreeMap<String, Count>,
     watched: BTreeMap<GuardElement, u64>,
+    buckets: Buckets,
     failures: VecDeque<(Matcher, KernelError)>,
     lost_answers: VecDeque<(Matcher, KernelError)>,
     /// Neighbours that do not say their addresses, by interface.
@@ -141,6 +146,14 @@ impl SimulatedKernel {
         }
     }
 
+    /// Somebody sets the interface down, or up; the carrier goes and comes with that.
+    pub fn set_shut(&mut self, interface: &str, shut: bool) {
+        self.set_carrier(interface, !shut);
+        if let Some(there) = self.interfaces.get_mut(interface) {
+            there.shut = shut;
+        }
+    }
+
     /// The device and all that hangs on it; made anew it has another number.
     pub fn delete_interface(&mut self, name: &str) {
         self.set_carrier(name, false);
@@ -201,6 +214,12 @@ impl SimulatedKernel {
         *self.watched.entry(element).or_default() += packets;
     }
 
+    /// Flows use all buckets that lead to a member now, until they are idle again.
+    pub fn use_buckets(&mut self, member: NexthopId, used: bool) {
+        self.buckets.follow(&self.state.nexthops);
+        self.buckets.mark(member, used);
+    }
+
     /// Removes nexthops as the kernel does: out of their groups, with emptied groups and routes.
     fn lose_nexthops(&mut self, lost: impl Fn(&Nexthop) -> bool) {
         let state = &mut self.state;
@@ -253,6 +272,7 @@ impl SimulatedKernel {
             return Err(refused(op, Errno::EINVAL));
         }
         self.state.nexthops.insert(id, to.clone());
+        self.buckets.follow(&self.state.nexthops);
         Ok(())
     }
 
@@ -423,6 +443,11 @@ impl Kernel for SimulatedKernel {
             (*element, self.watched.get(element).copied().unwrap_or_default())
         };
         Ok(elements.iter().map(counted).collect())
+    }
+
+    async fn buckets(&mut self, groups: &BTreeSet<NexthopId>) -> Result<Filled, KernelError> {
+        self.buckets.follow(&self.state.nexthops);
+        Ok(self.buckets.of(groups))
     }
 
     async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {

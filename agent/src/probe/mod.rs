@@ -7,6 +7,7 @@
 //! Nothing here reads Nett's own state: an answer means that the far site delivered the packet and
 //! that its reply came back.
 
+mod ahead;
 pub mod bfd;
 mod echo;
 pub mod neighbours;

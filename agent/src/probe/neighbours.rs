@@ -21,6 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::ahead::go_ahead;
 use super::echo::Echo;
 use crate::controller::event::{Event, Pulse};
 use crate::kernel::NeighbourTable;
@@ -159,6 +160,7 @@ fn open(watched: &Watched) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.set_nonblocking(true)?;
     socket.bind_device(Some(watched.interface.as_bytes()))?;
+    go_ahead(&socket, watched.address.is_ipv4())?;
     socket.connect(&SocketAddr::new(watched.address, 0).into())?;
     Ok(socket)
 }

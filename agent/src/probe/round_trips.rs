@@ -1,10 +1,13 @@
-//! Measures how long a packet takes over each link of this node and back: an ICMP echo twice a
-//! second to the far end's address, bound to the link's interface, whatever today's routes are.
+//! Measures how long a packet takes over each link of this node and back: two ICMP echoes twice a
+//! second to the far end's address, bound to the link's interface, whatever today's routes are. One
+//! goes before what waits for the link and tells how far the site is; the other waits in turn.
+//! Beside them is counted what the interface moves.
 //!
 //! What answers is the far end's kernel, so nothing has to run there. The kernel stamps an answer
 //! when it arrives, and answers are looked for with the next question: neither a busy processor nor
-//! a stopped process makes a link longer. What becomes of the times is [`Gauge`]'s to say; here
-//! nothing is decided, and silence is not held against a link.
+//! a stopped process makes a link longer. What becomes of the times is for [`Gauge`] to say, and
+//! for [`Judge`] whether the link is full; here nothing is decided, and silence is not held against
+//! a link.
 //!
 //! Crash story: made anew with the process; nothing is told before a window of answers is there.
 
@@ -17,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use nett_policy::fabric::{Fabric, Family, LinkEnd};
 use nett_policy::id::{LinkId, NodeId};
 use nett_policy::nearness::{Gauge, LONGEST};
+use nett_policy::saturation::{self, Judge, Saturated};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
@@ -24,9 +28,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+use super::ahead::go_ahead;
 use super::bfd::Presence;
 use super::echo::Echo;
 use crate::controller::event::Event;
+use crate::kernel::InterfaceCounters;
 
 /// A link that is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +41,7 @@ pub struct Measured {
     pub interface: String,
     pub near: IpAddr,
     pub far: IpAddr,
+    pub capacity_bps: Option<u64>,
 }
 
 /// The mean time between two questions.
@@ -42,8 +49,19 @@ const EVERY: Duration = Duration::from_millis(500);
 /// Packets that are looked at between two questions; what floods the socket is left in it.
 const AT_ONCE: usize = 64;
 
+/// A link with all that is known of it.
+struct Line {
+    measured: Measured,
+    ahead: Asked,
+    in_turn: Asked,
+    gauge: Gauge,
+    judge: Judge,
+}
+
+/// Questions of one kind over one link.
 struct Asked {
     measured: Measured,
+    kind: saturation::Asked,
     identifier: u16,
     socket: Option<Socket>,
     /// The log has said why there is no socket.
@@ -51,7 +69,6 @@ struct Asked {
     sequence: u16,
     /// Questions without an answer yet, with the time by the clock that the kernel stamps with.
     open: VecDeque<(u16, SystemTime)>,
-    gauge: Gauge,
 }
 
 /// The links of a node, each by its first family that both ends have.
@@ -64,7 +81,8 @@ pub fn links(fabric: &Fabric, node: &NodeId) -> Vec<Measured> {
         let both = |family| Some((of(view.near, family)?, of(view.far, family)?));
         let (near, far) = Family::BOTH.into_iter().find_map(both)?;
         let (link, interface) = (view.link.id.clone(), view.near.interface.clone());
-        Some(Measured { link, interface, near, far })
+        let capacity_bps = view.link.capacity_bps;
+        Some(Measured { link, interface, near, far, capacity_bps })
     });
     links.collect()
 }
@@ -72,23 +90,35 @@ pub fn links(fabric: &Fabric, node: &NodeId) -> Vec<Measured> {
 /// Measures until the controller is gone; nothing is sent over what is not `present`.
 pub async fn measure(
     links: Vec<Measured>,
+    mut counters: InterfaceCounters,
     present: watch::Receiver<Presence>,
     events: mpsc::Sender<Event>,
 ) {
-    let mut asked: Vec<Asked> = links.into_iter().map(Asked::new).collect();
+    let mut lines: Vec<Line> = links.into_iter().map(Line::new).collect();
     let since = Instant::now();
     loop {
-        let mut changed = false;
-        for one in &mut asked {
-            let path = (one.measured.link.clone(), Family::of(one.measured.far));
-            let is_present = present.borrow().contains_key(&path);
-            changed |= one.turn(is_present, since.elapsed());
+        let (mut farther, mut fuller) = (false, false);
+        for line in &mut lines {
+            let path = (line.measured.link.clone(), Family::of(line.measured.far));
+            let index = present.borrow().get(&path).copied();
+            let (moved, told) = line.turn(index, &mut counters, since.elapsed()).await;
+            farther |= moved;
+            fuller |= told;
         }
-        if changed {
-            let told =
-                asked.iter().filter_map(|one| Some((one.measured.link.clone(), one.gauge.told()?)));
+        if farther {
+            let told = lines.iter();
+            let told = told.filter_map(|one| Some((one.measured.link.clone(), one.gauge.told()?)));
             let told: BTreeMap<LinkId, Duration> = told.collect();
             if events.send(Event::RoundTrips { told }).await.is_err() {
+                return;
+            }
+        }
+        if fuller {
+            let told = lines.iter();
+            let told =
+                told.filter_map(|one| Some((one.measured.link.clone(), one.judge.told()?.clone())));
+            let links: BTreeMap<LinkId, Saturated> = told.collect();
+            if events.send(Event::Saturation { links }).await.is_err() {
                 return;
             }
         }
@@ -102,42 +132,84 @@ fn jittered(mean: Duration) -> Duration {
     mean * percent / 100
 }
 
+// === impl Line ===
+
+impl Line {
+    fn new(measured: Measured) -> Self {
+        let asked = |kind| Asked::new(measured.clone(), kind);
+        Self {
+            ahead: asked(saturation::Asked::Ahead),
+            in_turn: asked(saturation::Asked::InTurn),
+            gauge: Gauge::default(),
+            judge: Judge::new(measured.capacity_bps),
+            measured,
+        }
+    }
+
+    /// Hears, asks and counts, over the interface of this number. Says whether what is told of the
+    /// time changed, and what is told of the load. What cannot be asked is as good as unanswered:
+    /// its time is forgotten.
+    async fn turn(
+        &mut self,
+        index: Option<u32>,
+        counters: &mut InterfaceCounters,
+        now: Duration,
+    ) -> (bool, bool) {
+        let mut farther = self.hear(now);
+        let Some(index) = index else {
+            farther |= self.gauge.take(None, now);
+            return (farther, self.judge.away());
+        };
+        match counters.of(index).await {
+            Ok(Some(moved)) => self.judge.counted(moved.sent, moved.received, now),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "Cannot see what a link carries."),
+        }
+        self.in_turn.ask();
+        self.ahead.ask();
+        (farther, self.judge.judge(now))
+    }
+
+    /// Takes in what has come since the last question; true when the time that is told changed.
+    fn hear(&mut self, now: Duration) -> bool {
+        let Self { measured: _, ahead, in_turn, gauge, judge } = self;
+        for answer in in_turn.hear() {
+            judge.answered(in_turn.kind, answer, now);
+        }
+        let mut changed = false;
+        for answer in ahead.hear() {
+            judge.answered(ahead.kind, answer, now);
+            changed |= gauge.take(answer, now);
+        }
+        changed
+    }
+}
+
 // === impl Asked ===
 
 impl Asked {
-    fn new(measured: Measured) -> Self {
+    fn new(measured: Measured, kind: saturation::Asked) -> Self {
         // Without randomness two agents on one host could take each other's answers, no more.
         let identifier = getrandom::u32().unwrap_or_default().to_ne_bytes();
         Self {
             measured,
+            kind,
             identifier: u16::from_ne_bytes([identifier[0], identifier[1]]),
             socket: None,
             has_failed: false,
             sequence: 0,
             open: VecDeque::new(),
-            gauge: Gauge::default(),
         }
     }
 
-    /// Hears and asks. What cannot be asked is as good as unanswered: its time is forgotten.
-    fn turn(&mut self, is_present: bool, now: Duration) -> bool {
-        let heard = self.hear(now);
-        if is_present {
-            self.ask();
-            return heard;
-        }
-        self.gauge.take(None, now) || heard
-    }
-
-    /// Takes in what has come since the last question, and what will not come any more; true when
-    /// what is told changed.
-    fn hear(&mut self, now: Duration) -> bool {
-        let mut changed = false;
+    /// What has come since the last question, and, without a time, what will not come any more.
+    fn hear(&mut self) -> Vec<Option<Duration>> {
+        let mut heard = Vec::new();
         for _ in 0..AT_ONCE {
             let Some(packet) = self.next_packet() else { break };
             if let Some((sequence, rtt)) = packet {
                 self.open.retain(|(open, _)| *open != sequence);
-                changed |= self.gauge.take(Some(rtt), now);
+                heard.push(Some(rtt));
             }
         }
         let clock = SystemTime::now();
@@ -147,9 +219,9 @@ impl Asked {
                 break;
             }
             self.open.pop_front();
-            changed |= self.gauge.take(None, now);
+            heard.push(None);
         }
-        changed
+        heard
     }
 
     /// The next packet, if there is one: which open question it answers, and how soon. The socket
@@ -174,7 +246,7 @@ impl Asked {
 
     fn ask(&mut self) {
         if self.socket.is_none() {
-            let opened = open(&self.measured);
+            let opened = open(&self.measured, self.kind);
             if let (Err(error), false) = (&opened, self.has_failed) {
                 let Measured { link, interface, .. } = &self.measured;
                 tracing::warn!(%link, interface, %error, "The link's round trip is not measured.");
@@ -215,7 +287,7 @@ fn receive(socket: &Socket, buffer: &mut [u8; 256]) -> io::Result<Option<(usize,
 }
 
 /// Bound to the interface: whatever route is taken, it leads over the link.
-fn open(measured: &Measured) -> io::Result<Socket> {
+fn open(measured: &Measured, kind: saturation::Asked) -> io::Result<Socket> {
     let (domain, protocol) = match measured.far {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
@@ -223,6 +295,9 @@ fn open(measured: &Measured) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.set_nonblocking(true)?;
     socket.bind_device(Some(measured.interface.as_bytes()))?;
+    if kind == saturation::Asked::Ahead {
+        go_ahead(&socket, measured.far.is_ipv4())?;
+    }
     setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
     socket.bind(&SocketAddr::new(measured.near, 0).into())?;
     socket.connect(&SocketAddr::new(measured.far, 0).into())?;
@@ -233,23 +308,25 @@ fn open(measured: &Measured) -> io::Result<Socket> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_away_is_forgotten_like_what_does_not_answer() {
+    #[tokio::test]
+    async fn what_is_away_is_forgotten_like_what_does_not_answer() {
         let address = IpAddr::from([192, 0, 2, 1]);
         let link = "osl-svg-1".parse().expect("an id");
         let interface = "wan0".to_owned();
-        let mut one = Asked::new(Measured { link, interface, near: address, far: address });
+        let (near, far, capacity_bps) = (address, address, None);
+        let mut line = Line::new(Measured { link, interface, near, far, capacity_bps });
+        let mut counters = InterfaceCounters::open().expect("a socket");
         let mut now = Duration::ZERO;
-        while one.gauge.told().is_none() {
-            one.gauge.take(Some(Duration::from_millis(5)), now);
+        while line.gauge.told().is_none() {
+            line.gauge.take(Some(Duration::from_millis(5)), now);
             now += EVERY;
         }
         let last = now;
-        while !one.turn(false, now) {
+        while line.turn(None, &mut counters, now).await != (true, false) {
             now += EVERY;
             assert!(now < last + Duration::from_secs(3600), "it is told for ever");
         }
-        assert_eq!(one.gauge.told(), None);
+        assert_eq!(line.gauge.told(), None);
         assert!(now >= last + Duration::from_secs(60), "a short absence takes nothing away");
     }
 }

@@ -1,9 +1,10 @@
 //! What the kernel counts, read by its one writer and handed to the controller: the named counters
-//! all the time, what is counted for drains only while anything is. Nothing is decided here.
+//! all the time, what is counted for drains only while anything is, the buckets of resilient groups
+//! while any of them should lead nowhere. Nothing is decided here.
 //!
 //! Crash story: the kernel counts; a look that failed is made up for by the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::lower::object::{Guard, GuardElement};
 
@@ -23,7 +24,7 @@ impl Memory {
     }
 
     pub(super) fn watches(&self) -> bool {
-        self.counted().next().is_some()
+        !self.left_over.is_empty() || self.counted().next().is_some()
     }
 }
 
@@ -37,13 +38,24 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
     }
 
-    /// Hands on what was counted of what services leave.
+    /// Hands on what was counted of what services leave, and how many buckets lead to backends that
+    /// are left.
     pub(super) async fn watch(&mut self, memory: &Memory) {
-        let elements = memory.counted().copied().collect();
-        match self.kernel.watched(&elements).await {
-            // Looked at again soon, if the controller has too much to do.
-            Ok(packets) => drop(self.events.try_send(Event::Watched { packets })),
-            Err(error) => tracing::debug!(error = %chain(&error), "Cannot read the counting sets."),
+        let elements: BTreeSet<GuardElement> = memory.counted().copied().collect();
+        if !elements.is_empty() {
+            match self.kernel.watched(&elements).await {
+                // Looked at again soon, if the controller has too much to do.
+                Ok(packets) => drop(self.events.try_send(Event::Watched { packets })),
+                Err(error) => {
+                    tracing::debug!(error = %chain(&error), "Cannot read the counting sets.");
+                }
+            }
+        }
+        if !memory.left_over.is_empty() {
+            match self.kernel.buckets(&memory.left_over).await {
+                Ok(filled) => drop(self.events.try_send(Event::Buckets { filled })),
+                Err(error) => tracing::debug!(error = %chain(&error), "Cannot read the buckets."),
+            }
         }
     }
 

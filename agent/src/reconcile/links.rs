@@ -4,7 +4,8 @@
 //! removed, and drops it in silence when the carrier goes. So a link is usable in a family when its
 //! interface is up with carrier and has the address that the fabric names, and the address is not
 //! tentative. Where its ends watch each other, it must also be believed that packets arrive. What
-//! comes back is doubted for a moment: [`Returns`].
+//! comes back is doubted for a moment ([`Returns`]), and what comes and goes for longer
+//! ([`super::flaps`]).
 //!
 //! Crash story: a function of the last readback, of the sessions and of what has returned.
 
@@ -16,14 +17,16 @@ use ipnet::IpNet;
 use nett_policy::fabric::Family;
 use nett_policy::id::{LinkId, SiteId};
 use nett_policy::lower::LinksUp;
+use nett_policy::trust::flaps::Held;
 use tokio::time::{Instant, timeout};
 
 use super::returns::Returns;
 use super::{Changes, Memory, Reconciler};
 use crate::controller::event::Event;
-use crate::kernel::{Count, Interface, Kernel};
+use crate::kernel::{Count, Interface, Kernel, Readback};
 use crate::probe::bfd::packet::State;
 use crate::probe::bfd::{PathView, Presence, Views, family_name};
+use crate::telemetry::Metrics;
 
 /// How long the controller gets to want something else after a link changed, before the old wish
 /// is repaired.
@@ -50,21 +53,31 @@ pub(super) struct Seen {
     pub(super) present: Presence,
     /// Why a link, or a family of it, is not usable; one line each, for the operator.
     pub(super) troubles: BTreeSet<String>,
+    /// Doubted because their interfaces come and go.
+    pub(super) held: BTreeMap<LinkId, Held>,
 }
 
-pub(super) fn see(
+fn see(
     links: &[OwnLink],
-    interfaces: &BTreeMap<String, Interface>,
+    actual: &Readback,
     paths: &Views,
     returns: &mut Returns,
+    metrics: &Metrics,
 ) -> Seen {
     let now = Instant::now();
     let mut seen = Seen::default();
-    for OwnLink { link, interface, peer: _, addresses, gateways: _ } in links {
+    for own in links {
+        let OwnLink { link, interface, peer: _, addresses, gateways: _ } = own;
         let mut trouble = |what: String| {
             seen.troubles.insert(format!("link {link}: {what}"));
         };
-        match interfaces.get(interface) {
+        let there = actual.interfaces.get(interface);
+        let held = returns.flaps.look(own, there, actual.complete, metrics);
+        if let Some(held) = held {
+            trouble(held_down(interface, held));
+            seen.held.insert(link.clone(), held);
+        }
+        match there {
             None => trouble(format!("interface {interface} does not exist")),
             Some(there) if !there.up => {
                 trouble(format!("interface {interface} is down or has no carrier"));
@@ -79,7 +92,7 @@ pub(super) fn see(
                     let path = (link.clone(), family);
                     let is_new = returns.is_new(&path, there.index, now);
                     match paths.get(&path).filter(|view| view.belief.is_doubt()) {
-                        None if is_new => seen.up.doubt(link.clone(), family),
+                        None if is_new || held.is_some() => seen.up.doubt(link.clone(), family),
                         None => seen.up.insert(link.clone(), family),
                         Some(view) => {
                             trouble(doubt(family, view));
@@ -93,6 +106,16 @@ pub(super) fn see(
     }
     returns.seen(&seen.present);
     seen
+}
+
+/// Says no time that passes: it is told once.
+fn held_down(interface: &str, held: Held) -> String {
+    let Held { losses, time, until: _ } = held;
+    let time = time.as_secs();
+    format!(
+        "held down, flapped {losses} times: {interface} has to stay up for {time} s, and is used \
+         meanwhile only where there is no other way"
+    )
 }
 
 /// Why a path is doubted, and what to do.
@@ -149,11 +172,23 @@ fn unusable<'a>(there: &Interface, mut own: impl Iterator<Item = &'a IpNet>) -> 
 // === impl Reconciler ===
 
 impl<K: Kernel, C: Changes> Reconciler<K, C> {
+    pub(super) fn see(&mut self, actual: &Readback, returns: &mut Returns) -> Seen {
+        let paths = self.paths.borrow_and_update().clone();
+        let seen = see(&self.links, actual, &paths, returns, &self.metrics);
+        self.presence.send_if_modified(|old| {
+            let news = *old != seen.present;
+            old.clone_from(&seen.present);
+            news
+        });
+        seen
+    }
+
     /// Tells the controller which links can carry packets, if that changed, and gives it a moment
     /// to want something else because of it. False when it is gone.
     pub(super) async fn tell_links(&mut self, memory: &mut Memory) -> bool {
         let Some(actual) = &memory.actual else { return true };
-        let seen = self.see(&actual.interfaces, &mut memory.returns);
+        let seen = self.see(actual, &mut memory.returns);
+        memory.news.append(&mut memory.returns.flaps.news);
         let changed = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
         let up = seen.up.clone();
         memory.seen = Some(seen);
@@ -170,8 +205,10 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
     /// which is no reason to look at what is wanted.
     pub(super) fn has_other_links(&mut self, memory: &mut Memory) -> bool {
         let Some(actual) = &memory.actual else { return true };
-        let seen = self.see(&actual.interfaces, &mut memory.returns);
-        let other = memory.seen.as_ref().is_none_or(|before| before.up != seen.up);
+        let seen = self.see(actual, &mut memory.returns);
+        memory.news.append(&mut memory.returns.flaps.news);
+        let same = |before: &Seen| before.up == seen.up && before.held == seen.held;
+        let other = !memory.seen.as_ref().is_some_and(same);
         if !other {
             memory.seen = Some(seen);
         }

@@ -11,6 +11,7 @@
 //! Crash story: nothing is kept. The next start reads the kernel and plans from there.
 
 mod counting;
+mod flaps;
 mod ledger;
 mod links;
 mod receipt;
@@ -26,15 +27,14 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use nett_policy::fabric::Family;
-use nett_policy::lower::object::{Layout, NodeState, Table};
+use nett_policy::lower::object::{Layout, NexthopId, NodeState, Table};
+use nett_policy::lower::resilient::left_over;
 use nett_policy::plan::{Object, Op, Plan, plan_kernel};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::controller::event::{Event, News};
-use crate::kernel::{
-    Interface, Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback,
-};
+use crate::kernel::{Kernel, KernelError, KernelEvent, Monitor, Origin, Parts, Readback};
 use crate::probe::bfd::{Presence, Views};
 use crate::rng::Rng;
 use crate::telemetry::Metrics;
@@ -136,6 +136,8 @@ struct Memory {
     ledger: Ledger,
     /// The present wish, once it was seen.
     wish: Option<(u64, Arc<NodeState>)>,
+    /// Its groups with backends that no bucket is meant for.
+    left_over: BTreeSet<NexthopId>,
     /// The last wish that was in place, apart from what stood wrong before it.
     before: Option<Arc<NodeState>>,
     /// What was not in place at the last report on the present wish.
@@ -143,8 +145,9 @@ struct Memory {
     seen: Option<Seen>,
     returns: Returns,
     foreign: BTreeSet<String>,
-    /// Looks in a row that were not whole.
+    /// Looks in a row that were not whole, and when the next one is due.
     torn: u32,
+    again: Option<Instant>,
     /// Why the last look gave nothing.
     unread: Option<String>,
     news: Vec<News>,
@@ -206,7 +209,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             let foreign = matches!(look, Look::Used { foreign: true, .. });
             self.converge(&mut memory, foreign).await;
             let backstop = Instant::now() + BACKSTOP.max(cost * BACKSTOP_SHARE);
-            let retry = self.retry(&memory);
+            let retry = self.retry(&mut memory);
             look = match self.wait(&mut memory, backstop, retry, &mut ticks).await {
                 Some(look) if memory.actual.is_none() => whole(look),
                 // What was not read at the start may be in tables that nothing else names.
@@ -310,7 +313,10 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                     (true, _) => 0,
                     // Nothing was read.
                     (false, Look::Nothing) => memory.torn,
-                    (false, _) => (memory.torn + 1).min(16),
+                    (false, _) => {
+                        memory.again = None;
+                        (memory.torn + 1).min(16)
+                    }
                 };
                 memory.actual = Some(readback);
                 true
@@ -336,7 +342,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         if reason == Resync::Interfaces {
             let first = Parts { interfaces: true, nexthops: true, ..Parts::default() };
             self.kernel.refresh(&mut actual, &first).await?;
-            let seen = self.see(&actual.interfaces, &mut memory.returns);
+            let seen = self.see(&actual, &mut memory.returns);
             if memory.seen.as_ref().is_none_or(|before| before.up != seen.up) {
                 let event = Event::Links { up: seen.up };
                 // Told again, and waited for, after the look.
@@ -346,17 +352,6 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
         self.kernel.refresh(&mut actual, &parts).await?;
         Ok(actual)
-    }
-
-    fn see(&mut self, interfaces: &BTreeMap<String, Interface>, returns: &mut Returns) -> Seen {
-        let paths = self.paths.borrow_and_update().clone();
-        let seen = links::see(&self.links, interfaces, &paths, returns);
-        self.presence.send_if_modified(|old| {
-            let news = *old != seen.present;
-            old.clone_from(&seen.present);
-            news
-        });
-        seen
     }
 
     /// The tables that have routes of ours, or are to have, or are looked into.
@@ -388,10 +383,18 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         }
     }
 
-    fn retry(&mut self, memory: &Memory) -> Option<Instant> {
-        let Some(actual) = &memory.actual else { return Some(Instant::now()) };
+    fn retry(&mut self, memory: &mut Memory) -> Option<Instant> {
         let now = Instant::now();
-        let torn = (!actual.complete).then(|| now + ledger::pause(memory.torn, &mut self.rng));
+        let Some(actual) = &memory.actual else { return Some(now) };
+        // Whatever happens meanwhile puts that off no further.
+        let again = now + ledger::pause(memory.torn, &mut self.rng);
+        let torn = match actual.complete {
+            true => {
+                memory.again = None;
+                None
+            }
+            false => Some(*memory.again.get_or_insert(again)),
+        };
         [memory.ledger.next_due(), torn].into_iter().flatten().min()
     }
 
@@ -404,6 +407,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
         if memory.wish.as_ref().is_none_or(|(old, _)| *old != generation) {
             let before = memory.wish.as_ref().map(|(_, state)| &**state);
             memory.ledger.wish(before, &desired, Instant::now());
+            memory.left_over = left_over(&desired).into_keys().collect();
             memory.wish = Some((generation, desired.clone()));
             memory.left = None;
         }

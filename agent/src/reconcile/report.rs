@@ -6,15 +6,16 @@
 //!
 //! Crash story: a report is made anew from what is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use nett_policy::id::LinkId;
 use nett_policy::lower::object::NodeState;
 use nett_policy::plan::{Object, Op};
 
 use super::value::Value;
 use super::{Changes, LINES, Memory, Reconciler};
-use crate::controller::event::{Applied, Event, News};
+use crate::controller::event::{Applied, Event, HeldDown, News};
 use crate::kernel::{Kernel, Readback};
 use crate::telemetry::Duty;
 
@@ -75,6 +76,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             standing: bounded(standing),
             foreign: bounded(foreign.into_iter().collect()),
             links: link_troubles(memory),
+            held: held(memory),
             news: std::mem::take(&mut memory.news),
         };
         // The controller is gone when the agent stops; the next wait sees that.
@@ -99,6 +101,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
             // As they were when it was read last.
             foreign: bounded(memory.foreign.iter().cloned().collect()),
             links: link_troubles(memory),
+            held: held(memory),
             ..Applied::default()
         };
         // The controller may wait for a disk, and takes nothing meanwhile.
@@ -108,6 +111,12 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
 
 fn link_troubles(memory: &Memory) -> Vec<String> {
     memory.seen.iter().flat_map(|seen| seen.troubles.iter().cloned()).collect()
+}
+
+fn held(memory: &Memory) -> BTreeMap<LinkId, HeldDown> {
+    let told = |held| memory.returns.flaps.told(held);
+    let held = memory.seen.iter().flat_map(|seen| &seen.held);
+    held.map(|(link, held)| (link.clone(), told(*held))).collect()
 }
 
 /// Objects with all our marks that this agent never put there: left alone and told.

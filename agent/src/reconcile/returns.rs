@@ -6,6 +6,8 @@
 //! and throws away what does not fit into the queue meanwhile. Whoever has another way keeps to it
 //! so long; who has none uses what there is.
 //!
+//! What comes back again and again is doubted for longer: [`Flapping`].
+//!
 //! Crash story: a process that begins finds everything there and waits for nothing.
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use nett_policy::fabric::Family;
 use tokio::time::Instant;
 
+use super::flaps::Flapping;
 use super::{Changes, Reconciler};
 use crate::kernel::Kernel;
 use crate::probe::bfd::{PathId, Presence};
@@ -32,6 +35,7 @@ pub(super) struct Returns {
     /// What was there at the last look; none before the first.
     before: Option<Presence>,
     new: BTreeMap<PathId, New>,
+    pub(super) flaps: Flapping,
 }
 
 /// A path that came back.
@@ -45,9 +49,9 @@ struct New {
 // === impl Returns ===
 
 impl Returns {
-    /// When [`Reconciler::settle`] has something to do.
+    /// When [`Reconciler::settle`] has something to do, or a link is held down no more.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.new.values().map(|new| new.look).min()
+        self.new.values().map(|new| new.look).chain(self.flaps.next()).min()
     }
 
     /// Whether the path over the interface of this number has come back a moment ago.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use nett_policy::id::{LinkId, NodeId, SiteId};
 use nett_policy::log::entry::Body;
 use nett_policy::plan::{Op, Plan};
+use nett_policy::trust::flaps::Held;
 
 use super::metrics::Metrics;
-use super::ready::Duty;
 use crate::bus::wire::OpenError;
 use crate::controller::event::AppendFailure;
 use crate::journal::JournalError;
@@ -212,6 +212,39 @@ impl Emit for LinkDoubted<'_> {
             tracing::error!(%link, family, "Packets over a link seem to be lost.");
         } else {
             tracing::warn!(%link, family, "Packets over a link arrive again.");
+        }
+    }
+}
+
+/// The interface of a link was lost: no carrier, deleted, or another under the same name.
+#[derive(Debug)]
+pub struct LinkLost<'a> {
+    pub link: &'a LinkId,
+}
+
+impl Emit for LinkLost<'_> {
+    fn emit(self, metrics: &Metrics) {
+        let Self { link } = self;
+        tracing::warn!(%link, "The interface of a link is lost.");
+        metrics.link_losses.with_label_values(&[link.as_str()]).inc();
+    }
+}
+
+/// A link that comes and goes is held down, or no more.
+#[derive(Debug)]
+pub struct LinkHeld<'a> {
+    pub link: &'a LinkId,
+    pub held: Option<Held>,
+}
+
+impl Emit for LinkHeld<'_> {
+    fn emit(self, _metrics: &Metrics) {
+        let Self { link, held } = self;
+        match held {
+            Some(Held { losses, time, until: _ }) => tracing::error!(
+                %link, losses, ?time, "A link comes and goes, and is held down for a while."
+            ),
+            None => tracing::warn!(%link, "A link that came and went is used again."),
         }
     }
 }
@@ -430,12 +463,9 @@ pub struct ZoneServed<'a> {
 }
 
 impl Emit for ZoneServed<'_> {
-    fn emit(self, metrics: &Metrics) {
+    fn emit(self, _metrics: &Metrics) {
         match self.result {
-            Ok(serial) => {
-                tracing::info!(serial, "Serving a new snapshot of the zone.");
-                metrics.fulfil(Duty::Zone);
-            }
+            Ok(serial) => tracing::info!(serial, "Serving a new snapshot of the zone."),
             Err(error) => tracing::error!(%error, "The zone stays as it was."),
         }
     }

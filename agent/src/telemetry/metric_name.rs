@@ -79,6 +79,12 @@ metrics! {
         "0 when another node of the site has stopped answering.";
     LINK_UP = Gauge "nett_link_up" ["link"]
         "1 when this node's end of the link can carry packets and is not doubted.";
+    LINK_LOSSES_TOTAL = Counter "nett_link_losses_total" ["link"]
+        "Times that the interface of this node's end was lost, and nobody had set it down.";
+    LINK_HELD = Gauge "nett_link_held" ["link"]
+        "1 while the link is held down because its interface comes and goes.";
+    LINK_SATURATED = Gauge "nett_link_saturated" ["link"]
+        "1 while the link is full: ordinary packets wait long, or are lost, and it is up.";
     LINK_RTT_SECONDS = Gauge "nett_link_rtt_seconds" ["link"]
         "Round-trip time over the link, as this node tells it; absent while not measured.";
     BFD_TRANSITIONS_TOTAL = Counter "nett_bfd_transitions_total" ["link", "to"]
@@ -135,6 +141,8 @@ metrics! {
         "Services whose newest records are not signed yet; absent in an unsigned zone.";
     DNS_SIGNATURE_EXPIRES_SECONDS = Gauge "nett_dns_signature_expires_seconds" []
         "When the first signature of the zone runs out, since 1970; absent in an unsigned zone.";
+    DNS_LISTENING = Gauge "nett_dns_listening" []
+        "1 while the name server has all its addresses; absent where it has none in its file.";
     DNS_SERIAL = Gauge "nett_dns_serial" []
         "Number of the zone snapshot that is served; absent before the first.";
     JOURNAL_FSYNC_SECONDS = Histogram "nett_journal_fsync_seconds" []

@@ -3,11 +3,12 @@
 //! Series made here hold only names that are configured now; one that is gone vanishes with the
 //! next scrape. Nothing is kept between scrapes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nett_dns::{AnswerSeconds, Stats};
-use nett_policy::id::SiteId;
+use nett_policy::id::{LinkId, SiteId};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, Bucket, Histogram, MetricFamily};
 use prometheus::{GaugeVec, IntCounterVec, Registry, TextEncoder};
@@ -153,10 +154,13 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         sites_connected,
         peer_lag,
         links,
+        held,
+        saturated,
         rtts,
         tasks,
         services,
         dns_serial,
+        dns_listening,
         conflicts,
         leases,
         unprotected,
@@ -164,7 +168,10 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         costs,
     } = snapshot;
     let lag = peer_lag.iter().map(|(site, lag)| (vec![site.to_string()], lag.as_secs_f64()));
-    let links = links.iter().map(|(link, up)| (vec![link.to_string()], f64::from(*up)));
+    let flags = |of: &BTreeMap<LinkId, bool>| {
+        let rows = of.iter().map(|(link, is)| (vec![link.to_string()], f64::from(*is)));
+        rows.collect::<Vec<_>>()
+    };
     let tasks = tasks.iter().map(|(state, n)| (vec![state.as_str().to_owned()], f64::from(*n)));
     let mut epochs = Vec::new();
     let mut shares = Vec::new();
@@ -180,7 +187,9 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     }
     single(fresh, &name::SITES_CONNECTED, *sites_connected);
     gauges(fresh, &name::PEER_LAG_SECONDS, lag);
-    gauges(fresh, &name::LINK_UP, links);
+    gauges(fresh, &name::LINK_UP, flags(links));
+    gauges(fresh, &name::LINK_HELD, flags(held));
+    gauges(fresh, &name::LINK_SATURATED, flags(saturated));
     let rtts = rtts.iter().map(|(link, rtt)| (vec![link.to_string()], rtt.as_secs_f64()));
     gauges(fresh, &name::LINK_RTT_SECONDS, rtts);
     gauges(fresh, &name::TASKS, tasks);
@@ -201,6 +210,9 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     };
     gauges(fresh, &name::TASK_RTO_SECONDS, seconds(|cost| cost.rto));
     gauges(fresh, &name::TASK_RPO_SECONDS, seconds(|cost| cost.rpo));
+    if let Some(listening) = dns_listening {
+        single(fresh, &name::DNS_LISTENING, *listening);
+    }
     if let Some(serial) = dns_serial {
         single(fresh, &name::DNS_SERIAL, *serial);
     }

@@ -81,6 +81,7 @@ fn operator(name: &str, number: u8, roles: &[OperatorRole]) -> Operator {
 
 pub(crate) fn fabric() -> Fabric {
     Fabric {
+        transits: Vec::new(),
         name: "nordic".to_owned(),
         generation: Generation(12),
         hash: "9f3c".to_owned(),

@@ -19,5 +19,6 @@ mod reconcile;
 mod resilient;
 mod rival;
 mod state;
+mod through;
 mod torn;
 mod twins;

@@ -1,14 +1,17 @@
 //! Resilient groups on a real kernel, in the words of `ip`: what is written is read back, weights
 //! change in place, and what somebody else makes of a group is made good.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
-use nett_agent::kernel::Kernel;
+use nett_agent::kernel::{Filled, Kernel, LinuxKernel, SimulatedKernel};
 use nett_policy::fabric::Family;
 use nett_policy::lower::object::{
     Buckets, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget,
 };
 use nett_policy::lower::resilient::wanted;
+use nett_policy::plan::plan;
 
 use crate::netns::Netns;
 use crate::reconcile::{open, reach};
@@ -121,7 +124,7 @@ fn what_others_make_of_a_resilient_group_is_made_good() {
                 ));
             }
             let before = kernel.read().await.expect("readable");
-            let plan = nett_policy::plan::plan(&desired, &before.state);
+            let plan = plan(&desired, &before.state);
             assert!(!plan.is_empty(), "{count} is noticed");
             reach(&mut kernel, &desired).await;
             for family in Family::BOTH {
@@ -152,7 +155,7 @@ fn a_service_goes_over_to_a_resilient_group_and_back() {
         reach(&mut kernel, &plain()).await;
         for next in [desired([1, 1], usual()), plain()] {
             let before = kernel.read().await.expect("readable");
-            for op in nett_policy::plan::plan(&next, &before.state).ops {
+            for op in plan(&next, &before.state).ops {
                 kernel.apply(&op).await.unwrap_or_else(|e| panic!("{op}: {e}"));
                 for family in Family::BOTH {
                     let flag = if family == Family::V4 { "-4" } else { "-6" };
@@ -163,5 +166,98 @@ fn a_service_goes_over_to_a_resilient_group_and_back() {
             }
             reach(&mut kernel, &next).await;
         }
+    });
+}
+
+/// A packet for each of so many flows of each family that every bucket is used.
+fn use_all_buckets() {
+    let sockets = [("192.0.2.1", "198.51.100.77"), ("fd00::1", "fd99::77")].map(|pair| {
+        let [own, vip] = [pair.0, pair.1].map(|text| text.parse::<IpAddr>().expect("an address"));
+        let socket = UdpSocket::bind((own, 0)).expect("the border has the address");
+        // Nobody answers there, and packets that wait for an answer fill the socket.
+        socket.set_nonblocking(true).expect("sockets can be told");
+        (socket, vip)
+    });
+    for port in 20_000..21_000 {
+        for (socket, vip) in &sockets {
+            // The way is looked up first, and that is what uses a bucket.
+            let _ = socket.send_to(b"flow", (*vip, port));
+        }
+    }
+}
+
+fn spread_by_ports() {
+    for family in ["ipv4", "ipv6"] {
+        let path = format!("/proc/sys/net/{family}/fib_multipath_hash_policy");
+        std::fs::write(path, "1").expect("root may");
+    }
+}
+
+/// Members that no bucket leads to are told of by neither.
+fn led(netns: &Netns) -> Filled {
+    Family::BOTH.map(|family| (id(family), listed(netns, family))).into()
+}
+
+/// What is in use stays with a member that no bucket is meant for, and is told of until it is idle:
+/// by the real kernel, by the simulated one, and by `ip`.
+#[test]
+fn buckets_in_use_are_told_of_until_they_are_idle() {
+    let netns = Netns::border();
+    netns.inside(async || {
+        spread_by_ports();
+        let mut real = open();
+        let mut simulated = SimulatedKernel::new(&["wan0", "wan1", "core0"]);
+        let groups: BTreeSet<NexthopId> = Family::BOTH.map(id).into();
+        let buckets = Some(Buckets { count: COUNT, idle: 800, unbalanced: 0 });
+        let look = async |real: &mut LinuxKernel, simulated: &mut SimulatedKernel| {
+            let real = real.buckets(&groups).await.expect("readable");
+            (real, simulated.buckets(&groups).await.expect("readable"))
+        };
+        for (weights, used) in [([1, 1], true), ([1, 256], false)] {
+            let desired = desired(weights, buckets);
+            reach(&mut real, &desired).await;
+            for op in plan(&desired, simulated.state()).ops {
+                simulated.apply(&op).await.expect("it can");
+            }
+            let (one, other) = look(&mut real, &mut simulated).await;
+            assert_eq!((&one, &other), (&led(&netns), &led(&netns)), "{weights:?}");
+            let half = u32::from(COUNT / 2);
+            assert!(one.values().flat_map(BTreeMap::values).all(|n| *n == half), "{one:?}");
+            if used {
+                use_all_buckets();
+                for index in [1, 2] {
+                    for family in Family::BOTH {
+                        simulated.use_buckets(NexthopId::link(index, family), true);
+                    }
+                }
+            }
+        }
+        for family in Family::BOTH {
+            simulated.use_buckets(NexthopId::link(1, family), false);
+        }
+        let end = Instant::now() + Duration::from_secs(60);
+        let (left, simulated) = loop {
+            let (real, simulated) = look(&mut real, &mut simulated).await;
+            let leads = |family| real[&id(family)].contains_key(&NexthopId::link(1, family));
+            if !Family::BOTH.into_iter().any(leads) {
+                break (real, simulated);
+            }
+            assert!(Instant::now() < end, "they never fall idle: {real:?}");
+            std::thread::yield_now();
+        };
+        assert_eq!((&left, &simulated), (&led(&netns), &led(&netns)));
+    });
+}
+
+/// What is not there, or is another kind of group, has no bucket.
+#[test]
+fn who_has_no_buckets_has_none() {
+    let netns = Netns::border();
+    netns.inside(async || {
+        let mut kernel = open();
+        reach(&mut kernel, &state::border()).await;
+        let groups = [id(Family::V4), NexthopId::class(0, Family::V4)];
+        let filled = kernel.buckets(&groups.into()).await.expect("readable");
+        assert_eq!(filled, groups.map(|id| (id, BTreeMap::new())).into());
     });
 }

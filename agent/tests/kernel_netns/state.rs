@@ -47,6 +47,7 @@ pub(crate) fn guard(kind: GuardKind) -> Guard {
         vips: nets(&["198.51.100.0/24", "fd99::/48"]),
         classes: Arc::new(classes()),
         failover: BTreeMap::new(),
+        transit: BTreeSet::new(),
         refused: refused(),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nett_agent::controller::event::{Applied, Event, News};
 use nett_agent::kernel::{
-    Count, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
+    Count, Filled, Kernel, KernelError, KernelEvent, Origin, Parts, Readback, SimulatedKernel,
 };
 use nett_agent::probe::bfd::{Presence, Views};
 use nett_agent::reconcile::{Changes, OwnLink, Reconciler, Wanted};
@@ -87,6 +87,10 @@ impl Kernel for Shared {
     ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
         tokio::time::sleep(Duration::from_millis(self.2.load(Ordering::Relaxed))).await;
         self.with(|kernel| Self::now(kernel.watched(elements)))
+    }
+
+    async fn buckets(&mut self, groups: &BTreeSet<NexthopId>) -> Result<Filled, KernelError> {
+        self.with(|kernel| Self::now(kernel.buckets(groups)))
     }
 
     async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {
@@ -278,6 +282,7 @@ pub(crate) fn guard() -> Guard {
         vips: BTreeSet::from([net("10.99.0.0/16")]),
         classes: Classes::default(),
         failover: BTreeMap::new(),
+        transit: BTreeSet::new(),
         refused: BTreeSet::new(),
     }
 }

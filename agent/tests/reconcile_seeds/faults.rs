@@ -382,6 +382,7 @@ impl World {
     fn delete_interface(&mut self) {
         let name = self.one_interface();
         self.note(|| format!("{name} is deleted"));
+        self.losses.entry(name.clone()).or_default().push(Instant::now());
         self.disturb(|kernel| kernel.delete_interface(&name));
         self.stage.tell(KernelEvent::Interfaces);
         let delay = ms(self.rng.u64(0..3_000));
@@ -400,6 +401,9 @@ impl World {
 
     fn carrier(&mut self, interface: &str, up: bool, again: u32) {
         self.note(|| format!("{interface} is {}", if up { "up" } else { "down" }));
+        if !up {
+            self.losses.entry(interface.to_owned()).or_default().push(Instant::now());
+        }
         self.disturb(|kernel| kernel.set_carrier(interface, up));
         if !up {
             // The kernel says nothing of what goes with it.

@@ -91,6 +91,18 @@ async fn live(world: &mut World) -> Result<(), String> {
         world.pass(LEFT_ALONE).await;
     }
     world.is_in_place()?;
+    // What has come and gone too often is used again in the end.
+    let held = world.held();
+    if let Some(link) = held.keys().find(|link| !world.may_hold(link)) {
+        return Err(format!("{link} is held down and has not flapped"));
+    }
+    if let Some(left) = held.values().max() {
+        world.pass(*left + WITHIN).await;
+        if !world.held().is_empty() {
+            return Err(format!("{:?} is still held down", world.held()));
+        }
+        world.is_in_place()?;
+    }
     let before = world.stage.with(|stage| stage.tally);
     world.pass(IDLE).await;
     let after = world.stage.with(|stage| stage.tally);

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use nett_agent::kernel::{Count, Kernel, KernelError, KernelEvent, Parts, Readback};
+use nett_agent::kernel::{Count, Filled, Kernel, KernelError, KernelEvent, Parts, Readback};
 use nett_agent::reconcile::Changes;
-use nett_policy::lower::object::GuardElement;
+use nett_policy::lower::object::{GuardElement, NexthopId};
 use nett_policy::plan::{Object, Op};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -84,6 +84,10 @@ impl Kernel for Shared {
         elements: &BTreeSet<GuardElement>,
     ) -> Result<BTreeMap<GuardElement, u64>, KernelError> {
         self.with(|stage| now(stage.kernel.watched(elements)))
+    }
+
+    async fn buckets(&mut self, groups: &BTreeSet<NexthopId>) -> Result<Filled, KernelError> {
+        self.with(|stage| now(stage.kernel.buckets(groups)))
     }
 
     async fn knows(&mut self, neighbour: IpAddr, interface: &str) -> Result<bool, KernelError> {

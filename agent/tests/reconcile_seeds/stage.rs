@@ -106,6 +106,7 @@ pub(crate) struct Tally {
     pub(crate) lives: u64,
     pub(crate) deaths: u64,
     pub(crate) contested: u64,
+    pub(crate) held: u64,
 }
 
 pub(crate) struct Stage {
@@ -160,7 +161,7 @@ pub(crate) enum Answer {
 
 impl Tally {
     pub(crate) fn and(self, other: Self) -> Self {
-        let Self { writes, refused, lost, torn, looks, lives, deaths, contested } = other;
+        let Self { writes, refused, lost, torn, looks, lives, deaths, contested, held } = other;
         Self {
             writes: self.writes + writes,
             refused: self.refused + refused,
@@ -170,12 +171,13 @@ impl Tally {
             lives: self.lives + lives,
             deaths: self.deaths + deaths,
             contested: self.contested + contested,
+            held: self.held + held,
         }
     }
 
     pub(crate) fn is_of_everything(self) -> bool {
-        let Self { writes, refused, lost, torn, looks, lives, deaths, contested } = self;
-        ![writes, refused, lost, torn, looks, lives, deaths, contested].contains(&0)
+        let Self { writes, refused, lost, torn, looks, lives, deaths, contested, held } = self;
+        ![writes, refused, lost, torn, looks, lives, deaths, contested, held].contains(&0)
     }
 }
 
@@ -369,6 +371,7 @@ impl Stage {
         let is_contested = |line: &&String| line.contains("left alone for");
         let contested = applied.failures.iter().chain(&applied.standing).any(|l| is_contested(&l));
         self.tally.contested += u64::from(contested);
+        self.tally.held += u64::from(!applied.held.is_empty());
         let in_place = failures + standing == 0 && *generation == self.generation;
         if in_place && let Some(last) = self.asked.pop() {
             if *last.state == *self.kernel.state() {

@@ -15,8 +15,10 @@ use nett_agent::rng::Rng as AgentRng;
 use nett_agent::telemetry::Metrics;
 use nett_agent::watchdog::Pulse;
 use nett_policy::fabric::{Family, Node, Role};
+use nett_policy::id::LinkId;
 use nett_policy::lower::LinksUp;
 use nett_policy::plan::Object;
+use nett_policy::trust::flaps::{LOSSES, WINDOW};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -56,6 +58,8 @@ pub(crate) struct World {
     pub(crate) doubted: Vec<PathId>,
     /// How many strangers there were.
     pub(crate) strange: u8,
+    /// When each interface was lost.
+    pub(crate) losses: BTreeMap<String, Vec<Instant>>,
     queue: BTreeMap<(Instant, u64), Happening>,
     counter: u64,
 }
@@ -86,8 +90,8 @@ impl World {
         let step = watch::channel(rng.usize(0..arena.placements.len())).0;
         let (paths, doubted) = (watch::channel(Views::default()).0, Vec::new());
         let stage = Shared::new(stage);
-        let (strange, queue, counter) = (0, BTreeMap::new(), 0);
-        Self { arena, node, stage, rng, step, paths, doubted, strange, queue, counter }
+        let (strange, losses, queue, counter) = (0, BTreeMap::new(), BTreeMap::new(), 0);
+        Self { arena, node, stage, rng, step, paths, doubted, strange, losses, queue, counter }
     }
 
     /// The process, and all that come after it.
@@ -161,23 +165,46 @@ impl World {
         self.stage.with(of)
     }
 
-    /// Links carry packets as far as interfaces and sessions say.
+    /// Links carry packets as far as interfaces and sessions say, but for those that are told to be
+    /// held down.
     pub(crate) fn wanted_links(&self) -> LinksUp {
         let interfaces = self.stage.with(|stage| {
             now(nett_agent::kernel::Kernel::read(&mut stage.kernel)).expect("readable").interfaces
         });
+        let held = self.held();
         let mut up = LinksUp::default();
         for link in self.arena.links(&self.node) {
             let there = interfaces.get(&link.interface).filter(|there| there.up);
             for family in Family::BOTH {
                 let mut own = link.addresses.iter().filter(|a| Family::of_net(**a) == family);
                 let has = there.is_some_and(|t| own.all(|a| t.addresses.contains(a)));
-                if has {
-                    up.insert(link.link.clone(), family);
+                match held.contains_key(&link.link) {
+                    true if has => up.doubt(link.link.clone(), family),
+                    false if has => up.insert(link.link.clone(), family),
+                    _ => {}
                 }
             }
         }
         up
+    }
+
+    /// Links that are told to be held down, and for how long still if they stay up.
+    pub(crate) fn held(&self) -> BTreeMap<LinkId, Duration> {
+        let held = |stage: &mut Stage| {
+            let report = stage.report.as_ref();
+            let held = report.into_iter().flat_map(|report| &report.held);
+            held.map(|(link, held)| (link.clone(), held.left.unwrap_or(held.time))).collect()
+        };
+        self.stage.with(held)
+    }
+
+    /// Only who was lost so often in so short a time may be held down.
+    pub(crate) fn may_hold(&self, link: &LinkId) -> bool {
+        let own = self.arena.links(&self.node).into_iter().find(|own| own.link == *link);
+        let losses = own.and_then(|own| self.losses.get(&own.interface));
+        losses.is_some_and(|losses| {
+            losses.windows(LOSSES).any(|of| of[LOSSES - 1].duration_since(of[0]) <= WINDOW)
+        })
     }
 }
 

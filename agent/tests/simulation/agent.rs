@@ -15,6 +15,7 @@ use nett_policy::lower::LinksUp;
 use nett_policy::lower::answers::Answers;
 use nett_policy::lower::object::Nexthop;
 use nett_policy::lower::object::{GuardElement, NexthopId, NodeState, RouteTarget};
+use nett_policy::lower::resilient::left_over;
 use nett_policy::plan::plan;
 use nett_policy::service::Catalog;
 use nkeys::KeyPair;
@@ -133,15 +134,46 @@ impl Agent {
         }
     }
 
-    /// Packets pass, of which some are for what is left, and what was counted is read.
-    pub(crate) fn watch(&mut self, packets: impl Fn(GuardElement) -> u64) -> Option<Event> {
-        let guard = self.kernel.state().guard.as_ref()?;
-        let elements: BTreeSet<GuardElement> = guard.counted().copied().collect();
+    /// Whether anything is to be looked at that is counted, or buckets that should lead nowhere.
+    pub(crate) fn watches(&self) -> bool {
+        let counts = self.kernel.state().guard.iter().any(|g| g.counted().next().is_some());
+        counts || !self.left_over().is_empty()
+    }
+
+    fn left_over(&self) -> BTreeSet<NexthopId> {
+        left_over(self.kernel.state()).into_keys().collect()
+    }
+
+    /// Packets pass, of which some are for what is left, and what was counted is read, and where
+    /// buckets lead.
+    pub(crate) fn watch(&mut self, packets: impl Fn(GuardElement) -> u64) -> Vec<Event> {
+        let guard = self.kernel.state().guard.as_ref();
+        let elements: BTreeSet<GuardElement> =
+            guard.into_iter().flat_map(|guard| guard.counted().copied()).collect();
         for element in &elements {
             self.kernel.pass(*element, packets(*element));
         }
-        let packets = block_on(self.kernel.watched(&elements)).expect("it does not fail");
-        (!elements.is_empty()).then_some(Event::Watched { packets })
+        let mut events = Vec::new();
+        if !elements.is_empty() {
+            let packets = block_on(self.kernel.watched(&elements)).expect("it does not fail");
+            events.push(Event::Watched { packets });
+        }
+        let groups = self.left_over();
+        if !groups.is_empty() {
+            let filled = block_on(self.kernel.buckets(&groups)).expect("it does not fail");
+            events.push(Event::Buckets { filled });
+        }
+        events
+    }
+
+    /// Flows use every backend, or none.
+    pub(crate) fn use_backends(&mut self, used: bool) {
+        let groups = self.kernel.state().nexthops.values().filter_map(|nexthop| match nexthop {
+            Nexthop::Group { members, buckets: Some(_), .. } => Some(members.keys().copied()),
+            _ => None,
+        });
+        let members: BTreeSet<NexthopId> = groups.flatten().collect();
+        members.into_iter().for_each(|member| self.kernel.use_buckets(member, used));
     }
 
     /// The services whose packets this node's kernel hands to a backend of its own site, or to a

@@ -26,8 +26,10 @@ impl World {
         let most = if self.rng.u8(0..4) == 0 { self.rng.usize(1..10) } else { usize::MAX };
         let lies = self.mutant == Some(Mutant::LyingKernel);
         let catalog = self.catalog.clone();
+        let noisy = self.is_noisy();
         let agent = self.agent(node);
         agent.applying = false;
+        agent.use_backends(noisy);
         let Some((generation, _)) = agent.wanted else { return };
         let visit = if lies { Visit::Done(0) } else { agent.visit_kernel(most) };
         let delivers = agent.delivers(&catalog);
@@ -55,25 +57,34 @@ impl World {
     /// From now on, if anything is counted there and nobody looks yet.
     pub(crate) fn look_at_counters(&mut self, node: &NodeId) {
         let agent = self.agent(node);
-        let counts = agent.kernel.state().guard.iter().any(|g| g.counted().next().is_some());
-        if counts && !std::mem::replace(&mut agent.watching, true) {
+        if agent.watches() && !std::mem::replace(&mut agent.watching, true) {
             let life = agent.life;
             self.at(ms(1000), Happening::Counters { node: node.clone(), life });
         }
     }
 
     /// In a quarter of the time somebody still comes to what is left.
+    fn is_noisy(&self) -> bool {
+        self.now.as_secs() % 20 < 5
+    }
+
     pub(crate) fn read_counters(&mut self, node: &NodeId, life: u64) {
         if !self.lives(node, life) {
             return;
         }
-        let noisy = self.now.as_secs() % 20 < 5;
+        let noisy = self.is_noisy();
         let agent = self.agent(node);
-        let event = agent.watch(|_| if noisy { 7 } else { 0 });
-        agent.watching = event.is_some();
-        if let Some(event) = event {
-            self.step(node, event);
+        agent.use_backends(noisy);
+        let events = agent.watch(|_| if noisy { 7 } else { 0 });
+        agent.watching = !events.is_empty();
+        if agent.watching {
             self.at(ms(1000), Happening::Counters { node: node.clone(), life });
+        }
+        for event in events {
+            // The one before may have been its last.
+            if self.lives(node, life) {
+                self.step(node, event);
+            }
         }
     }
 }

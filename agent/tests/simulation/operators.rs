@@ -169,6 +169,19 @@ impl World {
     }
 
     fn verb(&mut self, sites: &[SiteId]) -> Verb {
+        let verb = self.usual_verb(sites);
+        let clusters = self.fabric.clusters.len();
+        match self.later.u8(0..16) {
+            drained @ 0..2 if clusters > 0 => {
+                let cluster = &self.fabric.clusters[self.later.usize(0..clusters)];
+                let object = Object::Cluster(cluster.id.clone());
+                if drained == 0 { Verb::Drain { object } } else { Verb::Undrain { object } }
+            }
+            _ => verb,
+        }
+    }
+
+    fn usual_verb(&mut self, sites: &[SiteId]) -> Verb {
         let services: Vec<ServiceId> = self.catalog.iter().map(|s| s.id.clone()).collect();
         let service = services[self.rng.usize(0..services.len())].clone();
         let services = service.to_string().parse().expect("an id is a selector");

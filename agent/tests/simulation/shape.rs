@@ -112,6 +112,9 @@ impl<'r> Writer<'r> {
         if self.named {
             self.clients();
         }
+        if !self.leased {
+            self.clusters();
+        }
         let fabric = std::mem::take(&mut self.text);
         if self.named {
             self.named_services()
@@ -232,6 +235,15 @@ impl<'r> Writer<'r> {
         }
     }
 
+    /// Two of backends at each site.
+    fn clusters(&mut self) {
+        for site in SITES.iter().take(self.sites) {
+            for cluster in ["k1", "k2"] {
+                self.line(&format!("[[cluster]]\nid = \"{site}/{cluster}\"\nsite = \"{site}\""));
+            }
+        }
+    }
+
     fn services(&mut self) {
         let count = if self.bare { 1 } else { self.rng.usize(2..=5) };
         for nth in 1..=count {
@@ -274,11 +286,25 @@ impl<'r> Writer<'r> {
             }
             self.line(&format!("{more}\nsticky = \"1s\""));
             self.line(&format!("vips = [\"10.99.0.{nth}\", \"fd00:99::{nth}\"]"));
+            // Of the others that are never closed before they are open elsewhere.
+            let keeps_flows = !self.leased && category == "C" && nth % 2 == 1;
+            if keeps_flows {
+                self.line("shift = { kind = \"resilient\", idle = \"1s\" }");
+            }
             for site in 0..self.sites {
                 let (id, n) = (site_name(site), site + 1);
-                self.line(&format!(
-                    "backends.{id} = [\"10.{n}.20.{nth}\", \"fd00:{n}:20::{nth}\"]"
-                ));
+                let backend = |cluster: usize| {
+                    let (host, cluster) = (100 * cluster + nth, format!("{id}/k{cluster}"));
+                    format!(
+                        "{{ address = \"10.{n}.20.{host}\", cluster = \"{cluster}\" }}, \
+                         {{ address = \"fd00:{n}:20::{host}\", cluster = \"{cluster}\" }}"
+                    )
+                };
+                let all = match keeps_flows {
+                    true => format!("{}, {}", backend(1), backend(2)),
+                    false => format!("\"10.{n}.20.{nth}\", \"fd00:{n}:20::{nth}\""),
+                };
+                self.line(&format!("backends.{id} = [{all}]"));
             }
             self.line("ports = [{ name = \"https\", port = 443 }]");
         }

@@ -175,8 +175,8 @@ impl World {
 
     /// Somebody else approves whatever waits for that at a site; false while nothing does.
     pub(crate) fn approve_at(&mut self, at: &SiteId) -> bool {
-        let mut replies = self.desk.replies.values();
-        let waiting = replies.rfind(|r| r.state.as_deref() == Some("waiting-approval"));
+        let mut newest = self.desk.replies.values().rev();
+        let waiting = newest.find(|r| r.state.as_deref() == Some("waiting-approval"));
         let Some((task, plan_hash)) = waiting.and_then(|r| r.task.clone().zip(r.plan_hash.clone()))
         else {
             return false;

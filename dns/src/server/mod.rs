@@ -163,8 +163,8 @@ impl Server {
         if listen.is_empty() {
             return Err(ServerError::NoAddress);
         }
-        let inside = encrypted.iter().flat_map(|e| e.tls.iter().chain(&e.https));
-        if let Some(wildcard) = listen.iter().chain(inside).find(|a| a.ip().is_unspecified()) {
+        let others = encrypted.iter().flat_map(|e| e.tls.iter().chain(&e.https));
+        if let Some(wildcard) = listen.iter().chain(others).find(|a| a.ip().is_unspecified()) {
             return Err(ServerError::Wildcard(*wildcard));
         }
         let sockets = listen
@@ -182,6 +182,8 @@ impl Server {
             threads: Vec::new(),
             _notifier: None,
         };
+        // Everything is bound before anything is served.
+        let inside = encrypted.map(|encrypted| handle.open(&encrypted)).transpose()?;
         handle.notify(&zone.load(), &stats)?;
         let answerer = Answerer { zone, profile, stats };
         let mut listeners = Vec::new();
@@ -195,8 +197,7 @@ impl Server {
         let shared = (answerer.clone(), limits.clone(), stopped.clone());
         let tcp = tcp::Tcp::new(listeners, shared)?;
         handle.spawn("nett-dns-tcp".to_owned(), move || tcp.run())?;
-        if let Some(encrypted) = encrypted {
-            let listeners = handle.open(&encrypted)?;
+        if let Some(listeners) = inside {
             let tls = tcp::Tcp::new(listeners, (answerer, limits, stopped))?;
             handle.spawn("nett-dns-tls".to_owned(), move || tls.run())?;
         }

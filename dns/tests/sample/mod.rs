@@ -98,6 +98,7 @@ pub(crate) fn fabric() -> Fabric {
         site: site(at),
     };
     Fabric {
+        transits: Vec::new(),
         name: "sample".to_owned(),
         generation: Generation(1),
         hash: String::new(),

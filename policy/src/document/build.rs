@@ -11,10 +11,11 @@ use super::link_file::{EndDoc, LinkDoc};
 use super::read::At;
 use super::safety_file::SafetyDoc;
 use super::service_file::{BackendDoc, IsolationDoc, IsolationWord, RampDoc, ServiceDoc, SitesDoc};
+use super::transit_file::TransitDoc;
 use super::zone_file::ZoneDoc;
 use crate::fabric::{
-    ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, TtlBounds,
-    UnknownClient, Zone,
+    ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, Transit,
+    TtlBounds, UnknownClient, Zone,
 };
 use crate::service::{Backend, Isolation, Mode, Readmit, Service, Standby};
 
@@ -35,6 +36,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         clusters,
         clients,
         links,
+        transits,
         operators,
         bus,
         safety,
@@ -59,6 +61,7 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         clusters: clusters.into_iter().map(cluster).collect(),
         clients: clients.into_iter().map(client).collect(),
         links: links.into_iter().map(link).collect(),
+        transits: transits.into_iter().map(transit).collect(),
         operators: operators.into_iter().map(operator).collect(),
         bus,
         safety: safety.into_iter().map(safety_rule).collect(),
@@ -133,6 +136,13 @@ fn link_end(doc: EndDoc) -> LinkEnd {
         addresses: values(addresses),
         gateway: values(gateway),
     }
+}
+
+fn transit(doc: TransitDoc) -> Transit {
+    let TransitDoc { via, between, between_span: _ } = doc;
+    let mut between = <[At<_>; 2]>::try_from(between).expect(CHECKED).map(|site| site.value);
+    between.sort_unstable();
+    Transit { via: via.value, between }
 }
 
 fn operator(doc: OperatorDoc) -> Operator {

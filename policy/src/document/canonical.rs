@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::fabric::{
     Bfd, BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Lease, Limit, Link, LinkEnd,
-    NameServer, Node, Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer,
+    NameServer, Node, Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer, Transit,
     TtlBounds, UnknownClient, Zone, ZoneKeys,
 };
 use crate::failover::FailoverMark;
@@ -29,6 +29,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         clusters,
         clients,
         links,
+        transits,
         operators,
         bus: BusKeys { admin, system, ca },
         safety,
@@ -51,7 +52,11 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
     let ttl = (*ttl != TtlBounds::default())
         .then(|| json!(["zone-ttl", floor.as_secs(), ceiling.as_secs()]));
     let failover = failover.map(marked);
-    let later: Vec<&Value> = later.iter().chain(&lease).chain(&ttl).chain(&failover).collect();
+    // Nor does a fabric whose sites let nothing through say so.
+    let transits =
+        (!transits.is_empty()).then(|| json!(["transit", list(transits.iter().map(transit))]));
+    let extras = lease.iter().chain(&ttl).chain(&failover).chain(&transits);
+    let later: Vec<&Value> = later.iter().chain(extras).collect();
     let whole = json!([
         "nett-fabric-1",
         name,
@@ -141,6 +146,11 @@ fn link(link: &Link) -> Value {
 fn marked(mark: FailoverMark) -> Value {
     let FailoverMark { dscp, class } = mark;
     json!(["failover", dscp, class.map(|class| class.to_string())])
+}
+
+fn transit(transit: &Transit) -> Value {
+    let Transit { via, between } = transit;
+    json!([via.as_str(), texts(between)])
 }
 
 fn link_end(end: &LinkEnd) -> Value {

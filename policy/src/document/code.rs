@@ -80,6 +80,12 @@ codes! {
     LinkSubnetsDiffer = "link-subnets-differ",
     /// BFD over a gateway between the ends of a link.
     BfdOneHop = "bfd-one-hop",
+    /// A site that lets the traffic of no two other sites through.
+    TransitSites = "transit-sites",
+    /// Traffic that cannot come to a site or on from there.
+    TransitLinks = "transit-links",
+    /// A pair of sites with two ways through others.
+    TransitTwice = "transit-twice",
     ClusterSite = "cluster-site",
     SafetyImpossible = "safety-impossible",
     /// A safety rule that says nothing, or several things.

@@ -12,6 +12,7 @@ use super::link_check;
 use super::nearest::nearest;
 use super::read::{At, Reader};
 use super::safety_check;
+use super::transit_file;
 use crate::fabric::{Family, Role};
 use crate::id::SiteId;
 
@@ -35,6 +36,7 @@ pub(super) fn check(r: &Reader<'_>, doc: &FabricDoc) {
     }
     node_addresses(r, doc);
     link_check::check(r, doc);
+    transit_file::check(r, doc);
     safety_check::check(r, doc);
 }
 

@@ -12,6 +12,7 @@ use super::form;
 use super::link_file::{LinkDoc, link};
 use super::read::{At, Reader, Section};
 use super::safety_file::{SafetyDoc, freeze, safety};
+use super::transit_file::{TransitDoc, transit};
 use super::tree::Value;
 use super::zone_file::{self, ZoneDoc};
 use crate::fabric::{BusKeys, Freeze, Lease, OperatorRole, Role, UnknownClient};
@@ -30,6 +31,7 @@ pub(super) struct FabricDoc {
     pub(super) clusters: Vec<ClusterDoc>,
     pub(super) clients: Vec<(At<IpNet>, At<SiteId>)>,
     pub(super) links: Vec<LinkDoc>,
+    pub(super) transits: Vec<TransitDoc>,
     pub(super) operators: Vec<OperatorDoc>,
     pub(super) bus: BusKeys,
     pub(super) safety: Vec<SafetyDoc>,
@@ -110,6 +112,7 @@ fn root_of(r: &Reader<'_>, s: &Section<'_, '_>) -> FabricDoc {
         clusters: all.read(s.optional("cluster"), "[[cluster]]", cluster),
         clients: all.read(s.optional("client"), "[[client]]", client),
         links: all.read(s.optional("link"), "[[link]]", link),
+        transits: all.read(s.optional("transit"), "[[transit]]", transit),
         operators: all.read(s.optional("operator"), "[[operator]]", operator),
         bus: s
             .optional("bus")

@@ -26,6 +26,7 @@ mod safety_check;
 mod safety_file;
 mod service_check;
 mod service_file;
+mod transit_file;
 mod tree;
 mod zone_file;
 

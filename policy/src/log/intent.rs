@@ -17,6 +17,7 @@ use crate::fabric::Fabric;
 use crate::id::{EntryId, Epoch, ServiceId, SiteId};
 use crate::place::Drained;
 use crate::service::{Catalog, Handover, Service};
+use crate::task::reroutes::is_easing;
 use crate::task::steps::{kept, traffic_at};
 use crate::traffic::{Spread, Traffic};
 
@@ -47,6 +48,8 @@ pub struct Intent {
 pub struct Held {
     pub order: Order,
     pub change: Change,
+    /// Of a cluster: the steps that drain it, or end that, have not come to the last one.
+    pub easing: bool,
 }
 
 /// The winning move of a service.
@@ -255,7 +258,8 @@ impl Intent {
             task: doing.task.clone(),
         };
         for write in writes {
-            let held = Held { order: order(write.epoch), change: write.change.clone() };
+            let easing = is_easing(steps, &write.change, &doing.progress, doing.over);
+            let held = Held { order: order(write.epoch), change: write.change.clone(), easing };
             match self.registers.get(&write.change.subject()) {
                 Some(old) if old.order > held.order => {}
                 Some(_) | None => drop(self.registers.insert(write.change.subject(), held)),
@@ -433,6 +437,11 @@ impl Intent {
     pub fn drained_ways(&self) -> Drained {
         let mut drained = Drained::default();
         for held in self.registers.values() {
+            if let (Change::Drained(Object::Cluster(cluster), _), true) =
+                (&held.change, held.easing)
+            {
+                drained.easing.insert(cluster.clone());
+            }
             match &held.change {
                 Change::Drained(Object::Node(node), true) => {
                     drained.nodes.insert(node.clone());

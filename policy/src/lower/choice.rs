@@ -6,34 +6,48 @@
 //! any order, and no packet on its way meets a router that refuses it. So it is with doubt: a far
 //! agent that is dead looks like a dead link, and takes no last way away. A border never sends to
 //! another border of its site, whatever it lost: two of them could pass a packet between them.
+//!
+//! A way through another site comes after the direct ones that are worth as much, and before those
+//! that are drained or doubted where it is neither. Whether the other site can go on from there is
+//! what its borders last said; a way that ends there is doubted.
 
 use super::Place;
-use crate::fabric::{Family, LinkView, Node, Role};
+use crate::fabric::{Family, LinkView, Node, Role, Transit};
 use crate::id::SiteId;
-use crate::place::Drained;
+use crate::place::{Drained, in_residency};
 
 /// A node, and what it has to choose by.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice<'a> {
     pub(super) place: Place<'a>,
     pub(super) drained: &'a Drained,
+    /// The regions that the traffic may not leave; empty when it may go anywhere.
+    pub(super) residency: &'a [String],
 }
 
-/// Lower is better: doubted after not doubted, drained after not drained, then by cost.
-type Rank = (bool, bool, u32);
+/// Lower is better: doubted after not doubted, drained after not drained, through another site
+/// after direct, then by cost.
+type Rank = (bool, bool, bool, u32);
 
 // === impl Choice ===
 
 impl<'a> Choice<'a> {
     /// The links over which this border reaches a site: the cheapest that are up; where none is,
-    /// those that may be.
+    /// those to a site that lets its traffic through; else those that may be up.
     pub(super) fn links(self, site: &SiteId, family: Family) -> Vec<LinkView<'a>> {
-        let Place { node, links_up, .. } = self.place;
-        let doubted = |view: &LinkView<'_>| {
-            let sends = links_up.sends(&view.link.id, family);
-            sends.then(|| !links_up.carries(&view.link.id, family))
-        };
-        best(self.ranked(node, site, family, &doubted))
+        best(self.ranked(self.place.node, site, family, &|view| self.doubted(view, family)))
+    }
+
+    /// As [`Self::links`], to the site itself and to no other one.
+    pub(super) fn direct(self, site: &SiteId, family: Family) -> Vec<LinkView<'a>> {
+        best(self.ranked_direct(self.place.node, site, family, &|view| self.doubted(view, family)))
+    }
+
+    /// Whether a link of this border is doubted; `None` where nothing can be sent.
+    fn doubted(self, view: &LinkView<'_>, family: Family) -> Option<bool> {
+        let links_up = self.place.links_up;
+        let sends = links_up.sends(&view.link.id, family);
+        sends.then(|| !links_up.carries(&view.link.id, family))
     }
 
     /// The borders over which this route node reaches a site: those that answer and have the best
@@ -50,8 +64,8 @@ impl<'a> Choice<'a> {
                 (carries || doubts(view)).then_some(!carries)
             };
             let is_drained = self.drained.nodes.contains(&border.id);
-            let rank = |((doubted, drained, cost), view): (Rank, LinkView<'_>)| {
-                (doubted, drained || is_drained, doubts(&view), cost)
+            let rank = |((doubted, drained, through, cost), view): (Rank, LinkView<'_>)| {
+                (doubted, drained || is_drained, through, doubts(&view), cost)
             };
             let ranks = self.ranked(border, site, family, &doubted);
             Some((ranks.into_iter().map(rank).min()?, *border))
@@ -87,8 +101,46 @@ impl<'a> Choice<'a> {
         world.fabric.nodes_of(&node.site, role).collect()
     }
 
-    /// The links of a border to a site for which `doubted` has an answer, each with its rank.
+    /// The links of a border by which it reaches a site, for which `doubted` has an answer, each
+    /// with its rank.
     fn ranked(
+        self,
+        border: &'a Node,
+        site: &SiteId,
+        family: Family,
+        doubted: &dyn Fn(&LinkView<'_>) -> Option<bool>,
+    ) -> Vec<(Rank, LinkView<'a>)> {
+        let mut all = self.ranked_direct(border, site, family, doubted);
+        let fabric = self.place.world.fabric;
+        let transit = fabric.transit_between(&border.site, site);
+        let Some(Transit { via, .. }) =
+            transit.filter(|t| in_residency(self.place.world, self.residency, &t.via))
+        else {
+            return all;
+        };
+        for ((own, drained, _, cost), view) in self.ranked_direct(border, via, family, doubted) {
+            // What comes in at a border of the other site leaves from there.
+            let there = &view.far.node;
+            let legs: Vec<LinkView<'a>> = fabric
+                .links_of(there)
+                .filter(|leg| leg.far_site == site && leg.gateway(family).is_some())
+                .collect();
+            let Some(least) = legs.iter().map(|leg| leg.link.cost).min() else { continue };
+            let ends = |leg: &LinkView<'_>| !self.place.neighbours.may_use(there, &leg.link.id);
+            let doubted = own || legs.iter().all(ends);
+            let drained = drained || legs.iter().all(|leg| self.is_drained(leg));
+            all.push(((doubted, drained, true, cost.saturating_add(least)), view));
+        }
+        all
+    }
+
+    fn is_drained(self, view: &LinkView<'_>) -> bool {
+        let Drained { nodes, links, clusters: _, easing: _ } = self.drained;
+        links.contains(&view.link.id) || nodes.contains(&view.far.node)
+    }
+
+    /// As [`Self::ranked`], of the links that end at the site.
+    fn ranked_direct(
         self,
         border: &'a Node,
         site: &SiteId,
@@ -99,9 +151,7 @@ impl<'a> Choice<'a> {
         let possible = views.filter(|v| v.far_site == site && v.gateway(family).is_some());
         let rank = |view: LinkView<'a>| {
             let doubted = doubted(&view)?;
-            let Drained { nodes, links, clusters: _ } = self.drained;
-            let drained = links.contains(&view.link.id) || nodes.contains(&view.far.node);
-            Some(((doubted, drained, view.link.cost), view))
+            Some(((doubted, self.is_drained(&view), false, view.link.cost), view))
         };
         possible.filter_map(rank).collect()
     }

@@ -15,14 +15,17 @@
 //! does the later one get the next free one; a plan renumbers without sending anything the wrong
 //! way, but it does take a route per service.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
 use super::object::NexthopId;
+use super::transit;
 use crate::fabric::Family;
 use crate::id::SiteId;
+use crate::log::intent::World;
 use crate::place::Placement;
 use crate::service::{Catalog, Mode, Service};
 use crate::traffic::{Spread, Traffic};
@@ -30,7 +33,7 @@ use crate::traffic::{Spread, Traffic};
 /// Services of one class in one state.
 #[derive(Debug)]
 pub(super) struct Class<'a> {
-    pub(super) name: &'a str,
+    pub(super) name: Cow<'a, str>,
     /// The state of most services of the class.
     pub(super) base: &'a Traffic,
     pub(super) traffic: &'a Traffic,
@@ -58,29 +61,40 @@ impl Class<'_> {
     }
 }
 
-/// Every class and state with its services, in a fixed order.
-pub(super) fn classes<'a>(catalog: &'a Catalog, placement: &'a Placement) -> Vec<Class<'a>> {
+/// Every class and state with its services, in a fixed order. Services that may not go through a
+/// site that lets others through are a class apart: their groups have other ways.
+pub(super) fn classes<'a>(world: World<'a>, placement: &'a Placement) -> Vec<Class<'a>> {
+    let World { fabric, catalog } = world;
     let names = catalog.class_names();
-    let mut by_name: Vec<BTreeMap<Course<'a>, Class<'a>>> = Vec::new();
-    by_name.resize_with(names.len(), BTreeMap::new);
+    let mut by_name: BTreeMap<(usize, BTreeSet<&SiteId>), BTreeMap<Course<'a>, Class<'a>>> =
+        BTreeMap::new();
     let mut placed = placement.services.iter().peekable();
     for (service, class) in catalog.classed() {
         // Both are in the order of ids.
         while placed.next_if(|(id, _)| **id < service.id).is_some() {}
         let Some((_, placed)) = placed.next_if(|(id, _)| **id == service.id) else { continue };
         let traffic = &*placed.traffic;
-        let name = &*names[class];
+        let barred = transit::barred(fabric, service);
+        let name = named(&names[class], &barred);
         let class_of = || Class { name, base: traffic, traffic, services: Vec::new() };
-        let states = &mut by_name[class];
+        let states = by_name.entry((class, barred)).or_default();
         states.entry(course(traffic)).or_insert_with(class_of).services.push(service);
     }
     let mut all = Vec::new();
-    for states in by_name {
+    for states in by_name.into_values() {
         let base = base(&states);
         let with_base = |class: Class<'a>| Class { base: base.unwrap_or(class.base), ..class };
         all.extend(states.into_values().map(with_base));
     }
     all
+}
+
+fn named<'a>(class: &'a str, barred: &BTreeSet<&SiteId>) -> Cow<'a, str> {
+    if barred.is_empty() {
+        return Cow::Borrowed(class);
+    }
+    let sites: Vec<&str> = barred.iter().map(|site| site.as_str()).collect();
+    Cow::Owned(format!("{class} not through {}", sites.join(" ")))
 }
 
 /// The state that most services are in; of equal ones that at home, else the least.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Place;
 use super::object::GuardSet;
+use super::transit;
 use crate::fabric::{LinkView, Role};
 use crate::failover::{FailoverMark, WayOut, home, is_failover, mark_of};
 use crate::service::Service;
@@ -33,8 +34,9 @@ pub(super) fn sets(place: Place<'_>, service: &Service, now: &Traffic) -> BTreeS
     let states = [&home(service), now];
     for (view, _) in marked {
         let out = WayOut::new(&view.near.interface);
-        let goes = is_failover(fabric, states, [own, view.far_site]);
-        let comes = is_failover(fabric, states, [view.far_site, own]);
+        let ends = transit::ends_over(fabric, own, view.far_site);
+        let goes = ends.iter().any(|[from, to]| is_failover(fabric, states, [from, to]));
+        let comes = ends.iter().any(|[from, to]| is_failover(fabric, states, [to, from]));
         sets.extend(goes.then_some(GuardSet::FailoverTo(out)));
         sets.extend(comes.then_some(GuardSet::FailoverFrom(out)));
     }

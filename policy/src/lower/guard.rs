@@ -8,6 +8,7 @@ use super::Place;
 use super::failover;
 use super::object::{ClassNumber, Guard, GuardElement, GuardKind, GuardMark, GuardSet, Subject};
 use super::routes::Alike;
+use super::transit;
 use crate::fabric::Role;
 
 /// The guard of a node whose VIPs go these ways.
@@ -33,6 +34,7 @@ pub(super) fn guard(place: Place<'_>, alike: &[Alike]) -> Guard {
         vips: fabric.vip_ranges.iter().map(ipnet::IpNet::trunc).collect(),
         classes: Arc::new(classes(alike)),
         failover: failover::marks(place),
+        transit: transit::pairs(place),
         refused: refused(alike),
     }
 }

@@ -6,6 +6,7 @@
 //! group a route becomes `unreachable`. So is what it knows of the other nodes of its site.
 
 pub mod answers;
+mod between;
 mod choice;
 mod classes;
 mod failover;
@@ -17,6 +18,8 @@ pub mod object;
 pub mod resilient;
 mod routes;
 mod rules;
+mod sets;
+mod transit;
 mod ways;
 
 use std::sync::Arc;
@@ -28,7 +31,7 @@ use crate::service::FixedAnswers;
 use answers::{Answers, ServiceAnswers, Standings};
 use choice::Choice;
 pub use links::LinksUp;
-pub use neighbours::{Neighbour, Neighbours};
+pub use neighbours::{Neighbour, Neighbours, beyond};
 use object::{Layout, NodeState};
 
 /// What lowering needs beside the placement.
@@ -53,8 +56,8 @@ pub fn lower(place: Place<'_>, placement: &Placement) -> NodeState {
 pub fn lower_kernel(place: Place<'_>, placement: &Placement) -> NodeState {
     let mut state = NodeState::default();
     if place.node.role != Role::Witness {
-        let choice = Choice { place, drained: &placement.drained };
-        routes::inter_site(choice, &mut state);
+        let choice = Choice { place, drained: &placement.drained, residency: &[] };
+        between::inter_site(choice, &mut state);
         let alike = routes::services(choice, placement, &mut state);
         routes::floors(place, &mut state);
         rules::rules(place, &mut state);

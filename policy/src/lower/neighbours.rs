@@ -1,5 +1,5 @@
 //! What a node knows of the other nodes of its site: whether they answer, and what their links are
-//! like.
+//! like. So it knows the links of borders at a site that lets its site's traffic through.
 //!
 //! Nothing here takes the last way away: a neighbour that nothing is known of counts as good, and
 //! where all of them are silent the choice is as if all of them answered.
@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::object::Mac;
-use crate::id::{LinkId, NodeId};
+use crate::fabric::{Fabric, Node, Role};
+use crate::id::{LinkId, NodeId, SiteId};
 
-/// The other nodes of the site, as far as anything is known of them.
+/// The other nodes of the site, and borders beyond it, as far as anything is known of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Neighbours(BTreeMap<NodeId, Neighbour>);
 
@@ -23,6 +24,14 @@ pub struct Neighbour {
     pub links: Option<BTreeSet<LinkId>>,
     /// Links of its own, also of [`Self::links`], that it would use if it had no better one.
     pub doubted: BTreeSet<LinkId>,
+}
+
+/// The borders of sites that a site's traffic may go through: their links decide whether it can.
+pub fn beyond<'a>(fabric: &'a Fabric, site: &SiteId) -> impl Iterator<Item = &'a Node> {
+    let through = fabric.transits.iter().filter(|t| t.other_end(site).is_some());
+    let sites: BTreeSet<&SiteId> = through.map(|t| &t.via).collect();
+    let borders = fabric.nodes.iter().filter(|node| node.role == Role::Border);
+    borders.filter(move |node| sites.contains(&node.site))
 }
 
 // === impl Neighbours ===

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::answers::Answers;
 pub use super::mac::{Mac, NoMac};
 pub use super::resilient::Buckets;
-use crate::fabric::Family;
+use crate::fabric::{Family, Transit};
 use crate::failover::{FailoverMark, WayOut};
 use crate::id::Weight;
 
@@ -47,6 +47,9 @@ pub struct Layout {
     pub advertise: bool,
     /// `nett-ret-N` is this plus N, N in 1 to 127.
     pub table_return_base: u32,
+    /// `nett-via-N` is this plus N, N in 1 to [`Transit::MOST`]: what a border lets through to
+    /// other sites, of what comes from the site with the number N among those that go through here.
+    pub table_via_base: u32,
     /// Rules use this priority and the 99 above it.
     pub rule_base: u32,
     /// The bits of packet and connection mark that are ours.
@@ -118,6 +121,9 @@ pub struct Guard {
     pub classes: Arc<BTreeMap<IpAddr, ClassNumber>>,
     /// What failover traffic is marked with, by the interface to another site.
     pub failover: BTreeMap<String, FailoverMark>,
+    /// Interfaces to other sites: by which packets may come in, and then leave. Everything else
+    /// that came from outside stays in the site.
+    pub transit: BTreeSet<[String; 2]>,
     /// What is refused now, and to whom; what is counted, and what is failover traffic.
     pub refused: BTreeSet<GuardElement>,
 }
@@ -157,6 +163,8 @@ pub enum GuardSet {
     FailoverTo(WayOut),
     /// What comes from it and leaves by this interface is an answer to failover traffic.
     FailoverFrom(WayOut),
+    /// What comes for it by this interface from one other site goes on to another one.
+    Carried(WayOut),
 }
 
 /// Who is in a set.
@@ -258,6 +266,10 @@ impl Layout {
     pub const MARK_STAYED: u32 = 0x3000;
     pub const METRIC_ACTIVE: u32 = 100;
     pub const METRIC_FLOOR: u32 = u32::MAX;
+    /// How many hops (IPv4 time to live, IPv6 hop limit) a packet has left at most when it has gone
+    /// through a site, and more than it must have left to go through one: so it goes through one
+    /// site only. Systems begin with 64 and more, and ways through the internet rarely have 30.
+    pub const TRANSIT_HOPS: u8 = 32;
     /// Of what is announced: it goes before anything else changes.
     pub const METRIC_ADVERTISED: u32 = 101;
 
@@ -266,8 +278,10 @@ impl Layout {
     pub fn owns_table(&self, table: Table) -> bool {
         let Self { table_svc, table_in, table_guard, table_xs, table_core, table_adv, .. } = self;
         let fixed = [table_svc, table_in, table_guard, table_xs, table_core, table_adv];
-        let base = self.table_return_base;
-        fixed.contains(&&table) || (base + 1..=base + 127).contains(&table.0)
+        let above = |base: u32, many: u32| (base + 1..=base + many).contains(&table.0);
+        fixed.contains(&&table)
+            || above(self.table_return_base, 127)
+            || above(self.table_via_base, u32::from(Transit::MOST))
     }
 
     /// True for a table in which only Nett may have routes: all of ours, but for `nett-adv` while
@@ -283,6 +297,11 @@ impl Layout {
     pub fn table_return(&self, index: u8) -> Table {
         Table(self.table_return_base + u32::from(index))
     }
+
+    /// `number` is 1 to [`Transit::MOST`].
+    pub fn table_via(&self, number: u8) -> Table {
+        Table(self.table_via_base + u32::from(number))
+    }
 }
 
 impl Default for Layout {
@@ -297,6 +316,7 @@ impl Default for Layout {
             table_adv: Table(250),
             advertise: false,
             table_return_base: 7100,
+            table_via_base: 7050,
             rule_base: 4400,
             mark_mask: 0x0000_307f,
             strict_return: true,
@@ -425,6 +445,12 @@ impl NexthopId {
         Self::of(0x6000 + 2 * index + Self::v6(family))
     }
 
+    /// The links that lead to the site at `index` of the fabric file without another site between:
+    /// for what another site sends through here. A blackhole where there is none.
+    pub fn direct(index: u32, family: Family) -> Self {
+        Self::of(0x6800 + 2 * index + Self::v6(family))
+    }
+
     /// The group that `nett-core` uses for a split steering class: the remote shares.
     pub fn class_core(slot: u32, family: Family) -> Self {
         Self::of(0x8000 + 8 * slot + 4 + Self::v6(family))
@@ -503,89 +529,6 @@ impl fmt::Display for Rule {
                     None => Ok(()),
                 }
             }
-        }
-    }
-}
-
-// === impl GuardSet ===
-
-impl GuardSet {
-    /// Those because of which a packet is refused.
-    pub const REFUSING: [Self; 3] = [Self::Drained, Self::ShutIn, Self::ShutOut];
-    /// Those whose elements count the packets that are found in them.
-    pub const COUNTED: [Self; 3] = [Self::CountTo, Self::CountIn, Self::CountFrom];
-
-    /// Its name in the nft table for single VIPs of a family, or for classes of both.
-    pub const fn name(self, of: Option<Family>) -> &'static str {
-        match (self, of) {
-            (Self::Apart, Some(Family::V4)) => "apart4",
-            (Self::Apart, Some(Family::V6)) => "apart6",
-            (Self::Apart, None) => "apart",
-            (Self::Drained, Some(Family::V4)) => "drained4",
-            (Self::Drained, Some(Family::V6)) => "drained6",
-            (Self::Drained, None) => "drained",
-            (Self::ShutIn, Some(Family::V4)) => "shut_in4",
-            (Self::ShutIn, Some(Family::V6)) => "shut_in6",
-            (Self::ShutIn, None) => "shut_in",
-            (Self::ShutOut, Some(Family::V4)) => "shut_out4",
-            (Self::ShutOut, Some(Family::V6)) => "shut_out6",
-            (Self::ShutOut, None) => "shut_out",
-            (Self::Keep, Some(Family::V4)) => "keep4",
-            (Self::Keep, Some(Family::V6)) => "keep6",
-            (Self::Keep, None) => "keep",
-            (Self::KeepHere, Some(Family::V4)) => "keep_here4",
-            (Self::KeepHere, Some(Family::V6)) => "keep_here6",
-            (Self::KeepHere, None) => "keep_here",
-            (Self::Counting, _) => "counting",
-            (Self::CountTo, Some(Family::V4)) => "count_to4",
-            (Self::CountTo, Some(Family::V6)) => "count_to6",
-            (Self::CountTo, None) => "count_to",
-            (Self::CountIn, Some(Family::V4)) => "count_in4",
-            (Self::CountIn, Some(Family::V6)) => "count_in6",
-            (Self::CountIn, None) => "count_in",
-            (Self::CountFrom, Some(Family::V4)) => "count_from4",
-            (Self::CountFrom, Some(Family::V6)) => "count_from6",
-            (Self::CountFrom, None) => "count_from",
-            (Self::FailoverTo(_), Some(Family::V4)) => "failover_to4",
-            (Self::FailoverTo(_), Some(Family::V6)) => "failover_to6",
-            (Self::FailoverTo(_), None) => "failover_to",
-            (Self::FailoverFrom(_), Some(Family::V4)) => "failover_from4",
-            (Self::FailoverFrom(_), Some(Family::V6)) => "failover_from6",
-            (Self::FailoverFrom(_), None) => "failover_from",
-        }
-    }
-}
-
-impl GuardElement {
-    /// What makes the table look at who answers: no class has this number.
-    pub const COUNTING: Self =
-        Self { set: GuardSet::Counting, subject: Subject::Class(ClassNumber(u32::MAX)) };
-
-    /// The name of the set in the nft table.
-    pub fn set_name(&self) -> &'static str {
-        match self.subject {
-            Subject::Class(_) => self.set.name(None),
-            Subject::Vip(vip) => self.set.name(Some(Family::of(vip))),
-        }
-    }
-
-    /// Its key in the set, as nft prints it.
-    pub fn key(&self) -> String {
-        match self.set {
-            GuardSet::FailoverTo(out) | GuardSet::FailoverFrom(out) => {
-                format!("{} . \"{out}\"", self.subject)
-            }
-            _ => self.subject.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for Subject {
-    /// As nft prints them.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Class(ClassNumber(number)) => write!(f, "{number:#010x}"),
-            Self::Vip(vip) => vip.fmt(f),
         }
     }
 }

@@ -6,7 +6,8 @@
 //! exchanged for another one, since another one would have other buckets. And a site that still
 //! accepts but gets nothing new stays a member, with so small a weight that no bucket is meant for
 //! it: the kernel does the same with one that is about to come, and notes from then on which
-//! buckets are in use. A group with a single member notes nothing.
+//! buckets are in use. A group with a single member notes nothing. So it is inside a site with
+//! clusters of backends that are drained, and with those that come back (adr/0052).
 //!
 //! Pure. It never changes how many buckets a group has while the service's sites, backends and
 //! links are the same: the kernel refuses that, and what is planned instead moves every flow.
@@ -14,12 +15,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::Place;
-use super::object::{Nexthop, NexthopId};
-use super::ways::Members;
+use super::object::{Nexthop, NexthopId, NodeState};
+use super::ways::{self, Members};
+use super::{Place, classes};
 use crate::fabric::{Family, Role};
-use crate::id::{SiteId, Weight};
-use crate::service::{Resilient, Service};
+use crate::id::{ClusterId, SiteId, Weight};
+use crate::service::{Catalog, Resilient, Service};
 
 /// `NHA_RES_GROUP_*`: how many buckets, and when one of them may move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +49,16 @@ impl NexthopId {
     pub fn resilient(slot: u32, core: bool, family: Family) -> Self {
         Self::of(0x7000 + 4 * slot + 2 * u32::from(core) + Self::v6(family))
     }
+
+    fn is_backend(self) -> bool {
+        let most = u32::try_from(Self::BACKEND_SLOTS).unwrap_or(0);
+        (Self::backend(0)..Self::backend(most)).contains(&self)
+    }
+
+    /// The resilient group of the same service in `nett-in`.
+    pub fn resilient_in(slot: u32, family: Family) -> Self {
+        Self::of(0x0400 + 2 * slot + Self::v6(family))
+    }
 }
 
 // === impl Nexthop ===
@@ -75,7 +86,26 @@ impl Buckets {
         family: Family,
         settings: Resilient,
     ) -> Self {
-        let rest = u32::try_from(rest(place, service, family)).unwrap_or(u32::MAX).clamp(1, 128);
+        Self::beside(rest(place, service, family), settings)
+    }
+
+    /// What a node uses for what only goes to backends of its own site; `None` where none of them
+    /// is ever left.
+    pub(super) fn inside(
+        place: Place<'_>,
+        service: &Service,
+        family: Family,
+        settings: Resilient,
+    ) -> Option<Self> {
+        let all = service.backends(&place.node.site, family).count();
+        let rest = all - fewest_inside(place, service, family);
+        let leaves = rest > 0 && ways::hands_to_backends(place);
+        leaves.then(|| Self::beside(rest, settings))
+    }
+
+    /// As many buckets as can be told apart beside so many members that get none.
+    fn beside(rest: usize, settings: Resilient) -> Self {
+        let rest = u32::try_from(rest).unwrap_or(u32::MAX).clamp(1, 128);
         // count * rest / (256 + rest) is below one half.
         let most = (GREATEST + rest).div_ceil(2 * rest) - 1;
         let most = u16::try_from(most).unwrap_or(u16::MAX).max(FEWEST);
@@ -89,12 +119,12 @@ impl Buckets {
     }
 }
 
-/// How many members of a group may be there for sites that get nothing new: all but those of the
-/// site with the fewest, whichever links are up.
+/// How many members of a group may be there that get nothing new, for sites or for clusters: all
+/// but those of the site with the fewest, whichever links are up and whatever is drained.
 fn rest(place: Place<'_>, service: &Service, family: Family) -> usize {
     let Place { world, node, .. } = place;
     let own_role = |role| world.fabric.nodes_of(&node.site, role).count();
-    let ways = |site: &SiteId| match (node.role, *site == node.site) {
+    let ways_to = |site: &SiteId| match (node.role, *site == node.site) {
         (Role::Border, true) if own_role(Role::Route) > 0 => own_role(Role::Route),
         (_, true) => service.backends(site, family).count(),
         (Role::Border, false) => {
@@ -102,17 +132,61 @@ fn rest(place: Place<'_>, service: &Service, family: Family) -> usize {
         }
         (Role::Route | Role::Witness, false) => own_role(Role::Border),
     };
+    let hands = ways::hands_to_backends(place);
+    let fewest = |site: &SiteId| match hands && *site == node.site {
+        true => fewest_inside(place, service, family),
+        false => ways_to(site),
+    };
     let sites = service.sites();
-    let counts: Vec<usize> = sites.iter().map(ways).collect();
+    let counts: Vec<usize> = sites.iter().map(ways_to).collect();
+    let fewest = sites.iter().map(fewest).min().unwrap_or(0);
     let all: usize = match node.role {
         // All other sites lie behind the same borders.
         Role::Route => {
-            let own = sites.contains(&node.site).then(|| ways(&node.site));
+            let own = sites.contains(&node.site).then(|| ways_to(&node.site));
             own.unwrap_or(0) + own_role(Role::Border)
         }
         Role::Border | Role::Witness => counts.iter().sum(),
     };
-    all - counts.into_iter().min().unwrap_or(0).min(all)
+    all - fewest.min(all)
+}
+
+/// Of the backends at the own site, how many get what is new at least, whichever clusters are
+/// drained: those of no cluster, else those of the smallest one.
+fn fewest_inside(place: Place<'_>, service: &Service, family: Family) -> usize {
+    let mut sizes: BTreeMap<Option<&ClusterId>, usize> = BTreeMap::new();
+    for backend in service.backends(&place.node.site, family) {
+        *sizes.entry(backend.cluster.as_ref()).or_default() += 1;
+    }
+    match sizes.get(&None) {
+        Some(of_none) => *of_none,
+        None => sizes.values().copied().min().unwrap_or(0),
+    }
+}
+
+/// The groups with backends that no bucket is meant for, each with those: flows that are in use go
+/// on to them, and how many is said by the kernel's buckets.
+pub fn left_over(state: &NodeState) -> BTreeMap<NexthopId, BTreeSet<NexthopId>> {
+    let of_group = |(id, nexthop): (&NexthopId, &Nexthop)| {
+        let Nexthop::Group { members, buckets: Some(buckets), .. } = nexthop else { return None };
+        let wanted = wanted(members, buckets.count);
+        let left = wanted.iter().filter(|(id, count)| **count == 0 && id.is_backend());
+        let left: BTreeSet<NexthopId> = left.map(|(id, _)| *id).collect();
+        (!left.is_empty()).then_some((*id, left))
+    };
+    state.nexthops.iter().filter_map(of_group).collect()
+}
+
+/// The nexthops of the backends in some clusters of a site.
+pub fn backends_in(
+    catalog: &Catalog,
+    site: &SiteId,
+    clusters: &BTreeSet<ClusterId>,
+) -> BTreeSet<NexthopId> {
+    let ids = classes::backend_ids(catalog, site);
+    let at_site = catalog.backends().filter_map(|backends| backends.get(site)).flatten();
+    let inside = at_site.filter(|b| b.cluster.as_ref().is_some_and(|c| clusters.contains(c)));
+    inside.filter_map(|backend| ids.get(&backend.address)).copied().collect()
 }
 
 /// How many buckets are meant for each member, as the kernel rounds it: `nh_res_group_rebalance`

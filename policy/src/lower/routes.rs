@@ -1,5 +1,4 @@
-//! Routes and groups: VIPs in `nett-svc`, `nett-in` and `nett-core`, remote prefixes in `nett-xs`,
-//! own aggregates in `nett-guard`, returns in `nett-ret-N`, and the floors under all of them.
+//! Routes and groups of VIPs, in `nett-svc`, `nett-in` and `nett-core`, and the floors under them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,6 +13,7 @@ use super::object::{
     ClassNumber, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Table,
 };
 use super::resilient::{self, Buckets};
+use super::transit;
 use super::ways::{self, Backends, Members};
 use crate::fabric::{Family, Role};
 use crate::id::{EntryId, SiteId, Weight};
@@ -46,9 +46,10 @@ pub(super) fn services(
     }
     let catalog = place.world.catalog;
     let backends = classes::backend_ids(catalog, &place.node.site);
-    let all = classes::classes(catalog, placement);
+    let all = classes::classes(place.world, placement);
     let grounds = all.iter().filter_map(|class| {
         let service = class.services.first().copied()?;
+        let choice = Choice { residency: &service.residency, ..choice };
         Some((class, Ground { choice, service, backends: &backends }))
     });
     let grounds: Vec<_> = grounds.collect();
@@ -59,8 +60,8 @@ pub(super) fn services(
             Way::OfClass | Way::Local | Way::Site(_) | Way::Nowhere => None,
         })
     });
-    let names = all.iter().map(|class| class.name.to_owned()).collect();
-    let keeping = all.iter().filter(|class| class.keeps_flows()).map(|class| class.name);
+    let names = all.iter().map(|class| class.name.clone().into_owned()).collect();
+    let keeping = all.iter().filter(|class| class.keeps_flows()).map(|class| &*class.name);
     let slots = classes::slots(keeping.clone().map(str::as_bytes), NexthopId::MOST_RESILIENT);
     let keeping = keeping.zip(slots).filter_map(|(name, slot)| Some((name, slot?)));
     let keeping: BTreeMap<&str, u32> = keeping.collect();
@@ -78,7 +79,7 @@ pub(super) fn services(
             }
             let nets: Vec<IpNet> = vips.iter().copied().map(IpNet::from).collect();
             let refused = at.routes(class, &numbers, family, &nets, (state, &mut built));
-            let slot = numbers.of(class.name);
+            let slot = numbers.of(&class.name);
             let number = slot.map(|slot| ClassNumber::new(slot, family));
             let base = class.is_base();
             let all = Alike { class: number, base, alone: false, refused, vips };
@@ -168,7 +169,7 @@ impl Ground<'_> {
         vips: &[IpNet],
         (state, built): (&mut NodeState, &mut Built),
     ) -> BTreeSet<GuardSet> {
-        let slot = numbers.of(class.name);
+        let slot = numbers.of(&class.name);
         let local = slot.map(|slot| NexthopId::class_local(slot, family));
         // The way into the site is always there, for services that depart to it.
         if self.service.sites().contains(&self.choice.place.node.site) {
@@ -211,6 +212,10 @@ impl Ground<'_> {
             built.extend(active(table, vips, target));
         }
         self.advertised(class, vips, built);
+        for on in transit::onwards(self.choice, self.service, class.traffic, family) {
+            refused.extend(on.carried);
+            built.extend(active(on.table, vips, RouteTarget::Nexthop(on.over)));
+        }
         refused
     }
 
@@ -309,7 +314,14 @@ impl Ground<'_> {
                 self.with_rest(traffic, entry, family, (main, state))
             }
             Entry::In if traffic.accept.contains(&self.choice.place.node.site) => {
-                self.local(family, state)
+                let main = self.local(family, state);
+                match self.inside(family) {
+                    Some(buckets) => {
+                        let rest = self.easing(family, state);
+                        resilient::with_rest(main, rest, buckets.count)
+                    }
+                    None => main,
+                }
             }
             Entry::In => Members::new(),
             Entry::Core => {
@@ -327,15 +339,24 @@ impl Ground<'_> {
         entry: Entry,
         family: Family,
     ) -> Option<(NexthopId, Option<Buckets>)> {
-        let settings = self.service.resilient().filter(|_| entry != Entry::In)?;
-        let slot = numbers.keeping.get(class.name)?;
-        let id = NexthopId::resilient(*slot, entry == Entry::Core, family);
+        let settings = self.service.resilient()?;
+        let slot = *numbers.keeping.get(&*class.name)?;
+        if entry == Entry::In {
+            return Some((NexthopId::resilient_in(slot, family), Some(self.inside(family)?)));
+        }
+        let id = NexthopId::resilient(slot, entry == Entry::Core, family);
         let buckets = Buckets::of(self.choice.place, self.service, family, settings);
         Some((id, Some(buckets)))
     }
 
-    /// With the sites that accept and get nothing new, for a service whose flows stay where they
-    /// are.
+    /// Of a service whose flows stay, what is used where all goes to backends of the own site;
+    /// `None` where none of them is ever left.
+    fn inside(self, family: Family) -> Option<Buckets> {
+        Buckets::inside(self.choice.place, self.service, family, self.service.resilient()?)
+    }
+
+    /// With the sites that accept and get nothing new, and the own backends of which that is so,
+    /// for a service whose flows stay where they are.
     fn with_rest(
         self,
         traffic: &Traffic,
@@ -358,6 +379,9 @@ impl Ground<'_> {
             } else if !from_core {
                 rest.extend(self.local(family, state));
             }
+        }
+        if !from_core && traffic.accept.union(&with_share).any(|site| *site == node.site) {
+            rest.extend(self.easing(family, state));
         }
         if main.is_empty() {
             return rest;
@@ -402,6 +426,9 @@ impl Ground<'_> {
                 Way::Named(format!("shares {} with {local}", shares(&weights)))
             }
             (Entry::Out, Deliver::Local) => Way::Local,
+            (Entry::Out, Deliver::Remote(site)) if transit::is_barred(self.choice, &site) => {
+                Way::Named(format!("directly to {site}"))
+            }
             (Entry::Out, Deliver::Remote(site)) => {
                 let index = (0u32..).zip(&world.fabric.sites).find(|(_, s)| s.id == site);
                 index.map_or(Way::Nowhere, |(index, _)| Way::Site(index))
@@ -412,6 +439,10 @@ impl Ground<'_> {
 
     fn local(self, family: Family, state: &mut NodeState) -> Members {
         ways::local(self.choice, self.service, self.backends, family, state)
+    }
+
+    fn easing(self, family: Family, state: &mut NodeState) -> Members {
+        ways::easing(self.choice, self.service, self.backends, family, state)
     }
 
     /// Where traffic of the class goes that enters at this node.
@@ -467,75 +498,6 @@ impl Ground<'_> {
     }
 }
 
-/// Remote-site prefixes, own aggregates, the links' networks and the way back over each link.
-pub(super) fn inter_site(choice: Choice<'_>, state: &mut NodeState) {
-    let place = choice.place;
-    let fabric = place.world.fabric;
-    let layout = place.layout;
-    for (index, site) in (0u32..).zip(&fabric.sites) {
-        for family in Family::BOTH {
-            let prefixes: Vec<IpNet> =
-                site.prefixes.iter().copied().filter(|p| Family::of_net(*p) == family).collect();
-            if prefixes.is_empty() {
-                continue;
-            }
-            if site.id == place.node.site {
-                floor(layout.table_guard, &prefixes, state);
-                continue;
-            }
-            let members = ways::remote(choice, &site.id, family, state);
-            if !members.is_empty() {
-                let target = group(Some(NexthopId::site(index, family)), family, members, state);
-                routes(layout.table_xs, &prefixes, target, state);
-            }
-            floor(layout.table_xs, &prefixes, state);
-        }
-    }
-    link_networks(place, state);
-    returns(choice, state);
-}
-
-/// What a border says to the far end of a link, an error for instance, never takes the default
-/// route: not even while the link has lost its address and the main table knows no other way.
-fn link_networks(place: Place<'_>, state: &mut NodeState) {
-    if place.node.role == Role::Border {
-        for view in place.world.fabric.links_of(&place.node.id) {
-            floor(place.layout.table_guard, &view.near.addresses, state);
-        }
-    }
-}
-
-/// `nett-ret-N`: over link N on a border, also while it is doubted: what came over it goes back
-/// over it or not at all. On a route node over the border at place N on a route node, or another
-/// one while that is silent.
-fn returns(choice: Choice<'_>, state: &mut NodeState) {
-    let place = choice.place;
-    let fabric = place.world.fabric;
-    for family in Family::BOTH {
-        let default = [family.default_route()];
-        if place.node.role == Role::Border {
-            for view in fabric.links_of(&place.node.id) {
-                let table = place.layout.table_return(view.index);
-                floor(table, &default, state);
-                if view.gateway(family).is_some() && place.links_up.sends(&view.link.id, family) {
-                    let id = ways::link(&view, family, state);
-                    routes(table, &default, RouteTarget::Nexthop(id), state);
-                }
-            }
-            continue;
-        }
-        for border in fabric.nodes_of(&place.node.site, Role::Border) {
-            let index = fabric.place_of(&border.id).expect("a node of the fabric has a place");
-            let table = place.layout.table_return(index);
-            floor(table, &default, state);
-            let through = choice.instead_of(border);
-            if let Some(id) = ways::neighbour(place, through, family, state) {
-                routes(table, &default, RouteTarget::Nexthop(id), state);
-            }
-        }
-    }
-}
-
 /// One `unreachable` per VIP range under the tables that hold VIPs.
 pub(super) fn floors(place: Place<'_>, state: &mut NodeState) {
     let ranges = &place.world.fabric.vip_ranges;
@@ -545,7 +507,7 @@ pub(super) fn floors(place: Place<'_>, state: &mut NodeState) {
 
 /// A group for the members, or `unreachable` when there are none. Without an id for a group the
 /// member with the greatest weight stands for all.
-fn group(
+pub(super) fn group(
     id: Option<NexthopId>,
     family: Family,
     members: Members,
@@ -564,7 +526,7 @@ fn refuses(members: &Members, family: Family) -> bool {
     members.is_empty() || members.contains_key(&NexthopId::blackhole(family))
 }
 
-fn routes(table: Table, to: &[IpNet], target: RouteTarget, state: &mut NodeState) {
+pub(super) fn routes(table: Table, to: &[IpNet], target: RouteTarget, state: &mut NodeState) {
     state.routes.extend(active(table, to, target));
 }
 
@@ -579,7 +541,7 @@ fn active(
     })
 }
 
-fn floor(table: Table, to: &[IpNet], state: &mut NodeState) {
+pub(super) fn floor(table: Table, to: &[IpNet], state: &mut NodeState) {
     for destination in to {
         let destination = destination.trunc();
         let key = RouteKey { table, destination, metric: Layout::METRIC_FLOOR };

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::Place;
 use super::object::{Layout, NodeState, Rule, RuleAction, Table};
-use super::ways;
+use super::{transit, ways};
 use crate::fabric::{Family, Role};
 
 /// The kernel's main table (RT_TABLE_MAIN, linux/rtnetlink.h).
@@ -21,6 +21,7 @@ pub(super) fn rules(place: Place<'_>, state: &mut NodeState) {
 /// What enters from outside the node's part of the site.
 fn from_outside(place: Place<'_>, family: Family, state: &mut NodeState) {
     let layout = place.layout;
+    let through = transit::through(place);
     for outer in place.world.fabric.outer_interfaces(place.node) {
         let mut add = |offset: u32, rule: Rule| {
             let priority = layout.rule_base + offset;
@@ -34,6 +35,22 @@ fn from_outside(place: Place<'_>, family: Family, state: &mut NodeState) {
         }
         let sent = (Layout::MARK_SENT, Layout::MARK_CLASS);
         add(2, Rule { fwmark: Some(sent), ..lookup(family, MAIN) });
+        // What other sites send each other. The marks are the guard's: without its table, which
+        // looks at the hops that are left, nothing is let through.
+        for through in through.iter().filter(|t| t.has(&outer)) {
+            for back in &through.to {
+                // Replies go back by the link that the flow came in by.
+                for view in place.world.fabric.links_of(&place.node.id) {
+                    if view.far_site == *back {
+                        let came = (Layout::MARK_CAME + u32::from(view.index), layout.mark_mask);
+                        let table = layout.table_return(view.index);
+                        add(8, Rule { fwmark: Some(came), ..lookup(family, table) });
+                    }
+                }
+            }
+            let came = (Layout::MARK_CAME, Layout::MARK_CLASS);
+            add(9, Rule { fwmark: Some(came), ..lookup(family, through.table) });
+        }
         add(10, lookup(family, layout.table_in));
         // With several borders a reply may come in at another one than the flow went out by, and
         // connection marks are of one border: what a service answers goes where main says.

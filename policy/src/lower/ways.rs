@@ -2,14 +2,15 @@
 //! way is a set of weighted members of a group, and puts the single nexthops it uses into the
 //! state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Place;
 use super::choice::Choice;
 use super::object::{Nexthop, NexthopId, NodeState};
 use crate::fabric::{Family, Node, Role};
-use crate::id::{SiteId, Weight};
+use crate::id::{ClusterId, SiteId, Weight};
+use crate::place::Drained;
 use crate::service::{Backend, Service};
 
 /// Members of a group with their relative shares.
@@ -29,17 +30,64 @@ pub(super) fn local(
     state: &mut NodeState,
 ) -> Members {
     let place = choice.place;
-    if place.node.role == Role::Border && has_route_nodes(place) {
+    if !hands_to_backends(place) {
         let chosen = choice.nodes(Role::Route);
         return neighbours(choice, Role::Route, &chosen, family, state);
     }
+    let (chosen, _) = backends(choice, service, family);
+    handed_to(choice.place, &chosen, ids, state)
+}
+
+/// Inside the site, the members that no bucket is meant for: the backends of clusters that are on
+/// their way out of service or back, where this node hands to backends and flows stay.
+pub(super) fn easing(
+    choice: Choice<'_>,
+    service: &Service,
+    ids: &Backends,
+    family: Family,
+    state: &mut NodeState,
+) -> Members {
+    if !hands_to_backends(choice.place) {
+        return Members::new();
+    }
+    let (_, easing) = backends(choice, service, family);
+    handed_to(choice.place, &easing, ids, state)
+}
+
+/// The backends of a service at this site that get what is new, and those at which flows only go
+/// on. As with nodes and links: what is drained is used again where nothing else is left, and
+/// before that what is on its way back.
+fn backends<'a>(
+    choice: Choice<'_>,
+    service: &'a Service,
+    family: Family,
+) -> (Vec<&'a Backend>, Vec<&'a Backend>) {
+    let Drained { nodes: _, links: _, clusters, easing } = choice.drained;
+    let is_in = |set: &BTreeSet<ClusterId>, backend: &Backend| {
+        backend.cluster.as_ref().is_some_and(|cluster| set.contains(cluster))
+    };
+    let stays = service.resilient().is_some();
+    let eases = |backend: &Backend| stays && is_in(easing, backend);
+    let rank = |backend: &Backend| (is_in(clusters, backend), eases(backend));
+    let all: Vec<&Backend> = service.backends(&choice.place.node.site, family).collect();
+    let serves = match all.iter().map(|backend| rank(backend)).min() {
+        // All are drained: none is better for having been so for longer.
+        Some((true, _)) | None => return (all, Vec::new()),
+        Some(best) => best,
+    };
+    let (chosen, others): (Vec<&Backend>, Vec<&Backend>) =
+        all.into_iter().partition(|backend| rank(backend) == serves);
+    (chosen, others.into_iter().filter(|backend| eases(backend)).collect())
+}
+
+fn handed_to(
+    place: Place<'_>,
+    backends: &[&Backend],
+    ids: &Backends,
+    state: &mut NodeState,
+) -> Members {
     let mut members = Members::new();
-    let all: Vec<_> = service.backends(&place.node.site, family).collect();
-    let drained = &choice.drained.clusters;
-    let kept = |backend: &&Backend| backend.cluster.as_ref().is_none_or(|c| !drained.contains(c));
-    // As with nodes and links: what is drained is used again where nothing else is left.
-    let left: Vec<_> = all.iter().copied().filter(kept).collect();
-    for backend in if left.is_empty() { all } else { left } {
+    for backend in backends {
         let id = ids[&backend.address];
         let interface = place.node.core.clone();
         let single = Nexthop::Single { gateway: backend.address, interface };
@@ -114,6 +162,11 @@ pub(super) fn neighbour(
     };
     state.nexthops.insert(id, Nexthop::Single { gateway, interface });
     Some(id)
+}
+
+/// Whether this node hands packets to backends: a border leaves that to route nodes.
+pub(super) fn hands_to_backends(place: Place<'_>) -> bool {
+    place.node.role == Role::Route || !has_route_nodes(place)
 }
 
 pub(super) fn has_route_nodes(place: Place<'_>) -> bool {

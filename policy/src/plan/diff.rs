@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Op, Plan, guard};
 use crate::id::ServiceId;
 use crate::lower::answers::{Answers, ServiceAnswers};
-use crate::lower::object::{Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule};
+use crate::lower::object::{
+    Layout, Nexthop, NexthopId, NodeState, RouteKey, RouteTarget, Rule, RuleAction, Table,
+};
 
 /// A key with what should be there and what is, of which at least one exists and which differ.
 type Change<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
@@ -40,7 +42,8 @@ pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     let announced = |c: &&Change<'_, RouteKey, RouteTarget>| is_announced(c.0);
     ops.extend(routes.iter().filter(announced).filter_map(drop_route));
     let guard = guard::changes(desired.guard.as_ref(), actual.guard.as_ref());
-    // Packets that are to stay on their way are looked up apart before others leave it.
+    // Packets that are to stay on their way are looked up apart before others leave it; and what
+    // another site sends through here is looked up before anything lets it in.
     let (keeping, other): (Vec<_>, Vec<_>) =
         desired.rules.difference(&actual.rules).cloned().partition(keeps);
     ops.extend(keeping.into_iter().map(Op::AddRule));
@@ -59,6 +62,10 @@ pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     ops.extend(
         last.filter_map(|(key, to, from)| set_route(&(key, *to, detours.get(key).or(*from)))),
     );
+    // What was carried on and is delivered here is not looked up there any more when it is let in.
+    let apart = carrying_tables(desired, actual);
+    let carried = |c: &&Change<'_, RouteKey, RouteTarget>| apart.contains(&c.0.table);
+    ops.extend(routes.iter().filter(carried).filter_map(drop_route));
     ops.extend(guard.after);
     ops.extend(other.into_iter().map(Op::AddRule));
 
@@ -66,7 +73,7 @@ pub fn plan_kernel(desired: &NodeState, actual: &NodeState) -> Plan {
     if let (None, Some(guard)) = (&desired.guard, &actual.guard) {
         ops.push(Op::DeleteGuard(guard.clone()));
     }
-    let carrying = routes.iter().filter(|route| !is_announced(route.0));
+    let carrying = routes.iter().filter(|route| !is_announced(route.0) && !carried(route));
     ops.extend(carrying.chain(&floors).filter_map(drop_route));
     ops.extend(groups.iter().chain(&singles).filter_map(drop_nexthop));
     Plan { ops }
@@ -192,7 +199,21 @@ fn reshaped(
 }
 
 fn keeps(rule: &Rule) -> bool {
-    rule.fwmark.is_some_and(|(mark, _)| mark & Layout::MARK_CLASS == Layout::MARK_KEPT)
+    let class = rule.fwmark.map(|(mark, _)| mark & Layout::MARK_CLASS);
+    let carries = rule.iif.is_some() && class == Some(Layout::MARK_CAME);
+    carries || class == Some(Layout::MARK_KEPT)
+}
+
+/// The tables of what other sites send through here: no other rule looks into them.
+fn carrying_tables(desired: &NodeState, actual: &NodeState) -> BTreeSet<Table> {
+    const CAME: Option<(u32, u32)> = Some((Layout::MARK_CAME, Layout::MARK_CLASS));
+    let rules = desired.rules.iter().chain(&actual.rules);
+    let carrying = rules.filter(|rule| rule.iif.is_some() && rule.fwmark == CAME);
+    let table = |rule: &Rule| match rule.action {
+        RuleAction::Lookup { table, .. } => Some(table),
+        RuleAction::Unreachable => None,
+    };
+    carrying.filter_map(table).collect()
 }
 
 fn is_announced(key: &RouteKey) -> bool {

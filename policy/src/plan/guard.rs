@@ -45,8 +45,12 @@ pub(super) fn changes(desired: Option<&Guard>, actual: Option<&Guard>) -> Change
         (true, true) => Some(&between.refused),
     };
     if let Some(refused) = early {
-        // A table without marks has no sets for them: they come with the one that has.
-        let there = |e: &&GuardElement| !is_mark(e) || !now.failover.is_empty();
+        // A table without marks has no sets for them, nor one that lets nothing through: they come
+        // with the one that has.
+        let there = |e: &&GuardElement| match e.set {
+            GuardSet::Carried(_) => !now.transit.is_empty(),
+            _ => !is_mark(e) || !now.failover.is_empty(),
+        };
         let refused: BTreeSet<GuardElement> = refused.iter().filter(there).copied().collect();
         changes.before.extend(elements(&now.refused, &refused));
         now.refused = refused;
@@ -68,6 +72,10 @@ fn is_mark(element: &GuardElement) -> bool {
     matches!(element.set, GuardSet::FailoverTo(_) | GuardSet::FailoverFrom(_))
 }
 
+fn is_carried(element: &GuardElement) -> bool {
+    matches!(element.set, GuardSet::Carried(_))
+}
+
 /// What holds on the way from one table to another.
 struct Between {
     refused: BTreeSet<GuardElement>,
@@ -78,12 +86,21 @@ struct Between {
 }
 
 fn between(from: &Guard, to: &Guard) -> Between {
-    let of_class = |element: &&GuardElement| matches!(element.subject, Subject::Class(_));
+    let of_class = |element: &&GuardElement| {
+        matches!(element.subject, Subject::Class(_)) && !is_carried(element)
+    };
     let mut between = Between {
         refused: from.refused.union(&to.refused).filter(of_class).copied().collect(),
         closes: to.refused.difference(&from.refused).any(|e| of_class(&e)),
         opens: from.refused.difference(&to.refused).any(|e| of_class(&e)),
     };
+    // What is carried is not refused, so it is so while both of them say it.
+    between.closes |= from.refused.difference(&to.refused).any(is_carried);
+    between.opens |= to.refused.difference(&from.refused).any(is_carried);
+    let carried = from.refused.intersection(&to.refused).filter(|e| is_carried(e));
+    between.refused.extend(carried.copied());
+    let carrying: BTreeSet<GuardSet> =
+        from.refused.union(&to.refused).filter(|e| is_carried(e)).map(|e| e.set).collect();
     // A counter that goes and comes again has forgotten what it counted; and what is kept, or
     // marked, is so from before the routes change until after.
     const KEEPING: [GuardSet; 2] = [GuardSet::Keep, GuardSet::KeepHere];
@@ -102,6 +119,16 @@ fn between(from: &Guard, to: &Guard) -> Between {
             between.opens |= before && !after;
             if before || after {
                 between.refused.insert(GuardElement { set, ..element });
+            }
+        }
+        for set in carrying.iter().copied() {
+            let (before, after) = (from.refuses(vip, set), to.refuses(vip, set));
+            between.closes |= before && !after;
+            between.opens |= after && !before;
+            if before && after {
+                between.refused.insert(GuardElement { set, ..element });
+            } else {
+                between.refused.remove(&GuardElement { set, ..element });
             }
         }
     }

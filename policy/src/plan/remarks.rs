@@ -11,6 +11,7 @@ use crate::id::{ServiceId, SiteId};
 use crate::log::effect::{Act, Asked, Effect, Move, Step, StepKind};
 use crate::log::intent::World;
 use crate::service::Drain;
+use crate::task::reroutes::{filled_slowly, is_last, is_of_clusters, left_slowly};
 use crate::task::steps::is_soft;
 
 /// What begins before the first step, as soon as the task takes effect.
@@ -26,6 +27,13 @@ pub(super) fn on_effect(effect: &Effect) -> Vec<String> {
     if !before.is_empty() {
         let sites = names(&before);
         remarks.push(format!("connections that a task before left at {sites} stay there for now"));
+    }
+    let slowly = left_slowly(effect);
+    if !slowly.is_empty() {
+        let clusters = names(&slowly);
+        remarks.push(format!(
+            "where flows stay (`shift = \"resilient\"`), those in use go on to {clusters}"
+        ));
     }
     remarks
 }
@@ -46,6 +54,13 @@ pub(super) fn of_step(world: World<'_>, effect: &Effect, step: &Step) -> Vec<Str
             remarks
                 .extend(moves().filter(|m| ends_keeping(effect, step, m)).filter_map(before).max());
         }
+        StepKind::Drained if is_of_clusters(step) => {
+            let (clusters, most) = (names(&left_slowly(effect)), seconds(step.timeout));
+            remarks.push(format!(
+                "waits until no flow in use leads to {clusters}; after {most}, or when --until has \
+                 come, it goes on all the same and says what is left"
+            ));
+        }
         StepKind::Drained => {
             let all: BTreeSet<SiteId> = moves().flat_map(Move::left).collect();
             let (sites, limit) = (names(&all), limit(world, step));
@@ -64,6 +79,17 @@ pub(super) fn of_step(world: World<'_>, effect: &Effect, step: &Step) -> Vec<Str
         StepKind::Withdraw if !left.is_empty() => {
             let left = names(&left);
             remarks.push(format!("{left} is closed: who still has a connection there is reset"));
+        }
+        StepKind::Reroute if is_last(effect, step) => {
+            let (left, filled) = (left_slowly(effect), filled_slowly(effect));
+            if !left.is_empty() {
+                let left = names(&left);
+                remarks.push(format!("{left} is left: flows that still go there move"));
+            }
+            if !filled.is_empty() {
+                let filled = names(&filled);
+                remarks.push(format!("{filled} gets its share as flows fall idle"));
+            }
         }
         StepKind::Withdraw
         | StepKind::LowerTtl
@@ -121,6 +147,6 @@ fn seconds(time: Duration) -> String {
     format!("{} s", time.as_secs())
 }
 
-fn names(sites: &BTreeSet<SiteId>) -> String {
-    sites.iter().map(SiteId::as_str).collect::<Vec<_>>().join(", ")
+fn names<T: std::fmt::Display>(all: &BTreeSet<T>) -> String {
+    all.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -6,10 +6,11 @@
 //! is broken only by a command that takes something away.
 
 use super::{LAST_BORDER, LAST_CLUSTER, LAST_LINK, LAST_ROUTE_NODE, built_in};
-use crate::fabric::{Family, Link, Node, Role};
+use crate::fabric::{Family, Link, Node, Role, Transit};
 use crate::id::{ClusterId, NodeId, SiteId};
 use crate::log::intent::Intent;
-use crate::place::Drained;
+use crate::place::{Drained, resides};
+use crate::service::Service;
 use crate::task::decide::{Present, Refusal};
 
 /// The rules that the state after a change would break.
@@ -108,7 +109,8 @@ fn last_link(
         let silent = away.contains(&link.a.node) || away.contains(&link.b.node);
         silent || present.sight.down.contains(&link.id)
     };
-    let left = links.iter().any(|link| !drained(after, link) && !out(link));
+    let serves = |link: &Link| !drained(after, link) && !out(link);
+    let left = links.iter().any(|link| serves(link)) || goes_through(present, sites, &serves);
     let taken = links.iter().any(|link| drained(after, link) && !drained(before, link));
     if left || !taken {
         return None;
@@ -120,4 +122,23 @@ fn last_link(
     let why = why.collect::<Vec<_>>().join(", ");
     let [one, other] = sites;
     Some(built_in(LAST_LINK, format!("no link between {one} and {other} in service: {why}")))
+}
+
+/// Whether traffic between two sites goes through a third one that lets it: every service may, and
+/// a border there has links to both that serve.
+fn goes_through(present: Present<'_>, sites: [&SiteId; 2], serves: &dyn Fn(&Link) -> bool) -> bool {
+    let (world, fabric) = (present.world, present.world.fabric);
+    let Some(Transit { via, .. }) = fabric.transit_between(sites[0], sites[1]) else {
+        return false;
+    };
+    let joins = |border: &Node| {
+        sites.iter().all(|site| {
+            let mut links = fabric.links_of(&border.id).filter(|view| view.far_site == *site);
+            links.any(|view| serves(view.link))
+        })
+    };
+    let barred = |service: &Service| {
+        service.sites().iter().any(|site| sites.contains(&site)) && !resides(world, service, via)
+    };
+    fabric.nodes_of(via, Role::Border).any(joins) && !world.catalog.iter().any(barred)
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::reroutes::{is_of_clusters, left_slowly};
 use super::steps::{Step, StepKind};
 use crate::fabric::{Family, Node, Role};
 use crate::id::{EntryId, NodeId, ServiceId, SiteId};
@@ -115,9 +116,11 @@ impl Course<'_> {
         let mut effect = self.effect.clone();
         let present = self.states(&self.before.without_waiting());
         let mut before = self.states_at(0);
+        let mut rerouted = false;
         for step in &mut effect.steps {
             let after = self.states_at(step.number);
-            if step.kind == StepKind::Reroute {
+            let first = step.kind == StepKind::Reroute && !std::mem::replace(&mut rerouted, true);
+            if first {
                 // What is drained is in force from the start on; this step waits for it.
                 before = present.clone();
             }
@@ -176,8 +179,19 @@ impl Course<'_> {
         fabric.nodes.iter().filter(near).map(|n| n.id.clone()).collect()
     }
 
+    /// The nodes that hand packets to backends of clusters that are drained here.
+    fn handing(&self) -> BTreeSet<NodeId> {
+        let fabric = self.world.fabric;
+        let left = left_slowly(self.effect);
+        let sites = fabric.clusters.iter().filter(|c| left.contains(&c.id)).map(|c| &c.site);
+        sites.flat_map(|site| fabric.handing_nodes(site)).map(|n| n.id.clone()).collect()
+    }
+
     /// The nodes that count what still comes for the services of a step to the sites they leave.
     fn counting(&self, step: &Step) -> BTreeSet<NodeId> {
+        if is_of_clusters(step) {
+            return self.handing();
+        }
         let moves = self.effect.moves.iter().filter(|m| step.states.contains_key(&m.service));
         let left: BTreeSet<SiteId> = moves.flat_map(Move::left).collect();
         let nodes = self.world.fabric.nodes.iter();

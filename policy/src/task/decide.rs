@@ -13,7 +13,7 @@ use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use crate::lease::admission;
 use crate::log::conflict::Claims;
 use crate::log::entry::{
-    Ask, Change, Command, Directive, Effect, Move, Request, Subject, Terms, Verb, Write,
+    Ask, Change, Command, Directive, Effect, Move, Object, Request, Subject, Terms, Verb, Write,
 };
 use crate::log::fold::Fold;
 use crate::log::intent::{Intent, World};
@@ -22,7 +22,8 @@ use crate::service::{Handover, Service};
 use crate::task::acks::Course;
 use crate::task::external::ask_outside;
 use crate::task::hash::plan_hash;
-use crate::task::steps::{Manner, Outside, reroute, steps};
+use crate::task::reroutes::reroutes;
+use crate::task::steps::{Manner, Outside, steps};
 use crate::task::view::{first_effect, is_open, state};
 use crate::traffic::Spread;
 
@@ -169,8 +170,11 @@ pub fn propose(
     if terms.soft {
         moves.iter().try_for_each(|one| may_be_soft(present, one))?;
     }
+    let easing = present.intent.drained_ways().easing;
     let pins = |w: &Write| match (&w.before, &w.change) {
         _ if !w.settles.is_empty() => false,
+        // A task before it was stopped before the cluster was left.
+        (_, Change::Drained(Object::Cluster(cluster), true)) if easing.contains(cluster) => false,
         // Nothing sent it elsewhere before, and nothing moves now.
         (Change::Service(_, Directive::Nominal), Change::Service(..)) => true,
         (before, change) => before == change,
@@ -318,11 +322,9 @@ fn effect(
     let Present { world, intent, home, .. } = present;
     let rank = world.fabric.rank(home);
     let mut steps = ask_outside(steps(&moves, manner), &moves, present, manner);
-    let ways = |w: &Write| matches!(&w.change, Change::Drained(object, _) if object.is_way());
-    if writes.iter().any(ways) {
-        // Behind the others: numbers are places.
-        steps.push(reroute(u32::try_from(steps.len() + 1).unwrap_or(u32::MAX)));
-    }
+    // Behind the others: numbers are places.
+    let next = u32::try_from(steps.len() + 1).unwrap_or(u32::MAX);
+    steps.extend(reroutes(world, intent, &writes, manner.unhurried, next));
     let mut effect = Effect { rank, writes, moves, steps };
     let course = Course { world, before: intent, task, site: home, effect: &effect };
     course.name_nodes(asserted).take(&mut effect);

@@ -9,6 +9,7 @@ pub mod external;
 mod gates;
 mod hash;
 pub mod next;
+pub mod reroutes;
 mod sample;
 pub mod steps;
 pub mod times;

@@ -246,23 +246,6 @@ pub fn traffic_at(steps: &[Step], a_move: &Move, progress: &Progress) -> (Traffi
     (state.clone(), epoch)
 }
 
-/// The step of a command that changes which nodes or links are used: nothing is left to do once all
-/// nodes have acted on it, in any order.
-pub fn reroute(number: u32) -> Step {
-    Step {
-        number,
-        wave: 0,
-        kind: StepKind::Reroute,
-        states: BTreeMap::new(),
-        delay: Duration::ZERO,
-        timeout: STEP_TIMEOUT,
-        gates: BTreeSet::new(),
-        asked: None,
-        required: BTreeSet::new(),
-        owed: BTreeSet::new(),
-    }
-}
-
 /// One move's part of a phase.
 struct Part {
     phase: u8,

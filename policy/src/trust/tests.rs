@@ -66,7 +66,7 @@ fn each_break_soon_after_the_last_costs_twice_as_much() {
         now = until;
     }
     assert_eq!(holds, [2, 4, 8, 16, 32, 64, 120, 120]);
-    now += CALM + ms(1);
+    now += setbacks::CALM + ms(1);
     trust.down(Fall::Silence, PACE, now);
     trust.up(now);
     assert_eq!(trust.deadline(), Some(now + ms(2000)), "long after the others");

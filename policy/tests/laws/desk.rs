@@ -30,6 +30,7 @@ pub(crate) enum Order {
     Steer { service: usize, weights: (u32, u32) },
     DrainSite { site: usize, on: bool },
     DrainService { service: usize, site: usize, on: bool },
+    DrainCluster { cluster: usize, on: bool },
     Revert { task: usize },
     Evacuate { site: usize, to: Option<usize> },
     Hold { service: usize, on: bool },
@@ -56,6 +57,8 @@ pub(crate) fn orders() -> impl Strategy<Value = Order> {
         2 => (site(), any::<bool>()).prop_map(|(site, on)| Order::DrainSite { site, on }),
         2 => (service(), site(), any::<bool>())
             .prop_map(|(service, site, on)| Order::DrainService { service, site, on }),
+        2 => (0..2usize, any::<bool>())
+            .prop_map(|(cluster, on)| Order::DrainCluster { cluster, on }),
         2 => (0..8usize).prop_map(|task| Order::Revert { task }),
         1 => (site(), prop::option::of(site()))
             .prop_map(|(site, to)| Order::Evacuate { site, to }),
@@ -266,6 +269,9 @@ impl<'a> Desk<'a> {
             Order::DrainSite { site, on } => drain(Object::Site(self.ground.site(*site)), *on),
             Order::DrainService { service: pick, site, on } => {
                 drain(Object::ServiceAt(service(pick), self.ground.site(*site)), *on)
+            }
+            Order::DrainCluster { cluster, on } => {
+                drain(Object::Cluster(Ground::cluster(*cluster)), *on)
             }
             Order::Evacuate { site, to } => {
                 let to = to.map(|to| self.ground.site(to));

@@ -79,7 +79,7 @@ impl Moment<'_> {
     }
 
     fn walk<'b>(&'b self, states: &'b dyn Fn(&NodeId) -> &'b NodeState) -> Result<(), String> {
-        let network = Network { ground: self.ground, states };
+        let network = Network::new(self.ground, states);
         for service in self.ground.catalog.iter() {
             let mut serving: BTreeSet<SiteId> = BTreeSet::new();
             for vip in &service.vips {
@@ -125,7 +125,7 @@ impl Moment<'_> {
     /// Once nothing moves, every site spreads by the weights: no node decides a second time.
     fn shares(&self) -> Result<(), String> {
         let at = |id: &NodeId| &self.after.1[id];
-        let network = Network { ground: self.ground, states: &at };
+        let network = Network::new(self.ground, &at);
         for service in self.ground.catalog.iter() {
             let traffic = self.traffic(service, true);
             let Spread::Weighted(weights) = &traffic.spread else { continue };
@@ -256,6 +256,7 @@ fn every_order() -> Vec<Order> {
     }
     for site in 0..2 {
         all.extend([true, false].map(|on| Order::DrainSite { site, on }));
+        all.extend([true, false].map(|on| Order::DrainCluster { cluster: site, on }));
     }
     all
 }
@@ -309,7 +310,7 @@ fn a_returning_site_loses_nothing_although_its_border_is_first() {
             let all = [[true; 2]; 2];
             let (old, new) = (seen(&ground, &before, &all).1, seen(&ground, &after, &all).1);
             let at = |id: &NodeId| if id.as_str() == "svg-b1" { &new[id] } else { &old[id] };
-            let network = Network { ground: &ground, states: &at };
+            let network = Network::new(&ground, &at);
             for from in entries(&ground) {
                 let ends = network.follow(&from, "10.99.0.30".parse().expect("an address"));
                 if ends.expect("no loop").contains_key(&End::Unreachable) {
@@ -334,7 +335,7 @@ fn the_walk_notices_trouble() {
         let mut states = good.clone();
         change(&mut states);
         let state = |id: &NodeId| &states[id];
-        let network = Network { ground: &ground, states: &state };
+        let network = Network::new(&ground, &state);
         network.follow(&from, vip).map_or_else(|why| why, |ends| format!("{ends:?}"))
     };
     let route = |states: &mut States, node: &str, table, to: NexthopId| {

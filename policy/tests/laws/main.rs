@@ -1,4 +1,4 @@
-//! The laws of the core, over random histories and states of the two-site fabric.
+//! The laws of the core, over random histories and states of the fabrics with two and three sites.
 //!
 //! Histories are made by the functions the agents call (`judge`, `judge_wish`, `next`), so only
 //! what could be in a log is in them. What the laws are held against is written here a second time
@@ -15,4 +15,5 @@ mod machine;
 mod one_place_laws;
 mod plan_laws;
 mod task_laws;
+mod through_laws;
 mod walk;

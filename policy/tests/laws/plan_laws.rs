@@ -205,6 +205,7 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
         Just(GuardSet::ShutIn),
         Just(GuardSet::ShutOut),
         Just(GuardSet::FailoverTo(WayOut::new("wan0"))),
+        Just(GuardSet::Carried(WayOut::new("wan0"))),
     ];
     let of_class = |(set, class)| match set {
         GuardSet::Apart => None,
@@ -231,6 +232,7 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
             vips: BTreeSet::new(),
             classes: Arc::new(classes.collect()),
             failover: BTreeMap::new(),
+            transit: BTreeSet::from([["wan0", "wan1"].map(str::to_owned)]),
             refused: of_classes
                 .into_iter()
                 .filter_map(of_class)
@@ -242,7 +244,7 @@ fn guard() -> impl Strategy<Value = Option<Guard>> {
 }
 
 /// Nobody is let in before the routes have changed who is refused before, and who will be refused
-/// is by then.
+/// is by then. Who is carried on to another site is so while both states say it.
 fn refuses(desired: &NodeState, actual: &NodeState) -> Result<(), String> {
     let (Some(to), Some(from)) = (&desired.guard, &actual.guard) else { return Ok(()) };
     let mut now = actual.clone();
@@ -257,6 +259,11 @@ fn refuses(desired: &NodeState, actual: &NodeState) -> Result<(), String> {
                 if guard.is_some_and(|guard| guard.refuses(*vip, set) != due) {
                     return Err(format!("at {op}: {vip} and {set:?}, which should be {due}"));
                 }
+            }
+            let carried = GuardSet::Carried(WayOut::new("wan0"));
+            let due = [from, to].iter().all(|g| g.refuses(*vip, carried));
+            if same && guard.is_some_and(|guard| guard.refuses(*vip, carried) != due) {
+                return Err(format!("at {op}: {vip} is carried, or not: it should be {due}"));
             }
         }
         apply(&mut now, op)?;

@@ -3,13 +3,15 @@
 //! Every member of a group is followed, because any of them may be chosen. Only `Layout`'s table
 //! numbers and the objects of a node's state are used: nothing of how they came to be.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use nett_policy::fabric::{Family, Node, Role};
+use nett_policy::failover::WayOut;
 use nett_policy::id::{NodeId, SiteId, Weight};
 use nett_policy::lower::object::{
-    GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteTarget, Rule, RuleAction, Table,
+    Guard, GuardSet, Layout, Nexthop, NexthopId, NodeState, RouteTarget, Rule, RuleAction, Table,
 };
 use nett_policy::lower::resilient::wanted;
 
@@ -19,6 +21,13 @@ use super::ground::Ground;
 const MAIN: Table = Table(254);
 /// More nodes than this no packet may pass.
 const HOPS: usize = 6;
+/// The hops that a host gives its packets.
+const FRESH: u8 = 64;
+
+/// How many links a packet may have crossed: one, or two when it went through a site.
+fn most_links(hops: u8) -> usize {
+    if hops <= Layout::TRANSIT_HOPS { 2 } else { 1 }
+}
 
 /// Where a packet stands: a node, and the interface it came in by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +51,8 @@ struct Packet {
     vip: IpAddr,
     /// Links it has crossed.
     crossed: usize,
+    /// The hops that it has left: IPv4 time to live, IPv6 hop limit.
+    hops: u8,
     /// The share of the flows that come this way.
     share: f64,
 }
@@ -55,6 +66,8 @@ enum Hop {
 pub(crate) struct Network<'a> {
     pub(crate) ground: &'a Ground,
     pub(crate) states: &'a dyn Fn(&NodeId) -> &'a NodeState,
+    /// How often a packet went through a site between two others.
+    pub(crate) through: Cell<usize>,
 }
 
 /// Where traffic enters a site: from its hosts, from the internet.
@@ -72,13 +85,17 @@ pub(crate) fn link_ends(ground: &Ground) -> Vec<At> {
     ends.map(|end| At { node: end.node.clone(), iif: end.interface.clone() }).collect()
 }
 
-impl Network<'_> {
+impl<'a> Network<'a> {
+    pub(crate) fn new(ground: &'a Ground, states: &'a dyn Fn(&NodeId) -> &'a NodeState) -> Self {
+        Self { ground, states, through: Cell::new(0) }
+    }
+
     /// All ends that packets to `vip` come to, each with its share of the flows; the error is a way
     /// into trouble.
     pub(crate) fn follow(&self, from: &At, vip: IpAddr) -> Result<Ends, String> {
         let crossed = usize::from(link_ends(self.ground).contains(from));
         let mut ends = Ends::new();
-        let packet = Packet { vip, crossed, share: 1.0 };
+        let packet = Packet { vip, crossed, hops: FRESH, share: 1.0 };
         self.step(from.clone(), packet, &mut Vec::new(), &mut ends)?;
         Ok(ends)
     }
@@ -90,7 +107,7 @@ impl Network<'_> {
         way: &mut Vec<At>,
         ends: &mut Ends,
     ) -> Result<(), String> {
-        let Packet { vip, crossed, share } = packet;
+        let Packet { vip, crossed, hops, share } = packet;
         let trouble = |what: &str| Err(format!("{vip} {what} at {at:?}, after {way:?}"));
         if way.contains(&at) {
             return trouble("loops");
@@ -98,19 +115,27 @@ impl Network<'_> {
         if way.len() >= HOPS {
             return trouble("goes on and on");
         }
-        if crossed > 1 {
-            return trouble("crossed two links");
+        if crossed > most_links(hops) {
+            return trouble("crossed too many links");
         }
         let node = self.ground.fabric.node(&at.node).expect("a node of the fabric");
         let state = (self.states)(&at.node);
         let outside = self.ground.fabric.outer_interfaces(node).contains(&at.iif);
         let shut = if outside { GuardSet::ShutIn } else { GuardSet::ShutOut };
-        if state.guard.as_ref().is_some_and(|guard| guard.refuses(vip, shut)) {
+        let carried = GuardSet::Carried(WayOut::new(&at.iif));
+        let refuses = |guard: &Guard| guard.refuses(vip, shut) && !guard.refuses(vip, carried);
+        if state.guard.as_ref().is_some_and(refuses) {
             *ends.entry(End::Unreachable).or_default() += share;
             return Ok(());
         }
-        let target = match decide(state, &at.iif, vip) {
-            Ok(target) => target,
+        let site = self.ground.fabric.site(&node.site).expect("a site of the fabric");
+        let own = site.prefixes.iter().any(|prefix| prefix.contains(&vip));
+        let target = match decide(state, &at.iif, vip, own) {
+            Ok(Decided::Route(target)) => target,
+            Ok(Decided::InSite) => {
+                *ends.entry(End::Delivered(node.site.clone())).or_default() += share;
+                return Ok(());
+            }
             Err(what) => return trouble(&what),
         };
         let RouteTarget::Nexthop(id) = target else {
@@ -125,17 +150,34 @@ impl Network<'_> {
         way.push(at.clone());
         let outer = self.ground.fabric.outer_interfaces(node);
         for (gateway, interface, part) in ways {
-            if outer.contains(&at.iif) && outer.contains(&interface) {
-                return Err(format!("{vip} leaves {at:?} outwards again by {interface}"));
-            }
             let share = share * part;
+            let mut hops = hops - 1;
+            if outer.contains(&at.iif) && outer.contains(&interface) {
+                let pair = [at.iif.clone(), interface.clone()];
+                if !state.guard.as_ref().is_some_and(|guard| guard.transit.contains(&pair)) {
+                    return Err(format!("{vip} leaves {at:?} outwards again by {interface}"));
+                }
+                let behind = |interface: &String| {
+                    let mut links = self.ground.fabric.links_of(&at.node);
+                    links.find(|view| view.near.interface == *interface).map(|v| v.far_site.clone())
+                };
+                if behind(&at.iif) == behind(&interface) {
+                    return Err(format!("{vip} turns around at {at:?} by {interface}"));
+                }
+                if hops <= Layout::TRANSIT_HOPS {
+                    *ends.entry(End::Unreachable).or_default() += share;
+                    continue;
+                }
+                hops = Layout::TRANSIT_HOPS;
+                self.through.set(self.through.get() + 1);
+            }
             match self.hop(node, vip, gateway, &interface)? {
                 Hop::Backend => {
                     *ends.entry(End::Delivered(node.site.clone())).or_default() += share;
                 }
                 Hop::Node { at, crosses } => {
                     let crossed = crossed + usize::from(crosses);
-                    self.step(at, Packet { vip, crossed, share }, way, ends)?;
+                    self.step(at, Packet { vip, crossed, hops, share }, way, ends)?;
                 }
             }
         }
@@ -182,8 +224,15 @@ impl Network<'_> {
     }
 }
 
+/// A way, or the routing of the site itself.
+enum Decided {
+    Route(RouteTarget),
+    InSite,
+}
+
 /// What the rules of a node say about a packet to `vip` in the original direction of its flow.
-fn decide(state: &NodeState, iif: &str, vip: IpAddr) -> Result<RouteTarget, String> {
+/// `own`: it is an address of the node's site, which the main table knows.
+fn decide(state: &NodeState, iif: &str, vip: IpAddr, own: bool) -> Result<Decided, String> {
     let marks = state.guard.iter().flat_map(|g| &g.marks);
     let mark = marks.filter(|m| m.interface == iif).map(|m| Layout::MARK_CAME + u32::from(m.index));
     let mark = mark.max().unwrap_or(0);
@@ -198,14 +247,15 @@ fn decide(state: &NodeState, iif: &str, vip: IpAddr) -> Result<RouteTarget, Stri
     // Rules are ordered by priority first.
     for rule in state.rules.iter().filter(matches) {
         match rule.action {
-            RuleAction::Unreachable => return Ok(RouteTarget::Unreachable),
+            RuleAction::Unreachable => return Ok(Decided::Route(RouteTarget::Unreachable)),
+            RuleAction::Lookup { table: MAIN, .. } if own => return Ok(Decided::InSite),
             RuleAction::Lookup { table: MAIN, suppress_prefixlength: Some(0) } => {}
             RuleAction::Lookup { table: MAIN, .. } => {
                 return Err(format!("takes the default route by {rule}"));
             }
             RuleAction::Lookup { table, suppress_prefixlength } => {
                 if let Some(target) = lookup(state, table, suppress_prefixlength, vip) {
-                    return Ok(target);
+                    return Ok(Decided::Route(target));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! One row for each rule: what makes it bite, and whom.
 
-use nett_policy::fabric::{Freeze, Limit};
+use nett_policy::fabric::{Freeze, Limit, Transit};
 use nett_policy::fact::{Fact, Thousandths};
 use nett_policy::id::WallMs;
 use nett_policy::log::entry::{Body, Object, Outcome, Verb};
@@ -252,6 +252,30 @@ fn nothing_passes_over_residency() {
             assert!(!one.to.spread.has(&id("ber")), "{one:?}");
         }
         bench.accept(&verb, overrides, true);
+    }
+}
+
+/// A way through a third site is a way while it works, for services that may take it.
+#[test]
+fn the_last_link_may_be_drained_where_traffic_goes_through_another_site() {
+    let bench = |change: fn(&mut Bench)| {
+        let mut bench = Bench::new();
+        bench.sight.down = ["osl-svg-2", "osl-svg-3", "osl-svg-4"].map(id).into();
+        bench.fabric.transits = vec![Transit { via: id("ber"), between: ["osl", "svg"].map(id) }];
+        change(&mut bench);
+        let verb = Verb::Drain { object: Object::Link(id("osl-svg-1")) };
+        bench.propose(&verb, &[]).err().map(|refusal| refusal.refused_by)
+    };
+    assert_eq!(bench(|_| {}), None);
+    for change in [
+        (|bench| bench.fabric.transits.clear()) as fn(&mut Bench),
+        |bench| bench.sight.down.extend([id("osl-ber-1")]),
+        |bench| bench.sight.away.extend([id("svg-b2")]),
+        |bench| bench.service("shop/prod/api").residency = vec!["no".to_owned()],
+    ] {
+        let by = bench(change);
+        // Without its link to ber the last group of osl goes too, and is the first to be named.
+        assert!(matches!(by.as_deref(), Some("last-link" | "last-risk-group")), "{by:?}");
     }
 }
 

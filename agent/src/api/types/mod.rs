@@ -32,8 +32,8 @@ pub use response::{
 pub use service::{DefinitionDoc, ServiceDoc, ServiceLine, ServiceSite, SpreadDoc};
 pub use stamp::{Stamp, StampError};
 pub use status::{
-    BfdDoc, FloodDoc, HeadDoc, LinkDoc, LinkEndDoc, LinkState, LocalDoc, NodeDoc, RateLimitedDoc,
-    RevokedDoc, SiteDoc, StatusDoc,
+    BfdDoc, FloodDoc, HeadDoc, HeldDoc, LinkDoc, LinkEndDoc, LinkState, LocalDoc, NodeDoc,
+    RateLimitedDoc, RevokedDoc, SaturatedDoc, SiteDoc, StatusDoc,
 };
 pub use task::{
     AckDoc, ApprovalDoc, CostDoc, ExternalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine,

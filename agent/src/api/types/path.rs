@@ -127,8 +127,8 @@ pub struct SeparationDoc {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountDoc {
     pub node: String,
-    /// `local`, `arrived`, `steered`, `intersite`, `return`, `marked`, `hairpin`, `leak`, `stray`
-    /// or `refused`.
+    /// `local`, `arrived`, `steered`, `intersite`, `return`, `transit`, `marked`, `hairpin`,
+    /// `leak`, `stray`, `spent` or `refused`.
     pub class: String,
     /// The site behind the interface; absent for what is counted for the node as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -214,9 +214,43 @@ pub struct LinkEndDoc {
     /// Round trip in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u64>,
+    /// Present while it is held down; where this end is the answering agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldDoc>,
+    /// Present while it is full; where this end is the answering agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturated: Option<SaturatedDoc>,
     /// Its BFD sessions, one for each family, where this end is the answering agent's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bfd: Vec<BfdDoc>,
+}
+
+/// A link whose interface comes and goes: it is used only where there is no other way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldDoc {
+    /// How often the interface was lost.
+    pub losses: u32,
+    /// Milliseconds that it has to stay up.
+    pub time_ms: u64,
+    /// What is left of them; absent while it is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+}
+
+/// A link that is full, as it was when that was noticed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaturatedDoc {
+    /// Bits a second.
+    pub sent_bps: u64,
+    pub received_bps: u64,
+    /// Microseconds that an ordinary packet took there and back; absent where most were lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
+    /// What it took before; absent where it was never seen otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usual_us: Option<u64>,
+    /// Of those packets.
+    pub lost_percent: u8,
 }
 
 /// A BFD session as one end has it.

@@ -45,7 +45,14 @@ impl Controller {
         };
         // What comes from the site's own hosts comes in by the interface towards them.
         let interface = fabric.sites.iter().any(within).then(|| node.core.clone());
-        let packet = Packet { from: source, to: target, interface, mark: 0, sender: None };
+        let packet = Packet {
+            from: source,
+            to: target,
+            interface,
+            mark: 0,
+            sender: None,
+            went_through: false,
+        };
         let hops = explain::path(fabric, &self.states(), &node.id, packet);
         let verdict = verdict(&hops) + &self.kept_note(target);
         let hops = hops.into_iter().map(|hop| self.hop_doc(hop)).collect();

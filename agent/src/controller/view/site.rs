@@ -5,13 +5,14 @@ use std::time::Duration;
 use nett_policy::fabric::{Family, Link, LinkEnd, Node, Role, Site};
 use nett_policy::id::SiteId;
 use nett_policy::log::entry::{Ask, Object};
+use nett_policy::saturation::Saturated;
 
-use super::super::event::Now;
+use super::super::event::{HeldDown, Now};
 use super::super::{Controller, SILENCE};
 use super::ms;
 use crate::api::types::{
-    ApiError, BfdDoc, HeadDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, Payload, SiteDoc, Stamp,
-    StatusDoc,
+    ApiError, BfdDoc, HeadDoc, HeldDoc, LinkDoc, LinkEndDoc, LinkState, NodeDoc, Payload,
+    SaturatedDoc, SiteDoc, Stamp, StatusDoc,
 };
 use crate::bus::wire::Report;
 use crate::probe::bfd::{PathView, family_name};
@@ -177,6 +178,8 @@ impl Controller {
             },
             age_ms: if own { Some(0) } else { heard.map(|h| ms(now.mono.saturating_sub(h.at))) },
             rtt_us: report.and_then(|r| r.rtts.get(&link.id)).map(micros),
+            held: self.doing.held(&link.id, now).filter(|_| own).map(held_doc),
+            saturated: self.saturated.get(&link.id).filter(|_| own).map(saturated_doc),
             bfd: if own { self.bfd_docs(link) } else { Vec::new() },
         }
     }
@@ -184,6 +187,22 @@ impl Controller {
     fn bfd_docs(&self, link: &Link) -> Vec<BfdDoc> {
         let paths = self.doing.paths().iter().filter(|((of, _), _)| *of == link.id);
         paths.map(|((_, family), view)| bfd_doc(*family, view)).collect()
+    }
+}
+
+fn held_doc(held: HeldDown) -> HeldDoc {
+    let HeldDown { losses, time, left } = held;
+    HeldDoc { losses, time_ms: ms(time), left_ms: left.map(ms) }
+}
+
+fn saturated_doc(saturated: &Saturated) -> SaturatedDoc {
+    let Saturated { sent_bps, received_bps, capacity_bps: _, took, usual, lost } = saturated;
+    SaturatedDoc {
+        sent_bps: *sent_bps,
+        received_bps: *received_bps,
+        took_us: took.as_ref().map(micros),
+        usual_us: usual.as_ref().map(micros),
+        lost_percent: *lost,
     }
 }
 

@@ -24,6 +24,10 @@ pub struct Snapshot {
     pub peer_lag: BTreeMap<SiteId, Duration>,
     /// Links of this node; empty until the interfaces were looked at.
     pub links: BTreeMap<LinkId, bool>,
+    /// Of the same: those that are held down because their interfaces come and go.
+    pub held: BTreeMap<LinkId, bool>,
+    /// Of the same: those that are full.
+    pub saturated: BTreeMap<LinkId, bool>,
     /// Round-trip times over links of this node, as it tells them.
     pub rtts: BTreeMap<LinkId, Duration>,
     /// Every state, also those that no task is in.
@@ -31,6 +35,9 @@ pub struct Snapshot {
     /// Empty when there are more than [`SERVICE_SERIES`].
     pub services: BTreeMap<ServiceId, ServiceSnapshot>,
     pub dns_serial: Option<u32>,
+    /// Whether the name server listens; none where it has no address, and nobody but the driver
+    /// knows.
+    pub dns_listening: Option<bool>,
     /// Split decisions, and sites whose log says two things.
     pub conflicts: u32,
     /// How long this node may go on serving, where it does.
@@ -85,11 +92,14 @@ impl Controller {
             bus_heard: self.peers.hearing.as_ref().map(Result::is_ok),
             sites_connected: small(heard),
             peer_lag,
-            links: self.own_links(),
+            links: self.own_links(|link| self.doing.links_up().contains(link)),
+            held: self.own_links(|link| self.doing.held(link, now).is_some()),
+            saturated: self.own_links(|link| self.saturated.contains_key(link)),
             rtts: self.near.own_told().clone(),
             tasks,
             services: self.service_snapshots(),
             dns_serial: self.doing.serial(),
+            dns_listening: None,
             leases: self.leases_left(now).into_iter().collect(),
             unprotected: self.unprotected_services(SERVICE_SERIES),
             conflicts: small(self.reading.conflicts() + self.conflicts.len()),
@@ -108,13 +118,12 @@ impl Controller {
         lag
     }
 
-    fn own_links(&self) -> BTreeMap<LinkId, bool> {
+    fn own_links(&self, is: impl Fn(&LinkId) -> bool) -> BTreeMap<LinkId, bool> {
         if !self.doing.links_seen() {
             return BTreeMap::new();
         }
-        let up = self.doing.links_up();
         let links = self.setting.fabric.links_of(&self.setting.node.id);
-        links.map(|view| (view.link.id.clone(), up.contains(&view.link.id))).collect()
+        links.map(|view| (view.link.id.clone(), is(&view.link.id))).collect()
     }
 
     fn service_snapshots(&self) -> BTreeMap<ServiceId, ServiceSnapshot> {

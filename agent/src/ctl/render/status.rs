@@ -1,10 +1,14 @@
 //! Sites, nodes and links.
 
+use std::time::Duration;
+
+use nett_policy::saturation::Saturated;
+
 use super::table::{Cell, Table, Tone, facts};
 use super::{FRESH_MS, Style, age_note, or_dash, short, task};
 use crate::api::types::{
-    ApiResponse, BfdDoc, FloodDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc,
-    RateLimitedDoc, RevokedDoc, SiteDoc, StatusDoc, VoterDoc,
+    ApiResponse, BfdDoc, FloodDoc, HeldDoc, LeasesDoc, LinkDoc, LinkEndDoc, LocalDoc, NodeDoc,
+    RateLimitedDoc, RevokedDoc, SaturatedDoc, SiteDoc, StatusDoc, VoterDoc,
 };
 
 /// Which part of a status to show.
@@ -239,9 +243,39 @@ pub(super) fn links_text(links: &[LinkDoc], style: Style) -> String {
             (Some(a), Some(b)) => Some(a.max(b)),
             _ => None,
         };
-        table.noted(cells, age_note(oldest));
+        let mut notes: Vec<String> = age_note(oldest).into_iter().collect();
+        for end in [&link.a, &link.b] {
+            let said = end_notes(link, end).into_iter();
+            notes.extend(said.map(|note| format!("({}: {note})", end_name(end))));
+        }
+        table.noted(cells, Some(notes.join(" ")).filter(|text| !text.is_empty()));
     }
     table.text(style)
+}
+
+/// What an end has to say beside its state.
+fn end_notes(link: &LinkDoc, end: &LinkEndDoc) -> Vec<String> {
+    let held = end.held.as_ref().map(|HeldDoc { losses, time_ms, left_ms }| {
+        let seconds = |ms: &u64| ms.div_ceil(1000);
+        let left = match left_ms {
+            Some(left) => format!("{} s left", seconds(left)),
+            None => format!("{} s from its return on", seconds(time_ms)),
+        };
+        format!("held down, flapped {losses} times, {left}")
+    });
+    let full = end.saturated.as_ref().map(|doc| {
+        let SaturatedDoc { sent_bps, received_bps, took_us, usual_us, lost_percent } = doc;
+        let saturated = Saturated {
+            sent_bps: *sent_bps,
+            received_bps: *received_bps,
+            capacity_bps: link.capacity_bps,
+            took: took_us.map(Duration::from_micros),
+            usual: usual_us.map(Duration::from_micros),
+            lost: *lost_percent,
+        };
+        saturated.to_string()
+    });
+    held.into_iter().chain(full).collect()
 }
 
 /// Everything about one node.
@@ -280,7 +314,10 @@ pub(super) fn link_text(link: &LinkDoc) -> String {
     let end = |end: &LinkEndDoc| {
         let note = age_note(end.age_ms).map_or(String::new(), |note| format!(" {note}"));
         let rtt = end.rtt_us.map_or(String::new(), |us| format!(", round trip {}", rtt(Some(us))));
-        format!("{} {} at {}: {}{rtt}{note}", end.node, end.interface, end.site, end.state.as_str())
+        let said = end_notes(link, end).into_iter();
+        let why: String = said.map(|note| format!(", {note}")).collect();
+        let LinkEndDoc { node, interface, site, state, .. } = end;
+        format!("{node} {interface} at {site}: {}{why}{rtt}{note}", state.as_str())
     };
     let mut lines = vec![
         ("link", link.id.clone()),

@@ -169,6 +169,11 @@ pub(crate) fn read_u32(value: &[u8]) -> Result<u32, Malformed> {
     Ok(u32::from_ne_bytes(*bytes))
 }
 
+pub(crate) fn read_u64(value: &[u8]) -> Result<u64, Malformed> {
+    let bytes = value.first_chunk().ok_or(Malformed("a u64"))?;
+    Ok(u64::from_ne_bytes(*bytes))
+}
+
 pub(crate) fn read_be32(value: &[u8]) -> Result<u32, Malformed> {
     let bytes = value.first_chunk().ok_or(Malformed("a be32"))?;
     Ok(u32::from_be_bytes(*bytes))

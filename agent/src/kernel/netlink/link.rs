@@ -35,6 +35,8 @@ pub(crate) struct LinkRow {
     pub(crate) name: String,
     /// Administratively up, and with carrier.
     pub(crate) up: bool,
+    /// Administratively down.
+    pub(crate) shut: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +76,7 @@ pub(crate) fn decode_link(kind: u16, payload: &[u8]) -> Result<Option<LinkRow>, 
         index: read_u32(&header[4..])?,
         name: name.ok_or(Malformed("a link without name"))?,
         up: flags & IFF_UP != 0 && flags & IFF_LOWER_UP != 0,
+        shut: flags & IFF_UP == 0,
     }))
 }
 

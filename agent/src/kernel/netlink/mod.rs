@@ -10,6 +10,7 @@ pub(crate) mod nexthop;
 pub(crate) mod route;
 pub(crate) mod rule;
 pub(crate) mod socket;
+pub(crate) mod stats;
 pub(crate) mod wire;
 
 #[cfg(test)]

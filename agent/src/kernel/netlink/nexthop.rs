@@ -14,6 +14,7 @@ pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
 pub(crate) const RTM_DELNEXTHOP: u16 = 105;
 pub(crate) const RTM_GETNEXTHOP: u16 = 106;
 pub(crate) const RTM_NEWNEXTHOPBUCKET: u16 = 116;
+const RTM_GETNEXTHOPBUCKET: u16 = 118;
 
 const NHMSG: usize = 8;
 const NHA_ID: u16 = 1;
@@ -25,6 +26,8 @@ const NHA_GATEWAY: u16 = 6;
 const NHA_ENCAP: u16 = 8;
 const NHA_FDB: u16 = 11;
 const NHA_RES_GROUP: u16 = 12;
+const NHA_RES_BUCKET: u16 = 13;
+const NHA_RES_BUCKET_NH_ID: u16 = 3;
 /// `NEXTHOP_GRP_TYPE_RES`
 const RESILIENT: u16 = 1;
 const NHA_RES_GROUP_BUCKETS: u16 = 1;
@@ -129,6 +132,29 @@ pub(crate) fn get(id: NexthopId) -> Message {
 /// The kernel cannot filter this dump by protocol.
 pub(crate) fn dump() -> Message {
     Message::new(RTM_GETNEXTHOP, 0, &header(AF_UNSPEC, 0, 0))
+}
+
+/// The buckets of one resilient group.
+pub(crate) fn dump_buckets(group: NexthopId) -> Message {
+    let mut message = Message::new(RTM_GETNEXTHOPBUCKET, 0, &header(AF_UNSPEC, 0, 0));
+    message.put_u32(NHA_ID, group.0);
+    message
+}
+
+/// The member that a bucket leads to.
+pub(crate) fn decode_bucket(kind: u16, payload: &[u8]) -> Result<Option<NexthopId>, Malformed> {
+    if kind != RTM_NEWNEXTHOPBUCKET {
+        return Ok(None);
+    }
+    for attribute in Attributes::after(payload, NHMSG)? {
+        let (NHA_RES_BUCKET, bucket) = attribute? else { continue };
+        for attribute in Attributes::of(bucket) {
+            if let (NHA_RES_BUCKET_NH_ID, member) = attribute? {
+                return Ok(Some(NexthopId(read_u32(member)?)));
+            }
+        }
+    }
+    Err(Malformed("a bucket without nexthop"))
 }
 
 pub(crate) fn decode(kind: u16, payload: &[u8]) -> Result<Option<Row>, Malformed> {

@@ -24,19 +24,23 @@ use super::expr::{Expressions, Verdict};
 use super::failover;
 use super::message::{self, DELSETELEM, ELEMENT_BYTES, Fields, NEWSETELEM};
 use super::program::{Chain, TABLE, coming, refusing, rule};
+use super::transit;
 
 /// `NFT_JUMP` (linux/netfilter/nf_tables.h).
 const JUMP: i32 = -3;
 
 /// The chain of a class: one rule for each set that the class may be in. It is looked up by whom a
 /// packet goes to, in prerouting; and by whom it comes from, in the forward hook, for counting.
-pub(super) fn chain(class: ClassNumber) -> Chain {
+///
+/// `through`: where packets go through this site from one other to another.
+pub(super) fn chain(class: ClassNumber, through: bool) -> Chain {
     let in_set = |found: Expressions, set: GuardSet| found.constant(class.0).in_set(set.name(None));
     let leaves = || Expressions::new().leaves();
     let mut rules = vec![
         rule("what it answers", in_set(leaves(), GuardSet::CountFrom)),
         rule("answers are not refused", leaves().verdict(Verdict::Return)),
     ];
+    rules.extend(through.then(|| transit::passes_by(class)));
     rules.extend(coming(in_set));
     rules.extend(GuardSet::REFUSING.map(|set| {
         let comment = match set {
@@ -68,8 +72,8 @@ pub(super) fn maps(marks: bool) -> impl Iterator<Item = ClassMaps> {
 }
 
 /// The chains of a class in such a table.
-pub(super) fn chains(class: ClassNumber, marks: bool) -> Vec<Chain> {
-    let mut chains = vec![chain(class)];
+pub(super) fn chains(class: ClassNumber, marks: bool, through: bool) -> Vec<Chain> {
+    let mut chains = vec![chain(class, through)];
     if marks {
         chains.extend(failover::of_class(class));
     }

@@ -45,6 +45,7 @@ pub(super) enum Ct {
 pub(super) enum Compare {
     Equal = 0,
     NotEqual = 1,
+    AtMost = 3,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -264,13 +265,69 @@ impl Expressions {
 
     /// `... . oifname @SET`: what was loaded last, of so many bytes, and the way out behind it.
     pub(super) fn leaving_in(self, bytes: usize, set: &str) -> Self {
+        self.with_interface(Meta::OutputName, bytes).lookup(set, false)
+    }
+
+    /// `... . iifname @SET`, as [`Self::leaving_in`].
+    pub(super) fn arriving_in(self, bytes: usize, set: &str) -> Self {
+        self.with_interface(Meta::InputName, bytes).lookup(set, false)
+    }
+
+    /// `iifname . oifname != @SET`
+    pub(super) fn passing_not_in(self, set: &str) -> Self {
+        let came = self.load_meta(Meta::InputName);
+        came.with_interface(Meta::OutputName, IFNAME).lookup(set, true)
+    }
+
+    fn with_interface(self, key: Meta, bytes: usize) -> Self {
         // NFT_REG_2, or NFT_REG32_01 behind a first one of 4 bytes.
         let behind = if bytes == 16 { 2 } else { 9 };
-        let both = self.push("meta", |m| {
-            m.put_be32(2, Meta::OutputName as u32);
+        self.push("meta", |m| {
+            m.put_be32(2, key as u32);
             m.put_be32(1, behind);
+        })
+    }
+
+    /// `ip ttl <= HOPS` or `ip6 hoplimit <= HOPS` (RFC 791 section 3.1, RFC 8200 section 3).
+    pub(super) fn hops_at_most(self, six: bool, hops: u8) -> Self {
+        let (family, offset) = if six { (10u8, 7) } else { (2, 8) };
+        let packet = self.load_meta(Meta::NetworkFamily).compare(Compare::Equal, &[family]);
+        packet.payload(1, offset, 1).compare(Compare::AtMost, &[hops])
+    }
+
+    /// `ip ttl set HOPS` or `ip6 hoplimit set HOPS`.
+    pub(super) fn set_hops(self, six: bool, hops: u8) -> Self {
+        let family = if six { 10u8 } else { 2 };
+        let packet = self.load_meta(Meta::NetworkFamily).compare(Compare::Equal, &[family]);
+        if six {
+            let value = packet.push("immediate", |m| {
+                m.put_be32(1, REGISTER);
+                m.nest(2, |m| m.put(DATA_VALUE, &[hops]));
+            });
+            return value.write_payload(7, 1, false);
+        }
+        // The checksum is of words, so the protocol behind it is written back.
+        let word = packet.payload(1, 8, 2).push("bitwise", |m| {
+            m.put_be32(1, REGISTER);
+            m.put_be32(2, REGISTER);
+            m.put_be32(3, 2);
+            m.nest(4, |m| m.put(DATA_VALUE, &[0, 0xff]));
+            m.nest(5, |m| m.put(DATA_VALUE, &[hops, 0]));
         });
-        both.lookup(set, false)
+        word.write_payload(8, 2, true)
+    }
+
+    /// Writes the register to the network header; that of IPv4 has a checksum at its tenth byte:
+    /// NFT_PAYLOAD_CSUM_INET.
+    fn write_payload(self, offset: u32, length: u32, checksum: bool) -> Self {
+        self.push("payload", |m| {
+            m.put_be32(5, REGISTER);
+            m.put_be32(2, 1);
+            m.put_be32(3, offset);
+            m.put_be32(4, length);
+            m.put_be32(6, u32::from(checksum));
+            m.put_be32(7, if checksum { 10 } else { 0 });
+        })
     }
 
     /// `ip dscp set CODE` or `ip6 dscp set CODE`: the other bits stay (RFC 2474 section 3, RFC 8200
@@ -288,15 +345,7 @@ impl Expressions {
             m.nest(4, |m| m.put(DATA_VALUE, &keep));
             m.nest(5, |m| m.put(DATA_VALUE, &value));
         });
-        field.push("payload", |m| {
-            m.put_be32(5, REGISTER);
-            m.put_be32(2, 1);
-            m.put_be32(3, 0);
-            m.put_be32(4, 2);
-            // The header of IPv4 has a checksum at its tenth byte: NFT_PAYLOAD_CSUM_INET.
-            m.put_be32(6, u32::from(!six));
-            m.put_be32(7, if six { 0 } else { 10 });
-        })
+        field.write_payload(0, 2, !six)
     }
 
     /// `meta priority set CLASS`

@@ -35,12 +35,12 @@ pub(super) const SETS: [(&str, Key, Form); 11] = [
     ("to_class6", Key::V6, Form::Chains),
     ("from_class4", Key::V4, Form::Chains),
     ("from_class6", Key::V6, Form::Chains),
-    ("failover_to", Key::NumberLeaving, Form::Plain),
-    ("failover_to4", Key::V4Leaving, Form::Plain),
-    ("failover_to6", Key::V6Leaving, Form::Plain),
-    ("failover_from", Key::NumberLeaving, Form::Plain),
-    ("failover_from4", Key::V4Leaving, Form::Plain),
-    ("failover_from6", Key::V6Leaving, Form::Plain),
+    ("failover_to", Key::NumberBy, Form::Plain),
+    ("failover_to4", Key::V4By, Form::Plain),
+    ("failover_to6", Key::V6By, Form::Plain),
+    ("failover_from", Key::NumberBy, Form::Plain),
+    ("failover_from4", Key::V4By, Form::Plain),
+    ("failover_from6", Key::V6By, Form::Plain),
     (COUNTERS, Key::Interface, Form::Counters),
 ];
 

@@ -153,9 +153,10 @@ impl Key {
             Self::V6 => (8, 16, NETWORK_ORDER),
             Self::Number => (19, 4, HOST_ORDER),
             // The types of what is put together, each in 6 bits (CONCAT of nft's datatype.h).
-            Self::NumberLeaving => (19 << 6 | 41, 20, NO_ORDER),
-            Self::V4Leaving => (7 << 6 | 41, 20, NO_ORDER),
-            Self::V6Leaving => (8 << 6 | 41, 32, NO_ORDER),
+            Self::NumberBy => (19 << 6 | 41, 20, NO_ORDER),
+            Self::V4By => (7 << 6 | 41, 20, NO_ORDER),
+            Self::V6By => (8 << 6 | 41, 32, NO_ORDER),
+            Self::Passing => (41 << 6 | 41, 32, NO_ORDER),
         }
     }
 }

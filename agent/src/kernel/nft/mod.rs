@@ -22,6 +22,7 @@ mod load;
 mod message;
 mod program;
 mod read;
+mod transit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -171,8 +172,9 @@ impl Nft {
         let gone = from.iter().filter(|(vip, class)| to.get(vip) != Some(class));
         let come = to.iter().filter(|(vip, class)| from.get(vip) != Some(class));
         let marks = self.has_set(failover::COUNTERS).await?;
+        let through = self.has_set(transit::PAIRS).await?;
         let mut messages = Vec::new();
-        let chains = new.difference(&old).flat_map(|class| classes::chains(*class, marks));
+        let chains = new.difference(&old).flat_map(|class| classes::chains(*class, marks, through));
         for chain in chains {
             messages.push(message::new_chain(TABLE, &chain));
             messages.extend(rules(TABLE, &chain));

@@ -15,7 +15,7 @@ use nett_policy::plan::class_map;
 use super::super::netlink::attr::address_bytes;
 use super::comment::mark_comment;
 use super::expr::{Compare, Direction, Expressions, Meta, Reject, Side, Verdict, interface_key};
-use super::{classes, failover, interval};
+use super::{classes, failover, interval, transit};
 
 pub(super) const TABLE: &str = "nett";
 /// Counted for the node as a whole.
@@ -63,10 +63,12 @@ pub(super) enum Key {
     V6,
     /// The number of a class, in the shape of a packet mark.
     Number,
-    /// Each of these with the interface that the packet leaves by.
-    V4Leaving,
-    V6Leaving,
-    NumberLeaving,
+    /// Each of these with an interface that the packet comes in or leaves by.
+    V4By,
+    V6By,
+    NumberBy,
+    /// Both of its interfaces.
+    Passing,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,17 +138,23 @@ pub(super) const SETS: [(&str, Key, Form); 41] = [
     ("return_by", Key::Interface, Form::Counters),
 ];
 
+/// Those of every table, and those that this one has beside them.
+fn every_set(guard: &Guard) -> impl Iterator<Item = (&'static str, Key, Form)> {
+    let more = failover::sets(guard).iter().chain(transit::sets(guard));
+    SETS.into_iter().chain(more.copied())
+}
+
 /// # Errors
 /// The name of a set whose nested prefixes do not fit into the comment of the outermost.
 pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
     let mut sets = Vec::with_capacity(SETS.len());
-    for (name, key, form) in SETS.into_iter().chain(failover::sets(guard).iter().copied()) {
+    for (name, key, form) in every_set(guard) {
         let elements = elements(guard, name).ok_or(name)?;
         sets.push(Set { name, key, form, elements });
     }
     let forward = match guard.kind {
-        GuardKind::Border => border_forward(guard.mark_mask),
-        GuardKind::Route => route_forward(guard.mark_mask),
+        GuardKind::Border => border_forward(guard),
+        GuardKind::Route => route_forward(guard),
     };
     let chain = |name: &str, base, rules| Chain { name: name.to_owned(), base, rules };
     let mut chains = vec![
@@ -156,10 +164,12 @@ pub(super) fn program(guard: &Guard) -> Result<Program, &'static str> {
         chain("stay", None, stay(guard)),
         chain("stay_here", None, stay_here(guard)),
         chain("refuse", None, refuse()),
-        chain("apart", None, apart()),
+        chain("apart", None, apart(guard)),
         chain("no_way", None, no_way()),
     ];
-    chains.extend(guard.chains().into_iter().map(classes::chain));
+    chains.extend(transit::chains(guard));
+    let through = !guard.transit.is_empty();
+    chains.extend(guard.chains().into_iter().map(|class| classes::chain(class, through)));
     chains.extend([
         chain("pre_drain", Some((PREROUTING, -149)), draining()),
         chain("fwd_count", Some((FORWARD, -11)), answering()),
@@ -178,8 +188,11 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
         };
         return Some(guard.outer.iter().map(mapped).collect());
     }
-    if set == failover::COUNTERS {
-        return Some(failover::counted(guard));
+    match set {
+        failover::COUNTERS => return Some(failover::counted(guard)),
+        transit::COUNTERS => return Some(transit::counted(guard)),
+        transit::PAIRS => return Some(transit::pairs(guard)),
+        _ => {}
     }
     let six = set.ends_with('6');
     let of_family = |nets: &std::collections::BTreeSet<IpNet>| {
@@ -207,8 +220,10 @@ fn elements(guard: &Guard, set: &str) -> Option<Vec<Element>> {
 /// The key of an element in its set.
 pub(super) fn element_key(element: &GuardElement) -> Vec<u8> {
     let mut key = subject_key(element.subject);
-    if let GuardSet::FailoverTo(out) | GuardSet::FailoverFrom(out) = element.set {
-        key.extend(interface_key(out.name()));
+    if let GuardSet::FailoverTo(by) | GuardSet::FailoverFrom(by) | GuardSet::Carried(by) =
+        element.set
+    {
+        key.extend(interface_key(by.name()));
     }
     key
 }
@@ -226,6 +241,7 @@ pub(super) fn counters(guard: &Guard) -> BTreeSet<String> {
     let plain = PLAIN.iter().map(|class| (*class).to_owned());
     let each = |interface: &String| BY_INTERFACE.map(|(class, _)| counter_name(class, interface));
     let marked = guard.failover.keys().map(|interface| counter_name(failover::COUNTED, interface));
+    let plain = plain.chain(transit::counters(guard));
     plain.chain(guard.outer.iter().flat_map(each)).chain(marked).collect()
 }
 
@@ -420,8 +436,8 @@ fn noted(guard: &Guard) -> impl Iterator<Item = (&str, u8)> {
 }
 
 /// As the chain of a class, for single VIPs.
-fn apart() -> Vec<Rule> {
-    let mut rules = Vec::new();
+fn apart(guard: &Guard) -> Vec<Rule> {
+    let mut rules = transit::apart_passes_by(guard);
     for family in Family::BOTH {
         let in_set = |found: Expressions, set: GuardSet| {
             found.destination_in(family == Family::V6, set.name(Some(family)))
@@ -473,9 +489,10 @@ fn no_way() -> Vec<Rule> {
     vec![rule("service v4", held(false, "vip4")), rule("service v6", held(true, "vip6"))]
 }
 
-fn local_and_hairpin(mask: u32) -> [Rule; 6] {
+fn local_and_hairpin(guard: &Guard) -> Vec<Rule> {
+    let mask = guard.mark_mask;
     let stays = || Expressions::new().interface_in(Meta::OutputName, "outer", true);
-    [
+    let mut rules = vec![
         rule(
             "segments fit the way out",
             Expressions::new().interface_in(Meta::OutputName, "outer", false).clamp_segments(),
@@ -502,14 +519,12 @@ fn local_and_hairpin(mask: u32) -> [Rule; 6] {
             stays().count_by(Meta::InputName, "arrived_by").verdict(Verdict::Accept),
         ),
         rule("stays in the site", stays().count("local").verdict(Verdict::Accept)),
-        rule(
-            "came from outside, must not go back",
-            Expressions::new()
-                .interface_in(Meta::InputName, "outer", false)
-                .count("hairpin")
-                .verdict(Verdict::Drop),
-        ),
-    ]
+    ];
+    rules.extend(transit::asks(guard));
+    let back = Expressions::new().interface_in(Meta::InputName, "outer", false);
+    let dropped = back.count("hairpin").verdict(Verdict::Drop);
+    rules.push(rule("came from outside, must not go back", dropped));
+    rules
 }
 
 fn steered() -> [Rule; 2] {
@@ -522,7 +537,7 @@ fn steered() -> [Rule; 2] {
     [rule("service v4", steered(false, "vip4")), rule("service v6", steered(true, "vip6"))]
 }
 
-fn border_forward(mask: u32) -> Vec<Rule> {
+fn border_forward(guard: &Guard) -> Vec<Rule> {
     let leak = |six, set| {
         Expressions::new().destination_in(six, set).count("leak").reject(Reject::Prohibited)
     };
@@ -532,7 +547,7 @@ fn border_forward(mask: u32) -> Vec<Rule> {
             .count_by(Meta::OutputName, "intersite_by")
             .verdict(Verdict::Goto("out_mark"))
     };
-    let mut rules = Vec::from(local_and_hairpin(mask));
+    let mut rules = local_and_hairpin(guard);
     rules.push(rule("own site v4 leaves the site", leak(false, "site4")));
     rules.push(rule("own site v6 leaves the site", leak(true, "site6")));
     rules.push(rule(
@@ -552,8 +567,8 @@ fn border_forward(mask: u32) -> Vec<Rule> {
     rules
 }
 
-fn route_forward(mask: u32) -> Vec<Rule> {
-    let mut rules = Vec::from(local_and_hairpin(mask));
+fn route_forward(guard: &Guard) -> Vec<Rule> {
+    let mut rules = local_and_hairpin(guard);
     rules.extend(steered());
     rules.push(rule(
         "the border judges the rest",

@@ -17,8 +17,8 @@ use super::classes::ClassMaps;
 use super::comment::{parse_failover_comment, parse_mark_comment, parse_table_comment};
 use super::expr::{IFNAME, same_expressions};
 use super::message::{self, ELEMENT_END, Fields, TABLE_OWNER, read_comment};
-use super::program::{Element, Form, SETS, counters, guard_set, program};
-use super::{Header, Nft, OBJECT, classes, failover, interval};
+use super::program::{Element, Form, Key, SETS, counters, guard_set, program};
+use super::{Header, Nft, OBJECT, classes, failover, interval, transit};
 
 /// The table as a readback found it.
 #[derive(Debug, Clone, Default)]
@@ -94,6 +94,11 @@ pub(super) async fn read(nft: &mut Nft) -> Result<GuardRead, KernelError> {
     })
 }
 
+/// Every set that a table of ours may have.
+fn known_sets() -> impl Iterator<Item = (&'static str, Key, Form)> {
+    SETS.into_iter().chain(failover::SETS).chain(transit::SETS)
+}
+
 async fn list(nft: &mut Nft, known: Option<Classes>) -> Result<Listing, KernelError> {
     let mut listing = Listing { complete: true, ..Listing::default() };
     let chains = message::message(message::GETCHAIN, 0);
@@ -103,7 +108,7 @@ async fn list(nft: &mut Nft, known: Option<Classes>) -> Result<Listing, KernelEr
     let sets = message::about_table(message::GETSET, 0);
     listing.sets = dump(nft, sets, &mut listing.complete, set).await?;
     listing.counters = nft.counters().await?.into_keys().collect();
-    for (name, _, form) in SETS.into_iter().chain(failover::SETS) {
+    for (name, _, form) in known_sets() {
         if form == Form::Chains {
             continue;
         }
@@ -261,6 +266,7 @@ fn judge(comment: &str, listing: &Listing) -> (Guard, Option<String>) {
         vips: BTreeSet::new(),
         classes: Classes::default(),
         failover: BTreeMap::new(),
+        transit: BTreeSet::new(),
         refused: BTreeSet::new(),
     };
     let Some((kind, mask)) = parse_table_comment(comment) else {
@@ -298,11 +304,7 @@ fn marks(listing: &Listing) -> BTreeSet<GuardMark> {
 /// Fills the guard from the sets; says which set is not as Nett writes it.
 fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
     for (name, elements) in &listing.elements {
-        if SETS
-            .into_iter()
-            .chain(failover::SETS)
-            .any(|(set, _, form)| set == *name && form == Form::Counters)
-        {
+        if known_sets().any(|(set, _, form)| set == *name && form == Form::Counters) {
             continue;
         }
         let elements = elements.clone();
@@ -315,6 +317,10 @@ fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
             "ways" => {
                 guard.ways = names();
                 Some(())
+            }
+            transit::PAIRS => {
+                let pairs = elements.iter().map(|e| transit::pair_of(&e.key));
+                pairs.collect::<Option<_>>().map(|pairs| guard.transit = pairs)
             }
             "site" => interval::prefixes(elements).map(|nets| guard.site.extend(nets)),
             "remote" => interval::prefixes(elements).map(|nets| guard.remote.extend(nets)),
@@ -330,8 +336,8 @@ fn inputs(guard: &mut Guard, listing: &Listing) -> Option<String> {
 
 /// Who is in one of the sets that refuse, count or mark.
 fn refused(name: &str, elements: &[Element]) -> Option<Vec<GuardElement>> {
-    if name.starts_with("failover_") {
-        return elements.iter().map(|element| leaving(name, &element.key)).collect();
+    if name.starts_with("failover_") || name.starts_with("carried") {
+        return elements.iter().map(|element| by_interface(name, &element.key)).collect();
     }
     let (set, of_classes) = guard_set(name)?;
     let subject = |element: &Element| match of_classes {
@@ -342,13 +348,14 @@ fn refused(name: &str, elements: &[Element]) -> Option<Vec<GuardElement>> {
     elements.iter().map(element).collect()
 }
 
-/// Whose packets are marked that leave by an interface.
-fn leaving(name: &str, key: &[u8]) -> Option<GuardElement> {
+/// Whose packets are marked that leave by an interface, or go on that come in by it.
+fn by_interface(name: &str, key: &[u8]) -> Option<GuardElement> {
     let (subject, interface) = key.split_at_checked(key.len().checked_sub(IFNAME)?)?;
-    let out = WayOut::new(&read_text(interface));
+    let by = WayOut::new(&read_text(interface));
     let (set, of) = match name.trim_end_matches(['4', '6']) {
-        "failover_to" => (GuardSet::FailoverTo(out), subject),
-        "failover_from" => (GuardSet::FailoverFrom(out), subject),
+        "failover_to" => (GuardSet::FailoverTo(by), subject),
+        "failover_from" => (GuardSet::FailoverFrom(by), subject),
+        "carried" => (GuardSet::Carried(by), subject),
         _ => return None,
     };
     let subject = match name.ends_with(['4', '6']) {

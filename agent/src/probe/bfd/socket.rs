@@ -2,10 +2,9 @@
 //! 49152 to 65535 with hop limit 255, and only packets that come with hop limit 255, over the
 //! session's interface and from its far end are taken.
 //!
-//! They leave before everything else that waits for the same interface (class selector 6, the
-//! highest priority of the queueing disciplines), and where a full queue dropped one all the same
-//! it is told and tried again: a link that is full is not down. Bound to interface and address,
-//! they share port 3784 with other daemons that do the same.
+//! They leave before everything else that waits for the same interface ([`go_ahead`]), and where a
+//! full queue dropped one all the same it is told and tried again: a link that is full is not down.
+//! Bound to interface and address, they share port 3784 with other daemons that do the same.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +16,7 @@ use nix::sys::socket::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::super::ahead::go_ahead;
 use super::Path;
 
 /// RFC 5881 section 4.
@@ -27,10 +27,6 @@ const SOURCES: u32 = 65_535 - 49_152 + 1;
 const TRIES: usize = 16;
 /// RFC 5881 section 5: nothing that was forwarded has it.
 const HOPS: u32 = 255;
-/// Class selector 6, "network control" (RFC 4594 section 3.1), as a whole octet.
-const CLASS: u32 = 0xc0;
-/// `TC_PRIO_CONTROL` of linux/pkt_sched.h.
-const PRIORITY: i32 = 7;
 /// Longer datagrams are cut; a packet's length field then does not fit.
 const LONGEST: usize = 256;
 
@@ -69,16 +65,13 @@ impl Sockets {
             IpAddr::V4(_) => {
                 setsockopt(&sending, sockopt::Ipv4RecvErr, &true)?;
                 sending.set_ttl_v4(HOPS)?;
-                sending.set_tos_v4(CLASS)?;
             }
             IpAddr::V6(_) => {
                 setsockopt(&sending, sockopt::Ipv6RecvErr, &true)?;
                 sending.set_unicast_hops_v6(HOPS)?;
-                sending.set_tclass_v6(CLASS)?;
             }
         }
-        // After the class, which sets a lower one.
-        setsockopt(&sending, sockopt::Priority, &PRIORITY)?;
+        go_ahead(&sending, path.near.is_ipv4())?;
         bind_source(&sending, path.near)?;
         Ok(Self { receiving, sending, far: path.far })
     }

@@ -1,0 +1,119 @@
+//! What the interfaces of links have done so far, as readbacks show it, for the rule that holds
+//! those down which come and go ([`Flaps`]).
+//!
+//! An interface is lost when it is away or has no carrier, or is another one under the same name.
+//! One that somebody has set down is away and not lost. What was not read whole says nothing of an
+//! interface that is missing in it.
+//!
+//! Crash story: a process that begins finds nothing lost, and believes the next two returns.
+
+use std::collections::BTreeMap;
+
+use nett_policy::id::LinkId;
+use nett_policy::trust::flaps::{Flaps, Held};
+use tokio::time::Instant;
+
+use super::OwnLink;
+use crate::controller::event::{HeldDown, News};
+use crate::kernel::Interface;
+use crate::telemetry::Metrics;
+use crate::telemetry::event::{LinkHeld, LinkLost};
+
+/// All links of this node.
+#[derive(Debug)]
+pub(super) struct Flapping {
+    /// From which the times of the rule count.
+    begun: Instant,
+    links: BTreeMap<LinkId, Line>,
+    pub(super) news: Vec<News>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// The number of the interface, when it was there at the last look.
+    index: Option<u32>,
+    flaps: Flaps,
+}
+
+// === impl Flapping ===
+
+impl Default for Flapping {
+    fn default() -> Self {
+        Self { begun: Instant::now(), links: BTreeMap::new(), news: Vec::new() }
+    }
+}
+
+impl Flapping {
+    /// Takes in a look at the interface of a link, and says whether the link is held down.
+    /// `whole` is false where an interface that is not there may only have been missed.
+    pub(super) fn look(
+        &mut self,
+        own: &OwnLink,
+        there: Option<&Interface>,
+        whole: bool,
+        metrics: &Metrics,
+    ) -> Option<Held> {
+        let now = self.begun.elapsed();
+        let index = there.filter(|there| there.up).map(|there| there.index);
+        let link = &own.link;
+        let line = self.links.entry(link.clone()).or_insert_with(|| {
+            // What is away at the beginning has not been lost by anybody who is asked.
+            let mut flaps = Flaps::default();
+            if index.is_none() {
+                flaps.away();
+            }
+            Line { index, flaps }
+        });
+        let before = line.flaps.held().is_some();
+        line.flaps.tick(now);
+        match (line.index, index) {
+            (Some(old), Some(new)) if old == new => {}
+            (None, None) => {}
+            (Some(_), None) if there.is_none() && !whole => return line.flaps.held(),
+            (Some(_), None) if there.is_some_and(|there| there.shut) => line.flaps.away(),
+            (Some(_), None) => {
+                metrics.emit(LinkLost { link });
+                line.flaps.lost(now);
+            }
+            (Some(_), Some(_)) => {
+                metrics.emit(LinkLost { link });
+                line.flaps.lost(now);
+                line.flaps.back(now);
+            }
+            (None, Some(_)) => line.flaps.back(now),
+        }
+        line.index = index;
+        let held = line.flaps.held();
+        if held.is_some() != before {
+            metrics.emit(LinkHeld { link, held });
+            self.news.push(News { kind: "flaps", text: said(own, held) });
+        }
+        held
+    }
+
+    /// When a link is let go, if it stays up.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let deadlines = self.links.values().filter_map(|line| line.flaps.deadline());
+        deadlines.min().map(|at| self.begun + at)
+    }
+
+    /// As the controller hears it now.
+    pub(super) fn told(&self, held: Held) -> HeldDown {
+        let Held { losses, time, until } = held;
+        let left = until.map(|at| at.saturating_sub(self.begun.elapsed()));
+        HeldDown { losses, time, left }
+    }
+}
+
+/// For the audit trail.
+fn said(own: &OwnLink, held: Option<Held>) -> String {
+    let OwnLink { link, interface, .. } = own;
+    match held {
+        Some(Held { losses, time, .. }) => format!(
+            "link {link}: {interface} was lost {losses} times within a minute; held down until it \
+             has stayed up for {} s",
+            time.as_secs()
+        ),
+        None => format!("link {link}: {interface} has stayed up and is held down no more"),
+    }
+}

@@ -1,4 +1,4 @@
-//! A carrier that comes and goes (row 16 of the faults): the first returns are used at once; then
+//! A carrier that comes and goes: the first returns are used at once; then
 //! the link is held down, and the kernel's groups are left alone until it has stayed up. Where it
 //! is the only way, it is used each time.
 //!

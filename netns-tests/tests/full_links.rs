@@ -1,4 +1,4 @@
-//! A link of 1 Mbit/s with a queue that knows classes, and a flood over it (row 22 of the faults):
+//! A link of 1 Mbit/s with a queue that knows classes, and a flood over it:
 //! its sessions stay up, it is told as full, at both ends and in no quiet time; and one direction
 //! that is cut under the flood is noticed all the same.
 

@@ -30,7 +30,7 @@ pub(super) fn transit(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<TransitDoc>
     let between = between.map(|v| r.items(v, |v| r.parse_text(v, form::id::<SiteId>)))?;
     // What could not be read was said already.
     if count == Some(between.len()) && between.len() != 2 {
-        let message = format!("`between` names {} sites", between.len());
+        let message = format!("`between` has to name two sites, and names {}", between.len());
         let mistake = r.mistake(Code::TransitSites, s.span_of("between"), message);
         r.report(mistake.hint("the two sites whose traffic goes through, like [\"osl\", \"trd\"]"));
     }

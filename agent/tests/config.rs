@@ -167,6 +167,21 @@ fn kernel_numbers_and_credentials_are_taken() {
 }
 
 #[test]
+fn tables_chosen_before_there_were_those_of_transit_are_kept() {
+    for (put, via) in [("svc = 7000", 7050), ("svc = 7060", 7250), ("return = 6930", 7150)] {
+        let made = directory();
+        let put = format!("return = \"strict\"\ntables = {{ {put} }}\n");
+        edit(made.path(), "agent.toml", "return = \"strict\"\n", &put);
+        assert_eq!(config(made.path()).kernel.layout.table_via_base, via, "{put}");
+    }
+    let made = directory();
+    let put = "return = \"strict\"\ntables = { svc = 7060, via = 7050 }\n";
+    edit(made.path(), "agent.toml", "return = \"strict\"\n", put);
+    let error = loaded(made.path()).expect_err("who names both is told");
+    assert_eq!(error.diagnostics[0].code, Code::TableOverlap);
+}
+
+#[test]
 fn keygen_makes_a_key_the_agent_can_use_and_never_overwrites() {
     let made = directory();
     let path = made.path().join("new.seed");

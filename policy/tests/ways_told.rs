@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::explain::{Fate, Hop, Packet, entry, path};
-use nett_policy::fabric::Fabric;
+use nett_policy::fabric::{Fabric, Family};
 use nett_policy::log::intent::{Intent, World};
-use nett_policy::lower::object::{Layout, NodeState};
+use nett_policy::lower::object::{Layout, NexthopId, NodeState};
 use nett_policy::lower::{LinksUp, Neighbours, Place, all_links, lower};
 use nett_policy::place::place;
 use nett_policy::service::Catalog;
@@ -217,4 +217,28 @@ fn names_that_say_nothing_are_refused() {
     let lost: Lost = "site:ber".parse().expect("a name");
     let outcome = simulate(world, &Intent::default(), &BTreeSet::new(), &Layout::default(), &lost);
     assert_eq!(outcome.expect_err("no such site").to_string(), "the fabric has no site:ber");
+}
+
+/// What a report says of a link is of both families; that one is lacking is told as doubt.
+#[test]
+fn a_way_through_that_lacks_a_family_is_no_better_than_a_drained_link() {
+    let group = |lines: &str, doubted: &[&str]| {
+        let (fabric, catalog) = with("three-sites", lines);
+        let world = World { fabric: &fabric, catalog: &catalog };
+        let up = all_links(world);
+        let mut placement = place(world, &Intent::default());
+        placement.drained.links.insert("osl-trd-1".parse().expect("an id"));
+        let mut neighbours = Neighbours::default();
+        let beyond = neighbours.entry("svg-b1".parse().expect("an id"));
+        let links = ["osl-svg-1", "osl-svg-2", "svg-trd-1"].map(|id| id.parse().expect("an id"));
+        beyond.links = Some(BTreeSet::from(links));
+        beyond.doubted = doubted.iter().map(|id| id.parse().expect("an id")).collect();
+        let node = fabric.nodes.iter().find(|node| node.id.as_str() == "osl-b1").expect("a node");
+        let (layout, neighbours) = (&Layout::default(), &neighbours);
+        let state = lower(Place { world, layout, node, links_up: &up, neighbours }, &placement);
+        Family::BOTH.map(|family| state.nexthops[&NexthopId::site(2, family)].clone())
+    };
+    let direct = group("", &[]);
+    assert_ne!(group(THROUGH_SVG, &[]), direct, "a way through goes before a drained link");
+    assert_eq!(group(THROUGH_SVG, &["svg-trd-1"]), direct);
 }

@@ -271,14 +271,30 @@ fn tables_of(r: &Reader<'_>, s: &Section<'_, '_>) -> Layout {
         taken.push((ours, key, span));
         value
     };
-    Layout {
+    let mut layout = Layout {
         table_svc: Table(table("svc", defaults.table_svc.0, 1)),
         table_in: Table(table("in", defaults.table_in.0, 1)),
         table_guard: Table(table("guard", defaults.table_guard.0, 1)),
         table_xs: Table(table("xs", defaults.table_xs.0, 1)),
         table_core: Table(table("core", defaults.table_core.0, 1)),
         table_return_base: table("return", defaults.table_return_base, MOST_LINKS.into()),
-        table_via_base: table("via", defaults.table_via_base, Transit::MOST.into()),
         ..defaults
-    }
+    };
+    let many = u32::from(Transit::MOST);
+    layout.table_via_base = match s.optional("via") {
+        Some(_) => table("via", layout.table_via_base, many),
+        // Who chose the others before there were these keeps what he chose.
+        None => free(&taken, layout.table_via_base, many),
+    };
+    layout
 }
+
+/// The first number from `base` on, in steps of [`STEP`], above which so many tables are free.
+fn free(taken: &[(std::ops::RangeInclusive<u32>, &str, Span)], base: u32, many: u32) -> u32 {
+    let is_free = |base: &u32| {
+        taken.iter().all(|(theirs, ..)| base + many < *theirs.start() || *theirs.end() <= *base)
+    };
+    (base..).step_by(STEP).find(is_free).unwrap_or(base)
+}
+
+const STEP: usize = 100;

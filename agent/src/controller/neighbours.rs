@@ -57,7 +57,11 @@ impl Controller {
             }
         }
         for other in beyond(&self.setting.fabric, &node.site) {
-            neighbours.entry(other.id.clone()).links = self.reported_links(&other.id);
+            let links = self.reported_links(&other.id);
+            let heard = self.peers.reports.get(&other.id);
+            let entry = neighbours.entry(other.id.clone());
+            entry.links = links;
+            entry.doubted = heard.map(|heard| heard.report.doubted.clone()).unwrap_or_default();
         }
         neighbours
     }

@@ -126,7 +126,11 @@ impl<'a> Choice<'a> {
                 .filter(|leg| leg.far_site == site && leg.gateway(family).is_some())
                 .collect();
             let Some(least) = legs.iter().map(|leg| leg.link.cost).min() else { continue };
-            let ends = |leg: &LinkView<'_>| !self.place.neighbours.may_use(there, &leg.link.id);
+            // What is doubted there may carry the other family only.
+            let ends = |leg: &LinkView<'_>| {
+                let neighbours = self.place.neighbours;
+                !neighbours.may_use(there, &leg.link.id) || neighbours.doubts(there, &leg.link.id)
+            };
             let doubted = own || legs.iter().all(ends);
             let drained = drained || legs.iter().all(|leg| self.is_drained(leg));
             all.push(((doubted, drained, true, cost.saturating_add(least)), view));

@@ -417,13 +417,20 @@ impl Ground<'_> {
             let share = |(site, weight): (&SiteId, Weight)| format!("{site}={weight}");
             weights.iter().map(share).collect::<Vec<_>>().join(" ")
         };
+        // Empty without such sites.
+        let directly = |weights: &Weights| {
+            let barred = weights.iter().filter(|(site, _)| transit::is_barred(self.choice, site));
+            barred.map(|(site, _)| format!(", directly to {site}")).collect::<String>()
+        };
         match (entry, course) {
             (Entry::Core, Deliver::Split(weights)) => {
-                Way::Named(format!("shares {} but {own}", shares(&weights)))
+                let (shares, directly) = (shares(&weights), directly(&weights));
+                Way::Named(format!("shares {shares} but {own}{directly}"))
             }
             (_, Deliver::Split(weights)) => {
                 let local = service::backends(self.service, own);
-                Way::Named(format!("shares {} with {local}", shares(&weights)))
+                let (shares, directly) = (shares(&weights), directly(&weights));
+                Way::Named(format!("shares {shares} with {local}{directly}"))
             }
             (Entry::Out, Deliver::Local) => Way::Local,
             (Entry::Out, Deliver::Remote(site)) if transit::is_barred(self.choice, &site) => {

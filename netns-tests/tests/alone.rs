@@ -36,7 +36,7 @@ fn comes_back(lab: &mut Lab, site: Site) -> Result<()> {
     for node in Node::of_site(site) {
         lab.start_agent(&node.name)?;
     }
-    Node::of_site(site).iter().try_for_each(|node| lab.wait_for_agent(&node.name))
+    Node::of_site(site).iter().try_for_each(|node| lab.wait_for_agent(&node.name).map(drop))
 }
 
 fn one_at_a_time(report: &Report) -> Result<()> {

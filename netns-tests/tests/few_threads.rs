@@ -21,6 +21,9 @@ const NODE: &str = "osl-b1";
 /// More threads than the main thread of an agent starts.
 const MANY: usize = 40;
 
+/// What an agent says that goes on without its name server.
+const UNANSWERED: &str = "The name server does not listen; tried again.";
+
 /// strace that refuses every new thread from each thread's `from`-th on, for `whom`.
 fn refusing(lab: &Lab, name: &str, from: usize, whom: &[String]) -> Spec {
     let own = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=clone,clone3", "-e"];
@@ -35,7 +38,8 @@ fn refusing(lab: &Lab, name: &str, from: usize, whom: &[String]) -> Spec {
     }
 }
 
-/// How a start fared that gets no thread any more from one on; `None`: it got all it wanted.
+/// How a start fared that gets no thread any more from one on; `None`: it got all it wanted, or goes
+/// on without its name server, for which alone it tries again.
 fn start_refused(lab: &mut Lab, from: usize) -> Result<Option<String>> {
     let ns = lab.ns(NODE)?;
     let name = format!("no-thread-from-{from}");
@@ -47,7 +51,10 @@ fn start_refused(lab: &mut Lab, from: usize) -> Result<Option<String>> {
     let mut process = lab.take_process(&name)?;
     let fared = eventually(patience() * 2, "it ends or is ready", || match process.check_alive() {
         Err(ended) => Ok(Some(format!("{ended:#}"))),
-        Ok(()) => http::ready(&ns).map(|()| None),
+        Ok(()) => match std::fs::read_to_string(&log)?.contains(UNANSWERED) {
+            true => Ok(None),
+            false => http::ready(&ns).map(|()| None),
+        },
     });
     // strace would let a hanging or a ready agent go on.
     let pid = process.record().pid;

@@ -168,7 +168,7 @@ fn kernel_numbers_and_credentials_are_taken() {
 
 #[test]
 fn tables_chosen_before_there_were_those_of_transit_are_kept() {
-    for (put, via) in [("svc = 7000", 7050), ("svc = 7060", 7250), ("return = 6930", 7150)] {
+    for (put, via) in [("svc = 7000", 7050), ("svc = 7060", 7250), ("return = 7040", 7250)] {
         let made = directory();
         let put = format!("return = \"strict\"\ntables = {{ {put} }}\n");
         edit(made.path(), "agent.toml", "return = \"strict\"\n", &put);

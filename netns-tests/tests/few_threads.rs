@@ -38,8 +38,8 @@ fn refusing(lab: &Lab, name: &str, from: usize, whom: &[String]) -> Spec {
     }
 }
 
-/// How a start fared that gets no thread any more from one on; `None`: it got all it wanted, or goes
-/// on without its name server, for which alone it tries again.
+/// How a start fared that gets no thread any more from one on; `None`: it got all it wanted, or
+/// goes on without its name server, for which alone it tries again.
 fn start_refused(lab: &mut Lab, from: usize) -> Result<Option<String>> {
     let ns = lab.ns(NODE)?;
     let name = format!("no-thread-from-{from}");

@@ -30,13 +30,15 @@ fn die(lab: &mut Lab, site: Site) -> Result<()> {
     Ok(())
 }
 
-fn comes_back(lab: &mut Lab, site: Site) -> Result<()> {
-    let config = lab.layout().host(&site.bus_host()).join("nats.conf");
-    bus::start(lab, site, &config)?;
-    for node in Node::of_site(site) {
-        lab.start_agent(&node.name)?;
+/// At one moment: two of them are a majority that has not read the log.
+fn come_back(lab: &mut Lab, sites: [Site; 2]) -> Result<()> {
+    for site in sites {
+        let config = lab.layout().host(&site.bus_host()).join("nats.conf");
+        bus::start(lab, site, &config)?;
     }
-    Node::of_site(site).iter().try_for_each(|node| lab.wait_for_agent(&node.name).map(drop))
+    let nodes = || sites.into_iter().flat_map(Node::of_site);
+    nodes().try_for_each(|node| lab.start_agent(&node.name).map(drop))?;
+    nodes().try_for_each(|node| lab.wait_for_agent(&node.name).map(drop))
 }
 
 fn one_at_a_time(report: &Report) -> Result<()> {
@@ -93,12 +95,9 @@ fn two_sites_are_dead_and_the_third_serves_by_the_word_of_two_people() -> Result
         ensure!(shown.contains("UNPROTECTED") && shown.contains("osl, svg"), "{shown}");
         let audit = mira.run(&["audit"])?.must_be(0)?.out;
         ensure!(audit.contains("override without-quorum: osl, svg said to be off"), "{audit}");
-        // One after the other: two of them at once are a majority that has not read the log.
-        for site in dead {
-            comes_back(lab, site)?;
-            let mira = Operator { lab, node: &border, name: "mira" };
-            eventually(patience() * 4, "the mark is gone", || marked(lab, mira, left, false))?;
-        }
+        come_back(lab, dead)?;
+        let mira = Operator { lab, node: &border, name: "mira" };
+        eventually(patience() * 4, "the mark is gone", || marked(lab, mira, left, false))?;
         lab.nodes().iter().try_for_each(|node| lab.wait_for_contact(&node.name))?;
         all.settles_on("trd")?;
         all.run_for(3000)?;

@@ -47,9 +47,9 @@ impl Controller {
         self.renew_duties();
         let settled = self.doing.is_settled();
         let known = settled && self.doing.has_wish();
-        let trusted = self.trusted;
+        let whole = self.trusted && self.has_returned(now.mono);
         let Some(lease) = &mut self.lease else { return };
-        lease.log_is_whole(trusted);
+        lease.log_is_whole(whole);
         if known {
             lease.settled();
         }

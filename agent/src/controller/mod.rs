@@ -46,6 +46,7 @@ mod path_check;
 mod prefaces;
 mod reading;
 mod refusals;
+mod returning;
 mod rescuing;
 mod revoked;
 mod saturation;
@@ -93,6 +94,7 @@ use near::Near;
 pub use neighbours::chosen_between;
 use prefaces::Prefaces;
 use reading::Reading;
+use returning::Returning;
 pub use reading::{Prefix, prefix};
 pub use view::snapshot::{SERVICE_SERIES, ServiceSnapshot, Snapshot};
 
@@ -165,6 +167,8 @@ pub struct Controller {
 struct Peers {
     reports: BTreeMap<NodeId, Heard>,
     bus_connected: bool,
+    /// What the others had read when this process first heard them.
+    returning: Returning,
     /// Whether others are heard on the bus's second connection; `None` until that is known.
     hearing: Option<Result<(), String>>,
 }
@@ -430,6 +434,9 @@ impl Controller {
         let mut counts = heard.map(|heard| heard.counts.clone()).unwrap_or_default();
         counts.take(report.counters.clone(), report.bytes.clone(), at);
         self.near.take(&report, age, at);
+        if self.since.is_some_and(|since| at >= since) {
+            self.peers.returning.hear(&report);
+        }
         self.peers.reports.insert(report.node.clone(), Heard { report, at, counts });
         if moved && self.started {
             self.lower(now);

@@ -41,15 +41,22 @@ pub struct GateShape {
     pub reset: bool,
 }
 
+/// What a process finds in the kernel when it begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundGate {
+    /// The VIPs that are guarded.
+    pub guarded: BTreeSet<IpAddr>,
+    /// A slot that lives has open groups: what a former process served goes on.
+    pub open: bool,
+}
+
 /// The kernel's side of the lease, real or simulated. Each call is one transaction.
 pub trait Gate: Send {
-    /// The guarded VIPs; `None` when there is no gate.
+    /// What there is; `None` when there is no gate.
     ///
     /// # Errors
     /// When the kernel does not say.
-    fn found(
-        &mut self,
-    ) -> impl Future<Output = Result<Option<BTreeSet<IpAddr>>, KernelError>> + Send;
+    fn found(&mut self) -> impl Future<Output = Result<Option<FoundGate>, KernelError>> + Send;
 
     /// Done, and read back.
     ///

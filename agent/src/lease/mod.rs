@@ -41,7 +41,7 @@ use nett_policy::service::Catalog;
 
 use crate::bus::wire::{BeaconAnswer, SealedVote};
 use crate::controller::event::Token;
-use gate::{GateShape, Slot};
+use gate::{FoundGate, GateShape, Slot};
 pub use judge::{Standing, Stands};
 use rounds::Rounds;
 use store::{LeaseRecord, Restored};
@@ -53,8 +53,8 @@ use withdraw::Withdrawing;
 pub enum LeaseEvent {
     /// The journal of the lease was read; comes first.
     Restored(Box<Restored>),
-    /// Which VIPs the gate in the kernel guards already; `None` without a gate.
-    GateFound(Option<BTreeSet<IpAddr>>),
+    /// What gate there is in the kernel; `None` without one.
+    GateFound(Option<FoundGate>),
     /// The records of this number are on the disk, or are not.
     Kept { number: u64, result: Result<(), String> },
     /// The ballot was sealed and is on the disk, or neither.
@@ -131,6 +131,8 @@ pub struct Lease {
     restored: bool,
     /// The log was read as far as this node had read it before it started.
     log_whole: bool,
+    /// The gate was shut when this process began, or its state is not known.
+    begins_shut: bool,
     /// A start has had its answers, or its time for them.
     heard_all: bool,
     /// And its gate has its first shape.
@@ -182,6 +184,7 @@ impl Lease {
             keeping: Keeping::default(),
             restored: false,
             log_whole: false,
+            begins_shut: true,
             heard_all: false,
             ready: false,
             news: true,
@@ -198,7 +201,10 @@ impl Lease {
         self.news |= !matches!(event, LeaseEvent::Asked { .. } | LeaseEvent::Vote(_));
         match event {
             LeaseEvent::Restored(found) => self.restore(*found, now),
-            LeaseEvent::GateFound(vips) => self.judged.found(self.vips_here(), vips),
+            LeaseEvent::GateFound(found) => {
+                self.begins_shut = !found.as_ref().is_some_and(|found| found.open);
+                self.judged.found(self.vips_here(), found.map(|found| found.guarded));
+            }
             LeaseEvent::Kept { number, result } => self.kept(number, result, now),
             LeaseEvent::Voted(result) => self.voted(result, now),
             LeaseEvent::Armed { round, anew, result } => {
@@ -274,6 +280,11 @@ impl Lease {
     pub fn log_is_whole(&mut self, whole: bool) {
         self.news |= self.log_whole != whole;
         self.log_whole = whole;
+    }
+
+    /// True where nothing that is served would end if this start took its time.
+    pub fn begins_shut(&self) -> bool {
+        self.begins_shut
     }
 
     /// Takes in how far a task has come.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::gate::{Gate, GateShape, Slot};
+use super::gate::{FoundGate, Gate, GateShape, Slot};
 use crate::kernel::KernelError;
 
 /// What the kernel would do with a packet at a given time.
@@ -29,8 +29,11 @@ impl SimulatedGate {
             return true;
         }
         let Some(group) = self.members.get(&vip) else { return false };
-        let lives = |slot: usize| self.until[slot].is_some_and(|until| self.now < until);
-        (0..2).any(|slot| lives(slot) && self.open[slot].contains(group))
+        (0..2).any(|slot| self.lives(slot) && self.open[slot].contains(group))
+    }
+
+    fn lives(&self, slot: usize) -> bool {
+        self.until[slot].is_some_and(|until| self.now < until)
     }
 
     /// When the next slot ends that lives now.
@@ -47,9 +50,10 @@ impl SimulatedGate {
 }
 
 impl Gate for SimulatedGate {
-    async fn found(&mut self) -> Result<Option<BTreeSet<IpAddr>>, KernelError> {
+    async fn found(&mut self) -> Result<Option<FoundGate>, KernelError> {
         self.check()?;
-        Ok(self.there.then(|| self.guarded.clone()))
+        let open = (0..2).any(|slot| self.lives(slot) && !self.open[slot].is_empty());
+        Ok(self.there.then(|| FoundGate { guarded: self.guarded.clone(), open }))
     }
 
     async fn shape(&mut self, shape: &GateShape) -> Result<(), KernelError> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nett_agent::kernel::NftGate;
-use nett_agent::lease::gate::{Gate, GateShape, Slot};
+use nett_agent::lease::gate::{FoundGate, Gate, GateShape, Slot};
 use nett_agent::lease::simulated::SimulatedGate;
 
 use crate::netns::Netns;
@@ -242,7 +242,8 @@ fn a_new_process_takes_the_gate_over_without_opening_or_shutting_it() {
         drop(former);
         assert_eq!(way.passes(), [true; 4], "it stays when its process ends");
         let mut next = gate();
-        assert_eq!(next.found().await.expect("readable"), Some(vips()));
+        let found = FoundGate { guarded: vips(), open: true };
+        assert_eq!(next.found().await.expect("readable"), Some(found));
         next.arm(Slot::Odd, LONG).await.expect("armed before its first shape");
         assert_eq!(way.passes(), [true; 4], "the other slot lives on");
         // Group 1 of the new process is not that of the former one.
@@ -304,6 +305,8 @@ fn the_simulated_gate_does_what_the_real_one_does() {
                     }
                 }
             }
+            let (found, said) = (real.found().await, simulated.found().await);
+            assert_eq!(found.expect("readable"), said.expect("readable"), "after step {number}");
             let flow = way.flow(&way.client, V4);
             let expected = simulated.passes(V4.parse().expect("an address"));
             assert_eq!(answered(&flow), expected, "after step {number}: {step} {slot:?} {group}");

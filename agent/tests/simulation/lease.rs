@@ -209,8 +209,8 @@ impl World {
         let found = Restored { records, whole, boot: "boot".to_owned(), seed };
         self.step(node, Event::Lease(LeaseEvent::Restored(Box::new(found))));
         let gate = &mut self.agent(node).lease.gate;
-        let vips = block_on(gate.found()).expect("a simulated gate");
-        self.step(node, Event::Lease(LeaseEvent::GateFound(vips)));
+        let found = block_on(gate.found()).expect("a simulated gate");
+        self.step(node, Event::Lease(LeaseEvent::GateFound(found)));
     }
 
     /// A node's disk loses what the lease had on it.

@@ -30,7 +30,7 @@ use super::super::netlink::wire::{KernelWires, Wires};
 use super::gate_program::{self as program, SETS, TABLE, group_chain};
 use super::message::{self, Fields, TABLE_OWNER, TABLE_PERSIST};
 use super::read::element_keys;
-use crate::lease::gate::{Gate, GateShape, Slot};
+use crate::lease::gate::{FoundGate, Gate, GateShape, Slot};
 
 const OBJECT: &str = "nft table inet nett_lease";
 
@@ -219,6 +219,14 @@ impl NftGate {
         Ok(dump.items.into_iter().collect())
     }
 
+    /// Whether a slot's set has any element; the kernel leaves out those whose time is over.
+    async fn has_elements(&mut self, stem: &str, slot: Slot) -> Result<bool, KernelError> {
+        let get = message::elements_of(TABLE, &program::slot_set(stem, slot));
+        let dump = self.connection.dump(get, |_, payload| element_keys(payload, TABLE));
+        let dump = dump.await.map_err(|e| KernelError::of(OBJECT, e))?;
+        Ok(dump.items.into_iter().flatten().next().is_some())
+    }
+
     async fn addresses(&mut self, stem: &str) -> Result<BTreeSet<IpAddr>, KernelError> {
         let mut all = BTreeSet::new();
         for family in Family::BOTH {
@@ -270,9 +278,17 @@ fn filling(have: &Have, wanted: &GateShape) -> Vec<Message> {
 }
 
 impl Gate for NftGate {
-    async fn found(&mut self) -> Result<Option<BTreeSet<IpAddr>>, KernelError> {
+    async fn found(&mut self) -> Result<Option<FoundGate>, KernelError> {
         match self.there().await? {
-            There::Ours => Ok(Some(self.addresses("vip").await?)),
+            There::Ours => {
+                let guarded = self.addresses("vip").await?;
+                let mut open = false;
+                for slot in [Slot::Even, Slot::Odd] {
+                    open |= self.has_elements("live", slot).await?
+                        && self.has_elements("open", slot).await?;
+                }
+                Ok(Some(FoundGate { guarded, open }))
+            }
             There::Nothing | There::Old => Ok(None),
         }
     }

@@ -83,7 +83,8 @@ pub(super) fn of_family(stem: &str, family: Family) -> String {
     }
 }
 
-fn slot_set(stem: &str, slot: Slot) -> String {
+/// `live` becomes `live_0` or `live_1`.
+pub(super) fn slot_set(stem: &str, slot: Slot) -> String {
     format!("{stem}_{}", slot.index())
 }
 

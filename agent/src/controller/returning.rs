@@ -1,0 +1,73 @@
+//! Coming back: what the others know is read before anything leased is served again.
+//!
+//! While a site was dark, a service may have been taken over without a majority of the voters
+//! (adr/0061). Two sites that return at one moment are such a majority, and would serve what their
+//! own logs say until they have read of it. So an agent that finds its gate shut when it begins
+//! waits until it has read every log as far as an agent of each other site had it when it was first
+//! heard, or for [`AT_MOST`] once voters answer: a site that stays dark must not keep the others
+//! from serving. Where the gate is still open nothing waits: what is served goes on.
+//!
+//! Nothing of it is kept: another start begins anew.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nett_policy::id::SiteId;
+
+use super::Controller;
+use crate::bus::wire::Report;
+
+/// How long the others are waited for, from when a majority of the voters was first heard.
+const AT_MOST: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Default)]
+pub(super) struct Returning {
+    /// By site: how far one of its agents had read each log when it was first heard.
+    goals: BTreeMap<SiteId, BTreeMap<SiteId, u64>>,
+    /// When a majority of the voters was first heard.
+    heard: Option<Duration>,
+    over: bool,
+}
+
+// === impl Returning ===
+
+impl Returning {
+    /// A report that was made while this process ran.
+    pub(super) fn hear(&mut self, report: &Report) {
+        if !self.over && !self.goals.contains_key(&report.site) {
+            let heads = report.heads.iter().map(|(site, head)| (site.clone(), head.seq));
+            self.goals.insert(report.site.clone(), heads.collect());
+        }
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Whether what the others knew when this process began has been read, or was waited for long
+    /// enough.
+    pub(super) fn has_returned(&mut self, now: Duration) -> bool {
+        let Some(lease) = self.lease.as_ref().filter(|_| !self.peers.returning.over) else {
+            return true;
+        };
+        let quorum = lease.voters().len() / 2 + 1;
+        let heard = self.voters_heard(now).len() >= quorum;
+        let goals = &self.peers.returning.goals;
+        let read = |goal: &BTreeMap<SiteId, u64>| {
+            goal.iter().all(|(site, seq)| self.reading.head(site).map_or(0, |h| h.seq) >= *seq)
+        };
+        let mut others = self.setting.fabric.other_sites(self.site());
+        let all_read = others.all(|site| goals.get(&site.id).is_some_and(read));
+        let begins_shut = lease.begins_shut();
+        let returning = &mut self.peers.returning;
+        if heard {
+            returning.heard.get_or_insert(now);
+        }
+        let late = returning.heard.is_some_and(|heard| now >= heard + AT_MOST);
+        returning.over = all_read || late || !begins_shut;
+        if late && !all_read && begins_shut {
+            tracing::warn!("Some sites are not heard; leased services do not wait for them longer.");
+        }
+        returning.over
+    }
+}

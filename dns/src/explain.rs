@@ -161,6 +161,12 @@ impl Explanation {
                     Found::Port(..) => NameKind::Port,
                     _ => NameKind::Service,
                 };
+                if zone.is_over(entry.fixed()) {
+                    (self.target, self.addresses) = (None, Vec::new());
+                    self.why = "the lease is over, or stopped by a move that nobody confirmed: \
+                                no addresses"
+                        .to_owned();
+                }
                 return;
             }
         };

@@ -16,11 +16,12 @@ use nett_netns_tests::files::Node;
 use nett_netns_tests::lab::{Lab, agent_name};
 use nett_netns_tests::observe::changes::PROTOCOL;
 use nett_netns_tests::observe::counters;
+use nett_netns_tests::observe::dig::dig;
 use nett_netns_tests::observe::monitor::Monitor;
 use nett_netns_tests::services::{LEDGER, PORT};
 use nett_netns_tests::story::{Operator, TASK, Traffic, tell_of_wires};
 use nett_netns_tests::topology::{Shape, Site};
-use nett_netns_tests::traffic::{Report, tcp};
+use nett_netns_tests::traffic::{Report, now, tcp};
 use nix::sys::signal::Signal;
 
 /// Clients at every site: those of the holder's own site must lose it, too.
@@ -154,6 +155,8 @@ fn one_site_serves_whoever_dies_and_another_takes_over_in_time() -> Result<()> {
         goes_home(lab)?;
         killed_agents_lose_the_lease_in_the_kernel(lab)?;
         goes_home(lab)?;
+        what_nobody_confirms_stops_until_it_is_claimed(lab)?;
+        goes_home(lab)?;
         the_first_site_cut_off_stops_serving_and_another_takes_over(lab)
     })
 }
@@ -161,7 +164,7 @@ fn one_site_serves_whoever_dies_and_another_takes_over_in_time() -> Result<()> {
 fn a_restart_of_the_holders_agents_moves_nothing(lab: &mut Lab) -> Result<()> {
     let traffic = Traffic::to_vips(lab, &CLIENTS, LEDGER)?;
     traffic.settles_on("osl")?;
-    let begun = nett_netns_tests::traffic::now();
+    let begun = now();
     for node in Node::of_site(osl(lab)) {
         lab.take_process(&agent_name(&node.name))?.kill();
         lab.start_agent(&node.name)?;
@@ -225,6 +228,44 @@ fn a_dead_agents_border_announces_until_somebody_removes_it(lab: &Lab) -> Result
         border.ip(&format!("{family} route flush table 250 proto {PROTOCOL}"))?;
     }
     ensure!(announced(lab, "osl-b1")? == 0, "it is removed");
+    Ok(())
+}
+
+/// The site that had it before does not get it back: its old lease might have been somebody's.
+fn what_nobody_confirms_stops_until_it_is_claimed(lab: &Lab) -> Result<()> {
+    let traffic = Traffic::to_vips(lab, &CLIENTS, LEDGER)?;
+    traffic.settles_on("osl")?;
+    let mira = Operator { lab, node: "trd-b1", name: "mira" };
+    let told = mira.order(&["failover", LEDGER.id, "--to", "svg", "--confirm-within", "2s"])?;
+    let told = told.must_be(0)?.json()?;
+    let task = told["task"].as_str().with_context(|| format!("no task: {told}"))?;
+    mira.wait_for(task, "reverted")?;
+    let asked = lab.ns("trd-c1")?;
+    eventually(TASK, "nobody serves it", || {
+        let from = now();
+        traffic.run_for(50)?;
+        let seen = traffic.so_far().between(from, now() - 10_000_000);
+        ensure!(seen.sent() > 0 && seen.received() == 0, "{}", seen.summary());
+        for site in lab.shape().sites {
+            let server = site.addresses(1, 2)[0].parse()?;
+            let answer = dig(&asked, server, &LEDGER.dns_name(), "A")?;
+            ensure!(answer.data.is_empty(), "{}: {answer:?}", site.id);
+            let node = site.border();
+            let said = Operator { node: &node, ..mira }.run(&["status"])?.out;
+            let asks = |line: &&str| line.contains("TO DO") && line.contains(LEDGER.id);
+            ensure!(said.lines().any(|line| asks(&line)), "{node}: {said}");
+        }
+        Ok(())
+    })?;
+    // Longer than a lease and a wait: nothing that ran on begins again.
+    let stopped = now();
+    traffic.run_for(11_500)?;
+    let report = traffic.so_far();
+    let since = report.between(stopped, now() - 10_000_000);
+    ensure!(since.received() == 0, "{}", since.summary());
+    mira.complete_quietly(&["failover", LEDGER.id, "--to", "svg"])?;
+    traffic.settles_on("svg")?;
+    assert_one_at_a_time(&traffic.finish());
     Ok(())
 }
 

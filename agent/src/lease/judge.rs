@@ -196,9 +196,13 @@ impl Lease {
         let mut deadlines = BTreeMap::new();
         for service in self.catalog.clone().leased() {
             let (stand, group) = self.stand(service, now, &mut next);
-            if let Some(Verdict::Serves { until }) = stand.verdict {
-                deadlines.insert(service.id.clone(), until);
-            }
+            let over = match (stand.standing, stand.verdict) {
+                (_, Some(Verdict::Serves { until })) => Some(until),
+                // Its VIPs lead nowhere until somebody claims it: names say no more than that.
+                (Standing::Stopped, _) => Some(Duration::ZERO),
+                _ => None,
+            };
+            deadlines.extend(over.map(|at| (service.id.clone(), at)));
             groups.extend(group.map(|group| (service.id.clone(), group)));
             stands.insert(service.id.clone(), stand);
         }

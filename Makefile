@@ -29,7 +29,7 @@ SECONDS ?= 30
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build check test bench many evacuate classes idle detection releases model sim soak events kill-sweep dead fuzz flood demo lab lab-down
+.PHONY: help deps build check test bench many evacuate classes idle detection releases model sim soak events kill-sweep dead fuzz flood hostile demo lab lab-down
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,7 +55,7 @@ bench: ## Nett beside its peers, as ratios measured now; ROW=n for one row, ROUN
 	$(CARGO) build --release -p nett-bench
 	target/release/nett-bench run $(if $(ROW),--row $(ROW)) $(if $(ROUNDS),--rounds $(ROUNDS))
 	@echo "Rows 11 and 12, links that fail beside BIRD: make detection. The kernel side, idle agents,"
-	@echo "very many services and floods: make classes, idle, many, evacuate, flood."
+	@echo "very many services and floods: make classes, idle, many, evacuate, flood, hostile."
 endif
 
 many: ## An evacuation of SERVICES services with one approval: time and memory of each part
@@ -122,6 +122,11 @@ fuzz: deps ## Every parser against changed inputs for MINUTES, each target in tu
 flood: deps ## The name server at twice what it can answer; SECONDS of each kind of flood
 	NETT_NETNS=required NETT_FLOOD_SECONDS=$(SECONDS) $(SETUP)/as-root.sh \
 	    $(CARGO) test --release -p nett-dns --test flood -- --nocapture
+
+hostile: deps ## One login that floods the bus: what the agents beside it do meanwhile
+	$(CARGO) build --release -p nett-agent -p nett-netns-tests
+	NETT_NETNS=required $(SETUP)/as-root.sh \
+	    $(CARGO) test --release -p nett-netns-tests --test flood -- --nocapture
 
 demo: build ## Build a two-site lab, tell the story with measured numbers, clean up
 	$(SETUP)/as-root.sh $(LAB) demo --dir $(LAB_DIR)/demo --prefix nett-demo

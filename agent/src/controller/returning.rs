@@ -56,8 +56,8 @@ impl Controller {
         let read = |goal: &BTreeMap<SiteId, u64>| {
             goal.iter().all(|(site, seq)| self.reading.head(site).map_or(0, |h| h.seq) >= *seq)
         };
-        let mut others = self.setting.fabric.other_sites(self.site());
-        let all_read = others.all(|site| goals.get(&site.id).is_some_and(read));
+        let is_read = |site: &SiteId| goals.get(site).is_some_and(read);
+        let all_read = self.setting.fabric.other_sites(self.site()).all(|site| is_read(&site.id));
         let begins_shut = lease.begins_shut();
         let returning = &mut self.peers.returning;
         if heard {

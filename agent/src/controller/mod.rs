@@ -46,8 +46,8 @@ mod path_check;
 mod prefaces;
 mod reading;
 mod refusals;
-mod returning;
 mod rescuing;
+mod returning;
 mod revoked;
 mod saturation;
 mod serving;
@@ -94,8 +94,8 @@ use near::Near;
 pub use neighbours::chosen_between;
 use prefaces::Prefaces;
 use reading::Reading;
-use returning::Returning;
 pub use reading::{Prefix, prefix};
+use returning::Returning;
 pub use view::snapshot::{SERVICE_SERIES, ServiceSnapshot, Snapshot};
 
 /// What does not change while the agent runs.

@@ -66,7 +66,9 @@ impl Controller {
         let late = returning.heard.is_some_and(|heard| now >= heard + AT_MOST);
         returning.over = all_read || late || !begins_shut;
         if late && !all_read && begins_shut {
-            tracing::warn!("Some sites are not heard; leased services do not wait for them longer.");
+            tracing::warn!(
+                "Some sites are not heard; leased services do not wait for them longer."
+            );
         }
         returning.over
     }

@@ -472,7 +472,7 @@ impl Fabric {
     }
 
     /// The links that end at `node`, in file order.
-    pub fn links_of<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = LinkView<'a>> {
+    pub fn links_of<'a, 'b>(&'a self, node: &'b NodeId) -> impl Iterator<Item = LinkView<'a>> {
         self.links.iter().zip(1u8..).filter_map(move |(link, index)| {
             let (near, far) = match (link.a.node == *node, link.b.node == *node) {
                 (true, _) => (&link.a, &link.b),
@@ -482,6 +482,17 @@ impl Fabric {
             let far_site = &self.node(&far.node).expect("checked: links join known nodes").site;
             Some(LinkView { index, link, near, far, far_site })
         })
+    }
+
+    /// The links of a node that end at a site and carry a family.
+    pub fn links_to<'a, 'b>(
+        &'a self,
+        node: &'b NodeId,
+        site: &'b SiteId,
+        family: Family,
+    ) -> impl Iterator<Item = LinkView<'a>> {
+        let views = self.links_of(node);
+        views.filter(move |view| view.far_site == site && view.gateway(family).is_some())
     }
 
     /// What may go through a third site between two.

@@ -345,7 +345,7 @@ impl Ground<'_> {
             return Some((NexthopId::resilient_in(slot, family), Some(self.inside(family)?)));
         }
         let id = NexthopId::resilient(slot, entry == Entry::Core, family);
-        let buckets = Buckets::of(self.choice.place, self.service, family, settings);
+        let buckets = Buckets::of(self.choice, self.service, family, settings);
         Some((id, Some(buckets)))
     }
 
@@ -386,7 +386,7 @@ impl Ground<'_> {
         if main.is_empty() {
             return rest;
         }
-        let buckets = Buckets::of(self.choice.place, self.service, family, settings);
+        let buckets = Buckets::of(self.choice, self.service, family, settings);
         resilient::with_rest(main, rest, buckets.count)
     }
 

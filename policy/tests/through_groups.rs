@@ -1,5 +1,8 @@
-//! Where a site lets traffic through: what a group whose flows stay has room for.
+//! Where a site lets traffic through: which groups have another number because of it, and what a
+//! group whose flows stay has room for.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nett_policy::document::{SourceFile, compile};
@@ -13,7 +16,10 @@ use nett_policy::place::{Placement, place};
 use nett_policy::service::{Catalog, Mode, Resilient, Service, Shift, Standby};
 use nett_policy::traffic::{Spread, Traffic};
 
+/// Stays in its country, of which svg is not.
+const REGISTER: &str = "tax/prod/register";
 const PAY: &str = "shop/prod/pay";
+const NODES: [&str; 6] = ["osl-b1", "osl-r1", "svg-b1", "svg-r1", "trd-b1", "trd-r1"];
 
 struct Scene {
     fabric: Fabric,
@@ -60,6 +66,69 @@ impl Scene {
         lower(Place { world, layout, node, links_up, neighbours }, &placement)
     }
 
+    /// The groups that a service's routes lead to, for each table and VIP.
+    fn groups(&self, node: &str, service: &str) -> BTreeMap<String, RouteTarget> {
+        let service = self.services.iter().find(|s| s.id.as_str() == service).expect("defined");
+        let vips: Vec<IpAddr> = Family::BOTH.iter().flat_map(|f| service.vips(*f)).collect();
+        let state = self.state(node, None, |_| {});
+        let own = state.routes.iter().filter(|(key, _)| vips.contains(&key.destination.addr()));
+        own.map(|(key, target)| (key.to_string(), *target)).collect()
+    }
+}
+
+/// osl is in another country, and the service at trd alone.
+fn abroad() -> Scene {
+    let mut scene = Scene::new();
+    scene.fabric.sites[0].region = Some("dk".to_owned());
+    scene.service(REGISTER).mode = Mode::ActivePassive { primary: id("trd"), standby: vec![] };
+    scene
+}
+
+/// The same, with the service in that country.
+fn at_home() -> Scene {
+    let mut scene = abroad();
+    scene.service(REGISTER).mode = Mode::ActivePassive { primary: id("osl"), standby: vec![] };
+    scene.service(REGISTER).residency = vec!["dk".to_owned()];
+    scene
+}
+
+#[test]
+fn a_group_whose_flows_stay_keeps_its_number_when_a_site_lets_others_through() {
+    let scene = || {
+        let mut scene = Scene::new();
+        scene.service(REGISTER).shift = Shift::Resilient(Resilient::USUAL);
+        scene
+    };
+    let (before, after) = (scene(), scene().through("svg", ["osl", "trd"]));
+    for node in NODES {
+        let groups = before.groups(node, REGISTER);
+        assert!(!groups.is_empty(), "{node}");
+        assert_eq!(after.groups(node, REGISTER), groups, "{node}");
+    }
+}
+
+/// A class has another number where its services have fewer ways than others, and nowhere else.
+#[test]
+fn a_class_is_apart_only_where_its_ways_are() {
+    let renamed = |scene: fn() -> Scene, via: &str, between: [&str; 2]| {
+        let (before, after) = (scene(), scene().through(via, between));
+        let other = |node: &&str| before.groups(node, REGISTER) != after.groups(node, REGISTER);
+        NODES.into_iter().filter(other).collect::<Vec<_>>()
+    };
+    let ends = ["osl-b1", "osl-r1", "svg-b1", "trd-b1", "trd-r1"];
+    assert_eq!(renamed(Scene::new, "svg", ["osl", "trd"]), ends);
+    // Of the two ends trd sends the service nowhere, and osl-r1 is at neither.
+    assert_eq!(renamed(abroad, "osl", ["svg", "trd"]), ["osl-b1", "svg-b1", "svg-r1"]);
+    assert_eq!(renamed(at_home, "osl", ["svg", "trd"]), [""; 0], "it may go through");
+    let others = ["shop/prod/api", PAY, "shop/prod/web"];
+    let (before, after) = (Scene::new(), Scene::new().through("svg", ["osl", "trd"]));
+    for (node, service) in NODES.iter().flat_map(|node| others.map(|service| (node, service))) {
+        // The border in between has routes for what goes through besides.
+        let mut now = after.groups(node, service);
+        let was = before.groups(node, service);
+        now.retain(|key, _| was.contains_key(key));
+        assert_eq!(now, was, "{node}: {service}");
+    }
 }
 
 /// Two links to the site in between are two members that no bucket is meant for, where the direct

@@ -46,7 +46,7 @@ pub(super) fn services(
     }
     let catalog = place.world.catalog;
     let backends = classes::backend_ids(catalog, &place.node.site);
-    let all = classes::classes(place.world, placement);
+    let all = classes::classes(place, placement);
     let grounds = all.iter().filter_map(|class| {
         let service = class.services.first().copied()?;
         let choice = Choice { residency: &service.residency, ..choice };

@@ -10,13 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::id::ClusterId;
-use nett_policy::log::entry::{Effect, Slot};
+use nett_policy::log::entry::{self, Slot};
 use nett_policy::lower::object::{Nexthop, NexthopId, NodeState};
 use nett_policy::lower::resilient::{backends_in, left_over};
 use nett_policy::task::drained::{MEASURED, UNMEASURED};
 use nett_policy::task::reroutes::left_slowly;
 
 use super::Controller;
+use super::effect::Effect;
 use crate::kernel::Filled;
 
 /// One step that waits until no bucket leads to some backends.
@@ -80,7 +81,7 @@ impl Leaving {
 // === impl Controller ===
 
 impl Controller {
-    pub(super) fn leaving(&self, effect: &Effect) -> Leaving {
+    pub(super) fn leaving(&self, effect: &entry::Effect) -> Leaving {
         let clusters = left_slowly(effect);
         let (catalog, site) = (&self.setting.catalog, &self.setting.node.site);
         let backends = backends_in(catalog, site, &clusters);
@@ -116,6 +117,16 @@ impl Controller {
         let gone = gone.filter(|(_, one)| Self::groups_of(wanted, &one.backends).is_empty());
         let gone = gone.map(|(slot, one)| (slot.clone(), one.without(wanted))).collect();
         self.left(gone);
+    }
+
+    /// Has buckets looked at for as long as a step waits for them. A drain that was cancelled leaves
+    /// members without buckets for good, and nobody waits.
+    pub(super) fn tell_looks(&mut self) {
+        let looks = !self.draining.leaving.is_empty();
+        if looks != self.draining.looks {
+            self.draining.looks = looks;
+            self.effects.push(Effect::Buckets { looks });
+        }
     }
 
     fn left(&mut self, quiet: Vec<(Slot, String)>) {

@@ -305,6 +305,7 @@ impl Controller {
             self.compact(now);
             self.condense(now);
             self.near(now);
+            self.tell_looks();
             self.report(now);
             self.answer_watchers(now);
         }

@@ -140,6 +140,7 @@ impl Life {
             kernel,
             changes,
             wanted: wishes,
+            looks: watch::channel(false).1,
             events,
             links: Vec::new(),
             paths: watch::channel(Views::default()).1,

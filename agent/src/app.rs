@@ -400,7 +400,8 @@ fn watched(fabric: &Fabric, node: &Node) -> Vec<Watched> {
 
 /// The interfaces of the fabric on this node.
 pub fn interfaces(fabric: &Fabric, node: &Node) -> Interfaces {
-    Interfaces { outer: fabric.outer_interfaces(node), core: vec![node.core.clone()] }
+    let (outer, through) = (fabric.outer_interfaces(node), fabric.through_interfaces(node));
+    Interfaces { outer, core: vec![node.core.clone()], through }
 }
 
 async fn open_kernel(

@@ -570,6 +570,16 @@ impl Fabric {
         names
     }
 
+    /// Of [`Self::outer_interfaces`], those by which packets come that go through to another site.
+    pub fn through_interfaces(&self, node: &Node) -> Vec<String> {
+        let leads = |site: &SiteId| self.links_of(&node.id).any(|view| view.far_site == site);
+        let here = self.transits.iter().filter(|t| t.via == node.site);
+        let ends: Vec<_> = here.filter(|t| t.between.iter().all(leads)).collect();
+        let links = self.links_of(&node.id);
+        let links = links.filter(|v| ends.iter().any(|t| t.between.contains(v.far_site)));
+        links.map(|view| view.near.interface.clone()).collect()
+    }
+
     /// The cheapest way between two sites, or `None` when no link joins them.
     pub fn link_cost(&self, from: &SiteId, to: &SiteId) -> Option<u32> {
         let site_of = |end: &LinkEnd| self.node(&end.node).map(|n| &n.site);

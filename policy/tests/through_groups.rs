@@ -1,5 +1,5 @@
-//! Where a site lets traffic through: which groups have another number because of it, and what a
-//! group whose flows stay has room for.
+//! Where a site lets traffic through: which groups have another number because of it, what a group
+//! whose flows stay has room for, and by which interfaces it comes and goes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -175,5 +175,15 @@ fn no_bucket_leads_through_another_site_to_one_that_is_left() {
             assert_eq!(outside.copied().collect::<Vec<_>>(), left, "{vip}");
             assert_eq!(left.iter().map(|id| meant[id]).sum::<u32>(), 0, "{vip}: {meant:?}");
         }
+    }
+}
+
+#[test]
+fn a_border_in_between_knows_by_which_interfaces_packets_come_and_go_on() {
+    let through = Scene::new().through("svg", ["osl", "trd"]).fabric;
+    let of = |node: &str| through.through_interfaces(through.node(&id(node)).expect("a node"));
+    assert_eq!(of("svg-b1"), ["wan0", "wan1", "wan3"]);
+    for node in ["osl-b1", "trd-b1", "svg-r1"] {
+        assert_eq!(of(node), [""; 0], "{node}");
     }
 }

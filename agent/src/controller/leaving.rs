@@ -36,7 +36,8 @@ impl Leaving {
     pub(super) fn told(&self) -> Option<String> {
         let (first, last) = self.looks?;
         let names = self.names();
-        Some(format!("{last} buckets lead to {names}, {first} did when it was looked first"))
+        let lead = if last == 1 { "bucket leads" } else { "buckets lead" };
+        Some(format!("{last} {lead} to {names}, {first} did when it was looked first"))
     }
 
     /// The words of the acknowledgement, once no bucket leads to the backends any more. A look that
@@ -167,6 +168,9 @@ mod tests {
         assert_eq!(one.look(&groups, &filled(0, 7)), None);
         let told = one.told().expect("it was looked");
         assert_eq!(told, "7 buckets lead to osl/k1, 12 did when it was looked first");
+        assert_eq!(one.look(&groups, &filled(1, 0)), None);
+        let told = one.told().expect("it was looked");
+        assert_eq!(told, "1 bucket leads to osl/k1, 12 did when it was looked first");
         let part = Filled::from([(out, BTreeMap::from([(other, 9)]))]);
         assert_eq!(one.look(&groups, &part), None, "it was not looked at the other group");
         let said = one.look(&groups, &filled(0, 0)).expect("nothing is left");

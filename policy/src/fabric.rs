@@ -522,9 +522,9 @@ impl Fabric {
         self.transits.iter().find(|transit| transit.other_end(one) == Some(other))
     }
 
-    /// What lets packets of a family go through a third site between two: one border there has links
-    /// to both that carry the family and are good, since borders of a site do not send to each
-    /// other.
+    /// What lets packets of a family go through a third site between two: one border there has
+    /// links to both that carry the family and are good, since borders of a site do not send to
+    /// each other.
     pub fn goes_through(
         &self,
         [one, other]: [&SiteId; 2],

@@ -120,8 +120,8 @@ impl Controller {
         self.left(gone);
     }
 
-    /// Has buckets looked at for as long as a step waits for them. A drain that was cancelled leaves
-    /// members without buckets for good, and nobody waits.
+    /// Has buckets looked at for as long as a step waits for them. A drain that was cancelled
+    /// leaves members without buckets for good, and nobody waits.
     pub(super) fn tell_looks(&mut self) {
         let looks = !self.draining.leaving.is_empty();
         if looks != self.draining.looks {

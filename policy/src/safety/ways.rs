@@ -88,8 +88,8 @@ fn last_cluster(present: Present<'_>, [before, after]: [&Drained; 2]) -> Option<
     None
 }
 
-/// Each family is judged for itself: a packet takes none of the other's links. A way through a third
-/// site is one for it, as [`Fabric::goes_through`] says; taken away, it is missed like a link.
+/// Each family is judged for itself: a packet takes none of the other's links. A way through a
+/// third site is one for it, as `Fabric::goes_through` says; taken away, it is missed like a link.
 fn last_link(
     present: Present<'_>,
     sites: [&SiteId; 2],

@@ -279,7 +279,7 @@ fn the_last_link_may_be_drained_where_traffic_goes_through_another_site() {
     }
 }
 
-/// What is drained at a site in between takes the way through it, though each two sites keep a link.
+/// A drain at a site in between takes the way through it, though each two sites keep a link.
 #[test]
 fn the_only_way_through_another_site_is_kept_like_a_link() {
     let refusal = |down: &[&str], change: fn(&mut Bench)| {

@@ -156,7 +156,7 @@ async fn run_loaded(
     let name_server = NameServer::new(&config.dns, profile, scrape.dns.clone());
     let name_server = name_server.map_err(anyhow::Error::from)?;
 
-    let (wanted, wishes) = watch::channel(None);
+    let ((wanted, wishes), (looks, looked)) = (watch::channel(None), watch::channel(false));
     // Read once before anything is wanted, so that the first wish finds the kernel as it is.
     let found = crate::kernel::Kernel::read(&mut kernel).await;
     let found = found.map_err(|e| unread(e, "the first look"))?;
@@ -179,6 +179,7 @@ async fn run_loaded(
         kernel,
         changes: monitor,
         wanted: wishes,
+        looks: looked,
         events: own.clone(),
         links: links.collect(),
         paths: views,
@@ -261,6 +262,7 @@ async fn run_loaded(
         rng: Rng::system(),
         key,
         wanted,
+        looks,
         metrics: scrape.metrics.clone(),
         rosters: rosters.clone(),
         intake: scrape.intake.clone(),
@@ -398,7 +400,8 @@ fn watched(fabric: &Fabric, node: &Node) -> Vec<Watched> {
 
 /// The interfaces of the fabric on this node.
 pub fn interfaces(fabric: &Fabric, node: &Node) -> Interfaces {
-    Interfaces { outer: fabric.outer_interfaces(node), core: vec![node.core.clone()] }
+    let (outer, through) = (fabric.outer_interfaces(node), fabric.through_interfaces(node));
+    Interfaces { outer, core: vec![node.core.clone()], through }
 }
 
 async fn open_kernel(

@@ -76,6 +76,11 @@ impl Scene {
         &self.fleet.agents[&id::<NodeId>(ROUTER)].kernel
     }
 
+    /// Whether somebody waits for what buckets lead to.
+    fn looks(&self) -> bool {
+        self.fleet.agents[&id::<NodeId>(ROUTER)].looks
+    }
+
     /// The kernel does what it was told.
     fn follow(&mut self) {
         for op in plan_kernel(self.wanted(), self.kernel.state()).ops {
@@ -88,7 +93,7 @@ impl Scene {
         self.fleet.pass(SECOND);
         self.follow();
         let groups: BTreeSet<NexthopId> = left_over(self.wanted()).into_keys().collect();
-        if !groups.is_empty() {
+        if self.looks() && !groups.is_empty() {
             let look = futures::executor::block_on(self.kernel.buckets(&groups));
             let filled = look.expect("the simulated kernel answers");
             self.fleet.step(&id(ROUTER), Event::Buckets { filled });
@@ -272,16 +277,19 @@ fn a_cancelled_drain_leaves_flows_where_they_are_and_can_be_given_again() {
     scene.use_first(true);
     let task = scene.drain(Terms::default());
     scene.seconds(5);
+    assert!(scene.looks());
     scene.fleet.wish("mira", "osl", &task, WishKind::Cancel);
     scene.seconds(2);
     assert_eq!(scene.fleet.task_state("svg-r1", &task), "cancelled");
     assert_eq!(scene.meant(), all(EASING));
+    assert!(!scene.looks(), "nobody waits for it any more");
     let again = scene.drain(Terms::default());
     scene.seconds(2);
     scene.use_first(false);
     scene.seconds(3);
     assert_eq!(scene.fleet.task_state("svg-r1", &again), "done");
     assert_eq!(scene.meant(), all(LEFT));
+    assert!(!scene.looks());
     let verb = Verb::Drain { object: Object::Cluster(id("osl/k1")) };
     let third = scene.order(verb, Terms::default());
     assert_eq!(third.refused_by.as_deref(), Some("no-change"), "{third:?}");

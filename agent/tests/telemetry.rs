@@ -321,6 +321,7 @@ fn reconciler(dry_run: bool) -> Rig {
         kernel: kernel.clone(),
         changes: News(changes),
         wanted: wishes,
+        looks: watch::channel(false).1,
         events: sender,
         links: Vec::new(),
         paths: watch::channel(Views::default()).1,

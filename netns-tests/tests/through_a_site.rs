@@ -142,10 +142,11 @@ fn a_lost_link_is_gone_around_through_the_site_that_allows_it() -> Result<()> {
         })?;
         let settled = own.settles_on("osl")?;
         own.run_for(300)?;
-        // One was lost once, in one of the moments in which both ends turn back.
-        let after = own.so_far().since(settled);
-        ensure!(after.lost() <= 5, "{}", after.summary());
-        drop((own.finish(), outside.finish()));
+        // Not before the end: of a record so far the newest packets are on their way and count as
+        // lost, and so does what Linux discards of IPv6 when a group is replaced.
+        let (own, _) = (own.finish(), outside.finish());
+        let after = own.since(settled);
+        ensure!(after.lost() == 0, "{}", after.summary());
         assert_eq!(counted(&svg, "hairpin")?, 0);
         assert_eq!(lab.leaks()?.since(&leaks).total(), 0, "{:?}", lab.leaks()?);
         Ok(())

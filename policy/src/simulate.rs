@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use crate::fabric::{Fabric, Link, Node, Role, Transit};
+use crate::fabric::{Fabric, Family, Link, Node, Role};
 use crate::id::{LinkId, NodeId, ServiceId, SiteId};
 use crate::log::intent::{Intent, World};
 use crate::lower::object::{Layout, NodeState};
@@ -223,28 +223,15 @@ fn pairs(fabric: &Fabric, before: &BTreeSet<LinkId>, after: &BTreeSet<LinkId>) -
     pairs.into_iter().map(|(sites, (before, after))| Pair { sites, before, after }).collect()
 }
 
-fn has_link(fabric: &Fabric, up: &BTreeSet<LinkId>, sites: [&SiteId; 2]) -> bool {
-    let joins = |link: &&Link| {
-        let joined = fabric.joined_by(link);
-        sites.iter().all(|site| joined.contains(site))
-    };
-    fabric.links.iter().filter(joins).any(|link| up.contains(&link.id))
-}
-
-/// The site that lets the traffic of two others through, where a border of it has links to both.
-fn reach<'a>(
+/// The site that lets packets of a family between two others through, over links that are up.
+fn through<'a>(
     fabric: &'a Fabric,
     up: &BTreeSet<LinkId>,
     sites: [&SiteId; 2],
-) -> Option<&'a Transit> {
-    let transit = fabric.transit_between(sites[0], sites[1])?;
-    let joins = |border: &Node| {
-        sites.iter().all(|site| {
-            let mut links = fabric.links_of(&border.id).filter(|view| view.far_site == *site);
-            links.any(|view| up.contains(&view.link.id))
-        })
-    };
-    fabric.nodes_of(&transit.via, Role::Border).any(joins).then_some(transit)
+    family: Family,
+) -> Option<&'a SiteId> {
+    let transit = fabric.goes_through(sites, family, &|link| up.contains(&link.id));
+    transit.map(|transit| &transit.via)
 }
 
 fn services(
@@ -263,13 +250,13 @@ fn services(
         let eligible = crate::place::eligible(world, intent, service);
         let next = eligible.into_iter().find(|site| !dead.contains(site));
         let next = next.filter(|_| !stops_at.is_empty() && stays_at.is_empty());
-        let joins = |up: &BTreeSet<LinkId>, a: &SiteId, b: &SiteId| {
-            let through = || reach(world.fabric, up, [a, b]).map(|t| &t.via);
-            has_link(world.fabric, up, [a, b])
-                || through().is_some_and(|via| resides(world, service, via))
+        let joins = |up: &BTreeSet<LinkId>, sites: [&SiteId; 2], family: Family| {
+            let mut links = world.fabric.links_between(sites, family);
+            links.any(|link| up.contains(&link.id))
+                || through(world.fabric, up, sites, family)
+                    .is_some_and(|via| resides(world, service, via))
         };
-        let joined = |a: &SiteId, b: &SiteId| joins(after, a, b);
-        let was_joined = |a: &SiteId, b: &SiteId| joins(before, a, b);
+        let has = |family: &Family| service.vips(*family).next().is_some();
         let cut_off = |site: &&SiteId| {
             let away: Vec<SiteId> = match placed.traffic.deliver(site, world.fabric) {
                 Deliver::Remote(there) => vec![there],
@@ -277,9 +264,9 @@ fn services(
                 Deliver::Local | Deliver::Drained => Vec::new(),
             };
             let away: Vec<_> = away.into_iter().filter(|there| !dead.contains(there)).collect();
-            !dead.contains(*site)
-                && away.iter().any(|there| was_joined(site, there))
-                && !away.iter().any(|there| joined(site, there))
+            let joined = |up, family| away.iter().any(|there| joins(up, [site, there], family));
+            let cut = |family: Family| joined(before, family) && !joined(after, family);
+            !dead.contains(*site) && Family::BOTH.into_iter().filter(has).any(cut)
         };
         let sites = world.fabric.sites.iter().map(|s| &s.id);
         let cut_off: BTreeSet<SiteId> = sites.filter(cut_off).cloned().collect();
@@ -289,6 +276,20 @@ fn services(
         }
     }
     found
+}
+
+/// What goes through a third site where two have no link left: of the families that they had.
+fn onwards(fabric: &Fabric, left: &BTreeSet<LinkId>, sites: [&SiteId; 2]) -> String {
+    let had = Family::BOTH.into_iter().filter(|f| fabric.links_between(sites, *f).next().is_some());
+    let had: Vec<Family> = had.collect();
+    let ways = had.iter().filter_map(|f| Some((*f, through(fabric, left, sites, *f)?)));
+    let ways: Vec<(Family, &SiteId)> = ways.collect();
+    match ways.as_slice() {
+        [] => String::new(),
+        [(Family::V4, via)] if had.len() > 1 => format!(", and go through {via} with IPv4 alone"),
+        [(Family::V6, via)] if had.len() > 1 => format!(", and go through {via} with IPv6 alone"),
+        [(_, via), ..] => format!(", and go through {via}"),
+    }
 }
 
 fn findings(
@@ -301,10 +302,10 @@ fn findings(
     for Pair { sites: [a, b], before, after } in pairs {
         match (before.links, after.links) {
             (0, _) => {}
-            (_, 0) => all.push(match reach(fabric, left, [a, b]) {
-                Some(t) => format!("{a} and {b} would have no link left, and go through {}", t.via),
-                None => format!("{a} and {b} would have no link left"),
-            }),
+            (_, 0) => {
+                let onwards = onwards(fabric, left, [a, b]);
+                all.push(format!("{a} and {b} would have no link left{onwards}"));
+            }
             (was, 1) if was > 1 => {
                 all.push(format!("{a} and {b} would have one link left: the next loss cuts them"));
             }

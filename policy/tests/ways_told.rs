@@ -162,6 +162,28 @@ fn a_cut_that_others_make_good_is_foretold() {
     assert_eq!(cut, [""; 0], "the direct link is there");
 }
 
+/// Each family goes its own way, and needs it on both halves.
+#[test]
+fn what_lacks_a_family_on_one_half_does_not_go_through() {
+    let cut_off = |families: [Family; 2]| {
+        let (mut fabric, catalog) = with("three-sites", THROUGH_SVG);
+        for (name, family) in ["osl-svg", "svg-trd"].into_iter().zip(families) {
+            let links = fabric.links.iter_mut().filter(|link| link.id.as_str().starts_with(name));
+            for end in links.flat_map(|link| [&mut link.a, &mut link.b]) {
+                end.addresses.retain(|net| Family::of_net(*net) == family);
+            }
+        }
+        let outcome = lose_of(&(fabric, catalog), "link:osl-trd-1");
+        let cut = outcome.services.iter().filter(|s| !s.cut_off.is_empty()).count();
+        (cut, outcome.findings.join("\n"))
+    };
+    let (cut, said) = cut_off([Family::V4, Family::V4]);
+    assert_eq!(cut, 3, "each has a VIP of IPv6");
+    assert!(said.contains("no link left, and go through svg with IPv4 alone"), "{said}");
+    let (cut, said) = cut_off([Family::V4, Family::V6]);
+    assert!(cut == 3 && said.contains("no link left") && !said.contains("through"), "{said}");
+}
+
 fn lose(name: &str, what: &str) -> Outcome {
     lose_of(&ground(name), what)
 }

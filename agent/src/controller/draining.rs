@@ -40,6 +40,8 @@ pub(super) struct Draining {
     open: BTreeMap<Slot, Measuring>,
     /// Steps that wait for buckets instead.
     pub(super) leaving: BTreeMap<Slot, Leaving>,
+    /// Whether buckets are looked at.
+    pub(super) looks: bool,
 }
 
 /// One step that waits for quiet.
@@ -195,7 +197,7 @@ impl Controller {
         self.draining.take(packets);
         let (generation, state) = self.doing.wanted();
         let Some(guard) = &state.guard else { return };
-        let Draining { sums, open, last: _, leaving: _ } = &mut self.draining;
+        let Draining { sums, open, last: _, leaving: _, looks: _ } = &mut self.draining;
         let mut quiet = Vec::new();
         for (slot, one) in open.iter_mut() {
             let counted = one.counted((generation, guard), sums);

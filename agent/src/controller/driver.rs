@@ -65,6 +65,8 @@ pub struct Parts<P> {
     pub rng: Rng,
     pub key: Arc<KeyPair>,
     pub wanted: watch::Sender<Wanted>,
+    /// Whether buckets are looked at.
+    pub looks: watch::Sender<bool>,
     pub metrics: Metrics,
     pub rosters: Arc<Rosters>,
     /// Who sends too much over the bus.
@@ -426,6 +428,7 @@ impl<P: Probe> Driver<P> {
             Effect::Kernel { generation, desired } => {
                 self.parts.wanted.send_replace(Some((generation, Arc::from(desired))));
             }
+            Effect::Buckets { looks } => drop(self.parts.looks.send_replace(looks)),
             Effect::Zone(answers) => {
                 // The serial is put on disk.
                 let Parts { zone, pulse, .. } = &mut self.parts;

@@ -30,6 +30,10 @@ pub enum Effect {
         generation: u64,
         desired: Box<NodeState>,
     },
+    /// Look every second where buckets of resilient groups lead, or no more.
+    Buckets {
+        looks: bool,
+    },
     /// Answer with these from now on.
     Zone(Answers),
     /// The sites are so far from each other: clients are sent to the nearest by that.

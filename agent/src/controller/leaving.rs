@@ -10,13 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nett_policy::id::ClusterId;
-use nett_policy::log::entry::{Effect, Slot};
+use nett_policy::log::entry::{self, Slot};
 use nett_policy::lower::object::{Nexthop, NexthopId, NodeState};
 use nett_policy::lower::resilient::{backends_in, left_over};
 use nett_policy::task::drained::{MEASURED, UNMEASURED};
 use nett_policy::task::reroutes::left_slowly;
 
 use super::Controller;
+use super::effect::Effect;
 use crate::kernel::Filled;
 
 /// One step that waits until no bucket leads to some backends.
@@ -35,7 +36,8 @@ impl Leaving {
     pub(super) fn told(&self) -> Option<String> {
         let (first, last) = self.looks?;
         let names = self.names();
-        Some(format!("{last} buckets lead to {names}, {first} did when it was looked first"))
+        let lead = if last == 1 { "bucket leads" } else { "buckets lead" };
+        Some(format!("{last} {lead} to {names}, {first} did when it was looked first"))
     }
 
     /// The words of the acknowledgement, once no bucket leads to the backends any more. A look that
@@ -80,7 +82,7 @@ impl Leaving {
 // === impl Controller ===
 
 impl Controller {
-    pub(super) fn leaving(&self, effect: &Effect) -> Leaving {
+    pub(super) fn leaving(&self, effect: &entry::Effect) -> Leaving {
         let clusters = left_slowly(effect);
         let (catalog, site) = (&self.setting.catalog, &self.setting.node.site);
         let backends = backends_in(catalog, site, &clusters);
@@ -116,6 +118,16 @@ impl Controller {
         let gone = gone.filter(|(_, one)| Self::groups_of(wanted, &one.backends).is_empty());
         let gone = gone.map(|(slot, one)| (slot.clone(), one.without(wanted))).collect();
         self.left(gone);
+    }
+
+    /// Has buckets looked at for as long as a step waits for them. A drain that was cancelled
+    /// leaves members without buckets for good, and nobody waits.
+    pub(super) fn tell_looks(&mut self) {
+        let looks = !self.draining.leaving.is_empty();
+        if looks != self.draining.looks {
+            self.draining.looks = looks;
+            self.effects.push(Effect::Buckets { looks });
+        }
     }
 
     fn left(&mut self, quiet: Vec<(Slot, String)>) {
@@ -156,6 +168,9 @@ mod tests {
         assert_eq!(one.look(&groups, &filled(0, 7)), None);
         let told = one.told().expect("it was looked");
         assert_eq!(told, "7 buckets lead to osl/k1, 12 did when it was looked first");
+        assert_eq!(one.look(&groups, &filled(1, 0)), None);
+        let told = one.told().expect("it was looked");
+        assert_eq!(told, "1 bucket leads to osl/k1, 12 did when it was looked first");
         let part = Filled::from([(out, BTreeMap::from([(other, 9)]))]);
         assert_eq!(one.look(&groups, &part), None, "it was not looked at the other group");
         let said = one.look(&groups, &filled(0, 0)).expect("nothing is left");

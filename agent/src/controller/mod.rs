@@ -309,6 +309,7 @@ impl Controller {
             self.compact(now);
             self.condense(now);
             self.near(now);
+            self.tell_looks();
             self.report(now);
             self.answer_watchers(now);
         }

@@ -15,6 +15,8 @@ pub struct Interfaces {
     pub outer: Vec<String>,
     /// Towards the site.
     pub core: Vec<String>,
+    /// Of the outer ones, those by which the traffic of other sites comes in and goes on.
+    pub through: Vec<String>,
 }
 
 /// One setting that should have one of some values.
@@ -91,7 +93,7 @@ pub(super) fn first_unprivileged_port() -> u16 {
 pub fn check(interfaces: &Interfaces) -> Vec<Finding> {
     let mut findings: Vec<Finding> = wanted(interfaces).iter().map(judge).collect();
     let both = interfaces.outer.iter().chain(&interfaces.core);
-    findings.extend(both.map(|name| reverse_path(name)));
+    findings.extend(both.map(|name| reverse_path(interfaces, name)));
     findings.extend(reported());
     findings
 }
@@ -123,19 +125,27 @@ fn effective_rp_filter(interface: &str) -> Option<u64> {
     Some(of("all")?.max(of(interface)?))
 }
 
-fn reverse_path(interface: &str) -> Finding {
+/// With `src_valid_mark` the strict check knows the way back of a flow by its mark. What goes
+/// through to another site fails all the same: an answer comes from there with the mark of the link
+/// that the flow came by, and the check asks for the way to its sender by that link.
+fn reverse_path(interfaces: &Interfaces, interface: &str) -> Finding {
     let place = format!("rp_filter on {interface}");
     let valid_mark = ["all", interface]
         .iter()
         .filter_map(|name| number(&format!("ipv4/conf/{name}/src_valid_mark")))
         .any(|value| value == 1);
+    let through = interfaces.through.iter().any(|name| name == interface);
+    let what = match through {
+        true => "answers that go through to another site would be dropped, with src_valid_mark too",
+        false => "packets of outside clients that another site forwards would be dropped",
+    };
     match effective_rp_filter(interface) {
-        Some(1) if valid_mark => Finding::ok("is 1 with src_valid_mark 1".to_owned(), place),
+        Some(1) if valid_mark && !through => {
+            Finding::ok("is 1 with src_valid_mark 1".to_owned(), place)
+        }
         Some(1) => Finding {
             severity: Severity::Refuse,
-            what: "is 1 (the greater of `all` and the interface): packets of outside clients \
-                   that another site forwards would be dropped"
-                .to_owned(),
+            what: format!("is 1 (the greater of `all` and the interface): {what}"),
             where_: place,
             fix: format!(
                 "set net.ipv4.conf.all.rp_filter and net.ipv4.conf.{interface}.rp_filter to 2 or \
@@ -188,12 +198,12 @@ pub fn apply_sysctls(interfaces: &Interfaces) -> Vec<Finding> {
         }
     }
     for name in interfaces.outer.iter().chain(&interfaces.core) {
-        if reverse_path(name).severity != Severity::Refuse {
+        if reverse_path(interfaces, name).severity != Severity::Refuse {
             continue;
         }
         // 2 on the device is enough: the greater value is in force, and 2 is the loose check.
         let name = format!("ipv4/conf/{name}/rp_filter");
-        let why = "packets of outside clients would be dropped";
+        let why = "packets from or to other sites would be dropped";
         findings.push(write(&name, "2", Severity::Refuse, why));
     }
     findings

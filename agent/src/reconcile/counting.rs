@@ -1,6 +1,6 @@
 //! What the kernel counts, read by its one writer and handed to the controller: the named counters
 //! all the time, what is counted for drains only while anything is, the buckets of resilient groups
-//! while any of them should lead nowhere. Nothing is decided here.
+//! while somebody waits for those that should lead nowhere. Nothing is decided here.
 //!
 //! Crash story: the kernel counts; a look that failed is made up for by the next.
 
@@ -22,15 +22,19 @@ impl Memory {
         let guard = self.wish.as_ref().and_then(|(_, wish)| wish.guard.as_ref());
         guard.into_iter().flat_map(Guard::counted)
     }
-
-    pub(super) fn watches(&self) -> bool {
-        !self.left_over.is_empty() || self.counted().next().is_some()
-    }
 }
 
 // === impl Reconciler ===
 
 impl<K: Kernel, C: Changes> Reconciler<K, C> {
+    pub(super) fn watches(&self, memory: &Memory) -> bool {
+        self.watches_buckets(memory) || memory.counted().next().is_some()
+    }
+
+    fn watches_buckets(&self, memory: &Memory) -> bool {
+        *self.looks.borrow() && !memory.left_over.is_empty()
+    }
+
     pub(super) async fn count(&mut self) {
         match self.kernel.counters().await {
             Ok(counters) => self.take_counts(&links::by_peer(&self.links, counters)),
@@ -51,7 +55,7 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                 }
             }
         }
-        if !memory.left_over.is_empty() {
+        if self.watches_buckets(memory) {
             match self.kernel.buckets(&memory.left_over).await {
                 Ok(filled) => drop(self.events.try_send(Event::Buckets { filled })),
                 Err(error) => tracing::debug!(error = %chain(&error), "Cannot read the buckets."),

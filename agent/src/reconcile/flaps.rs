@@ -64,12 +64,13 @@ impl Flapping {
             }
             Line { index, flaps }
         });
+        let torn = there.is_none() && !whole;
         let before = line.flaps.held().is_some();
         line.flaps.tick(now);
         match (line.index, index) {
             (Some(old), Some(new)) if old == new => {}
             (None, None) => {}
-            (Some(_), None) if there.is_none() && !whole => return line.flaps.held(),
+            (Some(_), None) if torn => {}
             (Some(_), None) if there.is_some_and(|there| there.shut) => line.flaps.away(),
             (Some(_), None) => {
                 metrics.emit(LinkLost { link });
@@ -82,7 +83,9 @@ impl Flapping {
             }
             (None, Some(_)) => line.flaps.back(now),
         }
-        line.index = index;
+        if !torn {
+            line.index = index;
+        }
         let held = line.flaps.held();
         if held.is_some() != before {
             metrics.emit(LinkHeld { link, held });
@@ -115,5 +118,44 @@ fn said(own: &OwnLink, held: Option<Held>) -> String {
             time.as_secs()
         ),
         None => format!("link {link}: {interface} has stayed up and is held down no more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use nett_policy::trust::flaps::{FIRST, LOSSES};
+
+    use super::*;
+
+    /// A look that misses the interface says nothing of it, and the time goes on.
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_is_let_go_while_a_look_misses_it_is_told() {
+        let own = OwnLink {
+            link: "osl-svg-1".parse().expect("an id"),
+            interface: "wan0".to_owned(),
+            peer: "svg".parse().expect("an id"),
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+        };
+        let there = |up| {
+            let (addresses, tentative) = (BTreeSet::new(), BTreeSet::new());
+            Interface { index: 3, up, shut: false, addresses, tentative }
+        };
+        let metrics = Metrics::register(&prometheus::Registry::new()).expect("new");
+        let mut flapping = Flapping::default();
+        for _ in 0..LOSSES {
+            for up in [true, false, true] {
+                flapping.look(&own, Some(&there(up)), true, &metrics);
+            }
+        }
+        assert_eq!(flapping.news.len(), 1);
+        tokio::time::advance(FIRST).await;
+        assert_eq!(flapping.look(&own, None, false, &metrics), None);
+        let told = flapping.news.last().map(|news| news.text.as_str());
+        assert!(told.is_some_and(|text| text.ends_with("held down no more")), "{told:?}");
+        flapping.look(&own, Some(&there(true)), true, &metrics);
+        assert_eq!(flapping.news.len(), 2);
     }
 }

@@ -84,6 +84,8 @@ pub struct Reconciler<K, C> {
     pub kernel: K,
     pub changes: C,
     pub wanted: watch::Receiver<Wanted>,
+    /// Whether somebody waits for what buckets lead to.
+    pub looks: watch::Receiver<bool>,
     pub events: mpsc::Sender<Event>,
     pub links: Vec<OwnLink>,
     /// What the BFD sessions of the links say; never changes where there are none.
@@ -273,7 +275,8 @@ impl<K: Kernel, C: Changes> Reconciler<K, C> {
                     self.count().await;
                     ticks.count = Instant::now() + COUNT;
                 }
-                () = sleep_until(ticks.watch), if memory.watches() => {
+                Ok(()) = self.looks.changed() => {}
+                () = sleep_until(ticks.watch), if self.watches(memory) => {
                     let begun = Instant::now();
                     self.watch(memory).await;
                     ticks.watch = Instant::now() + WATCH.max(begun.elapsed() * WATCH_SHARE);

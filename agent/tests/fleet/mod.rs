@@ -63,6 +63,8 @@ pub struct Agent {
     pub zone: Answers,
     /// How far the zone was last told that sites are from each other.
     pub near: RoundTrips,
+    /// Whether it has buckets looked at.
+    pub looks: bool,
     key: KeyPair,
     pub audit: usize,
     /// What it keeps over a restart.
@@ -148,6 +150,7 @@ impl Fleet {
             kernel: NodeState::default(),
             zone: BTreeMap::new(),
             near: RoundTrips::new(),
+            looks: false,
             key: KeyPair::from_seed(&self.keys[node.id.as_str()].seed().expect("a seed"))
                 .expect("a key"),
             audit: 0,
@@ -268,6 +271,7 @@ impl Fleet {
                 self.inbox.extend(looks);
                 self.inbox.push_back((node.clone(), Event::Applied(applied)));
             }
+            Effect::Buckets { looks } => agent.looks = looks,
             Effect::Zone(answers) => {
                 agent.zone = answers;
                 let result = Ok(1);

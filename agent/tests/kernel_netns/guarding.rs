@@ -147,7 +147,8 @@ fn a_purge_beside_a_running_agent_leaves_the_table_and_says_why() {
 }
 
 fn interfaces() -> Interfaces {
-    Interfaces { outer: vec!["wan0".to_owned(), "wan1".to_owned()], core: vec!["core0".to_owned()] }
+    let outer = vec!["wan0".to_owned(), "wan1".to_owned()];
+    Interfaces { outer, core: vec!["core0".to_owned()], through: Vec::new() }
 }
 
 #[test]
@@ -182,6 +183,41 @@ fn preflight_names_what_is_wrong_and_sysctls_can_be_set() {
     });
     let value = netns.run(&["sysctl", "-n", "net.ipv4.conf.wan0.rp_filter"]);
     assert_eq!(value.expect("sysctl").trim(), "2");
+}
+
+/// The mark that the strict check looks up is that of the link which a flow came by, and not of the
+/// one which its answers come by: where these go through, no mark makes it right.
+#[test]
+fn strict_reverse_paths_are_refused_where_packets_go_through() {
+    let netns = Netns::border();
+    let set = |settings: [&str; 3]| {
+        let names = ["all.rp_filter", "wan0.rp_filter", "wan1.rp_filter"];
+        for (name, value) in names.iter().zip(settings) {
+            netns.run(&["sysctl", "-qw", &format!("net.ipv4.conf.{name}={value}")]).expect("set");
+        }
+    };
+    netns.run(&["sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=1"]).expect("sysctl");
+    let refused = |through: &[&str]| {
+        let through = through.iter().map(|name| (*name).to_owned()).collect();
+        let interfaces = Interfaces { through, ..interfaces() };
+        let findings = netns.inside(async || sysctl::check(&interfaces));
+        let bad = findings.into_iter().filter(|f| f.refuses() && f.where_.contains("rp_filter"));
+        bad.map(|finding| finding.where_).collect::<Vec<_>>()
+    };
+    let both = ["rp_filter on wan0", "rp_filter on wan1"];
+    set(["0", "1", "1"]);
+    assert_eq!(refused(&[]), [""; 0], "by the mark");
+    assert_eq!(refused(&["wan0"]), both[..1]);
+    set(["1", "0", "2"]);
+    assert_eq!(refused(&["wan0", "wan1"]), both[..1], "the greater of both is in force");
+    set(["2", "1", "1"]);
+    assert_eq!(refused(&["wan0", "wan1"]), [""; 0]);
+    set(["0", "1", "1"]);
+    netns.inside(async || {
+        let through = vec!["wan0".to_owned(), "wan1".to_owned()];
+        apply_sysctls(&Interfaces { through, ..interfaces() });
+    });
+    assert_eq!(refused(&["wan0", "wan1"]), [""; 0], "manage_sysctl sets it");
 }
 
 #[test]

@@ -132,7 +132,8 @@ impl Life {
         let mut kernel = kernel.expect("sockets").unprotected();
         let changes = Monitor::open(&layout, &kernel.ports()).expect("sockets");
         let (outer, core) = (vec!["wan0".to_owned()], vec!["core0".to_owned()]);
-        let findings = preflight(&mut kernel, &Interfaces { outer, core }).await;
+        let interfaces = Interfaces { outer, core, through: Vec::new() };
+        let findings = preflight(&mut kernel, &interfaces).await;
         findings.expect("one lost answer does not end a preflight");
         let (wanted, wishes) = watch::channel(Some((1, Arc::new(desired.clone()))));
         let (events, reports) = mpsc::channel(1024);
@@ -140,6 +141,7 @@ impl Life {
             kernel,
             changes,
             wanted: wishes,
+            looks: watch::channel(false).1,
             events,
             links: Vec::new(),
             paths: watch::channel(Views::default()).1,

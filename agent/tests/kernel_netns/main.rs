@@ -15,6 +15,7 @@ mod many;
 mod marked;
 mod netns;
 mod nft;
+mod printed;
 mod reconcile;
 mod resilient;
 mod rival;

@@ -14,6 +14,7 @@ use nett_policy::plan::{Op, plan};
 use crate::classes::{address, neighbours};
 use crate::counting::state_of;
 use crate::netns::Netns;
+use crate::printed::{Printed, is_kept, printed, with};
 use crate::reconcile::{open, reach};
 use crate::state;
 
@@ -48,10 +49,6 @@ fn listed() -> Guard {
     guard
 }
 
-fn with(guard: &Guard) -> NodeState {
-    NodeState { guard: Some(guard.clone()), ..NodeState::default() }
-}
-
 /// What nft lists of the parts that mark.
 const PARTS: [&str; 17] = [
     "map inet nett to_class4",
@@ -81,51 +78,20 @@ fn served(family: Family) -> String {
 
 #[test]
 fn nft_prints_what_marks_as_it_was_meant_and_the_rest_as_without() {
-    let netns = Netns::border();
-    let list = |what: &str| {
-        let text = netns.nft(&format!("list {what}")).expect("nft");
-        let lines =
-            text.lines().filter(|l| !l.starts_with("\tflags") && !l.starts_with("\tcomment"));
-        let lines = lines.map(|l| l.split(" # progname").next().unwrap_or(l));
-        lines.flat_map(|l| [l, "\n"]).collect::<String>()
-    };
-    let (plain, whole, parts, json) = netns.inside(async || {
-        let mut kernel = open();
-        reach(&mut kernel, &with(&state::guard(GuardKind::Border))).await;
-        let plain = list("ruleset");
-        reach(&mut kernel, &with(&listed())).await;
-        // While the table has its owner: nft 1.0.6 writes broken JSON for a single flag.
-        let json = netns.run(&["nft", "-j", "list", "ruleset"]).expect("nft");
-        (plain, list("ruleset"), PARTS.map(list).concat(), json)
-    });
-    let path = format!("{}/tests/kernel_netns/marked.nft", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("NETT_UPDATE").is_some() {
-        std::fs::write(&path, &parts).expect("writable");
-    }
-    let golden = std::fs::read_to_string(&path).expect("the golden file");
-    assert_eq!(parts, golden, "NETT_UPDATE=1 writes it anew");
+    let Printed { plain, whole } =
+        printed(&listed(), "marked.nft", &PARTS, ["fwd_mark", "to_class_0"]);
     // Everything of the table without marks is in the one with them, in that order.
     let mut lines = whole.lines();
     for line in plain.lines() {
         assert!(lines.any(|other| other == line), "{line} is missing:\n{whole}");
     }
-    let json: serde_json::Value = serde_json::from_str(&json).expect("nft writes JSON");
-    let all = json["nftables"].as_array().expect("a list");
-    let chains: Vec<&str> = all.iter().filter_map(|item| item["chain"]["name"].as_str()).collect();
-    assert!(chains.contains(&"fwd_mark") && chains.contains(&"to_class_0"), "{chains:?}");
 }
 
 #[test]
 fn every_part_is_read_back_and_what_others_change_is_put_right() {
     let netns = Netns::border();
     let guard = listed();
-    netns.inside(async || {
-        let mut kernel = open();
-        reach(&mut kernel, &with(&guard)).await;
-        let read = kernel.read().await.expect("readable");
-        assert_eq!((read.state.guard.as_ref(), &read.guard_damage), (Some(&guard), &None));
-    });
-    for command in [
+    let commands = [
         "delete element inet nett failover_to { 0x0 . \"wan0\" }",
         "delete element inet nett failover_from6 { fd99::7 . \"wan0\" }",
         "add element inet nett failover_to4 { 198.51.100.1 . \"wan1\" }",
@@ -139,17 +105,8 @@ fn every_part_is_read_back_and_what_others_change_is_put_right() {
         "delete element inet nett marked_by { \"wan1\" }",
         "flush chain inet nett failover_mark",
         "insert rule inet nett fwd_mark return",
-    ] {
-        netns.nft(command).unwrap_or_else(|e| panic!("{command}: {e}"));
-        netns.inside(async || {
-            let mut kernel = open();
-            let read = kernel.read().await.expect("readable");
-            assert_ne!(read.state.guard.as_ref(), Some(&guard), "{command}");
-            reach(&mut kernel, &with(&guard)).await;
-            let read = kernel.read().await.expect("readable");
-            assert_eq!((read.state.guard.as_ref(), &read.guard_damage), (Some(&guard), &None));
-        });
-    }
+    ];
+    is_kept(&netns, &guard, &commands);
     // Without the setting nothing of it is left.
     netns.inside(async || {
         let mut kernel = open();

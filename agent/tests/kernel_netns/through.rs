@@ -14,6 +14,7 @@ use nett_policy::plan::{Op, plan};
 use crate::classes::{address, neighbours};
 use crate::counting::state_of;
 use crate::netns::Netns;
+use crate::printed::{Printed, is_kept, printed, with};
 use crate::reconcile::{open, reach};
 use crate::state;
 
@@ -50,10 +51,6 @@ fn listed() -> Guard {
     guard
 }
 
-fn with(guard: &Guard) -> NodeState {
-    NodeState { guard: Some(guard.clone()), ..NodeState::default() }
-}
-
 /// What nft lists of the parts that let through.
 const PARTS: [&str; 10] = [
     "set inet nett through",
@@ -70,50 +67,18 @@ const PARTS: [&str; 10] = [
 
 #[test]
 fn nft_prints_what_lets_through_as_it_was_meant_and_the_rest_as_without() {
-    let netns = Netns::border();
-    let list = |what: &str| {
-        let text = netns.nft(&format!("list {what}")).expect("nft");
-        let lines =
-            text.lines().filter(|l| !l.starts_with("\tflags") && !l.starts_with("\tcomment"));
-        let lines = lines.map(|l| l.split(" # progname").next().unwrap_or(l));
-        lines.flat_map(|l| [l, "\n"]).collect::<String>()
-    };
-    let (plain, whole, parts, json) = netns.inside(async || {
-        let mut kernel = open();
-        reach(&mut kernel, &with(&state::guard(GuardKind::Border))).await;
-        let plain = list("ruleset");
-        reach(&mut kernel, &with(&listed())).await;
-        // While the table has its owner: nft 1.0.6 writes broken JSON for a single flag.
-        let json = netns.run(&["nft", "-j", "list", "ruleset"]).expect("nft");
-        (plain, list("ruleset"), PARTS.map(list).concat(), json)
-    });
-    let path = format!("{}/tests/kernel_netns/through.nft", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("NETT_UPDATE").is_some() {
-        std::fs::write(&path, &parts).expect("writable");
-    }
-    let golden = std::fs::read_to_string(&path).expect("the golden file");
-    assert_eq!(parts, golden, "NETT_UPDATE=1 writes it anew");
+    let Printed { plain, whole } = printed(&listed(), "through.nft", &PARTS, ["transit", "carry"]);
     // Every rule of the table without it is in the one with it.
     for line in plain.lines().filter(|line| line.contains("comment")) {
         assert!(whole.lines().any(|other| other == line), "{line} is missing:\n{whole}");
     }
-    let json: serde_json::Value = serde_json::from_str(&json).expect("nft writes JSON");
-    let all = json["nftables"].as_array().expect("a list");
-    let chains: Vec<&str> = all.iter().filter_map(|item| item["chain"]["name"].as_str()).collect();
-    assert!(chains.contains(&"transit") && chains.contains(&"carry"), "{chains:?}");
 }
 
 #[test]
 fn every_part_is_read_back_and_what_others_change_is_put_right() {
     let netns = Netns::border();
     let guard = listed();
-    netns.inside(async || {
-        let mut kernel = open();
-        reach(&mut kernel, &with(&guard)).await;
-        let read = kernel.read().await.expect("readable");
-        assert_eq!((read.state.guard.as_ref(), &read.guard_damage), (Some(&guard), &None));
-    });
-    for command in [
+    let commands = [
         "delete element inet nett through { \"wan0\" . \"wan1\" }",
         "add element inet nett through { \"wan0\" . \"wan0\" }",
         "delete element inet nett carried { 0x10 . \"wan1\" }",
@@ -123,17 +88,8 @@ fn every_part_is_read_back_and_what_others_change_is_put_right() {
         "flush chain inet nett carry",
         "insert rule inet nett transit accept",
         "insert rule inet nett apart return",
-    ] {
-        netns.nft(command).unwrap_or_else(|e| panic!("{command}: {e}"));
-        netns.inside(async || {
-            let mut kernel = open();
-            let read = kernel.read().await.expect("readable");
-            assert_ne!(read.state.guard.as_ref(), Some(&guard), "{command}");
-            reach(&mut kernel, &with(&guard)).await;
-            let read = kernel.read().await.expect("readable");
-            assert_eq!((read.state.guard.as_ref(), &read.guard_damage), (Some(&guard), &None));
-        });
-    }
+    ];
+    is_kept(&netns, &guard, &commands);
     // A class that comes gets the same chain, and without the statement nothing is left of it.
     netns.inside(async || {
         let mut kernel = open();

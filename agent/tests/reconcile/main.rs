@@ -1,5 +1,6 @@
 //! The reconciler over a simulated kernel that loses, refuses and changes things behind its back.
 
+mod buckets;
 mod flaps;
 mod rig;
 

@@ -120,6 +120,7 @@ pub(crate) struct Rig {
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) news: mpsc::Sender<KernelEvent>,
     pub(crate) paths: watch::Sender<Views>,
+    pub(crate) looks: watch::Sender<bool>,
     pub(crate) generation: u64,
     pub(crate) links: Vec<(Instant, Vec<Family>)>,
     pub(crate) watchdog: Option<Watchdog>,
@@ -134,6 +135,7 @@ impl Rig {
         prepare(&mut kernel);
         let kernel = Shared(Arc::new(Mutex::new(kernel)), Arc::default(), Arc::default());
         let (wanted, wishes) = watch::channel(None);
+        let (looks, looked) = watch::channel(false);
         let (sender, events) = mpsc::channel(1024);
         let (news, changes) = mpsc::channel(64);
         let registry = prometheus::Registry::new();
@@ -144,6 +146,7 @@ impl Rig {
             kernel: kernel.clone(),
             changes: Told(changes),
             wanted: wishes,
+            looks: looked,
             events: sender,
             links: vec![OwnLink {
                 link: "osl-svg-1".parse().expect("an id"),
@@ -163,7 +166,8 @@ impl Rig {
         };
         tokio::spawn(reconciler.run());
         let watchdog = Some(watchdog);
-        Self { kernel, wanted, events, news, paths, generation: 0, links: Vec::new(), watchdog }
+        let (generation, links) = (0, Vec::new());
+        Self { kernel, wanted, looks, events, news, paths, generation, links, watchdog }
     }
 
     pub(crate) fn want(&mut self, state: &NodeState) {

@@ -217,6 +217,7 @@ impl Make {
             kernel: self.stage.clone(),
             changes: self.stage.clone(),
             wanted: wishes,
+            looks: watch::channel(false).1,
             events: sender,
             links: self.arena.links(&self.node),
             paths: self.paths.clone(),

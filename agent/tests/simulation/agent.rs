@@ -47,6 +47,8 @@ pub(crate) struct Agent {
     pub(crate) kernel: SimulatedKernel,
     /// The last state that the controller wanted, with its generation.
     pub(crate) wanted: Option<(u64, NodeState)>,
+    /// Whether it has buckets looked at.
+    pub(crate) looks: bool,
     /// True while a visit of the kernel is on its way.
     pub(crate) applying: bool,
     /// True while a look at what is counted is on its way.
@@ -99,6 +101,7 @@ impl Agent {
             lacks: false,
             wanted: None,
             applying: false,
+            looks: false,
             watching: false,
             zone: Answers::new(),
             serial: 0,
@@ -140,8 +143,12 @@ impl Agent {
         counts || !self.left_over().is_empty()
     }
 
+    /// The groups to look at.
     fn left_over(&self) -> BTreeSet<NexthopId> {
-        left_over(self.kernel.state()).into_keys().collect()
+        match self.looks {
+            true => left_over(self.kernel.state()).into_keys().collect(),
+            false => BTreeSet::new(),
+        }
     }
 
     /// Packets pass, of which some are for what is left, and what was counted is read, and where

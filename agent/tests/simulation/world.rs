@@ -299,7 +299,7 @@ impl World {
         agent.controller = nett_agent::controller::Controller::new(agent.setting.clone());
         agent.wanted = None;
         agent.applying = false;
-        agent.watching = false;
+        (agent.watching, agent.looks) = (false, false);
         agent.caught_up.clear();
         agent.reader = Reader::default();
         agent.connected = false;
@@ -402,6 +402,10 @@ impl World {
             Effect::Kernel { generation, desired } => {
                 self.agent(node).wanted = Some((generation, *desired));
                 self.look_at_kernel(node, ms(1));
+            }
+            Effect::Buckets { looks } => {
+                self.agent(node).looks = looks;
+                self.look_at_counters(node);
             }
             Effect::Zone(answers) => {
                 self.watch.served(node, &answers);

@@ -12,7 +12,7 @@
 //! what its borders last said; a way that ends there is doubted.
 
 use super::Place;
-use crate::fabric::{Family, LinkView, Node, Role, Transit};
+use crate::fabric::{Family, LinkView, Node, Role};
 use crate::id::SiteId;
 use crate::place::{Drained, in_residency};
 
@@ -23,6 +23,13 @@ pub(super) struct Choice<'a> {
     pub(super) drained: &'a Drained,
     /// The regions that the traffic may not leave; empty when it may go anywhere.
     pub(super) residency: &'a [String],
+}
+
+/// A link to a site that lets traffic through, and the links of the border there that lead on; not
+/// empty.
+pub(super) struct Through<'a> {
+    pub(super) view: LinkView<'a>,
+    legs: Vec<LinkView<'a>>,
 }
 
 /// Lower is better: doubted after not doubted, drained after not drained, through another site
@@ -111,31 +118,38 @@ impl<'a> Choice<'a> {
         doubted: &dyn Fn(&LinkView<'_>) -> Option<bool>,
     ) -> Vec<(Rank, LinkView<'a>)> {
         let mut all = self.ranked_direct(border, site, family, doubted);
-        let fabric = self.place.world.fabric;
-        let transit = fabric.transit_between(&border.site, site);
-        let Some(Transit { via, .. }) =
-            transit.filter(|t| in_residency(self.place.world, self.residency, &t.via))
-        else {
-            return all;
-        };
-        for ((own, drained, _, cost), view) in self.ranked_direct(border, via, family, doubted) {
-            // What comes in at a border of the other site leaves from there.
-            let there = &view.far.node;
-            let legs: Vec<LinkView<'a>> = fabric
-                .links_of(there)
-                .filter(|leg| leg.far_site == site && leg.gateway(family).is_some())
-                .collect();
-            let Some(least) = legs.iter().map(|leg| leg.link.cost).min() else { continue };
+        for Through { view, legs } in self.through(border, site, family) {
+            let Some(own) = doubted(&view) else { continue };
             // What is doubted there may carry the other family only.
             let ends = |leg: &LinkView<'_>| {
-                let neighbours = self.place.neighbours;
+                let (neighbours, there) = (self.place.neighbours, &view.far.node);
                 !neighbours.may_use(there, &leg.link.id) || neighbours.doubts(there, &leg.link.id)
             };
             let doubted = own || legs.iter().all(ends);
-            let drained = drained || legs.iter().all(|leg| self.is_drained(leg));
-            all.push(((doubted, drained, true, cost.saturating_add(least)), view));
+            let drained = self.is_drained(&view) || legs.iter().all(|leg| self.is_drained(leg));
+            let least = legs.iter().map(|leg| leg.link.cost).min().unwrap_or(0);
+            all.push(((doubted, drained, true, view.link.cost.saturating_add(least)), view));
         }
         all
+    }
+
+    /// The links of a border to the site that lets its traffic through to another one, as far as
+    /// what comes in there can leave at once, by what the fabric file says.
+    pub(super) fn through(
+        self,
+        border: &'a Node,
+        site: &SiteId,
+        family: Family,
+    ) -> Vec<Through<'a>> {
+        let world = self.place.world;
+        let transit = world.fabric.transit_between(&border.site, site);
+        let transit = transit.filter(|t| in_residency(world, self.residency, &t.via));
+        let Some(transit) = transit else { return Vec::new() };
+        let ways = world.fabric.links_to(&border.id, &transit.via, family).map(|view| {
+            let legs = world.fabric.links_to(&view.far.node, site, family).collect();
+            Through { view, legs }
+        });
+        ways.filter(|way| !way.legs.is_empty()).collect()
     }
 
     fn is_drained(self, view: &LinkView<'_>) -> bool {
@@ -151,8 +165,7 @@ impl<'a> Choice<'a> {
         family: Family,
         doubted: &dyn Fn(&LinkView<'_>) -> Option<bool>,
     ) -> Vec<(Rank, LinkView<'a>)> {
-        let views = self.place.world.fabric.links_of(&border.id);
-        let possible = views.filter(|v| v.far_site == site && v.gateway(family).is_some());
+        let possible = self.place.world.fabric.links_to(&border.id, site, family);
         let rank = |view: LinkView<'a>| {
             let doubted = doubted(&view)?;
             Some(((doubted, self.is_drained(&view), false, view.link.cost), view))

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 
 use super::object::NexthopId;
-use super::transit;
+use super::{Place, transit};
 use crate::fabric::Family;
 use crate::id::SiteId;
 use crate::log::intent::World;
@@ -62,9 +62,11 @@ impl Class<'_> {
 }
 
 /// Every class and state with its services, in a fixed order. Services that may not go through a
-/// site that lets others through are a class apart: their groups have other ways.
-pub(super) fn classes<'a>(world: World<'a>, placement: &'a Placement) -> Vec<Class<'a>> {
-    let World { fabric, catalog } = world;
+/// site that lets others through are a class apart where that tells their ways from those of
+/// others. One that is alone in its class keeps its name all the same: who looks for its flows
+/// finds them in the group that they had.
+pub(super) fn classes<'a>(place: Place<'a>, placement: &'a Placement) -> Vec<Class<'a>> {
+    let World { fabric: _, catalog } = place.world;
     let names = catalog.class_names();
     let mut by_name: BTreeMap<(usize, BTreeSet<&SiteId>), BTreeMap<Course<'a>, Class<'a>>> =
         BTreeMap::new();
@@ -74,7 +76,10 @@ pub(super) fn classes<'a>(world: World<'a>, placement: &'a Placement) -> Vec<Cla
         while placed.next_if(|(id, _)| **id < service.id).is_some() {}
         let Some((_, placed)) = placed.next_if(|(id, _)| **id == service.id) else { continue };
         let traffic = &*placed.traffic;
-        let barred = transit::barred(fabric, service);
+        let barred = match service.resilient() {
+            Some(_) => BTreeSet::new(),
+            None => transit::barred(place, service),
+        };
         let name = named(&names[class], &barred);
         let class_of = || Class { name, base: traffic, traffic, services: Vec::new() };
         let states = by_name.entry((class, barred)).or_default();

@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::choice::Choice;
 use super::object::{Nexthop, NexthopId, NodeState};
 use super::ways::{self, Members};
 use super::{Place, classes};
@@ -81,12 +82,12 @@ impl Buckets {
     /// What a node uses for a service. A member that is to get nothing weighs 1 of 256 and more, so
     /// the more of them there can be at once, the fewer buckets can be told apart.
     pub(super) fn of(
-        place: Place<'_>,
+        choice: Choice<'_>,
         service: &Service,
         family: Family,
         settings: Resilient,
     ) -> Self {
-        Self::beside(rest(place, service, family), settings)
+        Self::beside(rest(choice, service, family), settings)
     }
 
     /// What a node uses for what only goes to backends of its own site; `None` where none of them
@@ -120,15 +121,18 @@ impl Buckets {
 }
 
 /// How many members of a group may be there that get nothing new, for sites or for clusters: all
-/// but those of the site with the fewest, whichever links are up and whatever is drained.
-fn rest(place: Place<'_>, service: &Service, family: Family) -> usize {
+/// but those of the site with the fewest, whichever links are up and whatever is drained. A site is
+/// reached directly or through another one, never both at once.
+fn rest(choice: Choice<'_>, service: &Service, family: Family) -> usize {
+    let place = choice.place;
     let Place { world, node, .. } = place;
     let own_role = |role| world.fabric.nodes_of(&node.site, role).count();
     let ways_to = |site: &SiteId| match (node.role, *site == node.site) {
         (Role::Border, true) if own_role(Role::Route) > 0 => own_role(Role::Route),
         (_, true) => service.backends(site, family).count(),
         (Role::Border, false) => {
-            world.fabric.links_of(&node.id).filter(|view| *view.far_site == *site).count()
+            let direct = world.fabric.links_of(&node.id).filter(|view| view.far_site == site);
+            direct.count().max(choice.through(node, site, family).len())
         }
         (Role::Route | Role::Witness, false) => own_role(Role::Border),
     };

@@ -46,7 +46,7 @@ pub(super) fn services(
     }
     let catalog = place.world.catalog;
     let backends = classes::backend_ids(catalog, &place.node.site);
-    let all = classes::classes(place.world, placement);
+    let all = classes::classes(place, placement);
     let grounds = all.iter().filter_map(|class| {
         let service = class.services.first().copied()?;
         let choice = Choice { residency: &service.residency, ..choice };
@@ -345,7 +345,7 @@ impl Ground<'_> {
             return Some((NexthopId::resilient_in(slot, family), Some(self.inside(family)?)));
         }
         let id = NexthopId::resilient(slot, entry == Entry::Core, family);
-        let buckets = Buckets::of(self.choice.place, self.service, family, settings);
+        let buckets = Buckets::of(self.choice, self.service, family, settings);
         Some((id, Some(buckets)))
     }
 
@@ -386,7 +386,7 @@ impl Ground<'_> {
         if main.is_empty() {
             return rest;
         }
-        let buckets = Buckets::of(self.choice.place, self.service, family, settings);
+        let buckets = Buckets::of(self.choice, self.service, family, settings);
         resilient::with_rest(main, rest, buckets.count)
     }
 

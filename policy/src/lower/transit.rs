@@ -18,7 +18,7 @@ use super::ways::{self, Members};
 use crate::fabric::{Fabric, Family, LinkView, Role, Transit};
 use crate::failover::WayOut;
 use crate::id::{SiteId, Weight};
-use crate::place::in_residency;
+use crate::place::{in_residency, resides};
 use crate::service::Service;
 use crate::traffic::{Deliver, Traffic};
 
@@ -111,7 +111,7 @@ pub(super) fn onwards(
 ) -> Vec<Onwards> {
     let Place { world, node, .. } = choice.place;
     // What comes for a service that is accepted here is delivered here.
-    if traffic.accept.contains(&node.site) || !in_residency(world, &service.residency, &node.site) {
+    if traffic.accept.contains(&node.site) || !resides(world, service, &node.site) {
         return Vec::new();
     }
     let onwards = |Through { from, table, links, to }: Through<'_>| {
@@ -176,13 +176,19 @@ pub(super) fn is_barred(choice: Choice<'_>, site: &SiteId) -> bool {
     transit.is_some_and(|t| !in_residency(world, choice.residency, &t.via))
 }
 
-/// The sites that no traffic of a service may go through, of those that let any through.
-pub(super) fn barred<'a>(fabric: &'a Fabric, service: &Service) -> BTreeSet<&'a SiteId> {
-    let outside = |via: &&SiteId| {
-        let region = fabric.site(via).and_then(|s| s.region.as_ref());
-        !service.residency.is_empty() && !region.is_some_and(|r| service.residency.contains(r))
+/// The sites that a service may not go through although others do, where that makes a difference to
+/// the ways of this node: it is at one end and the service at the other, or it is the one that lets
+/// through.
+pub(super) fn barred<'a>(place: Place<'a>, service: &Service) -> BTreeSet<&'a SiteId> {
+    let Place { world, node, .. } = place;
+    let sites = service.sites();
+    let is_served = |site: &SiteId| sites.contains(site);
+    let concerns = |transit: &&Transit| match transit.via == node.site {
+        true => node.role == Role::Border && transit.between.iter().any(is_served),
+        false => transit.other_end(&node.site).is_some_and(is_served),
     };
-    fabric.transits.iter().map(|t| &t.via).filter(outside).collect()
+    let transits = world.fabric.transits.iter().filter(concerns);
+    transits.map(|t| &t.via).filter(|via| !resides(world, service, via)).collect()
 }
 
 /// From where to where packets go that `own` sends over its links to `far`: the two sites, and what

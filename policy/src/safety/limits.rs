@@ -98,10 +98,14 @@ fn is_in_service(present: Present<'_>, intent: &Intent, ways: &Drained, part: &P
 
 /// Whether a link is neither drained, itself or at an end, nor known to be out.
 pub(super) fn carries(present: Present<'_>, ways: &Drained, link: &Link) -> bool {
+    let away = [&link.a.node, &link.b.node].iter().any(|n| present.sight.away.contains(*n));
+    !is_drained(ways, link) && !away && !present.sight.down.contains(&link.id)
+}
+
+/// Whether a link is drained, itself or at an end.
+pub(super) fn is_drained(ways: &Drained, link: &Link) -> bool {
     let ends = [&link.a.node, &link.b.node];
-    let drained = ways.links.contains(&link.id) || ends.iter().any(|n| ways.nodes.contains(*n));
-    let away = ends.iter().any(|n| present.sight.away.contains(*n));
-    !drained && !away && !present.sight.down.contains(&link.id)
+    ways.links.contains(&link.id) || ends.iter().any(|n| ways.nodes.contains(*n))
 }
 
 fn drained_share(

@@ -5,9 +5,10 @@
 //! long, a link that one of its ends cannot use. What was out before is nobody's fault now: a rule
 //! is broken only by a command that takes something away.
 
+use super::limits::{carries, is_drained};
 use super::{LAST_BORDER, LAST_CLUSTER, LAST_LINK, LAST_ROUTE_NODE, built_in};
 use crate::fabric::{Family, Link, Node, Role, Transit};
-use crate::id::{ClusterId, NodeId, SiteId};
+use crate::id::{ClusterId, SiteId};
 use crate::log::intent::Intent;
 use crate::place::{Drained, resides};
 use crate::service::Service;
@@ -87,58 +88,55 @@ fn last_cluster(present: Present<'_>, [before, after]: [&Drained; 2]) -> Option<
     None
 }
 
+/// Each family is judged for itself: a packet takes none of the other's links. A way through a
+/// third site is one for it, as `Fabric::goes_through` says; taken away, it is missed like a link.
 fn last_link(
     present: Present<'_>,
     sites: [&SiteId; 2],
     [before, after]: [&Drained; 2],
 ) -> Option<Refusal> {
     let fabric = present.world.fabric;
-    let site_of = |node: &NodeId| fabric.node(node).map(|n| n.site.clone());
-    let joins = |link: &&Link| {
-        let ends = [site_of(&link.a.node), site_of(&link.b.node)];
-        let [one, other] = sites.map(|site| Some(site.clone()));
-        ends == [one.clone(), other.clone()] || ends == [other, one]
+    let through = |drained: &Drained, family| {
+        fabric.goes_through(sites, family, &|link| carries(present, drained, link))
     };
-    let links: Vec<&Link> = fabric.links.iter().filter(joins).collect();
-    let drained = |drained: &Drained, link: &Link| {
-        let ends = [&link.a.node, &link.b.node];
-        drained.links.contains(&link.id) || ends.iter().any(|n| drained.nodes.contains(*n))
+    let left = |family| {
+        let mut links = fabric.links_between(sites, family);
+        let all_may = |transit: &Transit| barred(present, sites, &transit.via).is_none();
+        links.any(|link| carries(present, after, link))
+            || through(after, family).is_some_and(all_may)
     };
-    let out = |link: &Link| {
-        let away = &present.sight.away;
-        let silent = away.contains(&link.a.node) || away.contains(&link.b.node);
-        silent || present.sight.down.contains(&link.id)
+    let taken = |family| {
+        let mut links = fabric.links_between(sites, family);
+        links.any(|link| is_drained(after, link) && !is_drained(before, link))
+            || through(before, family).is_some() && through(after, family).is_none()
     };
-    let serves = |link: &Link| !drained(after, link) && !out(link);
-    let left = links.iter().any(|link| serves(link)) || goes_through(present, sites, &serves);
-    let taken = links.iter().any(|link| drained(after, link) && !drained(before, link));
-    if left || !taken {
-        return None;
+    let family = Family::BOTH.into_iter().find(|family| !left(*family) && taken(*family))?;
+    let why = |link: &Link| match carries(present, &Drained::default(), link) {
+        true => format!("{} would be drained", link.id),
+        false => format!("{} is down", link.id),
+    };
+    let mut whys: Vec<String> = fabric.links_between(sites, family).map(why).collect();
+    if let Some(Transit { via, .. }) = fabric.transit_between(sites[0], sites[1]) {
+        let halves = sites.iter().flat_map(|site| fabric.links_between([site, via], family));
+        let lost = halves.filter(|link| !carries(present, after, link)).map(why);
+        let barred = barred(present, sites, via).map(|service| &service.id);
+        match through(after, family) {
+            Some(_) => whys.extend(barred.map(|id| format!("{id} may not go through {via}"))),
+            None => whys.extend(lost),
+        }
     }
-    let why = links.iter().map(|link| match out(link) {
-        true => format!("{} is down", link.id),
-        false => format!("{} would be drained", link.id),
-    });
-    let why = why.collect::<Vec<_>>().join(", ");
-    let [one, other] = sites;
-    Some(built_in(LAST_LINK, format!("no link between {one} and {other} in service: {why}")))
+    let other = Family::BOTH.into_iter().any(|other| other != family && left(other));
+    let only = if other { format!(" ({family:?})") } else { String::new() };
+    let ([one, other], why) = (sites, whys.join(", "));
+    let message = format!("no link{only} between {one} and {other} in service: {why}");
+    Some(built_in(LAST_LINK, message))
 }
 
-/// Whether traffic between two sites goes through a third one that lets it: every service may, and
-/// a border there has links to both that serve.
-fn goes_through(present: Present<'_>, sites: [&SiteId; 2], serves: &dyn Fn(&Link) -> bool) -> bool {
-    let (world, fabric) = (present.world, present.world.fabric);
-    let Some(Transit { via, .. }) = fabric.transit_between(sites[0], sites[1]) else {
-        return false;
+/// A service at one of two sites that may not go through a third one.
+fn barred<'a>(present: Present<'a>, sites: [&SiteId; 2], via: &SiteId) -> Option<&'a Service> {
+    let is_barred = |service: &&Service| {
+        service.sites().iter().any(|site| sites.contains(&site))
+            && !resides(present.world, service, via)
     };
-    let joins = |border: &Node| {
-        sites.iter().all(|site| {
-            let mut links = fabric.links_of(&border.id).filter(|view| view.far_site == *site);
-            links.any(|view| serves(view.link))
-        })
-    };
-    let barred = |service: &Service| {
-        service.sites().iter().any(|site| sites.contains(&site)) && !resides(world, service, via)
-    };
-    fabric.nodes_of(via, Role::Border).any(joins) && !world.catalog.iter().any(barred)
+    present.world.catalog.iter().find(is_barred)
 }

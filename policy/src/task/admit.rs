@@ -184,7 +184,7 @@ pub(super) fn fitting_terms(
             .hint("`nettctl failover ID --to SITE --without-quorum --without SITE`"));
     }
     if let Some(site) = terms.without.iter().find(|s| present.world.fabric.site(s).is_none()) {
-        let message = format!("there is no site `{site}` to be said to be off");
+        let message = format!("there is no site `{site}` that could be off");
         return Err(Refusal::usage("unknown-site", message));
     }
     let at_site = matches!(verb, Verb::Drain { object: Object::Site(_) | Object::ServiceAt(..) });

@@ -18,7 +18,7 @@ use proptest::prelude::*;
 
 use super::desk::{Desk, Nodes, Order, orders};
 use super::ground::{Ground, States};
-use super::machine::apply;
+use super::mixtures::{self, Judge, whole};
 use super::walk::{At, End, Ends, Network, entries, link_ends};
 
 #[derive(Debug, Clone)]
@@ -52,63 +52,12 @@ struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    /// Walks every mixture of nodes that are before and nodes that are after, and for each node
-    /// every operation on its way.
     fn check(&self) -> Result<(), String> {
-        let (before, after) = (&self.before.1, &self.after.1);
-        let changed: Vec<&NodeId> =
-            after.iter().filter(|(id, state)| before[*id] != **state).map(|(id, _)| id).collect();
-        for bits in 0..1usize << changed.len() {
-            let done = |id: &NodeId| {
-                changed.iter().position(|c| *c == id).is_some_and(|n| bits & (1 << n) != 0)
-            };
-            let at = |id: &NodeId| if done(id) { &after[id] } else { &before[id] };
-            self.walk(&at).map_err(|why| format!("nodes {bits:04b} of {changed:?}: {why}"))?;
-        }
-        for id in changed {
-            let mut half = before[id].clone();
-            for op in &plan(&after[id], &before[id]).ops {
-                apply(&mut half, op)?;
-                for others in [before, after] {
-                    let at = |node: &NodeId| if node == id { &half } else { &others[node] };
-                    self.walk(&at).map_err(|why| format!("{id} after {op}: {why}"))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn walk<'b>(&'b self, states: &'b dyn Fn(&NodeId) -> &'b NodeState) -> Result<(), String> {
-        let network = Network::new(self.ground, states);
-        for service in self.ground.catalog.iter() {
-            let mut serving: BTreeSet<SiteId> = BTreeSet::new();
-            for vip in &service.vips {
-                for from in entries(self.ground) {
-                    let ends = network.follow(&from, *vip)?;
-                    self.judge(service, &from, *vip, &ends)?;
-                    serving.extend(ends.keys().filter_map(site_of));
-                }
-                for from in link_ends(self.ground) {
-                    let ends = network.follow(&from, *vip)?;
-                    serving.extend(ends.keys().filter_map(site_of));
-                }
-            }
-            let allowed = self.accepting(service);
-            if let Some(site) = serving.difference(&allowed).next() {
-                return Err(format!("{} is delivered at {site}, which must not", service.id));
-            }
-            let one_at_a_time = service.handover == Handover::BreakBeforeMake;
-            if one_at_a_time && serving.len() > 1 {
-                return Err(format!("{} is delivered at {serving:?} at once", service.id));
-            }
-        }
-        Ok(())
+        mixtures::all(self, &self.before.1, &self.after.1)
     }
 
     fn judge(&self, service: &Service, from: &At, vip: IpAddr, ends: &Ends) -> Result<(), String> {
-        if (ends.values().sum::<f64>() - 1.0).abs() > 1e-9 {
-            return Err(format!("{vip} from {from:?} comes to no end in part: {ends:?}"));
-        }
+        whole(ends, vip, from)?;
         let (before, after) = (self.traffic(service, false), self.traffic(service, true));
         let served = |traffic: &Traffic| traffic.spread != Spread::Nowhere;
         let lossless = self.all_links_up
@@ -147,18 +96,39 @@ impl Moment<'_> {
         Ok(())
     }
 
-    /// The sites that may deliver at this moment.
-    fn accepting(&self, service: &Service) -> BTreeSet<SiteId> {
-        let sites = |t: &Traffic| -> BTreeSet<SiteId> {
-            t.accept.union(&t.spread.sites()).cloned().collect()
-        };
-        let (before, after) = (self.traffic(service, false), self.traffic(service, true));
-        sites(before).union(&sites(after)).cloned().collect()
-    }
-
     fn traffic(&self, service: &Service, after: bool) -> &Traffic {
         let placement = if after { &self.after.0 } else { &self.before.0 };
         &placement.services[&service.id].traffic
+    }
+}
+
+impl Judge for Moment<'_> {
+    fn walk<'b>(&'b self, states: &'b dyn Fn(&NodeId) -> &'b NodeState) -> Result<(), String> {
+        let network = Network::new(self.ground, states);
+        for service in self.ground.catalog.iter() {
+            let mut serving: BTreeSet<SiteId> = BTreeSet::new();
+            for vip in &service.vips {
+                for from in entries(self.ground) {
+                    let ends = network.follow(&from, *vip)?;
+                    self.judge(service, &from, *vip, &ends)?;
+                    serving.extend(ends.keys().filter_map(site_of));
+                }
+                for from in link_ends(self.ground) {
+                    let ends = network.follow(&from, *vip)?;
+                    serving.extend(ends.keys().filter_map(site_of));
+                }
+            }
+            let states = [false, true].map(|after| self.traffic(service, after));
+            let allowed = mixtures::accepting(states);
+            if let Some(site) = serving.difference(&allowed).next() {
+                return Err(format!("{} is delivered at {site}, which must not", service.id));
+            }
+            let one_at_a_time = service.handover == Handover::BreakBeforeMake;
+            if one_at_a_time && serving.len() > 1 {
+                return Err(format!("{} is delivered at {serving:?} at once", service.id));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ mod fold_laws;
 mod ground;
 mod loop_freedom;
 mod machine;
+mod mixtures;
 mod one_place_laws;
 mod plan_laws;
 mod task_laws;

@@ -19,8 +19,8 @@ use proptest::prelude::*;
 
 use super::desk::{Desk, Nodes, Order};
 use super::ground::{Ground, Pass, States};
-use super::machine::apply;
-use super::walk::{At, End, Ends, Network, entries, link_ends};
+use super::mixtures::{self, Judge, whole};
+use super::walk::{At, End, Network, entries, link_ends};
 
 const PASSES: [Pass; 3] =
     [("svg", ["osl", "trd"]), ("osl", ["svg", "trd"]), ("trd", ["osl", "svg"])];
@@ -130,41 +130,30 @@ struct Moment<'a> {
 }
 
 impl Moment<'_> {
-    /// Every mixture of nodes that are before and nodes that are after; and for each node every
-    /// operation on its way.
     fn check(&self) -> Result<(), String> {
-        let (before, after) = (&self.before.states, &self.after.states);
-        let changed: Vec<&NodeId> =
-            after.iter().filter(|(id, state)| before[*id] != **state).map(|(id, _)| id).collect();
-        for bits in 0..1usize << changed.len() {
-            let done = |id: &NodeId| {
-                changed.iter().position(|c| *c == id).is_some_and(|n| bits & (1 << n) != 0)
-            };
-            let at = |id: &NodeId| if done(id) { &after[id] } else { &before[id] };
-            self.walk(&at).map_err(|why| format!("nodes {bits:06b} of {changed:?}: {why}"))?;
-        }
-        for id in changed {
-            let mut half = before[id].clone();
-            for op in &plan(&after[id], &before[id]).ops {
-                apply(&mut half, op)?;
-                for others in [before, after] {
-                    let at = |node: &NodeId| if node == id { &half } else { &others[node] };
-                    self.walk(&at).map_err(|why| format!("{id} after {op}: {why}"))?;
-                }
-            }
-        }
-        Ok(())
+        mixtures::all(self, &self.before.states, &self.after.states)
     }
 
+    fn is_lossless(&self, service: &Service) -> bool {
+        let [before, after] = [&self.before, &self.after].map(|s| traffic(s, service));
+        let served = |traffic: &Traffic| traffic.spread != Spread::Nowhere;
+        let up = self.before.links == ALL_UP && self.after.links == ALL_UP;
+        up && service.handover == Handover::MakeBeforeBreak && served(before) && served(after)
+    }
+}
+
+impl Judge for Moment<'_> {
     fn walk<'b>(&'b self, states: &'b dyn Fn(&NodeId) -> &'b NodeState) -> Result<(), String> {
         let network = Network::new(self.ground, states);
         let mut starts = entries(self.ground);
         starts.extend(link_ends(self.ground));
         for service in self.ground.catalog.iter() {
-            let allowed = self.accepting(service);
+            let states = [&self.before, &self.after].map(|s| traffic(s, service));
+            let allowed = mixtures::accepting(states);
             for (vip, from) in service.vips.iter().flat_map(|v| starts.iter().map(move |s| (*v, s)))
             {
-                let ends = whole(network.follow(from, vip)?, vip, from)?;
+                let ends = network.follow(from, vip)?;
+                whole(&ends, vip, from)?;
                 let elsewhere = ends.keys().find(|end| match end {
                     End::Delivered(site) => !allowed.contains(site),
                     End::Unreachable => false,
@@ -182,7 +171,8 @@ impl Moment<'_> {
             for (to, from) in site.prefixes.iter().flat_map(|p| starts.iter().map(move |s| (p, s)))
             {
                 let to = to.hosts().nth(9).unwrap_or(to.addr());
-                let ends = whole(network.follow(from, to)?, to, from)?;
+                let ends = network.follow(from, to)?;
+                whole(&ends, to, from)?;
                 let home = End::Delivered(site.id.clone());
                 if let Some(end) = ends.keys().find(|e| **e != home && **e != End::Unreachable) {
                     return Err(format!("{to} comes from {from:?} to {end:?}"));
@@ -191,33 +181,10 @@ impl Moment<'_> {
         }
         Ok(())
     }
-
-    fn is_lossless(&self, service: &Service) -> bool {
-        let [before, after] = [&self.before, &self.after].map(|s| traffic(s, service));
-        let served = |traffic: &Traffic| traffic.spread != Spread::Nowhere;
-        let up = self.before.links == ALL_UP && self.after.links == ALL_UP;
-        up && service.handover == Handover::MakeBeforeBreak && served(before) && served(after)
-    }
-
-    /// The sites that may deliver at this moment.
-    fn accepting(&self, service: &Service) -> BTreeSet<SiteId> {
-        let of = |s: &Standing| {
-            let traffic = traffic(s, service);
-            traffic.accept.union(&traffic.spread.sites()).cloned().collect::<BTreeSet<_>>()
-        };
-        of(&self.before).union(&of(&self.after)).cloned().collect()
-    }
 }
 
 fn traffic<'a>(standing: &'a Standing, service: &Service) -> &'a Traffic {
     &standing.placement.services[&service.id].traffic
-}
-
-fn whole(ends: Ends, to: IpAddr, from: &At) -> Result<Ends, String> {
-    match (ends.values().sum::<f64>() - 1.0).abs() < 1e-9 {
-        true => Ok(ends),
-        false => Err(format!("{to} from {from:?} comes to no end in part: {ends:?}")),
-    }
 }
 
 /// When everybody knows the same and nothing is doubted: who can be reached is reached, directly

@@ -1,6 +1,6 @@
 //! One row for each rule: what makes it bite, and whom.
 
-use nett_policy::fabric::{Freeze, Limit, Transit};
+use nett_policy::fabric::{Family, Freeze, Limit, Link, Node, Transit};
 use nett_policy::fact::{Fact, Thousandths};
 use nett_policy::id::WallMs;
 use nett_policy::log::entry::{Body, Object, Outcome, Verb};
@@ -277,6 +277,68 @@ fn the_last_link_may_be_drained_where_traffic_goes_through_another_site() {
         // Without its link to ber the last group of osl goes too, and is the first to be named.
         assert!(matches!(by.as_deref(), Some("last-link" | "last-risk-group")), "{by:?}");
     }
+}
+
+/// A drain at a site in between takes the way through it, though each two sites keep a link.
+#[test]
+fn the_only_way_through_another_site_is_kept_like_a_link() {
+    let refusal = |down: &[&str], change: fn(&mut Bench)| {
+        let mut bench = Bench::new();
+        bench.fabric.transits = vec![Transit { via: id("ber"), between: ["osl", "svg"].map(id) }];
+        // Its other border has no link to svg.
+        let first = bench.fabric.node(&id("ber-b1")).expect("a border").clone();
+        bench.fabric.nodes.push(Node { id: id("ber-b2"), ..first });
+        let link = bench.fabric.links.iter().find(|l| l.id.as_str() == "osl-ber-1");
+        let mut link = link.expect("a link").clone();
+        link.id = id("osl-ber-2");
+        link.b.node = id("ber-b2");
+        bench.fabric.links.push(link);
+        bench.sight.down = down.iter().map(|link| id(link)).collect();
+        change(&mut bench);
+        let verb = Verb::Drain { object: Object::Link(id("osl-ber-1")) };
+        bench.propose(&verb, &[]).err().map(|refusal| (refusal.refused_by, refusal.message))
+    };
+    let cut = ["osl-svg-1", "osl-svg-2", "osl-svg-3", "osl-svg-4"];
+    let (rule, message) = refusal(&cut, |_| {}).expect("it is the only way");
+    assert_eq!(rule, "last-link");
+    assert!(message.contains("between osl and svg in service: osl-svg-1 is down"), "{message}");
+    assert!(message.contains("osl-ber-1 would be drained"), "{message}");
+    assert_eq!(refusal(&cut[1..], |_| {}), None, "a direct link is left");
+    assert_eq!(refusal(&cut, |bench| bench.fabric.transits.clear()), None, "there was none");
+    // Of the other family there is one.
+    let only_v4 = |bench: &mut Bench| {
+        for link in bench.fabric.links.iter_mut().filter(|l| l.id.as_str() == "osl-svg-1") {
+            keep(link, Family::V4);
+        }
+    };
+    let (_, message) = refusal(&cut[1..], only_v4).expect("IPv6 has no other way");
+    assert!(message.contains("no link (V6) between osl and svg in service"), "{message}");
+}
+
+fn keep(link: &mut Link, family: Family) {
+    for end in [&mut link.a, &mut link.b] {
+        end.addresses.retain(|net| Family::of_net(*net) == family);
+    }
+}
+
+/// A packet needs its own family on both halves.
+#[test]
+fn two_halves_of_different_families_are_no_way_through() {
+    let by = |families: [&[Family]; 2]| {
+        let mut bench = Bench::new();
+        bench.sight.down = ["osl-svg-2", "osl-svg-3", "osl-svg-4"].map(id).into();
+        bench.fabric.transits = vec![Transit { via: id("ber"), between: ["osl", "svg"].map(id) }];
+        for (name, families) in ["osl-ber-1", "svg-ber-1"].into_iter().zip(families) {
+            let link = bench.fabric.links.iter_mut().find(|l| l.id.as_str() == name);
+            let link = link.expect("the bench has it");
+            families.iter().for_each(|family| keep(link, *family));
+        }
+        let verb = Verb::Drain { object: Object::Link(id("osl-svg-1")) };
+        bench.propose(&verb, &[]).err().map(|refusal| refusal.refused_by)
+    };
+    assert_eq!(by([&[], &[]]), None);
+    assert_eq!(by([&[Family::V4], &[Family::V6]]).as_deref(), Some("last-link"));
+    assert_eq!(by([&[Family::V4], &[]]).as_deref(), Some("last-link"), "IPv6 has no way");
 }
 
 /// A site that is joined to one other has the rule of the last link; of several, the groups.

@@ -269,6 +269,18 @@ fn or_dash(text: &str) -> String {
     if text.is_empty() { "-" } else { text }.to_owned()
 }
 
+/// Names with the form of the verb that they take: `svg is`, `osl and svg are`.
+fn be<T: AsRef<str>>(names: &[T], [one, many]: [&str; 2]) -> String {
+    match names {
+        [] => format!("nobody {one}"),
+        [name] => format!("{} {one}", name.as_ref()),
+        [first @ .., last] => {
+            let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
+            format!("{} and {} {many}", first.join(", "), last.as_ref())
+        }
+    }
+}
+
 /// The beginning of a hash: enough to compare by eye.
 fn short(hash: &str) -> String {
     hash.chars().take(12).collect()

@@ -1,7 +1,7 @@
 //! Services.
 
 use super::table::{Cell, Table, facts};
-use super::{Style, age_note, or_dash};
+use super::{Style, age_note, be, or_dash};
 use crate::api::types::{DefinitionDoc, LeaseDoc, ServiceDoc, ServiceLine, ServiceSite};
 
 pub(super) fn list(services: &[ServiceLine], style: Style) -> String {
@@ -84,7 +84,7 @@ fn lease_text(lease: &LeaseDoc) -> String {
     let target = target.as_deref().map_or_else(String::new, |site| format!(" for {site}"));
     let off = match unprotected.is_empty() {
         true => String::new(),
-        false => format!("{} are said to be off", unprotected.join(", ")),
+        false => format!("{} said to be off", be(unprotected, ["is", "are"])),
     };
     facts(&[
         ("lease here", format!("{standing}: {why}")),

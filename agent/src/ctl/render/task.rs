@@ -3,7 +3,7 @@
 use nett_policy::log::entry::WishKind;
 
 use super::table::{Cell, Table, facts};
-use super::{Style, age_note, or_dash, short};
+use super::{Style, age_note, be, or_dash, short};
 use crate::api::types::{
     ApprovalDoc, CommandReply, CostDoc, ExternalDoc, StepDoc, StepStateDoc, TaskDoc, TaskLine,
     TaskStateDoc,
@@ -41,9 +41,11 @@ pub(super) fn show(task: &TaskDoc, style: Style) -> String {
     };
     let without = match (task.without.is_empty(), task.unprotected) {
         (true, _) => String::new(),
-        (false, 0) => format!("{} were said to be off", task.without.join(", ")),
+        (false, 0) => format!("{} said to be off", be(&task.without, ["was", "were"])),
         (false, count) => {
-            format!("{} are said to be off; {count} services UNPROTECTED", task.without.join(", "))
+            let off = be(&task.without, ["is", "are"]);
+            let services = if count == 1 { "service" } else { "services" };
+            format!("{off} said to be off; {count} {services} UNPROTECTED")
         }
     };
     let mut out = facts(&[
@@ -243,7 +245,7 @@ pub(in crate::ctl) fn wish_text(task: &TaskDoc, kind: &WishKind) -> String {
         WishKind::Adopt { asserted } if asserted.is_empty() => "Adopt".to_owned(),
         WishKind::Adopt { asserted } => {
             let names: Vec<&str> = asserted.iter().map(|node| node.as_str()).collect();
-            format!("Say that {} are off, and adopt", names.join(", "))
+            format!("Say that {} off, and adopt", be(&names, ["is", "are"]))
         }
     };
     let mut out = format!(
@@ -252,7 +254,7 @@ pub(in crate::ctl) fn wish_text(task: &TaskDoc, kind: &WishKind) -> String {
     );
     out += &format!("  plan {}\n", task.plan_hash);
     let all = total(&task.services, task.more_services);
-    out += &format!("  {all} services:\n");
+    out += &format!("  {all} {}:\n", if all == 1 { "service" } else { "services" });
     out.extend(task.services.iter().map(|id| format!("    {id}\n")));
     if task.more_services > 0 {
         out += &format!("    and {} more\n", task.more_services);

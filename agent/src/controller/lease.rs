@@ -92,7 +92,7 @@ impl Controller {
     /// The voters that this node hears.
     pub(super) fn voters_heard(&self, now: Duration) -> BTreeSet<SiteId> {
         let heard = self.lease.as_ref().map(|lease| lease.heard_within(AUDIBLE, now));
-        heard.into_iter().flatten().cloned().collect()
+        heard.unwrap_or_default()
     }
 
     /// Services that were taken without a majority, and whose voters count for what comes next.

@@ -9,7 +9,6 @@
 //! Crash story: of a rise that did not reach the disk nobody has heard; the voter goes on where it
 //! was and rises again. Times hold within one boot; after another one a voter counts from now on.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nett_policy::id::{Generation, SiteId};
@@ -88,11 +87,6 @@ impl Lease {
     /// The generation by which this node counts.
     pub fn counts_by(&self) -> Generation {
         self.knowledge.electorate().generation
-    }
-
-    /// All voters, those of the generation before among them.
-    pub fn all_voters(&self) -> BTreeSet<SiteId> {
-        self.electorates.all()
     }
 
     /// What a voter said of itself last.

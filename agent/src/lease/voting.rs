@@ -152,10 +152,10 @@ impl Lease {
             return;
         }
         let mut claims: Vec<(usize, Claim)> = Vec::new();
-        let Some(voting) = &self.voting else { return };
         for claim in self.placings.newest() {
-            let others = voting.voter.others(&self.knowledge, &claim);
-            claims.push((others.into_values().max().unwrap_or(0), claim));
+            let (here, id) = (&self.me.site, &claim.id);
+            let others = claim.services.keys().map(|one| self.knowledge.others(here, one, id));
+            claims.push((others.max().unwrap_or(0), claim));
         }
         // Of two claims of one epoch the one that others voted for comes further.
         claims.sort_by_key(|(most, _)| usize::MAX - most);

@@ -47,7 +47,7 @@ pub struct LeasesDoc {
     pub gate: Option<String>,
     /// What this node's file says of its generation of voters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub terms: Option<TermsDoc>,
+    pub terms: Option<VotersDoc>,
     /// The generation of voters by which this node counts: that one, or the one before it.
     #[serde(default)]
     pub counts: u64,
@@ -64,7 +64,7 @@ pub struct LeasesDoc {
 
 /// One generation of voters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TermsDoc {
+pub struct VotersDoc {
     pub generation: u64,
     /// The voting node of each site.
     pub voters: BTreeMap<String, String>,

@@ -12,7 +12,7 @@ use super::super::Controller;
 use super::super::effect::{AuditEvent, Effect};
 use super::super::event::Now;
 use super::{bad_request, ms};
-use crate::api::types::{ApiError, LeaseDoc, LeasesDoc, Payload, RejoinDoc, TermsDoc, VoterDoc};
+use crate::api::types::{ApiError, LeaseDoc, LeasesDoc, Payload, RejoinDoc, VoterDoc, VotersDoc};
 use crate::lease::{Standing, Stands};
 
 /// How many services are named one by one of those that somebody has to do something about.
@@ -159,9 +159,9 @@ impl Controller {
     }
 }
 
-fn terms(terms: &Terms) -> TermsDoc {
+fn terms(terms: &Terms) -> VotersDoc {
     let voters = terms.voters.iter().map(|(site, node)| (site.to_string(), node.to_string()));
-    TermsDoc {
+    VotersDoc {
         generation: terms.generation.0,
         voters: voters.collect(),
         duration_ms: ms(terms.lease.duration),

@@ -13,7 +13,7 @@ use nett_policy::lease::rule::quorum_of;
 use serde::Serialize;
 
 use crate::api::client::ClientError;
-use crate::api::types::{ApiRequest, LeasesDoc, Payload, TermsDoc, VoterDoc};
+use crate::api::types::{ApiRequest, LeasesDoc, Payload, VoterDoc, VotersDoc};
 use crate::ctl::exit::{CtlError, Exit};
 use crate::ctl::provision;
 use crate::ctl::session::Session;
@@ -163,8 +163,8 @@ fn change(electorates: &Electorates) -> String {
     format!("voters: generation {generation} {what}: {count} voters, {needed} are a majority")
 }
 
-fn terms(doc: &TermsDoc) -> Result<Terms, IdError> {
-    let TermsDoc { generation, voters, duration_ms, wait_ms } = doc;
+fn terms(doc: &VotersDoc) -> Result<Terms, IdError> {
+    let VotersDoc { generation, voters, duration_ms, wait_ms } = doc;
     let voters = voters.iter().map(|(site, node)| Ok((site.parse()?, node.parse()?)));
     let lease = Lease {
         duration: Duration::from_millis(*duration_ms),

@@ -142,6 +142,12 @@ impl Electorates {
         both.find(|electorate| electorate.generation == generation)
     }
 
+    /// Whether a site votes in either generation.
+    pub fn has(&self, site: &SiteId) -> bool {
+        let is_in = |electorate: &Electorate| electorate.voters.contains(site);
+        is_in(&self.present) || self.former.as_ref().is_some_and(is_in)
+    }
+
     /// The sites that vote in either generation: who is asked, and whose votes are read.
     pub fn all(&self) -> BTreeSet<SiteId> {
         let former = self.former.iter().flat_map(|former| &former.voters);

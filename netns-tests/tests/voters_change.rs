@@ -169,17 +169,17 @@ fn a_voter_is_added_and_one_removed_and_no_packet_is_lost() -> Result<()> {
         another_change_goes_round(lab, &as_generation(&plain, 2, "")?)?;
 
         let four = with_voter(&plain, "bgo-b1")?;
-        let added = "voters = { generation = 2, added = \"bgo/bgo-b1\" }\n";
+        let added = "voters = { generation = 2, added = \"bgo-b1\" }\n";
         let second = as_generation(&four, 3, added)?;
         let three = without_voter(&four, "trd-b1")?;
-        let removed = "voters = { generation = 3, removed = \"trd/trd-b1\" }\n";
+        let removed = "voters = { generation = 3, removed = \"trd-b1\" }\n";
         let third = as_generation(&three, 4, removed)?;
 
         lets_the_new_voter_in(lab, &second)?;
         the_new_voter_begins(lab, &second, &third)?;
         the_others_follow(lab, &second)?;
         // Generation 2 again, with others.
-        let other = "voters = { generation = 2, removed = \"trd/trd-b1\" }\n";
+        let other = "voters = { generation = 2, removed = \"trd-b1\" }\n";
         another_set_of_that_number_is_refused(lab, &second, &as_generation(&three, 4, other)?)?;
         one_is_removed(lab, &third)?;
         the_new_voter_counts(lab)

@@ -65,7 +65,7 @@ impl Voting {
 
     /// No other voter has to be read either.
     fn is_in_office(&self) -> bool {
-        self.is_written() && self.voter.pending().is_empty() && self.voter.running().entered
+        self.is_written() && !self.voter.is_rejoining()
     }
 
     pub(super) fn kept(&mut self, number: u64) {
@@ -232,8 +232,8 @@ impl Lease {
             return None;
         }
         let node = self.me.id.clone();
-        let (voter, is_new) = (&voting.voter, !voting.voter.running().entered);
-        if is_new || !voter.pending().is_empty() || voting.floor.is_some() {
+        let voter = &voting.voter;
+        if voter.is_rejoining() || voting.floor.is_some() {
             let answer = voter.rejoining(ask, now);
             return Some(BeaconAnswer { answer, node, rejoining: true, votes: Vec::new() });
         }

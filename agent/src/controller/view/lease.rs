@@ -1,9 +1,9 @@
 //! Leases in documents: who votes, what their votes say of a service, and how long that holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nett_policy::id::{EntryId, ServiceId, SiteId};
+use nett_policy::id::{EntryId, Generation, ServiceId, SiteId};
 use nett_policy::lease::electorate::Terms;
 use nett_policy::lease::placings::definition;
 use nett_policy::lease::rule::{Verdict, Why};
@@ -129,6 +129,16 @@ impl Controller {
         let stands = self.lease.as_ref().map(|lease| lease.stands()).into_iter().flatten();
         let left = stands.filter_map(|(id, s)| Some((id.clone(), left(&s.verdict, now.mono)?)));
         left.collect()
+    }
+
+    /// Which generations of voters are in use here, and for what.
+    pub(super) fn voter_generations(&self) -> BTreeMap<&'static str, u32> {
+        let Some(lease) = &self.lease else { return BTreeMap::new() };
+        let file = Some(lease.electorates().present.generation);
+        let runs = lease.runs().map(|running| running.generation);
+        let all = [("file", file), ("counts", Some(lease.counts_by())), ("runs", runs)];
+        let number = |generation: Generation| u32::try_from(generation.0).unwrap_or(u32::MAX);
+        all.into_iter().filter_map(|(of, generation)| Some((of, number(generation?)))).collect()
     }
 
     /// An operator at this node says that a voter will not be read.

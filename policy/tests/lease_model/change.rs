@@ -46,8 +46,8 @@ pub(crate) enum Without {
     OneGeneration,
     /// A voter never goes down.
     OnlyUp,
-    /// The wait of (i) counts from when a voter began with its file.
-    LongEnough,
+    /// Of (i) it does not matter what the others run.
+    Whatever,
 }
 
 /// Bounds of one search.
@@ -331,7 +331,8 @@ fn riser<'a>(run: &Change, state: &State, p: usize, to: u8, peers: &'a [Peer]) -
         quorum_before: quorum_of(run.sets[usize::from(to) - 2].count_ones() as usize),
         own: counts.then_some(ticks(voter.steady)),
         peers,
-        added_works: None,
+        is_told: true,
+        added_works: true,
         there: 0,
         quorum: quorum_of(run.sets[usize::from(to) - 1].count_ones() as usize),
     }
@@ -344,7 +345,7 @@ fn peers(run: &Change, state: &State, p: usize, to: u8) -> Vec<Peer> {
     let peer = |q: usize| {
         let other = state.voters[q];
         let steady = match (other.runs, to) {
-            _ if run.without == Without::LongEnough && other.runs > 0 => Some(run.wait),
+            _ if run.without == Without::Whatever && other.runs > 0 => Some(run.wait),
             (runs, to) if runs + 1 == to => Some(other.steady),
             (runs, to) if runs == to && other.entered => Some(other.past),
             (runs, to) if runs == to => Some(other.steady),
@@ -507,7 +508,7 @@ pub(crate) const LARGE: &[Change] =
 
 pub(crate) const MUTANTS: &[(Change, Breach)] = &[
     (Change { name: "m-change-steady", without: Without::Steady, ..HANDED }, Breach::TwoSites),
-    (Change { name: "m-change-long", without: Without::LongEnough, ..HANDED }, Breach::TwoSites),
+    (Change { name: "m-change-long", without: Without::Whatever, ..HANDED }, Breach::TwoSites),
     (
         Change { name: "m-change-behind", without: Without::CaughtUp, ..HANDED },
         Breach::OlderReturns,

@@ -6,7 +6,8 @@
 //! generation f before a majority of the voters of f-1 has answered in nothing older for W, after
 //! which no answer of f-2 is of use to anybody (i); nor before it has caught up with a majority of
 //! them, so that what served in f-2 is not forgotten in f (ii). The third rule is for use and not
-//! for safety: the voter that f adds must work before the others go there (iii).
+//! for safety: a node with an older file cannot follow, so everybody gets W for the new one, and
+//! the voter that f adds must work before the others go there (iii).
 //!
 //! [`may_rise`] is a function on plain numbers that the model check calls too. A crash leaves
 //! nothing here.
@@ -73,8 +74,10 @@ pub struct Riser<'a> {
     pub own: Option<Duration>,
     /// All others of the generation before.
     pub peers: &'a [Peer],
-    /// Whether the voter that the generation adds works; `None` where it adds none, or this one.
-    pub added_works: Option<bool>,
+    /// This voter has had its file for W, in which all others should get theirs.
+    pub is_told: bool,
+    /// The voter that the generation adds works; true where it adds none, or this one.
+    pub added_works: bool,
     /// How many others run the generation already.
     pub there: usize,
     /// How many are a majority of it.
@@ -88,6 +91,8 @@ pub enum Lacks {
     Steady { have: usize, need: usize },
     /// (ii) It has caught up with so many.
     CaughtUp { have: usize, need: usize },
+    /// (iii) The file is new.
+    Told,
     /// (iii) The voter that is added does not work yet.
     Added,
 }
@@ -142,9 +147,10 @@ pub fn may_rise(rules: &Rules, riser: Riser<'_>) -> Result<(), Lacks> {
         return Err(Lacks::CaughtUp { have, need });
     }
     // With a majority of the new generation there is nothing left to be kept.
-    let is_enough = riser.there + 1 >= riser.quorum;
-    match riser.added_works {
-        Some(false) if !is_enough => Err(Lacks::Added),
+    match riser {
+        Riser { there, quorum, .. } if there + 1 >= quorum => Ok(()),
+        Riser { is_told: false, .. } => Err(Lacks::Told),
+        Riser { added_works: false, .. } => Err(Lacks::Added),
         _ => Ok(()),
     }
 }
@@ -170,6 +176,11 @@ pub enum NotYet {
         told(.left)
     )]
     CaughtUp { have: usize, need: usize, before: Generation, left: Vec<(SiteId, Behind)> },
+    #[error(
+        "this file is new: give it to all nodes within {} s, nodes without it will not follow",
+        .left.as_secs()
+    )]
+    Told { left: Duration },
     #[error("the voter of {voter}, which this generation adds, does not work yet: {why}")]
     Added { voter: SiteId, why: Lacking },
     #[error(
@@ -204,6 +215,8 @@ pub(super) struct Own<'a> {
     pub(super) site: &'a SiteId,
     /// For how long in nothing older than the generation before, if it counts there.
     pub(super) steady: Option<Duration>,
+    /// For how long it has had its file.
+    pub(super) told: Duration,
     pub(super) mark: &'a dyn Fn(&ServiceId) -> Mark<&'a EntryId>,
     /// What is leased, and may thus be forgotten.
     pub(super) services: Vec<&'a ServiceId>,
@@ -259,7 +272,8 @@ impl Knowledge {
             quorum_before: before.quorum(),
             own: own.steady.filter(|_| before.voters.contains(own.site)),
             peers,
-            added_works: added.map(|voter| self.works(rules, voter, own, now).is_ok()),
+            is_told: own.told >= rules.wait,
+            added_works: added.is_none_or(|voter| self.works(rules, voter, own, now).is_ok()),
             there: there.count(),
             quorum: present.quorum(),
         }
@@ -345,6 +359,7 @@ impl Knowledge {
             (Lacks::Steady { have, need }, _) => {
                 NotYet::Steady { have, need, before: before.generation }
             }
+            (Lacks::Told, _) => NotYet::Told { left: rules.wait.saturating_sub(own.told) },
             (Lacks::Added, Some(voter)) => {
                 let why = self.works(rules, voter, own, now).err().unwrap_or(Lacking::Silent);
                 NotYet::Added { voter: voter.clone(), why }

@@ -29,6 +29,8 @@ pub struct Voter {
     site: SiteId,
     incarnation: Incarnation,
     electorates: Electorates,
+    /// Own clock when this process got the file.
+    told: Duration,
     running: Running,
     /// What it will run once that is on the disk; it answers nobody until then.
     rising: Option<Running>,
@@ -88,6 +90,7 @@ impl Voter {
             site,
             incarnation,
             electorates,
+            told: Duration::ZERO,
             running: Running { generation, since: Duration::ZERO, entered: true },
             rising: None,
             votes: Vec::new(),
@@ -112,7 +115,7 @@ impl Voter {
         let entered = electorates.former.is_none();
         let founded = Self::founded(site, incarnation, electorates);
         let running = Running { since: now, entered, ..founded.running };
-        Self { pending, running, ..founded }
+        Self { pending, running, told: now, ..founded }
     }
 
     /// Made of [`Self::lost`] of this process and a replayed journal: what that says it ran last,
@@ -181,6 +184,7 @@ impl Voter {
         let own = Own {
             site: &self.site,
             steady: is_near.then(|| self.steady(now)),
+            told: now.saturating_sub(self.told),
             mark: &|service| self.mark(service),
             services: placings.services().collect(),
         };

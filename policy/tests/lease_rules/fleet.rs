@@ -132,6 +132,10 @@ impl Fleet {
         self.at(name).is_dead = true;
     }
 
+    pub(crate) fn revive(&mut self, name: &str) {
+        self.at(name).is_dead = false;
+    }
+
     /// It votes for the claim, if it may.
     pub(crate) fn vote(&mut self, name: &str, claim: &Claim) -> bool {
         let now = s(self.now);
@@ -149,8 +153,9 @@ impl Fleet {
 
     /// Everybody asks everybody, at one instant; who has lost its journal may come back.
     pub(crate) fn round(&mut self) {
-        let names: Vec<SiteId> = self.seats.keys().cloned().collect();
-        for asker in names.iter().filter(|name| !self.seats[*name].is_dead).cloned() {
+        let alive = |(name, seat): (&SiteId, &Seat)| (!seat.is_dead).then(|| name.clone());
+        let askers: Vec<SiteId> = self.seats.iter().filter_map(alive).collect();
+        for asker in askers {
             let mut seat = self.seats.remove(&asker).expect("a voter");
             for voter in seat.knowledge.electorates().all() {
                 if self.seats.get(&voter).is_some_and(|other| !other.is_dead) {

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nett_agent::bus::wire::BeaconAnswer;
 use nett_agent::controller::event::Token;
 use nett_agent::lease::store::{LeaseRecord, Restored};
 use nett_agent::lease::{Lease, LeaseEffect, LeaseEvent};
 use nett_fixtures::fabric_file;
 use nett_policy::document::{SourceFile, compile};
 use nett_policy::fabric::{Fabric, Lease as Times, Node, Role, VoterChange, VoterStep};
-use nett_policy::id::Generation;
+use nett_policy::id::{Generation, SiteId};
 use nett_policy::lease::generation::Running;
 use nett_policy::lease::vote::{Answer, Ask, Incarnation, Nonce};
 use nett_policy::roster::Rosters;
@@ -180,6 +181,41 @@ fn how_long_a_generation_is_run_outlives_the_agent_and_not_the_machine() {
     assert_eq!(other.says().expect("an answer").0.steady, seconds(5));
     let third = Bench::start(&fabric, &other.records, (seconds(250), "that"));
     assert_eq!(third.runs().map(|runs| runs.since), Some(seconds(200)));
+}
+
+/// A slot of the gate opens by the answers of its own round: with some of the round before the
+/// other generation would shut what passes.
+#[test]
+fn a_node_goes_on_with_the_answers_of_one_round() {
+    let (first, _) = files();
+    let mut bench = Bench::start(&second(&first, 40), &old_journal(), (seconds(100), BOOT));
+    let answer = |bench: &mut Bench, site: &str, generation: u64| {
+        let site: SiteId = site.parse().expect("a site");
+        let ask = bench.asks.iter().rev().find(|ask| ask.voter == site).expect("it is asked");
+        let answer = Answer {
+            voter: site.clone(),
+            nonce: ask.nonce,
+            incarnation: Incarnation(3),
+            stated: 0,
+            voters: Generation(generation),
+            steady: seconds(1),
+            floor: Default::default(),
+            new: Vec::new(),
+        };
+        let node = format!("{site}-b1").parse().expect("a node");
+        let said = BeaconAnswer { answer, node, rejoining: false, votes: Vec::new() };
+        bench.lease.handle(LeaseEvent::Answered(Box::new(said)), bench.now);
+        bench.turn();
+        bench.lease.counts_by()
+    };
+    bench.pass(seconds(1));
+    assert_eq!(answer(&mut bench, "svg", 1), Generation(1));
+    bench.pass(seconds(5));
+    assert_eq!(answer(&mut bench, "trd", 1), Generation(1));
+    assert_eq!(answer(&mut bench, "svg", 2), Generation(1), "one of three");
+    bench.pass(seconds(5));
+    assert_eq!(answer(&mut bench, "trd", 2), Generation(1), "svg was asked a round before");
+    assert_eq!(answer(&mut bench, "svg", 2), Generation(2));
 }
 
 #[test]

@@ -125,7 +125,11 @@ fn checked(lab: &Lab, node: &str, text: &str) -> Result<Told> {
 }
 
 /// Nobody but osl serves meanwhile, and nothing is lost.
-fn unharmed(lab: &mut Lab, what: &str, meanwhile: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+fn unharmed(
+    lab: &mut Lab,
+    what: &str,
+    meanwhile: impl FnOnce(&mut Lab) -> Result<()>,
+) -> Result<()> {
     served_by(lab, "osl", what, meanwhile)
 }
 

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::failover::FailoverMark;
 use crate::id::{ClusterId, Generation, IdError, LinkId, NodeId, RuleId, Selector, SiteId, WallMs};
+use crate::lease::electorate::Electorates;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fabric {
@@ -24,7 +25,10 @@ pub struct Fabric {
     pub vip_ranges: Vec<IpNet>,
     pub anchors: Vec<IpAddr>,
     pub unknown_client: UnknownClient,
+    /// T and W as they are used: where this generation of voters changes them, the shorter T and
+    /// the longer W of both.
     pub lease: Lease,
+    pub voter_step: VoterStep,
     /// What failover traffic is marked with on links that say nothing of it.
     pub failover: Option<FailoverMark>,
     pub zone: Zone,
@@ -52,6 +56,29 @@ pub struct Lease {
     pub duration: Duration,
     /// W: at least T x 1.01 + 1 s, which covers clocks whose rates differ by 1 %.
     pub wait: Duration,
+}
+
+/// Which generation of voters the file is of, and how that differs from the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VoterStep {
+    /// 1 or more; 1 has no change, all others have one.
+    pub generation: Generation,
+    pub change: VoterChange,
+    /// As written, whatever it was before.
+    pub lease: Lease,
+}
+
+/// What one generation of voters changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VoterChange {
+    /// There was none before.
+    First,
+    /// This node votes from now on.
+    Added(NodeId),
+    /// This node votes no longer.
+    Removed(NodeId),
+    /// T and W were these before; the voters stay.
+    Lease(Lease),
 }
 
 /// Where clients in no `[[client]]` prefix and no site prefix belong.
@@ -538,6 +565,11 @@ impl Fabric {
         let mut borders = self.nodes_of(&transit.via, Role::Border);
         let joins = |border: &Node| leads(border, one) && leads(border, other);
         borders.any(joins).then_some(transit)
+    }
+
+    /// The sites that vote in this generation, and those that did in the one before.
+    pub fn electorates(&self) -> Electorates {
+        Electorates::of(self)
     }
 
     /// The nodes that vote, at most one for each site.

@@ -240,9 +240,16 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The generation of a fabric file. Only goes up.
+/// The generation of a fabric file, or of the voters in it. Only goes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
+
+impl Generation {
+    /// The one before; 0 has none and stays.
+    pub fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
 
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use nett_policy::document::{Code, SourceFile, compile, compile_fabric, compile_with_notes};
+use nett_policy::document::{
+    Code, Diagnostic, SourceFile, compile, compile_fabric, compile_with_notes,
+};
 use nett_policy::fabric::{Fabric, Lease, Role, UnknownClient};
-use nett_policy::id::ServiceId;
+use nett_policy::id::{Generation, ServiceId};
+use nett_policy::lease::electorate::{Electorate, Step};
 use nett_policy::service::{AllDown, Catalog, Handover, Mode, Prefer, Readmit, Trigger, Ttl};
 use proptest::prelude::*;
 
@@ -351,4 +354,91 @@ fn a_lease_needs_three_voters_and_is_handed_over_one_at_a_time() {
     let text = fabric.text.replacen(head, &times.replace("10s", "4s"), 1);
     let refused = compile(&SourceFile::new("fabric.toml", text), &services).expect_err("too short");
     assert!(refused.iter().any(|d| d.code == Code::OutOfRange));
+}
+
+/// The same with another line under `[fabric]`, and more at the end.
+fn voters_as(line: &str, more: &str) -> Result<Fabric, Vec<Diagnostic>> {
+    let (fabric, services) = with_voters();
+    let head = "unknown_client = \"primary\"";
+    let text = fabric.text.replacen(head, &format!("{line}\n{head}"), 1) + more;
+    compile(&SourceFile::new("fabric.toml", text), &services).map(|(fabric, _)| fabric)
+}
+
+const FOURTH: &str = r#"
+[[site]]
+id = "trd"
+rank = 4
+[[node]]
+id = "trd-w1"
+site = "trd"
+role = "witness"
+key = "UCER5Y3MTXWJULR6RUNJEVICL7ZCCYFJRFNJO35YTWR423QY4YDTWBIZ"
+"#;
+
+#[test]
+fn the_voters_before_follow_from_the_file() {
+    let names = |electorate: &Electorate| {
+        let sites = electorate.voters.iter().map(|site| site.to_string());
+        (electorate.generation.0, sites.collect::<Vec<_>>())
+    };
+    let plain = voters_as("", "").expect("valid");
+    assert_eq!(plain.voter_step.generation, Generation(1));
+    assert_eq!(plain.electorates().former, None);
+    let same = voters_as("voters = { generation = 1 }", "").expect("valid");
+    assert_eq!(same.hash, plain.hash, "it says nothing new");
+
+    let added = voters_as(
+        "voters = { generation = 2, added = \"trd-w1\" }",
+        &format!("{FOURTH}voter = true\n"),
+    );
+    let added = added.expect("an even number in between");
+    let electorates = added.electorates();
+    assert_eq!(names(&electorates.present), (2, texts(&["ber", "osl", "svg", "trd"])));
+    let former = electorates.former.as_ref().expect("the one before");
+    assert_eq!(names(former), (1, texts(&["ber", "osl", "svg"])));
+    assert_eq!(electorates.added().map(|site| site.as_str()), Some("trd"));
+    assert_eq!(electorates.against(&plain.electorates().terms()), Ok(Step::Next));
+
+    let removed = voters_as("voters = { generation = 3, removed = \"trd-w1\" }", FOURTH);
+    let removed = removed.expect("it stays in the file").electorates();
+    assert_eq!(names(&removed.present), (3, texts(&["ber", "osl", "svg"])));
+    assert_eq!(
+        removed.node_of(&"trd".parse().expect("a site")).map(|n| n.as_str()),
+        Some("trd-w1")
+    );
+    assert_eq!(removed.against(&electorates.terms()), Ok(Step::Next));
+    assert!(removed.against(&plain.electorates().terms()).is_ok(), "two generations before");
+}
+
+fn texts(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn while_the_lease_changes_the_shorter_one_and_the_longer_wait_are_used() {
+    let before = "lease_before = { duration = \"60s\", wait = \"90s\" }";
+    let lease = |duration: u64, wait: u64| Lease {
+        duration: Duration::from_secs(duration),
+        wait: Duration::from_secs(wait),
+    };
+    for ((duration, wait), used) in
+        [((30, 90), (30, 90)), ((60, 100), (60, 100)), ((30, 62), (30, 90))]
+    {
+        let line = format!(
+            "lease = {{ duration = \"{duration}s\", wait = \"{wait}s\" }}\n\
+             voters = {{ generation = 2, {before} }}"
+        );
+        let fabric = voters_as(&line, "").expect("each wait covers both leases");
+        assert_eq!(fabric.lease, lease(used.0, used.1));
+        assert_eq!(fabric.voter_step.lease, lease(duration, wait), "as written");
+        assert_eq!(fabric.electorates().terms().lease, lease(duration, wait));
+        let former = fabric.electorates().terms_before().expect("the one before");
+        assert_eq!(former.lease, lease(60, 90));
+    }
+    // It may stay as it is: that ends an earlier change of it.
+    let same = voters_as(&format!("voters = {{ generation = 3, {before} }}"), "").expect("valid");
+    assert_eq!(same.lease, Lease::default());
+    let (plain, _) = with_voters();
+    let plain = compile_fabric(&plain).expect("valid");
+    assert_ne!(same.hash, plain.hash);
 }

@@ -12,6 +12,7 @@ use super::read::At;
 use super::safety_file::SafetyDoc;
 use super::service_file::{BackendDoc, IsolationDoc, IsolationWord, RampDoc, ServiceDoc, SitesDoc};
 use super::transit_file::TransitDoc;
+use super::voters_file;
 use super::zone_file::ZoneDoc;
 use crate::fabric::{
     ClientPrefix, Cluster, Fabric, Link, LinkEnd, Node, Operator, SafetyRule, Site, Transit,
@@ -43,7 +44,9 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         freezes,
         whole: _,
     } = doc;
-    let Head { name, generation, vip_ranges, anchors, unknown_client, lease, failover } = head;
+    let Head { name, generation, vip_ranges, anchors, unknown_client, lease, voters, failover } =
+        head;
+    let (lease, voter_step) = voters_file::build(voters, lease.unwrap_or_default());
     let client =
         |(prefix, site): (At<_>, At<_>)| ClientPrefix { prefix: prefix.value, site: site.value };
     let mut fabric = Fabric {
@@ -53,7 +56,8 @@ pub(super) fn fabric(doc: FabricDoc, later: &[serde_json::Value]) -> Fabric {
         vip_ranges: values(vip_ranges),
         anchors,
         unknown_client: unknown_client.unwrap_or(UnknownClient::Primary),
-        lease: lease.unwrap_or_default(),
+        lease,
+        voter_step,
         failover,
         zone: zone.map(zone_of).expect(CHECKED),
         sites: sites.into_iter().map(site).collect(),

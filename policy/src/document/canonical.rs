@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::fabric::{
     Bfd, BusKeys, ClientPrefix, Cluster, Dnssec, Fabric, Freeze, Lease, Limit, Link, LinkEnd,
     NameServer, Node, Operator, OperatorRole, Role, SafetyRule, Secondary, Site, Transfer, Transit,
-    TtlBounds, UnknownClient, Zone, ZoneKeys,
+    TtlBounds, UnknownClient, VoterChange, VoterStep, Zone, ZoneKeys,
 };
 use crate::failover::FailoverMark;
 use crate::id::sha256_hex;
@@ -21,7 +21,8 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
         vip_ranges,
         anchors,
         unknown_client,
-        lease,
+        lease: _,
+        voter_step,
         failover,
         zone: Zone { name: zone, hostmaster, ns, transfer, dnssec, ttl },
         sites,
@@ -44,6 +45,18 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
     let clients = clients
         .iter()
         .map(|ClientPrefix { prefix, site }| json!([prefix.to_string(), site.as_str()]));
+    let VoterStep { generation: of_voters, change, lease } = voter_step;
+    // So have the first voters.
+    let voters = match change {
+        VoterChange::First => None,
+        VoterChange::Added(node) => Some(json!(["voters", of_voters.0, "added", node.as_str()])),
+        VoterChange::Removed(node) => {
+            Some(json!(["voters", of_voters.0, "removed", node.as_str()]))
+        }
+        VoterChange::Lease(Lease { duration, wait }) => {
+            Some(json!(["voters", of_voters.0, "lease_before", millis(*duration), millis(*wait)]))
+        }
+    };
     // The usual lease has the form that it had before it could be given.
     let lease = (*lease != Lease::default())
         .then(|| json!(["lease", millis(lease.duration), millis(lease.wait)]));
@@ -55,7 +68,7 @@ pub(super) fn hash(fabric: &Fabric, later: &[Value]) -> String {
     // Nor does a fabric whose sites let nothing through say so.
     let transits =
         (!transits.is_empty()).then(|| json!(["transit", list(transits.iter().map(transit))]));
-    let extras = lease.iter().chain(&ttl).chain(&failover).chain(&transits);
+    let extras = lease.iter().chain(&ttl).chain(&failover).chain(&transits).chain(&voters);
     let later: Vec<&Value> = later.iter().chain(extras).collect();
     let whole = json!([
         "nett-fabric-1",

@@ -70,6 +70,10 @@ codes! {
     DnssecKeys = "dnssec-keys",
     EvenVoters = "even-voters",
     VotersShareSite = "voters-share-site",
+    /// A generation of voters that changes nothing, or several things.
+    VotersGeneration = "voters-generation",
+    /// A change of the voters that the nodes, or the lease, do not agree with.
+    VotersChange = "voters-change",
     OuterMissing = "outer-missing",
     OuterNotAllowed = "outer-not-allowed",
     RouteWithoutBorder = "route-without-border",

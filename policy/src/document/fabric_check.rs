@@ -13,6 +13,7 @@ use super::nearest::nearest;
 use super::read::{At, Reader};
 use super::safety_check;
 use super::transit_file;
+use super::voters_file;
 use crate::fabric::{Family, Role};
 use crate::id::SiteId;
 
@@ -29,7 +30,7 @@ pub(super) fn check(r: &Reader<'_>, doc: &FabricDoc) {
     site_prefixes(r, doc);
     vip_ranges(r, doc);
     references(r, doc);
-    voters(r, doc);
+    voters_file::check(r, doc);
     for node in &doc.nodes {
         interfaces(r, node);
         route_node(r, doc, node);
@@ -232,29 +233,6 @@ fn references(r: &Reader<'_>, doc: &FabricDoc) {
             );
             r.report(r.mistake(Code::ClusterSite, cluster.id.span, message));
         }
-    }
-}
-
-fn voters(r: &Reader<'_>, doc: &FabricDoc) {
-    let mut sites: BTreeMap<&SiteId, Span> = BTreeMap::new();
-    let mut all: Vec<Span> = Vec::new();
-    for node in &doc.nodes {
-        let Some(span) = node.voter else { continue };
-        all.push(span);
-        if let Some(first) = sites.insert(&node.site.value, span) {
-            let message = format!("site `{}` has more than one voter", node.site.value);
-            r.report(
-                r.mistake(Code::VotersShareSite, span, message)
-                    .related(r.place(first), "the first voter of the site")
-                    .hint("one node per site votes: votes that fail together are one vote"),
-            );
-        }
-    }
-    if let (0, Some(last)) = (all.len() % 2, all.last()) {
-        let message = format!("an even number of voters ({})", all.len());
-        r.report(r.mistake(Code::EvenVoters, *last, message).hint(
-            "take or add one, for instance a witness: an even number tolerates no more failures",
-        ));
     }
 }
 

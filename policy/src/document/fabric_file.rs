@@ -14,6 +14,7 @@ use super::read::{At, Reader, Section};
 use super::safety_file::{SafetyDoc, freeze, safety};
 use super::transit_file::{TransitDoc, transit};
 use super::tree::Value;
+use super::voters_file::{self, VotersDoc};
 use super::zone_file::{self, ZoneDoc};
 use crate::fabric::{BusKeys, Freeze, Lease, OperatorRole, Role, UnknownClient};
 use crate::failover::FailoverMark;
@@ -47,6 +48,7 @@ pub(super) struct Head {
     pub(super) anchors: Vec<IpAddr>,
     pub(super) unknown_client: Option<UnknownClient>,
     pub(super) lease: Option<Lease>,
+    pub(super) voters: Option<VotersDoc>,
     pub(super) failover: Option<FailoverMark>,
 }
 
@@ -179,6 +181,9 @@ fn head(r: &Reader<'_>, s: &Section<'_, '_>) -> Head {
             .and_then(|v| r.choice(v, UNKNOWN_CLIENT))
             .map(|c| c.value),
         lease: s.optional("lease").and_then(|v| r.section(v, "lease", |s| lease(r, s))),
+        voters: s
+            .optional("voters")
+            .and_then(|v| r.section(v, "voters", |s| voters_file::voters(r, s))),
         failover: failover(r, s),
     };
     let mut anchors = Vec::new();
@@ -192,7 +197,7 @@ const UNKNOWN_CLIENT: &[(&str, UnknownClient)] =
     &[("primary", UnknownClient::Primary), ("nearest", UnknownClient::Nearest)];
 
 /// The wait covers a clock that runs 1 % slow and one second of delivery.
-fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Lease> {
+pub(super) fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Lease> {
     let duration = s.required("duration").and_then(|v| r.parse_text(v, form::some_time));
     let wait = s.required("wait").and_then(|v| r.parse_text(v, form::some_time));
     let (duration, wait) = (duration?, wait?);
@@ -201,7 +206,7 @@ fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Lease> {
         let hint = format!("nodes ask several times in it: at least {} s", LEAST_LEASE.as_secs());
         r.report(r.mistake(Code::OutOfRange, duration.span, message).hint(hint));
     }
-    let least = duration.value + duration.value / 100 + Duration::from_secs(1);
+    let least = least_wait(duration.value);
     if wait.value < least {
         let message = format!(
             "a wait of {} ms is too short for a lease of {} ms",
@@ -212,6 +217,11 @@ fn lease(r: &Reader<'_>, s: &Section<'_, '_>) -> Option<Lease> {
         r.report(r.mistake(Code::LeaseWaitTooShort, wait.span, message).hint(hint));
     }
     Some(Lease { duration: duration.value, wait: wait.value })
+}
+
+/// The shortest wait that covers a lease.
+pub(super) fn least_wait(duration: Duration) -> Duration {
+    duration + duration / 100 + Duration::from_secs(1)
 }
 
 const LEAST_LEASE: Duration = Duration::from_secs(5);

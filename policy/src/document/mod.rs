@@ -28,6 +28,7 @@ mod service_check;
 mod service_file;
 mod transit_file;
 mod tree;
+mod voters_file;
 mod zone_file;
 
 pub use code::Code;
@@ -58,7 +59,8 @@ impl SourceFile {
 pub struct Compiled {
     pub fabric: Fabric,
     pub catalog: Catalog,
-    /// Keys that are accepted and have no function in this release.
+    /// Keys that are accepted and have no function in this release, and an even number of voters
+    /// in between.
     pub notes: Vec<Diagnostic>,
 }
 

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 
 use crate::fabric::Fabric;
 use crate::id::{NodeId, SiteId};
-use crate::lease::rule::quorum_of;
 use crate::log::entry::{Move, Terms, Verb};
 use crate::safety::Change;
 use crate::service::{Isolation, Service};
@@ -55,10 +54,12 @@ pub fn check(present: Present<'_>, change: Change<'_>) -> Result<(), Refusal> {
 
 /// Which voters are not heard without which none of these moves would ever be served.
 fn lacking(present: Present<'_>, moves: &[&Move]) -> Option<String> {
-    let needed = quorum_of(present.world.fabric.voters().count());
-    let heard = &present.sight.voters;
-    if heard.len() < needed {
-        let count = heard.len();
+    let electorates = present.world.fabric.electorates();
+    let counted = present.sight.counted.and_then(|generation| electorates.get(generation));
+    let electorate = counted.unwrap_or(&electorates.present);
+    let (needed, heard) = (electorate.quorum(), &present.sight.voters);
+    let count = heard.intersection(&electorate.voters).count();
+    if count < needed {
         return Some(format!("needs {needed} voters, and this site hears {count} of them now"));
     }
     let bound = moves.iter().filter_map(|one| present.sight.bound.get(&one.service)).flatten();
@@ -99,8 +100,8 @@ fn without_quorum(
         return Err(refuse(format!("{site} was heard a moment ago: it is not off"))
             .hint("nobody there may serve or vote before it has read this claim"));
     }
-    let voters: BTreeSet<&SiteId> = fabric.voters().map(|node| &node.site).collect();
-    let unknown = |site: &&&SiteId| !sight.voters.contains(**site) && !without.contains(**site);
+    let voters = fabric.electorates().all();
+    let unknown = |site: &&SiteId| !sight.voters.contains(*site) && !without.contains(*site);
     let unknown: Vec<&str> = voters.iter().filter(unknown).map(|site| site.as_str()).collect();
     if !unknown.is_empty() {
         let sites: Vec<String> = unknown.iter().map(|site| format!("--without {site}")).collect();
@@ -110,7 +111,7 @@ fn without_quorum(
         );
         return Err(refuse(message).hint(format!("if it is off: {}", sites.join(" "))));
     }
-    if voters.iter().all(|site| without.contains(*site)) {
+    if voters.iter().all(|site| without.contains(site)) {
         return Err(refuse("no voter is left: nobody could permit serving".to_owned())
             .hint("bring one voter back first"));
     }

@@ -51,7 +51,7 @@ impl Knowledge {
         }
         let newest = placings.of(service).map(|(_, p)| p.epoch).max();
         if !placing.without.is_empty() && newest == Some(placing.epoch) {
-            let left = self.electorate().without(&placing.without);
+            let left = self.left(placing);
             if left.iter().all(|voter| self.highest(voter, service) <= placing.epoch) {
                 bounds.alone = left;
             }
@@ -78,12 +78,12 @@ impl Knowledge {
     /// the newest of the log where that was made without one and has all voters that it had left.
     pub fn chosen<'a>(
         &'a self,
-        rules: &Rules,
         placings: &'a Placings,
         service: &ServiceId,
     ) -> Option<(&'a EntryId, usize)> {
         let backers = self.backers(service);
-        let majority = backers.iter().find(|(_, count)| **count >= rules.quorum);
+        let quorum = self.electorate().quorum();
+        let majority = backers.iter().find(|(_, count)| **count >= quorum);
         let majority = majority.map(|(claim, count)| (*claim, *count));
         let named = || self.electorate().voters.iter().filter_map(|v| self.named(v, service));
         let above = majority.and_then(|(claim, _)| {
@@ -91,7 +91,7 @@ impl Knowledge {
         });
         let newest = placings.of(service).map(|(_, p)| p.epoch).max();
         let has_all = |(id, placing): &(&EntryId, &Placing)| {
-            let left = self.electorate().without(&placing.without);
+            let left = self.left(placing);
             let votes = |voter| self.named(voter, service).is_some_and(|(claim, _)| claim == *id);
             !left.is_empty() && left.iter().all(votes)
         };
@@ -120,14 +120,20 @@ impl Knowledge {
         let over = settled().filter(|(_, at)| *at <= now).map(|(voter, _)| voter.clone());
         let with: Vec<Voters> = bounds.with.iter().map(|s| self.electorate().places(s)).collect();
         let over = self.electorate().places(&over.collect());
-        let is = !suffices(rules, Needed::Majority { with: &with }, over);
+        let is = !suffices(&self.rules(rules), Needed::Majority { with: &with }, over);
         let next = settled().map(|(_, at)| at).filter(|at| *at > now).min();
         Unprotected { is, next: next.filter(|_| is) }
     }
 
+    /// The voters that a claim without a majority has left: all of either generation.
+    fn left(&self, placing: &Placing) -> BTreeSet<SiteId> {
+        self.electorates().all().difference(&placing.without).cloned().collect()
+    }
+
     /// The epoch below which votes for claims that were not read in the log leave nothing.
     fn unread(&self, placings: &Placings, service: &ServiceId) -> Epoch {
-        let named = self.electorate().voters.iter().filter_map(|v| self.named(v, service));
+        let all = self.electorates().all();
+        let named = all.iter().filter_map(|v| self.named(v, service));
         let unread = named.filter(|(claim, _)| placings.get(service, claim).is_none());
         let highest = unread.map(|(_, epoch)| epoch.0).max();
         Epoch(highest.unwrap_or_default().saturating_sub(1))
@@ -141,11 +147,14 @@ impl Knowledge {
         older: &Placing,
         now: Duration,
     ) -> CountsOn {
-        let left = self.electorate().without(&older.without);
+        let nobody = self.left(older).is_empty();
+        // Of each of the two generations: whoever goes by the other one needs all of these as well.
+        let left: BTreeSet<SiteId> =
+            self.electorates().both().difference(&older.without).cloned().collect();
         let passed = left.iter().filter_map(|v| self.passed(rules, v, service, older.epoch));
         match passed.min() {
             // It had nobody, or no answer for it is of use any more.
-            _ if left.is_empty() => CountsOn { voters: None, next: None },
+            _ if nobody => CountsOn { voters: None, next: None },
             Some(at) if at <= now => CountsOn { voters: None, next: None },
             next => CountsOn { voters: Some(left), next },
         }

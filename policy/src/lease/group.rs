@@ -102,9 +102,12 @@ impl Knowledge {
             self.electorate().places(&of.map(|(voter, _)| voter.clone()).collect())
         };
         let with: Vec<Voters> = with.iter().map(|s| self.electorate().places(s)).collect();
-        let left = alone.iter().map(|(voter, _)| voter.clone()).collect();
+        let left: BTreeSet<SiteId> = alone.iter().map(|(voter, _)| voter.clone()).collect();
+        // The generation that counts may be another one than when the group was made.
+        let is_whole = left.is_subset(&self.electorate().voters);
         let all = Needed::All(self.electorate().places(&left));
+        let rules = &self.rules(rules);
         suffices(rules, Needed::Majority { with: &with }, answered(members))
-            || suffices(rules, all, answered(alone))
+            || is_whole && suffices(rules, all, answered(alone))
     }
 }

@@ -9,12 +9,14 @@
 //! the process. A node that lost its disk does not know what it confirmed, and serves nothing until
 //! somebody who knows says so ([`Knowledge::lost`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::electorate::{Electorate, Electorates};
+use super::generation::{Answered, Mark, uses_former};
 use super::rule::{Bid, Needed, Rules, Sight, Span, Verdict, Voters, best, counts, serves};
-use super::vote::{Answer, Ask, Asking, Bounds, Electorate, Incarnation, Nonce, Vote};
-use crate::id::{EntryId, Epoch, ServiceId, SiteId};
+use super::vote::{Answer, Ask, Asking, Bounds, Incarnation, Nonce, Vote};
+use crate::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
 
 /// How many votes of an incarnation may wait for one that is missing; more are dropped and have to
 /// be read again.
@@ -22,10 +24,13 @@ pub const MOST_EARLY: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Knowledge {
-    electorate: Electorate,
+    electorates: Electorates,
+    /// The generation before is the one that counts now.
+    uses_former: bool,
     read: BTreeMap<SiteId, BTreeMap<Incarnation, Reading>>,
     asked: BTreeMap<Nonce, Asked>,
     got: BTreeMap<SiteId, Vec<Got>>,
+    pub(super) said: BTreeMap<SiteId, Said>,
     fences: BTreeMap<ServiceId, Epoch>,
     /// False after the disk was lost: what was confirmed is not known.
     fences_known: bool,
@@ -63,7 +68,24 @@ struct Asked {
 struct Got {
     asked: Duration,
     incarnation: Incarnation,
+    generation: Generation,
     stated: u64,
+}
+
+/// What a voter said last, whether it counts or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Own clock when the ask was sent.
+    pub asked: Duration,
+    /// The generation that it runs.
+    pub generation: Generation,
+    /// It has lost its journal, and does not vote yet.
+    pub rejoining: bool,
+    pub(super) incarnation: Incarnation,
+    pub(super) stated: u64,
+    pub(super) floor: BTreeMap<ServiceId, Epoch>,
+    /// Own clock from when on at the latest it has answered in nothing older than each of these.
+    pub(super) since: BTreeMap<Generation, Duration>,
 }
 
 /// When something of a voter was first known here, on the own clock.
@@ -95,7 +117,7 @@ pub enum Unheard {
     Nonce,
     #[error("the answer is another voter's than was asked")]
     Voter,
-    #[error("the answer is of another generation of voters than this node's")]
+    #[error("the answer is of a generation of voters that this node does not count")]
     Generation,
 }
 
@@ -103,12 +125,14 @@ pub enum Unheard {
 
 impl Knowledge {
     /// Of a node that never served before.
-    pub fn new(electorate: Electorate) -> Self {
+    pub fn new(electorates: Electorates) -> Self {
         Self {
-            electorate,
+            electorates,
+            uses_former: false,
             read: BTreeMap::new(),
             asked: BTreeMap::new(),
             got: BTreeMap::new(),
+            said: BTreeMap::new(),
             fences: BTreeMap::new(),
             fences_known: true,
         }
@@ -116,8 +140,8 @@ impl Knowledge {
 
     /// Of a node that lost its disk: it may have confirmed anything, and serves nothing until
     /// [`Self::fences_told`].
-    pub fn lost(electorate: Electorate) -> Self {
-        Self { fences_known: false, ..Self::new(electorate) }
+    pub fn lost(electorates: Electorates) -> Self {
+        Self { fences_known: false, ..Self::new(electorates) }
     }
 
     /// After a restart of the agent: answers are gone. Times hold only within one boot; after
@@ -125,6 +149,8 @@ impl Knowledge {
     pub fn restarted(mut self, same_boot: bool, now: Duration) -> Self {
         self.asked.clear();
         self.got.clear();
+        self.said.clear();
+        self.choose();
         if !same_boot {
             for reading in self.read.values_mut().flat_map(BTreeMap::values_mut) {
                 reading.heard = now;
@@ -134,17 +160,50 @@ impl Knowledge {
         self
     }
 
-    /// Answers of another generation count no more.
-    pub fn elect(&mut self, electorate: Electorate) {
-        if electorate != self.electorate {
-            self.asked.clear();
-            self.got.clear();
-            self.electorate = electorate;
-        }
+    /// Other files: answers of other generations than theirs count no more.
+    pub fn elect(&mut self, electorates: Electorates) {
+        self.electorates = electorates;
+        let known = &self.electorates;
+        self.got.values_mut().for_each(|got| got.retain(|g| known.get(g.generation).is_some()));
+        self.choose();
     }
 
+    pub fn electorates(&self) -> &Electorates {
+        &self.electorates
+    }
+
+    /// The one of the two that counts now: the present one, unless only that before has a majority
+    /// that answers.
     pub fn electorate(&self) -> &Electorate {
-        &self.electorate
+        let former = self.electorates.former.as_ref().filter(|_| self.uses_former);
+        former.unwrap_or(&self.electorates.present)
+    }
+
+    /// Leaves the generation before only with answers to the newest asks, unless it has no majority
+    /// any more: a slot of the gate opens by the answers of its own round, and what the generation
+    /// before has opened would be shut until they have come.
+    fn choose(&mut self) {
+        let answered = |electorate: &Electorate, asked: Duration| {
+            let is_of = |got: &Got| got.generation == electorate.generation && got.asked >= asked;
+            let answers =
+                |voter: &&SiteId| self.got.get(*voter).is_some_and(|g| g.iter().any(is_of));
+            let count = electorate.voters.iter().filter(answers).count();
+            Answered { count, quorum: electorate.quorum() }
+        };
+        let Electorates { present, former: Some(former), .. } = &self.electorates else {
+            self.uses_former = false;
+            return;
+        };
+        let newest = self.asked.values().map(|asked| asked.at).max().unwrap_or_default();
+        let former = answered(former, Duration::ZERO);
+        let is_early =
+            self.uses_former && former.is_majority() && !answered(present, newest).is_majority();
+        self.uses_former = is_early || uses_former(answered(present, Duration::ZERO), former);
+    }
+
+    /// The quorum is that of the voters that count now, whatever the caller's rules say.
+    pub(super) fn rules(&self, rules: &Rules) -> Rules {
+        Rules { quorum: self.electorate().quorum(), ..*rules }
     }
 
     /// Notes an ask that is *about to be sent*. Asks and answers older than T are forgotten.
@@ -153,6 +212,7 @@ impl Knowledge {
         for got in self.got.values_mut() {
             got.retain(|g| now < g.asked + rules.lease);
         }
+        self.choose();
         self.asked.entry(nonce).or_insert(Asked { voter: voter.clone(), at: now });
         Ask { voter: voter.clone(), nonce, known: self.known(voter) }
     }
@@ -181,28 +241,102 @@ impl Knowledge {
         for vote in &answer.new {
             self.read_vote(vote, now);
         }
+        let asked = self.asked_at(answer)?;
+        self.note(answer, false, asked, now);
+        let electorate = self.electorates.get(answer.voters).ok_or(Unheard::Generation)?;
+        if !electorate.voters.contains(&answer.voter) {
+            return Err(Unheard::Generation);
+        }
+        let Answer { incarnation, voters: generation, stated, .. } = *answer;
+        let new = Got { asked, incarnation, generation, stated };
+        self.reading(&answer.voter, answer.incarnation, now);
+        let got = self.got.entry(answer.voter.clone()).or_default();
+        // Of two answers with one count only the later asked is of use.
+        let key = |g: &Got| (g.incarnation, g.generation, g.stated);
+        match got.iter_mut().find(|g| key(g) == key(&new)) {
+            Some(old) => old.asked = old.asked.max(new.asked),
+            None => got.push(new),
+        }
+        self.choose();
+        Ok(())
+    }
+
+    /// Takes what a voter said that has lost its journal: nothing of it counts for a claim. True
+    /// when it is to an ask of this process, which is not too old.
+    pub fn hear_rejoining(&mut self, answer: &Answer, now: Duration) -> bool {
+        let Ok(asked) = self.asked_at(answer) else { return false };
+        self.note(answer, true, asked, now);
+        true
+    }
+
+    /// What a voter said last, to an ask of this process.
+    pub fn said(&self, voter: &SiteId) -> Option<&Said> {
+        self.said.get(voter)
+    }
+
+    /// A voter that runs a newer generation than the file of this node has, and which: the file is
+    /// old.
+    pub fn newer(&self) -> Option<(&SiteId, Generation)> {
+        let newer = |(site, said): (_, &Said)| {
+            (said.generation > self.electorates.present.generation)
+                .then_some((site, said.generation))
+        };
+        self.said.iter().find_map(newer)
+    }
+
+    /// What a voter has bound itself to for a service, by what it said last and the votes read of
+    /// it; `None` while these are not all that it spoke of.
+    pub(super) fn mark<'a>(
+        &'a self,
+        voter: &SiteId,
+        said: &Said,
+        service: &ServiceId,
+    ) -> Option<Mark<&'a EntryId>> {
+        let reading = self.whole(voter, said.incarnation).filter(|r| r.known >= said.stated)?;
+        let newest = reading.newest.get(service).map(|n| (&n.claim, n.epoch));
+        Some(Mark::of(newest, said.floor.get(service).copied().unwrap_or_default()))
+    }
+
+    /// From when on it has been known for W that a voter's newest vote is for a claim, if it is.
+    pub(super) fn settled_by(
+        &self,
+        rules: &Rules,
+        voter: &SiteId,
+        service: &ServiceId,
+        claim: &EntryId,
+    ) -> Option<Duration> {
+        let newest = self.latest(voter)?.newest.get(service)?;
+        (newest.claim == *claim).then(|| newest.since + rules.wait)
+    }
+
+    fn asked_at(&self, answer: &Answer) -> Result<Duration, Unheard> {
         let asked = self.asked.get(&answer.nonce).ok_or(Unheard::Nonce)?;
         if asked.voter != answer.voter {
             return Err(Unheard::Voter);
         }
-        if answer.voters != self.electorate.generation {
-            return Err(Unheard::Generation);
+        Ok(asked.at)
+    }
+
+    /// The answer was made before now, so `steady` before now at the latest it had begun.
+    fn note(&mut self, answer: &Answer, rejoining: bool, asked: Duration, now: Duration) {
+        let Answer { incarnation, voters: generation, stated, steady, .. } = *answer;
+        let old = self.said.get(&answer.voter);
+        if old.is_some_and(|old| old.asked > asked) {
+            return;
         }
-        let new = Got { asked: asked.at, incarnation: answer.incarnation, stated: answer.stated };
-        self.reading(&answer.voter, answer.incarnation, now);
-        let got = self.got.entry(answer.voter.clone()).or_default();
-        // Of two answers with one count only the later asked is of use.
-        let same = |g: &&mut Got| (g.incarnation, g.stated) == (new.incarnation, new.stated);
-        match got.iter_mut().find(same) {
-            Some(old) => old.asked = old.asked.max(new.asked),
-            None => got.push(new),
-        }
-        Ok(())
+        let goes_on = |old: &&Said| old.incarnation == incarnation && old.generation <= generation;
+        let mut since = old.filter(goes_on).map(|old| old.since.clone()).unwrap_or_default();
+        let began = now.saturating_sub(steady);
+        let at = since.entry(generation).or_insert(began);
+        *at = began.min(*at);
+        let floor = answer.floor.clone();
+        let said = Said { asked, generation, rejoining, incarnation, stated, floor, since };
+        self.said.insert(answer.voter.clone(), said);
     }
 
     /// Transition R. A vote whose predecessor is missing waits for it.
     pub fn read_vote(&mut self, vote: &Vote, now: Duration) -> Read {
-        if !self.electorate.voters.contains(&vote.voter) {
+        if !self.electorates.has(&vote.voter) {
             return Read::Stranger;
         }
         let reading = self.reading(&vote.voter, vote.incarnation, now);
@@ -259,18 +393,19 @@ impl Knowledge {
 
     /// Transition S: whether this node serves the service under the claim, and until when.
     pub fn serves(&self, rules: &Rules, asking: Asking<'_>, now: Duration) -> Verdict {
+        let (rules, electorate) = (&self.rules(rules), self.electorate());
         let by = |needed: Needed<'_>, asking: Asking<'_>| {
-            let voters = self.electorate.voters.iter();
+            let voters = electorate.voters.iter();
             let spans: Vec<_> = voters.map(|v| self.counts(rules, v, asking, now)).collect();
             serves(rules, needed, self.bid(asking), &spans, now)
         };
         let Bounds { with, alone, .. } = asking.bounds;
-        let with: Vec<Voters> = with.iter().map(|s| self.electorate.places(s)).collect();
+        let with: Vec<Voters> = with.iter().map(|s| electorate.places(s)).collect();
         let protected = by(Needed::Majority { with: &with }, asking);
-        if alone.is_empty() {
+        if alone.is_empty() || !alone.is_subset(&electorate.voters) {
             return protected;
         }
-        let all = Needed::All(self.electorate.places(alone));
+        let all = Needed::All(electorate.places(alone));
         by(all, Asking { ground: asking.alone, ..asking }).or(protected)
     }
 
@@ -308,17 +443,45 @@ impl Knowledge {
         service: &'a ServiceId,
         claim: &'a EntryId,
     ) -> impl Iterator<Item = (&'a SiteId, Duration)> + use<'a> {
-        let wait = rules.wait;
-        self.electorate.voters.iter().filter_map(move |voter| {
-            let newest = self.latest(voter)?.newest.get(service)?;
-            (newest.claim == *claim).then(|| (voter, newest.since + wait))
-        })
+        let rules = *rules;
+        self.electorate()
+            .voters
+            .iter()
+            .filter_map(move |voter| Some((voter, self.settled_by(&rules, voter, service, claim)?)))
+    }
+
+    /// How many voters of either generation but `me` have their newest vote for a service for a
+    /// claim.
+    pub fn others(&self, me: &SiteId, service: &ServiceId, claim: &EntryId) -> usize {
+        self.for_it(&self.electorates.all(), me, service, claim)
+    }
+
+    /// Whether a claim has the newest votes of a majority without `me`, in both generations: what
+    /// that voter may have promised before decides nothing.
+    pub(super) fn is_decided(&self, me: &SiteId, service: &ServiceId, claim: &EntryId) -> bool {
+        let Electorates { present, former, .. } = &self.electorates;
+        std::iter::once(present)
+            .chain(former)
+            .all(|of| self.for_it(&of.voters, me, service, claim) >= of.quorum())
+    }
+
+    fn for_it(
+        &self,
+        voters: &BTreeSet<SiteId>,
+        me: &SiteId,
+        service: &ServiceId,
+        claim: &EntryId,
+    ) -> usize {
+        let votes = |voter: &&SiteId| {
+            *voter != me && self.named(voter, service).is_some_and(|(named, _)| named == claim)
+        };
+        voters.iter().filter(votes).count()
     }
 
     /// How many voters' newest vote for a service is for each claim.
     pub fn backers(&self, service: &ServiceId) -> BTreeMap<&EntryId, usize> {
         let mut backers = BTreeMap::new();
-        for (claim, _) in self.electorate.voters.iter().filter_map(|v| self.named(v, service)) {
+        for (claim, _) in self.electorate().voters.iter().filter_map(|v| self.named(v, service)) {
             *backers.entry(claim).or_default() += 1;
         }
         backers
@@ -379,18 +542,21 @@ impl Knowledge {
             let readings = self.read.get(voter).into_iter().flatten();
             readings.filter(|(_, reading)| !reading.forked).map(move |(incarnation, reading)| {
                 let newest = reading.newest.get(service).map(|n| (&n.claim, n.since));
-                let none =
-                    Got { asked: Duration::ZERO, incarnation: *incarnation, stated: u64::MAX };
+                let none = Got {
+                    asked: Duration::ZERO,
+                    incarnation: *incarnation,
+                    generation: self.electorate().generation,
+                    stated: u64::MAX,
+                };
                 (voter, *incarnation, reading.sight(&none, newest))
             })
         };
-        self.electorate.voters.iter().flat_map(of)
+        self.electorate().voters.iter().flat_map(of)
     }
 
-    /// The answers of one incarnation, whatever the service.
+    /// The answers of one incarnation that are of the generation that counts, whatever the service.
     pub(super) fn answers(&self, voter: &SiteId, incarnation: Incarnation) -> Vec<Sight<()>> {
-        let got = self.got.get(voter).into_iter().flatten();
-        let got = got.filter(|g| g.incarnation == incarnation);
+        let got = self.got_of(voter).filter(|g| g.incarnation == incarnation);
         got.filter_map(|g| Some(self.whole(voter, incarnation)?.sight(g, None))).collect()
     }
 
@@ -399,12 +565,18 @@ impl Knowledge {
         voter: &'a SiteId,
         service: &'a ServiceId,
     ) -> impl Iterator<Item = (Incarnation, Sight<&'a EntryId>)> {
-        let got = self.got.get(voter).into_iter().flatten();
-        got.filter_map(move |g| {
+        self.got_of(voter).filter_map(move |g| {
             let reading = self.whole(voter, g.incarnation)?;
             let newest = reading.newest.get(service).map(|n| (&n.claim, n.since));
             Some((g.incarnation, reading.sight(g, newest)))
         })
+    }
+
+    /// A voter's answers in the generation that counts.
+    fn got_of(&self, voter: &SiteId) -> impl Iterator<Item = &Got> + use<'_> {
+        let generation = self.electorate().generation;
+        let got = self.got.get(voter).into_iter().flatten();
+        got.filter(move |g| g.generation == generation)
     }
 
     fn whole(&self, voter: &SiteId, incarnation: Incarnation) -> Option<&Reading> {

@@ -20,6 +20,8 @@
 //! * [`voter`]: what one voter has promised, and how it comes back without its journal.
 //! * [`confirm`]: withdrawals that stand in for the wait.
 //! * [`group`]: the predicate cut in two, as the kernel gate needs it.
+//! * [`electorate`]: which sites vote, now and in the generation before.
+//! * [`generation`]: when a voter goes from one generation to the next.
 //! * [`alone`]: claims made without a majority, by an operator's word that sites are off.
 //!
 //! Nothing here has a clock, a disk or a signature: times are on the node's own monotonic clock and
@@ -35,6 +37,8 @@
 pub mod admission;
 pub mod alone;
 pub mod confirm;
+pub mod electorate;
+pub mod generation;
 pub mod group;
 pub mod knowledge;
 pub mod placings;

@@ -136,8 +136,9 @@ pub struct Bound {
     pub newest: Epoch,
     /// The highest epoch it read when it came back without its journal; 0 otherwise.
     pub floor: Epoch,
-    /// How many *other* voters' newest vote is for the claim.
-    pub others: usize,
+    /// The claim has the newest votes of a majority without this voter, in each generation of
+    /// voters that the file knows.
+    pub decided: bool,
 }
 
 /// Why a voter does not vote for a claim.
@@ -289,14 +290,14 @@ pub fn serves(
 /// Transition V for one service: once per epoch and never lower. In the epoch of the floor only
 /// for a claim that has a majority without this voter, so that its vote decides nothing which it
 /// may have decided otherwise before.
-pub fn may_vote(rules: &Rules, bound: Bound, epoch: Epoch) -> Result<(), NoVote> {
+pub fn may_vote(bound: Bound, epoch: Epoch) -> Result<(), NoVote> {
     if bound.rejoining {
         return Err(NoVote::Rejoining);
     }
     if epoch <= bound.newest {
         return Err(NoVote::NotHigher(bound.newest));
     }
-    let settled = epoch == bound.floor && bound.others >= rules.quorum;
+    let settled = epoch == bound.floor && bound.decided;
     if epoch > bound.floor || settled { Ok(()) } else { Err(NoVote::Floor(bound.floor)) }
 }
 

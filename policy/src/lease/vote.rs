@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::rule::{Ground, Voters, quorum_of};
+use super::rule::Ground;
 use crate::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
 
 /// A voter's life with one journal: random, kept over a restart only if the journal is provably
@@ -17,14 +17,6 @@ pub struct Incarnation(pub u128);
 /// Names one ask: random, and never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nonce(pub u128);
-
-/// The voters of one generation of the fabric.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Electorate {
-    pub generation: Generation,
-    /// The sites; each has exactly one voter.
-    pub voters: BTreeSet<SiteId>,
-}
 
 /// An effective command that gives services to a site. The right to serve belongs to the claim's
 /// id, never to the site.
@@ -73,7 +65,11 @@ pub struct Answer {
     pub incarnation: Incarnation,
     /// How many votes the voter has made in this incarnation.
     pub stated: u64,
+    /// The generation of voters that it runs.
     pub voters: Generation,
+    /// For how long it has answered in nothing older, on its own clock; in whole seconds on the
+    /// wire, rounded down.
+    pub steady: Duration,
     /// Below or at which epochs the voter may have voted in an earlier incarnation. Another voter
     /// that comes back without its journal must learn them too.
     pub floor: BTreeMap<ServiceId, Epoch>,
@@ -110,21 +106,4 @@ pub struct Bounds {
     pub alone: BTreeSet<SiteId>,
     /// When one of `with` may be gone although nothing is heard.
     pub next: Option<Duration>,
-}
-
-impl Electorate {
-    pub fn quorum(&self) -> usize {
-        quorum_of(self.voters.len())
-    }
-
-    /// These sites by their places; those without a voter have none.
-    pub fn places(&self, sites: &BTreeSet<SiteId>) -> Voters {
-        let places = (0..).zip(&self.voters).filter(|(_, voter)| sites.contains(*voter));
-        Voters::of(places.map(|(place, _)| place))
-    }
-
-    /// The voters of all other sites.
-    pub fn without(&self, sites: &BTreeSet<SiteId>) -> BTreeSet<SiteId> {
-        self.voters.difference(sites).cloned().collect()
-    }
 }

@@ -9,7 +9,7 @@ pub use super::aim::planned;
 use super::aim::{Aim, aim, undo};
 use crate::fabric::{Fabric, Operator};
 use crate::fact::Facts;
-use crate::id::{EntryId, LinkId, NodeId, ServiceId, SiteId, WallMs};
+use crate::id::{EntryId, Generation, LinkId, NodeId, ServiceId, SiteId, WallMs};
 use crate::lease::admission;
 use crate::log::conflict::Claims;
 use crate::log::entry::{
@@ -91,6 +91,8 @@ pub struct Sight {
     pub last_heard: BTreeMap<SiteId, WallMs>,
     /// The voters that answered this node a moment ago.
     pub voters: BTreeSet<SiteId>,
+    /// The generation of voters that this node counts now; that of its file when not given.
+    pub counted: Option<Generation>,
     /// Services that were taken without a majority, with the sets of voters of each of which one
     /// has to vote for whatever comes next.
     pub bound: BTreeMap<ServiceId, Vec<BTreeSet<SiteId>>>,

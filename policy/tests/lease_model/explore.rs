@@ -9,13 +9,13 @@ use crate::steps::{Step, start, successors};
 
 /// What a search found.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct Found<T> {
     pub(crate) states: usize,
     /// False when the bound on states ended the search.
     pub(crate) complete: bool,
     /// Claims that served somewhere, as bits by place.
     pub(crate) served: u8,
-    pub(crate) breach: Option<(Breach, Vec<Step>)>,
+    pub(crate) breach: Option<(Breach, Vec<T>)>,
 }
 
 /// Fingerprints, in open addressing: sixteen bytes a state are less than any map of the standard
@@ -25,37 +25,51 @@ struct Seen {
     len: usize,
 }
 
-pub(crate) fn explore(run: &Run) -> Found {
-    let fingerprint =
-        |s: &State| s.fingerprint(run.voters, run.sites.len(), run.lives(), run.fixed());
-    let first = start(run);
+pub(crate) fn explore(run: &Run) -> Found<Step> {
+    search(
+        start(run),
+        run.most_states,
+        |state| state.fingerprint(run.voters, run.sites.len(), run.lives(), run.fixed()),
+        |state: &mut State| {
+            let (now, breach) = judge(run, state);
+            if !run.only_mutex {
+                state.served |= now;
+            }
+            (now, breach)
+        },
+        |state, visit| successors(run, state, visit),
+    )
+}
+
+/// Looks at every state that can be reached: `judge` says who serves and what is wrong, and notes
+/// in the state what the ones after it have to know.
+pub(crate) fn search<S: Copy, T: Copy>(
+    first: S,
+    most_states: usize,
+    fingerprint: impl Fn(&S) -> u64,
+    judge: impl Fn(&mut S) -> (u8, Option<Breach>),
+    successors: impl Fn(&S, &mut dyn FnMut(T, S)),
+) -> Found<T> {
     let mut seen = Seen { slots: vec![0; 1 << 16], len: 0 };
     seen.insert(fingerprint(&first));
-    let mut parents: Vec<(u32, Step)> = vec![(0, Step::Tick(0))];
-    let mut open: VecDeque<(u32, State)> = VecDeque::from([(0, first)]);
+    // Each state's parent and the step from there; the first has none.
+    let mut parents: Vec<Option<(u32, T)>> = vec![None];
+    let mut open: VecDeque<(u32, S)> = VecDeque::from([(0, first)]);
     let mut served = 0;
     let mut complete = true;
     while let Some((at, mut state)) = open.pop_front() {
-        let (now, breach) = judge(run, &state);
+        let (now, breach) = judge(&mut state);
         served |= now;
-        if !run.only_mutex {
-            state.served |= now;
-        }
         if let Some(breach) = breach {
-            let trace = trace(&parents, at);
-            return Found {
-                states: seen.len,
-                complete: false,
-                served,
-                breach: Some((breach, trace)),
-            };
+            let breach = Some((breach, trace(&parents, at)));
+            return Found { states: seen.len, complete: false, served, breach };
         }
-        successors(run, &state, |step, next| {
-            if seen.len >= run.most_states {
+        successors(&state, &mut |step, next| {
+            if seen.len >= most_states {
                 complete = false;
             } else if seen.insert(fingerprint(&next)) {
                 let number = u32::try_from(parents.len()).expect("states fit 32 bits");
-                parents.push((at, step));
+                parents.push(Some((at, step)));
                 open.push_back((number, next));
             }
         });
@@ -63,10 +77,9 @@ pub(crate) fn explore(run: &Run) -> Found {
     Found { states: seen.len, complete, served, breach: None }
 }
 
-fn trace(parents: &[(u32, Step)], mut at: u32) -> Vec<Step> {
+fn trace<T: Copy>(parents: &[Option<(u32, T)>], mut at: u32) -> Vec<T> {
     let mut steps = Vec::new();
-    while at != 0 {
-        let (parent, step) = parents[at as usize];
+    while let Some((parent, step)) = parents[at as usize] {
         steps.push(step);
         at = parent;
     }

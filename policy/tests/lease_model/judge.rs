@@ -8,7 +8,7 @@ use nett_policy::lease::rule::{
     counts, serves, stands, suffices,
 };
 
-use crate::runs::{Alone, Mutant, Run};
+use crate::runs::{Alone, Claim, Mutant, Run};
 use crate::state::{CLAIMS, ClaimNo, Node, State, VOTERS};
 
 /// Every node's clock, at every instant: ages are what differs.
@@ -227,31 +227,51 @@ pub(crate) fn judge(run: &Run, state: &State) -> (u8, Option<Breach>) {
             return (now, Some(Breach::Grouping));
         }
     }
-    let places = |bits: u8| (0..run.claims.len()).filter(move |p| bits & (1 << p) != 0);
-    let site = |p: usize| run.claims[p].target;
-    if places(now).any(|p| places(now).any(|q| site(p) != site(q))) {
-        return (now, Some(Breach::TwoSites));
-    }
     if run.only_mutex {
-        return (now, None);
+        let breach = two_sites(run.claims, now).then_some(Breach::TwoSites);
+        return (now, breach);
     }
-    let ever = state.served | now;
-    for p in places(now) {
-        for q in places(ever).filter(|q| *q != p) {
-            let (mine, other) = (run.claims[p], run.claims[q]);
-            // What somebody says with an approval may be older by number than what the dead had.
-            if run.is_alone(claim_no(p)) {
-                continue;
-            }
-            if mine.epoch == other.epoch && !run.is_alone(claim_no(q)) {
-                return (now, Some(Breach::TwoOfOneEpoch));
+    let is_alone = |place: usize| run.is_alone(claim_no(place));
+    (now, among_but(run.claims, now, state.served | now, is_alone))
+}
+
+fn places(claims: &[Claim], bits: u8) -> impl Iterator<Item = usize> + Clone {
+    (0..claims.len()).filter(move |place| bits & (1 << place) != 0)
+}
+
+fn two_sites(claims: &[Claim], now: u8) -> bool {
+    let mut sites = places(claims, now).map(|place| claims[place].target);
+    let first = sites.next();
+    sites.any(|site| Some(site) != first)
+}
+
+/// What is wrong when these claims are served now and those have been ever.
+pub(crate) fn among(claims: &[Claim], now: u8, ever: u8) -> Option<Breach> {
+    among_but(claims, now, ever, |_| false)
+}
+
+/// What somebody says with an approval may be older by number than what the dead had.
+fn among_but(
+    claims: &[Claim],
+    now: u8,
+    ever: u8,
+    is_alone: impl Fn(usize) -> bool,
+) -> Option<Breach> {
+    if two_sites(claims, now) {
+        return Some(Breach::TwoSites);
+    }
+    for p in places(claims, now).filter(|p| !is_alone(*p)) {
+        for q in places(claims, ever).filter(|q| *q != p) {
+            let (mine, other) = (claims[p], claims[q]);
+            if mine.epoch == other.epoch && !is_alone(q) {
+                return Some(Breach::TwoOfOneEpoch);
             }
             if other.epoch > mine.epoch && other.target != mine.target {
-                return (now, Some(Breach::OlderReturns));
+                return Some(Breach::OlderReturns);
             }
         }
     }
-    (now, None)
+    None
 }
 
 fn claim_no(place: usize) -> ClaimNo {

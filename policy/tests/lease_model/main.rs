@@ -9,6 +9,7 @@
 //! `NETT_MODEL=large` adds the searches that take minutes and gigabytes; `NETT_MODEL=NAME` runs one
 //! search by its name. Both print what they saw.
 
+mod change;
 mod explore;
 mod judge;
 mod runs;
@@ -27,7 +28,7 @@ fn wanted() -> Option<String> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the results of a long search, when asked for")]
-fn say(run: &Run, found: &Found) {
+fn say<T: std::fmt::Debug>(name: &str, found: &Found<T>) {
     let Found { states, complete, served, breach } = found;
     let mut out = std::io::stderr();
     let said = match breach {
@@ -35,19 +36,23 @@ fn say(run: &Run, found: &Found) {
         None => "nothing found, not complete".to_owned(),
         Some((breach, trace)) => format!("{breach:?} after {} steps: {trace:?}", trace.len()),
     };
-    writeln!(out, "{}: {states} states, served {served:03b}: {said}", run.name).expect("stderr");
+    writeln!(out, "{name}: {states} states, served {served:03b}: {said}").expect("stderr");
 }
 
 #[track_caller]
 fn holds(run: &Run) {
-    let found = explore(run);
+    holds_as(run.name, run.claims.len(), &explore(run));
+}
+
+#[track_caller]
+fn holds_as<T: std::fmt::Debug>(name: &str, claims: usize, found: &Found<T>) {
     if wanted().is_some() {
-        say(run, &found);
+        say(name, found);
     }
-    assert!(found.breach.is_none(), "{}: {:?}", run.name, found.breach);
-    assert!(found.complete, "{}: the bound on states ended the search", run.name);
+    assert!(found.breach.is_none(), "{name}: {:?}", found.breach);
+    assert!(found.complete, "{name}: the bound on states ended the search");
     // Progress: a model in which nobody ever serves would hold as well.
-    assert_eq!(u32::from(found.served).count_ones() as usize, run.claims.len(), "{}", run.name);
+    assert_eq!(u32::from(found.served).count_ones() as usize, claims, "{name}");
 }
 
 fn small(name: &str) {
@@ -96,10 +101,29 @@ fn every_rule_is_missed_when_it_is_taken_away() {
     for broken in MUTANTS {
         let found = explore(&broken.run);
         if wanted().is_some() {
-            say(&broken.run, &found);
+            say(broken.run.name, &found);
         }
         let breach = found.breach.as_ref().map(|(breach, _)| *breach);
         assert_eq!(breach, Some(broken.breach), "{}: {found:?}", broken.run.name);
+    }
+}
+
+#[test]
+fn voters_come_and_go_one_at_a_time() {
+    for run in change::HOLD {
+        holds_as(run.name, run.claims.len() + 1, &change::explore(run));
+    }
+}
+
+#[test]
+fn every_rule_of_a_change_is_missed_when_it_is_taken_away() {
+    for (run, wanted_breach) in change::MUTANTS {
+        let found = change::explore(run);
+        if wanted().is_some() {
+            say(run.name, &found);
+        }
+        let breach = found.breach.as_ref().map(|(breach, _)| *breach);
+        assert_eq!(breach, Some(*wanted_breach), "{}: {found:?}", run.name);
     }
 }
 
@@ -108,5 +132,8 @@ fn larger_searches_when_asked_for() {
     let wanted = wanted().unwrap_or_default();
     for run in LARGE.iter().filter(|r| wanted == "large" || wanted == r.name) {
         holds(run);
+    }
+    for run in change::LARGE.iter().filter(|r| wanted == "large" || wanted == r.name) {
+        holds_as(run.name, run.claims.len() + 1, &change::explore(run));
     }
 }

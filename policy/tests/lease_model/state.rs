@@ -177,6 +177,17 @@ impl State {
     }
 }
 
+/// 64 bits that stand for these bytes.
+pub(crate) fn fingerprint_of(bytes: &[u8]) -> u64 {
+    let mut hash = Hash(0x9e37_79b9_7f4a_7c15);
+    for part in bytes.chunks(8) {
+        let mut eight = [0; 8];
+        eight[..part.len()].copy_from_slice(part);
+        hash.eight(&eight);
+    }
+    hash.0
+}
+
 struct Hash(u64);
 
 impl Hash {

@@ -3,10 +3,8 @@
 //!
 //! Commands are not a step: a claim exists as soon as somebody votes for it or withdraws for it.
 
-use std::time::Duration;
-
 use nett_policy::id::Epoch;
-use nett_policy::lease::rule::{Bound, Rules, may_vote};
+use nett_policy::lease::rule::{Bound, may_vote, quorum_of};
 
 use crate::judge::{judge, serving};
 use crate::runs::{Alone, Mutant, Run};
@@ -85,7 +83,7 @@ pub(crate) fn start(run: &Run) -> State {
     settle(run, &mut state);
     for wanted in run.prefix {
         let mut reached = None;
-        successors(run, &state, |step, next| {
+        successors(run, &state, &mut |step, next| {
             if step == *wanted {
                 reached = Some(next);
             }
@@ -96,7 +94,7 @@ pub(crate) fn start(run: &Run) -> State {
     state
 }
 
-pub(crate) fn successors(run: &Run, state: &State, mut visit: impl FnMut(Step, State)) {
+pub(crate) fn successors(run: &Run, state: &State, visit: &mut dyn FnMut(Step, State)) {
     let mut go = |step: Step, mut next: State| {
         settle(run, &mut next);
         visit(step, next);
@@ -207,15 +205,13 @@ fn votes(run: &Run, state: &State, p: usize, claim: ClaimNo) -> bool {
         Mutant::Revote if newest != claim && epoch(newest) == epoch(claim) => return true,
         _ => {}
     }
-    let zero = Duration::ZERO;
-    let rules = Rules { lease: zero, wait: zero, quorum: run.voters / 2 + 1 };
     let bound = Bound {
         rejoining: voter.pending != 0,
         newest: Epoch(u64::from(epoch(newest))),
         floor: Epoch(u64::from(voter.floor)),
-        others,
+        decided: others >= quorum_of(run.voters),
     };
-    may_vote(&rules, bound, Epoch(u64::from(epoch(claim)))).is_ok()
+    may_vote(bound, Epoch(u64::from(epoch(claim)))).is_ok()
 }
 
 fn lose(run: &Run, state: &mut State, p: usize) {

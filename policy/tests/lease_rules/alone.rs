@@ -375,8 +375,7 @@ impl Seat {
     }
 
     fn chosen(&self, placings: &Placings) -> Option<EntryId> {
-        let (node, rules) = (&self.bench.node, &self.bench.rules);
-        node.chosen(rules, placings, &id(PAY)).map(|(claim, _)| claim.clone())
+        self.bench.node.chosen(placings, &id(PAY)).map(|(claim, _)| claim.clone())
     }
 
     fn is_unprotected(&self, claim: &Claim, now: u64) -> bool {

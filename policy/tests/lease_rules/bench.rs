@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
+use nett_policy::lease::electorate::{Electorate, Electorates};
 use nett_policy::lease::knowledge::{Knowledge, Unheard};
 use nett_policy::lease::rule::{Ground, RateError, Rules, Verdict};
-use nett_policy::lease::vote::{
-    Answer, Ask, Asking, Bounds, Claim, Electorate, Incarnation, Nonce, Vote,
-};
+use nett_policy::lease::vote::{Answer, Ask, Asking, Bounds, Claim, Incarnation, Nonce, Vote};
 use nett_policy::lease::voter::{Ballot, Voter};
 
 pub(crate) const NAMES: [&str; 3] = ["osl", "svg", "trd"];
@@ -29,8 +28,9 @@ pub(crate) fn entry(site: &str, n: u8) -> EntryId {
     format!("{site}.{:0>26}", n).parse().expect("an entry")
 }
 
-pub(crate) fn electorate() -> Electorate {
-    Electorate { generation: Generation(1), voters: NAMES.iter().map(|n| site(n)).collect() }
+pub(crate) fn electorates() -> Electorates {
+    let voters = NAMES.iter().map(|n| site(n)).collect();
+    Electorates::first(Electorate { generation: Generation(1), voters })
 }
 
 /// T = 60 s, W = 90 s.
@@ -73,12 +73,12 @@ impl Bench {
     /// Three voters of a new fabric, and a node that has heard nothing.
     pub(crate) fn new() -> Self {
         let founded = |(n, name): (u128, &&str)| {
-            (site(name), Voter::founded(site(name), Incarnation(n), Generation(1)))
+            (site(name), Voter::founded(site(name), Incarnation(n), electorates()))
         };
         Self {
             rules: rules(),
             voters: (1..).zip(NAMES.iter()).map(founded).collect(),
-            node: Knowledge::new(electorate()),
+            node: Knowledge::new(electorates()),
             nonces: 0,
         }
     }
@@ -89,9 +89,10 @@ impl Bench {
 
     /// The voter votes for the claim; `None` when it may not.
     pub(crate) fn vote(&mut self, name: &str, claim: &Claim) -> Option<Vote> {
-        let rules = self.rules;
+        // It has read nothing of the others.
+        let unread = Knowledge::new(electorates());
         let voter = self.voter(name);
-        let ballot = voter.ballot(&rules, claim, &BTreeMap::new());
+        let ballot = voter.ballot(&unread, claim);
         if ballot.services.is_empty() {
             return None;
         }
@@ -108,7 +109,7 @@ impl Bench {
     /// Asked and answered at one instant, votes included.
     pub(crate) fn hear(&mut self, name: &str, now: Duration) -> Result<(), Unheard> {
         let ask = self.ask(name, now);
-        let answer = self.voters[&site(name)].answer(&ask).expect("it answers");
+        let answer = self.voters[&site(name)].answer(&ask, now).expect("it answers");
         self.node.take(&answer, now)
     }
 
@@ -121,7 +122,7 @@ impl Bench {
     /// An answer that is not delivered yet.
     pub(crate) fn answer(&mut self, name: &str, now: Duration) -> Answer {
         let ask = self.ask(name, now);
-        self.voters[&site(name)].answer(&ask).expect("it answers")
+        self.voters[&site(name)].answer(&ask, now).expect("it answers")
     }
 
     pub(crate) fn verdict(&self, claim: &Claim, ground: Ground, now: Duration) -> Verdict {

@@ -6,7 +6,7 @@ use nett_policy::lease::rule::{Ground, Verdict};
 use nett_policy::lease::vote::{Answer, Claim, Nonce, Vote};
 use proptest::prelude::*;
 
-use crate::bench::{Bench, NAMES, asking, claim, electorate, rules, s, service, site};
+use crate::bench::{Bench, NAMES, asking, claim, electorates, rules, s, service, site};
 
 /// What happens next, at both nodes alike but for the answers.
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ impl Pair {
                 let (name, nonce) = (NAMES[voter], Nonce(self.nonces));
                 let ask = self.bench.node.ask(&rules(), &site(name), nonce, now);
                 self.faulty.ask(&rules(), &site(name), nonce, now);
-                let mut answer = self.bench.voter(name).answer(&ask).expect("it answers");
+                let mut answer = self.bench.voter(name).answer(&ask, now).expect("it answers");
                 // Votes come by their own way here, to both nodes alike.
                 answer.new.clear();
                 self.bench.node.take(&answer, now).expect("its own ask");
@@ -104,7 +104,7 @@ proptest! {
     fn faults_of_answers_only_take_away(events in events()) {
         let mut pair = Pair {
             bench: Bench::new(),
-            faulty: Knowledge::new(electorate()),
+            faulty: Knowledge::new(electorates()),
             unread: Vec::new(),
             late: Vec::new(),
             now: 0,

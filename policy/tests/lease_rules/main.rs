@@ -4,6 +4,8 @@
 mod alone;
 mod bench;
 mod desk;
+mod fleet;
+mod generations;
 mod laws;
 mod node;
 mod stopped;

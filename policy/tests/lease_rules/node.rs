@@ -8,10 +8,10 @@ use nett_policy::lease::knowledge::{Knowledge, Read, Unheard};
 use nett_policy::lease::rule::{
     Ground, RateError, Rules, Span, Verdict, Why, best, quorum_of, wait_of,
 };
-use nett_policy::lease::vote::{Electorate, Incarnation};
+use nett_policy::lease::vote::Incarnation;
 use nett_policy::lease::voter::Voter;
 
-use crate::bench::{Bench, asking, claim, electorate, s, seal, service, site};
+use crate::bench::{Bench, asking, claim, electorates, s, seal, service, site};
 
 #[test]
 fn the_wait_covers_clocks_that_differ_both_ways() {
@@ -141,7 +141,7 @@ fn the_right_is_the_claims_and_not_the_sites() {
 #[test]
 fn each_vote_of_each_incarnation_has_its_own_wait() {
     let (mut bench, first) = held();
-    let lost = Voter::founded(site("trd"), Incarnation(99), Generation(1));
+    let lost = Voter::founded(site("trd"), Incarnation(99), electorates());
     *bench.voter("trd") = lost;
     bench.vote("trd", &first).expect("the new incarnation votes");
     bench.hear("osl", s(170)).expect("heard");
@@ -154,7 +154,7 @@ fn votes_are_read_in_order_and_contradictions_stop_an_incarnation() {
     let mut bench = Bench::new();
     let first = bench.vote("osl", &claim(1, "osl")).expect("a vote");
     let second = bench.vote("osl", &claim(2, "svg")).expect("a vote");
-    let mut node = Knowledge::new(electorate());
+    let mut node = Knowledge::new(electorates());
     assert_eq!(node.read_vote(&second, s(1)), Read::Early);
     assert_eq!(node.known(&site("osl"))[&Incarnation(1)], 0);
     assert_eq!(node.read_vote(&first, s(2)), Read::Next(2));
@@ -193,7 +193,7 @@ fn a_fence_and_a_claim_for_elsewhere_shut() {
 #[test]
 fn a_node_without_its_disk_serves_nothing_until_it_is_told_its_fences() {
     let (mut bench, first) = held();
-    bench.node = Knowledge::lost(electorate());
+    bench.node = Knowledge::lost(electorates());
     bench.hear_all(s(200));
     bench.hear_all(s(290));
     assert_eq!(bench.verdict(&first, Ground::Wait, s(290)), Verdict::Shut(Why::FenceUnknown));
@@ -220,15 +220,6 @@ fn a_restart_keeps_waits_in_one_boot_and_begins_them_again_in_another() {
 }
 
 #[test]
-fn another_electorate_takes_all_answers_away() {
-    let (mut bench, first) = held();
-    bench.node.elect(electorate());
-    assert!(bench.serves(&first, s(101)));
-    bench.node.elect(Electorate { generation: Generation(2), ..electorate() });
-    assert!(!bench.serves(&first, s(101)));
-}
-
-#[test]
 fn confirmation_replaces_the_wait_for_known_incarnations_only() {
     let (mut bench, _) = held();
     let second = claim(2, "osl");
@@ -239,7 +230,7 @@ fn confirmation_replaces_the_wait_for_known_incarnations_only() {
     assert!(bench.verdict(&second, Ground::Confirmed, s(150)).is_serving());
     assert!(!bench.verdict(&second, Ground::Nothing, s(300)).is_serving());
     // A new incarnation is waited for although everybody confirmed.
-    *bench.voter("trd") = Voter::founded(site("trd"), Incarnation(99), Generation(1));
+    *bench.voter("trd") = Voter::founded(site("trd"), Incarnation(99), electorates());
     bench.vote("trd", &second).expect("a vote");
     bench.hear("trd", s(211)).expect("heard");
     bench.hear("osl", s(211)).expect("heard");
@@ -313,6 +304,7 @@ fn rules_are_made_of_lease_clocks_and_voters() {
     let rules = Rules::of(s(60), RateError::ppm(0).expect("in range"), 5);
     assert_eq!(rules, Rules { lease: s(60), wait: s(61), quorum: 3 });
     let mut bench = Bench::new();
-    let ballot = bench.voter("osl").ballot(&rules, &claim(1, "osl"), &BTreeMap::new());
+    let unread = bench.node.clone();
+    let ballot = bench.voter("osl").ballot(&unread, &claim(1, "osl"));
     assert_eq!(seal(&ballot).number, 1);
 }

@@ -206,6 +206,9 @@ fn bytes(run: &Change, state: &State) -> Vec<u8> {
     all
 }
 
+/// Takes a step and what it does.
+type Go<'a> = dyn FnMut(Step, &dyn Fn(&mut State)) + 'a;
+
 fn successors(run: &Change, state: &State, visit: &mut dyn FnMut(Step, State)) {
     let mut go = |step: Step, change: &dyn Fn(&mut State)| {
         let mut next = *state;
@@ -247,12 +250,7 @@ fn successors(run: &Change, state: &State, visit: &mut dyn FnMut(Step, State)) {
     });
 }
 
-fn generations(
-    run: &Change,
-    state: &State,
-    p: usize,
-    go: &mut dyn FnMut(Step, &dyn Fn(&mut State)),
-) {
+fn generations(run: &Change, state: &State, p: usize, go: &mut Go<'_>) {
     let (voter, at) = (state.voters[p], small(p));
     if voter.runs == 0 {
         for generation in (2..=GENERATIONS).filter(|generation| run.has(*generation, p)) {

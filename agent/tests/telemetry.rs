@@ -73,6 +73,7 @@ fn snapshot() -> Snapshot {
             Duration::from_millis(42_500),
         )]),
         unprotected: ["shop/prod/api".parse().expect("a service")].into(),
+        voters: BTreeMap::from([("file", 2)]),
         facts: BTreeMap::from([(["shop/prod/api", "osl", "data-lag"].map(str::to_owned), 0.25)]),
         costs: BTreeMap::from([(
             "shop/prod/api".parse().expect("a service"),

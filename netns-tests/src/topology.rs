@@ -8,7 +8,8 @@
 //!               usr │  lan │  bus │        usr │  lan │  bus │
 //!              osl-c1  osl-s1  osl-n1     svg-c1  svg-s1  svg-n1
 //! ```
-//! A third site, trd, may stand beside them, with a link (wan2, wan3) to each.
+//! A third site, trd, may stand beside them, with a link (wan2, wan3) to each, and a fourth, bgo,
+//! with links (wan4, wan5) to the first two.
 //!
 //! A lab in pairs has two borders and two route nodes at each site, on one switch:
 //!
@@ -55,6 +56,7 @@ pub struct Site {
 const OSL: Site = Site { id: "osl", number: 1, letter: 'a', region: "no" };
 const SVG: Site = Site { id: "svg", number: 2, letter: 'b', region: "no" };
 const TRD: Site = Site { id: "trd", number: 3, letter: 'c', region: "no" };
+const BGO: Site = Site { id: "bgo", number: 4, letter: 'd', region: "no" };
 
 /// The sites of every lab; most stories need no more.
 pub const SITES: [Site; 2] = [OSL, SVG];
@@ -101,6 +103,18 @@ const SVG_TRD: Link = Link {
     id: "svg-trd-1",
     interface: "wan3",
     ends: [(SVG, ["172.31.0.13/30", "fd00:f3::1/64"]), (TRD, ["172.31.0.14/30", "fd00:f3::2/64"])],
+    borders: [1, 1],
+};
+const OSL_BGO: Link = Link {
+    id: "osl-bgo-1",
+    interface: "wan4",
+    ends: [(OSL, ["172.31.0.25/30", "fd00:f6::1/64"]), (BGO, ["172.31.0.26/30", "fd00:f6::2/64"])],
+    borders: [1, 1],
+};
+const SVG_BGO: Link = Link {
+    id: "svg-bgo-1",
+    interface: "wan5",
+    ends: [(SVG, ["172.31.0.29/30", "fd00:f7::1/64"]), (BGO, ["172.31.0.30/30", "fd00:f7::2/64"])],
     borders: [1, 1],
 };
 
@@ -175,6 +189,12 @@ impl Shape {
         links: &[OSL_SVG_1, OSL_SVG_2, OSL_TRD, SVG_TRD],
         nodes: 1,
     };
+    /// The three, which vote, and a fourth one without a voter.
+    pub const FOUR: Self = Self {
+        sites: &[OSL, SVG, TRD, BGO],
+        links: &[OSL_SVG_1, OSL_SVG_2, OSL_TRD, SVG_TRD, OSL_BGO, SVG_BGO],
+        nodes: 1,
+    };
     /// Two sites with two borders and two route nodes each; every border has a link to both of the
     /// other site.
     pub const PAIRS: Self =
@@ -185,6 +205,7 @@ impl Shape {
         match (sites, nodes) {
             (2, 1) => Some(Self::TWO),
             (3, 1) => Some(Self::THREE),
+            (4, 1) => Some(Self::FOUR),
             (2, 2) => Some(Self::PAIRS),
             _ => None,
         }
@@ -200,7 +221,7 @@ impl Shape {
 
 impl Site {
     pub fn named(id: &str) -> Option<Self> {
-        Shape::THREE.sites.iter().copied().find(|s| s.id == id)
+        Shape::FOUR.sites.iter().copied().find(|s| s.id == id)
     }
 
     /// Both addresses of a host of this site, without prefix length, IPv4 first.
@@ -493,7 +514,7 @@ mod tests {
 
     #[test]
     fn every_wire_end_is_a_known_host_and_no_interface_or_address_is_used_twice() {
-        nothing_is_used_twice(Shape::THREE);
+        nothing_is_used_twice(Shape::FOUR);
         nothing_is_used_twice(Shape::PAIRS);
     }
 
@@ -515,7 +536,7 @@ mod tests {
 
     #[test]
     fn every_route_leaves_by_an_interface_its_host_has() {
-        let lab = Topology::new(Shape::THREE, |_| Vec::new());
+        let lab = Topology::new(Shape::FOUR, |_| Vec::new());
         for host in &lab.hosts {
             for route in &host.routes {
                 let ends = lab.wires.iter().flat_map(|w| [&w.a, &w.b]);

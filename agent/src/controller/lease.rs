@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nett_policy::id::{EntryId, Epoch, ServiceId, SiteId};
+use nett_policy::lease::electorate::Electorate;
 use nett_policy::lease::placings::lease_epoch;
 use nett_policy::log::entry::{Body, Effect as TaskEffect, Step, StepKind, Withdrawn};
 use nett_policy::traffic::Spread;
@@ -80,19 +81,21 @@ impl Controller {
     pub(super) fn lease_trouble(&self) -> Vec<String> {
         let Some(lease) = &self.lease else { return Vec::new() };
         let gate = lease.gate_trouble().map(|why| format!("lease: gate: {why}"));
+        let refused = lease.refused().map(|why| format!("lease: voters: {why}"));
+        let rises = lease.rises_not().map(|why| format!("lease: the voter here: {why}"));
         let fences = (!lease.knows_fences())
             .then(|| "lease: what this node confirmed is not known yet".to_owned());
         let pending = lease.pending().filter(|pending| !pending.is_empty()).map(|pending| {
             let names: Vec<&str> = pending.into_iter().map(SiteId::as_str).collect();
             format!("lease: the voter here has to read {} first", names.join(", "))
         });
-        gate.into_iter().chain(fences).chain(pending).collect()
+        gate.into_iter().chain(refused).chain(rises).chain(fences).chain(pending).collect()
     }
 
     /// The voters that this node hears.
     pub(super) fn voters_heard(&self, now: Duration) -> BTreeSet<SiteId> {
         let heard = self.lease.as_ref().map(|lease| lease.heard_within(AUDIBLE, now));
-        heard.into_iter().flatten().cloned().collect()
+        heard.unwrap_or_default()
     }
 
     /// Services that were taken without a majority, and whose voters count for what comes next.
@@ -120,8 +123,12 @@ impl Controller {
                 agree.insert(&heard.report.site);
             }
         }
-        let voters = lease.voters();
-        if voters.iter().filter(|voter| agree.contains(voter)).count() > voters.len() / 2
+        let electorates = lease.electorates();
+        let mut both = std::iter::once(&electorates.present).chain(&electorates.former);
+        let most = |one: &Electorate| {
+            one.voters.iter().filter(|voter| agree.contains(voter)).count() >= one.quorum()
+        };
+        if both.all(most)
             && let Some(lease) = &mut self.lease
         {
             lease.fences_told();

@@ -393,6 +393,7 @@ impl Controller {
             last_heard: silent.iter().filter_map(|s| Some((s.clone(), last(s)?))).collect(),
             silent,
             voters: self.voters_heard(now.mono),
+            counted: self.lease.as_ref().map(Lease::counts_by),
             bound: self.bound(now.mono),
             away,
             down: BTreeSet::new(),

@@ -6,11 +6,12 @@
 use clap::{Arg, ArgMatches, Command};
 
 /// Whole commands.
-const COMMANDS: [&str; 9] =
-    ["top", "fabric", "member", "timeline", "support-bundle", "notify", "adopt", "drill", "man"];
+const COMMANDS: [&str; 8] =
+    ["top", "member", "timeline", "support-bundle", "notify", "adopt", "drill", "man"];
 
 /// Commands below one that exists.
-const NESTED: [(&str, &[&str]); 1] = [("service", &["apply", "retire"])];
+const NESTED: [(&str, &[&str]); 2] =
+    [("service", &["apply", "retire"]), ("fabric", &["show", "apply"])];
 
 /// Adds the names to the parser, out of the help's sight.
 pub(super) fn add(mut command: Command) -> Command {

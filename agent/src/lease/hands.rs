@@ -160,7 +160,7 @@ impl Hands {
     }
 
     fn voter_of(&self, site: &SiteId) -> Option<NodeId> {
-        self.fabric.voters().find(|n| n.site == *site).map(|n| n.id.clone())
+        self.fabric.electorates().node_of(site).cloned()
     }
 
     fn ask(&self, ask: &Ask) {

@@ -232,7 +232,7 @@ impl Lease {
         next: &mut Vec<Duration>,
     ) -> (Stands, Option<Group>) {
         let id = &service.id;
-        let named = self.knowledge.chosen(&self.rules, &self.placings, id);
+        let named = self.knowledge.chosen(&self.placings, id);
         let Some((claim, backers)) = named.map(|(claim, count)| (claim.clone(), count)) else {
             return (Stands::none(), None);
         };

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod hands;
 mod judge;
 pub mod open;
+mod rising;
 mod rounds;
 pub mod simulated;
 pub mod store;
@@ -29,10 +30,12 @@ use std::time::Duration;
 use nett_policy::fabric::{Fabric, Node, Role};
 use nett_policy::id::{NodeId, ServiceId, SiteId};
 use nett_policy::lease::confirm::Withdrawals;
+use nett_policy::lease::electorate::Electorates;
+use nett_policy::lease::generation::NotYet;
 use nett_policy::lease::knowledge::{Knowledge, Read};
 use nett_policy::lease::placings::Placings;
-use nett_policy::lease::rule::{Rules, quorum_of};
-use nett_policy::lease::vote::{Ask, Electorate, Incarnation};
+use nett_policy::lease::rule::Rules;
+use nett_policy::lease::vote::{Ask, Incarnation};
 use nett_policy::lease::voter::Ballot;
 use nett_policy::log::entry::{Body, Entry};
 use nett_policy::log::fold::Fold;
@@ -114,6 +117,14 @@ pub struct Lease {
     me: Node,
     rules: Rules,
     placings: Placings,
+    /// What the file says of the voters.
+    electorates: Electorates,
+    /// Why nothing is done by that file.
+    refused: Option<String>,
+    /// The record of the terms, while it is on its way to the disk: until then nobody is asked.
+    terms_open: Option<u64>,
+    /// Why the own voter does not run the generation of the file.
+    rises_not: Option<NotYet>,
     knowledge: Knowledge,
     withdrawals: Withdrawals,
     voting: Option<Voting>,
@@ -160,15 +171,18 @@ impl Lease {
         if catalog.leased().len() == 0 {
             return None;
         }
-        let voters: BTreeSet<SiteId> = fabric.voters().map(|n| n.site.clone()).collect();
-        let quorum = quorum_of(voters.len());
+        let electorates = fabric.electorates();
+        let quorum = electorates.present.quorum();
         let rules = Rules { lease: fabric.lease.duration, wait: fabric.lease.wait, quorum };
-        let electorate = Electorate { generation: fabric.generation, voters };
         let placings = Placings::new(World { fabric: &fabric, catalog: &catalog });
         Some(Self {
             rules,
             placings,
-            knowledge: Knowledge::lost(electorate),
+            knowledge: Knowledge::lost(electorates.clone()),
+            electorates,
+            refused: None,
+            terms_open: None,
+            rises_not: None,
             withdrawals: Withdrawals::default(),
             voting: None,
             withdrawing: Withdrawing::default(),
@@ -228,6 +242,7 @@ impl Lease {
         self.news = false;
         let asked = self.effects.len();
         self.keep_again(now);
+        self.consider_rise(now);
         self.begin_round(now);
         self.consider_votes(now);
         self.heard_all |= self.has_heard(now);
@@ -288,14 +303,25 @@ impl Lease {
         self.news = true;
     }
 
-    /// The sites that vote.
+    /// The sites that vote, in the generation by which this node counts now.
     pub fn voters(&self) -> &BTreeSet<SiteId> {
         &self.knowledge.electorate().voters
     }
 
-    /// The node that votes for a site.
+    /// The node that votes for a site, by the file or by the generation before it.
     pub fn voter_of(&self, site: &SiteId) -> Option<&NodeId> {
-        self.fabric.voters().find(|n| n.site == *site).map(|n| &n.id)
+        self.electorates.node_of(site)
+    }
+
+    /// What this node's file says of the voters.
+    pub fn electorates(&self) -> &Electorates {
+        &self.electorates
+    }
+
+    /// Why nothing is leased by this node's file: what it says of the voters contradicts what the
+    /// node has used.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// When the last ask that a voter answered was sent.
@@ -304,11 +330,11 @@ impl Lease {
     }
 
     /// The voters that answered an ask sent within this time.
-    pub fn heard_within(&self, time: Duration, now: Duration) -> BTreeSet<&SiteId> {
-        let fresh = |voter: &&SiteId| {
+    pub fn heard_within(&self, time: Duration, now: Duration) -> BTreeSet<SiteId> {
+        let fresh = |voter: &SiteId| {
             self.knowledge.answered(voter).is_some_and(|asked| now <= asked + time)
         };
-        self.voters().iter().filter(fresh).collect()
+        self.electorates.all().into_iter().filter(fresh).collect()
     }
 
     /// False where what this node once confirmed is not known; see [`Self::fences_told`].
@@ -364,6 +390,7 @@ impl Lease {
             Ok(()) => {
                 self.keeping.open.retain(|(open, _)| *open != number);
                 self.withdrawing.kept(number);
+                self.terms_open = self.terms_open.filter(|open| *open != number);
                 if let Some(voting) = &mut self.voting {
                     voting.kept(number);
                 }
@@ -387,10 +414,10 @@ impl Lease {
     fn restore(&mut self, found: Restored, now: Duration) {
         let Restored { records, whole, boot, seed } = found;
         (self.seed, self.boot) = (seed, boot);
-        let electorate = self.knowledge.electorate().clone();
+        let electorates = self.electorates.clone();
         let mut known = match whole {
-            true => Knowledge::new(electorate),
-            false => Knowledge::lost(electorate),
+            true => Knowledge::new(electorates),
+            false => Knowledge::lost(electorates),
         };
         let here = |boot: &str, at: Duration| match boot == self.boot && !boot.is_empty() {
             true => at.min(now),
@@ -417,7 +444,9 @@ impl Lease {
                 LeaseRecord::Told
                 | LeaseRecord::Begun { .. }
                 | LeaseRecord::Made(_)
-                | LeaseRecord::Floor { .. } => {}
+                | LeaseRecord::Floor { .. }
+                | LeaseRecord::Terms(_)
+                | LeaseRecord::Runs { .. } => {}
             }
         }
         // A journal that never heard whether it was the node's first knows no fences either.
@@ -427,7 +456,10 @@ impl Lease {
         self.knowledge = known;
         self.restored = true;
         self.rounds.since = Some(now);
-        self.restore_voter(&records, whole);
+        self.restore_terms(&records);
+        if self.refused.is_none() {
+            self.restore_voter(&records, whole, now);
+        }
     }
 
     // === votes of others ===

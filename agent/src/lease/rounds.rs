@@ -124,10 +124,11 @@ impl Lease {
     }
 
     /// A voter that is a new incarnation asks nobody before that is on its disk, and a serving node
-    /// nobody before there is a gate.
+    /// nobody before there is a gate; and nobody asks before it is settled who the voters are.
     fn may_ask(&self) -> bool {
         let gated = !self.is_serving_node() || self.judged.has_gate();
-        gated && self.voting.as_ref().is_none_or(|voting| voting.has_begun())
+        let agreed = self.refused.is_none() && self.terms_open.is_none();
+        agreed && gated && self.voting.as_ref().is_none_or(|voting| voting.has_begun())
     }
 
     pub(super) fn armed(&mut self, round: u64, result: Result<(), String>, now: Duration) {
@@ -149,7 +150,7 @@ impl Lease {
 
     fn ask(&mut self, now: Duration) {
         self.rounds.armed = Some(now);
-        let voters = self.voters().clone();
+        let voters = self.electorates.all();
         let mut asks = Vec::new();
         for voter in voters {
             let nonce = Nonce(self.draw());
@@ -157,7 +158,7 @@ impl Lease {
             match &self.voting {
                 // The own voter is not asked over the bus, which may be down.
                 Some(_) if voter == self.me.site => {
-                    if let Some(said) = self.say(&ask) {
+                    if let Some(said) = self.say(&ask, now) {
                         self.answered(&said, now);
                     }
                 }
@@ -175,7 +176,7 @@ impl Lease {
         }
         votes.iter().for_each(|vote| self.read_vote(vote, now));
         if *rejoining {
-            self.heard_rejoining(answer);
+            self.heard_rejoining(answer, now);
             return;
         }
         match self.knowledge.take(answer, now) {
@@ -228,10 +229,13 @@ impl Lease {
         let Some(armed) = self.rounds.armed else { return Some(end) };
         let answered =
             |voter: &&SiteId| self.knowledge.answered(voter).is_some_and(|asked| asked >= armed);
-        let count = self.voters().iter().filter(answered).count();
-        Some(match count {
-            _ if count == self.voters().len() => armed,
-            _ if count >= self.rules.quorum => end.min(armed + LAST_ANSWERS),
+        let counts = |voter: &&SiteId| {
+            let said = self.knowledge.said(voter);
+            answered(voter) && said.is_some_and(|s| s.generation == self.counts_by())
+        };
+        Some(match self.voters().iter().filter(counts).count() {
+            _ if self.electorates.all().iter().all(|voter| answered(&voter)) => armed,
+            count if count >= self.knowledge.electorate().quorum() => end.min(armed + LAST_ANSWERS),
             _ => end,
         })
     }

@@ -10,7 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nett_policy::id::{Epoch, IdError, ServiceId, SiteId};
+use nett_policy::fabric::Lease;
+use nett_policy::id::{Epoch, Generation, IdError, NodeId, ServiceId, SiteId};
+use nett_policy::lease::electorate::Terms;
+use nett_policy::lease::generation::Running;
 use nett_policy::lease::knowledge::Times;
 use nett_policy::lease::vote::Incarnation;
 use nett_policy::roster::Rosters;
@@ -36,6 +39,10 @@ pub enum LeaseRecord {
     Fence(BTreeMap<ServiceId, Epoch>),
     /// The fences are known: somebody who knows has told them.
     Told,
+    /// What a generation of the voters is; on the disk before this node asks or answers in it.
+    Terms(Terms),
+    /// The generation in which the own voter answers.
+    Runs { running: Running, boot: String },
 }
 
 /// What a start finds.
@@ -73,6 +80,8 @@ enum RecordDoc {
     Heard { voter: String, incarnation: String, at_us: u64, boot: String },
     Fence { services: BTreeMap<String, u64> },
     Told {},
+    Terms { generation: u64, voters: BTreeMap<String, String>, lease_us: u64, wait_us: u64 },
+    Runs { generation: u64, since_us: u64, entered: bool, boot: String },
 }
 
 /// What was loaded, as far as it can be read.
@@ -104,6 +113,10 @@ fn micros(time: Duration) -> u64 {
 
 fn sites(list: Vec<String>) -> Result<BTreeSet<SiteId>, RecordError> {
     list.iter().map(|site| Ok(site.parse()?)).collect()
+}
+
+fn nodes(map: BTreeMap<String, String>) -> Result<BTreeMap<SiteId, NodeId>, RecordError> {
+    map.into_iter().map(|(site, node)| Ok((site.parse()?, node.parse()?))).collect()
 }
 
 fn epochs(map: BTreeMap<String, u64>) -> Result<BTreeMap<ServiceId, Epoch>, RecordError> {
@@ -150,6 +163,20 @@ impl LeaseRecord {
             },
             Self::Fence(services) => RecordDoc::Fence { services: write_epochs(services) },
             Self::Told => RecordDoc::Told {},
+            Self::Terms(Terms { generation, voters, lease }) => RecordDoc::Terms {
+                generation: generation.0,
+                voters: voters.iter().map(|(s, n)| (s.to_string(), n.to_string())).collect(),
+                lease_us: micros(lease.duration),
+                wait_us: micros(lease.wait),
+            },
+            Self::Runs { running: Running { generation, since, entered }, boot } => {
+                RecordDoc::Runs {
+                    generation: generation.0,
+                    since_us: micros(*since),
+                    entered: *entered,
+                    boot: boot.clone(),
+                }
+            }
         };
         serde_json::to_vec(&doc).expect("keys are text")
     }
@@ -181,6 +208,16 @@ impl LeaseRecord {
             },
             RecordDoc::Fence { services } => Self::Fence(epochs(services)?),
             RecordDoc::Told {} => Self::Told,
+            RecordDoc::Terms { generation, voters, lease_us, wait_us } => {
+                let duration = Duration::from_micros(lease_us);
+                let lease = Lease { duration, wait: Duration::from_micros(wait_us) };
+                let (generation, voters) = (Generation(generation), nodes(voters)?);
+                Self::Terms(Terms { generation, voters, lease })
+            }
+            RecordDoc::Runs { generation, since_us, entered, boot } => {
+                let (generation, since) = (Generation(generation), Duration::from_micros(since_us));
+                Self::Runs { running: Running { generation, since, entered }, boot }
+            }
         })
     }
 }

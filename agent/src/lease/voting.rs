@@ -5,10 +5,10 @@
 //! others to read. A voter that hears of votes of its own that it does not have has lost them, and
 //! becomes a new incarnation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nett_policy::id::{EntryId, ServiceId, SiteId};
+use nett_policy::id::SiteId;
 use nett_policy::lease::vote::{Answer, Ask, Claim, Incarnation};
 use nett_policy::lease::voter::Voter;
 
@@ -31,6 +31,8 @@ pub(super) struct Voting {
     begun: Option<u64>,
     /// The record of a floor without which nothing is voted or answered.
     floor: Option<u64>,
+    /// The record of the generation that it rises to, without which nothing is answered.
+    pub(super) rising: Option<u64>,
 }
 
 /// How long until a vote is tried again that the disk did not take.
@@ -48,6 +50,7 @@ impl Voting {
             retry: None,
             begun: None,
             floor: None,
+            rising: None,
         }
     }
 
@@ -55,51 +58,65 @@ impl Voting {
         self.begun.is_none()
     }
 
-    /// Neither is on its way to the disk, and no other voter has to be read.
+    /// Nothing that it has to remember is on its way to the disk.
+    pub(super) fn is_written(&self) -> bool {
+        self.has_begun() && self.floor.is_none() && self.rising.is_none()
+    }
+
+    /// No other voter has to be read either.
     fn is_in_office(&self) -> bool {
-        self.has_begun() && self.floor.is_none() && self.voter.pending().is_empty()
+        self.is_written() && !self.voter.is_rejoining()
     }
 
     pub(super) fn kept(&mut self, number: u64) {
         self.begun = self.begun.filter(|open| *open != number);
         self.floor = self.floor.filter(|open| *open != number);
+        if self.rising.take_if(|open| *open == number).is_some() {
+            self.voter.risen();
+        }
     }
 }
 
 // === impl Lease ===
 
 impl Lease {
+    /// Whether the file has this node as a voter: who was one until then answers nobody.
     fn is_voter(&self) -> bool {
-        self.voter_of(&self.me.site) == Some(&self.me.id)
+        let is_present = self.electorates.present.voters.contains(&self.me.site);
+        is_present && self.voter_of(&self.me.site) == Some(&self.me.id)
     }
 
     /// The voter as its journal has it; with anything missing, a new one.
-    pub(super) fn restore_voter(&mut self, records: &[LeaseRecord], whole: bool) {
+    pub(super) fn restore_voter(&mut self, records: &[LeaseRecord], whole: bool, now: Duration) {
         if !self.is_voter() {
             return;
         }
         let is_begun = |r: &LeaseRecord| matches!(r, LeaseRecord::Begun { .. });
         let start = records.iter().rposition(is_begun).filter(|_| whole);
-        let Some(voting) = start.and_then(|start| self.replayed(&records[start..])) else {
-            return self.begin_anew();
+        let Some(voting) = start.and_then(|start| self.replayed(&records[start..], now)) else {
+            return self.begin_anew(now);
         };
+        // Within another boot it counts from now on, as the next start has to know.
+        let runs = self.runs_record(voting.voter.running());
+        if !records.contains(&runs) {
+            self.keep(vec![runs]);
+        }
         self.voting = Some(voting);
     }
 
     /// `None` when the records contradict each other: the journal is not whole then.
-    fn replayed(&self, records: &[LeaseRecord]) -> Option<Voting> {
+    fn replayed(&self, records: &[LeaseRecord], now: Duration) -> Option<Voting> {
         let Some(LeaseRecord::Begun { incarnation, pending }) = records.first() else {
             return None;
         };
-        let electorate = self.knowledge.electorate();
-        let mut voter = Voter::lost(self.me.site.clone(), *incarnation, electorate);
-        voter.restore_pending(pending);
-        let mut voting = Voting::new(voter);
+        let (here, electorates) = (self.me.site.clone(), self.electorates.clone());
+        let mut pending = pending;
+        let mut voting = Voting::new(Voter::lost(here, *incarnation, electorates, now));
         for record in records {
             match record {
-                LeaseRecord::Floor { floor, pending } => {
+                LeaseRecord::Floor { floor, pending: left } => {
                     voting.voter.restore_floor(floor);
-                    voting.voter.restore_pending(pending);
+                    pending = left;
                 }
                 LeaseRecord::Made(vote) => {
                     voting.voter.made(vote.vote.clone()).ok()?;
@@ -108,17 +125,21 @@ impl Lease {
                 _ => {}
             }
         }
+        voting.voter.restore(self.ran(records, now), pending);
         Some(voting)
     }
 
-    fn begin_anew(&mut self) {
+    fn begin_anew(&mut self, now: Duration) {
         self.news = true;
         let incarnation = Incarnation(self.draw());
-        let voter = Voter::lost(self.me.site.clone(), incarnation, self.knowledge.electorate());
+        let (here, electorates) = (self.me.site.clone(), self.electorates.clone());
+        let voter = Voter::lost(here, incarnation, electorates, now);
         let pending: BTreeSet<SiteId> = voter.pending().into_iter().cloned().collect();
         tracing::warn!("This voter has no whole journal; it reads the others before it votes.");
+        let runs = self.runs_record(voter.running());
         let mut voting = Voting::new(voter);
-        voting.begun = Some(self.keep(vec![LeaseRecord::Begun { incarnation, pending }]));
+        let begun = LeaseRecord::Begun { incarnation, pending };
+        voting.begun = Some(self.keep(vec![begun, runs]));
         self.voting = Some(voting);
     }
 
@@ -132,15 +153,15 @@ impl Lease {
         }
         let mut claims: Vec<(usize, Claim)> = Vec::new();
         for claim in self.placings.newest() {
-            let most = self.others(&claim).into_values().max().unwrap_or(0);
-            claims.push((most, claim));
+            let (here, id) = (&self.me.site, &claim.id);
+            let others = claim.services.keys().map(|one| self.knowledge.others(here, one, id));
+            claims.push((others.max().unwrap_or(0), claim));
         }
         // Of two claims of one epoch the one that others voted for comes further.
         claims.sort_by_key(|(most, _)| usize::MAX - most);
         for (_, claim) in claims {
-            let others = self.others(&claim);
             let Some(voting) = &mut self.voting else { return };
-            let ballot = voting.voter.ballot(&self.rules, &claim, &others);
+            let ballot = voting.voter.ballot(&self.knowledge, &claim);
             if !ballot.services.is_empty() {
                 (voting.sealing, voting.retry) = (true, None);
                 self.effects.push(LeaseEffect::Vote(ballot));
@@ -168,18 +189,6 @@ impl Lease {
         voting.is_some_and(|own| own.votes.is_empty() && own.voter.floor().is_empty())
     }
 
-    /// How many other voters' newest vote is for a claim.
-    fn others(&self, claim: &Claim) -> BTreeMap<ServiceId, usize> {
-        let of = |service: &ServiceId| {
-            let for_it = |voter: &&SiteId| {
-                let named: Option<(&EntryId, _)> = self.knowledge.named(voter, service);
-                **voter != self.me.site && named.is_some_and(|(id, _)| *id == claim.id)
-            };
-            (service.clone(), self.voters().iter().filter(for_it).count())
-        };
-        claim.services.keys().map(of).collect()
-    }
-
     pub(super) fn voted(&mut self, result: Result<SealedVote, String>, now: Duration) {
         let Some(voting) = &mut self.voting else { return };
         voting.sealing = false;
@@ -192,7 +201,7 @@ impl Lease {
                 }
                 Err(error) => {
                     tracing::error!(%error, "A vote on the disk does not fit; begins anew.");
-                    self.begin_anew();
+                    self.begin_anew(now);
                 }
             },
             Err(error) => {
@@ -202,44 +211,36 @@ impl Lease {
         }
     }
 
-    pub(super) fn asked(&mut self, token: Token, ask: &Ask, _now: Duration) {
+    pub(super) fn asked(&mut self, token: Token, ask: &Ask, now: Duration) {
         let Some(voting) = &self.voting else { return };
         let mine = voting.voter.incarnation();
         let made = u64::try_from(voting.votes.len()).unwrap_or(u64::MAX);
         let claimed = ask.known.get(&mine).copied().unwrap_or(0);
         if claimed > made && !voting.sealing {
             tracing::error!(claimed, made, "Votes of this voter are known that it does not have.");
-            self.begin_anew();
+            self.begin_anew(now);
         }
-        if let Some(said) = self.say(ask) {
+        if let Some(said) = self.say(ask, now) {
             self.effects.push(LeaseEffect::Answer { token, said: Box::new(said) });
         }
     }
 
     /// The answer to an ask, from what is on the disk.
-    pub(super) fn say(&self, ask: &Ask) -> Option<BeaconAnswer> {
+    pub(super) fn say(&self, ask: &Ask, now: Duration) -> Option<BeaconAnswer> {
         let voting = self.voting.as_ref().filter(|voting| voting.has_begun())?;
-        if ask.voter != self.me.site {
+        if ask.voter != self.me.site || self.terms_open.is_some() {
             return None;
         }
         let node = self.me.id.clone();
-        let answer = voting.voter.answer(ask).filter(|_| voting.is_in_office());
-        if let Some(answer) = answer {
-            let known = ask.known.get(&answer.incarnation).copied().unwrap_or(0);
-            let new = voting.votes.iter().filter(|v| v.vote.number > known);
-            let votes = new.cloned().collect();
-            return Some(BeaconAnswer { answer, node, rejoining: false, votes });
+        let voter = &voting.voter;
+        if voter.is_rejoining() || voting.floor.is_some() {
+            let answer = voter.rejoining(ask, now);
+            return Some(BeaconAnswer { answer, node, rejoining: true, votes: Vec::new() });
         }
-        let answer = Answer {
-            voter: self.me.site.clone(),
-            nonce: ask.nonce,
-            incarnation: voting.voter.incarnation(),
-            stated: 0,
-            voters: self.knowledge.electorate().generation,
-            floor: voting.voter.floor().clone(),
-            new: Vec::new(),
-        };
-        Some(BeaconAnswer { answer, node, rejoining: true, votes: Vec::new() })
+        let answer = voter.answer(ask, now).filter(|_| voting.is_in_office())?;
+        let known = ask.known.get(&answer.incarnation).copied().unwrap_or(0);
+        let votes = voting.votes.iter().filter(|v| v.vote.number > known).cloned().collect();
+        Some(BeaconAnswer { answer, node, rejoining: false, votes })
     }
 
     /// Another voter answered: this one may have read all of it now.
@@ -255,12 +256,12 @@ impl Lease {
     }
 
     /// Another voter has lost its journal too.
-    pub(super) fn heard_rejoining(&mut self, answer: &Answer) {
-        if !self.knowledge.is_asked(answer.nonce, &answer.voter) {
+    pub(super) fn heard_rejoining(&mut self, answer: &Answer, now: Duration) {
+        if !self.knowledge.hear_rejoining(answer, now) {
             return;
         }
         let Some(voting) = &mut self.voting else { return };
-        if voting.voter.heard_lost(&answer.voter, &answer.floor) {
+        if voting.voter.heard_lost(answer) {
             self.keep_floor();
         }
     }

@@ -96,7 +96,8 @@ impl Lease {
             return false;
         }
         let backers = self.knowledge.backers(service);
-        let mut chosen = backers.into_iter().filter(|(_, count)| *count >= self.rules.quorum);
+        let quorum = self.knowledge.electorate().quorum();
+        let mut chosen = backers.into_iter().filter(|(_, count)| *count >= quorum);
         let decided = |claim: &EntryId| {
             let placing = self.placings.get(service, claim);
             placing.is_some_and(|p| p.target != self.me.site && p.epoch >= epoch)
@@ -136,7 +137,7 @@ impl Lease {
             if !service.sites().contains(&self.me.site) {
                 continue;
             }
-            let chosen = self.knowledge.chosen(&self.rules, &self.placings, &service.id);
+            let chosen = self.knowledge.chosen(&self.placings, &service.id);
             let placing = chosen.and_then(|(claim, _)| self.placings.get(&service.id, claim));
             if let Some(placing) = placing.filter(|placing| placing.target != self.me.site) {
                 services.insert(service.id.clone(), placing.epoch);

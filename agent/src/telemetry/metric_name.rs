@@ -121,6 +121,8 @@ metrics! {
         "How long this node may serve the service if no voter answers any more; where it serves.";
     LEASE_UNPROTECTED = Gauge "nett_lease_unprotected" ["service"]
         "1 while a lease that was taken without a majority of the voters has none; else absent.";
+    VOTERS_GENERATION = Gauge "nett_voters_generation" ["of"]
+        "The generation of voters: of the file, that this node counts by, that its voter runs.";
     DNS_QUERIES_TOTAL = Counter "nett_dns_queries_total" ["rcode", "transport"]
         "Questions answered, by response code.";
     DNS_ANSWERS_TOTAL = Counter "nett_dns_answers_total" ["client_site", "target_site"]

@@ -164,6 +164,7 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
         conflicts,
         leases,
         unprotected,
+        voters,
         facts,
         costs,
     } = snapshot;
@@ -200,6 +201,9 @@ fn present(fresh: &Registry, snapshot: &Snapshot) {
     gauges(fresh, &name::LEASE_REMAINING_SECONDS, left);
     let unprotected = unprotected.iter().map(|service| (vec![service.to_string()], 1.0));
     gauges(fresh, &name::LEASE_UNPROTECTED, unprotected);
+    let generation = |(of, number): (&&str, &u32)| (vec![(*of).to_owned()], f64::from(*number));
+    let generations = voters.iter().map(generation);
+    gauges(fresh, &name::VOTERS_GENERATION, generations);
     let fact = |(labels, value): (&[String; 3], &f64)| (labels.to_vec(), *value);
     gauges(fresh, &name::FACT_VALUE, facts.iter().map(fact));
     let seconds = |of: fn(&Cost) -> Option<Duration>| {

@@ -106,7 +106,8 @@ fn a_key_that_is_nobodys_is_2() {
 
 #[test]
 fn names_of_later_releases_are_2() {
-    let cases: [&[&str]; 2] = [&["top"], &["service", "retire", "shop/prod/api", "--reason", "x"]];
+    let retire = ["service", "retire", "shop/prod/api", "--reason", "x"];
+    let cases: [&[&str]; 3] = [&["top"], &retire, &["fabric", "show"]];
     for line in cases {
         let mut command = nettctl();
         command.args(line);

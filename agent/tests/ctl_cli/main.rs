@@ -6,6 +6,7 @@ mod backup;
 mod bus;
 mod change;
 mod exits;
+mod fabric;
 mod harness;
 mod schema;
 mod server;

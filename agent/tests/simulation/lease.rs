@@ -378,8 +378,7 @@ impl World {
     pub(crate) fn deliver(&mut self, mail: Mail) {
         match mail {
             Mail::Ask { from, life, ask } => {
-                let voter = self.fabric.voters().find(|n| n.site == ask.voter);
-                let Some(voter) = voter.map(|n| n.id.clone()) else { return };
+                let Some(voter) = self.voter_of(&ask.voter) else { return };
                 let alive = self.agents[&voter].alive && self.agents[&from].life == life;
                 if !alive || !self.beacons(&from, &voter) {
                     return;

@@ -23,6 +23,7 @@ mod said;
 mod shape;
 mod streams;
 mod traps;
+mod voters;
 mod world;
 
 use std::time::Duration;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use forged::{Forgery, Kind, Letters};
 use mutants::Mutant;
 use nett_agent::lease::Standing;
-use shape::{leased_shape, trap_shape};
+use shape::{leased_shape, trap_shape, voters_shape};
 use traps::Trap;
 use world::World;
 
@@ -60,6 +61,10 @@ const LEASE_PATIENCE: Duration = Duration::from_secs(15);
 const LEASED_SEEDS: u64 = 100;
 /// How long things go wrong where leases have to run out meanwhile.
 const LEASED_ROUGH: Duration = Duration::from_secs(60);
+/// Seeds of `make test` while voters change.
+const VOTERS_SEEDS: u64 = 40;
+/// The longest time until voters have risen twice: each waits a few times for the others.
+const VOTERS_PATIENCE: Duration = Duration::from_secs(90);
 /// Seeds of `make test` for each row of faults around a takeover.
 const TRAP_SEEDS: u64 = 8;
 /// And the most until one shows a broken rule.
@@ -91,6 +96,22 @@ fn run_leased(seed: u64, mutant: Option<Mutant>) -> Ended {
     world.plan_operators(LEASED_ROUGH);
     world.pass(LEASED_ROUGH);
     end(world, LEASE_PATIENCE)
+}
+
+/// As [`run_leased`], while a voter is added and another one removed.
+fn run_voters(seed: u64) -> Ended {
+    let mut world = World::with_shape(seed, None, voters_shape);
+    world.pass(Duration::from_secs(12));
+    world.plan_voters(LEASED_ROUGH);
+    world.plan_faults(LEASED_ROUGH);
+    world.plan_sieges(LEASED_ROUGH);
+    world.plan_operators(LEASED_ROUGH);
+    world.pass(LEASED_ROUGH);
+    let world = end(world, VOTERS_PATIENCE)?;
+    match world.check_voters() {
+        Ok(()) => Ok(world),
+        Err(wrong) => Err(Box::new((wrong, world))),
+    }
 }
 
 /// One row of faults around a takeover, and messages that are lost, late or doubled.
@@ -215,6 +236,11 @@ fn no_seed_breaks_an_invariant() {
 #[test]
 fn no_seed_breaks_a_lease() {
     hold("NETT_LEASED_SEED", ("NETT_LEASED_SEEDS", LEASED_SEEDS), |seed| run_leased(seed, None));
+}
+
+#[test]
+fn no_change_of_the_voters_breaks_a_lease() {
+    hold("NETT_VOTERS_SEED", ("NETT_VOTERS_SEEDS", VOTERS_SEEDS), run_voters);
 }
 
 #[test]

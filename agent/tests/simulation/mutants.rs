@@ -248,11 +248,15 @@ impl LeaseHost {
 /// A voter without votes that has nobody to read; what it read of others stays.
 fn as_new(records: &[LeaseRecord], incarnation: Incarnation) -> Vec<LeaseRecord> {
     let own = |record: &&LeaseRecord| match record {
-        LeaseRecord::Begun { .. } | LeaseRecord::Made(_) | LeaseRecord::Floor { .. } => true,
+        LeaseRecord::Begun { .. }
+        | LeaseRecord::Made(_)
+        | LeaseRecord::Floor { .. }
+        | LeaseRecord::Runs { .. } => true,
         LeaseRecord::Read { .. }
         | LeaseRecord::Heard { .. }
         | LeaseRecord::Fence(_)
-        | LeaseRecord::Told => false,
+        | LeaseRecord::Told
+        | LeaseRecord::Terms(_) => false,
     };
     let begun = LeaseRecord::Begun { incarnation, pending: BTreeSet::new() };
     let of_others = records.iter().filter(|record| !own(record)).cloned();

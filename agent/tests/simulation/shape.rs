@@ -58,6 +58,11 @@ pub(crate) fn leased_shape(rng: &mut Rng) -> Shape {
     Writer { leased: true, ..Writer::new(rng, sites) }.write()
 }
 
+/// Four sites, three of them with voters, and services under a lease among the others.
+pub(crate) fn voters_shape(rng: &mut Rng) -> Shape {
+    Writer { leased: true, ..Writer::new(rng, 4) }.write()
+}
+
 /// Three sites that each have a voter, and one leased service. Clocks differ by as much as the wait
 /// has room for.
 pub(crate) fn trap_shape(rng: &mut Rng) -> Shape {

@@ -59,6 +59,11 @@ pub(crate) enum Happening {
         node: NodeId,
         life: u64,
     },
+    /// A node gets the file with the next generation of voters but `at`.
+    File {
+        node: NodeId,
+        at: usize,
+    },
     /// What is counted for drains is read.
     Counters {
         node: NodeId,
@@ -119,6 +124,8 @@ pub(crate) struct World {
     pub(crate) desk: Desk,
     pub(crate) watch: Watch,
     pub(crate) lease_watch: LeaseWatch,
+    /// Files that nodes get one after another, each with another generation of voters.
+    pub(crate) generations: Vec<Arc<Fabric>>,
     /// Where name servers are looked at.
     pub(crate) names: Option<Names>,
     pub(crate) mutant: Option<Mutant>,
@@ -166,6 +173,7 @@ impl World {
             desk: Desk::default(),
             watch: Watch::new(&catalog),
             lease_watch: LeaseWatch::default(),
+            generations: Vec::new(),
             names: None,
             mutant,
             memory: Memory::default(),
@@ -268,6 +276,7 @@ impl World {
             Happening::Fault(fault) => self.strike(fault),
             Happening::Forged(forged) => self.read_forged(*forged),
             Happening::Lease(mail) => self.deliver(mail),
+            Happening::File { node, at } => self.give_file(&node, at),
         }
     }
 

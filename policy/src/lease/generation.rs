@@ -394,7 +394,7 @@ impl Answered {
         Self { count, quorum: quorum_of(voters) }
     }
 
-    fn is_majority(self) -> bool {
+    pub(super) fn is_majority(self) -> bool {
         self.count >= self.quorum
     }
 }

@@ -164,17 +164,26 @@ impl Knowledge {
         former.unwrap_or(&self.electorates.present)
     }
 
+    /// Leaves the generation before only with answers to the newest asks, unless it has no majority
+    /// any more: a slot of the gate opens by the answers of its own round, and what the generation
+    /// before has opened would be shut until they have come.
     fn choose(&mut self) {
-        let answered = |electorate: &Electorate| {
-            let is_of = |got: &Got| got.generation == electorate.generation;
+        let answered = |electorate: &Electorate, asked: Duration| {
+            let is_of = |got: &Got| got.generation == electorate.generation && got.asked >= asked;
             let answers =
                 |voter: &&SiteId| self.got.get(*voter).is_some_and(|g| g.iter().any(is_of));
             let count = electorate.voters.iter().filter(answers).count();
             Answered { count, quorum: electorate.quorum() }
         };
-        let Electorates { present, former, .. } = &self.electorates;
-        let former = former.as_ref().map(answered);
-        self.uses_former = former.is_some_and(|former| uses_former(answered(present), former));
+        let Electorates { present, former: Some(former), .. } = &self.electorates else {
+            self.uses_former = false;
+            return;
+        };
+        let newest = self.asked.values().map(|asked| asked.at).max().unwrap_or_default();
+        let former = answered(former, Duration::ZERO);
+        let is_early =
+            self.uses_former && former.is_majority() && !answered(present, newest).is_majority();
+        self.uses_former = is_early || uses_former(answered(present, Duration::ZERO), former);
     }
 
     /// The quorum is that of the voters that count now, whatever the caller's rules say.

@@ -1,5 +1,7 @@
 //! Leases: what votes and answers say of a service, and who votes.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// One leased service as the answering node sees it.
@@ -43,6 +45,32 @@ pub struct LeasesDoc {
     /// Why the kernel's gate is not as it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<String>,
+    /// What this node's file says of its generation of voters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<VotersDoc>,
+    /// The generation of voters by which this node counts: that one, or the one before it.
+    #[serde(default)]
+    pub counts: u64,
+    /// The generation that the voter here runs; absent where this node is no voter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<u64>,
+    /// Why that is not the file's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rises: Option<String>,
+    /// Why the file is not used for anything leased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// One generation of voters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VotersDoc {
+    pub generation: u64,
+    /// The voting node of each site.
+    pub voters: BTreeMap<String, String>,
+    /// The times as the file has them, whatever they were before.
+    pub duration_ms: u64,
+    pub wait_ms: u64,
 }
 
 /// One voter.
@@ -53,4 +81,16 @@ pub struct VoterDoc {
     /// Since the last ask that was answered was sent; absent when none ever was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_ms: Option<u64>,
+    /// The generation of voters that it ran when it was heard last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// For how long it has answered in nothing older.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steady_ms: Option<u64>,
+    /// It lost its journal and reads the others before it votes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rejoining: bool,
+    /// `added` or `removed` by the generation of the file; absent of the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
 }

@@ -18,7 +18,7 @@ mod task;
 
 pub use backup::{AuditPartDoc, BackupDoc, RestoredDoc};
 pub use conflict::{ClaimDoc, ConflictDoc};
-pub use lease::{LeaseDoc, LeasesDoc, VoterDoc};
+pub use lease::{LeaseDoc, LeasesDoc, VoterDoc, VotersDoc};
 pub use path::{
     CountDoc, DrainedDoc, DrainedRow, HopDoc, KernelWord, PairDoc, PathDoc, RepairDoc,
     SeparationDoc, ServiceLossDoc, SimulationDoc, WayDoc,

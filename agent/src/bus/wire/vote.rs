@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nett_policy::id::{EntryId, Epoch, Generation, NodeId, ServiceId, SiteId};
 use nett_policy::lease::vote::{Answer, Ask, Incarnation, Nonce, Vote};
@@ -23,6 +24,9 @@ use crate::bus::subject as subjects;
 
 /// The most bytes of votes in one answer: the next ask gets the rest.
 const VOTES_BYTES: usize = 192 * 1024;
+/// What an answer says at most of how long its voter has run its generation, in seconds: longer
+/// than any wait.
+const MOST_STEADY: u64 = 1_000_000_000;
 
 /// A vote with the bytes that its voter signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +104,9 @@ struct AnswerDoc {
     incarnation: String,
     stated: u64,
     voters: u64,
+    /// For how many whole seconds the voter has run that generation; absent for 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    steady_s: u64,
     rejoining: bool,
     floor: BTreeMap<String, u64>,
     votes: Vec<Map<String, Value>>,
@@ -109,6 +116,10 @@ struct AnswerDoc {
 #[serde(rename_all = "lowercase")]
 enum AnswerKind {
     Answer,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn write_number(number: u128) -> String {
@@ -251,7 +262,7 @@ pub fn seal_answer(
     key: &KeyPair,
 ) -> Result<Vec<u8>, WireError> {
     let BeaconAnswer { answer, node, rejoining, votes } = said;
-    let Answer { voter, nonce, incarnation, stated, voters, floor, new: _ } = answer;
+    let Answer { voter, nonce, incarnation, stated, voters, steady, floor, new: _ } = answer;
     let mut room = VOTES_BYTES;
     let mut docs = Vec::new();
     for vote in votes {
@@ -271,6 +282,7 @@ pub fn seal_answer(
         incarnation: write_number(incarnation.0),
         stated: *stated,
         voters: voters.0,
+        steady_s: steady.as_secs().min(MOST_STEADY),
         rejoining: *rejoining,
         floor: epochs::write(floor),
         votes: docs,
@@ -295,6 +307,7 @@ pub fn open_answer(bytes: &[u8], judge: &dyn Judge) -> Result<BeaconAnswer, Open
         incarnation,
         stated,
         voters,
+        steady_s,
         rejoining,
         floor,
         votes,
@@ -313,6 +326,7 @@ pub fn open_answer(bytes: &[u8], judge: &dyn Judge) -> Result<BeaconAnswer, Open
         incarnation: Incarnation(read_number("incarnation", &incarnation)?),
         stated,
         voters: Generation(voters),
+        steady: Duration::from_secs(steady_s.min(MOST_STEADY)),
         floor: epochs::read("floor", floor)?,
         new: votes.iter().map(|v| v.vote.clone()).collect(),
         voter,

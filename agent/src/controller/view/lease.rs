@@ -1,9 +1,10 @@
 //! Leases in documents: who votes, what their votes say of a service, and how long that holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use nett_policy::id::{EntryId, ServiceId, SiteId};
+use nett_policy::id::{EntryId, Generation, ServiceId, SiteId};
+use nett_policy::lease::electorate::Terms;
 use nett_policy::lease::placings::definition;
 use nett_policy::lease::rule::{Verdict, Why};
 
@@ -11,7 +12,7 @@ use super::super::Controller;
 use super::super::effect::{AuditEvent, Effect};
 use super::super::event::Now;
 use super::{bad_request, ms};
-use crate::api::types::{ApiError, LeaseDoc, LeasesDoc, Payload, RejoinDoc, VoterDoc};
+use crate::api::types::{ApiError, LeaseDoc, LeasesDoc, Payload, RejoinDoc, VoterDoc, VotersDoc};
 use crate::lease::{Standing, Stands};
 
 /// How many services are named one by one of those that somebody has to do something about.
@@ -22,20 +23,35 @@ const SHOWN: usize = 20;
 impl Controller {
     pub(super) fn leases_doc(&self, now: Now) -> Option<LeasesDoc> {
         let lease = self.lease.as_ref()?;
+        let electorates = lease.electorates();
+        let change = |site: &SiteId| match () {
+            () if electorates.added() == Some(site) => Some("added".to_owned()),
+            () if electorates.removed() == Some(site) => Some("removed".to_owned()),
+            () => None,
+        };
         let voter = |site: &SiteId| VoterDoc {
             site: site.to_string(),
             node: lease.voter_of(site).map(ToString::to_string).unwrap_or_default(),
             answered_ms: lease.last_answered(site).map(|at| ms(now.mono.saturating_sub(at))),
+            generation: lease.said(site).map(|said| said.generation.0),
+            steady_ms: lease.said(site).map(|said| ms(said.steady_at(now.mono))),
+            rejoining: lease.said(site).is_some_and(|said| said.rejoining),
+            change: change(site),
         };
         let pending = lease.pending().unwrap_or_default();
         let times = self.setting.fabric.lease;
         Some(LeasesDoc {
             duration_ms: ms(times.duration),
             wait_ms: ms(times.wait),
-            voters: lease.voters().iter().map(voter).collect(),
+            voters: electorates.all().iter().map(voter).collect(),
             fences_known: lease.knows_fences(),
             pending: pending.into_iter().map(ToString::to_string).collect(),
             gate: lease.gate_trouble().map(str::to_owned),
+            terms: Some(terms(&electorates.terms())),
+            counts: lease.counts_by().0,
+            runs: lease.runs().map(|running| running.generation.0),
+            rises: lease.rises_not().map(ToString::to_string),
+            refused: lease.refused().map(str::to_owned),
         })
     }
 
@@ -115,6 +131,16 @@ impl Controller {
         left.collect()
     }
 
+    /// Which generations of voters are in use here, and for what.
+    pub(super) fn voter_generations(&self) -> BTreeMap<&'static str, u32> {
+        let Some(lease) = &self.lease else { return BTreeMap::new() };
+        let file = Some(lease.electorates().present.generation);
+        let runs = lease.runs().map(|running| running.generation);
+        let all = [("file", file), ("counts", Some(lease.counts_by())), ("runs", runs)];
+        let number = |generation: Generation| u32::try_from(generation.0).unwrap_or(u32::MAX);
+        all.into_iter().filter_map(|(of, generation)| Some((of, number(generation?)))).collect()
+    }
+
     /// An operator at this node says that a voter will not be read.
     pub(super) fn rejoin(&mut self, site: &str, reason: &str) -> Result<Payload, ApiError> {
         let site: SiteId = site.parse().map_err(|e| bad_request(format!("{e}")))?;
@@ -140,6 +166,16 @@ impl Controller {
         let text = format!("rejoins without {site}: {reason}");
         self.effects.push(Effect::Audit(AuditEvent::Kernel { kind: "rejoin", text }));
         Ok(Payload::Rejoin(RejoinDoc { without: site.to_string(), pending }))
+    }
+}
+
+fn terms(terms: &Terms) -> VotersDoc {
+    let voters = terms.voters.iter().map(|(site, node)| (site.to_string(), node.to_string()));
+    VotersDoc {
+        generation: terms.generation.0,
+        voters: voters.collect(),
+        duration_ms: ms(terms.lease.duration),
+        wait_ms: ms(terms.lease.wait),
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Snapshot {
     /// Services whose lease was taken without a majority of the voters, and has none yet; at most
     /// [`SERVICE_SERIES`].
     pub unprotected: BTreeSet<ServiceId>,
+    /// Generations of voters: of the `file`, by which this node `counts`, which its voter `runs`.
+    pub voters: BTreeMap<&'static str, u32>,
     /// What is reported and good, by service (empty for none), site and name.
     pub facts: BTreeMap<[String; 3], f64>,
     /// What the last task has cost each service that it moved; at most [`SERVICE_SERIES`].
@@ -102,6 +104,7 @@ impl Controller {
             dns_listening: None,
             leases: self.leases_left(now).into_iter().collect(),
             unprotected: self.unprotected_services(SERVICE_SERIES),
+            voters: self.voter_generations(),
             conflicts: small(self.reading.conflicts() + self.conflicts.len()),
             facts: self.fact_values(now),
             costs: self.costs.clone(),

@@ -8,6 +8,7 @@ mod completions;
 mod drain;
 mod evacuate;
 mod explain;
+mod fabric;
 mod fact;
 mod failback;
 mod failover;
@@ -111,6 +112,9 @@ pub(super) enum Command {
     Restore(restore::Args),
     /// Let this node's voter vote without having read a voter that is lost
     Rejoin(rejoin::Args),
+    /// The file that all nodes share
+    #[command(subcommand)]
+    Fabric(fabric::Sub),
     /// Set up and check the NATS side
     #[command(subcommand)]
     Bus(bus::Sub),
@@ -153,6 +157,7 @@ pub(super) async fn run(command: Command, session: &mut Session) -> Result<Exit,
         Command::Backup(args) => backup::run(&args, session).await,
         Command::Restore(args) => restore::run(&args, session).await,
         Command::Rejoin(args) => rejoin::run(&args, session).await,
+        Command::Fabric(sub) => fabric::run(&sub, session).await,
         Command::Bus(sub) => bus::run(sub, session).await,
         Command::Keygen(args) => keygen::run(&args, session),
         Command::Completions(args) => completions::run(&args, session),

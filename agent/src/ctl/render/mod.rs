@@ -161,6 +161,14 @@ impl Out {
         }
     }
 
+    /// What was found by a comparison: lines for people, all of it for programs.
+    pub(super) fn checked<T: Serialize>(&self, all: &T, lines: &[String]) -> Result<(), CtlError> {
+        match self.format {
+            Format::Json | Format::Yaml => self.document(all),
+            Format::Table | Format::Wide => lines.iter().try_for_each(|line| self.line(line)),
+        }
+    }
+
     /// One line about what goes on, to the error output.
     pub(super) fn note(&self, line: &str) -> Result<(), CtlError> {
         Ok(writeln!(io::stderr().lock(), "{line}")?)

@@ -109,15 +109,49 @@ fn local_text(local: &[LocalDoc]) -> String {
 }
 
 fn leases_text(leases: &LeasesDoc, style: Style) -> String {
-    let LeasesDoc { duration_ms, wait_ms, voters, fences_known, pending, gate } = leases;
-    let mut table = Table::new(&["VOTER", "NODE", "ANSWERED"]);
-    for VoterDoc { site, node, answered_ms } in voters {
+    let LeasesDoc {
+        duration_ms,
+        wait_ms,
+        voters,
+        fences_known,
+        pending,
+        gate,
+        terms,
+        counts,
+        runs,
+        rises,
+        refused,
+    } = leases;
+    let mut out = format!("leases of {} s, wait {} s", duration_ms / 1000, wait_ms / 1000);
+    let file = terms.as_ref().map_or(0, |terms| terms.generation);
+    if file > 0 {
+        out += &format!("; voters of generation {file}");
+    }
+    if *counts != file {
+        out += &format!(", this node counts by generation {counts}");
+    }
+    out.push('\n');
+    let mut table = Table::new(&["VOTER", "NODE", "ANSWERED", "RUNS", "FOR"]);
+    for voter in voters {
+        let VoterDoc { site, node, answered_ms, generation, steady_ms, rejoining, change } = voter;
         let age =
             answered_ms.map_or_else(|| "never".to_owned(), |ms| format!("{} s ago", ms / 1000));
-        table.row(vec![site.clone().into(), node.clone().into(), age.into()]);
+        let runs = generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string());
+        let steady = steady_ms.map_or_else(|| "-".to_owned(), |ms| format!("{} s", ms / 1000));
+        let notes = [change.as_deref(), rejoining.then_some("reads the others before it votes")];
+        let notes: Vec<&str> = notes.into_iter().flatten().collect();
+        let note = (!notes.is_empty()).then(|| format!("({})", notes.join("; ")));
+        let cells =
+            vec![site.clone().into(), node.clone().into(), age.into(), runs.into(), steady.into()];
+        table.noted(cells, note);
     }
-    let mut out = format!("leases of {} s, wait {} s\n", duration_ms / 1000, wait_ms / 1000);
     out += &table.text(style);
+    if let Some(refused) = refused {
+        out += &format!("REFUSED: {refused}\n");
+    }
+    if let (Some(runs), Some(rises)) = (runs, rises) {
+        out += &format!("this voter runs generation {runs} and does not rise: {rises}\n");
+    }
     if !pending.is_empty() {
         out += &format!("this voter reads {} before it votes\n", pending.join(", "));
     }

@@ -65,6 +65,8 @@ pub(crate) struct Change {
     /// Nothing is left out: nodes may put off reading what helps them and read what hurts them,
     /// and what a riser knows of votes may be older than what is so now.
     pub(crate) thorough: bool,
+    /// The voter that generation 2 adds has begun, has nothing to read and runs it for long.
+    pub(crate) begun: bool,
     pub(crate) most_states: usize,
 }
 
@@ -175,10 +177,15 @@ fn start(run: &Change) -> State {
     for view in state.views.iter_mut().flatten() {
         *view = View { since: run.wait, young: [run.lease; GENERATIONS], ..View::default() };
     }
-    for p in (0..VOTERS).filter(|p| run.has(1, *p)) {
+    for p in 0..VOTERS {
         let voter = &mut state.voters[p];
-        (voter.runs, voter.entered) = (1, true);
         (voter.steady, voter.past) = (run.wait, run.wait);
+        voter.runs = match run.begun && run.has(2, p) {
+            _ if run.has(1, p) => 1,
+            true => 2,
+            false => 0,
+        };
+        voter.entered = voter.runs > 0;
     }
     settle(run, &mut state);
     state
@@ -519,10 +526,20 @@ const HANDED: Change = Change {
     wait: 1,
     without: Without::Nothing,
     thorough: true,
+    begun: false,
     most_states: 30_000_000,
 };
 /// One of three is replaced by another one.
-const REPLACED: Change = Change { name: "replaced", sets: [0b0111, 0b1111, 0b1110], ..HANDED };
+const REPLACED: Change = Change {
+    name: "replaced",
+    sets: [0b0111, 0b1111, 0b1110],
+    thorough: false,
+    begun: true,
+    ..HANDED
+};
+/// The older claim is that of the site of the second node.
+const FORGOTTEN: Change =
+    Change { name: "forgotten", claims: &[claim(1, 1), claim(2, 0)], ..REPLACED };
 
 pub(crate) const HOLD: &[Change] = &[
     HANDED,
@@ -545,6 +562,10 @@ pub(crate) const MUTANTS: &[(Change, Breach)] = &[
         Breach::TwoSites,
     ),
     (Change { name: "m-change-down", without: Without::OnlyUp, ..HANDED }, Breach::TwoSites),
+    (
+        Change { name: "m-change-forgotten", without: Without::CaughtUp, ..FORGOTTEN },
+        Breach::OlderReturns,
+    ),
     (Change { name: "m-change-two", sets: [0b01, 0b10, 0b10], ..HANDED }, Breach::TwoSites),
 ];
 

@@ -463,6 +463,13 @@ impl Lease {
     }
 }
 
+impl Default for VoterStep {
+    /// The first generation, with the usual times.
+    fn default() -> Self {
+        Self { generation: Generation(1), change: VoterChange::First, lease: Lease::default() }
+    }
+}
+
 impl Default for Lease {
     fn default() -> Self {
         Self { duration: Duration::from_secs(60), wait: Duration::from_secs(90) }

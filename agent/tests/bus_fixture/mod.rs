@@ -89,6 +89,7 @@ pub(crate) fn fabric() -> Fabric {
         anchors: Vec::new(),
         unknown_client: UnknownClient::Primary,
         lease: nett_policy::fabric::Lease::default(),
+        voter_step: nett_policy::fabric::VoterStep::default(),
         failover: None,
         zone: Zone {
             name: "steer.example.".to_owned(),

@@ -482,7 +482,7 @@ impl Fabric {
     }
 
     /// The links that end at `node`, in file order.
-    pub fn links_of<'a, 'b>(&'a self, node: &'b NodeId) -> impl Iterator<Item = LinkView<'a>> {
+    pub fn links_of<'a>(&'a self, node: &NodeId) -> impl Iterator<Item = LinkView<'a>> {
         self.links.iter().zip(1u8..).filter_map(move |(link, index)| {
             let (near, far) = match (link.a.node == *node, link.b.node == *node) {
                 (true, _) => (&link.a, &link.b),
@@ -495,10 +495,10 @@ impl Fabric {
     }
 
     /// The links of a node that end at a site and carry a family.
-    pub fn links_to<'a, 'b>(
+    pub fn links_to<'a>(
         &'a self,
-        node: &'b NodeId,
-        site: &'b SiteId,
+        node: &NodeId,
+        site: &SiteId,
         family: Family,
     ) -> impl Iterator<Item = LinkView<'a>> {
         let views = self.links_of(node);
@@ -506,9 +506,9 @@ impl Fabric {
     }
 
     /// The links that join two sites and carry a family, in the order of the file.
-    pub fn links_between<'a, 'b>(
+    pub fn links_between<'a>(
         &'a self,
-        sites: [&'b SiteId; 2],
+        sites: [&SiteId; 2],
         family: Family,
     ) -> impl Iterator<Item = &'a Link> {
         self.links.iter().filter(move |link| {

@@ -1,13 +1,12 @@
 //! The task that has the gate in hand, over a gate that fails where it is told to.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use nett_agent::controller::event::Event;
 use nett_agent::kernel::KernelError;
 use nett_agent::lease::LeaseEvent;
-use nett_agent::lease::gate::{Gate, GateJob, GateShape, Slot, run};
+use nett_agent::lease::gate::{FoundGate, Gate, GateJob, GateShape, Slot, run};
 use tokio::sync::mpsc;
 
 /// Refuses what it is told to, and counts what it opened.
@@ -18,7 +17,7 @@ struct Refusing {
 }
 
 impl Gate for Refusing {
-    async fn found(&mut self) -> Result<Option<BTreeSet<IpAddr>>, KernelError> {
+    async fn found(&mut self) -> Result<Option<FoundGate>, KernelError> {
         Ok(None)
     }
 

@@ -30,10 +30,10 @@ impl Fabric {
     }
 
     /// The links of a node that end at a site and carry a family.
-    pub fn links_to<'a, 'b>(
+    pub fn links_to<'a>(
         &'a self,
-        node: &'b NodeId,
-        site: &'b SiteId,
+        node: &NodeId,
+        site: &SiteId,
         family: Family,
     ) -> impl Iterator<Item = LinkView<'a>> {
         let views = self.links_of(node);

@@ -11,7 +11,6 @@ use nett_policy::log::intent::Intent;
 use nett_policy::lower::LinksUp;
 use nett_policy::lower::object::{NexthopId, NodeState, RouteKey, RouteTarget};
 use nett_policy::place::{Placement, place};
-use nett_policy::plan::plan;
 use nett_policy::service::{Handover, Service};
 use nett_policy::traffic::{Spread, Traffic};
 use proptest::prelude::*;

@@ -12,7 +12,6 @@ use nett_policy::log::intent::Intent;
 use nett_policy::lower::object::{Layout, NodeState, RuleAction};
 use nett_policy::lower::{LinksUp, Neighbours};
 use nett_policy::place::{Placement, in_residency, place};
-use nett_policy::plan::plan;
 use nett_policy::service::{Handover, Service};
 use nett_policy::traffic::{Deliver, Spread, Traffic};
 use proptest::prelude::*;
@@ -321,7 +320,7 @@ proptest! {
         for to in vips.chain(hosts) {
             for from in &starts {
                 let ends = network.follow(from, to).map_err(TestCaseError::fail)?;
-                whole(ends, to, from).map_err(TestCaseError::fail)?;
+                whole(&ends, to, from).map_err(TestCaseError::fail)?;
             }
         }
     }

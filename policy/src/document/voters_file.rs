@@ -5,6 +5,7 @@
 //! while voters go from the one to the other, so a file must know both (adr/0062).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::code::Code;
 use super::diagnostic::{Severity, Span};
@@ -134,16 +135,21 @@ fn step(r: &Reader<'_>, doc: &FabricDoc, voters: &VotersDoc, count: usize) {
         }
         VoterChange::Lease(before) => {
             let lease = doc.head.lease.unwrap_or_default();
-            let short = |wait: Lease, duration: Lease| wait.wait < least_wait(duration.duration);
-            if short(lease, *before) || short(*before, lease) {
-                let (a, b) = (least_wait(lease.duration), least_wait(before.duration));
+            let covers = |wait: Lease, other: Lease| wait.wait >= least_wait(other.duration);
+            let (wait, duration) = match (covers(lease, *before), covers(*before, lease)) {
+                (false, _) => (lease.wait, before.duration),
+                (true, false) => (before.wait, lease.duration),
+                (true, true) => (Duration::ZERO, Duration::ZERO),
+            };
+            if !duration.is_zero() {
                 wrong(
-                    "neither wait may be too short for the other lease".to_owned(),
-                    &format!(
-                        "while voters change, some nodes go by each: both waits at least `{}ms`; \
-                         change the longer of the two first, in a generation of its own",
-                        a.max(b).as_millis()
+                    format!(
+                        "a wait of {} ms does not cover the lease of {} ms beside it",
+                        wait.as_millis(),
+                        duration.as_millis()
                     ),
+                    "some nodes go by each while voters change: first shorten the duration, or \
+                     lengthen the wait, in a generation of its own",
                 );
             }
         }

@@ -15,8 +15,9 @@
 use std::time::Duration;
 
 use super::electorate::Electorate;
-use super::knowledge::{Knowledge, Said};
+use super::knowledge::Knowledge;
 use super::rule::{Rules, quorum_of};
+use super::said::Said;
 use crate::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
 
 /// What a voter runs: on disk, with the boot's id, before it first answers in it.
@@ -371,21 +372,6 @@ impl Knowledge {
             }
             (Lacks::Added, None) => unreachable!("the generation adds a voter"),
         }
-    }
-}
-
-// === impl Said ===
-
-impl Said {
-    /// For how long, by what is known at a time of the own clock, the voter has run what it runs.
-    pub fn steady_at(&self, now: Duration) -> Duration {
-        let since = self.since.get(&self.generation);
-        since.map_or(Duration::ZERO, |since| now.saturating_sub(*since))
-    }
-
-    /// From when on at the latest the voter has answered in nothing older than a generation.
-    fn since_none_older(&self, generation: Generation) -> Option<Duration> {
-        self.since.range(generation..).map(|(_, since)| *since).min()
     }
 }
 

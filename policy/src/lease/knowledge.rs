@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::electorate::{Electorate, Electorates};
-use super::generation::{Answered, Mark, uses_former};
+use super::generation::{Answered, uses_former};
 use super::rule::{Bid, Needed, Rules, Sight, Span, Verdict, Voters, best, counts, serves};
+pub use super::said::Said;
 use super::vote::{Answer, Ask, Asking, Bounds, Incarnation, Nonce, Vote};
 use crate::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
 
@@ -38,22 +39,22 @@ pub struct Knowledge {
 
 /// One incarnation of one voter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Reading {
+pub(super) struct Reading {
     heard: Duration,
     /// Votes 1 to this have been read.
-    known: u64,
+    pub(super) known: u64,
     /// Hash of the last of them; empty when there is none.
     head: String,
-    newest: BTreeMap<ServiceId, Newest>,
+    pub(super) newest: BTreeMap<ServiceId, Newest>,
     early: BTreeMap<u64, Vote>,
     /// Two votes claim one place.
     forked: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Newest {
-    claim: EntryId,
-    epoch: Epoch,
+pub(super) struct Newest {
+    pub(super) claim: EntryId,
+    pub(super) epoch: Epoch,
     since: Duration,
 }
 
@@ -70,22 +71,6 @@ struct Got {
     incarnation: Incarnation,
     generation: Generation,
     stated: u64,
-}
-
-/// What a voter said last, whether it counts or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    /// Own clock when the ask was sent.
-    pub asked: Duration,
-    /// The generation that it runs.
-    pub generation: Generation,
-    /// It has lost its journal, and does not vote yet.
-    pub rejoining: bool,
-    pub(super) incarnation: Incarnation,
-    pub(super) stated: u64,
-    pub(super) floor: BTreeMap<ServiceId, Epoch>,
-    /// Own clock from when on at the latest it has answered in nothing older than each of these.
-    pub(super) since: BTreeMap<Generation, Duration>,
 }
 
 /// When something of a voter was first known here, on the own clock.
@@ -261,42 +246,6 @@ impl Knowledge {
         Ok(())
     }
 
-    /// Takes what a voter said that has lost its journal: nothing of it counts for a claim. True
-    /// when it is to an ask of this process, which is not too old.
-    pub fn hear_rejoining(&mut self, answer: &Answer, now: Duration) -> bool {
-        let Ok(asked) = self.asked_at(answer) else { return false };
-        self.note(answer, true, asked, now);
-        true
-    }
-
-    /// What a voter said last, to an ask of this process.
-    pub fn said(&self, voter: &SiteId) -> Option<&Said> {
-        self.said.get(voter)
-    }
-
-    /// A voter that runs a newer generation than the file of this node has, and which: the file is
-    /// old.
-    pub fn newer(&self) -> Option<(&SiteId, Generation)> {
-        let newer = |(site, said): (_, &Said)| {
-            (said.generation > self.electorates.present.generation)
-                .then_some((site, said.generation))
-        };
-        self.said.iter().find_map(newer)
-    }
-
-    /// What a voter has bound itself to for a service, by what it said last and the votes read of
-    /// it; `None` while these are not all that it spoke of.
-    pub(super) fn mark<'a>(
-        &'a self,
-        voter: &SiteId,
-        said: &Said,
-        service: &ServiceId,
-    ) -> Option<Mark<&'a EntryId>> {
-        let reading = self.whole(voter, said.incarnation).filter(|r| r.known >= said.stated)?;
-        let newest = reading.newest.get(service).map(|n| (&n.claim, n.epoch));
-        Some(Mark::of(newest, said.floor.get(service).copied().unwrap_or_default()))
-    }
-
     /// From when on it has been known for W that a voter's newest vote is for a claim, if it is.
     pub(super) fn settled_by(
         &self,
@@ -309,29 +258,12 @@ impl Knowledge {
         (newest.claim == *claim).then(|| newest.since + rules.wait)
     }
 
-    fn asked_at(&self, answer: &Answer) -> Result<Duration, Unheard> {
+    pub(super) fn asked_at(&self, answer: &Answer) -> Result<Duration, Unheard> {
         let asked = self.asked.get(&answer.nonce).ok_or(Unheard::Nonce)?;
         if asked.voter != answer.voter {
             return Err(Unheard::Voter);
         }
         Ok(asked.at)
-    }
-
-    /// The answer was made before now, so `steady` before now at the latest it had begun.
-    fn note(&mut self, answer: &Answer, rejoining: bool, asked: Duration, now: Duration) {
-        let Answer { incarnation, voters: generation, stated, steady, .. } = *answer;
-        let old = self.said.get(&answer.voter);
-        if old.is_some_and(|old| old.asked > asked) {
-            return;
-        }
-        let goes_on = |old: &&Said| old.incarnation == incarnation && old.generation <= generation;
-        let mut since = old.filter(goes_on).map(|old| old.since.clone()).unwrap_or_default();
-        let began = now.saturating_sub(steady);
-        let at = since.entry(generation).or_insert(began);
-        *at = began.min(*at);
-        let floor = answer.floor.clone();
-        let said = Said { asked, generation, rejoining, incarnation, stated, floor, since };
-        self.said.insert(answer.voter.clone(), said);
     }
 
     /// Transition R. A vote whose predecessor is missing waits for it.
@@ -579,7 +511,7 @@ impl Knowledge {
         got.filter(move |g| g.generation == generation)
     }
 
-    fn whole(&self, voter: &SiteId, incarnation: Incarnation) -> Option<&Reading> {
+    pub(super) fn whole(&self, voter: &SiteId, incarnation: Incarnation) -> Option<&Reading> {
         self.read.get(voter)?.get(&incarnation).filter(|r| !r.forked)
     }
 

@@ -22,6 +22,7 @@
 //! * [`group`]: the predicate cut in two, as the kernel gate needs it.
 //! * [`electorate`]: which sites vote, now and in the generation before.
 //! * [`generation`]: when a voter goes from one generation to the next.
+//! * [`said`]: what voters say of themselves.
 //! * [`alone`]: claims made without a majority, by an operator's word that sites are off.
 //!
 //! Nothing here has a clock, a disk or a signature: times are on the node's own monotonic clock and
@@ -43,5 +44,6 @@ pub mod group;
 pub mod knowledge;
 pub mod placings;
 pub mod rule;
+pub mod said;
 pub mod vote;
 pub mod voter;

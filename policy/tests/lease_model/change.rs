@@ -62,8 +62,11 @@ pub(crate) struct Change {
     pub(crate) lease: u8,
     pub(crate) wait: u8,
     pub(crate) without: Without,
-    /// Votes that were made, and read by both nodes, before the search begins: voter and claim.
-    pub(crate) made: &'static [(usize, u8)],
+    /// Nothing is left out: nodes may put off reading what helps them and read what hurts them,
+    /// and what a riser knows of votes may be older than what is so now.
+    pub(crate) thorough: bool,
+    /// The voter that generation 2 adds has begun, has nothing to read and runs it for long.
+    pub(crate) begun: bool,
     pub(crate) most_states: usize,
 }
 
@@ -174,16 +177,15 @@ fn start(run: &Change) -> State {
     for view in state.views.iter_mut().flatten() {
         *view = View { since: run.wait, young: [run.lease; GENERATIONS], ..View::default() };
     }
-    for p in (0..VOTERS).filter(|p| run.has(1, *p)) {
+    for p in 0..VOTERS {
         let voter = &mut state.voters[p];
-        (voter.runs, voter.entered) = (1, true);
         (voter.steady, voter.past) = (run.wait, run.wait);
-    }
-    for (p, claim) in run.made {
-        let voter = &mut state.voters[*p];
-        let made = voter.made();
-        voter.votes[made] = *claim;
-        state.views.iter_mut().for_each(|views| views[*p].read += 1);
+        voter.runs = match run.begun && run.has(2, p) {
+            _ if run.has(1, p) => 1,
+            true => 2,
+            false => 0,
+        };
+        voter.entered = voter.runs > 0;
     }
     settle(run, &mut state);
     state
@@ -206,6 +208,9 @@ fn bytes(run: &Change, state: &State) -> Vec<u8> {
     all
 }
 
+/// Takes a step and what it does.
+type Go<'a> = dyn FnMut(Step, &dyn Fn(&mut State)) + 'a;
+
 fn successors(run: &Change, state: &State, visit: &mut dyn FnMut(Step, State)) {
     let mut go = |step: Step, change: &dyn Fn(&mut State)| {
         let mut next = *state;
@@ -224,13 +229,8 @@ fn successors(run: &Change, state: &State, visit: &mut dyn FnMut(Step, State)) {
             }
         }
         for i in 0..NODES {
-            let made = voter.made();
-            if usize::from(state.views[i][p].read) < made {
-                go(Step::Read { i: small(i), p: at }, &|next| {
-                    let view = &mut next.views[i][p];
-                    view.read += 1;
-                    (view.since, view.young) = (0, [run.lease; GENERATIONS]);
-                });
+            if is_worth_reading(run, state, i, p) {
+                go(Step::Read { i: small(i), p: at }, &|next| next.views[i][p].read(run));
             }
         }
         generations(run, state, p, &mut go);
@@ -247,12 +247,7 @@ fn successors(run: &Change, state: &State, visit: &mut dyn FnMut(Step, State)) {
     });
 }
 
-fn generations(
-    run: &Change,
-    state: &State,
-    p: usize,
-    go: &mut dyn FnMut(Step, &dyn Fn(&mut State)),
-) {
+fn generations(run: &Change, state: &State, p: usize, go: &mut Go<'_>) {
     let (voter, at) = (state.voters[p], small(p));
     if voter.runs == 0 {
         for generation in (2..=GENERATIONS).filter(|generation| run.has(*generation, p)) {
@@ -292,7 +287,8 @@ fn generations(
         return;
     }
     let to = voter.runs + 1;
-    for q in (0..run.voters()).filter(|q| *q != p && voter.caught & (1 << q) == 0) {
+    let others = (0..run.voters()).filter(|_| run.thorough);
+    for q in others.filter(|q| *q != p && voter.caught & (1 << q) == 0) {
         let is_of_it = usize::from(to) <= GENERATIONS && run.has(usize::from(to) - 1, q);
         if is_of_it && near(q, to) && covers(&voter.mark(run), &state.voters[q].mark(run)) {
             go(Step::Catch { p: at, q: small(q) }, &|next| next.voters[p].caught |= 1 << q);
@@ -356,7 +352,8 @@ fn peers(run: &Change, state: &State, p: usize, to: u8) -> Vec<Peer> {
         let is_next = state.voters[p].runs + 1 == to;
         let near = other.entered && (other.runs == to || other.runs + 1 == to);
         let now = || near && covers(&state.voters[p].mark(run), &other.mark(run));
-        let is_caught_up = if is_next { state.voters[p].caught & (1 << q) != 0 } else { now() };
+        let is_caught_up =
+            if is_next && run.thorough { state.voters[p].caught & (1 << q) != 0 } else { now() };
         let caught_up = if is_caught_up { Ok(()) } else { Err(Behind::Unread) };
         Peer { steady: steady.map(ticks), caught_up }
     };
@@ -383,13 +380,40 @@ fn votes(run: &Change, state: &State, p: usize, claim: u8) -> bool {
     may_vote(bound, Epoch(u64::from(run.epoch(claim)))).is_ok()
 }
 
-/// Answers that are given at once.
+/// Who holds a vote for its own site can only lose by reading on, unless it has a newer claim.
+fn is_worth_reading(run: &Change, state: &State, i: usize, p: usize) -> bool {
+    let (voter, read) = (&state.voters[p], usize::from(state.views[i][p].read));
+    if read >= voter.made() {
+        return false;
+    }
+    let next = run.claims[usize::from(voter.votes[read]) - 1].epoch;
+    let again = |claim: &Claim| usize::from(claim.target) == i && claim.epoch >= next;
+    run.thorough || run.claims.iter().any(again)
+}
+
+/// Whether the newest vote that a node has read of a voter is for a claim of its own site.
+fn holds(run: &Change, state: &State, i: usize, p: usize) -> bool {
+    let newest = usize::from(state.views[i][p].read).checked_sub(1);
+    let claim = newest.map(|at| usize::from(state.voters[p].votes[at]) - 1);
+    claim.is_some_and(|claim| usize::from(run.claims[claim].target) == i)
+}
+
+/// Answers that are given at once, and readings that only help. What a node holds of a voter that
+/// is for another site is no part of who serves.
 fn settle(run: &Change, state: &mut State) {
-    for views in &mut state.views {
-        for (p, voter) in state.voters[..run.voters()].iter().enumerate() {
-            if voter.entered && usize::from(views[p].read) == voter.made() {
-                views[p].young[usize::from(voter.runs) - 1] = 0;
-            }
+    for (i, p) in (0..NODES).flat_map(|i| (0..run.voters()).map(move |p| (i, p))) {
+        let voter = state.voters[p];
+        let left = |state: &State| usize::from(state.views[i][p].read) < voter.made();
+        while !run.thorough && left(state) && !holds(run, state, i, p) {
+            state.views[i][p].read(run);
+        }
+        let is_of_use = run.thorough || holds(run, state, i, p);
+        let is_answered = voter.entered && !left(state);
+        let view = &mut state.views[i][p];
+        if !is_of_use {
+            (view.since, view.young) = (run.wait, [run.lease; GENERATIONS]);
+        } else if is_answered {
+            view.young[usize::from(voter.runs) - 1] = 0;
         }
     }
 }
@@ -445,6 +469,15 @@ fn span(
     counts(&rules(run), &sight, &claim, Ground::Wait)
 }
 
+// === impl View ===
+
+impl View {
+    /// One vote more; what was answered before spoke of fewer.
+    fn read(&mut self, run: &Change) {
+        *self = Self { read: self.read + 1, since: 0, young: [run.lease; GENERATIONS] };
+    }
+}
+
 // === impl Voter ===
 
 impl Voter {
@@ -492,11 +525,21 @@ const HANDED: Change = Change {
     lease: 1,
     wait: 1,
     without: Without::Nothing,
-    made: &[],
+    thorough: true,
+    begun: false,
     most_states: 30_000_000,
 };
 /// One of three is replaced by another one.
-const REPLACED: Change = Change { name: "replaced", sets: [0b0111, 0b1111, 0b1110], ..HANDED };
+const REPLACED: Change = Change {
+    name: "replaced",
+    sets: [0b0111, 0b1111, 0b1110],
+    thorough: false,
+    begun: true,
+    ..HANDED
+};
+/// The older claim is that of the site of the second node.
+const FORGOTTEN: Change =
+    Change { name: "forgotten", claims: &[claim(1, 1), claim(2, 0)], ..REPLACED };
 
 pub(crate) const HOLD: &[Change] = &[
     HANDED,
@@ -519,6 +562,10 @@ pub(crate) const MUTANTS: &[(Change, Breach)] = &[
         Breach::TwoSites,
     ),
     (Change { name: "m-change-down", without: Without::OnlyUp, ..HANDED }, Breach::TwoSites),
+    (
+        Change { name: "m-change-forgotten", without: Without::CaughtUp, ..FORGOTTEN },
+        Breach::OlderReturns,
+    ),
     (Change { name: "m-change-two", sets: [0b01, 0b10, 0b10], ..HANDED }, Breach::TwoSites),
 ];
 

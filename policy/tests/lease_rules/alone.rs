@@ -298,15 +298,15 @@ fn a_checkpoint_keeps_it_until_another_claim_is_done_and_read() {
 
 /// A node of osl that knows the log of a desk, and three voters. Log epochs are lease epochs less
 /// one.
-struct Seat {
-    desk: Desk,
+pub(crate) struct Seat {
+    pub(crate) desk: Desk,
     bench: Bench,
     here: SiteId,
 }
 
 impl Seat {
     /// Of osl, which took the service while the others were off; only its own voter has voted.
-    fn alone() -> (Self, Claim) {
+    pub(crate) fn alone() -> (Self, Claim) {
         let mut desk = dark(&["svg", "trd"]);
         let task = carried(&mut desk, to(PAY, "osl"), without(&["svg", "trd"]));
         let mut node = Self { desk, bench: Bench::new(), here: id("osl") };

@@ -59,7 +59,7 @@ struct Seat {
 pub(crate) struct Fleet {
     seats: BTreeMap<SiteId, Seat>,
     pub(crate) node: Knowledge,
-    placings: Placings,
+    pub(crate) placings: Placings,
     drawn: u128,
     pub(crate) now: u64,
 }

@@ -6,6 +6,7 @@ use nett_policy::lease::electorate::{Step, TermsRefused};
 use nett_policy::lease::generation::{Behind, Lacking, Mark, NotYet, covers};
 use nett_policy::lease::rule::Verdict;
 
+use crate::alone::Seat;
 use crate::bench::{s, site};
 use crate::fleet::{Fleet, claim, first, pay, step};
 
@@ -347,6 +348,25 @@ fn a_voter_is_silent_while_what_it_rises_to_is_not_on_the_disk() {
     voter.risen();
     let answer = voter.answer(&ask, now + s(7)).expect("it answers");
     assert_eq!((answer.voters, answer.steady), (Generation(2), s(7)));
+}
+
+/// The sets that such a claim is served by, and that bind newer ones, are those of a generation.
+#[test]
+fn nobody_goes_on_while_a_claim_without_a_majority_may_bind() {
+    let mut fleet = Fleet::new(FOUR, &step(2, THREE, FOUR));
+    let (node, alone) = Seat::alone();
+    fleet.placings = node.desk.placings();
+    assert!(fleet.vote("osl", &alone));
+    fleet.file("svg", &step(3, FOUR, THREE));
+    fleet.pass(100);
+    assert_eq!(fleet.rise("svg"), Err(NotYet::Unprotected(pay())));
+    // Its one voter goes on to a newer claim, and no answer of before is of use any more.
+    let newer = claim(alone.services[&pay()].0 + 1, "osl");
+    FOUR.iter().for_each(|voter| assert!(fleet.vote(voter, &newer)));
+    fleet.pass(90);
+    assert_eq!(fleet.rise("svg"), Err(NotYet::Unprotected(pay())));
+    fleet.pass(10);
+    assert!(fleet.rise("svg").expect("it may rise").is_some());
 }
 
 #[test]

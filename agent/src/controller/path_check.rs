@@ -4,7 +4,7 @@
 //! Crash story: nothing is kept.
 
 use crate::api::types::{HopDoc, KernelWord, PathDoc};
-use crate::kernel::{Asked, Found, Lookup};
+use crate::kernel::{Asked, Found, KernelError, Lookup, Taken};
 
 /// The kernel's main table (RT_TABLE_MAIN, linux/rtnetlink.h).
 const MAIN: u32 = 254;
@@ -15,15 +15,34 @@ pub(super) async fn check(path: &mut PathDoc, node: &str) {
     for hop in path.hops.iter_mut().filter(|hop| hop.node == node) {
         let Some(interface) = hop.interface.clone() else { continue };
         let asked = Asked { from, to, interface, mark: hop.mark };
-        let found = match Lookup::open() {
-            Ok(mut lookup) => lookup.ask(&asked).await,
-            Err(error) => Err(error),
-        };
-        hop.kernel = Some(match found {
-            Ok(found) => KernelWord { agrees: agrees(hop, &found), said: words(&found) },
+        hop.kernel = Some(match word(hop, &asked).await {
+            Ok(word) => word,
             Err(error) => KernelWord { agrees: false, said: format!("not asked: {error}") },
         });
     }
+}
+
+async fn word(hop: &HopDoc, asked: &Asked) -> Result<KernelWord, KernelError> {
+    let mut lookup = Lookup::open()?;
+    let found = lookup.ask(asked).await?;
+    let said = words(&found);
+    if agrees(hop, &found) || asked.to.is_ipv4() {
+        return Ok(KernelWord { agrees: agrees(hop, &found), said });
+    }
+    // In IPv6 the route may be another one that shares the nexthop; the way is the packet's own.
+    Ok(match lookup.taken(asked).await?.filter(|taken| goes_by(hop, taken)) {
+        Some(Taken { gateway, interface }) => {
+            let said = format!("{said}, by way of {gateway} {interface}");
+            KernelWord { agrees: true, said }
+        }
+        None => KernelWord { agrees: false, said },
+    })
+}
+
+fn goes_by(hop: &HopDoc, taken: &Taken) -> bool {
+    let Taken { gateway, interface } = taken;
+    let gateway = gateway.to_string();
+    hop.ways.iter().any(|way| way.gateway == gateway && way.interface == *interface)
 }
 
 fn agrees(hop: &HopDoc, found: &Found) -> bool {

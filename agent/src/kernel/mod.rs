@@ -46,7 +46,7 @@ use nett_policy::plan::Op;
 pub use error::KernelError;
 pub use foreign::Foreign;
 pub use linux::LinuxKernel;
-pub use lookup::{Asked, Found, Lookup};
+pub use lookup::{Asked, Found, Lookup, Taken};
 pub use monitor::{KernelEvent, Monitor, Origin};
 pub use moved::{InterfaceCounters, Moved};
 pub use neighbours::NeighbourTable;

@@ -10,6 +10,7 @@ mod forks;
 mod gate;
 mod guarding;
 mod known;
+mod lookup;
 mod lost;
 mod many;
 mod marked;

@@ -303,6 +303,13 @@ fn one_is_removed(lab: &mut Lab, third: &str) -> Result<()> {
 
 /// Who was removed is dead, and one of the first three: the one that was added makes the majority.
 fn the_new_voter_counts(lab: &mut Lab) -> Result<()> {
+    eventually(TASK, "all are known to have one file", || {
+        let status = status(lab, "osl-b1")?;
+        let sites = status["sites"].as_array().into_iter().flatten();
+        let mut nodes = sites.flat_map(|site| site["nodes"].as_array().into_iter().flatten());
+        ensure!(nodes.all(|node| node["fabric_matches"] == true), "{status}");
+        Ok(())
+    })?;
     let mira = Operator { lab, node: "osl-b1", name: "mira" };
     mira.complete_quietly(&["failover", LEDGER.id, "--to", "bgo"])?;
     served_by(lab, "bgo", "by the new voter's vote", |lab| {

@@ -107,10 +107,20 @@ fn run_voters(seed: u64) -> Ended {
     world.plan_sieges(LEASED_ROUGH);
     world.plan_operators(LEASED_ROUGH);
     world.pass(LEASED_ROUGH);
-    let world = end(world, VOTERS_PATIENCE)?;
-    match world.check_voters() {
-        Ok(()) => Ok(world),
-        Err(wrong) => Err(Box::new((wrong, world))),
+    world.calm();
+    if !comes(&mut world, |world| world.has_files()) {
+        let why = world.check_voters().err().unwrap_or_default();
+        return Err(Box::new((format!("the last file goes to nobody: {why}"), world)));
+    }
+    let (wrong, world) = match end(world, VOTERS_PATIENCE) {
+        Ok(world) => (None, world),
+        Err(failed) => (Some(failed.0), failed.1),
+    };
+    // Who has not risen explains why something is not served.
+    match (wrong, world.check_voters()) {
+        (None, Ok(())) => Ok(world),
+        (Some(wrong), Ok(())) | (None, Err(wrong)) => Err(Box::new((wrong, world))),
+        (Some(wrong), Err(why)) => Err(Box::new((format!("{why}; {wrong}"), world))),
     }
 }
 

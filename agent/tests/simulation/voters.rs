@@ -1,6 +1,6 @@
 //! The voters change while things go wrong: one is added and one of the first removed, by files
-//! that each node gets at a time of its own, in any order. What must hold of leases holds
-//! throughout, and in the end everybody counts by the last generation.
+//! that each node gets at a time of its own, in any order but for what the manual says of it. What
+//! must hold of leases holds throughout, and in the end everybody counts by the last generation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +49,42 @@ impl World {
         }
     }
 
+    /// Who gives the files waits until the voters have run a generation for the wait before the
+    /// next, and gives that to the voter that is removed last.
+    fn is_time(&self, node: &NodeId, at: usize) -> bool {
+        let Some(before) = at.checked_sub(1).map(|before| &self.generations[before]) else {
+            return true;
+        };
+        let file = |agent: &crate::agent::Agent| agent.setting.fabric.voter_step.generation;
+        let next = self.generations[at].voter_step.generation;
+        let runs = |voter: &NodeId| {
+            let agent = &self.agents[voter];
+            let now = agent.lease.mono(self.now);
+            let runs = agent.controller.lease().and_then(|lease| lease.runs());
+            runs.filter(|runs| runs.entered && now >= runs.since + before.lease.wait)
+        };
+        let have_run = before.voters().all(|voter| {
+            runs(&voter.id).is_some_and(|runs| runs.generation >= next.before())
+                || file(&self.agents[&voter.id]) == next
+        });
+        let is_removed = before.voters().any(|voter| voter.id == *node)
+            && self.generations[at].voters().all(|voter| voter.id != *node);
+        let mut voters = self.generations[at].voters();
+        have_run
+            && (!is_removed || voters.all(|v| runs(&v.id).is_some_and(|r| r.generation == next)))
+    }
+
+    /// True when every node has the last file.
+    pub(crate) fn has_files(&self) -> bool {
+        let last = self.generations.last();
+        self.agents.values().all(|agent| Some(&agent.setting.fabric) == last)
+    }
+
     /// A node gets the file of a generation; its agent begins anew where it runs.
     pub(crate) fn give_file(&mut self, node: &NodeId, at: usize) {
+        if !self.is_time(node, at) {
+            return self.at(ms(1000), Happening::File { node: node.clone(), at });
+        }
         let fabric = self.generations[at].clone();
         self.note(format!("{node} gets generation {} of the voters", at + 2));
         let alive = self.agents[node].alive;

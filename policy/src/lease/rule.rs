@@ -16,8 +16,8 @@ pub struct Rules {
     pub lease: Duration,
     /// W: how long a vote must have been known where nobody confirmed. See [`wait_of`].
     pub wait: Duration,
-    /// How many voters are a majority of all voters. A node knows it of those that count now, and sets
-    /// it itself ([`super::knowledge::Knowledge::electorate`]).
+    /// How many voters are a majority of all voters. A node knows it of those that count now, and
+    /// sets it itself ([`super::knowledge::Knowledge::electorate`]).
     pub quorum: usize,
 }
 

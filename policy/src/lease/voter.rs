@@ -330,9 +330,9 @@ impl Voter {
     }
 
     /// Another voter said, to an ask that this one sent after it came back, that it has lost its
-    /// journal too ([`Knowledge::hear_rejoining`]). It has no vote to be read: nobody remembers what
-    /// it promised. Its floors, as far as it has them, count. Two losses at once never let two sites
-    /// serve together; that no older claim returns holds only for what a third voter still has.
+    /// journal too ([`Knowledge::hear_rejoining`]). It has no vote to be read: nobody remembers
+    /// what it promised. Its floors, as far as it has them, count. Two losses at once never let two
+    /// sites serve together; that no older claim returns holds only for what a third voter has.
     pub fn heard_lost(&mut self, answer: &Answer) -> bool {
         // Of a newer generation it tells that this file is old.
         let is_near = self.electorates.get(answer.voters).is_some();

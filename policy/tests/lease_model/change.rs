@@ -537,18 +537,18 @@ const REPLACED: Change = Change {
     begun: true,
     ..HANDED
 };
-/// The older claim is that of the site of the second node.
-const FORGOTTEN: Change =
-    Change { name: "forgotten", claims: &[claim(1, 1), claim(2, 0)], ..REPLACED };
-
 pub(crate) const HOLD: &[Change] = &[
     HANDED,
     Change { name: "handed-equal", claims: &[claim(1, 0), claim(2, 1), claim(2, 0)], ..HANDED },
     Change { name: "handed-wide", lease: 2, wait: 2, ..HANDED },
+    REPLACED,
 ];
 
-pub(crate) const LARGE: &[Change] =
-    &[REPLACED, Change { name: "replaced-equal", claims: &[claim(2, 0), claim(2, 1)], ..REPLACED }];
+pub(crate) const LARGE: &[Change] = &[
+    Change { name: "handed-back", claims: &[claim(1, 0), claim(2, 1), claim(3, 0)], ..HANDED },
+    Change { name: "replaced-equal", claims: &[claim(2, 0), claim(2, 1)], ..REPLACED },
+    Change { name: "replaced-wide", lease: 2, wait: 2, ..REPLACED },
+];
 
 pub(crate) const MUTANTS: &[(Change, Breach)] = &[
     (Change { name: "m-change-steady", without: Without::Steady, ..HANDED }, Breach::TwoSites),
@@ -563,7 +563,7 @@ pub(crate) const MUTANTS: &[(Change, Breach)] = &[
     ),
     (Change { name: "m-change-down", without: Without::OnlyUp, ..HANDED }, Breach::TwoSites),
     (
-        Change { name: "m-change-forgotten", without: Without::CaughtUp, ..FORGOTTEN },
+        Change { name: "m-change-forgotten", without: Without::CaughtUp, ..REPLACED },
         Breach::OlderReturns,
     ),
     (Change { name: "m-change-two", sets: [0b01, 0b10, 0b10], ..HANDED }, Breach::TwoSites),

@@ -517,7 +517,7 @@ const fn claim(epoch: u8, target: u8) -> Claim {
     Claim { epoch, target }
 }
 
-/// One voter hands over to another: the smallest sets of which the first and the last are strangers.
+/// One voter hands over to another: the smallest sets of which first and last are strangers.
 const HANDED: Change = Change {
     name: "handed",
     sets: [0b01, 0b11, 0b10],

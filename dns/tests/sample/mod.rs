@@ -106,6 +106,11 @@ pub(crate) fn fabric() -> Fabric {
         anchors: Vec::new(),
         unknown_client: UnknownClient::Primary,
         lease: nett_policy::fabric::Lease::default(),
+        voter_step: nett_policy::fabric::VoterStep {
+            generation: nett_policy::id::Generation(1),
+            change: nett_policy::fabric::VoterChange::First,
+            lease: nett_policy::fabric::Lease::default(),
+        },
         failover: None,
         zone: zone(),
         sites: vec![

@@ -388,6 +388,14 @@ impl Family {
         Self::of(net.addr())
     }
 
+    /// As people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     /// `0.0.0.0/0` or `::/0`.
     pub fn default_route(self) -> IpNet {
         let zero: IpAddr = match self {

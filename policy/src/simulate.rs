@@ -286,8 +286,9 @@ fn onwards(fabric: &Fabric, left: &BTreeSet<LinkId>, sites: [&SiteId; 2]) -> Str
     let ways: Vec<(Family, &SiteId)> = ways.collect();
     match ways.as_slice() {
         [] => String::new(),
-        [(Family::V4, via)] if had.len() > 1 => format!(", and go through {via} with IPv4 alone"),
-        [(Family::V6, via)] if had.len() > 1 => format!(", and go through {via} with IPv6 alone"),
+        [(family, via)] if had.len() > 1 => {
+            format!(", and go through {via} with {} alone", family.name())
+        }
         [(_, via), ..] => format!(", and go through {via}"),
     }
 }

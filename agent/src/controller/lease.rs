@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nett_policy::id::{EntryId, Epoch, ServiceId, SiteId};
 use nett_policy::lease::electorate::Electorate;
+use nett_policy::lease::generation::NotYet;
 use nett_policy::lease::placings::lease_epoch;
 use nett_policy::log::entry::{Body, Effect as TaskEffect, Step, StepKind, Withdrawn};
 use nett_policy::traffic::Spread;
@@ -82,7 +83,9 @@ impl Controller {
         let Some(lease) = &self.lease else { return Vec::new() };
         let gate = lease.gate_trouble().map(|why| format!("lease: gate: {why}"));
         let refused = lease.refused().map(|why| format!("lease: voters: {why}"));
-        let rises = lease.rises_not().map(|why| format!("lease: the voter here: {why}"));
+        // The wait that every voter has to pass is no trouble.
+        let rises = lease.rises_not().filter(|why| !matches!(why, NotYet::Told { .. }));
+        let rises = rises.map(|why| format!("lease: the voter here: {why}"));
         let fences = (!lease.knows_fences())
             .then(|| "lease: what this node confirmed is not known yet".to_owned());
         let pending = lease.pending().filter(|pending| !pending.is_empty()).map(|pending| {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nett_policy::id::SiteId;
+use nett_policy::lease::rule::quorum_of;
 
 use super::Controller;
 use crate::bus::wire::Report;
@@ -50,8 +51,8 @@ impl Controller {
         let Some(lease) = self.lease.as_ref().filter(|_| !self.peers.returning.over) else {
             return true;
         };
-        let quorum = lease.voters().len() / 2 + 1;
-        let heard = self.voters_heard(now).len() >= quorum;
+        let voters = lease.voters();
+        let heard = self.voters_heard(now).intersection(voters).count() >= quorum_of(voters.len());
         let goals = &self.peers.returning.goals;
         let read = |goal: &BTreeMap<SiteId, u64>| {
             goal.iter().all(|(site, seq)| self.reading.head(site).map_or(0, |h| h.seq) >= *seq)

@@ -11,7 +11,7 @@ use nett_policy::saturation::Saturated;
 
 use super::Controller;
 use super::event::News;
-use crate::probe::bfd::{Views, family_name};
+use crate::probe::bfd::Views;
 
 const KIND: &str = "saturation";
 
@@ -40,7 +40,7 @@ impl Controller {
                 && self.saturated.contains_key(link)
         });
         let news = news.map(|((link, family), _)| {
-            let family = family_name(*family);
+            let family = family.name();
             let text = format!("link {link}, {family}: the session broke while it was saturated");
             News { kind: KIND, text }
         });

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nett_policy::id::{Generation, SiteId};
 use nett_policy::lease::generation::{NotYet, Running};
-use nett_policy::lease::knowledge::Said;
+use nett_policy::lease::said::Said;
 
 use super::Lease;
 use super::store::LeaseRecord;
@@ -76,7 +76,9 @@ impl Lease {
                 }
             }
             Err(not_yet) => {
-                if self.rises_not.as_ref() != Some(&not_yet) {
+                // What is left of a time is no news.
+                let kind = std::mem::discriminant(&not_yet);
+                if self.rises_not.as_ref().map(std::mem::discriminant) != Some(kind) {
                     tracing::info!(%not_yet, "This voter does not rise yet.");
                 }
                 self.rises_not = Some(not_yet);

@@ -25,7 +25,7 @@ use super::{Changes, Memory, Reconciler};
 use crate::controller::event::Event;
 use crate::kernel::{Count, Interface, Kernel, Readback};
 use crate::probe::bfd::packet::State;
-use crate::probe::bfd::{PathView, Presence, Views, family_name};
+use crate::probe::bfd::{PathView, Presence, Views};
 use crate::telemetry::Metrics;
 
 /// How long the controller gets to want something else after a link changed, before the old wish
@@ -120,7 +120,7 @@ fn held_down(interface: &str, held: Held) -> String {
 
 /// Why a path is doubted, and what to do.
 fn doubt(family: Family, view: &PathView) -> String {
-    let family = family_name(family);
+    let family = family.name();
     if view.state == State::Up {
         return format!("its {family} BFD session is up again and must stay so for a while");
     }

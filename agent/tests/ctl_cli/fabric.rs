@@ -97,3 +97,11 @@ fn a_file_with_mistakes_is_2_and_says_where() {
     let ran = check(status(1, 60_000, &ALL), "voters = { generation = 2 }\n");
     ran.exits(2).says("next.toml:").says("does not say what it changes");
 }
+
+/// Its own file is the one that is wrong: the other one is not to be blamed.
+#[test]
+fn by_a_refused_file_nothing_is_compared() {
+    let mut status = status(2, 40_000, &ALL);
+    status["ok"]["leases"]["refused"] = json!("generation 2 of the voters was used");
+    check(status, SECOND).exits(4).says("refused by voters-refused");
+}

@@ -148,7 +148,7 @@ fn gateway(r: &Reader<'_>, link: &LinkDoc, ends: [&EndDoc; 2], family: Family) -
     let Some(first) = own.first().filter(|_| !stated && !far.addresses.is_empty()) else {
         return false;
     };
-    let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
+    let version = family.name();
     let (from, to, id) = (&near.node.value, &far.node.value, &link.id.value);
     let mistake = match far.addresses.iter().find(of_family) {
         None => {

@@ -355,22 +355,21 @@ impl Knowledge {
         own: &Own<'_>,
         now: Duration,
     ) -> NotYet {
-        let added = self.electorates().added();
-        match (lacks, added) {
-            (Lacks::Steady { have, need }, _) => {
+        match lacks {
+            Lacks::Steady { have, need } => {
                 NotYet::Steady { have, need, before: before.generation }
             }
-            (Lacks::Told, _) => NotYet::Told { left: rules.wait.saturating_sub(own.told) },
-            (Lacks::Added, Some(voter)) => {
+            Lacks::Told => NotYet::Told { left: rules.wait.saturating_sub(own.told) },
+            Lacks::Added => {
+                let voter = self.electorates().added().expect("only who is added can be missed");
                 let why = self.works(rules, voter, own, now).err().unwrap_or(Lacking::Silent);
                 NotYet::Added { voter: voter.clone(), why }
             }
-            (Lacks::CaughtUp { have, need }, _) => {
+            Lacks::CaughtUp { have, need } => {
                 let peers = self.peers(rules, before, own, now).into_iter();
                 let left = peers.filter_map(|(voter, p)| Some((voter.clone(), p.caught_up.err()?)));
                 NotYet::CaughtUp { have, need, before: before.generation, left: left.collect() }
             }
-            (Lacks::Added, None) => unreachable!("the generation adds a voter"),
         }
     }
 }

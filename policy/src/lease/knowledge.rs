@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::electorate::{Electorate, Electorates};
 use super::generation::{Answered, uses_former};
 use super::rule::{Bid, Needed, Rules, Sight, Span, Verdict, Voters, best, counts, serves};
-pub use super::said::Said;
+use super::said::Said;
 use super::vote::{Answer, Ask, Asking, Bounds, Incarnation, Nonce, Vote};
 use crate::id::{EntryId, Epoch, Generation, ServiceId, SiteId};
 

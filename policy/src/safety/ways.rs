@@ -76,9 +76,10 @@ fn last_cluster(present: Present<'_>, [before, after]: [&Drained; 2]) -> Option<
                 let left = clusters.iter().any(|cluster| cluster.is_none_or(|one| !out(one)));
                 if let Some(taken) = taken.filter(|_| !left) {
                     let message = format!(
-                        "{} would have no backends ({family:?}) at {site} but those of drained \
+                        "{} would have no backends ({}) at {site} but those of drained \
                          clusters; {taken} is the last one",
-                        service.id
+                        service.id,
+                        family.name()
                     );
                     return Some(built_in(LAST_CLUSTER, message));
                 }
@@ -126,7 +127,7 @@ fn last_link(
         }
     }
     let other = Family::BOTH.into_iter().any(|other| other != family && left(other));
-    let only = if other { format!(" ({family:?})") } else { String::new() };
+    let only = if other { format!(" ({})", family.name()) } else { String::new() };
     let ([one, other], why) = (sites, whys.join(", "));
     let message = format!("no link{only} between {one} and {other} in service: {why}");
     Some(built_in(LAST_LINK, message))

@@ -312,7 +312,7 @@ fn the_only_way_through_another_site_is_kept_like_a_link() {
         }
     };
     let (_, message) = refusal(&cut[1..], only_v4).expect("IPv6 has no other way");
-    assert!(message.contains("no link (V6) between osl and svg in service"), "{message}");
+    assert!(message.contains("no link (IPv6) between osl and svg in service"), "{message}");
 }
 
 fn keep(link: &mut Link, family: Family) {

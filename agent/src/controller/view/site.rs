@@ -15,7 +15,7 @@ use crate::api::types::{
     SaturatedDoc, SiteDoc, Stamp, StatusDoc,
 };
 use crate::bus::wire::Report;
-use crate::probe::bfd::{PathView, family_name};
+use crate::probe::bfd::PathView;
 
 // === impl Controller ===
 
@@ -209,7 +209,7 @@ fn saturated_doc(saturated: &Saturated) -> SaturatedDoc {
 fn bfd_doc(family: Family, view: &PathView) -> BfdDoc {
     let PathView { belief, state, diagnostic, remote, interval, detection, trouble } = view;
     BfdDoc {
-        family: family_name(family).to_owned(),
+        family: family.name().to_owned(),
         state: state.as_str().to_owned(),
         belief: belief.as_str().to_owned(),
         diagnostic: diagnostic.text().to_owned(),

@@ -34,7 +34,13 @@ pub(super) struct Checked {
     says: Vec<String>,
     /// The rule that keeps it from being rolled out now, with the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
-    refused: Option<(&'static str, String)>,
+    refused: Option<Refused>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Refused {
+    rule: &'static str,
+    message: String,
 }
 
 pub(super) async fn run(sub: &Sub, session: &mut Session) -> Result<Exit, CtlError> {
@@ -54,8 +60,8 @@ pub(super) async fn run(sub: &Sub, session: &mut Session) -> Result<Exit, CtlErr
         Some(leases) => check(&fabric, leases).map_err(|_| ClientError::WrongAnswer)?,
     };
     session.out.checked(&checked, &checked.says)?;
-    let Some((rule, why)) = &checked.refused else { return Ok(Exit::Done) };
-    session.out.note(&format!("refused by {rule}: {why}"))?;
+    let Some(Refused { rule, message }) = &checked.refused else { return Ok(Exit::Done) };
+    session.out.note(&format!("refused by {rule}: {message}"))?;
     Ok(Exit::Refused)
 }
 
@@ -67,15 +73,15 @@ fn check(fabric: &Fabric, leases: &LeasesDoc) -> Result<Checked, IdError> {
     };
     let present = terms(doc)?;
     let electorates = fabric.electorates();
+    if let Some(why) = &leases.refused {
+        return Ok(Checked::default().refused("voters-refused", why.clone()));
+    }
     let now = present.generation;
     let step = match electorates.against(&present) {
         Ok(step) => step,
         Err(refused) => return Ok(Checked::default().refused("voters-step", refused.to_string())),
     };
     let next = electorates.present.generation;
-    if let Some(why) = &leases.refused {
-        return Ok(Checked::default().refused("voters-refused", why.clone()));
-    }
     Ok(match step {
         Step::Same => Checked::says(&format!("voters: generation {now} as now: no change")),
         Step::Older => Checked::default()
@@ -181,7 +187,7 @@ impl Checked {
         Self { says: vec![line.to_owned()], refused: None }
     }
 
-    fn refused(self, rule: &'static str, why: String) -> Self {
-        Self { refused: Some((rule, why)), ..self }
+    fn refused(self, rule: &'static str, message: String) -> Self {
+        Self { refused: Some(Refused { rule, message }), ..self }
     }
 }

@@ -118,11 +118,3 @@ pub fn paths(fabric: &Fabric, node: &NodeId) -> Vec<Path> {
     });
     paths.collect()
 }
-
-/// As people write it.
-pub fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    }
-}

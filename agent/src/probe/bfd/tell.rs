@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc, watch};
 
-use super::{PathId, Transition, Views, What, family_name};
+use super::{PathId, Transition, Views, What};
 use crate::controller::event::{Event, News};
 use crate::telemetry::Metrics;
 use crate::telemetry::event::{LinkDoubted, SessionChanged};
@@ -56,7 +56,7 @@ fn told(transition: &Transition, said: &Seldom, metrics: &Metrics) -> Option<New
             metrics.emit(SessionChanged {
                 unsaid,
                 link,
-                family: family_name(*family),
+                family: family.name(),
                 from: from.as_str(),
                 to: to.as_str(),
                 reason: diagnostic.text(),
@@ -77,7 +77,7 @@ fn told(transition: &Transition, said: &Seldom, metrics: &Metrics) -> Option<New
                 return None;
             }
             let doubted = to.is_doubt();
-            metrics.emit(LinkDoubted { link, family: family_name(*family), doubted });
+            metrics.emit(LinkDoubted { link, family: family.name(), doubted });
             let text = match doubted {
                 true => "is not used where there is another way",
                 false => "is used again",
@@ -88,5 +88,5 @@ fn told(transition: &Transition, said: &Seldom, metrics: &Metrics) -> Option<New
 }
 
 fn name((link, family): &PathId) -> String {
-    format!("link {link}, {}", family_name(*family))
+    format!("link {link}, {}", family.name())
 }

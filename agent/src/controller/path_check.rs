@@ -30,13 +30,22 @@ async fn word(hop: &HopDoc, asked: &Asked) -> Result<KernelWord, KernelError> {
         return Ok(KernelWord { agrees: agrees(hop, &found), said });
     }
     // In IPv6 the route may be another one that shares the nexthop; the way is the packet's own.
-    Ok(match lookup.taken(asked).await?.filter(|taken| goes_by(hop, taken)) {
+    let taken = match shares_nexthop(hop, &found) {
+        true => lookup.taken(asked).await?,
+        false => None,
+    };
+    Ok(match taken.filter(|taken| goes_by(hop, taken)) {
         Some(Taken { gateway, interface }) => {
             let said = format!("{said}, by way of {gateway} {interface}");
             KernelWord { agrees: true, said }
         }
         None => KernelWord { agrees: false, said },
     })
+}
+
+fn shares_nexthop(hop: &HopDoc, found: &Found) -> bool {
+    let Found::Route { nexthop: Some(id), .. } = found else { return false };
+    hop.nexthop == Some(*id) || hop.ways.iter().any(|way| way.nexthop == *id)
 }
 
 fn goes_by(hop: &HopDoc, taken: &Taken) -> bool {

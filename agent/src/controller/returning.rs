@@ -7,6 +7,9 @@
 //! heard, or for [`AT_MOST`] once voters answer: a site that stays dark must not keep the others
 //! from serving. Where the gate is still open nothing waits: what is served goes on.
 //!
+//! Nor does anything wait before a majority was heard: what is served then is served without one,
+//! and whoever does that is no site that returns.
+//!
 //! Nothing of it is kept: another start begins anew.
 
 use std::collections::BTreeMap;
@@ -52,25 +55,27 @@ impl Controller {
             return true;
         };
         let voters = lease.voters();
-        let heard = self.voters_heard(now).intersection(voters).count() >= quorum_of(voters.len());
+        // Answers of before count for as long as the lease.
+        let heard = lease.heard_within(self.setting.fabric.lease.duration, now);
+        let heard = heard.intersection(voters).count() >= quorum_of(voters.len());
         let goals = &self.peers.returning.goals;
         let read = |goal: &BTreeMap<SiteId, u64>| {
             goal.iter().all(|(site, seq)| self.reading.head(site).map_or(0, |h| h.seq) >= *seq)
         };
         let is_read = |site: &SiteId| goals.get(site).is_some_and(read);
         let all_read = self.setting.fabric.other_sites(self.site()).all(|site| is_read(&site.id));
-        let begins_shut = lease.begins_shut();
+        let goes_on = !lease.begins_shut() || lease.is_serving();
         let returning = &mut self.peers.returning;
         if heard {
             returning.heard.get_or_insert(now);
         }
         let late = returning.heard.is_some_and(|heard| now >= heard + AT_MOST);
-        returning.over = all_read || late || !begins_shut;
-        if late && !all_read && begins_shut {
+        returning.over = all_read || late || goes_on;
+        if late && !all_read && !goes_on {
             tracing::warn!(
                 "Some sites are not heard; leased services do not wait for them longer."
             );
         }
-        returning.over
+        returning.over || returning.heard.is_none()
     }
 }

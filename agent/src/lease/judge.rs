@@ -143,6 +143,10 @@ impl Judged {
         self.all_are(|shape| vips.iter().all(|vip| !shape.members.contains_key(vip)))
     }
 
+    pub(super) fn is_serving(&self) -> bool {
+        self.stands.values().any(|stand| stand.standing == Standing::Serving)
+    }
+
     /// A shape of this process was read back.
     pub(super) fn is_shaped(&self) -> bool {
         self.shaped.is_some()

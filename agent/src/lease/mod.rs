@@ -302,6 +302,11 @@ impl Lease {
         self.begins_shut
     }
 
+    /// Whether this node serves anything leased now.
+    pub fn is_serving(&self) -> bool {
+        self.judged.is_serving()
+    }
+
     /// Takes in how far a task has come.
     pub fn read_task(&mut self, fold: &Fold, task: &nett_policy::id::EntryId) {
         self.news |= self.placings.update(fold, task);

@@ -61,9 +61,10 @@ impl Lease {
 
     /// The own voter rises as soon as it may.
     pub(super) fn consider_rise(&mut self, now: Duration) {
-        let Some(voting) = self.voting.as_mut().filter(|voting| voting.is_written()) else {
-            return;
-        };
+        // What was to be remembered before must not come to the disk behind this.
+        let is_written = self.keeping.open.is_empty();
+        let voting = self.voting.as_mut().filter(|voting| is_written && voting.is_written());
+        let Some(voting) = voting else { return };
         match voting.voter.rise(&self.rules, &self.knowledge, &self.placings, now) {
             Ok(None) => self.rises_not = None,
             Ok(Some(running)) => {

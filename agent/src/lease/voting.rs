@@ -131,6 +131,10 @@ impl Lease {
 
     fn begin_anew(&mut self, now: Duration) {
         self.news = true;
+        // What the one before ran must not come to the disk behind this.
+        for (_, records) in &mut self.keeping.open {
+            records.retain(|record| !matches!(record, LeaseRecord::Runs { .. }));
+        }
         let incarnation = Incarnation(self.draw());
         let (here, electorates) = (self.me.site.clone(), self.electorates.clone());
         let voter = Voter::lost(here, incarnation, electorates, now);

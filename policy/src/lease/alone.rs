@@ -147,14 +147,14 @@ impl Knowledge {
         older: &Placing,
         now: Duration,
     ) -> CountsOn {
-        let nobody = self.left(older).is_empty();
+        let all_left = self.left(older);
         // Of each of the two generations: whoever goes by the other one needs all of these as well.
         let left: BTreeSet<SiteId> =
             self.electorates().both().difference(&older.without).cloned().collect();
-        let passed = left.iter().filter_map(|v| self.passed(rules, v, service, older.epoch));
+        let passed = all_left.iter().filter_map(|v| self.passed(rules, v, service, older.epoch));
         match passed.min() {
             // It had nobody, or no answer for it is of use any more.
-            _ if nobody => CountsOn { voters: None, next: None },
+            _ if all_left.is_empty() => CountsOn { voters: None, next: None },
             Some(at) if at <= now => CountsOn { voters: None, next: None },
             next => CountsOn { voters: Some(left), next },
         }

@@ -214,8 +214,8 @@ fn told(left: &[(SiteId, Behind)]) -> String {
 /// What the voter that would rise has of its own.
 pub(super) struct Own<'a> {
     pub(super) site: &'a SiteId,
-    /// For how long in nothing older than the generation before, if it counts there.
-    pub(super) steady: Option<Duration>,
+    /// For how long in nothing older than the generation before.
+    pub(super) steady: Duration,
     /// For how long it has had its file.
     pub(super) told: Duration,
     pub(super) mark: &'a dyn Fn(&ServiceId) -> Mark<&'a EntryId>,
@@ -271,7 +271,7 @@ impl Knowledge {
         let added = self.electorates().added().filter(|added| *added != own.site);
         Riser {
             quorum_before: before.quorum(),
-            own: own.steady.filter(|_| before.voters.contains(own.site)),
+            own: before.voters.contains(own.site).then_some(own.steady),
             peers,
             is_told: own.told >= rules.wait,
             added_works: added.is_none_or(|voter| self.works(rules, voter, own, now).is_ok()),

@@ -181,10 +181,12 @@ impl Voter {
             return Ok(None);
         }
         let is_near = runs >= file.before();
+        let told = now.saturating_sub(self.told);
         let own = Own {
             site: &self.site,
-            steady: is_near.then(|| self.steady(now)),
-            told: now.saturating_sub(self.told),
+            // Who ran something older answers nobody by this file.
+            steady: if is_near { self.steady(now) } else { told },
+            told,
             mark: &|service| self.mark(service),
             services: placings.services().collect(),
         };

@@ -30,6 +30,15 @@ fn die(lab: &mut Lab, site: Site) -> Result<()> {
     Ok(())
 }
 
+/// Behind a gate that is shut, where it hears no majority.
+fn begins_anew(lab: &mut Lab, site: Site) -> Result<()> {
+    for node in Node::of_site(site) {
+        lab.take_process(&agent_name(&node.name))?.kill();
+        lab.start_agent(&node.name)?;
+    }
+    Node::of_site(site).iter().try_for_each(|node| lab.wait_for_agent(&node.name).map(drop))
+}
+
 /// At one moment: two of them are a majority that has not read the log.
 fn come_back(lab: &mut Lab, sites: [Site; 2]) -> Result<()> {
     for site in sites {
@@ -81,6 +90,7 @@ fn two_sites_are_dead_and_the_third_serves_by_the_word_of_two_people() -> Result
         let here = Traffic::to_vips(lab, &[&left.client()], LEDGER)?;
         all.settles_on("osl")?;
         dead.into_iter().try_for_each(|site| die(lab, site))?;
+        begins_anew(lab, left)?;
         let task = taken(lab, &border, dead)?;
         // Nobody serves before somebody else has approved it.
         let mira = Operator { lab, node: &border, name: "mira" };

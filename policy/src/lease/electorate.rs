@@ -62,7 +62,7 @@ pub enum Step {
 pub enum TermsRefused {
     #[error(
         "generation {generation} of the voters was used with other terms: then {was}, now {is}; \
-         give this change the next number"
+         give this change the next number once all run that one"
     )]
     Other { generation: Generation, was: String, is: String },
     #[error(

@@ -202,7 +202,9 @@ pub enum Lacking {
     Rejoining,
     #[error("it has not answered for the wait of the lease")]
     Young,
-    #[error("its vote for {0} is another one, or is not known for the wait of the lease")]
+    #[error(
+        "its vote for {0} is missing or another one, or is not known for the wait of the lease"
+    )]
     Vote(ServiceId),
 }
 

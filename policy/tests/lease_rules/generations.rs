@@ -7,7 +7,7 @@ use nett_policy::lease::generation::{Behind, Lacking, Mark, NotYet, covers};
 use nett_policy::lease::rule::Verdict;
 
 use crate::alone::Seat;
-use crate::bench::{s, site};
+use crate::bench::{rules, s, site};
 use crate::fleet::{Fleet, claim, first, pay, step};
 
 const THREE: &[&str] = &["osl", "svg", "trd"];
@@ -126,6 +126,32 @@ fn a_majority_of_the_generation_before_has_run_it_for_the_wait() {
     // It has not heard osl in generation 2, and osl has run the third for W only now.
     fleet.pass(80);
     assert!(fleet.rise("trd").expect("all three others have").is_some());
+    assert_eq!(fleet.running("trd"), (3, true));
+}
+
+/// By the new file it answers nobody, so after W it is one of those who answer in nothing older:
+/// the voter that was removed is gone and speaks for nobody.
+#[test]
+fn a_voter_that_missed_a_generation_follows_without_the_one_that_was_removed() {
+    let (mut fleet, _) = added();
+    fleet.die("trd");
+    for file in [step(2, THREE, FOUR), step(3, FOUR, &FOUR[1..])] {
+        for voter in ["osl", "svg"] {
+            fleet.file(voter, &file);
+        }
+        fleet.pass(100);
+        for voter in ["osl", "svg"] {
+            fleet.rise(voter).expect("it may rise");
+        }
+        fleet.pass(100);
+    }
+    fleet.die("ber");
+    fleet.revive("trd");
+    fleet.file("trd", &step(3, FOUR, &FOUR[1..]));
+    fleet.pass(80);
+    assert!(matches!(fleet.rise("trd"), Err(NotYet::Steady { have: 2, need: 3, .. })));
+    fleet.pass(10);
+    assert!(fleet.rise("trd").expect("it is the third").is_some());
     assert_eq!(fleet.running("trd"), (3, true));
 }
 
@@ -367,6 +393,10 @@ fn nobody_goes_on_while_a_claim_without_a_majority_may_bind() {
     assert_eq!(fleet.rise("svg"), Err(NotYet::Unprotected(pay())));
     fleet.pass(10);
     assert!(fleet.rise("svg").expect("it may rise").is_some());
+    // Nor is anybody bound where that voter is the one that goes.
+    fleet.node.elect(step(3, FOUR, &["ber", "svg", "trd"]));
+    let bound = fleet.node.bound_to(&rules(), &fleet.placings, &pay(), s(fleet.now));
+    assert!(bound.is_empty(), "{bound:?}");
 }
 
 #[test]

@@ -128,8 +128,8 @@ fn step(r: &Reader<'_>, doc: &FabricDoc, voters: &VotersDoc, count: usize) {
                         "`{id}` is removed from the voters, and `{}` of its site is one",
                         other.id.value
                     ),
-                    "one generation removes the site's voter, the next adds the other one; at least \
-                     three must vote in between",
+                    "one generation removes the site's voter, the next adds the other one; at \
+                     least three must vote in between",
                 ),
                 None => {}
             }

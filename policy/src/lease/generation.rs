@@ -235,11 +235,7 @@ impl Knowledge {
         own: &Own<'_>,
         now: Duration,
     ) -> Result<(), NotYet> {
-        let Some(before) = &self.electorates().former else { return Ok(()) };
-        let peers = self.peers(rules, before, own, now);
-        let peers: Vec<Peer> = peers.into_iter().map(|(_, peer)| peer).collect();
-        may_enter(rules, self.riser(rules, before, own, &peers, now))
-            .map_err(|lacks| self.said_why(rules, lacks, before, own, now))
+        self.meets(may_enter, rules, own, now)
     }
 
     /// Conditions (i) to (iii).
@@ -249,10 +245,20 @@ impl Knowledge {
         own: &Own<'_>,
         now: Duration,
     ) -> Result<(), NotYet> {
+        self.meets(may_rise, rules, own, now)
+    }
+
+    fn meets(
+        &self,
+        conditions: fn(&Rules, Riser<'_>) -> Result<(), Lacks>,
+        rules: &Rules,
+        own: &Own<'_>,
+        now: Duration,
+    ) -> Result<(), NotYet> {
         let Some(before) = &self.electorates().former else { return Ok(()) };
         let peers = self.peers(rules, before, own, now);
         let peers: Vec<Peer> = peers.into_iter().map(|(_, peer)| peer).collect();
-        may_rise(rules, self.riser(rules, before, own, &peers, now))
+        conditions(rules, self.riser(rules, before, own, &peers, now))
             .map_err(|lacks| self.said_why(rules, lacks, before, own, now))
     }
 

@@ -242,7 +242,8 @@ impl Voter {
     ) -> Result<(), NoVote> {
         let newest = self.newest.get(service).map(|(_, e)| *e).unwrap_or_default();
         let floor = self.floor.get(service).copied().unwrap_or_default();
-        let decided = knowledge.is_decided(&self.site, service, claim);
+        // Elsewhere nobody asks, and every service comes by here at every turn.
+        let decided = epoch == floor && knowledge.is_decided(&self.site, service, claim);
         may_vote(Bound { rejoining: !self.is_back(), newest, floor, decided }, epoch)
     }
 
